@@ -1,6 +1,8 @@
-//! How often something may happen: for each of whoever asks, and in memory that does not grow with how many ask.
+//! Rate limits: how often each caller may do something, in memory that does not grow with the
+//! number of callers.
 //!
-//! Called by every layer that strangers can make work; it knows none of them. Time is handed in, in microseconds.
+//! Every layer that strangers can load calls this module, and it knows none of them. The caller
+//! passes the time, in microseconds.
 
 use std::{
     fmt,
@@ -18,22 +20,22 @@ use crate::{
     subnet::{Network, Subnet},
 };
 
-/// So many periods' worth may come at once.
+/// The burst size, in periods.
 const BURST: u64 = 4;
 const SECOND_NANOS: u64 = 1_000_000_000;
-/// For as good as ever.
+/// A wait that is practically for ever.
 const NEVER: Duration = Duration::from_hours(24 * 365);
 
-/// How often something may happen, on average: four times as often at once, and then no more than flows in.
-/// Written as `"500/s"`, `"5/m"`, `"20/h"`, `"3/d"` or `"unlimited"`.
+/// A rate limit: an average frequency. A burst of four periods' worth is allowed, and after that
+/// only the average. Written as `"500/s"`, `"5/m"`, `"20/h"`, `"3/d"` or `"unlimited"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     count: u32,
-    /// In seconds; 0 where there is no limit.
+    /// The period in seconds; 0 for no limit.
     period: u32,
 }
 
-/// A text that is no frequency.
+/// A text that is not a rate limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a frequency; write a whole number and /s, /m, /h or /d, as in \"5/m\", or \"unlimited\""
@@ -41,23 +43,23 @@ pub struct RateLimit {
 pub struct InvalidRateLimit(String);
 
 impl RateLimit {
-    /// As often as anybody likes.
+    /// No limit.
     pub const UNLIMITED: Self = Self {
         count: 0,
         period: 0,
     };
 
-    /// So often a second.
+    /// Returns a limit of `count` per second.
     pub const fn per_second(count: u32) -> Self {
         Self { count, period: 1 }
     }
 
-    /// So often a minute.
+    /// Returns a limit of `count` per minute.
     pub const fn per_minute(count: u32) -> Self {
         Self { count, period: 60 }
     }
 
-    /// So often an hour.
+    /// Returns a limit of `count` per hour.
     pub const fn per_hour(count: u32) -> Self {
         Self {
             count,
@@ -65,7 +67,7 @@ impl RateLimit {
         }
     }
 
-    /// So often a day.
+    /// Returns a limit of `count` per day.
     pub const fn per_day(count: u32) -> Self {
         Self {
             count,
@@ -73,12 +75,12 @@ impl RateLimit {
         }
     }
 
-    /// True when nothing may ever happen.
+    /// True if nothing is ever allowed.
     pub const fn is_never(self) -> bool {
         self.count == 0 && self.period != 0
     }
 
-    /// So many times as often.
+    /// Returns a limit multiplied by a factor.
     #[must_use]
     pub const fn times(self, factor: u32) -> Self {
         Self {
@@ -87,8 +89,8 @@ impl RateLimit {
         }
     }
 
-    /// How long it takes, in nanoseconds, until another one may happen, and until an allowance that was used
-    /// up is full again. None where nothing may happen at all.
+    /// Returns how long it takes, in nanoseconds, until one more is allowed, and until an empty
+    /// bucket is full again. None if nothing is ever allowed.
     fn times_to_fill(self) -> Option<(u64, u64)> {
         let period = u64::from(self.period) * SECOND_NANOS;
         let one = period.checked_div(u64::from(self.count))?;
@@ -130,16 +132,17 @@ impl fmt::Display for RateLimit {
     }
 }
 
-/// An allowance that refills with time (the generic cell rate algorithm: a token bucket in one number). Zeroed
-/// memory is a full one. Threads may share it without a lock; they may then take one too many each.
+/// A token bucket that refills with time, stored as one number (the generic cell rate algorithm).
+/// Zeroed memory is a full bucket. Threads may share it without a lock; each may then take one
+/// token too many.
 #[derive(Debug, Default)]
 pub struct TokenBucket {
-    /// When it is full again, in nanoseconds.
+    /// When the bucket is full again, in nanoseconds.
     full_at: AtomicU64,
 }
 
 impl TokenBucket {
-    /// How long it takes from `now`, in microseconds, until another one is there; nothing if one is.
+    /// Returns the wait from `now`, in microseconds, until a token is available; zero if one is.
     pub fn wait(&self, now: u64, often: RateLimit) -> Duration {
         if often == RateLimit::UNLIMITED {
             return Duration::ZERO;
@@ -157,12 +160,13 @@ impl TokenBucket {
         self.charge(now, often, 1);
     }
 
-    /// Takes `count` out at `now`, in microseconds, whether they are there or not: whoever owes some has to wait.
+    /// Takes `count` tokens at `now`, in microseconds, even if the bucket has fewer: a debt
+    /// lengthens the wait.
     pub fn charge(&self, now: u64, often: RateLimit, count: u64) {
         if let Some((one, all)) = often.times_to_fill() {
             let now = now.saturating_mul(1000);
             let owed = one.saturating_mul(count);
-            // Nobody owes more than a full allowance: whatever was taken is over some time.
+            // The debt is limited to one full bucket, so it ends at some time.
             let most = now.saturating_add(all.saturating_mul(2));
             let later = |full_at: u64| Some(full_at.max(now).saturating_add(owed).min(most));
             let _ = self
@@ -171,10 +175,10 @@ impl TokenBucket {
         }
     }
 
-    /// Takes one out at `now`, in microseconds, if there is one.
+    /// Takes a token at `now`, in microseconds, if there is one.
     ///
     /// # Errors
-    /// How long it takes until there is one.
+    /// The wait until there is one.
     pub fn take(&self, now: u64, often: RateLimit) -> Result<(), Duration> {
         match self.wait(now, often) {
             Duration::ZERO => {
@@ -186,9 +190,9 @@ impl TokenBucket {
     }
 }
 
-/// Where each of whoever asks is counted. Two places each, chosen by a keyed hash that nobody outside can foresee;
-/// the emptier one decides. So nobody ever gets more than their allowance, and who shares one place with a
-/// glutton still has the other.
+/// A table of counters for callers. Each caller has two places, chosen by a keyed hash that no
+/// outsider can predict. The emptier place decides. So nobody gets more than their limit, and a
+/// caller that shares one place with a heavy user still has the other.
 #[derive(Debug)]
 struct Buckets<T> {
     places: Box<[T]>,
@@ -203,36 +207,36 @@ impl<T: Default> Buckets<T> {
         }
     }
 
-    /// Which two places are `who`'s.
+    /// Returns the two places of `who`.
     fn of(&self, who: &impl Hash) -> [usize; 2] {
         let [a, b] = self.key;
         let mut hasher = SipHasher13::new_with_keys(a, b);
         who.hash(&mut hasher);
         let hash = hasher.finish();
         let count = self.places.len() as u64;
-        // The two halves of a good hash have nothing to do with each other.
+        // The two halves of a good hash are independent.
         [hash >> 32, hash & u64::from(u32::MAX)]
             .map(|half| usize::try_from(half % count).unwrap_or_default())
     }
 }
 
-/// One token bucket a key, for one kind of work.
+/// One token bucket per key, for one kind of work.
 #[derive(Debug)]
 pub struct RateLimiter(Buckets<TokenBucket>);
 
 impl RateLimiter {
-    /// Memory of one place, in bytes.
+    /// The memory of one place, in bytes.
     pub const PLACE_BYTES: usize = size_of::<TokenBucket>();
 
-    /// Counted in so many places.
+    /// Returns a limiter with this number of places.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
         Self(Buckets::new(places, rng))
     }
 
-    /// Takes one out of `who`'s allowance at `now`, in microseconds, if there is one.
+    /// Takes a token of `who` at `now`, in microseconds, if there is one.
     ///
     /// # Errors
-    /// How long it takes until there is one.
+    /// The wait until there is one.
     pub fn take(&self, now: u64, who: &impl Hash, often: RateLimit) -> Result<(), Duration> {
         if often == RateLimit::UNLIMITED {
             return Ok(());
@@ -246,7 +250,7 @@ impl RateLimiter {
         }
     }
 
-    /// How long it takes from `now`, in microseconds, until there is one in `who`'s allowance.
+    /// Returns the wait from `now`, in microseconds, until `who` has a token.
     pub fn wait(&self, now: u64, who: &impl Hash, often: RateLimit) -> Duration {
         let both = self.0.of(who).map(|at| self.0.places.get(at));
         let waits = both
@@ -256,7 +260,7 @@ impl RateLimiter {
         waits.min().unwrap_or_default()
     }
 
-    /// True when `who` has used less than a sixteenth of a period's worth lately.
+    /// True if `who` has used less than a sixteenth of a period's worth lately.
     pub fn is_hardly_used(&self, now: u64, who: &impl Hash, often: RateLimit) -> bool {
         let Some((_, all)) = often.times_to_fill() else {
             return true;
@@ -269,7 +273,7 @@ impl RateLimiter {
         owed.min().unwrap_or_default() <= all / (BURST * 16)
     }
 
-    /// Takes `count` out of `who`'s allowance at `now`, in microseconds, whether they are there or not.
+    /// Takes `count` tokens of `who` at `now`, in microseconds, even if there are fewer.
     pub fn charge(&self, now: u64, who: &impl Hash, often: RateLimit, count: u64) {
         let [first, second] = self.0.of(who).map(|at| self.0.places.get(at));
         let both = [first, second].into_iter().flatten();
@@ -277,25 +281,28 @@ impl RateLimiter {
     }
 }
 
-/// A network that has this many subnets' worth of an allowance has used it up in all its subnets.
+/// The limit of a network, as a multiple of a subnet's limit. A network that has used it up has
+/// used it up in all its subnets.
 const WIDE_FACTOR: u32 = 16;
 
-/// Token buckets of subnets. Whoever has an IPv6 network of many subnets, a /48, has no more than sixteen of their allowances in all: with
-/// more they could fill the places of everybody.
+/// Token buckets of subnets. The holder of an IPv6 network of many subnets (a /48) has no more than
+/// sixteen subnets' limits in all: with more, it could fill everybody's places.
 #[derive(Debug)]
 pub struct SubnetAllowances {
     subnets: RateLimiter,
     networks: RateLimiter,
 }
 
-/// The network in which a subnet is one of many, of which whoever has one has the others.
+/// Returns the wider network that contains a subnet, if there is one: its holder has all its
+/// subnets.
 fn wide_network(subnet: Subnet) -> Option<Network> {
     let network = Network::from(subnet);
     (network.is_wider() && !is_planted(Fault::ForgetNetworks)).then_some(network)
 }
 
 impl SubnetAllowances {
-    /// Subnets are counted in so many places, and networks in a sixteenth of them.
+    /// Returns a limiter with this number of places for subnets, and a sixteenth of it for
+    /// networks.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
         Self {
             subnets: RateLimiter::new(places, rng),
@@ -303,7 +310,7 @@ impl SubnetAllowances {
         }
     }
 
-    /// Buckets in which networks are counted where there are so many for subnets.
+    /// Returns the number of buckets for networks beside `places` for subnets.
     pub const fn networks(places: usize) -> usize {
         places / WIDE_FACTOR as usize
     }
@@ -311,11 +318,11 @@ impl SubnetAllowances {
     /// As [`RateLimiter::take`].
     ///
     /// # Errors
-    /// How long it takes until there is one.
+    /// The wait until there is a token.
     pub fn take(&self, now: u64, subnet: &Subnet, often: RateLimit) -> Result<(), Duration> {
         let (network, wide) = (wide_network(*subnet), often.times(WIDE_FACTOR));
         if let Some(network) = &network {
-            // Nothing is counted of a subnet whose network has used up its own.
+            // A subnet uses no token if its network has used up its own.
             match self.networks.wait(now, network, wide) {
                 Duration::ZERO => {}
                 wait => return Err(wait),
@@ -348,23 +355,23 @@ impl SubnetAllowances {
     }
 }
 
-/// Tries that went wrong in a row are free.
+/// The number of wrong tries in a row that need no wait before them.
 const STRIKES_FREE: u64 = 3;
-/// The wait after the next one; each further one doubles it.
+/// The wait after the last of these; each further one doubles it.
 const STRIKE_WAIT: Duration = Duration::from_mins(1);
-/// The longest wait, and how long it takes until one try is forgotten.
+/// The longest wait, and the time until one try is forgotten.
 const STRIKE_WAIT_MAX: Duration = Duration::from_mins(15);
 
-/// Millionths of a try.
+/// The unit of [`Strikes`]: one try in millionths.
 const ONE: u64 = 1_000_000;
 
-/// How often someone has been wrong lately.
+/// The number of a caller's recent wrong tries.
 #[derive(Clone, Copy, Debug, Default)]
 struct Strikes {
-    /// In millionths.
+    /// The number, in millionths.
     count: u64,
     at: u64,
-    /// When they were last wrong.
+    /// The time of the last wrong try.
     last: u64,
 }
 
@@ -378,7 +385,7 @@ impl Strikes {
     }
 
     fn wait(&self, now: u64) -> Duration {
-        // What is half forgotten still counts.
+        // A try that is half forgotten still counts as one.
         let Some(beyond) = self.count.div_ceil(ONE).checked_sub(STRIKES_FREE) else {
             return Duration::ZERO;
         };
@@ -389,16 +396,17 @@ impl Strikes {
     }
 }
 
-/// Who guesses waits: after three wrong guesses a minute, and twice as long after each further one, up to 15 minutes; so
-/// there are at most ten in an hour, and nobody is ever locked out. One is forgotten in 15 minutes.
+/// Slows down guesses: after three wrong ones a guesser waits a minute, and twice as long after
+/// each further one, up to 15 minutes. So there are at most ten in an hour, and nobody is ever
+/// locked out. One wrong guess is forgotten in 15 minutes.
 #[derive(Debug)]
 pub struct Guesses(Buckets<Strikes>);
 
 impl Guesses {
-    /// Memory of one place, in bytes.
+    /// The memory of one place, in bytes.
     pub const PLACE_BYTES: usize = size_of::<Strikes>();
 
-    /// Counted in so many places.
+    /// Returns a limiter with this number of places.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
         Self(Buckets::new(places, rng))
     }
@@ -413,11 +421,11 @@ impl Guesses {
         }
     }
 
-    /// A guess begins at `now`, in microseconds; it counts as wrong until [`Guesses::was_right`] is called, so that
-    /// many at once help nobody.
+    /// Begins a guess at `now`, in microseconds. It counts as wrong until [`Guesses::was_right`] is
+    /// called, so that many guesses at once bring no advantage.
     ///
     /// # Errors
-    /// How long `who` has to wait for the next.
+    /// How long `who` has to wait for the next guess.
     pub fn begin(&mut self, now: u64, who: &impl Hash) -> Result<(), Duration> {
         let mut shortest = Duration::MAX;
         self.each(who, |strikes| {
@@ -434,7 +442,7 @@ impl Guesses {
         Ok(())
     }
 
-    /// A guess was right, or was none.
+    /// Notes that a guess was right, or was no guess.
     pub fn was_right(&mut self, who: &impl Hash) {
         self.each(who, |strikes| {
             strikes.count = strikes.count.saturating_sub(ONE);
@@ -486,11 +494,13 @@ mod tests {
         }
         let others = 1000..2000;
         let hungry = others.filter(|who| allowances.take(HOUR, who, often).is_err());
-        // Both places of one in four hundred are taken by two hundred in four thousand.
+        // About one in four hundred shares both places with heavy users: these are two hundred in
+        // four thousand places.
         assert!(hungry.count() < 12);
     }
 
-    /// HS-8, HS-12, ACC-7: an IPv6 /48 has 65,536 subnets, and fills no more places than a few of them would.
+    /// HS-8, HS-12, ACC-7: an IPv6 /48 with 65,536 subnets fills no more places than a few subnets
+    /// would.
     #[test]
     fn a_network_of_many_subnets_takes_from_nobody_else() {
         let mut rng = StdRng::seed_from_u64(1);
@@ -518,7 +528,7 @@ mod tests {
         n.to_be_bytes()[0]
     }
 
-    /// ACC-5
+    /// ACC-5: a guesser has at most ten tries in an hour; right guesses never wait.
     #[test]
     fn nobody_guesses_more_than_ten_times_an_hour_and_nobody_is_locked_out() {
         let mut rng = StdRng::seed_from_u64(1);
@@ -526,7 +536,7 @@ mod tests {
         let mut heard = Vec::new();
         for second in 0..24 * 3600 {
             let now = HOUR + second * SECOND;
-            // Many at once, each second.
+            // Several guesses at once, each second.
             heard.extend((0..3).filter_map(|_| guesses.begin(now, &"ann").ok().map(|()| now)));
         }
         assert_eq!(heard[0..3], [HOUR; 3]);
@@ -538,7 +548,7 @@ mod tests {
         let longest = heard.windows(2).map(|pair| pair[1] - pair[0]).max();
         assert!(longest <= Some(15 * 60 * SECOND));
         assert_eq!(guesses.begin(HOUR, &"bob"), Ok(()));
-        // Who is right is never held up.
+        // Right guesses never wait.
         for second in 0..100 {
             let now = 100 * HOUR + second * SECOND;
             assert_eq!(guesses.begin(now, &"eve"), Ok(()));

@@ -1,27 +1,29 @@
-//! Which addresses are counted as one.
+//! Groups of addresses that are counted as one.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The first four bytes of what stands for an IPv4 subnet. No IPv6 subnet begins so.
+/// The first four bytes of the value for an IPv4 subnet. No IPv6 subnet begins with them.
 const IPV4: [u8; 4] = [0; 4];
 
-/// The subnet of an address: an IPv4 /24, or an IPv6 /64. Whoever has one address of it has the others at hand.
+/// The subnet of an address: an IPv4 /24, or an IPv6 /64. The holder of one address can use the
+/// others, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subnet([u8; 8]);
 
-/// The network of an address: an IPv4 /24, or an IPv6 /48, in which somebody may have 65,536 subnets.
+/// The network of an address: an IPv4 /24, or an IPv6 /48, in which one holder may have 65,536
+/// subnets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Network([u8; 8]);
 
 impl Subnet {
-    /// Stands for it where it is written down; no two have the same.
+    /// Returns the stored form of the subnet. No two subnets have the same.
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0
     }
 }
 
 impl Network {
-    /// True when it is of many subnets, and not itself one.
+    /// True if the network contains many subnets, and is not itself one.
     pub fn is_wider(&self) -> bool {
         !self.0.starts_with(&IPV4)
     }

@@ -1,4 +1,4 @@
-//! Who is logged in, as answers tell it.
+//! The logged-in account, as the realm's answers report it.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -18,8 +18,9 @@ use crate::{
 };
 
 impl Client {
-    /// Who reads: the realm is asked where the profile does not know who is logged in, as when it was restored from before its
-    /// user had logged in. What is shown is noted for somebody.
+    /// Returns the account that reads. Asks the realm if the profile does not know the logged-in
+    /// account, as after a restore from a time before the login. Messages shown are recorded for
+    /// this account.
     pub(super) async fn reading_account(&self) -> Result<Account, CallError> {
         let shared = &self.shared;
         let known = shared.reader_account()?;
@@ -41,11 +42,11 @@ impl Client {
         }
     }
 
-    /// How a read names its session. It may confirm what it names, and nothing takes that back: so in full where the device's
-    /// session may be another user's, which is so until the realm has been heard on the link, and while the outcome of a login is
-    /// not known.
+    /// Returns how a read names its session. A read may confirm messages, which cannot be undone.
+    /// So the session is named in full while the device's session may be another user's: until the
+    /// realm was heard on the link, and while the outcome of a login is unknown.
     pub(super) fn reading_session(&self) -> Result<SessionRef, CallError> {
-        // Before the state is read: what makes it sure has been written there.
+        // Checked before the state is read: whatever makes it certain is in the state by then.
         let is_sure = self.shared.is_sure()?;
         let session = self.session()?;
         let named = self.state()?.named();
@@ -57,7 +58,7 @@ impl Client {
 }
 
 impl Shared {
-    /// True while it is not known whether somebody has logged in.
+    /// True while the outcome of a login is unknown.
     fn has_login(&self) -> Result<bool, CallError> {
         let (realm, _) = self.target()?;
         Ok(self
@@ -66,8 +67,8 @@ impl Shared {
             .is_some())
     }
 
-    /// True when the device's session is the profile's: the realm has been heard on the link that is open, also which numbers it has
-    /// seen, and nobody may have logged in since.
+    /// True if the device's session is certainly the profile's: the realm was heard on the open
+    /// link and reported the numbers it has seen, and no login is pending.
     fn is_sure(&self) -> Result<bool, CallError> {
         let noted = [&self.heard, &self.told].map(|noted| noted.load(Ordering::Acquire));
         let status = self.link_status_now();
@@ -75,7 +76,7 @@ impl Shared {
         Ok((is_heard && !self.has_login()?) || is_planted(Fault::ReadAsBound))
     }
 
-    /// As [`Shared::ask_who`], again while the realm is busy and there is time.
+    /// Like [`Shared::ask_who`], repeated while the realm is busy and time is left.
     pub(super) async fn ask_who_patiently(
         &self,
         since: u64,
@@ -95,13 +96,14 @@ impl Shared {
         }
     }
 
-    /// Whose reading it is: the user's, or that of the session that was given, of which nobody knows whose it is.
+    /// Returns the account that reads: the user's, or one that stands for the session given in the
+    /// options, whose user is unknown.
     pub(super) fn reader_account(&self) -> Result<Account, CallError> {
         let account = self.account()?;
         let Some(session) = self.options.session else {
             return Ok(account);
         };
-        // No user is called so. What names the session does not open it.
+        // No username looks like this. The hash of the session id does not reveal the session.
         let hash = PublicKey(Blake2s256::digest(session.0).into());
         Ok(Account {
             username: format!("#{hash}"),
@@ -109,8 +111,9 @@ impl Shared {
         })
     }
 
-    /// What the answer to a login says; `since` is the number of the login that was known before. One that may have been overtaken
-    /// by another is asked about: that one's user may be logged in now. False when nobody could say.
+    /// Learns from the answer to a login. `since` is the number of the last known login. If another
+    /// login may have overtaken this one, the realm is asked, because that user may be logged in
+    /// now. Returns false if this cannot be decided.
     pub(super) async fn learn_own_login(
         &self,
         (id, since): (EntryId, u64),
@@ -132,7 +135,7 @@ impl Shared {
         if let (true, Answer::Session(_)) = (is_late || others.is_some(), answer) {
             match self.ask_who(Some(id), since, deadline).await {
                 Ok(Answer::Account(now)) if now.username != username => return Ok(true),
-                // Of the two either may have reached the realm last.
+                // Either login may have reached the realm last.
                 Err(_) if is_late => return Ok(false),
                 _ => {}
             }
@@ -141,8 +144,8 @@ impl Shared {
         Ok(true)
     }
 
-    /// Names the session of a command that is to be done as `account` and as nobody else (EXACT-7). False when somebody else has
-    /// logged in.
+    /// Names the session of a command that may only run as `account` (EXACT-7). Returns false if
+    /// another user has logged in.
     pub(super) async fn name_own_session(
         &self,
         request: &mut Request<'_>,
@@ -162,8 +165,8 @@ impl Shared {
         Ok(self.account()? == *account || is_planted(Fault::NumbersOverLogin))
     }
 
-    /// A number was refused because a session was opened after it. If that is not known here, somebody has logged in meanwhile:
-    /// who?
+    /// Handles a number that was refused because a session was opened after it. If this profile
+    /// does not know that session, asks the realm for the logged-in account.
     pub(super) async fn learn_who_came(
         &self,
         refusal: Refusal,
@@ -181,7 +184,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What the answer to an entry says about who is logged in.
+    /// Learns from the answer to an entry which account is logged in.
     pub(super) fn learn(
         &self,
         id: EntryId,
@@ -191,8 +194,9 @@ impl Shared {
         self.learn_who(Some(id), &mut |state| state.learn(&request.command, answer))
     }
 
-    /// A command with a password of which it was not known what became, and that `may_be_done`: who is logged in now? The
-    /// answer, if it was a login.
+    /// Asks for the logged-in account after a command with a password whose outcome was unknown.
+    /// `may_be_done` is true if it may have taken effect. Returns the answer if the command was a
+    /// login.
     pub(super) async fn learn_login(
         &self,
         picked: &Picked,
@@ -203,22 +207,22 @@ impl Shared {
             return Ok(None);
         }
         let login = may_be_done.then_some(picked.id);
-        // The entry itself may not have opened the session any more.
+        // This entry may no longer have opened the session.
         let ruled_out = picked.id;
         let answer =
             Box::pin(self.ask_who_since((login, ruled_out), picked.number.0, deadline)).await?;
         Ok(matches!(answer, Answer::Account(_)).then_some(answer))
     }
 
-    /// Asks who is logged in, which may be since the entry `login`, if any, or one whose outcome is not known, and by a command of a
-    /// number up to `since`. The answer is an account, or that there is no session.
+    /// Asks the realm for the logged-in account. The login may be the entry `login`, or a pending
+    /// one, with a number up to `since`. The answer is an account, or that there is no session.
     pub(super) async fn ask_who(
         &self,
         login: Option<EntryId>,
         since: u64,
         deadline: Instant,
     ) -> Result<Answer, CallError> {
-        // Seldom, and large: apart.
+        // Boxed because the future is large and seldom used.
         Box::pin(self.ask_who_since((login, EntryId(0)), since, deadline)).await
     }
 
@@ -240,15 +244,15 @@ impl Shared {
         if let Answer::Refused(refusal) = &answer
             && refusal.code != ErrorCode::NoSession
         {
-            // Who it is remains unknown.
+            // The account remains unknown.
             return Err(CallError::Busy(*refusal));
         }
         self.learn_who(login, &mut |state| match &answer {
-            // Somebody has logged in or out since it was asked.
+            // A user has logged in or out since the request.
             _ if state.session != before => {}
             Answer::Account(account) => {
                 let username = Some(String::from(account.username.as_str()));
-                // The id of a session that was opened since was in an answer that is lost.
+                // The id of the new session was in a lost answer.
                 if state.username != username || login.is_some() || state.session.is_none() {
                     state.session = Some(UNNAMED);
                 }
@@ -265,7 +269,7 @@ impl Shared {
         Ok(answer)
     }
 
-    /// Notes who is logged in, which may be since the entry `login`.
+    /// Records the logged-in account. The login may be the entry `login`.
     fn learn_who(
         &self,
         login: Option<EntryId>,

@@ -1,4 +1,4 @@
-//! What a client asks of its [`super::driver::Driver`], and what the driver says.
+//! The requests of a client to its [`super::driver::Driver`], and the driver's reports.
 
 use std::{
     net::SocketAddr,
@@ -20,165 +20,169 @@ use crate::{
     wire::{Life, OperationNumber},
 };
 
-/// A question.
+/// A request.
 pub struct Ask {
     pub bytes: Vec<u8>,
     pub begun: Instant,
     pub deadline: Instant,
     pub early: bool,
-    /// It carries a password, which only a link with forward secrecy may carry.
+    /// It carries a password, so it needs a link with forward secrecy.
     pub secret: bool,
-    /// It changes something: once nobody waits for it any more, it must not leave late.
+    /// It changes something: once its caller stops waiting, it must not be sent late.
     pub changes: bool,
     pub answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
-    /// The life of the realm's store in which the positions were given out that it names.
+    /// The life of the realm's store to which the positions in the request belong.
     pub life: Option<Life>,
-    /// It may have left this machine.
+    /// It may have been sent.
     pub left: bool,
 }
 
-/// What there is to do.
+/// A job for the driver.
 pub enum Job {
-    /// Ask something.
+    /// Send a request.
     Ask(Ask),
-    /// Tell what is pushed.
+    /// Report pushed messages to this sender.
     Tell(mpsc::Sender<Told>),
-    /// Say when what there is to send has left, if nobody watches any more that the link is closed.
+    /// Report when all frames have been sent, such as the close of the link after the last watch.
     Leave(oneshot::Sender<()>),
-    /// Say what has happened on the link, if there is one.
+    /// Return the statistics of the link, if there is one.
     Stats(oneshot::Sender<Option<LinkStats>>),
 }
 
-/// What is told to who watches.
+/// An event for the watcher.
 #[derive(Debug)]
 pub enum Told {
-    /// The realm has pushed this, on a link to this life of its store.
+    /// A push from the realm, on a link to this life of its store.
     Pushed(Vec<u8>, Option<Life>),
-    /// The link is a new one: what was asked of the realm for the one before is to be asked again.
+    /// A new link is open: requests that belonged to the previous link must be repeated.
     Opened,
-    /// The realm is out of reach: a keepalive has not been answered, or the link does not open.
+    /// The realm is unreachable: a keepalive was not answered, or the link does not open.
     Silent,
-    /// The realm is back.
+    /// The realm is reachable again.
     Heard,
 }
 
-/// Why a question has no answer.
+/// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AskError {
-    /// Its deadline is over.
+    /// Its deadline has passed.
     Expired {
-        /// Something was heard from the realm since it began.
+        /// The realm was heard since the request began.
         heard: bool,
-        /// The machine there says that nothing listens on the port.
+        /// The host reports that nothing listens on the port.
         refused: bool,
-        /// False only if it is certain that no byte of the question has left this machine.
+        /// False only if it is certain that no byte of the request was sent.
         left: bool,
     },
-    /// Its deadline is over, and there was no address to send to: for this reason.
+    /// Its deadline has passed, and there was no address to send to, for this reason.
     NoRoute(String),
-    /// Whoever answers has another key.
+    /// The server at the address has another key.
     KeyChanged(PublicKey),
-    /// Whoever answers speaks these versions of the protocol, and none of this side's.
+    /// The server at the address speaks only these protocol versions, none of which this side
+    /// speaks.
     OtherVersion(Vec<u8>),
 }
 
-/// What is known of the link to a realm.
+/// The state of the link to a realm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The highest operation number that the realm has seen from this device,
+    /// The highest operation number that the realm has seen from this device.
     pub highest: OperationNumber,
-    /// and whether it has said so on the link that is open: one that was resumed is told a little later (HS-19).
+    /// The realm has reported `highest` on the open link. On a resumed link it does so a little
+    /// later (HS-19).
     pub is_highest_told: bool,
     /// The round-trip time.
     pub rtt: Option<Duration>,
-    /// The realm goes by this key now; the one it was known by has vouched for it.
+    /// The realm's new key, for which the known key has vouched.
     pub successor: Option<PublicKey>,
-    /// What the realm has said of the life of its store when a link was opened last.
+    /// The life of the realm's store as reported when a link was last opened.
     pub life: Option<LifeTold>,
     /// The address in use.
     pub address: Option<SocketAddr>,
     /// The link is open.
     pub open: bool,
-    /// How many links have been opened so far,
+    /// How many links have been opened so far.
     pub opened: u64,
-    /// and whether the last was resumed (HS-18), or began with a handshake.
+    /// The last link was resumed (HS-18), not opened by a handshake.
     pub is_resumed: bool,
 }
 
-/// What a realm says of the life of its store when a link is opened (HS-14).
+/// What a realm reports of the life of its store when a link is opened (HS-14).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LifeTold {
-    /// The one that was claimed.
+    /// The claimed life.
     pub claimed: Option<Life>,
-    /// The current one, unless the realm does not say.
+    /// The current life, unless the realm does not report it.
     pub life: Option<Life>,
-    /// The realm does not know the one that was claimed.
+    /// The realm does not know the claimed life.
     pub is_unknown: bool,
 }
 
-/// Whom to talk to.
+/// The realm to connect to, and what is known of it.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// None for a plain link.
+    /// The realm's key. `None` for a plain link.
     pub key: Option<PublicKey>,
-    /// What is remembered of the path, or said of its kind.
+    /// The remembered round-trip time, or that of the link profile.
     pub rtt: Option<Duration>,
-    /// What is remembered of it from each network, and the time of day.
+    /// The path memory for each network, and the time of day.
     pub paths: (Paths, Duration),
-    /// The life of the realm's store that is remembered.
+    /// The remembered life of the realm's store.
     pub life: Option<Life>,
-    /// What to come back with, and the time of day of its handshake.
+    /// The ticket for resumption, and the time of day of its handshake.
     pub ticket: Option<(Ticket, Duration)>,
-    /// Where to put what is to be remembered.
+    /// Receives what the profile is to remember.
     pub news: Arc<Mutex<ToRemember>>,
 }
 
-/// What the latest handshake has changed in what there is to come back with.
+/// The change to the ticket by the latest handshake.
 #[derive(Debug)]
 pub enum TicketNews {
-    /// This, since that time of day.
+    /// A new ticket, and the time of day of its handshake.
     Fresh(Ticket, Duration),
-    /// There is nothing any more.
+    /// The ticket is gone.
     Gone,
 }
 
-/// What a profile is to remember, until it is written down.
+/// What a profile is to remember, until it is written.
 #[derive(Debug, Default)]
 pub struct ToRemember {
     pub ticket: Option<TicketNews>,
-    /// What the link has found out of the path from that network.
+    /// The path memory of the link, with its network.
     path: Option<KnownPath>,
-    /// The same as it was written down last.
+    /// The path memory as last written.
     written: Option<KnownPath>,
-    /// How often something was heard, and how often it has to be before the path is written down again.
+    /// How often something was heard. `again`: how often it has to be before the path memory is
+    /// written again.
     heard: u32,
     again: u32,
 }
 
-/// A network, and what is known of the path from there.
+/// A network, and the path memory from there.
 pub type KnownPath = (Subnet, PathMemory);
 
 impl ToRemember {
-    /// Something was heard, and this is known of the path by now.
+    /// Records the current path memory after something was heard.
     pub const fn learn_path(&mut self, path: KnownPath) {
         self.path = Some(path);
         self.heard = self.heard.saturating_add(1);
     }
 
-    /// What is known of the path.
+    /// Returns the path memory.
     pub const fn path(&self) -> Option<KnownPath> {
         self.path
     }
 
-    /// The same, which is written down now.
+    /// Returns the path memory and marks it as written.
     pub fn take_path(&mut self) -> Option<KnownPath> {
         self.written = self.path;
         self.again = self.heard.saturating_mul(2);
         self.path
     }
 
-    /// The same, if it is worth to be written down again: who comes next would begin otherwise, and twice as much was heard as when it was
-    /// written down last, for each time costs a commit; or this process `ends`.
+    /// Like [`ToRemember::take_path`], but only if writing is worth a commit: the memory has
+    /// changed in a way that matters to the next process, and twice as much was heard as at the
+    /// last write, or the process `ends`.
     pub fn take_changed_path(&mut self, ends: bool) -> Option<KnownPath> {
         let (network, memory) = self.path?;
         let is_news = |(of, written): KnownPath| of != network || memory.is_news_to(&written);
@@ -206,7 +210,8 @@ mod tests {
         (address.into(), memory)
     }
 
-    /// LINK-25: what changes how the next process begins is written down, each time after twice as much was heard, and at the end; what changes nothing never is.
+    /// LINK-25: a path memory that changes the start of the next process is written, each time
+    /// after twice as much was heard, and at the end. Any other change is never written.
     #[test]
     fn path_is_written_down_again_when_it_has_changed() {
         let mut news = ToRemember::default();
@@ -215,7 +220,7 @@ mod tests {
         assert_eq!(news.take_changed_path(true), None, "nothing has changed");
         let mut written = Vec::new();
         for heard in 2..100 {
-            // It is at once a bad path and a good one.
+            // The path alternates between bad and good.
             news.learn_path(path(1, heard % 2 * 16));
             if news.take_changed_path(false).is_some() {
                 written.push(heard);

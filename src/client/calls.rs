@@ -1,5 +1,5 @@
-//! Asking: a read is asked until its deadline; a command that changes something becomes an entry of the outbox, which the
-//! [carrier](super::carrier) sends, and whoever asked waits for what becomes of it.
+//! Calls. A read is requested until its deadline. A command that changes something becomes an
+//! outbox entry: the [carrier](super::carrier) sends it, and the caller waits for its outcome.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use crate::{
     },
 };
 
-/// What is waited for a realm that is busy and does not say for how long.
+/// How long to wait for a busy realm that does not say for how long.
 pub const BUSY_WAIT: Duration = Duration::from_millis(500);
-/// A wait that a person should hear of.
+/// A wait from this length on is reported to the user.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
-/// Whoever waits for an entry has a little longer than its attempt, which then has something to say.
+/// A caller waits this much longer than the attempt, so that the attempt's error is available.
 pub const GRACE: Duration = Duration::from_millis(300);
 
-/// Whoever asked has stopped waiting: what is begun goes on, or is taken back, as was wished.
+/// Marks a caller as waiting. When dropped, the entry continues or is cancelled, as `keep` says.
 pub(super) struct Waits<'a> {
     pub shared: &'a Shared,
     pub id: EntryId,
@@ -40,7 +40,7 @@ impl Drop for Waits<'_> {
         lock(&self.shared.waited).remove(&self.id);
         if !self.is_over {
             let (id, keep) = (self.id, self.keep);
-            // What cannot be written now ends with its time.
+            // If this cannot be written, the wait ends at its deadline anyway.
             let _ = self
                 .shared
                 .profile
@@ -50,14 +50,14 @@ impl Drop for Waits<'_> {
 }
 
 impl Client {
-    /// Asks the realm with any command and options. The operation is filled in.
+    /// Sends any command with any options to the realm. The operation is filled in.
     pub async fn call(&self, options: Options, command: Command<'_>) -> Result<Answer, CallError> {
         self.call_entry(options, command)
             .await
             .map(|(answer, _)| answer)
     }
 
-    /// Asks with a message.
+    /// Sends a message command.
     pub(super) async fn call_message(
         &self,
         options: Options,
@@ -89,7 +89,7 @@ impl Client {
         };
         *operation = self.shared.salted()?;
         if is_plain && is_unnumbered {
-            // EXACT-1: the link's memory of replies stands in for a number.
+            // EXACT-1: on a plain link, the link's record of replies replaces an operation number.
             let answer = self
                 .shared
                 .ask_patiently(&request, false, deadline, None)
@@ -105,7 +105,7 @@ impl Client {
         }
     }
 
-    /// Adds a command to the outbox, and waits for what becomes of it.
+    /// Adds a command to the outbox and waits for its outcome.
     async fn call_kept(
         &self,
         request: &Request<'_>,
@@ -148,7 +148,8 @@ impl Client {
                         shared.end_of(&outcome).map(|answer| (answer, id))
                     }
                     Ok(left) => Err(shared.unsettled(id, &left)),
-                    // It is in the outbox, whatever else cannot be written: it goes on.
+                    // The entry is in the outbox and continues, even if nothing else can be
+                    // written.
                     Err(_) => Err(CallError::Kept {
                         id,
                         is_unknown: true,
@@ -163,7 +164,7 @@ impl Client {
 }
 
 impl Shared {
-    /// Refuses what could never leave, before anything is written down.
+    /// Refuses a command that could never be sent, before anything is written.
     pub(super) fn check_target(&self) -> Result<(), CallError> {
         let (_, server) = self.target()?;
         let state = self.state()?;
@@ -178,7 +179,7 @@ impl Shared {
         }
     }
 
-    /// An operation that nobody else has: not numbered yet, with a salt of its own (EXACT-10).
+    /// Returns an unnumbered operation with a salt of its own, so that it is unique (EXACT-10).
     pub(super) fn salted(&self) -> Result<Operation, CallError> {
         let salt = if is_planted(Fault::NoSalt) {
             [0; 2]
@@ -211,7 +212,8 @@ impl Shared {
             .map_err(CallError::NotWritten)
     }
 
-    /// What became of the entry that has a token, where another process of the same token has been told.
+    /// Returns the outcome of the entry with `token`, if another process with the same token has
+    /// already taken it.
     fn told_before(
         &self,
         request: &Request<'_>,
@@ -228,7 +230,7 @@ impl Shared {
         })
     }
 
-    /// Waits until the records say something, or for the deadline.
+    /// Waits until `look` finds something in the records, or until the deadline.
     pub(super) async fn until<T>(
         &self,
         deadline: Instant,
@@ -237,7 +239,7 @@ impl Shared {
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
-            // Whatever happens from here on wakes it.
+            // Enabled before the look, so that no change after it is missed.
             settled.as_mut().enable();
             if let Some(found) = self.profile.read(&look)? {
                 return Ok(Some(found));
@@ -253,7 +255,7 @@ impl Shared {
         }
     }
 
-    /// Waits for what becomes of an entry; none when that is not known at the deadline.
+    /// Waits for the outcome of an entry. `None` if it is not known at the deadline.
     pub(super) async fn settled(
         &self,
         id: EntryId,
@@ -268,7 +270,7 @@ impl Shared {
         };
         match self.until(end, look).await? {
             None => Ok(None),
-            // A full disk does not take it; it is told once more then.
+            // On a full disk the outcome cannot be removed. It is then reported once more.
             Some(()) => Ok(self
                 .profile
                 .write(|records| outbox::take_done(records, id))
@@ -276,7 +278,7 @@ impl Shared {
         }
     }
 
-    /// Waits until nothing is before an entry.
+    /// Waits until no other entry blocks this one.
     pub(super) async fn unblocked(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
         let free = |records: &dyn super::store::Records| {
             Ok((!outbox::is_blocked(records, id)?).then_some(()))
@@ -317,7 +319,7 @@ impl Shared {
         Ok(left)
     }
 
-    /// What to say of an entry that is not settled when its deadline has passed.
+    /// Returns the error for an entry that is not settled at its deadline.
     fn unsettled(&self, id: EntryId, left: &Left) -> CallError {
         let waited = self.options.deadline;
         let trouble = lock(&self.troubles).remove(&id);
@@ -331,10 +333,10 @@ impl Shared {
             (Left::NotDone, Some(trouble)) => trouble,
             (Left::Kept | Left::KeptUnknown, trouble) => CallError::Kept {
                 id,
-                // The realm has said that it has not been done.
+                // For a deferred entry, the realm has said that it has not been executed.
                 is_unknown: *left == Left::KeptUnknown && !lock(&self.deferred).contains(&id),
                 waited,
-                // That its outcome is unknown is said already.
+                // `is_unknown` already says that the outcome is unknown.
                 why: trouble
                     .filter(CallError::says_why)
                     .map(|trouble| trouble.to_string())
@@ -345,14 +347,15 @@ impl Shared {
         }
     }
 
-    /// What is wrong with what went before others.
+    /// Returns the error of another entry, which may block this one.
     fn other_trouble(&self) -> Option<String> {
         let troubles = lock(&self.troubles);
         let told = troubles.values().find(|told| told.says_why());
         told.map(ToString::to_string)
     }
 
-    /// What to say of a command that has not been done, because of a question that failed.
+    /// Returns the error for a command that has not been executed because a request before it
+    /// failed.
     pub(super) fn not_done(&self, error: CallError) -> CallError {
         if error.may_have_left() || matches!(error, CallError::NoAnswer { .. }) {
             CallError::NotDone {
@@ -370,7 +373,8 @@ impl Shared {
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let highest = refusal.highest().unwrap_or_default();
-        // Used by another copy of the profile, however far that is: whose session the device has is not known.
+        // Another copy of the profile used the number, and perhaps many more. So it is not known
+        // whose session the device has.
         let is_copy = refusal.code != ErrorCode::NoSession && !is_planted(Fault::TrustFirstNumber);
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| state.names_session |= is_copy)?;
@@ -378,7 +382,7 @@ impl Shared {
         })?)
     }
 
-    /// What to say of an entry that is settled.
+    /// Returns the result of a settled entry.
     fn end_of(&self, outcome: &Outcome) -> Result<Answer, CallError> {
         match end(outcome) {
             End::Done(answer) => Ok(answer),
@@ -391,8 +395,8 @@ impl Shared {
         }
     }
 
-    /// Asks, and asks again while the realm says that it is busy and there is time. What names positions names those of that life of the
-    /// realm's store.
+    /// Sends a request, and repeats it while the realm is busy and time is left. `life` is the life
+    /// of the realm's store to which positions in the request belong.
     pub(super) async fn ask_patiently(
         &self,
         request: &Request<'_>,
@@ -424,7 +428,7 @@ impl Shared {
         }
     }
 
-    /// Asks, and reads the answer.
+    /// Sends a request once and parses the answer.
     pub(super) async fn ask_once(
         &self,
         bytes: Vec<u8>,
@@ -432,7 +436,7 @@ impl Shared {
         deadline: Instant,
         life: Option<Life>,
     ) -> Result<Answer, CallError> {
-        // Large, and awaited in many places: apart.
+        // Boxed because the future is large and awaited in many places.
         let (answer, may_be_done) = Box::pin(self.ask(bytes, early, deadline, life)).await?;
         self.note_heard().await?;
         Answer::parse(&answer).map_err(|error| CallError::Misunderstood {
@@ -441,8 +445,8 @@ impl Shared {
         })
     }
 
-    /// Only a device that the realm knows has anything to gain by sending early, and a password has
-    /// something to lose (HS-7).
+    /// Returns true if a request may be sent as early data (HS-7). Only a device that the realm
+    /// knows gains from it, and a password must not be sent without forward secrecy.
     pub(super) fn may_be_early(&self, request: &Request<'_>) -> Result<bool, CallError> {
         let is_known = self.state()?.session.is_some();
         Ok(is_known && !request.command.carries_password())
@@ -456,13 +460,14 @@ pub(super) fn accepted(answer: Answer) -> Result<Answer, CallError> {
     }
 }
 
-/// True when a number has been used for another command, so that this one has not been done.
+/// True if a number has been used for another command, so that this command has not been executed.
 pub const fn is_used_up(refusal: Refusal, is_first: bool) -> bool {
     match refusal.code {
         ErrorCode::NumberReused => true,
-        // A number from before the session was opened (EXACT-6).
+        // The number is older than the session (EXACT-6).
         ErrorCode::NoSession => refusal.highest().is_some(),
-        // A number that this profile gives out for the first time and the realm says is long done.
+        // This profile uses the number for the first time, and the realm says that it was executed
+        // long ago.
         ErrorCode::AlreadyDone => is_first,
         _ => false,
     }

@@ -1,8 +1,9 @@
-//! The carrier: of all processes of a profile the one that sends what is in the outbox, whoever put it there.
+//! The carrier: the one process of a profile that sends the outbox, including the entries of other
+//! processes.
 //!
-//! That there is one saves bytes and keeps the order; that nothing is done twice does not depend on it. A process whose
-//! entry the carrier does not take up, because it is suspended, say, sends it itself: under the same number it is the same
-//! operation.
+//! Having one carrier saves bytes and keeps the order. Exactly-once does not depend on it. If the
+//! carrier does not take up an entry, for example because it is suspended, the process that waits
+//! for the entry sends it itself. Under the same number it is the same operation.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
@@ -27,17 +28,19 @@ use crate::{
     },
 };
 
-/// How often an idle carrier looks at the outbox, should the system not have told of a change.
+/// How often an idle carrier checks the outbox, in case the system reported no change.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
-/// An attempt for which nobody waits is begun anew after so long: longer than any round trip, several times.
+/// An attempt for which nobody waits is restarted after this time: several times longer than any
+/// round trip.
 const ATTEMPT: Duration = Duration::from_mins(30);
-/// What is waited after an attempt that failed at once, at first and at last.
+/// The first and the longest pause after an attempt that failed at once.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// The carrier takes an entry up within so long, or whoever waits for it sends it.
+/// The carrier takes up an entry within this time. Otherwise the process that waits for it sends
+/// it.
 const TAKEN_UP: Duration = Duration::from_millis(500);
 
 impl Client {
-    /// Sees to it that what is in the outbox is sent.
+    /// Starts the carrier task if it is not running.
     pub(super) fn start_carrier(&self) {
         let mut task = lock(&self.carrier.0);
         if task
@@ -49,7 +52,8 @@ impl Client {
                 let mut carrying = Carries::default();
                 loop {
                     if carrying.turn(&shared).await.is_err() {
-                        // Whoever asks is told what is wrong with the profile; a full disk may have room again.
+                        // Calls report what is wrong with the profile. A full disk may have room
+                        // again later.
                         carrying.role = None;
                         shared.is_carrier.store(false, Ordering::Relaxed);
                         tokio::time::sleep(AFTER_FAILURE.0).await;
@@ -60,7 +64,7 @@ impl Client {
     }
 }
 
-/// What the carrier has in hand.
+/// The state of the carrier task.
 #[derive(Debug, Default)]
 struct Carries {
     role: Option<Box<dyn Carrying>>,
@@ -69,7 +73,7 @@ struct Carries {
 }
 
 impl Carries {
-    /// Sends what is due, and waits until something happens.
+    /// Sends the due entries, then waits until something happens.
     async fn turn(&mut self, shared: &std::sync::Arc<Shared>) -> Result<(), CallError> {
         if self.role.is_none() {
             self.role = shared.profile.store().try_carry(shared.target()?.0.0)?;
@@ -83,7 +87,7 @@ impl Carries {
         };
         let pause = match self.role {
             Some(_) => next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN),
-            // The carrier may end at any time, and what it does not take up is to be sent.
+            // The carrier may end at any time. This process then sends its own entries.
             None => TAKEN_UP,
         };
         tokio::select! {
@@ -94,14 +98,14 @@ impl Carries {
                 }
             }
             () = shared.added.notified() => {}
-            // Another process may have settled what this one waits for.
+            // Another process may have settled an entry that this one waits for.
             () = shared.profile.store().changed() => shared.settled.notify_waiters(),
             () = tokio::time::sleep(pause) => {}
         }
         Ok(())
     }
 
-    /// Sends what is due of the account; how long to wait for more.
+    /// Sends the due entries of the account. Returns how long to wait for the next one.
     fn send_due(&mut self, shared: &std::sync::Arc<Shared>) -> Result<Option<Duration>, CallError> {
         let now = shared.host.time_of_day();
         let account = shared.account()?;
@@ -112,8 +116,9 @@ impl Carries {
             .collect();
         let state = shared.state()?;
         let is_known = !state.is_logged_out;
-        // An old copy of the profile shows by what its first number is answered: until then no other command may end in
-        // the session of whoever has logged in since.
+        // The answer to the first number shows whether this is an old copy of the profile. Until
+        // then no other command may be sent: it could take effect in the session of a user who has
+        // logged in since.
         let is_certain = shared.is_answered.load(Ordering::Relaxed)
             || state.plain
             || state.names_session
@@ -137,7 +142,7 @@ impl Carries {
         Ok(due.next.map(|next| next.saturating_sub(now)))
     }
 
-    /// Sends what this process waits for and the carrier does not take up.
+    /// Sends the entries that this process waits for and the carrier has not taken up.
     fn send_own(&mut self, shared: &std::sync::Arc<Shared>) -> Result<Option<Duration>, CallError> {
         let now = shared.host.time_of_day();
         let own = lock(&shared.waited).clone();
@@ -162,12 +167,12 @@ impl Carries {
         let (id, aim) = (picked.id, picked.aim);
         let shared = std::sync::Arc::clone(shared);
         let attempt = self.attempts.spawn(async move {
-            // What cannot be written down now is asked again.
+            // An attempt that cannot be recorded now is repeated.
             let _ = shared.attempt(&picked).await;
             shared.settled.notify_waiters();
             id
         });
-        // One that was begun with another aim is of no use any more.
+        // The earlier attempt had another aim and is no longer useful.
         if let Some((_, before)) = self.on_the_way.insert(id, (aim, attempt)) {
             before.abort();
         }
@@ -175,7 +180,7 @@ impl Carries {
 }
 
 impl Shared {
-    /// One attempt to settle an entry.
+    /// Makes one attempt to settle an entry.
     async fn attempt(&self, picked: &Picked) -> Result<(), CallError> {
         let begun = Instant::now();
         let waited = picked.waited.map(|waited| waited.saturating_sub(GRACE));
@@ -191,13 +196,13 @@ impl Shared {
                 let id = picked.id;
                 let left = picked.left || error.may_have_left();
                 let until = if let CallError::Busy(refusal) = &error {
-                    // It was asked who is logged in.
+                    // The busy answer was to the request for the logged-in account.
                     let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
                     self.host.time_of_day() + wait.clamp(AFTER_FAILURE.0, PAUSE_MAX)
                 } else if begun.elapsed() < AFTER_FAILURE.0 {
                     self.pause_after(picked.attempts)
                 } else {
-                    // Whoever waits for it has the last word before it is begun anew.
+                    // The caller's wait ends before the next attempt starts.
                     self.host.time_of_day() + GRACE * 2
                 };
                 if error.may_have_left() {
@@ -206,7 +211,7 @@ impl Shared {
                 lock(&self.troubles).insert(id, error);
                 Ok(self.profile.write(|records| {
                     outbox::change(records, id, |entry| {
-                        // Unless another process has begun it meanwhile.
+                        // Another process may have started it in the meantime.
                         if entry.attempts == picked.attempts + 1 {
                             entry.left = left;
                         }
@@ -217,13 +222,13 @@ impl Shared {
         }
     }
 
-    /// Until when to wait after an attempt that failed at once.
+    /// Returns until when to wait after an attempt that failed at once.
     fn pause_after(&self, attempts: u32) -> Duration {
         let wait = AFTER_FAILURE.0 * 2_u32.pow(attempts.min(6));
         self.host.time_of_day() + wait.min(AFTER_FAILURE.1)
     }
 
-    /// Asks the realm to do what an entry says.
+    /// Sends the command of an entry to the realm.
     async fn deliver(
         &self,
         picked: &Picked,
@@ -234,7 +239,7 @@ impl Shared {
             return self.settle(picked.id, &Outcome::Unknown);
         };
         if self.account()? != picked.account {
-            // Somebody else has logged in since it was picked.
+            // Another user has logged in since the entry was picked.
             return self.put_back(picked, picked.left);
         }
         if let Some(operation) = request.command.operation_mut() {
@@ -267,7 +272,7 @@ impl Shared {
         }
         let is_copy = self.is_copy(refusal)?;
         match refusal.code {
-            // The session that it was to end has ended. Who has logged in since means to stay.
+            // The session to end has ended already. A user who has logged in since stays logged in.
             ErrorCode::NoSession if matches!(request.command, Command::Logout { .. }) => {
                 if refusal.highest().is_none() && is_of(&request, session) {
                     self.note_logged_out(asked_in(&request, session))?;
@@ -277,7 +282,8 @@ impl Shared {
                     &Outcome::Answer(Answer::Refused(refusal).to_bytes()),
                 )
             }
-            // What was typed just now no other copy has. Of what was kept, an old copy cannot know whether another one has done it.
+            // No other copy has a command that was typed just now. For a kept command, an old copy
+            // cannot know whether another copy has executed it.
             _ if is_used_up(
                 refusal,
                 picked.is_first && (picked.waited.is_some() || !is_copy),
@@ -286,7 +292,8 @@ impl Shared {
                 let named = request.command.session();
                 let learnt = self.learn_who_came(refusal, picked.number.0, named, deadline);
                 if let Err(error) = learnt.await {
-                    // Under this number it never will be done; who is logged in is asked again before it has another.
+                    // Under this number it will never be executed. The logged-in account is
+                    // requested again before the entry gets another number.
                     self.put_back(picked, false)?;
                     return Err(error);
                 }
@@ -296,7 +303,7 @@ impl Shared {
             ErrorCode::AlreadyDone if self.is_current(picked)? => {
                 self.settle(picked.id, &Outcome::Unknown)
             }
-            // Under another number another process knows more.
+            // Another process has renumbered the entry and knows more.
             ErrorCode::AlreadyDone => Ok(()),
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
             ErrorCode::NoSession
@@ -304,7 +311,7 @@ impl Shared {
                     && (picked.is_named_here || is_of(&request, session)) =>
             {
                 if matches!(request.command, Command::Revoke { .. }) {
-                    // The session that it names may have ended, or its own.
+                    // Either the named session or the command's own session has ended.
                     self.put_back(picked, picked.left)?;
                     if let Answer::Account(_) = self.ask_who(None, 0, deadline).await? {
                         return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
@@ -319,8 +326,9 @@ impl Shared {
         }
     }
 
-    /// True when this profile is known to be an old copy, by what a refusal tells of the numbers that the realm has seen, too: on a link that
-    /// was resumed that may be the first word of it (EXACT-8).
+    /// Returns true if this profile is known to be an old copy. Takes into account the highest
+    /// number that the refusal reports: on a resumed link it may be the first such report
+    /// (EXACT-8).
     fn is_copy(&self, refusal: Refusal) -> Result<bool, CallError> {
         let state = self.state()?;
         let is_used = matches!(
@@ -341,7 +349,8 @@ impl Shared {
         Ok(self.state()?.names_session)
     }
 
-    /// A number has been answered. If it was new to the realm, no other copy of the profile has been ahead of this one.
+    /// Records that a number was answered. If the number was new to the realm, no other copy of the
+    /// profile is ahead of this one.
     pub(super) fn note_answered(&self, number: OperationNumber) {
         let status = self.link_status_now();
         if status.is_some_and(|status| status.is_highest_told && number > status.highest) {
@@ -349,11 +358,12 @@ impl Shared {
         }
     }
 
-    /// Nothing of an entry has left that had not left before, and it has not been tried.
+    /// Records that an entry was not tried after all. `left` says whether bytes of it may have been
+    /// sent before.
     fn put_back(&self, picked: &Picked, left: bool) -> Result<(), CallError> {
         Ok(self.profile.write(|records| {
             outbox::change(records, picked.id, |entry| {
-                // Unless another process has begun it meanwhile.
+                // Another process may have started it in the meantime.
                 if entry.attempts == picked.attempts + 1 {
                     (entry.left, entry.attempts) = (left, picked.attempts);
                 }
@@ -361,7 +371,8 @@ impl Shared {
         })?)
     }
 
-    /// An honest realm makes an entry take another number once. One that goes on is asked at leisure.
+    /// Pauses an entry that was renumbered repeatedly. An honest realm causes this once per entry.
+    /// A realm that continues is asked ever more slowly.
     fn pause_if_again(&self, id: EntryId) -> Result<(), CallError> {
         let mut renumbered = lock(&self.renumbered);
         let before = renumbered
@@ -379,7 +390,7 @@ impl Shared {
             .write(|records| outbox::change(records, id, |entry| entry.wait_until(until)))?)
     }
 
-    /// True when an entry still has the number under which it was asked.
+    /// True if an entry still has the number under which it was sent.
     fn is_current(&self, picked: &Picked) -> Result<bool, CallError> {
         let entry = self
             .profile
@@ -387,7 +398,8 @@ impl Shared {
         Ok(entry.is_some_and(|entry| entry.number == Some(picked.number.0)))
     }
 
-    /// The realm asks to come again later, or does not know whether it was done.
+    /// Waits before the next attempt: the realm asked for a retry later, or does not know the
+    /// outcome.
     fn wait(&self, picked: &Picked, refusal: Refusal) -> Result<(), CallError> {
         let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
         let wait = wait.min(PAUSE_MAX);
@@ -405,7 +417,7 @@ impl Shared {
             .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
     }
 
-    /// Whether an entry was answered before that it is to come again later; it is not known any more.
+    /// Removes an entry from `deferred`. Returns true if it was there.
     fn forget_deferred(&self, id: EntryId) -> bool {
         let mut deferred = lock(&self.deferred);
         let before = deferred.len();
@@ -413,19 +425,19 @@ impl Shared {
         deferred.len() < before
     }
 
-    /// Nobody is logged in, as a command was told that was asked in `session`: what nobody waits for is kept until its user
-    /// is again.
+    /// Handles the refusal that nobody is logged in, for a command sent in `session`. An entry for
+    /// which nobody waits is kept until its user logs in again.
     fn hold(&self, picked: &Picked, session: Option<[u8; 16]>) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         self.note_logged_out(session)?;
         Ok(self.profile.write(|records| {
             outbox::unname(records, picked.id, session)?;
-            // It has not been done, and under this number it never will be (EXACT-6).
+            // It was not executed, and under this number it never will be (EXACT-6).
             outbox::renumber(records, (picked.id, realm), picked.number, picked.number)
         })?)
     }
 
-    /// The realm says that `session` has ended.
+    /// Records that, according to the realm, `session` has ended.
     fn note_logged_out(&self, session: Option<[u8; 16]>) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         Ok(self.profile.write(|records| {
@@ -438,7 +450,8 @@ impl Shared {
         })?)
     }
 
-    /// Uses the number of an entry up, so that it is not done any more; or learns that it was.
+    /// Uses up the number of an entry, so that the command can no longer take effect. If it already
+    /// has, learns its outcome.
     async fn withdraw(
         &self,
         picked: &Picked,
@@ -455,15 +468,15 @@ impl Shared {
             .and_then(|body| body.command.session())
         {
             _ if !state.plain => SessionRef::Bound,
-            // On a plain link the number is the session's in which the command was asked.
+            // On a plain link the number belongs to the session in which the command was sent.
             Some(session @ SessionRef::Named(_)) => session,
-            // Which one that was is not known of what carried a password.
+            // The session of a command with a password is not recorded.
             _ => match state.session {
                 Some(id) => SessionRef::Named(SessionId(id)),
                 None => return self.settle(picked.id, &Outcome::Unknown),
             },
         };
-        // Always the same salt: a repeat is the same command.
+        // Always the same salt: a repetition is the same command.
         let operation = Operation::new(picked.number.0, [0; 2]);
         let void = Request::from(Command::Void { operation, session });
         let early = self.may_be_early(&void)?;
@@ -473,7 +486,7 @@ impl Shared {
         let Answer::Refused(refusal) = answer else {
             self.learn_login(picked, false, deadline).await?;
             if !self.is_current(picked)? {
-                // Another process has sent it under another number.
+                // Another process has sent the entry under another number.
                 return Ok(());
             }
             let is_certain = !state.plain || picked.body.is_some();
@@ -485,7 +498,7 @@ impl Shared {
             return self.settle(picked.id, &outcome);
         };
         match (refusal.code, &picked.body) {
-            // Done, or refused: the realm says which.
+            // Executed or refused: the realm reports which.
             (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
                 let outcome = match self.learn_login(picked, true, deadline).await? {
@@ -495,7 +508,7 @@ impl Shared {
                 self.settle(picked.id, &outcome)
             }
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
-            // A realm that does not know how to say.
+            // The realm cannot report the outcome.
             _ => self.settle(picked.id, &Outcome::Unknown),
         }
     }
@@ -510,7 +523,7 @@ impl Shared {
     }
 }
 
-/// The session in which a command was asked; `session` is the profile's own.
+/// Returns the session in which a command was sent. `session` is the profile's own.
 fn asked_in(request: &Request<'_>, session: Option<[u8; 16]>) -> Option<[u8; 16]> {
     match request.command.session() {
         Some(SessionRef::Named(SessionId(id))) => Some(id),
@@ -518,7 +531,7 @@ fn asked_in(request: &Request<'_>, session: Option<[u8; 16]>) -> Option<[u8; 16]
     }
 }
 
-/// True when a command was asked in the profile's own session.
+/// True if a command was sent in the profile's own session.
 fn is_of(request: &Request<'_>, session: Option<[u8; 16]>) -> bool {
     asked_in(request, session) == session
 }

@@ -1,4 +1,4 @@
-//! The commands as calls. Those that read mailboxes are in `reading`.
+//! The commands as calls. Calls that read mailboxes are in `reading`.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ const OWN_ADDRESS: (&str, u16) = ("", 0);
 pub(super) const UNNUMBERED: Operation = Operation::UNNUMBERED;
 
 impl Client {
-    /// Makes an account and opens a session. `full_name` and `country` are 1 to 64 bytes, the
-    /// password 8 to 128.
+    /// Creates an account and opens a session. `full_name` and `country` are 1 to 64 bytes, the
+    /// password 8 to 128 bytes.
     pub async fn register(
         &self,
         full_name: &str,
@@ -31,7 +31,7 @@ impl Client {
             .await
     }
 
-    /// The same on a realm that may ask for a code.
+    /// Like [`Client::register`], on a realm that may ask for a code.
     pub async fn register_with(
         &self,
         code: Option<RegistrationCode>,
@@ -54,7 +54,8 @@ impl Client {
             Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::UsernameTaken => refusal,
             outcome => return session(outcome?),
         };
-        // Taken by this very device maybe, whose answer was lost: then the same password opens it.
+        // This device may have taken the name itself, with its answer lost. Then the same password
+        // opens the session.
         if self
             .whoami()
             .await
@@ -87,7 +88,8 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// Writes to a user. `Ok` means that the message is in the recipient's mailbox for good.
+    /// Sends a message to a user. `Ok` means that the message is durably in the recipient's
+    /// mailbox.
     pub async fn send(
         &self,
         to: Username,
@@ -103,8 +105,8 @@ impl Client {
         self.call_message(message.options(), command).await
     }
 
-    /// Makes a group, whose owner the session's user is. The password is at most 128 bytes; an empty
-    /// one lets everybody join.
+    /// Creates a group owned by the session's user. The password is at most 128 bytes. With an
+    /// empty password everybody may join.
     pub async fn addgroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
         let command = Command::AddGroup {
             operation: UNNUMBERED,
@@ -126,7 +128,7 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// Writes to a group.
+    /// Sends a message to a group.
     pub async fn sendgroup(
         &self,
         group: GroupName,
@@ -142,8 +144,8 @@ impl Client {
         self.call_message(message.options(), command).await
     }
 
-    /// Leaves a group. An owner is followed by the moderator, else the member, of longest standing;
-    /// with the last member the group ends.
+    /// Leaves a group. If the owner leaves, the moderator of longest standing becomes owner, or
+    /// else the member of longest standing. When the last member leaves, the group ends.
     pub async fn leavegroup(&self, group: GroupName) -> Result<(), CallError> {
         let command = Command::LeaveGroup {
             operation: UNNUMBERED,
@@ -153,7 +155,7 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// The groups that the session's user is in, in the order of their names.
+    /// Returns the groups of the session's user, sorted by name.
     pub async fn groups(&self) -> Result<Vec<String>, CallError> {
         let mut all = Vec::new();
         loop {
@@ -174,7 +176,7 @@ impl Client {
         }
     }
 
-    /// A group's members, in the order of their names.
+    /// Returns a group's members, sorted by name.
     pub async fn members(&self, group: GroupName) -> Result<Vec<Member>, CallError> {
         let mut all = Vec::new();
         loop {
@@ -196,7 +198,7 @@ impl Client {
         }
     }
 
-    /// Removes a member from a group: a moderator may remove members, the owner anybody else.
+    /// Removes a member from a group. A moderator may remove members, the owner anybody else.
     pub async fn kick(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
         let command = Command::Kick {
             operation: UNNUMBERED,
@@ -207,7 +209,7 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// Keeps a user out of a group, from where they are removed if they are in it.
+    /// Bans a user from a group, and removes them if they are a member.
     pub async fn ban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
         let command = Command::Ban {
             operation: UNNUMBERED,
@@ -229,7 +231,7 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// Gives a member another role. Naming another owner makes the former one a moderator.
+    /// Changes a member's role. When another owner is named, the former owner becomes a moderator.
     pub async fn set_role(
         &self,
         group: GroupName,
@@ -277,10 +279,10 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// Peers the realm with another one, which is at `address` and has `key`; without a key, whoever is
-    /// there is taken at their word. `source` is the address of this realm at which the other is to reach
-    /// it, its first where none is given. True when the other realm has accepted; until then it is asked
-    /// again.
+    /// Peers the realm with another one, which is at `address` and has `key`. Without a key, the
+    /// key found there is trusted. `source` is the address at which the other realm can reach this
+    /// one; the default is this realm's first address. Returns true if the other realm has
+    /// accepted. Until it has, this realm keeps asking.
     pub async fn addrealm(
         &self,
         realm: RealmId,
@@ -309,8 +311,8 @@ impl Client {
         }
     }
 
-    /// Writes to a user of another realm. `Delivered`: it is in the recipient's mailbox there;
-    /// `Queued`: it is on its way, and comes back as a notice should it fail for good.
+    /// Sends a message to a user of another realm. `Delivered`: it is in the recipient's mailbox
+    /// there. `Queued`: it is on its way. If it fails for good, a notice reports it.
     pub async fn sendrealm(
         &self,
         source: Option<(&str, u16)>,
@@ -334,7 +336,7 @@ impl Client {
         self.call_message(message.options(), command).await
     }
 
-    /// Joins a group of another realm, which has to be reached for it.
+    /// Joins a group of another realm, which must be reachable.
     pub async fn joingrouprealm(
         &self,
         source: Option<(&str, u16)>,
@@ -355,7 +357,7 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// Writes to a group of another realm.
+    /// Sends a message to a group of another realm.
     pub async fn sendgrouprealm(
         &self,
         source: Option<(&str, u16)>,
@@ -377,7 +379,7 @@ impl Client {
         self.call_message(message.options(), command).await
     }
 
-    /// Leaves a group of another realm, which has to be reached for it.
+    /// Leaves a group of another realm, which must be reachable.
     pub async fn leavegrouprealm(&self, realm: RealmId, group: GroupName) -> Result<(), CallError> {
         let command = Command::LeaveGroupRealm {
             operation: UNNUMBERED,
@@ -388,7 +390,8 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// Asks for nothing but an answer, and gives how long that took, with all repeats. That nobody is logged in is an answer, too.
+    /// Sends a request that only needs an answer. Returns how long the answer took, with all
+    /// retransmissions. The refusal that nobody is logged in also counts as an answer.
     ///
     /// # Errors
     /// As any command.
@@ -403,22 +406,23 @@ impl Client {
         }
     }
 
-    /// Has the realm told that a watch has ended, if one has, and notes what the path is like. To be called before the process ends.
+    /// Tells the realm that a watch has ended, if one has, and writes the path memory. Call it
+    /// before the process ends.
     pub async fn leave(&self) {
         self.shared.leave().await;
     }
 
-    /// What counts the datagrams that it spends.
+    /// Returns the counter of the datagrams sent and received.
     pub fn meter(&self) -> Meter {
         self.shared.options.meter.clone()
     }
 
-    /// What the link has found out of its path; `None` before there is one.
+    /// Returns the path memory of the link. `None` before there is a link.
     pub async fn path(&self) -> Option<PathMemory> {
         self.shared.path_memory().await
     }
 
-    /// Who the session's user is.
+    /// Returns the account of the session's user.
     pub async fn whoami(&self) -> Result<Account, CallError> {
         let command = Command::WhoAmI {
             session: self.session()?,
@@ -429,7 +433,7 @@ impl Client {
         }
     }
 
-    /// The user's sessions.
+    /// Returns the user's sessions.
     pub async fn sessions(&self) -> Result<Vec<DeviceSession>, CallError> {
         let command = Command::Sessions {
             session: self.session()?,
@@ -450,7 +454,7 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// Changes the password; all the user's other sessions end.
+    /// Changes the password. All other sessions of the user end.
     pub async fn passwd(&self, old: &[u8], new: &[u8]) -> Result<(), CallError> {
         let command = Command::Passwd {
             operation: UNNUMBERED,
@@ -461,7 +465,8 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
-    /// How commands name their session: in full where one was given or the link proves no device.
+    /// Returns how commands name their session: in full if one was given or the link authenticates
+    /// no device.
     pub(super) fn session(&self) -> Result<SessionRef, CallError> {
         if let Some(id) = self.shared.options.session {
             return Ok(SessionRef::Named(id));
@@ -470,7 +475,7 @@ impl Client {
     }
 }
 
-/// The next page of a list, behind the last name that is here.
+/// Returns the options for the next page of a list, after the last name so far.
 fn behind(last: Option<Sender>) -> Options {
     Options {
         behind: last,
@@ -492,12 +497,12 @@ pub(super) fn done(answer: &Answer) -> Result<(), CallError> {
     }
 }
 
-/// What to say of an answer that does not fit a command which changes nothing.
+/// Returns the error for an unexpected answer to a command that changes nothing.
 pub(super) fn unexpected(answer: &Answer) -> CallError {
     misunderstood(answer, false)
 }
 
-/// The same of a command that changes something, and may have.
+/// Like [`unexpected`], for a command that changes something and may have taken effect.
 pub(super) fn unexpected_change(answer: &Answer) -> CallError {
     misunderstood(answer, true)
 }
@@ -528,7 +533,7 @@ fn misunderstood(answer: &Answer, may_be_done: bool) -> CallError {
 mod tests {
     use super::*;
 
-    /// WIRE-14: a change with an answer of another kind counts as one whose outcome is unknown.
+    /// WIRE-14: after an answer of another kind, the outcome of a change counts as unknown.
     #[test]
     fn change_that_is_answered_strangely_may_be_done() {
         let changes = [

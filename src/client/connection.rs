@@ -1,4 +1,4 @@
-//! Getting from a connection string to a link that can be asked.
+//! Turns a connection string into a link for requests.
 
 use std::{
     io,
@@ -30,15 +30,15 @@ use crate::{
     wire::{Life, Request},
 };
 
-/// The realm's key, what was found out of the path to it, and what there is to come back with.
+/// The realm's key, the path memory, and the change to the ticket.
 type News = (Option<PublicKey>, Option<KnownPath>, Option<TicketNews>);
 
-/// The longest answer that is put together from parts, in bytes (LINK-13).
+/// The longest answer that is reassembled from fragments, in bytes (LINK-13).
 const LONGEST_ANSWER: usize = 65 << 10;
-/// Questions that may wait to be taken by the driver.
+/// The maximum number of requests that wait for the driver.
 const ASKS_MAX: usize = 64;
 
-/// A driver at work, and how to reach it. It ends when this is dropped.
+/// A running driver and the channels to it. The driver ends when this is dropped.
 #[derive(Debug)]
 pub struct Connection {
     jobs: mpsc::Sender<Job>,
@@ -49,7 +49,7 @@ pub struct Connection {
     news: Arc<Mutex<ToRemember>>,
 }
 
-/// What a call knows of the driver at work.
+/// What a call needs of the running driver.
 struct Reach {
     jobs: mpsc::Sender<Job>,
     status: watch::Receiver<Status>,
@@ -58,8 +58,9 @@ struct Reach {
 }
 
 impl Shared {
-    /// Asks the realm; the answer's bytes, and whether what was asked changes something. What names positions names those
-    /// of that life of its store.
+    /// Sends a request to the realm. Returns the bytes of the answer, and whether the request
+    /// changes something. `life` is the life of the realm's store to which positions in the request
+    /// belong.
     pub(super) async fn ask(
         &self,
         bytes: Vec<u8>,
@@ -68,7 +69,7 @@ impl Shared {
         life: Option<Life>,
     ) -> Result<(Vec<u8>, bool), CallError> {
         let (answer, answered) = oneshot::channel();
-        // What names no position is asked on whatever link there is now.
+        // A request without positions may use whatever link exists now.
         let life = life.or(self.state()?.life.map(Life));
         let reach = self.connected(deadline).await?;
         let waited = self.options.deadline;
@@ -100,7 +101,7 @@ impl Shared {
                 heard: true,
                 ..
             } => CallError::NoAnswer { waited },
-            // Others were before it on the link.
+            // Other requests were before it on the link.
             AskError::Expired {
                 left: false,
                 heard: true,
@@ -111,7 +112,7 @@ impl Shared {
         Ok((answer, changes))
     }
 
-    /// The error for a question that has certainly not taken effect.
+    /// Returns the error for a request that has certainly not taken effect.
     fn failed(
         &self,
         error: AskError,
@@ -142,7 +143,7 @@ impl Shared {
         }
     }
 
-    /// From now on `tell` is told what the realm pushes.
+    /// Sends pushed messages to `tell` from now on.
     pub(super) async fn tell_pushed(&self, tell: mpsc::Sender<Told>) -> Result<(), CallError> {
         let jobs = self.connected(self.deadline()).await?.jobs;
         let waited = self.options.deadline;
@@ -150,7 +151,7 @@ impl Shared {
         jobs.send(Job::Tell(tell)).await.map_err(lost)
     }
 
-    /// The driver at work, and whom it talks to; one is begun if there is none.
+    /// Returns the running driver and its realm. Starts a driver if none is running.
     async fn connected(&self, deadline: Instant) -> Result<Reach, CallError> {
         let mut connection = self.connection.lock().await;
         if connection
@@ -170,7 +171,8 @@ impl Shared {
         }
     }
 
-    /// Remembers the life of the realm's store, and the realm's new key, if the one it was known by has vouched for it.
+    /// Remembers the life of the realm's store. Remembers the realm's new key if the previous key
+    /// has vouched for it.
     async fn follow(&self, pinned: Option<PublicKey>) -> Result<(), CallError> {
         let status = self.link_status().await;
         if let Some(told) = status.life {
@@ -184,8 +186,9 @@ impl Shared {
         Ok(())
     }
 
-    /// If the realm did not know the life that was claimed, it was restored from a backup, and what has been shown is known by
-    /// positions of a store that is lost (READ-9).
+    /// Records the life that the realm reported. If the realm did not know the claimed life, it was
+    /// restored from a backup: the known positions of shown messages belong to a lost store
+    /// (READ-9).
     fn learn_life(&self, told: LifeTold) -> Result<(), CallError> {
         *lock(&self.life) = told.life;
         let (realm, _) = self.target()?;
@@ -204,11 +207,12 @@ impl Shared {
             .write(|records| state::update(records, realm, |state| state.follow(from, to)))?)
     }
 
-    /// The realm has been heard from: it is who it should be, and remembered from now on, as was wished.
+    /// Records that the realm has answered: its identity is confirmed. Remembers it from now on if
+    /// the options say so.
     pub(super) async fn note_heard(&self) -> Result<(), CallError> {
         let status = self.link_status().await;
         if self.heard.swap(status.opened, Ordering::Relaxed) == status.opened {
-            // What was answered is answered, whether that can be written down or not.
+            // The answer is valid whether or not this can be written.
             let _ = self.note_path(false).await;
             let _ = self.learn_standing(status);
             return Ok(());
@@ -256,7 +260,8 @@ impl Shared {
         Ok(written?)
     }
 
-    /// On a link that was resumed the realm says a little later which numbers it has seen: whether this profile is an old copy (EXACT-8).
+    /// Learns the numbers that the realm has seen, and so whether this profile is an old copy. On a
+    /// resumed link the realm reports them a little later (EXACT-8).
     fn learn_standing(&self, status: Status) -> Result<(), CallError> {
         if !status.is_highest_told || self.told.load(Ordering::Acquire) == status.opened {
             return Ok(());
@@ -273,7 +278,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes down what has been found out of the path meanwhile, if that is worth it; the last time when the process `ends`.
+    /// Writes the path memory if that is worth a commit. `ends` is true for the last time, when the
+    /// process ends.
     async fn note_path(&self, ends: bool) -> Result<(), ProfileError> {
         let connection = self.connection.lock().await;
         let changed = connection.as_ref();
@@ -287,14 +293,14 @@ impl Shared {
             .write(|records| Paths::save(records, realm, (network, now), &memory))
     }
 
-    /// What is known of the link to the realm.
+    /// Returns the state of the link to the realm.
     pub async fn link_status(&self) -> Status {
         let connection = self.connection.lock().await;
         let status = connection.as_ref().map(|open| *open.status.borrow());
         status.unwrap_or_default()
     }
 
-    /// The same, as far as it is known without waiting.
+    /// Returns the state of the link if it is available without waiting.
     pub(super) fn link_status_now(&self) -> Option<Status> {
         let connection = self.connection.try_lock().ok()?;
         connection.as_ref().map(|open| *open.status.borrow())
@@ -305,7 +311,7 @@ impl Shared {
         self.told.store(0, Ordering::Relaxed);
         let state = self.state()?;
         let (realm, server) = self.target()?;
-        // The key may have been followed, or accepted, since.
+        // The key may have been replaced by a successor, or accepted on first use, since then.
         let key = state
             .connection_string()
             .and_then(|known| known.key)
@@ -326,7 +332,7 @@ impl Shared {
             accept: None,
             hello: None,
             early_data: self.options.early_data,
-            // What is resumed has no forward secrecy either.
+            // A resumed link has no forward secrecy either.
             resumes: self.options.early_data,
             place: endpoint::WorkerId::ALONE,
             max_datagram: self.options.traits.max_datagram,
@@ -399,9 +405,10 @@ impl Shared {
         })
     }
 
-    /// Has what there is to say leave before the process ends, that nobody watches any more, and notes what has been found out.
+    /// Before the process ends: writes the path memory, and sends the remaining frames, such as the
+    /// end of a watch.
     pub async fn leave(&self) {
-        // Without it the next process begins as this one did.
+        // Without this, the next process starts from the same knowledge as this one did.
         let _ = self.note_path(true).await;
         let connection = self.connection.lock().await;
         let Some(jobs) = connection.as_ref().map(|open| open.jobs.clone()) else {
@@ -410,12 +417,12 @@ impl Shared {
         drop(connection);
         let (tell, left) = oneshot::channel();
         if jobs.send(Job::Leave(tell)).await.is_ok() {
-            // It answers as soon as it has its turn, or is gone.
+            // The driver answers when it handles the job, or it has ended.
             let _ = left.await;
         }
     }
 
-    /// What has happened on the link; `None` where there is none.
+    /// Returns the statistics of the link. `None` if there is no link.
     pub async fn link_stats(&self) -> Option<LinkStats> {
         let jobs = self.connection.lock().await.as_ref()?.jobs.clone();
         let (tell, told) = oneshot::channel();
@@ -423,14 +430,15 @@ impl Shared {
         told.await.ok()?
     }
 
-    /// What the link has found out of its path.
+    /// Returns the path memory of the link.
     pub async fn path_memory(&self) -> Option<PathMemory> {
         let connection = self.connection.lock().await;
         let news = lock(&connection.as_ref()?.news);
         news.path().map(|(_, memory)| memory)
     }
 
-    /// What is to be remembered: of the path, and of the latest handshake, with the realm whose key is this, if it has not been written down.
+    /// Takes the path memory and the ticket of the latest handshake if they are not written yet,
+    /// with the key of the realm.
     async fn take_news(&self) -> News {
         let connection = self.connection.lock().await;
         let Some(open) = connection.as_ref() else {

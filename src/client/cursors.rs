@@ -1,14 +1,15 @@
-//! How many cursors a question names: as many as fit what a realm takes. A user of a thousand groups has more than that.
+//! Limits the cursors in a request to the size that a realm accepts. A user of a thousand groups
+//! has more cursors than that.
 
 use super::CallError;
 use crate::wire::{CURSORS_MAX, Cursors, ErrorCode, Field as _, Mailbox, Position};
 
-/// Bytes of cursors that are named at once, where the realm has not said that it takes less.
+/// The limit for cursors in one request, in bytes, unless the realm accepts less.
 pub const ROOM: usize = 8 << 10;
-/// Bytes around them in a question, at most.
+/// The maximum size of the rest of the request, in bytes.
 const AROUND: usize = 64;
 
-/// The first of these cursors, as many as have `room`, in bytes.
+/// Returns the first of these cursors that fit in `room` bytes.
 pub fn fitting(cursors: impl IntoIterator<Item = (Mailbox, Position)>, room: usize) -> Cursors {
     let mut bytes = Vec::new();
     let fits = |cursor: &(Mailbox, Position)| {
@@ -19,7 +20,8 @@ pub fn fitting(cursors: impl IntoIterator<Item = (Mailbox, Position)>, room: usi
     Cursors(cursors.take_while(fits).collect())
 }
 
-/// The room that there is where a question that named these was too large; `None` where that is not why it failed.
+/// Returns the room to use after a request with the cursors `named` was too large. `None` if it
+/// failed for another reason.
 pub fn less_room(error: &CallError, named: &Cursors, room: usize) -> Option<usize> {
     let CallError::Refused(refusal) = error else {
         return None;
@@ -35,7 +37,7 @@ mod tests {
     use super::*;
     use crate::wire::Refusal;
 
-    /// WATCH-1: a question is no longer than the realm takes, and comes to an end.
+    /// WATCH-1: a request is no longer than the realm accepts, and retries end.
     #[test]
     fn cursors_are_named_as_far_as_there_is_room() {
         let all = || (0..3000).map(|n| (Mailbox::Private, Position(n)));

@@ -1,6 +1,5 @@
-//! The task that drives one route and one link for a [`super::Client`]: opens the link when there is
-//! something to ask, opens it again when it has ended, and gives every question an answer or says why
-//! there is none.
+//! The task that drives one route and one link for a [`super::Client`]. It opens the link when
+//! there is a request, reopens it when it has ended, and gives every request an answer or an error.
 
 mod key_change;
 mod lives;
@@ -39,16 +38,16 @@ use crate::{
     wire::{CloseReason, HelloReply, RequestId, Welcome},
 };
 
-/// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
+/// After this long without hearing the realm, the client asks for its key, which may have changed.
 const DOUBT: Duration = Duration::from_secs(10);
-/// Datagrams that are taken in before anything else is looked at.
+/// The maximum number of datagrams read before anything else is handled.
 pub const RECEIVED_AT_ONCE: usize = 256;
-/// A datagram longer than this is no realm's.
+/// A realm sends no datagram longer than this, in bytes.
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;
-/// The endpoint knows the realm by this address, whichever candidate of the route is active.
+/// The endpoint's address for the realm, whichever candidate of the route is active.
 pub const REALM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// Tells which address the realm of a link is at: its endpoint does not know.
+/// Traces the address of the realm of a link, which the endpoint does not know.
 fn trace_path(link: Option<LinkId>, address: Option<SocketAddr>) {
     if let Some((link, address)) = link.zip(address) {
         trace(TraceId::new(link.0), || Trace::Moved { remote: &address });
@@ -62,24 +61,25 @@ pub struct Driver {
     watchdog: Watchdog,
     started: Instant,
     link: Option<LinkId>,
-    /// No link is opened as long as it lasts.
+    /// While it lasts, no link is opened.
     pause: Pause,
     waiting: VecDeque<Ask>,
     asked: BTreeMap<RequestId, Ask>,
     status: watch::Sender<Status>,
     heard: bool,
-    /// When something was heard last.
+    /// When the realm was last heard.
     heard_at: Option<Instant>,
-    /// When to ask who is there, while nothing is heard.
+    /// When to ask for the key at the address, while nothing is heard.
     doubt: Option<Instant>,
-    /// Who is there goes by another key, and may still answer to the one that is known, until then.
+    /// The realm has reported another key. It may still answer to the known key until this time.
     changed: Option<(AskError, Instant)>,
     watcher: Option<mpsc::Sender<Told>>,
-    /// The link is open; and the watcher came before it was, so that its opening is no news.
+    /// The link is open. `is_expected`: the watcher came before it opened, so its opening is no
+    /// news.
     is_open: bool,
     is_expected: bool,
     claim: Claim,
-    /// What the watcher has not taken yet.
+    /// The events that the watcher has not taken yet.
     pushed: VecDeque<Told>,
     keepalive: Option<Silence>,
     probing: Probing,
@@ -128,7 +128,7 @@ impl Driver {
         self.time(Instant::now())
     }
 
-    /// Drives until nobody is left who could ask.
+    /// Runs until the last sender of jobs is gone.
     pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
@@ -137,7 +137,7 @@ impl Driver {
             }
             self.drop_withdrawn();
             self.take_events();
-            // What has happened may be what a question waits for.
+            // These events may be what a request waits for.
             self.ask_waiting();
             self.look_around().await;
             self.look_at_ticket();
@@ -150,8 +150,9 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = sleep_until(timeout) => {
-                    // Others may have had the processor for longer than the wait: what has come by now needs no repeat (LINK-8). The
-                    // runtime knows of it once it has been asked.
+                    // The task may have been scheduled late: a datagram that has arrived by now
+                    // needs no retransmission (LINK-8). The runtime learns of it once it has been
+                    // polled.
                     tokio::task::yield_now().await;
                     for which in 0..self.route.candidates() {
                         self.receive(which, &mut buffer);
@@ -164,7 +165,7 @@ impl Driver {
                     Some(Job::Leave(left)) => self.leave(left).await,
                     Some(Job::Stats(tell)) => {
                         let stats = self.link.and_then(|link| self.endpoint.link_stats(link));
-                        // Who asked may have gone.
+                        // The caller may have gone.
                         let _ = tell.send(stats);
                     }
                     None => return,
@@ -179,8 +180,8 @@ impl Driver {
         }
     }
 
-    /// Early data leaves with each repeat of the Init. What has been taken back meanwhile must not: the others are asked
-    /// with another Init.
+    /// Early data is sent with each retransmission of the Init. A request that was cancelled in the
+    /// meantime must not be: the others are sent with another Init.
     fn drop_withdrawn(&mut self) {
         let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
         let is_withdrawn = |ask: &Ask| ask.early && ask.changes && ask.answer.is_closed();
@@ -194,12 +195,12 @@ impl Driver {
         }
     }
 
-    /// True when somebody wants something of the realm.
+    /// True if a watcher or a request needs the realm.
     fn is_wanted(&self) -> bool {
         self.watcher.is_some() || !self.asked.is_empty() || !self.waiting.is_empty()
     }
 
-    /// Takes in the outcome of a name look-up.
+    /// Handles the result of a name look-up.
     async fn resolved(&mut self, found: std::io::Result<Vec<SocketAddr>>) {
         if self.route.resolved(found).await {
             self.note_left();
@@ -212,8 +213,8 @@ impl Driver {
         }
     }
 
-    /// The link that there is, or else a new one. None without an address: what is to be sent waits for one, so that
-    /// it leaves as soon as there is one. None also during a pause.
+    /// Returns the link, or opens one. `None` without an address: data to send waits for one, so
+    /// that it leaves as soon as possible. Also `None` during a pause.
     fn link_or_open(&mut self, now: Time) -> Option<LinkId> {
         if self.link.is_none() && self.route.is_ready() && self.pause.until().is_none() {
             self.open(now);
@@ -221,12 +222,12 @@ impl Driver {
         self.link
     }
 
-    /// Puts the waiting questions on the link, as far as it takes them.
+    /// Puts the waiting requests on the link, as far as it accepts them.
     fn ask_waiting(&mut self) {
         while let Some(ask) = self.waiting.pop_front() {
             if ask.answer.is_closed() {
-                // A watch that nobody wants any more must not begin on a later link. What changes something is asked
-                // again by the next call.
+                // A watch that nobody wants any more must not begin on a later link. A request that
+                // changes something is sent again by the next call.
                 continue;
             }
             let now = self.now();
@@ -249,8 +250,8 @@ impl Driver {
         }
     }
 
-    /// True when a question has to wait for a link with forward secrecy: for the answers to those that the link has, after which another is
-    /// opened with a handshake (HS-7).
+    /// True if a request has to wait for a link with forward secrecy (HS-7). It waits for the
+    /// answers to earlier requests on this link. Then another link is opened with a handshake.
     fn waits_for_secrecy(&mut self, ask: &Ask) -> bool {
         if !ask.secret {
             return false;
@@ -312,7 +313,7 @@ impl Driver {
                 Event::Pushed { link, bytes } => {
                     self.heard();
                     self.pause.reset();
-                    // What still comes on a link that has been replaced comes again on this one (LINK-21).
+                    // Pushes on a replaced link are repeated on the new one (LINK-21).
                     if self.watcher.is_some() && self.link == Some(link) {
                         let life = self.life();
                         self.pushed.push_back(Told::Pushed(bytes, life));
@@ -328,14 +329,14 @@ impl Driver {
                     self.heard |= heard;
                     self.expired(number);
                 }
-                // One that has been replaced, or that was to replace another.
+                // A replaced link, or one that was to replace another.
                 Event::Closed { link, .. } if self.link != Some(link) => {}
                 Event::Closed { reason, .. } => {
                     if reason == Some(CloseReason::Violation) {
                         let rtt = self.status.borrow().rtt.or(self.target.rtt);
                         self.pause.begin(Instant::now(), rtt);
                     }
-                    // Whatever has no answer yet is asked again on a fresh link.
+                    // Unanswered requests are sent again on a new link.
                     self.link = None;
                     self.is_open = false;
                     self.waiting
@@ -348,7 +349,8 @@ impl Driver {
                 }
                 Event::Hello { reply, .. } => self.doubts_answered(reply),
                 Event::TicketRefused { .. } => self.forget_ticket(),
-                // As many have been moved before as the new link has numbers below: it is free.
+                // As many requests moved before as the new link has numbers below this one, so the
+                // number is free.
                 Event::Moved {
                     number, as_number, ..
                 } => {
@@ -356,7 +358,7 @@ impl Driver {
                         self.asked.insert(as_number, ask);
                     }
                 }
-                // Nobody asks a client anything.
+                // A client gets no requests.
                 Event::Incoming { .. }
                 | Event::Proven { .. }
                 | Event::Request { .. }
@@ -375,7 +377,7 @@ impl Driver {
             let now = self.now();
             self.endpoint.keep_alive(now, link, self.keepalive);
         }
-        // Maybe one that replaces the last.
+        // Perhaps a link that replaces the last one.
         self.link = Some(link);
         self.heard();
         self.is_open = true;
@@ -404,19 +406,19 @@ impl Driver {
 
     fn settle(&mut self, number: RequestId, outcome: Result<Vec<u8>, AskError>) {
         if let Some(ask) = self.asked.remove(&number) {
-            // Whoever asked may have stopped waiting.
+            // The caller may have stopped waiting.
             let _ = ask.answer.send(outcome);
         }
     }
 
-    /// The deadline of a question is over.
+    /// Handles a request whose deadline has passed.
     fn expired(&mut self, number: RequestId) {
         let Some(ask) = self.asked.remove(&number) else {
             return;
         };
         if !ask.left {
-            // It is told that it has not left, so that it must not leave any more: neither with a copy of the last
-            // datagram nor as early data of an Init that is sent again.
+            // The caller is told that the request was not sent. So it must not be sent later:
+            // neither in a copy of the last datagram nor as early data of a retransmitted Init.
             self.route.forget_last();
             let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
             if let Some(link) = opening.filter(|_| ask.early) {
@@ -428,7 +430,7 @@ impl Driver {
         let _ = ask.answer.send(Err(why));
     }
 
-    /// A datagram has left: it may have carried the questions that may travel at present.
+    /// Records that a datagram was sent: it may have carried any request that may be sent now.
     fn note_left(&mut self) {
         let link = self.link;
         let is_open = link.is_some_and(|link| self.endpoint.is_open(link));
@@ -453,7 +455,7 @@ impl Driver {
 
     fn receive(&mut self, which: usize, buffer: &mut [u8]) {
         let mut which = which;
-        // Whoever sends faster than this side reads does not keep its timers from running.
+        // A fast sender must not keep the timers from running.
         for _ in 0..RECEIVED_AT_ONCE {
             let Some(len) = self.route.try_recv(which, buffer) else {
                 return;
@@ -473,7 +475,7 @@ impl Driver {
         }
     }
 
-    /// Notices silence, and its end.
+    /// Detects the beginning and the end of silence.
     fn observe(&mut self) {
         let now = Instant::now();
         let link = self.link;
@@ -499,7 +501,8 @@ impl Driver {
         });
     }
 
-    /// Tells the watcher of the link's state. Only the latest of each kind is kept for one that is slow.
+    /// Tells the watcher the state of the link. A slow watcher gets only the latest event of each
+    /// kind.
     fn tell_state(&mut self, told: Told) {
         if self.watcher.is_none() {
             return;
@@ -563,16 +566,16 @@ impl Driver {
     }
 }
 
-/// Waits until the watcher takes something.
+/// Waits until the watcher has room for an event.
 async fn room_for(watcher: Option<&mpsc::Sender<Told>>) {
     match watcher {
-        // A watcher that has gone is noticed elsewhere.
+        // The end of the watcher is noticed elsewhere.
         Some(watcher) => drop(watcher.reserve().await),
         None => std::future::pending().await,
     }
 }
 
-/// Waits until nobody watches any more.
+/// Waits until the watcher is gone.
 async fn watched_no_more(watcher: Option<&mpsc::Sender<Told>>) {
     match watcher {
         Some(watcher) => watcher.closed().await,

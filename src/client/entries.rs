@@ -1,4 +1,4 @@
-//! What a client tells of its outbox, and lets be done with it.
+//! The outbox as seen by users of the client: list, wait, cancel.
 
 use std::time::Duration;
 
@@ -14,63 +14,63 @@ use crate::wire::{Answer, ErrorCode};
 /// An entry of the outbox, for people and programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxEntry {
-    /// Names it in this profile.
+    /// Its id in this profile.
     pub id: EntryId,
-    /// What it does: the command and to whom.
+    /// The command and its target.
     pub what: String,
-    /// The connection string of the realm that it is for.
+    /// The connection string of its realm.
     pub realm: String,
-    /// Whose it is.
+    /// The user it belongs to.
     pub username: String,
     /// When it was typed, in seconds since 1970.
     pub created: u64,
-    /// How it stands.
+    /// Its state.
     pub state: OutboxState,
-    /// How often it was tried.
+    /// How many attempts were made.
     pub attempts: u32,
-    /// Bytes of its command.
+    /// The length of its command, in bytes.
     pub bytes: u32,
 }
 
-/// How an entry of the outbox stands.
+/// The state of an outbox entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutboxState {
-    /// Nothing of it has left this machine.
+    /// Nothing of it was sent.
     Kept,
-    /// It may have been done: its answer has not come.
+    /// It may have been executed: its answer has not arrived.
     Unknown,
-    /// It is being taken back.
+    /// It is being cancelled.
     Cancelling,
 }
 
-/// What came of waiting for an entry.
+/// The result of waiting for an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Awaited {
-    /// This became of it.
+    /// The entry ended like this.
     Ended(End),
-    /// It waits still.
+    /// It is still waiting.
     Waits,
-    /// It is finished, and another process of the profile has told what became of it.
+    /// It is finished, and another process of the profile has reported the outcome.
     ToldElsewhere,
-    /// There is no such entry, or somebody has been told what became of it.
+    /// There is no such entry, or its outcome has been reported already.
     NoSuchEntry,
 }
 
-/// What came of taking an entry back.
+/// The result of cancelling an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Withdrawn {
-    /// It has certainly not been done, and never will be.
+    /// It has certainly not been executed, and never will be.
     Cancelled,
-    /// It turned out to be done or refused before.
+    /// It turned out to have been executed or refused before.
     Ended(End),
-    /// It is not known: the realm has not been reached; it is asked as soon as it is.
+    /// Not known yet: the realm was not reached. It is asked as soon as it is reachable.
     Asked,
     /// There is no such entry.
     NoSuchEntry,
 }
 
 impl Client {
-    /// What is in the outbox: everything, in the order in which it was typed.
+    /// Returns all entries of the outbox, in the order in which they were typed.
     pub fn outbox(&self) -> Result<Vec<OutboxEntry>, CallError> {
         Ok(self.shared.profile.read(|records| {
             let mut entries = Vec::new();
@@ -95,7 +95,7 @@ impl Client {
         })?)
     }
 
-    /// Waits for what becomes of an entry.
+    /// Waits for the outcome of an entry.
     pub async fn outbox_wait_for(&self, id: EntryId) -> Result<Awaited, CallError> {
         let deadline = self.shared.deadline();
         let known = |records: &dyn store::Records| {
@@ -123,9 +123,9 @@ impl Client {
         })
     }
 
-    /// Waits until all entries of the account are settled; false when that takes longer than the deadline, or when
-    /// another user turns out to be logged in: then they wait for theirs. What became of
-    /// them is among the notices.
+    /// Waits until all entries of the account are settled. Returns false if that takes longer than
+    /// the deadline, or if another user turns out to be logged in: then the entries wait for their
+    /// user. The outcomes are among the notices.
     pub async fn outbox_wait(&self) -> Result<bool, CallError> {
         let deadline = self.shared.deadline();
         if !self.shared.profile.read(outbox::has_entries)? {
@@ -138,10 +138,10 @@ impl Client {
             let user = state::load(records, account.realm)?.username;
             let is_other = user.is_some_and(|user| user != account.username);
             if is_other && !account.is_nobody_of(account.realm) {
-                // What is not settled waits for its user.
+                // Unsettled entries wait for their user.
                 return Ok(Some(false));
             }
-            // A login that was given up is nobody's, and is taken back by whoever comes.
+            // A login that was given up belongs to nobody. The next user cancels it.
             let is_ours = |entry: &outbox::Entry| {
                 let of = &entry.account;
                 *of == account || (entry.is_secret && of.is_nobody_of(account.realm))
@@ -154,8 +154,8 @@ impl Client {
         Ok(settled.await? == Some(true))
     }
 
-    /// Takes an entry back. What has not left this machine is certainly not done. Of what has, the realm says whether it was
-    /// done, if it is reached within the deadline.
+    /// Cancels an entry. If nothing of it was sent, it has certainly not been executed. Otherwise
+    /// the realm reports whether it was executed, if it is reached within the deadline.
     pub async fn outbox_cancel(&self, id: EntryId) -> Result<Withdrawn, CallError> {
         let deadline = self.shared.deadline();
         let now = self.shared.host.time_of_day();
@@ -181,8 +181,8 @@ impl Client {
         })
     }
 
-    /// Gives what is in the outbox the time to go, while it goes: until nothing is left, nothing has come of it for
-    /// `patience`, or `limit` is over.
+    /// Waits for the outbox to be sent while there is progress: until it is empty, nothing was
+    /// settled for `patience`, or `limit` is over.
     pub async fn drain(&self, patience: Duration, limit: Duration) -> Result<(), CallError> {
         if !self.shared.is_carrier() {
             return Ok(());
@@ -219,7 +219,7 @@ impl Shared {
             .is_some())
     }
 
-    /// What became of entries for which nobody waits any more.
+    /// Returns the outcomes of entries for which no call waits any more.
     pub(super) fn untold(&self) -> Result<Vec<Notice>, CallError> {
         let account = self.account()?;
         if !self.profile.read(outbox::has_done)? {
@@ -240,7 +240,7 @@ impl Shared {
     }
 }
 
-/// What became of an entry.
+/// Returns the outcome of an entry.
 pub(super) fn end(outcome: &Outcome) -> End {
     match outcome {
         Outcome::Answer(bytes) => match Answer::parse(bytes) {

@@ -1,7 +1,8 @@
-//! Why a call returned no answer, and what to do about it.
+//! The errors of calls, and what to do about them.
 //!
-//! Each error says one of four things: refused; certainly not done and not kept; kept; or not known and not kept. Only
-//! what is certainly not done may be repeated without looking first.
+//! Each error means one of four things: refused; certainly not executed and not kept; kept; or
+//! unknown and not kept. Only a command that was certainly not executed may be repeated without a
+//! check.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -17,21 +18,22 @@ use crate::{
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The realm refused the command; it has changed nothing.
+    /// The realm refused the command. It has changed nothing.
     #[error("{0}")]
     Refused(Refusal),
-    /// Nothing was heard from the realm and nothing of the command has left: it is certainly not done, and not kept.
+    /// Nothing was heard from the realm, and nothing of the command was sent. It was certainly not
+    /// executed, and is not kept.
     #[error("{}", unreachable(.address, .waited, *.refused))]
     Unreachable {
-        /// Where the realm should be.
+        /// The realm's expected address.
         address: SocketAddr,
         /// How long it was tried.
         waited: Duration,
-        /// The machine there says that nothing listens on the port.
+        /// The host reports that nothing listens on the port.
         refused: bool,
     },
-    /// A command with a password had to wait for an entry of the outbox about the same thing until its deadline: it is
-    /// certainly not done, and not kept.
+    /// A command with a password had to wait until its deadline for an outbox entry about the same
+    /// subject. It was certainly not executed, and is not kept.
     #[error(
         "not done: something begun before it is not finished, and was not within {waited:?}; `merpati outbox` shows it"
     )]
@@ -39,7 +41,7 @@ pub enum CallError {
         /// How long it was tried.
         waited: Duration,
     },
-    /// What changes nothing has no answer at its deadline, though the realm was heard meanwhile.
+    /// A read has no answer at its deadline, though the realm was heard in the meantime.
     #[error(
         "no answer within {waited:?}, though the realm was heard meanwhile; it changes nothing, and may be asked again"
     )]
@@ -47,27 +49,30 @@ pub enum CallError {
         /// How long it was tried.
         waited: Duration,
     },
-    /// Nothing of the command has left before its deadline: it is certainly not done, and not kept.
+    /// Nothing of the command was sent before its deadline. It was certainly not executed, and is
+    /// not kept.
     #[error("not done within {waited:?}, and not kept")]
     NotDone {
         /// How long it was tried.
         waited: Duration,
     },
-    /// It has no answer at its deadline. It is kept in the outbox and sent again whenever a client of the profile runs: it
-    /// must not be repeated.
+    /// The command has no answer at its deadline. It is kept in the outbox and sent again whenever
+    /// a client of the profile runs. Do not repeat it.
     #[error("{}", kept(*.id, *.is_unknown, .waited, .why.as_deref()))]
     Kept {
-        /// Its entry.
+        /// The id of its entry.
         id: EntryId,
-        /// Some of it may have left: it may have been done. Otherwise it is certainly not done so far.
+        /// Some of it may have been sent, so it may have been executed. Otherwise it has certainly
+        /// not been executed so far.
         is_unknown: bool,
         /// How long it was tried.
         waited: Duration,
-        /// What is known of the reason.
+        /// The reason, as far as it is known.
         why: Option<String>,
     },
-    /// Some of the command has left and no answer came: it may have been done. It is not kept, because it carried a password
-    /// or [`Sending::keep`](super::Sending::keep) was unset; its number is used up when the realm is reached (EXACT-11).
+    /// Some of the command was sent and no answer came, so it may have been executed. It is not
+    /// kept, because it carried a password or [`Sending::keep`](super::Sending::keep) was unset.
+    /// Its number is used up when the realm is reached (EXACT-11).
     #[error(
         "no answer within {waited:?}: whether it was done is not known. It is not kept: it carried a password, or was not \
          to be. Look before you repeat it"
@@ -76,68 +81,71 @@ pub enum CallError {
         /// How long it was tried.
         waited: Duration,
     },
-    /// The realm asked to come again later than the deadline. A command that changes something is not kept here.
+    /// The realm asked for a retry later than the deadline. A command that changes something is not
+    /// kept here.
     #[error("{0} There was no time left to wait")]
     Busy(Refusal),
-    /// Another call has taken it back: it is certainly not done.
+    /// Another call has cancelled it. It was certainly not executed.
     #[error("it was taken back, and has not been done")]
     Cancelled,
-    /// In another window of the profile somebody else has logged in.
+    /// Another user has logged in, in another process of the profile.
     #[error(
         "another user has logged in with this profile meanwhile; begin anew to go on as that user"
     )]
     AnotherUser,
-    /// The token was used for another command: nothing was sent.
+    /// The token was used for another command. Nothing was sent.
     #[error("this --id was used for another command before; give each command an --id of its own")]
     TokenReused,
-    /// The outbox remembers as many tokens as fit: nothing was sent.
+    /// The outbox remembers the maximum number of tokens. Nothing was sent.
     #[error(
         "the outbox remembers {TOKENS_MAX} --id tokens, and the oldest is not 30 days old yet; send without --id"
     )]
     TokensFull,
-    /// It cannot be written down, so that nothing of it has left: certainly not done, and not kept.
+    /// The command cannot be written to disk, so nothing of it was sent. It was certainly not
+    /// executed, and is not kept.
     #[error("not done, and not kept: {0}")]
     NotWritten(ProfileError),
-    /// The commands in the outbox take as many bytes as it holds: not done, and not kept.
+    /// The outbox has reached its size limit. The command was not executed, and is not kept.
     #[error(
         "the outbox holds {bytes} bytes of {OUTBOX_BYTES_MAX} that wait for their realm: not done, and not kept. `merpati \
          outbox` lists them, `outbox wait` waits, `outbox cancel` takes one back"
     )]
     OutboxFull {
-        /// Bytes in it.
+        /// The size of the entries in it, in bytes.
         bytes: u64,
     },
-    /// The realm's address cannot be found.
+    /// The realm's address cannot be resolved.
     #[error(
         "cannot find {host}: {source}; check the name in the connection string, and the network"
     )]
     Resolve {
-        /// The name.
+        /// The host name.
         host: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Whoever answers at the realm's address has another key.
+    /// The server at the realm's address has another key.
     #[error(
         "the realm at {address} is not the one this profile knows: its key is {found}, not {pinned}.\n\
          Either someone stands in between, or its operator made a new key. Ask the operator; if the \
          new key is right, give --server with the new connection string"
     )]
     KeyChanged {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// The key the profile knows.
+        /// The key that the profile knows.
         pinned: PublicKey,
-        /// The key that is there now.
+        /// The key of the server there now.
         found: PublicKey,
     },
-    /// Whoever answers at the realm's address speaks these versions of the protocol, and not that of this program.
+    /// The server at the realm's address speaks only these versions of the protocol, and not this
+    /// program's.
     #[error(
         "the realm speaks versions {0:?} of the protocol, and this program version {PROTOCOL_VERSION}; use another \
          release of merpati"
     )]
     OtherVersion(Vec<u8>),
-    /// The connection string names no key, and nobody said to take the realm's word for it.
+    /// The connection string names no key, and trust on first use was not requested.
     #[error(
         "the connection string names no key: add the # and the key that `merpati serve` prints, or \
          pass --trust to accept the key of whoever answers first"
@@ -151,7 +159,7 @@ pub enum CallError {
     /// A plain link names its session in full, and the profile has none.
     #[error("nobody is logged in: use `auth` or `register` first")]
     NotLoggedIn,
-    /// The answer makes no sense to this version.
+    /// The answer cannot be parsed by this version.
     #[error(
         "the realm's answer makes no sense to this version: {what}; one of the two is too old{}",
         if *.may_be_done { ". It may have been done: look before you repeat it" } else { "" }
@@ -159,19 +167,19 @@ pub enum CallError {
     Misunderstood {
         /// What is wrong with it.
         what: String,
-        /// The command changes something, and may have been done; it is not kept.
+        /// The command changes something, and may have been executed. It is not kept.
         may_be_done: bool,
     },
     /// The profile cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileError),
-    /// The system gives no socket or no randomness.
+    /// The system provides no socket or no randomness.
     #[error("the system refuses what a client needs: {0}")]
     System(#[from] io::Error),
 }
 
 impl CallError {
-    /// True when bytes of the command itself may have left this machine.
+    /// True if bytes of the command itself may have been sent.
     pub(super) const fn may_have_left(&self) -> bool {
         !matches!(
             self,
@@ -187,7 +195,7 @@ impl CallError {
         )
     }
 
-    /// True when it says of a command that waits more than that it waits.
+    /// True if the error gives a reason, not only that a command is waiting.
     pub(super) const fn says_why(&self) -> bool {
         !matches!(
             self,
@@ -195,7 +203,7 @@ impl CallError {
         )
     }
 
-    /// True when trying on is of no use.
+    /// True if further attempts are pointless.
     pub(super) const fn is_final(&self) -> bool {
         matches!(
             self,
@@ -232,15 +240,15 @@ fn unreachable(address: &SocketAddr, waited: &Duration, refused: bool) -> String
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("cannot use the profile file {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the file system said.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// The state is not what this or an older version wrote.
+    /// The records were not written by this or an older version.
     #[error(
         "the profile file {} is damaged, or was written by a newer merpati; restore it from a backup, \
          or remove it and log in again", .0.display()
@@ -249,10 +257,10 @@ pub enum ProfileError {
     /// The device's key cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// There is no home directory.
+    /// The home directory is unknown.
     #[error("cannot tell where your home directory is; pass --home or set MERPATI_HOME")]
     NoHome,
-    /// Not a name for a profile.
+    /// An invalid profile name.
     #[error("{0:?} is not a name for a profile: {1}")]
     Name(String, crate::wire::InvalidName),
 }

@@ -1,39 +1,39 @@
-//! A message, as it is given to be sent.
+//! A message to send.
 
 use core::time::Duration;
 
 use super::EntryId;
 use crate::wire::{Options, Sent};
 
-/// What a message has become.
+/// The result of sending a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Where it is.
+    /// Where it is now.
     pub state: Sent,
-    /// Its entry in the outbox, by which it was sent.
+    /// The id of its outbox entry.
     pub id: EntryId,
 }
 
 impl Receipt {
-    /// The state's name, as scripts see it.
+    /// Returns the state's name, as scripts see it.
     pub const fn name(&self) -> &'static str {
         self.state.name()
     }
 }
 
-/// A message, and what is to be done with it.
+/// A message and its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     /// UTF-8 text.
     pub body: &'a [u8],
-    /// For how long it is worth delivering, in whole seconds, at least one and at most seven days; for as long as any
-    /// without it. One that goes to another realm and outlives that comes back as a notice (PEER-17); in a mailbox of
-    /// its own realm it is as soon as it is sent.
+    /// Its time to live, in whole seconds, from one second to seven days. `None` for no limit. A
+    /// message to another realm that expires comes back as a notice (PEER-17). In its own realm a
+    /// message is in the mailbox as soon as it is sent.
     pub ttl: Option<Duration>,
 }
 
 impl Message<'_> {
-    /// The optional fields that say so.
+    /// Returns the options that carry these fields.
     pub(super) fn options(&self) -> Options {
         Options {
             ttl: self.ttl.map(|ttl| ttl.as_secs()),

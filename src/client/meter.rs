@@ -1,4 +1,4 @@
-//! What talking to a realm has cost: the datagrams that have left and come, counted where they do.
+//! The traffic with a realm: datagrams sent and received, counted at the socket.
 
 use std::{
     ops::Add,
@@ -10,20 +10,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of the headers of IPv4 and UDP around each datagram (RFC 791, RFC 768).
+/// The size of the IPv4 and UDP headers of a datagram, in bytes (RFC 791, RFC 768).
 const HEADERS: u64 = 20 + 8;
 
-/// What went one way.
+/// The traffic in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// How many datagrams.
+    /// The number of datagrams.
     pub datagrams: u64,
-    /// Their bytes, without the headers of UDP and IP.
+    /// Their bytes, without UDP and IP headers.
     pub bytes: u64,
 }
 
 impl Traffic {
-    /// Another datagram of so many bytes.
+    /// Adds a datagram of this many bytes.
     pub const fn add_datagram(&mut self, bytes: usize) {
         self.datagrams += 1;
         self.bytes += bytes as u64;
@@ -41,17 +41,17 @@ impl Add for Traffic {
     }
 }
 
-/// What went both ways.
+/// The traffic in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
     /// To the realm.
     pub up: Traffic,
-    /// From it.
+    /// From the realm.
     pub down: Traffic,
 }
 
 impl Spent {
-    /// All bytes, with the headers of IPv4 and UDP.
+    /// Returns all bytes, with IPv4 and UDP headers.
     pub const fn bytes_with_headers(&self) -> u64 {
         let datagrams = self.up.datagrams + self.down.datagrams;
         self.up.bytes + self.down.bytes + datagrams * HEADERS
@@ -69,12 +69,12 @@ impl Add for Spent {
     }
 }
 
-/// Counts what clients spend. Its clones count together.
+/// Counts the traffic of clients. Clones share one counter.
 #[derive(Clone, Debug, Default)]
 pub struct Meter(Arc<[AtomicU64; 4]>);
 
 impl Meter {
-    /// What has been spent so far.
+    /// Returns the traffic so far.
     pub fn spent(&self) -> Spent {
         let [up, up_bytes, down, down_bytes] = &*self.0;
         let traffic = |datagrams: &AtomicU64, bytes: &AtomicU64| Traffic {
@@ -100,21 +100,21 @@ impl Meter {
     }
 }
 
-/// What the runs of a profile have spent.
+/// The traffic of the runs of a profile.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spending {
-    /// What the last run did.
+    /// The command of the last run.
     pub command: String,
-    /// What it spent.
+    /// The traffic of the last run.
     pub last: Spent,
-    /// How many runs there were.
+    /// The number of runs.
     pub runs: u64,
-    /// What all of them have spent.
+    /// The traffic of all runs.
     pub total: Spent,
 }
 
 impl Spending {
-    /// Another run is over.
+    /// Adds a finished run.
     pub fn add(&mut self, command: &str, spent: Spent) {
         self.command = command.into();
         self.last = spent;

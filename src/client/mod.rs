@@ -1,38 +1,44 @@
-//! The library for applications: sends commands to a realm and returns their answers, each exactly once.
+//! The client library for applications. It sends commands to a realm and returns their answers.
+//! Each command takes effect exactly once.
 //!
-//! A [`Profile`] is a directory with a device key and its records; a [`Client`] sends commands for it. A profile may be
-//! used by several processes at once, copied and restored: each command still takes effect once (EXACT-8, EXACT-10).
+//! A [`Profile`] is a directory with a device key and its records. A [`Client`] sends commands for
+//! a profile. Several processes may use a profile at once, and a profile may be copied and
+//! restored: each command still takes effect once (EXACT-8, EXACT-10).
 //!
-//! # What is kept
+//! # The outbox
 //!
-//! Each command that changes something is an entry of the profile's outbox before its first byte leaves, and stays one
-//! until its outcome is certain (EXACT-7). The call that added it waits for the answer until [`Options::deadline`], and
-//! then returns [`CallError::Kept`]: the entry stays, and any later client of the profile sends it again under the same
-//! number. So a call that failed with `Kept` must not be repeated; [`Client::outbox_wait`] waits for its entry, and
-//! [`Client::outbox_cancel`] takes it back. Entries are given up after 28 days, or when the time that the message is worth
-//! is over.
+//! Each command that changes something becomes an entry of the profile's outbox before its first
+//! byte is sent. The entry remains until its outcome is certain (EXACT-7). The call that added it
+//! waits for the answer until [`Options::deadline`], then returns [`CallError::Kept`]. The entry
+//! remains, and any later client of the profile sends it again under the same number. So a call
+//! that failed with `Kept` must not be repeated: [`Client::outbox_wait`] waits for its entry, and
+//! [`Client::outbox_cancel`] cancels it. An entry is given up after 28 days, or when the message's
+//! time to live is over.
 //!
-//! [`Sending`], given to [`Client::with`], changes that: without `keep` a command is given up at its deadline, and under a
-//! [`Token`] a command that is called for again is the same command, also in another process.
+//! [`Sending`], given to [`Client::with`], changes this. Without `keep`, a command is given up at
+//! its deadline. With a [`Token`], a repeated call is the same command, also from another process.
 //!
-//! Commands with a password are never written down. They are tried until the deadline, and then either certainly not done
-//! ([`CallError::Unreachable`]) or not known ([`CallError::OutcomeUnknown`]).
+//! Commands with a password are never written to disk. They are tried until the deadline. Then they
+//! have certainly not taken effect ([`CallError::Unreachable`]), or their outcome is unknown
+//! ([`CallError::OutcomeUnknown`]).
 //!
-//! Reads are no entries, and wait for none.
+//! Reads are not outbox entries and do not wait for any.
 //!
-//! # Who sends
+//! # The carrier
 //!
-//! A task of the client, the carrier, sends what is in the outbox. It starts with the first call and ends with the last
-//! clone of the client. Of all processes of a profile one carries at a time. Before a program exits it calls
-//! [`Client::drain`], which gives entries that are left over from before the time to go.
+//! The carrier is a task of the client that sends the outbox. It starts with the first call and
+//! ends with the last clone of the client. Of all processes of a profile, one is the carrier at a
+//! time. Before a program exits it calls [`Client::drain`], which gives older entries time to be
+//! sent.
 //!
-//! # What is told
+//! # Notices
 //!
-//! [`Client::take_notices`] returns what happened beside the answers: above all [`Notice::Finished`], what became of an
-//! entry for which no call waits any more. Each is returned once in all processes of the profile.
+//! [`Client::take_notices`] returns events other than answers. The most important is
+//! [`Notice::Finished`]: the outcome of an entry for which no call waits any more. Each notice is
+//! returned once across all processes of the profile.
 //!
-//! A message counts as read when the program has called [`Client::shown`] for it, and not before: what was read and not
-//! shown is read again.
+//! A message counts as read once the program has called [`Client::shown`] for it. A message that
+//! was fetched but not shown is fetched again.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -44,7 +50,7 @@
 //! let mut rng = merpati::client::system_rng()?;
 //! let profile = Profile::open(&default_home()?, "default", &mut rng)?;
 //! let options = Options {
-//!     // What `merpati serve` printed; remembered by the profile from then on.
+//!     // The connection string that `merpati serve` printed. The profile remembers it.
 //!     server: Some("merpati://127.0.0.1:6377#qP5…".parse()?),
 //!     ..Options::default()
 //! };
@@ -52,7 +58,7 @@
 //! client.register("Ann Example", "id", "ann".parse()?, b"correct horse").await?;
 //! match client.send("bob".parse()?, b"hello").await {
 //!     Ok(receipt) => println!("{}", receipt.name()),
-//!     // It goes on whenever a client of this profile runs: not to be repeated.
+//!     // The client sends it later: do not repeat the call.
 //!     Err(CallError::Kept { id, .. }) => println!("kept as number {}", id.0),
 //!     Err(error) => return Err(error.into()),
 //! }
@@ -68,7 +74,7 @@
 //! # }
 //! ```
 //!
-//! The futures need a tokio runtime with its timers and I/O enabled; one thread is enough.
+//! The futures need a tokio runtime with timers and I/O enabled. One thread is enough.
 
 mod account;
 mod ask;
@@ -142,39 +148,40 @@ use crate::{
     wire::{Life, Refusal, SessionId},
 };
 
-/// How long a call goes on trying unless told otherwise.
+/// The default for how long a call keeps trying.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_mins(2);
 
-/// A generator of random numbers, seeded by the system.
+/// Returns a random number generator seeded by the operating system.
 pub fn system_rng() -> io::Result<StdRng> {
     Host::Real.rng()
 }
 
-/// How a client behaves.
+/// The settings of a client.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The realm; without it the one that the profile remembers.
+    /// The realm. Without it, the realm that the profile remembers.
     pub server: Option<ConnectionString>,
-    /// Remember the realm once it has been heard from: commands are for it from then on. Where none is remembered yet, it
-    /// is remembered in any case.
+    /// Remember the realm once it has answered: later commands go to it by default. If the profile
+    /// remembers no realm yet, it remembers this one in any case.
     pub remember: bool,
-    /// Accept the key of whoever answers first, where the connection string names none.
+    /// Trust on first use: accept the first key seen if the connection string names none.
     pub trust: bool,
-    /// Do without encryption, for a realm that listens so. Whoever can see or send packets on the way
-    /// can then read and forge everything.
+    /// Use no encryption, for a realm with a plain listener. Anyone who can see or send packets on
+    /// the path can then read and forge everything.
     pub plain: bool,
-    /// How long a call goes on trying. What becomes of a command after that is up to [`Sending::keep`].
+    /// How long a call keeps trying. [`Sending::keep`] decides what happens to the command
+    /// afterwards.
     pub deadline: Duration,
-    /// A session to be named in full, instead of the profile's own.
+    /// A session to name in full, instead of the profile's own.
     pub session: Option<SessionId>,
-    /// Commands may leave in the first packet. They are safe against being repeated, but have no
-    /// forward secrecy; passwords never leave there.
+    /// Commands may be sent as early data, in the first packet. They are safe against replay, but
+    /// have no forward secrecy. Passwords are never sent as early data.
     pub early_data: bool,
-    /// A link in use is replaced by a fresh one, with fresh keys, after so long.
+    /// The age at which a link in use is replaced by a new one with new keys.
     pub lifetime: Duration,
-    /// What the link begins with.
+    /// The initial parameters of the link.
     pub traits: LinkParameters,
-    /// Counts what is spent.
+    /// Counts the traffic.
     pub meter: Meter,
 }
 
@@ -195,56 +202,59 @@ impl Default for Options {
     }
 }
 
-/// Something a person should hear of beside the answer; returned by [`Client::take_notices`].
+/// An event that a user should see besides the answer. Returned by [`Client::take_notices`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The realm's word was taken for its key.
+    /// The realm's key was trusted on first use.
     Trusted(PublicKey),
-    /// The realm has a new key, for which the one it was known by has vouched.
+    /// The realm has a new key, and its previous key has vouched for it.
     KeyFollowed {
-        /// The key it was known by.
+        /// The previous key.
         from: PublicKey,
-        /// The key it is known by from now on.
+        /// The new key.
         to: PublicKey,
     },
-    /// An entry of the outbox is finished for which no call waited any more. Told once.
+    /// An outbox entry finished after its call had stopped waiting. Reported once.
     Finished {
-        /// Its entry in the outbox.
+        /// The entry's id in the outbox.
         id: EntryId,
-        /// What it did, for people.
+        /// A description of the command for people.
         what: String,
-        /// What became of it.
+        /// Its outcome.
         end: End,
     },
-    /// The realm asks to come again later, and the call does.
+    /// The realm asked the client to retry later. The call retries.
     AskedToWait(Refusal),
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It was done.
+    /// The command was executed.
     Done(crate::wire::Answer),
-    /// The realm refused.
+    /// The realm refused the command.
     Refused(Refusal),
-    /// It was taken back, and has not been done.
+    /// The command was cancelled. It has not taken effect.
     Cancelled,
-    /// It could not be delivered in the time that it was worth, and has not been done.
+    /// The command could not be delivered within its lifetime. It has not taken effect.
     Expired,
-    /// It may have been done or not: the realm keeps no record of it any more. It is not sent again.
+    /// The command may have taken effect or not: the realm keeps no record of it any more. It is
+    /// not sent again.
     Unknown,
 }
 
-/// How commands that change something are sent; given to [`Client::with`].
+/// How commands that change something are sent. Given to [`Client::with`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sending {
-    /// Keep a command in the outbox that has no answer at its deadline, and send it again later. Otherwise it is given
-    /// up: what has left is taken back when the realm is reached (EXACT-11).
+    /// Keep a command in the outbox if it has no answer at its deadline, and send it again later.
+    /// Otherwise it is given up: if it has been sent, it is cancelled once the realm is reachable
+    /// (EXACT-11).
     pub keep: bool,
-    /// Names the command: a call under the same token is the same command, and returns its outcome. The same token with
-    /// another command is [`CallError::TokenReused`]. Tokens are remembered for at least 30 days, up to 100,000. One
-    /// whose command was refused because nobody was logged in, or given up, is free again. Commands
-    /// with a password ignore it.
+    /// Identifies the command: a call with the same token is the same command and returns its
+    /// outcome. The same token with another command is [`CallError::TokenReused`]. Tokens are
+    /// remembered for at least 30 days, up to 100,000 of them. A token is free again if its command
+    /// was given up, or was refused because nobody was logged in. Commands with a password ignore
+    /// it.
     pub token: Option<Token>,
 }
 
@@ -257,7 +267,8 @@ impl Default for Sending {
     }
 }
 
-/// Sends commands for one profile. Clones share one link and one carrier; calls may be made at the same time.
+/// Sends commands for one profile. Clones share one link and one carrier. Calls may run
+/// concurrently.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -265,40 +276,45 @@ pub struct Client {
     sending: Sending,
 }
 
-/// What calls and the carrier share.
+/// The state that calls and the carrier share.
 #[derive(Debug)]
 struct Shared {
     host: Host,
     profile: Profile,
     options: Options,
-    /// Which realm commands are for, and how to reach it.
+    /// The realm that commands go to, and its connection string.
     target: Option<(RealmNumber, ConnectionString)>,
     connection: tokio::sync::Mutex<Option<Connection>>,
     notices: Mutex<Vec<Notice>>,
-    /// Something in the outbox has changed: for the carrier, and for who waits.
+    /// Notified when an entry is added or changed, for the carrier. `settled` is notified for
+    /// waiting calls.
     added: Notify,
     settled: Notify,
-    /// This process is the one that sends what is in the outbox.
+    /// True if this process is the carrier.
     is_carrier: AtomicBool,
-    /// On which of the links that were opened the realm has been heard last, which is written down; 0 for none.
+    /// The link (counted by openings) on which the realm was last heard. It is written to disk. 0
+    /// if none.
     heard: AtomicU64,
-    /// The same of the one on which it has said which numbers it has seen, once that is written down.
+    /// The link (counted by openings) on which the realm has reported the numbers it has seen, once
+    /// that is written to disk.
     told: AtomicU64,
-    /// The life of the realm's store to which the link was opened that has answered last.
+    /// The life of the realm's store on the link that answered last.
     life: Mutex<Option<Life>>,
-    /// A command of this process whose number was new to the realm has been answered.
+    /// True once a command of this process with a number that was new to the realm has been
+    /// answered.
     is_answered: AtomicBool,
-    /// Why entries that this process has tried are not done yet.
+    /// Why entries that this process has tried are not finished yet.
     troubles: Mutex<BTreeMap<EntryId, CallError>>,
-    /// Entries of which nothing had left before this process, and whose every sending the realm has answered that it is to come again later.
+    /// Entries of which nothing was sent before this process started, and which the realm has
+    /// always answered with a request to retry later.
     deferred: Mutex<Vec<EntryId>>,
-    /// When entries that are not done have got another number.
+    /// How often and when unfinished entries got a new number.
     renumbered: Mutex<BTreeMap<EntryId, (u32, Instant)>>,
     /// Entries that this process waits for, and since when.
     waited: Mutex<BTreeMap<EntryId, Instant>>,
 }
 
-/// The task that sends what is in the outbox. It ends with the last client that shares it.
+/// The task that sends the outbox. It ends with the last client that shares it.
 #[derive(Debug, Default)]
 struct Carrier(Mutex<Option<JoinHandle<()>>>);
 
@@ -315,7 +331,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Client {
-    /// A client for `profile`. Nothing is sent before the first call; that also sends what is in the outbox.
+    /// Opens a client for `profile`. Nothing is sent before the first call, which also sends the
+    /// outbox.
     pub fn open(profile: Profile, options: Options) -> Result<Self, CallError> {
         Self::open_on(Host::Real, profile, options)
     }
@@ -362,7 +379,7 @@ impl Client {
         })
     }
 
-    /// The same client, which sends its commands as `sending` says.
+    /// Returns the same client with other settings for sending.
     #[must_use]
     pub fn with(&self, sending: Sending) -> Self {
         Self {
@@ -371,39 +388,39 @@ impl Client {
         }
     }
 
-    /// The profile.
+    /// Returns the profile.
     pub fn profile(&self) -> &Profile {
         &self.shared.profile
     }
 
-    /// What is known of the realm that this client's commands are for.
+    /// Returns the stored state of the realm that this client's commands go to.
     pub fn state(&self) -> Result<State, CallError> {
         self.shared.state()
     }
 
-    /// What is known of the link to the realm.
+    /// Returns the state of the link to the realm.
     pub async fn link_status(&self) -> LinkStatus {
         self.shared.link_status().await
     }
 
-    /// What has happened on the link to the realm, and what it knows of its path; `None` where there is no link.
+    /// Returns the statistics of the link to the realm and of its path. `None` if there is no link.
     pub async fn link_stats(&self) -> Option<LinkStats> {
         self.shared.link_stats().await
     }
 
-    /// What happened beside the answers since the last call. What became of an entry is returned once in all processes of
-    /// the profile.
+    /// Returns the events besides answers since the last call. The outcome of an entry is returned
+    /// once across all processes of the profile.
     pub fn take_notices(&self) -> Vec<Notice> {
         self.try_take_notices().unwrap_or_else(|_| {
-            // What became of entries, and cannot be read now, is told by the next run.
+            // The next run reports the outcomes that cannot be read now.
             std::mem::take(&mut *lock(&self.shared.notices))
         })
     }
 
-    /// The same, for whoever has to know what became of all entries.
+    /// Like [`Client::take_notices`], for callers that need the outcome of every entry.
     ///
     /// # Errors
-    /// When the profile cannot be read and written; nothing is taken then.
+    /// If the profile cannot be read or written. Nothing is taken then.
     pub fn try_take_notices(&self) -> Result<Vec<Notice>, CallError> {
         let untold = self.shared.untold()?;
         let mut notices = std::mem::take(&mut *lock(&self.shared.notices));
@@ -431,7 +448,7 @@ impl Shared {
         Ok(self.profile.read(|records| state::load(records, realm))?)
     }
 
-    /// Who is logged in, or was last.
+    /// Returns the account that is logged in, or was last.
     fn account(&self) -> Result<Account, CallError> {
         let (realm, _) = self.target()?;
         let username = self.state()?.username.unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What a profile remembers of the paths to a realm (LINK-25), one for each network that it was used in, under `p/ realm 4`.
+//! The path memory of a profile for a realm (LINK-25): one record for each network it was used in,
+//! under `p/ realm 4`.
 
 use std::time::Duration;
 
@@ -12,16 +13,19 @@ use crate::{
     subnet::Subnet,
 };
 
-/// Networks that are remembered; the one not used for longest makes room.
+/// The maximum number of remembered networks. The least recently used one is replaced.
 const NETWORKS_MAX: usize = 4;
-/// What is older than this is not believed any more.
+/// An older record is ignored.
 const LIFETIME: Duration = Duration::from_hours(720);
-/// More exchanges than are counted, and a longer round trip, make no sense.
+/// The maximum number of exchanges that are counted, and the longest plausible round-trip time.
+/// Values read are limited to these.
 const EXCHANGES_MAX: u64 = 32;
 const LONGEST: Duration = Duration::from_mins(2);
 
-/// One path, in numbers of 8 bytes: the network, the time of day when it was used last in seconds since 1970, the round trip and its
-/// variation in microseconds, 0 where they are not known, lost exchanges and of how many, the largest datagram in bytes, and how many exchanges in a row took several tries.
+/// The record of one path, in numbers of 8 bytes: the network; when it was last used, in seconds
+/// since 1970; the round-trip time and its variation, in microseconds, 0 if unknown; the lost
+/// exchanges and out of how many; the largest datagram, in bytes; how many exchanges in a row took
+/// several tries.
 type PathRecord = [u8; 8 * 8];
 
 fn numbers(record: &PathRecord) -> [u64; 8] {
@@ -41,12 +45,12 @@ fn is_young(at: u64, now: Duration) -> bool {
     age.is_some_and(|age| age < LIFETIME.as_secs())
 }
 
-/// What is known of the paths to one realm. The one that was used last is the last.
+/// The known paths to one realm. The last one was used last.
 #[derive(Clone, Debug, Default)]
 pub struct Paths(Vec<PathRecord>);
 
 impl Paths {
-    /// What is known. What cannot be read is as good as nothing.
+    /// Loads the known paths. An unreadable record counts as none.
     pub fn load(records: &dyn Records, realm: RealmNumber) -> Self {
         match store::get_bytes(records, &key(realm)) {
             Ok(Some(bytes)) => Self(bytes.as_chunks().0.to_vec()),
@@ -59,12 +63,12 @@ impl Paths {
         all.position(|record| record.starts_with(network.as_bytes()))
     }
 
-    /// What is known of the path from `network` at that time of day.
+    /// Returns the path memory for `network` at the time of day `now`.
     pub fn of(&self, network: Subnet, now: Duration) -> Option<PathMemory> {
         let record = self.0.get(self.position(network)?)?;
         let [_, at, rtt, variation, lost, of, datagram, unsure] = numbers(record);
         let is_known = is_young(at, now);
-        // Whoever has written nonsense there is not to be believed.
+        // Implausible values in the record are not believed.
         let small = |number: u64| u32::try_from(number.min(EXCHANGES_MAX)).unwrap_or(0);
         let micros = |number: u64| Duration::from_micros(number).min(LONGEST);
         is_known.then(|| PathMemory {
@@ -78,7 +82,7 @@ impl Paths {
         })
     }
 
-    /// Writes down what a link has found out of the path from `network`.
+    /// Saves the path memory of a link from `network`.
     pub fn save(
         records: &mut dyn Records,
         realm: RealmNumber,
@@ -86,7 +90,7 @@ impl Paths {
         memory: &PathMemory,
     ) -> Result<(), ProfileError> {
         let mut paths = Self::load(records, realm);
-        // Where somebody was a month ago is nobody's business any more.
+        // Records older than a month are deleted for privacy.
         paths.0.retain(|record| is_young(numbers(record)[1], now));
         let is_full = paths.0.len() >= NETWORKS_MAX;
         if let Some(at) = paths.position(network).or(is_full.then_some(0)) {
@@ -123,7 +127,7 @@ mod tests {
         IpAddr::V4(Ipv4Addr::new(10, 0, n, 7)).into()
     }
 
-    /// LINK-25: a few networks are remembered for a month, and none is taken for another.
+    /// LINK-25: a few networks are remembered for a month, and never confused with each other.
     #[test]
     fn paths_are_remembered_by_network() {
         let (realm, now) = (RealmNumber(0), Duration::from_hours(10_000));

@@ -1,4 +1,4 @@
-//! What an operator sees of other realms, and decides about them.
+//! An operator's commands about other realms.
 
 use super::{
     CallError, Client,
@@ -13,12 +13,13 @@ use crate::{
 };
 
 impl Client {
-    /// Ends a peering. What waits for the peer comes back to its senders.
+    /// Ends a peering. Messages queued for the peer are returned to their senders.
     pub async fn removerealm(&self, realm: RealmId) -> Result<(), CallError> {
         self.remove(realm, Options::NONE).await
     }
 
-    /// The same, but what waits for the peer is gone, and its senders are not told.
+    /// Like [`Client::removerealm`], but messages queued for the peer are dropped and their senders
+    /// are not told.
     pub async fn droprealm(&self, realm: RealmId) -> Result<(), CallError> {
         let options = Options {
             form: Some(FORM_DROP),
@@ -36,7 +37,8 @@ impl Client {
         done(&self.call(options, command).await?)
     }
 
-    /// Makes a realm a peer that has introduced itself and waits for a decision: the one with that key, under this name.
+    /// Accepts a realm that has introduced itself and waits for a decision: the one with this key,
+    /// under this name.
     pub async fn acceptrealm(&self, realm: RealmId, key: PublicKey) -> Result<(), CallError> {
         let options = Options {
             key: Some(key.0),
@@ -45,7 +47,7 @@ impl Client {
         self.about_address(realm, ("", 0), options).await
     }
 
-    /// Refuses such a realm, by the name that it calls itself.
+    /// Refuses a realm that has introduced itself, by the name that it calls itself.
     pub async fn refuserealm(&self, realm: RealmId, key: PublicKey) -> Result<(), CallError> {
         let options = Options {
             key: Some(key.0),
@@ -54,7 +56,7 @@ impl Client {
         self.remove(realm, options).await
     }
 
-    /// Says that a peer is at another address.
+    /// Changes the address of a peer.
     pub async fn moverealm(&self, realm: RealmId, address: (&str, u16)) -> Result<(), CallError> {
         let options = Options {
             form: Some(FORM_MOVE),
@@ -81,7 +83,7 @@ impl Client {
         done(&self.call(options, command).await?)
     }
 
-    /// The realm's peers.
+    /// Returns the realm's peers.
     pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
         let command = Command::Realms {
             session: self.session()?,
@@ -92,12 +94,12 @@ impl Client {
         }
     }
 
-    /// The realm's peers with all that there is to tell an operator of them.
+    /// Returns the realm's peers with all details for an operator.
     pub async fn realm_details(&self) -> Result<Vec<PeerDetail>, CallError> {
         self.details(FORM_DETAILS).await
     }
 
-    /// The realms that have introduced themselves and wait for a decision.
+    /// Returns the realms that have introduced themselves and wait for a decision.
     pub async fn pending_realms(&self) -> Result<Vec<PeerDetail>, CallError> {
         self.details(FORM_PENDING).await
     }

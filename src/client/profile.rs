@@ -1,16 +1,16 @@
-//! A profile's directory: who the device is, and what is remembered between runs.
+//! A profile's directory: the device's key, and what is remembered between runs.
 //!
 //! ```text
 //! device.key   the device's secret key
-//! profile.db   everything else, in one database; a light client has a small file instead, `records`
-//! wake         written to after each commit, so that other processes notice
-//! carrier-N    held by the one process that sends what is in the outbox for realm N
-//! lock         held while a profile is opened
-//! history      the lines typed in `merpati shell`, passwords left out
+//! profile.db   everything else, in one database; a light client uses a small file, `records`
+//! wake         written to after each commit, to notify other processes
+//! carrier-N    locked by the carrier, the one process that sends the outbox for realm N
+//! lock         locked while a profile is opened
+//! history      the lines typed in `merpati shell`, without passwords
 //! ```
 //!
-//! Several processes may use one profile, and a profile may be copied, restored and used on two machines: what is sent and
-//! what is shown stays exactly once (EXACT-8, EXACT-10).
+//! Several processes may use one profile, and a profile may be copied, restored and used on two
+//! machines. Sending and showing remain exactly once (EXACT-8, EXACT-10).
 
 use std::{
     fs::{self, File},
@@ -31,7 +31,7 @@ use crate::{
     wire::RealmId,
 };
 
-/// The directory in which profiles are kept by default: `merpati` in the user's XDG data directory.
+/// Returns the default directory of profiles: `merpati` in the user's XDG data directory.
 pub fn default_home() -> Result<PathBuf, ProfileError> {
     let strategy = etcetera::choose_base_strategy().map_err(|_| ProfileError::NoHome)?;
     Ok(strategy.data_dir().join("merpati"))
@@ -46,7 +46,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Opens the profile `name` in `home`; makes it, with a fresh device key, if it is not there.
+    /// Opens the profile `name` in `home`. Creates it with a new device key if it does not exist.
     pub fn open(home: &Path, name: &str, rng: &mut impl CryptoRng) -> Result<Self, ProfileError> {
         let name: RealmId = name
             .parse()
@@ -59,7 +59,7 @@ impl Profile {
                 adopt(path);
             }
         }
-        // One of two processes that start together makes the key, and the other finds it.
+        // If two processes start together, one creates the key and the other finds it.
         let path = directory.join("lock");
         let lock = open_lock(&path)?;
         lock.lock()
@@ -81,7 +81,7 @@ impl Profile {
         Ok(profile)
     }
 
-    /// A profile whose records are kept in memory, by whoever runs a simulated machine.
+    /// Returns a profile with records in memory, for a simulated machine.
     #[cfg(test)]
     pub(crate) fn in_memory(key: SecretKey, memory: store::Memory) -> Self {
         Self {
@@ -91,12 +91,12 @@ impl Profile {
         }
     }
 
-    /// The device's key.
+    /// Returns the device's key.
     pub const fn key(&self) -> &SecretKey {
         &self.key
     }
 
-    /// Where the profile is.
+    /// Returns the profile's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -119,7 +119,7 @@ impl Profile {
         store::write(&*self.store, work)
     }
 
-    /// What is known of the realm that commands are for.
+    /// Loads the state of the realm that commands are for.
     pub fn load(&self) -> Result<State, ProfileError> {
         self.read(|records| match state::remembered(records)? {
             Some(realm) => state::load(records, realm),
@@ -127,7 +127,8 @@ impl Profile {
         })
     }
 
-    /// Notes that operation numbers up to `highest` have been used otherwise with the realm that commands are for.
+    /// Records that operation numbers up to `highest` were used elsewhere with the realm that
+    /// commands are for.
     pub fn note_highest(&self, highest: u64) -> Result<(), ProfileError> {
         self.write(|records| match state::remembered(records)? {
             Some(realm) => state::update(records, realm, |state| {
@@ -137,7 +138,7 @@ impl Profile {
         })
     }
 
-    /// Notes what a run that is over has spent.
+    /// Records the traffic of a finished run.
     pub fn note_spent(&self, command: &str, spent: Spent) -> Result<(), ProfileError> {
         self.write(|records| {
             let mut spending = state::spending(records);
@@ -146,17 +147,17 @@ impl Profile {
         })
     }
 
-    /// What all runs have spent, since that was last forgotten.
+    /// Returns the traffic of all runs since the last reset.
     pub fn spending(&self) -> Result<Spending, ProfileError> {
         self.read(|records| Ok(state::spending(records)))
     }
 
-    /// Forgets what has been spent.
+    /// Resets the recorded traffic.
     pub fn forget_spending(&self) -> Result<(), ProfileError> {
         self.write(|records| state::save_spending(records, &Spending::default()))
     }
 
-    /// Takes over what a version before the outbox has written.
+    /// Imports the state of a version without an outbox.
     #[cfg(feature = "sqlite")]
     fn take_over(&self) -> Result<(), ProfileError> {
         let path = self.directory.join("state");
@@ -168,7 +169,7 @@ impl Profile {
         let former = super::takeover::Former::parse(&bytes)
             .ok_or_else(|| ProfileError::Damaged(path.clone()))?;
         self.write(|records| former.take_over(records))?;
-        // Kept under another name, should its user go back.
+        // Kept under another name, in case the user returns to the old version.
         let kept = self.directory.join("state.taken-over");
         fs::rename(&path, kept).map_err(|source| ProfileError::Io { path, source })
     }
@@ -188,8 +189,8 @@ fn make_directory(path: &Path) -> Result<(), ProfileError> {
     })
 }
 
-/// Opens a file of the profile's, which only its owner can read; makes it if it is not there. What stands there and is no
-/// plain file, such as a link to another's, is refused.
+/// Opens a file of the profile that only its owner can read. Creates it if it does not exist.
+/// Refuses anything but a plain file, such as a link to another user's file.
 pub(super) fn open_lock(path: &Path) -> Result<File, ProfileError> {
     let io = |source| ProfileError::Io {
         path: path.into(),
@@ -211,7 +212,7 @@ pub(super) fn open_lock(path: &Path) -> Result<File, ProfileError> {
                     adopt(path);
                     Ok(file)
                 }
-                // Another process has made it meanwhile.
+                // Another process has created it in the meantime.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_lock(path),
                 Err(error) => Err(io(error)),
             }
@@ -220,8 +221,9 @@ pub(super) fn open_lock(path: &Path) -> Result<File, ProfileError> {
     }
 }
 
-/// Makes a file of the profile's as [`open_lock`] does, where it is not there. Opens none that is: this process may have it open, and its
-/// locks on a file end with the first descriptor of it that is closed (POSIX). Another process would take itself for the only one.
+/// Creates a file of the profile like [`open_lock`], if it does not exist. Does not open an
+/// existing file: this process may have it open, and POSIX releases its locks on a file when any
+/// descriptor of it is closed. Then another process could take the lock too.
 #[cfg(feature = "sqlite")]
 pub(super) fn make(path: &Path) -> Result<(), ProfileError> {
     static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -232,8 +234,9 @@ pub(super) fn make(path: &Path) -> Result<(), ProfileError> {
     }
 }
 
-/// What the superuser makes in somebody's directory is that somebody's: else one command run by the superuser would lock
-/// its owner out of the profile. Only for what has just been made: anything else may be a link to what is nobody's.
+/// Gives a file that the superuser created to the owner of its directory. Otherwise one command run
+/// as superuser would lock the owner out of the profile. Only for files just created: anything else
+/// may be a link to somebody else's file.
 fn adopt(path: &Path) {
     #[cfg(unix)]
     {
@@ -245,7 +248,7 @@ fn adopt(path: &Path) {
             && (own.is_dir() || own.nlink() == 1)
             && !own.is_symlink()
         {
-            // Whoever may not has nothing to give.
+            // Without the right to change the owner, there is nothing to give away.
             let _ = lchown(path, Some(parent.uid()), Some(parent.gid()));
         }
     }

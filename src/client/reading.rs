@@ -1,5 +1,5 @@
-//! Reading mailboxes, and noting what has been shown. A cursor belongs to an account: what is shown while another user logs
-//! in, in another window, is noted for the one whose it is.
+//! Reading mailboxes and recording what was shown. A cursor belongs to an account: if another user
+//! logs in from another process, messages shown are still recorded for the account whose they are.
 
 use std::ops::Deref;
 
@@ -17,19 +17,19 @@ use crate::{
     wire::{Answer, Command, Entry, Life, Mailbox, Options, Page, Position, Request, Unread},
 };
 
-/// Entries on a page that is asked for.
+/// The number of entries requested per page.
 const PAGE_ENTRIES: u64 = 100;
 
-/// An entry of a mailbox, or a piece of one, as it was brought to its reader.
+/// An entry of a mailbox, or a fragment of one, as delivered to its reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The mailbox.
     pub mailbox: Mailbox,
-    /// What was brought.
+    /// The entry or fragment.
     pub entry: Entry,
-    /// Whose mailbox it is, whoever logs in meanwhile.
+    /// The account of the mailbox, even if another user logs in meanwhile.
     pub(super) account: Account,
-    /// In which life of the realm's store it has its position.
+    /// The life of the realm's store in which the entry has its position.
     pub(super) life: Option<Life>,
 }
 
@@ -57,7 +57,7 @@ fn deliveries(
 }
 
 impl Client {
-    /// Asks what names positions of that life of the realm's store, and changes nothing.
+    /// Sends a read request. `life` is the life of the realm's store to which its positions belong.
     pub(super) async fn call_reading(
         &self,
         options: Options,
@@ -93,9 +93,10 @@ impl Client {
         accepted(answer.await?)
     }
 
-    /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, unless there is an `offset`,
-    /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4). Without `after` it begins after
-    /// what was [`Client::shown`] last. True if more follow.
+    /// Reads one page of a mailbox with `options`. `after` confirms everything up to that position,
+    /// unless there is an `offset`, which continues a long entry in its middle. `limit` and `bytes`
+    /// limit the page (READ-3, READ-4). Without `after`, the page begins after the last message
+    /// passed to [`Client::shown`]. Returns true if more entries follow.
     pub async fn read(
         &self,
         mailbox: Mailbox,
@@ -115,14 +116,15 @@ impl Client {
                 let entries = deliveries(page.entries, mailbox, &account, life);
                 return Ok((entries, page.more));
             }
-            // No position is to be believed (READ-9).
+            // No position can be believed (READ-9).
             options.after = options.after.filter(|after| *after == 0);
             options.offset = None;
         }
     }
 
-    /// One page of a mailbox of `account`, and the life of the realm's store in which it has its positions. None if the realm has
-    /// been restored from a copy since the life in which this began.
+    /// Reads one page of a mailbox of `account`. Returns it with the life of the realm's store in
+    /// which its positions are. `None` if the realm has been restored from a copy since the life in
+    /// which the read began.
     async fn read_page(
         &self,
         account: &Account,
@@ -134,7 +136,7 @@ impl Client {
             if self.reading_account().await? != *account {
                 return Err(CallError::AnotherUser);
             }
-            // The positions are of this life too, unless that one is lost.
+            // The positions belong to this life too, unless its store is lost.
             let life = self.life()?;
             if !self.knows_life(began)? {
                 return Ok(None);
@@ -163,7 +165,9 @@ impl Client {
                 || (now.names_session && !before.names_session)
                 || (answer.is_ok() && !self.knows_life(at)?)
             {
-                // Another process has been told of a later life: the page's positions are to be compared with that. Or this is an old copy, as the realm has told meanwhile: the device's session may be another user's.
+                // Another process has learned a later life, which the page must be compared with.
+                // Or this is an old copy, as the realm has reported meanwhile, and the device's
+                // session may be another user's.
                 continue;
             }
             return match answer? {
@@ -178,15 +182,15 @@ impl Client {
         }
     }
 
-    /// False once the realm has been restored from a copy since that life of its store.
+    /// False if the realm has been restored from a copy since `life` of its store.
     pub(super) fn knows_life(&self, life: Option<Life>) -> Result<bool, CallError> {
         let (realm, _) = self.shared.target()?;
         let profile = &self.shared.profile;
-        // Where none is known yet, none is lost.
+        // If no life is known yet, none is lost.
         Ok(life.is_none() || profile.read(|records| state::knows_life(records, realm, life))?)
     }
 
-    /// The life of the realm's store in which the positions are that the profile knows.
+    /// Returns the life of the realm's store to which the profile's positions belong.
     pub(super) fn life(&self) -> Result<Option<Life>, CallError> {
         Ok(self.state()?.life.map(Life))
     }
@@ -197,13 +201,14 @@ impl Client {
         Ok(cursor.map_or(Options::NONE, state::Cursor::reading))
     }
 
-    /// All of a mailbox after what was last [`Client::shown`], each entry whole.
+    /// Returns all entries of a mailbox after the last one passed to [`Client::shown`], each in
+    /// full.
     pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Delivery>, CallError> {
         self.read_whole(mailbox, None, usize::MAX).await
     }
 
-    /// At most `limit` entries of a mailbox after `after`, or, without that, after what was [`Client::shown`] last, each of them
-    /// whole.
+    /// Returns at most `limit` entries of a mailbox after `after`, each in full. Without `after`,
+    /// after the last one passed to [`Client::shown`].
     pub async fn read_whole(
         &self,
         mailbox: Mailbox,
@@ -234,8 +239,9 @@ impl Client {
         }
     }
 
-    /// Notes that an entry, or the piece of one that it is, has been shown to its reader: the next read goes on after it, and
-    /// tells the realm that it arrived. Once the realm has been restored without it, nothing is noted.
+    /// Records that an entry, or this fragment of one, has been shown to its reader. The next read
+    /// continues after it, and tells the realm that it arrived. If the realm has been restored
+    /// without it, nothing is recorded.
     pub fn shown(&self, delivery: &Delivery) -> Result<(), CallError> {
         let Delivery {
             mailbox,
@@ -249,7 +255,8 @@ impl Client {
             .write(|records| state::show(records, account, mailbox, (entry, *life)))?)
     }
 
-    /// How many messages in each mailbox have not been shown on this device; those with none are left out.
+    /// Returns how many messages in each mailbox have not been shown on this device. Mailboxes
+    /// without such messages are left out.
     ///
     /// # Errors
     /// As any call.
@@ -260,7 +267,7 @@ impl Client {
         let deadline = self.shared.deadline();
         let mut room = cursors::ROOM;
         loop {
-            // What has been shown since the realm was last told.
+            // Messages shown since the last report to the realm.
             let untold = self
                 .shared
                 .cursors(&account)?
@@ -294,7 +301,7 @@ impl Client {
             for (mailbox, position) in named.0.into_iter().filter(|_| is_believed) {
                 self.shared.confirmed(&account, &mailbox, position.0)?;
             }
-            // The others are told of by another question, whose answer counts.
+            // Another request reports the others. The answer to that one counts.
             if is_all {
                 return Ok(counts);
             }
@@ -302,10 +309,10 @@ impl Client {
     }
 }
 
-/// What is read of a mailbox, page by page, until each entry is whole.
+/// The entries of a mailbox, read page by page until each is complete.
 #[derive(Debug)]
 struct Whole {
-    /// Where reading began.
+    /// The position after which reading began.
     from: Option<u64>,
     entries: Vec<Entry>,
     after: Option<u64>,
@@ -322,13 +329,14 @@ impl Whole {
         }
     }
 
-    /// The realm is an older copy of itself since the page before: no position is to be believed, and what was read does not go with what is read
-    /// from now on (READ-9).
+    /// Starts over: the realm has become an older copy of itself since the previous page. No
+    /// position can be believed, and entries read before do not fit those read from now on
+    /// (READ-9).
     fn begin_anew(&mut self) {
         *self = Self::new(self.from.filter(|from| *from == 0));
     }
 
-    /// What to ask for next, of at most `limit` entries in all.
+    /// Returns the options for the next page, with at most `limit` entries in all.
     fn next(&self, limit: usize) -> Options {
         let is_cut = self.offset.is_some_and(|offset| offset > 0);
         let left = limit - self.entries.len().min(limit) + usize::from(is_cut);
@@ -340,7 +348,7 @@ impl Whole {
         }
     }
 
-    /// True when that was all.
+    /// Adds a page. Returns true if reading is complete.
     fn add(&mut self, page: Page, limit: usize) -> bool {
         for piece in page.entries {
             add_piece(&mut self.entries, piece);
@@ -351,14 +359,16 @@ impl Whole {
         let have = last.body.len() as u64;
         let is_cut = last.fragment.is_some_and(|fragment| have < fragment.total);
         if is_cut && self.offset == Some(have) {
-            // The rest is not there any more, and with it the entry: it would be asked for again and again.
+            // The rest of the entry no longer exists. Without this it would be requested again and
+            // again.
             (self.after, self.offset) = (Some(last.position.0), Some(0));
             self.entries.pop();
             return !page.more;
         }
-        // With an offset the next page confirms nothing of this one, which nobody has been shown yet (READ-3).
+        // With an offset, the next page does not confirm this one, which has not been shown yet
+        // (READ-3).
         (self.after, self.offset) = if is_cut {
-            // Whatever was asked for: the offset is one in this entry.
+            // Independent of the original request: the offset is one in this entry.
             (last.position.0.checked_sub(1), Some(have))
         } else {
             last.fragment = None;
@@ -369,16 +379,17 @@ impl Whole {
     }
 }
 
-/// Adds an entry, or the piece of one that a page brings.
+/// Adds an entry, or a fragment of one, from a page.
 fn add_piece(entries: &mut Vec<Entry>, piece: Entry) {
     let last = entries
         .last_mut()
         .filter(|last| last.position == piece.position);
     let offset = piece.fragment.map_or(0, |fragment| fragment.offset);
     match last {
-        // The rest of an entry whose beginning the page before brought.
+        // The rest of an entry that began on the previous page.
         Some(last) if offset == last.body.len() as u64 => last.body.extend_from_slice(&piece.body),
-        // Another one by now: the realm is an older copy of itself since the page before (READ-9).
+        // Another entry by now: the realm has become an older copy of itself since the previous
+        // page (READ-9).
         Some(last) => *last = piece,
         None => entries.push(piece),
     }
@@ -417,7 +428,8 @@ mod tests {
     use super::*;
     use crate::wire::Fragment;
 
-    /// READ-9: the realm is restored between two pages of a long entry, and another one stands in its place.
+    /// READ-9: the realm is restored between two pages of a long entry, and another entry has its
+    /// position.
     #[test]
     fn pieces_of_two_entries_are_not_joined() {
         let piece = |offset: u64, total: u64, body: &[u8]| Entry {
@@ -443,7 +455,7 @@ mod tests {
         assert_eq!(bodies(vec![first(), piece(0, 9, b"oth")]), ["oth"]);
     }
 
-    /// A piece of an entry.
+    /// Returns a page with one fragment of an entry.
     fn piece(position: u64, offset: u64, body: &[u8], total: u64) -> Page {
         let entry = Entry {
             position: Position(position),
@@ -460,7 +472,8 @@ mod tests {
         }
     }
 
-    /// READ-9: a realm that believes no position begins before what it was asked for; what is taken up again is that entry, and not the one behind.
+    /// READ-9: a realm that believes no position starts before the requested one. Reading continues
+    /// with that entry, not with the one after it.
     #[test]
     fn reading_that_begins_earlier_takes_up_the_entry_it_was_brought() {
         let mut whole = Whole::new(Some(1));
@@ -471,7 +484,8 @@ mod tests {
         assert_eq!(whole.entries[0].body, b"one, all");
     }
 
-    /// READ-11: an entry whose rest has gone while it was read is not read; what stands behind it is.
+    /// READ-11: an entry is not returned if its rest disappears while it is read. The next entry
+    /// is.
     #[test]
     fn reading_goes_on_behind_an_entry_whose_rest_has_gone() {
         for more in [true, false] {
@@ -487,7 +501,7 @@ mod tests {
         }
     }
 
-    /// READ-9: no entry is put together of what two lives of a store have at one position.
+    /// READ-9: an entry is never assembled from what two lives of a store have at one position.
     #[test]
     fn reading_over_a_restore_begins_anew() {
         for (from, anew) in [(Some(6), None), (Some(0), Some(0)), (None, None)] {

@@ -1,8 +1,10 @@
-//! The route to a realm: resolves its name, sends to the candidate addresses and keeps the one that answers first.
+//! The route to a realm: resolves its name, sends to the candidate addresses and keeps the one that
+//! answers first.
 //!
-//! Happy eyeballs (RFC 8305) for UDP. A handshake does not depend on addresses, so each candidate is sent the same
-//! datagrams: the first candidate at once, the next one when nothing was heard for 250 ms or two round trips, and so on.
-//! The candidate from which the first authentic datagram comes becomes the active one, and the others are dropped.
+//! Happy eyeballs (RFC 8305) for UDP. A handshake does not depend on addresses, so each candidate
+//! gets the same datagrams: the first candidate at once, the next one when nothing was heard for
+//! 250 ms or two round trips, and so on. The candidate that sends the first authentic datagram
+//! becomes active, and the others are dropped.
 
 use std::{
     collections::VecDeque,
@@ -23,22 +25,22 @@ use crate::{
     subnet::Subnet,
 };
 
-/// The delay between two candidates is at least this long.
+/// The minimum delay between two candidates.
 const STAGGER_MIN: Duration = Duration::from_millis(250);
-/// The delay before the first repetition of a name look-up; it doubles with each further one.
+/// The delay before the first repeated name look-up. It doubles each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// The longest delay between two name look-ups.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A socket that cannot send is replaced at most this often.
+/// The minimum interval between replacements of a socket that cannot send.
 const REBIND_INTERVAL: Duration = Duration::from_secs(1);
-/// Addresses of a name that are tried; further ones are ignored.
+/// The maximum number of addresses of a name that are tried. Others are ignored.
 const CANDIDATES_MAX: usize = 8;
 
 type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
-/// What [`Route::wait`] waited for.
+/// The event that [`Route::wait`] returned for.
 pub enum Ready {
-    /// The name look-up has ended; to be handed to [`Route::resolved`].
+    /// The name look-up has ended. Pass its result to [`Route::resolved`].
     Resolved(io::Result<Vec<SocketAddr>>),
     /// The candidate with this index may have received a datagram.
     Readable(usize),
@@ -57,28 +59,29 @@ pub struct Route {
     meter: Meter,
     name: String,
     port: u16,
-    /// The candidates to which datagrams go. The active one is the first; it is the only one once something was heard.
+    /// The candidates that datagrams are sent to. The active one is the first. After something was
+    /// heard, it is the only one.
     candidates: Vec<Candidate>,
     untried: VecDeque<SocketAddr>,
     /// When the next untried candidate is added.
     add_at: Option<Instant>,
     stagger: Duration,
-    /// The last datagram, which each new candidate is sent first.
+    /// The last datagram. Each new candidate gets it first.
     last: Vec<u8>,
-    /// The system took the last datagram for no candidate.
+    /// The system accepted the last datagram for no candidate.
     is_stuck: bool,
     resolving: Option<Resolving>,
     resolve_at: Option<Instant>,
     backoff: Duration,
-    /// A host answered that nothing listens on the port.
+    /// A host reported that nothing listens on the port.
     refused: bool,
     /// Why there is no candidate.
     cause: Option<String>,
 }
 
 impl Route {
-    /// A route to port `port` of the host `name`, whose round-trip time was `rtt` when it was used last. Nothing is
-    /// resolved before [`Route::advance`].
+    /// Returns a route to port `port` of the host `name`. `rtt` is the round-trip time when it was
+    /// last used. Nothing is resolved before [`Route::advance`].
     pub fn new(
         host: Host,
         meter: Meter,
@@ -104,28 +107,28 @@ impl Route {
         }
     }
 
-    /// True when there is an address to send to.
+    /// True if there is an address to send to.
     pub fn is_ready(&self) -> bool {
         !self.candidates.is_empty()
     }
 
-    /// The address of the active candidate.
+    /// Returns the address of the active candidate.
     pub fn address(&self) -> Option<SocketAddr> {
         self.candidates.first().map(|active| active.address)
     }
 
-    /// The network that this machine is in on the way to the active candidate.
+    /// Returns this machine's network on the path to the active candidate.
     pub fn network(&self) -> Option<Subnet> {
         self.candidates.first()?.socket.network()
     }
 
-    /// The time of day of this machine.
+    /// Returns the time of day of this machine.
     pub fn time_of_day(&self) -> Duration {
         self.host.time_of_day()
     }
 
-    /// True when this machine has another address now on the way to the active candidate. What is sent from here on
-    /// leaves from there.
+    /// True if this machine's address on the path to the active candidate has changed. Later
+    /// datagrams are sent from the new address.
     pub async fn has_moved(&mut self) -> bool {
         let Some(active) = self.candidates.first_mut() else {
             return false;
@@ -135,22 +138,22 @@ impl Route {
                 active.socket = socket;
                 true
             }
-            // Without a network at present: it is looked again.
+            // No network at present: this is checked again later.
             Ok(_) | Err(_) => false,
         }
     }
 
-    /// Candidates in use.
+    /// Returns the number of candidates in use.
     pub fn candidates(&self) -> usize {
         self.candidates.len()
     }
 
-    /// A host answered that nothing listens on the port.
+    /// True if a host reported that nothing listens on the port.
     pub fn is_refused(&self) -> bool {
         self.refused
     }
 
-    /// Why there is no candidate.
+    /// Returns why there is no candidate.
     pub fn cause(&self) -> String {
         let cause = self.cause.as_deref();
         cause
@@ -158,20 +161,20 @@ impl Route {
             .into()
     }
 
-    /// Resolves the name again, as its addresses may have changed.
+    /// Resolves the name again: its addresses may have changed.
     pub fn look_up(&mut self, now: Instant) {
         if !is_planted(Fault::LookUpOnce) {
             self.resolve_at.get_or_insert(now);
         }
     }
 
-    /// When [`Route::advance`] wants to be called next.
+    /// Returns when to call [`Route::advance`] next.
     pub fn timeout(&self) -> Option<Instant> {
         let resolve = self.resolve_at.filter(|_| self.resolving.is_none());
         resolve.into_iter().chain(self.add_at).min()
     }
 
-    /// Does what is due: begins a name look-up, or adds a candidate. True when a datagram left.
+    /// Does what is due: starts a name look-up, or adds a candidate. True if a datagram was sent.
     pub async fn advance(&mut self) -> bool {
         let now = Instant::now();
         if self.resolving.is_none() && self.resolve_at.is_some_and(|at| at <= now) {
@@ -185,7 +188,7 @@ impl Route {
         false
     }
 
-    /// Waits for a name look-up to end, or for something to arrive.
+    /// Waits for the end of a name look-up, or for a datagram.
     pub async fn wait(&mut self) -> Ready {
         tokio::select! {
             biased;
@@ -199,7 +202,7 @@ impl Route {
         }
     }
 
-    /// Takes in the outcome of a name look-up. True when a datagram left.
+    /// Handles the result of a name look-up. True if a datagram was sent.
     pub async fn resolved(&mut self, found: io::Result<Vec<SocketAddr>>) -> bool {
         let now = Instant::now();
         let found = match found {
@@ -209,7 +212,7 @@ impl Route {
                 return false;
             }
         };
-        // Realms listen on IPv4 unless told otherwise.
+        // Realms listen on IPv4 by default.
         let (mut addresses, others): (Vec<_>, Vec<_>) =
             found.into_iter().partition(SocketAddr::is_ipv4);
         addresses.extend(others);
@@ -244,7 +247,7 @@ impl Route {
         left
     }
 
-    /// Sends a datagram to all candidates in use. True when the system took it for one of them.
+    /// Sends a datagram to all candidates in use. True if the system accepted it for one of them.
     pub async fn send(&mut self, datagram: &[u8]) -> bool {
         self.last.clear();
         self.last.extend_from_slice(datagram);
@@ -257,13 +260,13 @@ impl Route {
         left
     }
 
-    /// No later candidate is sent the last datagram any more.
+    /// Makes sure that later candidates do not get the last datagram.
     pub fn forget_last(&mut self) {
         self.last.clear();
         self.is_stuck = false;
     }
 
-    /// Takes in a datagram from a candidate; `None` when nothing more has arrived.
+    /// Receives a datagram from a candidate. `None` if there are no more.
     pub fn try_recv(&mut self, which: usize, buffer: &mut [u8]) -> Option<usize> {
         loop {
             let candidate = self.candidates.get(which)?;
@@ -278,7 +281,8 @@ impl Route {
         }
     }
 
-    /// An authentic datagram came from a candidate: it becomes the active one, and the others are dropped.
+    /// Handles an authentic datagram from a candidate: it becomes active, and the others are
+    /// dropped.
     pub fn heard(&mut self, which: usize) {
         if which < self.candidates.len() {
             self.candidates.swap(0, which);
@@ -287,11 +291,12 @@ impl Route {
         self.untried.clear();
         self.add_at = None;
         self.backoff = BACKOFF_MIN;
-        // Somebody listens there again.
+        // A server listens there again.
         self.refused = false;
     }
 
-    /// Adds the next candidate to which there is a route, and sends it the last datagram. True when that left.
+    /// Adds the next candidate that has a route, and sends it the last datagram. True if that was
+    /// sent.
     async fn add_candidate(&mut self, now: Instant) -> bool {
         let mut left = false;
         self.add_at = None;
@@ -327,7 +332,7 @@ impl Route {
         if let Err(error) = &sent {
             let is_refused = error.kind() == io::ErrorKind::ConnectionRefused;
             if is_refused || is_too_long(error) {
-                // That was said of an earlier datagram, and this one has not left.
+                // The error is about an earlier datagram, and this one was not sent.
                 self.refused |= is_refused;
                 sent = candidate.socket.send(&self.last).await;
             }
@@ -337,7 +342,7 @@ impl Route {
                 self.is_stuck = false;
                 true
             }
-            // As good as lost on the way: another socket would not take it either.
+            // It counts as lost on the path: another socket would not accept it either.
             Err(error) if is_too_long(&error) => false,
             Err(error) => {
                 self.is_stuck |= is_unreachable(&error);
@@ -348,8 +353,8 @@ impl Route {
         }
     }
 
-    /// Replaces a candidate's socket. A socket is tied to the address that this machine had when it was made; where
-    /// that address is gone, as after a change of networks, another socket is needed.
+    /// Replaces a candidate's socket. A socket is bound to this machine's address at its creation.
+    /// If that address is gone, as after a change of networks, another socket is needed.
     async fn rebind(&mut self, which: usize) -> bool {
         let Some(candidate) = self.candidates.get_mut(which) else {
             return false;
@@ -367,16 +372,16 @@ impl Route {
                 candidate.socket = socket;
                 true
             }
-            // Without a network at present, what could not be sent is sent again later.
+            // No network at present: unsent data is sent again later.
             Err(_) => false,
         }
     }
 
-    /// Takes in what the network says of a datagram. It is a hint only: a realm that is being restarted looks the
-    /// same.
+    /// Handles an ICMP error for a datagram. It is only a hint: a realm that is restarting looks
+    /// the same.
     fn note(&mut self, which: usize, error: &io::Error) {
         if is_too_long(error) {
-            // It says nothing of whether anybody is there.
+            // This says nothing about whether a server is there.
             return;
         }
         let now = Instant::now();
@@ -395,7 +400,7 @@ impl Route {
         }
     }
 
-    /// Resolves again later, and later each time.
+    /// Schedules the next name look-up, with a longer delay each time.
     fn retry(&mut self, now: Instant) {
         if self.resolve_at.is_none()
             && self.resolving.is_none()
@@ -407,7 +412,7 @@ impl Route {
     }
 }
 
-/// True when there is no way to the host at present, as opposed to a datagram that is too long.
+/// True if there is no route to the host at present, as opposed to a datagram that is too long.
 fn is_unreachable(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,5 @@
-//! Asking with a command that carries a password or a code: never written down, and so never kept.
+//! Calls with a command that carries a password or a code. Such a command is never written to disk,
+//! so it is never kept.
 
 use tokio::time::Instant;
 
@@ -9,12 +10,13 @@ use super::{
 };
 use crate::wire::{Answer, Command, ErrorCode, OperationNumber, Request};
 
-/// How often a number that turns out to be used is replaced, before giving up.
+/// The limit for replacing a number that turns out to be used.
 const RENUMBERED_MAX: u32 = 16;
 
 impl Client {
-    /// Asks with a command that carries a password, which is never written down: it is tried until the deadline, and if its
-    /// outcome is not known then, its number is used up as soon as the realm is reached (EXACT-11).
+    /// Sends a command that carries a password. It is never written to disk. It is tried until the
+    /// deadline. If its outcome is then unknown, its number is used up once the realm is reachable
+    /// (EXACT-11).
     pub(super) async fn call_secret(
         &self,
         request: &mut Request<'_>,
@@ -35,8 +37,8 @@ impl Client {
             keep: false,
             is_over: false,
         };
-        // What was begun before it and is about the same thing goes first. A login needs not wait: what another user began
-        // stays theirs (EXACT-6).
+        // Earlier entries about the same subject are sent first. A login need not wait: entries of
+        // another user remain that user's (EXACT-6).
         let is_login = matches!(
             request.command,
             Command::Auth { .. } | Command::Register { .. }
@@ -65,11 +67,11 @@ impl Client {
             if let Some(operation) = request.command.operation_mut() {
                 operation.number = number;
             }
-            // From here on it may be done, whatever can be written down of it.
+            // From here on the command may take effect, even if nothing about it can be written.
             let outcome = shared.ask_patiently(request, false, deadline, None).await;
             let answer = match outcome {
                 Ok(answer) => answer,
-                // Its number is used up all the same: should an answer before this one have been lost, it shows then.
+                // The number is used up anyway. If an earlier answer was lost, that reveals it.
                 Err(CallError::Busy(refusal)) if refusal.is_transient() => {
                     waits.is_over = true;
                     shared.take_back(id);
@@ -95,11 +97,12 @@ impl Client {
             let begun = (id, since);
             match shared.note_done(begun, request, &answer, deadline).await {
                 Ok(is_over) => waits.is_over = is_over,
-                // Whose session the device has must be written down: the carrier finds out who is logged in.
+                // The device's session must be recorded. The carrier finds out which account is
+                // logged in.
                 Err(CallError::Profile(_)) if matches!(answer, Answer::Session(_)) => {
                     return Err(shared.unknown());
                 }
-                // What the realm says is so, whether or not it can be written down that it is over.
+                // The realm's answer is valid even if the end of the entry cannot be written.
                 Err(CallError::Profile(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -116,7 +119,8 @@ impl Shared {
         }
     }
 
-    /// Writes down what the answer to a command says, and that it is over. False when the carrier has to find out who is logged in.
+    /// Records the content of an answer and the end of the entry. Returns false if the carrier has
+    /// to find out which account is logged in.
     async fn note_done(
         &self,
         (id, since): (EntryId, u64),
@@ -140,8 +144,8 @@ impl Shared {
         Ok(true)
     }
 
-    /// Nobody waits any more for a command of which the realm says that it has not been done. What cannot be written down of that ends with
-    /// its time.
+    /// Cancels a command that, according to the realm, was not executed. If this cannot be written,
+    /// the entry ends at its deadline.
     fn take_back(&self, id: EntryId) {
         let left = self
             .profile
@@ -151,11 +155,11 @@ impl Shared {
         }
     }
 
-    /// Gives a command up that was to leave: what to say.
+    /// Gives up a command that was to be sent. Returns the error to report.
     async fn give_up(&self, id: EntryId, error: CallError) -> CallError {
-        // A password leaves on an open link only; whoever has another key has opened none.
+        // Passwords are sent on an open link only. A server with another key has opened none.
         let is_elsewhere = error.is_final() && self.link_status().await.opened == 0;
-        // What is answered, and cannot be written down, has left.
+        // If an answer arrived but could not be written, the command has been sent.
         let has_left = error.may_have_left() || matches!(error, CallError::Profile(_));
         if !has_left || is_elsewhere {
             self.take_back(id);
@@ -169,7 +173,8 @@ impl Shared {
         }
     }
 
-    /// A number for an entry that whoever has its password sends.
+    /// Returns a number for an entry that the caller sends, because only the caller has its
+    /// password.
     fn number(&self, id: EntryId) -> Result<Option<OperationNumber>, CallError> {
         let now = self.host.time_of_day();
         let picked = self

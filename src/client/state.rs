@@ -1,15 +1,15 @@
-//! What a profile knows of realms, of its accounts there, and of what their reader has been shown.
+//! What a profile knows of realms, its accounts there, and the messages shown.
 //!
 //! ```text
-//! n                          the realm that commands are for, and how many realms are known
-//! r/ realm 4                 where and who a realm is, who is logged in, the operation counter
-//! l/ realm 4                 the lives before the one that was heard of last, of the same store, 4 bytes each; nothing else
+//! n                          the realm that commands are for, and the next realm number
+//! r/ realm 4                 a realm's address and key, user and session, the operation counter
+//! l/ realm 4                 earlier lives of the realm's current store, 4 bytes each
 //! c/ realm 4 user / mailbox  how far a mailbox of an account has been shown
-//! s                          what runs have spent
+//! s                          the traffic of all runs
 //! ```
 //!
-//! Everything belongs to a realm's key, and what concerns an account also to its user: a profile that speaks to another
-//! realm, or logs in as another user, finds the state of both again, and never takes that of one for the other's.
+//! Records belong to a realm's key, and those of an account also to its user. A profile that
+//! returns to a realm or a user finds the earlier state, and never mixes the two.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,20 +23,20 @@ use crate::{
     wire::{Answer, Command, Entry, Fragment, Life, Mailbox, Options, SessionId, SessionRef},
 };
 
-/// A realm that says that a device is so many numbers ahead is not believed: it would use them up.
+/// A realm that reports a higher leap of operation numbers is not believed: it would use them up.
 const HIGHEST_LEAP_MAX: u64 = 1 << 32;
-/// Stands for a session's id that is not known.
+/// Stands for an unknown session id.
 pub const UNNAMED: [u8; 16] = [0; 16];
-/// Lives that are remembered beside the latest: what was brought in one of them may still wait to be shown.
+/// Bytes of earlier lives that are remembered: messages of these may still wait to be shown.
 const EARLIER_LIVES_BYTES: usize = 16 * 4;
-/// Realms that a profile knows at most. Those that were never heard from go first.
+/// The maximum number of realms of a profile. Those never heard from go first.
 const REALMS_MAX: usize = 256;
 
-/// Names a realm within a profile, whatever its key and address are now.
+/// The number of a realm in a profile, independent of its current key and address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RealmNumber(pub u32);
 
-/// Which realm commands are for.
+/// The realm that commands are for.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Current {
     realm: Option<RealmNumber>,
@@ -48,28 +48,28 @@ struct Current {
 pub struct State {
     /// The realm's connection string.
     pub server: String,
-    /// The link is not protected.
+    /// The link is not encrypted (a plain listener).
     pub plain: bool,
     /// The user who is logged in, or was last.
     pub username: Option<String>,
-    /// The session.
+    /// The id of the session.
     pub session: Option<[u8; 16]>,
     /// The round-trip time, in microseconds.
     pub rtt_us: Option<u64>,
     /// The highest operation number used.
     pub highest: u64,
-    /// Keys that the realm had before, each of which has vouched for the next.
+    /// Earlier keys of the realm, each of which has vouched for the next.
     pub former: Vec<[u8; 32]>,
-    /// The life of its store that was last heard of.
+    /// The life of its store that was reported last.
     pub life: Option<[u8; 4]>,
     /// It has been heard from.
     pub is_heard: bool,
-    /// The realm, or the user, has said that nobody is logged in.
+    /// The realm or the user has ended the session: nobody is logged in.
     pub is_logged_out: bool,
-    /// This is an old copy of the profile, or the realm is an old copy of itself: the device's latest session may be of
-    /// another user, so commands name theirs in full.
+    /// The profile or the realm is an old copy of itself. The device's latest session may be
+    /// another user's, so commands name their session in full.
     pub names_session: bool,
-    /// The number of the command that opened the session: what has a number below it takes effect in it no more (EXACT-6).
+    /// The number of the command that opened the session. Lower numbers do nothing in it (EXACT-6).
     pub since: u64,
 }
 
@@ -78,12 +78,12 @@ pub struct State {
 pub struct Account {
     /// The realm.
     pub realm: RealmNumber,
-    /// The user; empty before one has logged in.
+    /// The user; empty before the first login.
     pub username: String,
 }
 
 impl Account {
-    /// True when it stands for whoever used `realm` before anybody was known to be logged in there.
+    /// True if this stands for any user of `realm` before the first known login there.
     pub const fn is_nobody_of(&self, realm: RealmNumber) -> bool {
         self.realm.0 == realm.0 && self.username.is_empty()
     }
@@ -92,16 +92,16 @@ impl Account {
 /// How far a mailbox has been shown to its reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// The last message shown whole.
+    /// The position of the last message shown in full.
     pub position: u64,
-    /// Bytes shown of the one after it.
+    /// How many bytes of the next message have been shown.
     pub offset: u64,
-    /// The realm knows that all up to here has been shown.
+    /// The realm knows that everything up to this position has been shown.
     pub confirmed: u64,
 }
 
 impl Cursor {
-    /// Where reading goes on: after what was shown last.
+    /// Returns the options to continue reading after the last message shown.
     pub fn reading(self) -> Options {
         Options {
             after: Some(self.position),
@@ -110,7 +110,7 @@ impl Cursor {
         }
     }
 
-    /// Notes that `entry`, or the piece of one that it is, has been shown.
+    /// Records that `entry`, or this fragment of an entry, has been shown.
     fn show(&mut self, entry: &Entry) {
         let position = entry.position.0;
         match entry.fragment {
@@ -155,12 +155,12 @@ fn current(records: &dyn Records) -> Result<Current, ProfileError> {
     Ok(store::get(records, b"n")?.unwrap_or_default())
 }
 
-/// The realm that commands are for unless another is named.
+/// Returns the realm that commands are for by default.
 pub fn remembered(records: &dyn Records) -> Result<Option<RealmNumber>, ProfileError> {
     Ok(current(records)?.realm)
 }
 
-/// From now on commands are for `realm` unless another is named.
+/// Makes `realm` the default realm for commands.
 pub fn remember(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
     let now = current(records)?;
     if now.realm == Some(realm) {
@@ -176,12 +176,12 @@ pub fn remember(records: &mut dyn Records, realm: RealmNumber) -> Result<(), Pro
     )
 }
 
-/// What is known of a realm.
+/// Loads the state of a realm.
 pub fn load(records: &dyn Records, realm: RealmNumber) -> Result<State, ProfileError> {
     Ok(store::get(records, &realm_key(realm))?.unwrap_or_default())
 }
 
-/// Writes down what is known of a realm.
+/// Saves the state of a realm.
 pub fn save(
     records: &mut dyn Records,
     realm: RealmNumber,
@@ -190,7 +190,7 @@ pub fn save(
     store::put(records, &realm_key(realm), state)
 }
 
-/// Changes what is known of a realm.
+/// Changes the state of a realm.
 pub fn update<T>(
     records: &mut dyn Records,
     realm: RealmNumber,
@@ -205,7 +205,7 @@ pub fn update<T>(
     Ok(result)
 }
 
-/// All realms that are known.
+/// Returns all known realms.
 pub fn realms(records: &dyn Records) -> Result<Vec<(RealmNumber, State)>, ProfileError> {
     let found = records.scan(b"r/", b"", REALMS_MAX)?;
     let one = |(key, value): &Pair| {
@@ -219,8 +219,8 @@ pub fn realms(records: &dyn Records) -> Result<Vec<(RealmNumber, State)>, Profil
     found.iter().map(one).collect()
 }
 
-/// The realm that a connection string names, and the string to reach it by: with the key that is known, where it names none
-/// or one that the realm had before. A realm that was not known gets a number.
+/// Returns the realm that a connection string names, and the string to reach it. The known key
+/// replaces a missing or former key. An unknown realm gets a number.
 pub fn find_or_add(
     records: &mut dyn Records,
     server: &ConnectionString,
@@ -262,14 +262,14 @@ impl State {
         self.server.parse().ok()
     }
 
-    /// How to reach this realm by `server`, if that names it.
+    /// Returns how to reach this realm by `server`, if `server` names it.
     fn same_realm(&self, server: &ConnectionString, plain: bool) -> Option<ConnectionString> {
         let known = self.connection_string()?;
         let is_same_place = (&known.host, known.port) == (&server.host, server.port);
         let is_same = match (server.key, known.key) {
             _ if self.plain || plain => self.plain == plain && is_same_place,
             (Some(key), Some(known)) => key == known || self.former.contains(&key.0),
-            // A key once known is not given up for a string that names none.
+            // A known key is not given up for a connection string without one.
             (None, _) => is_same_place,
             (Some(_), None) => false,
         };
@@ -279,7 +279,7 @@ impl State {
         })
     }
 
-    /// The realm's key `from` has vouched for `to`. False when that was known already.
+    /// Records that the realm's key `from` has vouched for `to`. False if that was known.
     pub fn follow(&mut self, from: PublicKey, to: PublicKey) -> bool {
         let Some(server) = self
             .connection_string()
@@ -296,11 +296,12 @@ impl State {
         true
     }
 
-    /// How commands name the session: in full where this is an old copy, whose device may have another by now, and on a plain link,
-    /// which proves no device. None on a plain link without a session.
+    /// Returns how commands name the session: in full in an old copy, whose device may have
+    /// another, and on a plain link, which authenticates no device. `None` on a plain link without
+    /// one.
     pub fn session_ref(&self) -> Option<SessionRef> {
         match self.session {
-            // A session whose id was in an answer that is lost cannot be named.
+            // A session whose id was in a lost answer cannot be named.
             Some(id) if self.plain || (self.names_session && id != UNNAMED) => {
                 Some(SessionRef::Named(SessionId(id)))
             }
@@ -314,13 +315,13 @@ impl State {
         Some(SessionRef::Named(SessionId(id)))
     }
 
-    /// True when a command that names the device's session may end in another user's: only the realm can say.
+    /// True if a command in the device's session may run in another user's: only the realm knows.
     pub fn is_in_doubt(&self, session: Option<SessionRef>) -> bool {
         self.names_session && !self.plain && session == Some(SessionRef::Bound)
     }
 
-    /// Notes the highest number that the realm says it has seen from this device. If that is more than this profile has
-    /// used, the profile is an old copy. What no device comes to in its life is not believed.
+    /// Records the highest number that the realm has seen from this device. If it exceeds the
+    /// profile's own, the profile is an old copy. Implausible numbers are ignored.
     pub fn learn_highest(&mut self, highest: u64) {
         if highest > self.highest && highest - self.highest <= HIGHEST_LEAP_MAX {
             self.names_session = true;
@@ -328,7 +329,7 @@ impl State {
         }
     }
 
-    /// What an answer says about who is logged in.
+    /// Learns from an answer which account is logged in.
     pub fn learn(&mut self, command: &Command<'_>, answer: &Answer) {
         match (command, answer) {
             (
@@ -344,7 +345,7 @@ impl State {
             }
             (Command::Logout { session, operation }, Answer::Done) => {
                 let ended = match session {
-                    // Unless another login has overtaken the answer.
+                    // Another login may have overtaken the answer.
                     SessionRef::Bound => operation.number.0 > self.since,
                     SessionRef::Named(SessionId(id)) => self.session == Some(*id),
                 };
@@ -358,7 +359,7 @@ impl State {
     }
 }
 
-/// How far a mailbox has been shown; nothing when that is not known.
+/// Returns how far a mailbox has been shown. `None` if that is not known.
 pub fn cursor(
     records: &dyn Records,
     account: &Account,
@@ -367,7 +368,7 @@ pub fn cursor(
     store::get(records, &cursor_key(account, mailbox))
 }
 
-/// Sets how far a mailbox has been shown.
+/// Records how far a mailbox has been shown.
 pub fn set_cursor(
     records: &mut dyn Records,
     account: &Account,
@@ -377,7 +378,7 @@ pub fn set_cursor(
     store::put(records, &cursor_key(account, mailbox), &cursor)
 }
 
-/// How far all mailboxes of an account have been shown.
+/// Returns how far all mailboxes of an account have been shown.
 pub fn cursors(
     records: &dyn Records,
     account: &Account,
@@ -395,8 +396,8 @@ pub fn cursors(
     Ok(found)
 }
 
-/// Notes that `entry`, or the piece that it is, has been shown, which came on a link to that life of the realm's store. Of a store that
-/// is lost no position is noted (READ-9).
+/// Records that `entry`, or this fragment, was shown, with the life of the link it came on.
+/// Positions of a lost store are not recorded (READ-9).
 pub fn show(
     records: &mut dyn Records,
     account: &Account,
@@ -412,7 +413,7 @@ pub fn show(
     set_cursor(records, account, mailbox, cursor)
 }
 
-/// Notes that the realm knows that all up to `position` has been shown.
+/// Records that the realm knows that everything up to `position` has been shown.
 pub fn confirm(
     records: &mut dyn Records,
     account: &Account,
@@ -431,7 +432,7 @@ pub fn confirm(
     }
 }
 
-/// True when a life is of the store whose positions are known.
+/// True if a life belongs to the store whose positions are known.
 pub fn knows_life(
     records: &dyn Records,
     realm: RealmNumber,
@@ -446,8 +447,8 @@ pub fn knows_life(
             .is_some_and(|lives| lives.chunks(4).any(|earlier| earlier == life)))
 }
 
-/// Notes the life that a realm has told. If the realm did not know the one that was claimed, it was restored from a backup,
-/// and what has been shown is known by positions of a store that is lost (READ-9).
+/// Records the life that a realm reported. If it did not know the claimed life, it was restored
+/// from a backup, and known positions belong to a lost store (READ-9).
 pub fn learn_life(
     records: &mut dyn Records,
     realm: RealmNumber,
@@ -455,8 +456,8 @@ pub fn learn_life(
 ) -> Result<(), ProfileError> {
     let mut state = load(records, realm)?;
     let before = state.life.map(Life);
-    // Another process of this profile may have been told of another life since, which a copy may not know that knows the one claimed, and the
-    // other way round: what is asked next claims that.
+    // Another process may have learned another life since. Copies of the realm may not know each
+    // other's lives. The next request claims the stored life.
     if before == told.life || (before.is_some() && before != told.claimed) {
         return Ok(());
     }
@@ -469,7 +470,7 @@ pub fn learn_life(
             records.delete(&earlier)?;
             forget_cursors(records, realm)
         }
-        // What was brought then may be shown now.
+        // Messages fetched in that life may be shown now.
         Some(Life(life)) => {
             let mut lives = records.get(&earlier)?.unwrap_or_default();
             lives.extend_from_slice(&life);
@@ -489,12 +490,12 @@ fn forget_cursors(records: &mut dyn Records, realm: RealmNumber) -> Result<(), P
     Ok(())
 }
 
-/// What runs have spent. What cannot be read is as good as forgotten: it is of no other use.
+/// Returns the traffic of all runs. An unreadable record counts as none: nothing else uses it.
 pub fn spending(records: &dyn Records) -> Spending {
     store::get(records, b"s").ok().flatten().unwrap_or_default()
 }
 
-/// Writes down what runs have spent.
+/// Records the traffic of all runs.
 pub fn save_spending(records: &mut dyn Records, spending: &Spending) -> Result<(), ProfileError> {
     store::put(records, b"s", spending)
 }
@@ -507,7 +508,7 @@ mod tests {
         wire::Position,
     };
 
-    /// READ-9: what was shown is forgotten once for each restore, whichever process hears of it first.
+    /// READ-9: what was shown is forgotten once per restore, whichever process learns of it first.
     #[test]
     fn life_unknown_forgets_what_was_shown_once() {
         let account = Account {
@@ -540,31 +541,32 @@ mod tests {
             };
             learn(records, told(None, life(1), false))?;
             show(records, 10, life(1))?;
-            // Told again, and an ordinary restart.
+            // Reported again, then an ordinary restart.
             learn(records, told(None, life(1), false))?;
             learn(records, told(life(1), life(2), false))?;
             assert_eq!(shown(records)?, Some(10));
-            // What came before the restart is shown after it.
+            // A message fetched before the restart is shown after it.
             show(records, 11, life(1))?;
             assert_eq!(shown(records)?, Some(11));
-            // A restored store may go on in the life in which it was copied, as on a full disk.
+            // A restored store may continue in the life of the copy, as on a full disk.
             learn(records, told(life(2), life(1), true))?;
             assert_eq!(shown(records)?, None);
             learn(records, told(life(1), life(2), false))?;
             show(records, 11, life(2))?;
             learn(records, told(life(2), life(3), true))?;
             assert_eq!(shown(records)?, None);
-            // What came before the restore is shown after it: of a store that is lost.
+            // A message fetched before the restore is shown after it: its store is lost.
             show(records, 12, life(2))?;
             assert_eq!(shown(records)?, None);
             show(records, 3, life(3))?;
             learn(records, told(life(2), life(3), true))?;
             assert_eq!(shown(records)?, Some(3));
-            // Another process is late, and has claimed what a copy from then knows: it does not know life 3.
+            // A late process has claimed a life that an older copy knows. That copy does not know
+            // life 3.
             learn(records, told(life(2), life(4), false))?;
             show(records, 4, life(4))?;
             assert_eq!(shown(records)?, Some(3));
-            // What was told before that is heard of late.
+            // A report from before that arrives late.
             learn(records, told(life(2), life(5), true))?;
             assert_eq!(shown(records)?, Some(3));
             learn(records, told(life(3), life(4), false))?;
@@ -585,7 +587,7 @@ mod tests {
         let outcome = write(&Memory::default(), |records| {
             let (first, _) = find_or_add(records, &at("a:1", &key), false)?;
             assert_eq!(find_or_add(records, &at("b:2", &key), false)?.0, first);
-            // A key once known is not given up for a string that names none.
+            // A known key is not given up for a connection string without one.
             let (same, server) = find_or_add(records, &at("a:1", ""), false)?;
             assert!(same == first && server.key.is_some());
             assert_ne!(find_or_add(records, &at("c:3", ""), false)?.0, first);

@@ -1,4 +1,4 @@
-//! What a profile was before the outbox, and taking it over.
+//! The import of a profile from before the outbox.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{crypto::ConnectionString, wire::Request};
 
-/// What a profile was before the outbox: one record in one file.
+/// A profile from before the outbox: one record in one file.
 #[derive(Deserialize)]
 pub struct Former {
     server: Option<String>,
@@ -73,7 +73,7 @@ impl Former {
             }
         }
         for unfinished in self.unfinished {
-            // It was numbered as that version did: whether it was done cannot be found out any more.
+            // It was numbered by that version: its outcome can no longer be found out.
             let what = Request::parse(&unfinished.command)
                 .map_or_else(|_| "command".into(), |request| outbox::describe(&request));
             outbox::add_done(records, &account, what, Outcome::Unknown)?;

@@ -1,4 +1,5 @@
-//! What a profile comes back to a realm with (HS-18): the ticket of its latest handshake there, under `t/ realm 4`.
+//! The resumption ticket of a profile for a realm (HS-18), from its latest handshake, under `t/
+//! realm 4`.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ struct TicketRecord {
     token: [u8; 16],
     secret: [u8; 32],
     max_datagrams: (u32, u32),
-    /// The realm's key, and the time of day when the handshake was over, in seconds.
+    /// The realm's key. The next field is the time of day at the end of the handshake, in seconds.
     realm: [u8; 32],
     since: u64,
 }
@@ -31,17 +32,19 @@ fn key(realm: RealmNumber) -> Vec<u8> {
     [b"t/".as_slice(), &realm.0.to_be_bytes()].concat()
 }
 
-/// What a profile has to come back with.
+/// The result of loading a ticket.
 #[derive(Debug)]
 pub enum Found {
     Nothing,
-    /// It is good, and of that time of day.
+    /// A valid ticket, and the time of day of its handshake.
     Good(Ticket, Duration),
-    /// It is too old, of another key of the realm's, or cannot be read: it is to be deleted, since what was recorded could be read with it.
+    /// The ticket is too old, belongs to another key of the realm, or cannot be read. It must be
+    /// deleted, because with it recorded traffic could be decrypted.
     Over,
 }
 
-/// What there is to come back with to the realm whose key is this, at that time of day, which for whoever comes back is the time 0.
+/// Loads the ticket for the realm with the key `of`, at the time of day `now`. For the endpoint
+/// that resumes, `now` is the time 0.
 pub fn load(records: &dyn Records, realm: RealmNumber, (of, now): (PublicKey, Duration)) -> Found {
     let record = match store::get::<TicketRecord>(records, &key(realm)) {
         Ok(Some(record)) => record,
@@ -65,17 +68,18 @@ pub fn load(records: &dyn Records, realm: RealmNumber, (of, now): (PublicKey, Du
     }
 }
 
-/// For how long a ticket may still be shown, both by the time of day: none when it is too old, or the clock is set to before it was made.
+/// Returns for how long a ticket may still be used, by the time of day. `None` if it is too old, or
+/// if the clock is before its creation.
 pub fn left(since: Duration, now: Duration) -> Option<Duration> {
     TICKET_SHOWN.checked_sub(now.checked_sub(since)?)
 }
 
-/// Deletes what there was to come back with.
+/// Deletes the ticket.
 pub fn delete(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
     records.delete(&key(realm))
 }
 
-/// Writes down what to come back with from now on. `since`: the time of day of its handshake.
+/// Saves a ticket. `since` is the time of day of its handshake.
 pub fn save(
     records: &mut dyn Records,
     realm: RealmNumber,
@@ -99,7 +103,8 @@ mod tests {
     use super::*;
     use crate::client::store::{Memory, write};
 
-    /// HS-18: a ticket is shown for a day less ten minutes after its handshake, to the key that it was made with, and is over after that.
+    /// HS-18: a ticket is used for a day less ten minutes after its handshake, with the key it was
+    /// made with, and never after that.
     #[test]
     fn ticket_of_a_profile_is_over_in_time() {
         let (realm, key, since) = (
@@ -134,7 +139,7 @@ mod tests {
                     Found::Nothing => panic!("there is one"),
                 }
             }
-            // A clock that is set back says nothing of how old it is.
+            // A clock that was set back does not show how old it is.
             let before = since.checked_sub(Duration::from_secs(1)).unwrap();
             assert!(matches!(load(records, realm, (key, before)), Found::Over));
             delete(records, realm)?;

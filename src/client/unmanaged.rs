@@ -1,5 +1,5 @@
-//! A link without a profile: nothing is remembered of it, no command is numbered or finished for its caller. For programs
-//! that measure a realm, and for tests of one.
+//! A link without a profile, for programs that measure a realm and for tests. Nothing is
+//! remembered, and commands are neither numbered nor retried for the caller.
 
 use std::{
     collections::BTreeMap,
@@ -19,21 +19,21 @@ use crate::{
     wire::{Answer, ErrorCode, OperationNumber, RequestId},
 };
 
-/// How long a command may take before it counts as unanswered.
+/// After this time a command counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome {
-    /// It was answered, after so long.
+    /// It was answered after this time.
     Done(Duration),
     /// It was refused.
     Refused(ErrorCode),
-    /// No answer has come in half a minute.
+    /// No answer came in half a minute.
     Unanswered,
 }
 
-/// A link to a realm, and the commands that are in flight on it.
+/// A link to a realm, and its commands in flight.
 #[derive(Debug)]
 pub struct Direct {
     socket: Socket,
@@ -45,18 +45,18 @@ pub struct Direct {
     next_operation: u64,
     buffer: Vec<u8>,
     out: Vec<u8>,
-    /// What has left.
+    /// The traffic sent.
     pub sent: Traffic,
-    /// What has come.
+    /// The traffic received.
     pub received: Traffic,
 }
 
 impl Direct {
-    /// Begins a link of a device to the realm at `address` whose key is `realm`; without one the link is not protected.
-    /// `highest` is the highest operation number that the device has used.
+    /// Starts a link from a device to the realm at `address` with the key `realm`. Without a key the
+    /// link is plain. `highest` is the highest operation number that the device has used.
     ///
     /// # Errors
-    /// When the system gives no socket, or no randomness.
+    /// If the system provides no socket or no randomness.
     pub async fn begin(
         device: &SecretKey,
         highest: OperationNumber,
@@ -86,22 +86,22 @@ impl Direct {
         })
     }
 
-    /// True when the realm has let the device in.
+    /// True if the handshake is complete.
     pub const fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// The highest operation number that was used.
+    /// Returns the highest operation number used.
     pub const fn highest(&self) -> OperationNumber {
         OperationNumber(self.next_operation - 1)
     }
 
-    /// Commands that have not been answered yet.
+    /// Returns the number of unanswered commands.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// How often a command, or the handshake that carries the first, has been sent again.
+    /// Returns how often a command, or the handshake with the first command, was retransmitted.
     pub fn repeats(&self) -> u64 {
         let stats = self.endpoint.link_stats(self.link);
         stats.map_or(0, |stats| {
@@ -110,18 +110,18 @@ impl Direct {
         })
     }
 
-    /// Forgets what has been sent so far, and what has come.
+    /// Resets the traffic counters.
     pub fn reset_traffic(&mut self) {
         (self.sent, self.received) = (Traffic::default(), Traffic::default());
     }
 
-    /// A number that no command has yet.
+    /// Returns an unused operation number.
     pub const fn take_operation(&mut self) -> OperationNumber {
         self.next_operation += 1;
         OperationNumber(self.next_operation - 1)
     }
 
-    /// Asks. False when the link takes no more at present.
+    /// Sends a command. False if the link accepts no more at present.
     pub fn ask(&mut self, command: Vec<u8>) -> bool {
         let now = self.now();
         let number = self
@@ -133,7 +133,8 @@ impl Direct {
         })
     }
 
-    /// Sends what is to be sent, waits until something has come or is due, and tells what became of commands.
+    /// Sends what is due, waits for a datagram or a timeout, and adds the outcomes of commands to
+    /// `told`.
     pub async fn step(&mut self, told: &mut Vec<Outcome>) -> io::Result<()> {
         self.take_events(told)?;
         self.transmit().await;
@@ -143,11 +144,11 @@ impl Direct {
         let due = self.endpoint.poll_timeout();
         let due = due.map(|at| self.started + Duration::from_micros(at.0));
         tokio::select! {
-            // What the network says of an earlier datagram is no reason to end.
+            // An ICMP error for an earlier datagram is no reason to end.
             _ = self.socket.readable() => self.receive(),
             () = sleep_until(due) => {
-                // Others may have had the processor for longer than the wait: what has come by now needs no repeat (LINK-8). The
-                // runtime knows of it once it has been asked.
+                // The task may have been scheduled late: a datagram that has arrived by now needs
+                // no retransmission (LINK-8). The runtime learns of it once it has been polled.
                 tokio::task::yield_now().await;
                 self.receive();
             }
@@ -157,7 +158,7 @@ impl Direct {
         self.take_events(told)
     }
 
-    /// Ends the link.
+    /// Closes the link.
     pub async fn close(&mut self) {
         let now = self.now();
         self.endpoint.close_all(now);
@@ -171,7 +172,7 @@ impl Direct {
                 return;
             }
             self.sent.add_datagram(self.out.len());
-            // As good as lost on the way.
+            // It counts as lost on the path.
             let _ = self.socket.send(&self.out).await;
         }
     }
@@ -186,7 +187,7 @@ impl Direct {
                     self.endpoint.handle_datagram(now, from, datagram);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // What the network says of an earlier datagram.
+                // An ICMP error for an earlier datagram.
                 Err(_) => {}
             }
         }

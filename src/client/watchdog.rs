@@ -1,19 +1,20 @@
-//! Notices silence: when to resolve the realm's name again, and when to tell a watcher that the realm is out of reach.
+//! Detects silence: when to resolve the realm's name again, and when to tell a watcher that the
+//! realm is unreachable.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Nothing was heard for this long although an answer is due: the realm may have moved.
+/// After this long without the answer that is due, the realm may have moved.
 const LOOK_UP_AFTER: Duration = Duration::from_secs(10);
-/// The longest delay between two name look-ups of one silence.
+/// The longest delay between two name look-ups during one silence.
 const LOOK_UP_MAX: Duration = Duration::from_mins(1);
-/// A watcher is told of an unanswered keepalive after this long.
+/// A watcher is told of an unanswered keepalive after this time.
 const UNANSWERED: Duration = Duration::from_secs(10);
-/// A watcher is told of a link that does not open after this long.
+/// A watcher is told of a link that does not open after this time.
 const UNOPENED: Duration = Duration::from_secs(5);
 
-/// What is due from the realm at present.
+/// What is due from the realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Nothing.
@@ -22,22 +23,22 @@ pub enum Due {
     Answer,
     /// An answer to a watch's keepalive.
     Keepalive,
-    /// A watch's link is to be opened.
+    /// The link of a watch must be opened.
     Opening,
 }
 
 /// Measures how long the realm has been silent.
 #[derive(Debug, Default)]
 pub struct Watchdog {
-    /// When the name is looked up, and the delay before that is repeated.
+    /// When to look up the name, and the delay before the next time.
     look_up: Option<(Instant, Duration)>,
-    /// When the watcher is told, while it has not been told.
+    /// When to tell the watcher, unless it has been told.
     tell: Option<Instant>,
     is_silent: bool,
 }
 
 impl Watchdog {
-    /// Takes in what is due now. True when a watch that was told of silence is well again.
+    /// Sets what is due now. True if a watch that was told of silence has recovered.
     pub fn observe(&mut self, now: Instant, due: Due) -> bool {
         if due == Due::Nothing {
             self.look_up = None;
@@ -60,18 +61,18 @@ impl Watchdog {
         false
     }
 
-    /// The realm was heard: the silence begins anew.
+    /// Restarts the silence: the realm was heard.
     pub const fn heard(&mut self) {
         self.look_up = None;
     }
 
-    /// When something is due next.
+    /// Returns the next timeout.
     pub fn timeout(&self) -> Option<Instant> {
         let look_up = self.look_up.map(|(at, _)| at);
         look_up.into_iter().chain(self.tell).min()
     }
 
-    /// True when the name is to be looked up.
+    /// True if the name must be looked up.
     pub fn take_look_up(&mut self, now: Instant) -> bool {
         let Some((at, wait)) = self.look_up else {
             return false;
@@ -82,7 +83,7 @@ impl Watchdog {
         at <= now
     }
 
-    /// True when the watcher is to be told of the silence.
+    /// True if the watcher must be told of the silence.
     pub fn take_silence(&mut self, now: Instant) -> bool {
         let is_due = self.tell.is_some_and(|at| at <= now);
         if is_due {

@@ -1,4 +1,4 @@
-//! Watching: new messages as they come, for as long as there is somebody to take them (WATCH-1 … WATCH-4).
+//! Watches: new messages as they arrive, while the caller takes them (WATCH-1 … WATCH-4).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,26 +7,26 @@ use tokio::sync::mpsc;
 use super::{CallError, Client, Delivery, ask::Told, cursors, state::Account};
 use crate::wire::{Answer, Command, Event, Life, Mailbox, Options, Position};
 
-/// Messages that wait to be taken; then the realm waits too.
+/// The maximum number of messages that wait to be taken. Then the realm waits too.
 const WAITING_MAX: usize = 64;
-/// A watch whose realm has been too busy for all of a call asks again after so long.
+/// The pause after the realm was busy for a whole call. Then the watch is requested again.
 const BUSY_PAUSE: Duration = Duration::from_secs(10);
 
-/// The new messages of all of the user's mailboxes. The watching ends when this is dropped.
+/// The new messages of all of the user's mailboxes. The watch ends when this is dropped.
 #[derive(Debug)]
 pub struct Watching<'a> {
     client: &'a Client,
-    /// Whose mailboxes these are, whoever logs in meanwhile.
+    /// The account of the mailboxes, even if another user logs in meanwhile.
     account: Account,
     told: mpsc::Receiver<Told>,
-    /// How far each mailbox has been given out, by positions of the store that had this life.
+    /// How far each mailbox has been returned, in positions of the store of the next field's life.
     given: BTreeMap<Mailbox, u64>,
     life: Option<Life>,
-    /// A life that was asked about.
+    /// A life that the realm was asked about.
     doubted: Option<Life>,
 }
 
-/// What a watch sees.
+/// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
     clippy::large_enum_variant,
@@ -35,15 +35,15 @@ pub struct Watching<'a> {
 pub enum WatchEvent {
     /// A message.
     Message(Delivery),
-    /// The realm is out of reach: a keepalive was not answered for 10 s, or the link does not open for 5 s. The watch
-    /// goes on trying.
+    /// The realm is unreachable: a keepalive was not answered for 10 s, or the link did not open
+    /// for 5 s. The watch keeps trying.
     OutOfReach,
-    /// The realm is back.
+    /// The realm is reachable again.
     Back,
 }
 
 impl Client {
-    /// Watches all of the user's mailboxes: what has not been shown yet, and then what comes.
+    /// Watches all of the user's mailboxes: first the messages not shown yet, then new ones.
     ///
     /// # Errors
     /// As any call.
@@ -64,12 +64,14 @@ impl Client {
 }
 
 impl Watching<'_> {
-    /// Asks to be told of everything behind what has been given out here, or shown by another process of the profile.
+    /// Subscribes to everything after what was returned here, or shown by another process of the
+    /// profile.
     async fn ask(&mut self) -> Result<(), CallError> {
         if self.client.shared.reader_account()? != self.account {
             return Err(CallError::AnotherUser);
         }
-        // Before the positions: those of a later life are not taken for those of this one.
+        // Read before the positions, so that positions of a later life are not taken for those of
+        // this one.
         let life = self.client.life()?;
         self.forget_lost()?;
         let mut confirmed = BTreeMap::new();
@@ -83,7 +85,8 @@ impl Watching<'_> {
             .iter()
             .map(|(at, to)| (*at, Position(*to)))
             .collect();
-        // Of what is not named the watch begins behind what has been confirmed: that is left out first.
+        // For a mailbox that is not named, the watch begins after the confirmed position. So
+        // mailboxes whose messages are confirmed are left out first.
         all.sort_by_key(|(mailbox, to)| confirmed.get(mailbox).is_some_and(|known| *known >= to.0));
         let mut room = cursors::ROOM;
         let answer = loop {
@@ -99,7 +102,7 @@ impl Watching<'_> {
                 None => break answer,
             }
         };
-        // The link may have been opened for this, and have told of another life.
+        // The link may have been opened for this request, and have reported another life.
         self.forget_lost()?;
         match answer? {
             Answer::Done => Ok(()),
@@ -107,7 +110,7 @@ impl Watching<'_> {
         }
     }
 
-    /// Asks on a link that was opened anew. A watch that has begun goes on however long its realm is away.
+    /// Subscribes on a new link. A watch continues however long its realm is away.
     async fn ask_again(&mut self) -> Result<(), CallError> {
         loop {
             match self.ask().await {
@@ -118,18 +121,18 @@ impl Watching<'_> {
                     | CallError::NotDone { .. }
                     | CallError::Resolve { .. },
                 ) => {}
-                // The call has waited and asked again until its deadline.
+                // The call has retried until its deadline.
                 Err(CallError::Busy(_)) => tokio::time::sleep(BUSY_PAUSE).await,
                 outcome => return outcome,
             }
         }
     }
 
-    /// The next message, as soon as there is one. Each comes once, those of one mailbox in their order, whatever happens to
-    /// the link meanwhile. To be told to [`Client::shown`] once it is shown.
+    /// Returns the next message when there is one. Each message comes once, and those of one mailbox
+    /// come in order, whatever happens to the link. Pass it to [`Client::shown`] once it is shown.
     ///
     /// # Errors
-    /// When the realm refuses, as it does once the session has ended.
+    /// If the realm refuses, as it does once the session has ended.
     pub async fn next(&mut self) -> Result<Delivery, CallError> {
         loop {
             if let WatchEvent::Message(delivery) = self.next_event().await? {
@@ -138,7 +141,7 @@ impl Watching<'_> {
         }
     }
 
-    /// The next message as by [`Watching::next`], or that the realm is out of reach or back.
+    /// Returns the next message like [`Watching::next`], or that the realm is unreachable or back.
     ///
     /// # Errors
     /// As [`Watching::next`].
@@ -157,21 +160,24 @@ impl Watching<'_> {
                         life,
                     };
                     if !self.client.knows_life(life)? {
-                        // Of a store that is lost; or another process has been told of a later life, which the next question claims.
+                        // The entry is of a lost store, or another process has learned a later
+                        // life, which the next request claims.
                         if std::mem::replace(&mut self.doubted, life) != life {
                             self.ask_again().await?;
                         }
                     }
-                    // Before it is known of which life the entry is: what has been given out of another is never compared with it.
+                    // Before the life of the entry is checked: positions returned from another life
+                    // are never compared with it.
                     self.forget_lost()?;
-                    // Not dropped where it is known by now: what comes behind it would be taken for all.
+                    // Not dropped if it is known by now: otherwise later entries would be taken for
+                    // all there are.
                     if self.client.knows_life(life)? && self.is_new(&delivery)? {
                         return Ok(WatchEvent::Message(delivery));
                     }
                 }
                 Some(Told::Silent) => return Ok(WatchEvent::OutOfReach),
                 Some(Told::Heard) => return Ok(WatchEvent::Back),
-                // The realm knows nothing of what the link before this one was for.
+                // The realm does not know what the previous link was for.
                 Some(Told::Opened) => {
                     self.doubted = None;
                     self.ask_again().await?;
@@ -186,7 +192,8 @@ impl Watching<'_> {
         }
     }
 
-    /// Once the realm was restored from a backup, what has been given out is known by positions of a lost store (READ-9).
+    /// Forgets positions after the realm was restored from a backup: they belong to a lost store
+    /// (READ-9).
     fn forget_lost(&mut self) -> Result<(), CallError> {
         if !self.client.knows_life(self.life)? {
             self.given.clear();
@@ -195,7 +202,7 @@ impl Watching<'_> {
         Ok(())
     }
 
-    /// True when an entry was neither given out here nor shown by another process of the profile.
+    /// True if an entry was neither returned here nor shown by another process of the profile.
     fn is_new(&mut self, delivery: &Delivery) -> Result<bool, CallError> {
         let (mailbox, position) = (&delivery.mailbox, delivery.position.0);
         let shared = &self.client.shared;

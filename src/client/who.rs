@@ -1,4 +1,4 @@
-//! Asking who is at the end of a route, for a client that trusts the key of whoever answers first (HS-6).
+//! Asks the server at the end of a route for its key, for trust on first use (HS-6).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     wire::{HelloReply, PROTOCOL_VERSION},
 };
 
-/// The key of whoever answers in this way, if there is a version of the protocol that both sides speak.
+/// Returns the key in a reply, if both sides speak a common version of the protocol.
 pub fn found(reply: HelloReply) -> Result<PublicKey, AskError> {
     if reply.versions.contains(&PROTOCOL_VERSION) {
         Ok(PublicKey(reply.key))
@@ -25,7 +25,7 @@ pub fn found(reply: HelloReply) -> Result<PublicKey, AskError> {
     }
 }
 
-/// Asks whoever is at the end of the route who they are.
+/// Asks the server at the end of the route for its key.
 pub async fn ask_who(
     route: &mut Route,
     endpoint: &mut Endpoint,
@@ -47,7 +47,7 @@ pub async fn ask_who(
             .poll_transmit(time(Instant::now()), &mut datagram)
             .is_some()
         {
-            // As good as lost on the way: it is sent again.
+            // It counts as lost on the path, and is sent again.
             route.send(&datagram).await;
         }
         let again = endpoint

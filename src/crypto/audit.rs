@@ -1,4 +1,4 @@
-//! Watches over nonces in tests: no key may seal two packets under one number (LINK-1).
+//! Checks nonces in tests: no key may seal two packets under one number (LINK-1).
 
 use std::{cell::RefCell, collections::HashSet};
 
@@ -12,12 +12,12 @@ thread_local! {
     static AUDIT: RefCell<Option<Audit>> = const { RefCell::new(None) };
 }
 
-/// From now on this thread's nonces are watched over.
+/// Starts the check of this thread's nonces.
 pub fn begin() {
     AUDIT.set(Some(Audit::default()));
 }
 
-/// A packet is sealed.
+/// Notes that a packet is sealed.
 pub fn note(key: &[u8; 32], number: u64) {
     AUDIT.with_borrow_mut(|audit| {
         let (Some(audit), Some(key)) = (audit, key.first_chunk()) else {
@@ -29,7 +29,7 @@ pub fn note(key: &[u8; 32], number: u64) {
     });
 }
 
-/// What was used twice since it began.
+/// Returns the nonces that were used twice since the start.
 pub fn reused() -> Vec<String> {
     let audit = AUDIT.take().unwrap_or_default();
     let reused = audit.reused.iter();

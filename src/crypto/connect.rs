@@ -1,24 +1,25 @@
-//! Connection strings, `merpati://host:port#key`: all a client needs to reach a realm and to know
-//! that it is the right one.
+//! Connection strings, `merpati://host:port#key`: the data that a client needs to reach a realm and
+//! to authenticate it.
 
 use alloc::string::{String, ToString};
 use core::{fmt, str::FromStr};
 
 use super::PublicKey;
 
-/// The port a realm listens on unless told otherwise.
+/// The default port of a realm.
 pub const DEFAULT_PORT: u16 = 6377;
 
 const SCHEME: &str = "merpati://";
 
-/// Where a realm is, and who it is.
+/// The address and the key of a realm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionString {
     /// A name or an address; an IPv6 address without its brackets.
     pub host: String,
     /// The UDP port.
     pub port: u16,
-    /// The realm's key; without it the realm's own word has to be taken once.
+    /// The realm's key. Without it, the client has to trust the key that the realm sends on first
+    /// use.
     pub key: Option<PublicKey>,
 }
 
@@ -33,10 +34,10 @@ pub enum InvalidConnectionString {
     /// There is no host.
     #[error("the connection string names no host; write merpati://host:port#key")]
     Host,
-    /// The port is not one.
+    /// The port is invalid.
     #[error("the connection string's port is not a number from 1 to 65535")]
     Port,
-    /// The key is not one.
+    /// The key is invalid.
     #[error("the connection string's key is damaged: {0}")]
     Key(#[from] super::InvalidKey),
 }
@@ -73,7 +74,7 @@ fn split_port(place: &str) -> Result<(&str, u16), InvalidConnectionString> {
         (host, after.strip_prefix(':'))
     } else {
         match place.split_once(':') {
-            // More than one colon and no brackets: an IPv6 address, whole.
+            // More than one colon and no brackets: the whole text is an IPv6 address.
             Some((_, rest)) if rest.contains(':') => (place, None),
             Some((host, port)) => (host, Some(port)),
             None => (place, None),

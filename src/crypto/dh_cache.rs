@@ -1,5 +1,5 @@
-//! Remembers what X25519 came to, in simulations and fuzzers: they compute the same again and again, and did little
-//! else. What is remembered is what was computed; no result differs.
+//! A cache of X25519 results for simulations and fuzzers, which would spend nearly all their time
+//! on the same computations. No result differs.
 
 use alloc::boxed::Box;
 use core::cell::RefCell;
@@ -15,13 +15,14 @@ use snow::{
 
 type Key = [u8; 32];
 
-/// Results that a thread remembers; at more it begins anew.
+/// The maximum number of cached results per thread; the cache is cleared at more.
 const KNOWN_MAX: usize = 20_000;
 
 thread_local! {
-    /// Shared secrets, by both public keys, the smaller one first: both sides find what either has computed.
+    /// Shared secrets by both public keys, the smaller one first, so that both sides find the same
+    /// result.
     static SHARED: RefCell<HashMap<(Key, Key), Key>> = RefCell::default();
-    /// Public keys, by their secret ones.
+    /// Public keys by their secret keys.
     static PUBLIC: RefCell<HashMap<Key, Key>> = RefCell::default();
 }
 
@@ -32,7 +33,7 @@ fn remember<K: Eq + core::hash::Hash>(known: &mut HashMap<K, Key>, of: K, is: Ke
     known.insert(of, is);
 }
 
-/// The public half of `secret`, for which `compute` is asked once.
+/// Returns the public key of `secret`. Calls `compute` only the first time.
 pub fn public(secret: &Key, compute: impl FnOnce() -> Key) -> Key {
     PUBLIC.with_borrow_mut(|known| {
         known.get(secret).copied().unwrap_or_else(|| {
@@ -43,7 +44,7 @@ pub fn public(secret: &Key, compute: impl FnOnce() -> Key) -> Key {
     })
 }
 
-/// X25519 that remembers.
+/// X25519 with the cache.
 pub struct Known {
     real: Mutex<Box<dyn Dh>>,
     name: &'static str,
@@ -52,7 +53,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// Asks `real` for what is not known yet.
+    /// Returns X25519 with the cache, which uses `real` for new results.
     pub fn new(real: Box<dyn Dh>) -> Self {
         Self {
             name: real.name(),

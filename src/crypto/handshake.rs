@@ -1,5 +1,6 @@
-//! The handshake: `Noise_IK_25519_ChaChaPoly_BLAKE2s` (HS-2). Two messages; the first already
-//! carries a payload that only the realm can read, the second proves the realm and carries the answer.
+//! The handshake: `Noise_IK_25519_ChaChaPoly_BLAKE2s` (HS-2). It has two messages. The first
+//! already carries a payload that only the realm can read. The second authenticates the realm and
+//! carries the answer.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
@@ -18,17 +19,17 @@ use zeroize::Zeroizing;
 
 use super::{LifeKey, PublicKey, ResumptionSecret, SealKey, SecretKey};
 
-/// Bytes that Noise message 1 has around its payload.
+/// The bytes that Noise message 1 adds to its payload.
 pub const MESSAGE_1_OVERHEAD: usize = 96;
-/// Bytes that Noise message 2 has around its payload.
+/// The bytes that Noise message 2 adds to its payload.
 pub const MESSAGE_2_OVERHEAD: usize = 48;
 
 const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
-/// Protocol name and version: parties of different versions never share keys.
+/// Protocol name and version, so that parties of different versions never share keys.
 const PROLOGUE: &[u8] = b"merpati\x01";
 const MESSAGE_MAX: usize = 65_535;
 
-/// A handshake message that is not authentic, or not for this key.
+/// A handshake message is not authentic, or not for this key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the handshake failed: the message is not authentic, or not meant for this key")]
 pub struct HandshakeFailed;
@@ -42,30 +43,30 @@ impl From<snow::Error> for HandshakeFailed {
 /// The two keys of a link.
 #[derive(Clone, Debug)]
 pub struct SessionKeys {
-    /// For what this side sends.
+    /// The key for packets that this side sends.
     pub seal: SealKey,
-    /// For what the other side sends.
+    /// The key for packets that the other side sends.
     pub open: SealKey,
 }
 
 impl SessionKeys {
-    /// What whoever has opened the link comes back with (HS-18).
+    /// Returns the secret with which the initiator resumes the link (HS-18).
     pub fn initiators_secret(&self) -> ResumptionSecret {
         ResumptionSecret::of(&self.seal, &self.open)
     }
 
-    /// The same, as the other side makes it.
+    /// Returns the same secret, computed by the responder.
     pub fn responders_secret(&self) -> ResumptionSecret {
         ResumptionSecret::of(&self.open, &self.seal)
     }
 }
 
-/// The primitives of snow, with the one random value of a handshake handed in.
+/// The primitives for snow. The one random value of a handshake is passed in.
 struct Primitives {
     ephemeral: Zeroizing<[u8; 32]>,
 }
 
-/// Gives out the ephemeral key and nothing else.
+/// A random number generator that returns the ephemeral key and nothing else.
 struct Once(Option<Zeroizing<[u8; 32]>>);
 
 impl Random for Once {
@@ -93,7 +94,7 @@ impl CryptoResolver for Primitives {
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        // The default resolver brings the other hashes that it knows into every program.
+        // The default resolver would link all its other hashes into every program.
         matches!(choice, HashChoice::Blake2s).then(|| Box::<Hasher>::default() as Box<dyn Hash>)
     }
 
@@ -102,7 +103,7 @@ impl CryptoResolver for Primitives {
     }
 }
 
-/// BLAKE2s as snow calls it.
+/// BLAKE2s with snow's interface.
 #[derive(Default)]
 struct Hasher(Blake2s256);
 
@@ -161,17 +162,17 @@ fn build(
     })
 }
 
-/// The side that opens a link.
+/// The initiator's side of a handshake.
 #[derive(Debug)]
 pub struct Initiator {
     noise: HandshakeState,
-    /// Keys the claim that the Init makes.
+    /// The key for the life claim in the Init.
     pub life_key: LifeKey,
 }
 
 impl Initiator {
-    /// Begins a handshake with the realm whose key is `realm`: the state, and Noise message 1 with
-    /// `payload` sealed in it.
+    /// Starts a handshake with the realm whose key is `realm`. Returns the state, and Noise message
+    /// 1 with the sealed `payload`.
     pub fn start(
         rng: &mut impl CryptoRng,
         secret: &SecretKey,
@@ -184,8 +185,8 @@ impl Initiator {
         Ok((Self { noise, life_key }, message))
     }
 
-    /// Ends the handshake with Noise message 2: the keys, and the payload it carried. A message that
-    /// fails leaves the handshake as it was: the genuine one may still come.
+    /// Finishes the handshake with Noise message 2. Returns the keys, and the message's payload. A
+    /// message that fails leaves the handshake unchanged: the genuine one may still come.
     pub fn finish(&mut self, message: &[u8]) -> Result<(SessionKeys, Vec<u8>), HandshakeFailed> {
         let payload = read(&mut self.noise, message)?;
         let (ours, theirs) = self.noise.dangerously_get_raw_split();
@@ -199,18 +200,18 @@ impl Initiator {
     }
 }
 
-/// The side that a link is opened to.
+/// The responder's side of a handshake.
 #[derive(Debug)]
 pub struct Responder {
     noise: HandshakeState,
     /// The initiator's key.
     pub peer: PublicKey,
-    /// Keys the claim that the Init makes.
+    /// The key for the life claim in the Init.
     pub life_key: LifeKey,
 }
 
 impl Responder {
-    /// Reads Noise message 1: the state, and the payload it carried.
+    /// Reads Noise message 1. Returns the state, and the message's payload.
     pub fn read(
         rng: &mut impl CryptoRng,
         secret: &SecretKey,
@@ -232,7 +233,7 @@ impl Responder {
         ))
     }
 
-    /// Writes Noise message 2 with `payload` sealed in it: the keys, and the message.
+    /// Writes Noise message 2 with the sealed `payload`. Returns the keys, and the message.
     pub fn finish(mut self, payload: &[u8]) -> Result<(SessionKeys, Vec<u8>), HandshakeFailed> {
         let message = write(&mut self.noise, payload, MESSAGE_2_OVERHEAD)?;
         let (theirs, ours) = self.noise.dangerously_get_raw_split();
@@ -246,8 +247,9 @@ impl Responder {
     }
 }
 
-/// The first output of Noise's `Split()` on the state after message 1, which the handshake does not use: what is
-/// mixed in for message 2 and the keys of the link is a shared secret each, never nothing.
+/// Returns the first output of Noise's `Split()` on the state after message 1. The handshake does
+/// not use it otherwise: message 2 and the link's keys each mix in a further shared secret, never
+/// an empty value.
 fn life_key(noise: &mut HandshakeState) -> LifeKey {
     LifeKey::new(noise.dangerously_get_raw_split().0)
 }
@@ -279,7 +281,8 @@ mod tests {
 
     use super::*;
 
-    /// HS-2
+    /// HS-2: both sides get the same keys and payloads, and a forged Accept does not end the
+    /// handshake.
     #[test]
     fn both_sides_come_to_the_same_keys() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
@@ -294,7 +297,7 @@ mod tests {
         );
         let (theirs, two) = responder.finish(b"answer").unwrap();
         assert_eq!(two.len(), MESSAGE_2_OVERHEAD + 6);
-        // A forged Accept must not end the handshake: the genuine one still does.
+        // The genuine Accept still completes the handshake.
         let mut forged = two.clone();
         forged[40] ^= 1;
         assert!(initiator.finish(&forged).is_err());
@@ -309,7 +312,8 @@ mod tests {
         );
     }
 
-    /// HS-2: whoever has recorded a handshake and takes both keys later reads what came early, and nothing else.
+    /// HS-2: an attacker that has recorded a handshake and later steals both keys can read the
+    /// early data, and nothing else.
     #[test]
     fn keys_taken_later_open_what_came_early_and_no_more() {
         let mut rng = ChaCha20Rng::seed_from_u64(3);
@@ -321,7 +325,7 @@ mod tests {
         let (ours, _) = initiator.finish(&two).unwrap();
         let mut packet = b"hbody".to_vec();
         ours.seal.seal(0, 1, &mut packet);
-        // As the realm, from what was on the way; and as the client.
+        // As the realm, from the recorded messages; and as the client.
         let (thief, early) = Responder::read(&mut rng, &realm, &one).unwrap();
         assert_eq!(early, b"early");
         let (stolen, _) = thief.finish(b"answer").unwrap();

@@ -1,4 +1,4 @@
-//! Identity files: a secret key as one line of text, readable by its owner only (HS-10).
+//! Identity files: a secret key as one line of text that only its owner can read (HS-10).
 
 use std::{
     fs,
@@ -14,15 +14,15 @@ use super::SecretKey;
 /// Why an identity file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The file system said no.
+    /// The file system refused access.
     #[error("cannot use the key file {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the file system said.
+        /// The file system's error.
         source: io::Error,
     },
-    /// Others could read the secret.
+    /// Other users could read the secret.
     #[error("the key file {} can be read by others; run: chmod 600 {}", .0.display(), .0.display())]
     Exposed(PathBuf),
     /// The content is not a key.
@@ -30,7 +30,7 @@ pub enum IdentityError {
     Damaged(PathBuf),
 }
 
-/// Loads the key in `path`, or makes one there when there is no such file.
+/// Loads the key in `path`, or creates one there if there is no such file.
 pub fn load_or_create_identity(
     path: &Path,
     rng: &mut impl CryptoRng,
@@ -58,10 +58,10 @@ pub fn load_or_create_identity(
     }
 }
 
-/// Refuses a file with a secret that others than its owner can read.
+/// Refuses a secret file that users other than its owner can read.
 ///
 /// # Errors
-/// When others can, or the file system does not tell.
+/// If others can read it, or the file system does not tell.
 #[cfg(unix)]
 pub fn refuse_exposed(path: &Path) -> Result<(), IdentityError> {
     use std::os::unix::fs::PermissionsExt;
@@ -76,7 +76,7 @@ pub fn refuse_exposed(path: &Path) -> Result<(), IdentityError> {
     }
 }
 
-/// Nothing is known here of who can read a file.
+/// Accepts every file: this system gives no information about its readers.
 ///
 /// # Errors
 /// None.
@@ -85,8 +85,8 @@ pub fn refuse_exposed(_: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Writes a file that only its owner can read, so that a crash at any point leaves either the old
-/// content or the new: written beside, synced, moved into place, and the directory synced.
+/// Writes a file that only its owner can read. A crash at any point leaves either the old content
+/// or the new: it is written beside, synced, moved into place, and the directory synced.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
@@ -98,7 +98,7 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         options.mode(0o600);
     }
-    // Opened before anything is in place: once it is, only the disk itself can still fail.
+    // Opened before anything is in place: afterwards only the disk itself can still fail.
     #[cfg(unix)]
     let directory = path
         .parent()

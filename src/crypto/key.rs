@@ -1,4 +1,4 @@
-//! X25519 keys: a realm's is its identity, a client's is its device (HS-1).
+//! X25519 keys: a realm's key is its identity, a client's key is its device (HS-1).
 
 use alloc::string::String;
 use core::{fmt, str::FromStr};
@@ -16,13 +16,13 @@ use zeroize::Zeroizing;
 )]
 pub struct InvalidKey;
 
-/// Who a party is. Shown as 43 characters of base64url.
+/// A public key: the identity of a party. Displayed as 43 characters of base64url.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
 impl PublicKey {
-    /// What two people compare aloud: five groups of four characters from the key's BLAKE2s hash,
-    /// 100 bits.
+    /// Returns the fingerprint that two people compare aloud: five groups of four characters from
+    /// the key's BLAKE2s hash, 100 bits.
     pub fn fingerprint(&self) -> String {
         let hash = Blake2s256::digest(self.0);
         let text = BASE32_NOPAD.encode(&hash).to_lowercase();
@@ -36,7 +36,7 @@ impl PublicKey {
         shown
     }
 
-    /// The first characters of the fingerprint, for a name that should be recognised.
+    /// Returns the first characters of the fingerprint, for recognisable names.
     pub fn short(&self) -> String {
         self.fingerprint()
             .chars()
@@ -71,29 +71,29 @@ impl FromStr for PublicKey {
     }
 }
 
-/// The secret half. Wiped from memory when dropped; never shown.
+/// A secret key. Wiped from memory when dropped; never displayed.
 #[derive(Clone)]
 pub struct SecretKey(Zeroizing<[u8; 32]>);
 
 impl SecretKey {
-    /// A fresh key.
+    /// Generates a key.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         rng.fill_bytes(bytes.as_mut());
         Self(bytes)
     }
 
-    /// The key made of these bytes.
+    /// Returns the key with these bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes, for the handshake and for the file they are kept in.
+    /// Returns the bytes, for the handshake and for the identity file.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The public half.
+    /// Returns the public key.
     pub fn public(&self) -> PublicKey {
         let compute = || MontgomeryPoint::mul_base_clamped(*self.0).to_bytes();
         #[cfg(all(any(test, fuzzing), feature = "std"))]
@@ -101,7 +101,7 @@ impl SecretKey {
         PublicKey(compute())
     }
 
-    /// The text in which the key is kept: 43 characters of base64url.
+    /// Returns the text in which the key is stored: 43 characters of base64url.
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE64URL_NOPAD.encode(self.as_bytes()))
     }
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// What a key is made of is wiped from memory when it is given back.
+    /// A key's bytes are wiped from memory when it is freed.
     #[test]
     fn secrets_are_wiped_when_they_are_dropped() {
         const fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}

@@ -1,8 +1,9 @@
-//! Which life of the realm's store a client remembers, claimed in the handshake at no byte: the handshake id of an
-//! Init is a tag over that life (HS-14).
+//! The claim of a store's life in the handshake, which takes no extra byte: the handshake id of an
+//! Init is a tag over the life that the client remembers (HS-14).
 //!
-//! The tag is keyed with a secret that only the two sides of the handshake share after Noise message 1. So it is
-//! another in each handshake, and to others it is random, whatever they know of the device and of the realm.
+//! The tag is keyed with a secret that only the two sides of the handshake share after Noise
+//! message 1. So it differs in each handshake, and is random to others, even if they know the
+//! device and the realm.
 
 use blake2::{Blake2s256, Digest};
 use zeroize::Zeroizing;
@@ -11,7 +12,7 @@ use crate::wire::{HandshakeId, Life};
 
 const LABEL: &[u8] = b"merpati life";
 
-/// What keys the tags of one handshake.
+/// The key for the tags of one handshake.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LifeKey(Zeroizing<[u8; 32]>);
 
@@ -20,9 +21,9 @@ impl LifeKey {
         Self(Zeroizing::new(shared))
     }
 
-    /// The handshake id that claims `life`.
+    /// Returns the handshake id that claims `life`.
     pub fn tag(&self, life: Life) -> HandshakeId {
-        // All parts are of fixed length, and fit one block of the hash: a realm compares many.
+        // All parts have a fixed length, and fit one block of the hash: a realm compares many.
         let mut hash = Blake2s256::new();
         hash.update(LABEL);
         hash.update(self.0.as_slice());
@@ -40,7 +41,7 @@ impl core::fmt::Debug for LifeKey {
     }
 }
 
-/// What an initiator claims to know of the realm's store, to be compared with lives that the store had.
+/// An initiator's claim of a life, to be compared with the store's lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LifeClaim {
     key: LifeKey,
@@ -48,12 +49,12 @@ pub struct LifeClaim {
 }
 
 impl LifeClaim {
-    /// The claim of an Init with the handshake id `tag`, whose message 1 gave `key`.
+    /// Returns the claim of an Init with the handshake id `tag`, whose message 1 gave `key`.
     pub const fn new(key: LifeKey, tag: HandshakeId) -> Self {
         Self { key, tag }
     }
 
-    /// True when `life` is claimed; by accident once in 2^32 times.
+    /// True if the claim is for `life`. A false match has a probability of 2^-32.
     pub fn is_for(&self, life: Life) -> bool {
         self.key.tag(life) == self.tag
     }
@@ -84,7 +85,7 @@ mod tests {
         let claim = LifeClaim::new(theirs, ours.tag(life));
         assert!(claim.is_for(life));
         assert!(!claim.is_for(Life::NONE) && !claim.is_for(Life([1, 2, 3, 5])));
-        // The same device claims the same life: nothing shows that.
+        // The same device claims the same life again, and nothing shows that.
         let (again, _) = handshake();
         assert_ne!(again.tag(life), ours.tag(life));
         assert!(!format!("{claim:?}").contains('['), "the key is not shown");

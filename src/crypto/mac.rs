@@ -1,4 +1,4 @@
-//! Keyed BLAKE2s: the first MAC of an Init, and everything a realm wants to recognise as its own
+//! Keyed BLAKE2s: the first MAC of an Init, and all values that a realm must recognise as its own
 //! (reset tokens, session ids).
 
 use blake2::{
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{PublicKey, SecretKey};
 
-/// What a MAC is: 32 bytes, of which protocols use the first few.
+/// A MAC: 32 bytes, of which protocols use the first few.
 pub type Mac = [u8; 32];
 
 /// A key for MACs of one kind.
@@ -17,7 +17,8 @@ pub type Mac = [u8; 32];
 pub struct MacKey(Zeroizing<[u8; 32]>);
 
 impl MacKey {
-    /// A key for `purpose` that only the holder of `secret` can make, the same at every start.
+    /// Derives the key for `purpose` from `secret`. It is the same at every start, and only the
+    /// holder of `secret` can derive it.
     pub fn derive(secret: &SecretKey, purpose: &str) -> Self {
         Self(Zeroizing::new(keyed(
             secret.as_bytes(),
@@ -25,13 +26,13 @@ impl MacKey {
         )))
     }
 
-    /// The MAC over `parts`, one after another. Callers use parts of fixed length, so that two
-    /// different lists never read the same.
+    /// Returns the MAC over the concatenated `parts`. Callers use parts of fixed length, so that
+    /// two different lists never have the same bytes.
     pub fn mac(&self, parts: &[&[u8]]) -> Mac {
         keyed(&self.0, parts)
     }
 
-    /// The first bytes of [`MacKey::mac`].
+    /// Returns the first 16 bytes of [`MacKey::mac`].
     pub fn mac16(&self, parts: &[&[u8]]) -> [u8; 16] {
         truncated(&self.mac(parts))
     }
@@ -43,8 +44,8 @@ impl core::fmt::Debug for MacKey {
     }
 }
 
-/// The MAC that shows that an Init's sender knows the realm's public key (HS-3): checked before any
-/// costly step, so that a scanner meets silence.
+/// Returns the MAC that shows that an Init's sender knows the realm's public key (HS-3). It is
+/// checked before any costly step, so that a scanner gets no answer.
 pub fn mac1(realm: &PublicKey, covered: &[u8]) -> [u8; 8] {
     let mut hash = Blake2s256::new();
     Digest::update(&mut hash, b"merpati mac1");
@@ -68,7 +69,8 @@ fn truncated<const N: usize>(mac: &Mac) -> [u8; N] {
 mod tests {
     use super::*;
 
-    /// The keyed vector of the BLAKE2 reference's `blake2s-kat` for the input 00 and the key 00..1f.
+    /// The keyed vector of the BLAKE2 reference's `blake2s-kat` for the input 00 and the key
+    /// 00..1f.
     #[test]
     fn the_mac_is_blake2s() {
         let key: [u8; 32] = core::array::from_fn(|at| u8::try_from(at).unwrap());

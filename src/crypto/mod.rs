@@ -1,8 +1,9 @@
-//! Keys and what is done with them: identities, the handshake, sealing of packets, MACs.
+//! Cryptography: identities, the handshake, sealing of packets, MACs.
 //!
-//! Pure functions over bytes; randomness is handed in. Knows nothing of what packets mean. Built on
-//! `snow` for the Noise handshake and, in realms, which seal for many, `ring` for sealing; clients and devices use the
-//! pure Rust ChaCha20-Poly1305 that the handshake has anyway. Normative text: `spec/handshake.md`.
+//! Pure functions over bytes; the caller passes randomness. This module does not know what packets
+//! mean. It uses `snow` for the Noise handshake. Realms seal for many links and use `ring`; clients
+//! and devices use the pure Rust ChaCha20-Poly1305 that the handshake needs anyway. Normative text:
+//! `spec/handshake.md`.
 
 #[cfg(all(test, feature = "std"))]
 pub(crate) mod audit;
@@ -34,7 +35,7 @@ pub use possession::{Possession, is_possession, show_possession};
 pub use resume::{ResumptionSecret, ticket_check};
 pub use seal::{OpenFailed, SealKey, TAG_LEN};
 
-/// Equality that takes the same time wherever the bytes differ.
+/// Compares two byte strings in constant time.
 pub fn same(a: &[u8], b: &[u8]) -> bool {
     use subtle::ConstantTimeEq;
     a.ct_eq(b).into()

@@ -1,16 +1,16 @@
-//! Shows that a realm has the key that it says it goes by from now on (PEER-13). Without that whoever is known could vouch for somebody
-//! else's key, and speak for whoever has it.
+//! The proof that a realm has the new key that it announces (PEER-13). Without it, a known realm
+//! could vouch for somebody else's key, and speak for the holder of that key.
 
 use curve25519_dalek::montgomery::MontgomeryPoint;
 use zeroize::Zeroizing;
 
 use super::{MacKey, PublicKey, SecretKey, same};
 
-/// What shows it.
+/// The proof.
 pub type Possession = [u8; 16];
 
-/// What only holders of `own` and of `other` can make of both keys. None where `other` is one of the few keys with which everybody can
-/// (RFC 7748 §6.1).
+/// Returns a MAC key that only the holders of `own` and of `other` can compute. None if `other` is
+/// one of the few keys with which everybody can (RFC 7748 §6.1).
 fn shared(own: &SecretKey, other: &PublicKey) -> Option<MacKey> {
     let point = MontgomeryPoint(other.0).mul_clamped(*own.as_bytes());
     let secret = Zeroizing::new(point.to_bytes());
@@ -21,13 +21,13 @@ fn shared(own: &SecretKey, other: &PublicKey) -> Option<MacKey> {
     Some(MacKey::derive(&secret, "merpati rotate"))
 }
 
-/// Shows the realm whose key is `to` that whoever goes by `old` there has `new`.
+/// Returns the proof, for the realm whose key is `to`, that the holder of `old` also has `new`.
 pub fn show_possession(new: &SecretKey, old: &PublicKey, to: &PublicKey) -> Option<Possession> {
     let key = shared(new, to)?;
     Some(key.mac16(&[&old.0, &new.public().0, &to.0]))
 }
 
-/// True when whoever goes by `old` has shown to have `new`, too, to the realm whose key is `own`.
+/// True if the holder of `old` has proved to the realm whose key is `own` that it also has `new`.
 pub fn is_possession(
     shown: &Possession,
     own: &SecretKey,
@@ -50,11 +50,11 @@ mod tests {
             is_possession(&shown, own, (&old.public(), &new.public()))
         };
         assert!(holds(&realm, &old, &new));
-        // Not to another realm, not for another's old key, and not for another new one.
+        // The proof is not valid for another realm, for another old key, or for another new one.
         assert!(!holds(&other, &old, &new));
         assert!(!holds(&realm, &other, &new));
         assert!(!holds(&realm, &old, &other));
-        // Whoever has the old key alone cannot.
+        // The old key alone is not enough.
         let forged = show_possession(&old, &old.public(), &realm.public()).unwrap();
         assert!(!is_possession(
             &forged,
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_key_that_anybody_has_is_nobodys() {
-        // Of order 1, 2 and 8.
+        // Keys of order 1, 2 and 8.
         let mut one = [0; 32];
         one[0] = 1;
         for low in [[0; 32], one] {

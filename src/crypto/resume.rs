@@ -1,6 +1,7 @@
-//! Resumption (HS-18 … HS-21): how a device that was here before comes back without a handshake. Both sides of a link make
-//! the same secret of its keys; the packet that resumes is sealed under that and a nonce of the device's, the answer also
-//! under a nonce of the realm's, so that no pair of key and number is ever used twice, whatever is restored or replayed.
+//! Resumption (HS-18 … HS-21): a device that was here before comes back without a handshake. Both
+//! sides of a link derive the same secret from its keys. The packet that resumes is sealed under
+//! that secret and a nonce of the device. The answer also depends on a nonce of the realm. So no
+//! pair of key and number is ever used twice, even after a restore or a replay.
 
 use blake2::{Blake2s256, Digest as _};
 use zeroize::Zeroizing;
@@ -8,12 +9,13 @@ use zeroize::Zeroizing;
 use super::{SealKey, SessionKeys, mac::keyed, same};
 use crate::wire::{Life, ResetToken, ResumeNonce, TicketCheck};
 
-/// What both sides of a link have in common once its handshake is over, to come back with.
+/// The resumption secret: both sides of a link share it once the handshake is over.
 #[derive(Clone)]
 pub struct ResumptionSecret(Zeroizing<[u8; 32]>);
 
 impl ResumptionSecret {
-    /// The secret of a link, by its keys: those of what its initiator sends, and of what its responder sends.
+    /// Returns the secret of a link, from the keys of both directions: the initiator's packets, and
+    /// the responder's.
     pub(super) fn of(initiators: &SealKey, responders: &SealKey) -> Self {
         let mut hash = Blake2s256::new();
         hash.update(b"merpati resume");
@@ -22,12 +24,12 @@ impl ResumptionSecret {
         Self::from_bytes(hash.finalize().into())
     }
 
-    /// The secret made of these bytes.
+    /// Returns the secret with these bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes, to be kept.
+    /// Returns the bytes, for storage.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -36,17 +38,17 @@ impl ResumptionSecret {
         SealKey::new(keyed(&self.0, parts))
     }
 
-    /// What seals a Resume of a device that knows `life`.
+    /// Returns the key that seals a Resume of a device that knows `life`.
     pub fn resume_key(&self, nonce: &ResumeNonce, life: Life) -> SealKey {
         self.key(&[b"resume", nonce, &life.0])
     }
 
-    /// What seals the answer to it.
+    /// Returns the key that seals the answer to a Resume.
     pub fn answer_key(&self, device: &ResumeNonce, realm: &ResumeNonce) -> SealKey {
         self.key(&[b"answer", device, realm])
     }
 
-    /// The keys of the link that is resumed, as its initiator has them.
+    /// Returns the keys of the resumed link, for its initiator.
     pub fn initiators_keys(&self, device: &ResumeNonce, realm: &ResumeNonce) -> SessionKeys {
         SessionKeys {
             seal: self.key(&[b"device", device, realm]),
@@ -54,7 +56,7 @@ impl ResumptionSecret {
         }
     }
 
-    /// The same, as its responder has them.
+    /// Returns the keys of the resumed link, for its responder.
     pub fn responders_keys(&self, device: &ResumeNonce, realm: &ResumeNonce) -> SessionKeys {
         let SessionKeys { seal, open } = self.initiators_keys(device, realm);
         SessionKeys {
@@ -78,7 +80,8 @@ impl core::fmt::Debug for ResumptionSecret {
     }
 }
 
-/// Shows that whoever names a ticket has been told its Reset token: junk is known for that before anything is looked up.
+/// Returns the check that shows that the sender of a ticket knows its Reset token. It detects junk
+/// before any look-up.
 pub fn ticket_check(token: &ResetToken) -> TicketCheck {
     let mut hash = Blake2s256::new();
     hash.update(b"merpati ticket");

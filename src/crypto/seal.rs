@@ -1,35 +1,35 @@
-//! Sealing of packets: ChaCha20-Poly1305 (RFC 8439), the nonce four zero bytes and the full packet
-//! number, the clear header as associated data (HS-9).
+//! Sealing of packets: ChaCha20-Poly1305 (RFC 8439). The nonce is four zero bytes and the full
+//! packet number, the associated data is the clear header (HS-9).
 
 use alloc::vec::Vec;
 
 use zeroize::Zeroizing;
 
-/// Bytes that sealing adds.
+/// The bytes that sealing adds.
 pub const TAG_LEN: usize = 16;
 
-/// A packet that was not sealed by the peer under this number and header.
+/// A packet that the peer did not seal under this number and header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the packet is not authentic")]
 pub struct OpenFailed;
 
-/// The key of one direction of a link. Small on purpose: a server holds two a link, and preparing
-/// the cipher from it costs next to nothing.
+/// The key of one direction of a link. It is small: a server holds two per link, and setting up the
+/// cipher from it costs almost nothing.
 #[derive(Clone)]
 pub struct SealKey(Zeroizing<[u8; 32]>);
 
 impl SealKey {
-    /// The key made of these bytes.
+    /// Returns the key with these bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub(super) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// Seals what stands in `packet` behind its first `header_len` bytes, and appends the tag. The
+    /// Seals the bytes of `packet` behind its first `header_len` bytes, and appends the tag. The
     /// caller never uses a number twice (LINK-1).
     pub fn seal(&self, number: u64, header_len: usize, packet: &mut Vec<u8>) {
         #[cfg(all(test, feature = "std"))]
@@ -88,7 +88,7 @@ mod backend {
         });
         match tag.and_then(|tag| tag.as_ref().try_into().ok()) {
             Some(tag) => tag,
-            // Only a packet of more than 256 GiB gets here. It must not leave in clear.
+            // Only a packet of more than 256 GiB gets here. It must not be sent in clear.
             None => {
                 body.fill(0);
                 [0; TAG_LEN]
@@ -126,7 +126,7 @@ mod portable {
         let cipher = ChaCha20Poly1305::new(bytes.into());
         match cipher.encrypt_in_place_detached(&nonce.into(), header, body) {
             Ok(tag) => tag.into(),
-            // Only a packet of more than 256 GiB gets here. It must not leave in clear.
+            // Only a packet of more than 256 GiB gets here. It must not be sent in clear.
             Err(_) => {
                 body.fill(0);
                 [0; TAG_LEN]
@@ -156,7 +156,7 @@ use portable as backend;
 mod tests {
     use super::*;
 
-    /// What a key is made of is wiped from memory when it is given back.
+    /// A key's bytes are wiped from memory when it is freed.
     #[test]
     fn keys_of_links_are_wiped_when_they_are_dropped() {
         const fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
@@ -179,7 +179,8 @@ mod tests {
         assert_eq!(key.open(7, header, &mut bent), Err(OpenFailed));
     }
 
-    /// HS-9: a device that serves nobody seals the same bytes.
+    /// HS-9: both implementations of the cipher seal the same bytes: the one of a device that
+    /// serves nobody, and the one of a realm.
     #[cfg(feature = "server")]
     #[test]
     fn both_backends_seal_the_same_bytes() {

@@ -1,5 +1,6 @@
-//! The Inits answered lately (HS-4): a repeat gets the same Accept again and starts nothing. Bounded
-//! in number and in time; what is forgotten is harmless, because commands take effect once anyway.
+//! Cache of recently answered Inits (HS-4): a repeat gets the same Accept again and opens no other
+//! link. The cache is bounded in number and in time. An eviction is harmless, because commands take
+//! effect once anyway.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,33 +15,33 @@ use super::{
 };
 use crate::{link::Time, wire::Resume};
 
-/// Stands for the bytes of one Init.
+/// The hash of an Init or a Resume.
 pub(super) type InitHash = [u8; 16];
 
 #[derive(Debug)]
 struct Accepted {
     link: LinkId,
-    /// Where the first came from.
+    /// The source address of the first copy.
     from: IpAddr,
-    /// Missing while the answers it should carry are awaited.
+    /// `None` while the answers that it should carry are awaited.
     accept: Option<Vec<u8>>,
 }
 
-/// The Inits answered lately, and with what.
+/// Recently answered Inits and their answers.
 #[derive(Debug, Default)]
 pub(super) struct AcceptCache {
     by_init: BTreeMap<InitHash, Accepted>,
     order: VecDeque<(Time, InitHash)>,
 }
 
-/// What is known of an Init.
+/// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Known<'a> {
     /// It has not come before.
     No,
     /// It is being answered.
     Awaiting,
-    /// It was answered with this, when it came from there.
+    /// It was answered with these bytes, for that link, and its first copy came from that address.
     Answered(&'a [u8], LinkId, IpAddr),
 }
 
@@ -54,7 +55,8 @@ impl AcceptCache {
         first_of(Blake2s256::new_with_prefix(init))
     }
 
-    /// The same of a Resume. Its cookie does not count: anybody can put another one into a recorded Resume.
+    /// Returns the hash of a Resume. The cookie is left out: an attacker can put another cookie
+    /// into a recorded Resume.
     pub fn hash_of_resume(resume: &Resume<'_>) -> InitHash {
         let hash = Blake2s256::new_with_prefix(resume.ticket.0.to_be_bytes());
         first_of(
@@ -76,8 +78,8 @@ impl AcceptCache {
         }
     }
 
-    /// Remembers an Init that came from there. Gives the link whose Init was forgotten for it, if any: unless that one
-    /// is proven, it should go too.
+    /// Remembers an Init that came from `from`. Returns the link whose Init was evicted for it, if
+    /// any.
     pub fn insert(
         &mut self,
         now: Time,
@@ -99,7 +101,7 @@ impl AcceptCache {
         forgotten
     }
 
-    /// The answer to an Init is made.
+    /// Stores the answer to an Init.
     pub fn answer(&mut self, init: &InitHash, accept: Vec<u8>) {
         if let Some(accepted) = self.by_init.get_mut(init) {
             accepted.accept = Some(accept);
@@ -111,24 +113,24 @@ impl AcceptCache {
         self.by_init.len() + self.order.len()
     }
 
-    /// The link of an Init has ended before it was answered.
+    /// Removes an Init whose link ended before it was answered.
     pub fn forget(&mut self, init: &InitHash) {
         self.by_init.remove(init);
     }
 
-    /// The Init of a link is answered no more with what it was answered with.
+    /// Removes the answer of a link's Init: repeats do not get it any more.
     pub fn forget_link(&mut self, link: LinkId) {
         self.by_init.retain(|_, accepted| accepted.link != link);
     }
 
-    /// Forgets what is too old.
+    /// Removes expired Inits.
     pub fn expire(&mut self, now: Time) {
         while self.timeout().is_some_and(|timeout| timeout <= now) {
             self.forget_oldest();
         }
     }
 
-    /// When the oldest becomes too old.
+    /// Returns when the oldest Init expires.
     pub fn timeout(&self) -> Option<Time> {
         self.order.front().map(|(at, _)| *at + ACCEPT_LIFETIME)
     }
@@ -143,7 +145,7 @@ impl AcceptCache {
 mod tests {
     use super::*;
 
-    /// HS-4
+    /// HS-4: an Init is remembered for [`ACCEPT_LIFETIME`], and at most [`ACCEPTS_MAX`] are.
     #[test]
     fn an_init_is_remembered_for_a_while_and_the_table_has_an_end() {
         let mut accepts = AcceptCache::default();

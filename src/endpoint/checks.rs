@@ -1,5 +1,5 @@
-//! What must hold of an endpoint's tables between any two calls, whatever has come: looked at in the library's tests, in
-//! fuzzing and in simulation.
+//! Invariants of an endpoint's tables between any two calls, whatever has arrived. Checked in the
+//! library's tests, in fuzzing and in simulation.
 
 use super::{
     Endpoint, LinkId,
@@ -7,11 +7,11 @@ use super::{
 };
 use crate::faults::{Fault, is_planted};
 
-/// With more links the look at all of them would be all that such a build does.
+/// No checks with more links than this: they would dominate the run time of such a build.
 const CHECKED_MAX: usize = 32;
 
 impl Endpoint {
-    /// Asserts all that holds of an endpoint between calls.
+    /// Asserts all invariants of an endpoint.
     pub(super) fn check(&self) {
         let is_looked_at = cfg!(any(test, fuzzing)) && cfg!(debug_assertions);
         if !is_looked_at || self.slots.len() > CHECKED_MAX {
@@ -31,7 +31,7 @@ impl Endpoint {
         );
     }
 
-    /// Whatever a link is found by leads to one that there is.
+    /// Asserts that each entry of a lookup table leads to an existing link.
     fn check_names(&self) {
         let slot = |id: &LinkId| self.slots.get(id).map(Box::as_ref);
         for (address, id) in &self.by_address {
@@ -59,7 +59,7 @@ impl Endpoint {
         }
     }
 
-    /// Each link will be looked at again no later than it wants to be.
+    /// Asserts that each link's timer is set no later than the link requires.
     fn check_slot(&self, id: LinkId, slot: &LinkEntry) {
         debug_assert!(
             slot.role == Role::Responder || self.by_address.contains(&(slot.path.remote, id)),

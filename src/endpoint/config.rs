@@ -1,4 +1,4 @@
-//! What distinguishes one endpoint from another.
+//! The configuration of an endpoint.
 
 use std::time::Duration;
 
@@ -8,44 +8,45 @@ use crate::{
     wire::{Protection, RealmId},
 };
 
-/// What distinguishes one endpoint from another.
+/// The configuration of an endpoint.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What links others may open here; none for a client. Needs the feature `server`.
+    /// The protection of links that others may open here; `None` for a client. Needs the feature
+    /// `server`.
     pub accept: Option<Protection>,
-    /// Under which name to tell strangers who this is; `None` keeps silent.
+    /// The realm id in the answer to a Hello; `None` sends no answer.
     pub hello: Option<RealmId>,
-    /// Requests may travel in a handshake's first message. Else those that come there wait until the link is
-    /// proven.
+    /// Requests may travel in the first packet of a handshake. If false, this side sends none
+    /// there, and requests that arrive there wait until the link is proven.
     pub early_data: bool,
-    /// Links that this side opens are resumed, where the other side allows (HS-18).
+    /// Links that this side opens are resumed, if the other side allows it (HS-18).
     pub resumes: bool,
-    /// Which of several endpoints behind one address it is.
+    /// This endpoint's number among several behind one address.
     pub place: WorkerId,
     /// The largest datagram taken and sent, in bytes; at least [`crate::link::DATAGRAM_MIN`].
     pub max_datagram: usize,
-    /// The longest message that is put together from parts, in bytes.
+    /// The longest message that is reassembled, in bytes.
     pub max_message: usize,
-    /// Bytes a second that no link exceeds.
+    /// The largest rate of each link, in bytes per second.
     pub rate: Option<u64>,
-    /// Whether small packets leave twice.
+    /// Whether small packets are sent twice (LINK-19).
     pub redundancy: Redundancy,
-    /// A link that this side opened, and that is in use, is replaced after so long.
+    /// Age at which a link in use that this side opened is replaced.
     pub lifetime: Duration,
-    /// Links at once.
+    /// The largest number of links that others open.
     pub links_max: usize,
-    /// Bytes that the links which others open may hold for them, all together: answers and entries on their way,
-    /// messages that come in parts.
+    /// Memory that all links that others open may hold for them, in bytes: answers and entries in
+    /// flight, and messages in reassembly.
     pub memory_max: usize,
-    /// How many handshakes begin without a cookie.
+    /// The rates of handshakes without a cookie.
     pub handshakes: Handshakes,
-    /// A proven link that has been silent for so long is forgotten by its responder.
+    /// Silence after which a responder forgets a proven link.
     pub idle: Duration,
-    /// A link that this side opened to a realm and that has been silent for so long is closed.
+    /// Silence after which a link that this side opened to a realm is closed.
     pub shared_idle: Duration,
 }
 
-/// A client's: it lets nobody in, and nothing bounds it but the links it opens.
+/// A client's configuration: it accepts no links, and only its own links bound it.
 impl Default for Config {
     fn default() -> Self {
         Self {

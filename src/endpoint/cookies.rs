@@ -1,6 +1,6 @@
-//! Who may begin a handshake without showing that they receive at their address (HS-12). A handshake costs a
-//! curve's worth of work and a place in the table, so when there are many, each has to return a cookie first, which
-//! costs a hash and no memory.
+//! Admission of handshakes without a proof of address (HS-12). A handshake costs elliptic-curve
+//! operations and a link slot. Under load each initiator first has to return a cookie, which costs
+//! a hash and no memory.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,17 +18,17 @@ use crate::{
     wire::{Cookie, HandshakeId},
 };
 
-/// A secret is used for so long, and good for as long again.
+/// How long a secret makes cookies. Its cookies stay valid for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_mins(2);
-/// With a cookie, so many times as many are let in from one subnet.
+/// With a cookie a subnet may begin this many times as many handshakes.
 const PROVEN_FACTOR: u32 = 4;
 
-/// How often a handshake begins without a cookie.
+/// The rates of handshakes without a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshakes {
-    /// In all.
+    /// All subnets together.
     pub all: RateLimit,
-    /// From one subnet: an IPv4 /24, or an IPv6 /64.
+    /// One subnet: an IPv4 /24, or an IPv6 /64.
     pub per_subnet: RateLimit,
 }
 
@@ -41,11 +41,11 @@ impl Default for Handshakes {
     }
 }
 
-/// Says who may begin, and makes cookies.
+/// Admits handshakes and makes cookies.
 #[derive(Debug)]
 pub(super) struct HandshakeAdmission {
     limits: Handshakes,
-    /// The secret of now and the one before.
+    /// The current secret and the one before.
     secrets: [MacKey; 2],
     renewed: Time,
 }
@@ -60,7 +60,7 @@ impl HandshakeAdmission {
         }
     }
 
-    /// True when another handshake may begin from `source` without a cookie; counts it.
+    /// True if another handshake may begin from `source` without a cookie. Counts it.
     pub fn admits(&self, now: Time, source: IpAddr, counts: &Counts) -> bool {
         let (subnet, limits) = (Subnet::from(source), self.limits);
         counts
@@ -70,7 +70,8 @@ impl HandshakeAdmission {
             .is_ok()
     }
 
-    /// True when `cookie` was made for this handshake lately and not too many have come with one; counts it.
+    /// True if `cookie` is valid for this handshake and the rate with cookies is not exceeded.
+    /// Counts it.
     pub fn admits_with(
         &self,
         now: Time,
@@ -90,7 +91,7 @@ impl HandshakeAdmission {
         is_good && counts.proven.take(now.0, &subnet, often).is_ok()
     }
 
-    /// What has to be returned before a handshake begins.
+    /// Returns the cookie that `source` has to return before its handshake begins.
     pub fn cookie(
         &mut self,
         now: Time,
@@ -110,7 +111,7 @@ impl HandshakeAdmission {
 }
 
 fn made(secret: &MacKey, source: SocketAddr, handshake: HandshakeId) -> Cookie {
-    // Parts of fixed length: an IPv4 address stands as the IPv6 one that means it.
+    // The MAC's inputs have a fixed length: an IPv4 address is mapped to IPv6.
     let ip = match source.ip() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
@@ -133,7 +134,7 @@ mod tests {
         SocketAddr::from(([192, 0, subnet, 7], 4000))
     }
 
-    /// HS-12
+    /// HS-12: each subnet has a rate limit, and all subnets together have one.
     #[test]
     fn each_subnet_has_its_allowance_and_all_have_one_together() {
         let mut rng = StdRng::seed_from_u64(1);
@@ -158,7 +159,7 @@ mod tests {
         assert_eq!(admitted(second(100), 1), 8);
     }
 
-    /// HS-12
+    /// HS-12: a cookie is valid for one address, one handshake and a limited time.
     #[test]
     fn a_cookie_is_good_for_its_address_its_handshake_and_a_while() {
         let mut rng = StdRng::seed_from_u64(1);
@@ -172,11 +173,12 @@ mod tests {
         assert!(!gate.admits_with(second(1100), source(2), (handshake, &cookie), &counts));
         assert!(!gate.admits_with(second(1100), at, (HandshakeId(8), &cookie), &counts));
         assert!(!gate.admits_with(second(1100), at, (handshake, &[0; 16]), &counts));
-        // Another is asked for, so there is another secret; the one before is still good for a while.
+        // A new cookie after the secret's lifetime makes a new secret. The one before stays valid
+        // for a while.
         gate.cookie(second(1130), at, handshake, &mut rng);
         assert!(gate.admits_with(second(1140), at, (handshake, &cookie), &counts));
         assert!(!gate.admits_with(second(1250), at, (handshake, &cookie), &counts));
-        // Nobody asks for another: it does not stay good for ever.
+        // Without new cookies the secret still expires.
         let last = gate.cookie(second(2000), at, handshake, &mut rng);
         assert!(gate.admits_with(second(2239), at, (handshake, &last), &counts));
         assert!(!gate.admits_with(second(2240), at, (handshake, &last), &counts));

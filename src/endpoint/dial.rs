@@ -1,5 +1,5 @@
-//! The initiator's side of a handshake: one Init, sent again byte for byte until an authentic Accept
-//! comes (HS-3, HS-4).
+//! The initiator's side of a handshake: one Init, retransmitted byte for byte until an authentic
+//! Accept arrives (HS-3, HS-4).
 
 use std::time::Duration;
 
@@ -22,44 +22,45 @@ use crate::{
     },
 };
 
-/// Cookies shown in one handshake at most.
+/// The largest number of cookies returned in one handshake.
 const COOKIES_MAX: u32 = 8;
 
-/// So many Resumes in a row that bring nothing, and a handshake begins instead; so many packets that are large, and one with a smaller one.
+/// The number of unanswered Resumes after which a handshake begins instead. Also the number of
+/// unanswered large packets after which a handshake begins with a smaller one.
 const RESUMES_MAX: u32 = 6;
 
-/// The answer to the last of them is waited for so many timeouts at least.
+/// The answer to the last Resume is awaited for at least this many timeouts.
 pub(super) const LAST_RESUME_TIMEOUTS: u32 = 3;
 
-/// What opens a link.
+/// The first packet of a link.
 #[derive(Debug)]
 enum Opening {
     /// An Init, with the Noise message that it carries.
     Init(Box<Initiator>, Vec<u8>),
-    /// A Resume, by this ticket and with this nonce.
+    /// A Resume, with this ticket and this nonce.
     Resume(Box<Ticket>, ResumeNonce),
 }
 
-/// What this side has begun to open a link: one packet, sent again until it is answered.
+/// A handshake of this side: one packet, retransmitted until it is answered.
 #[derive(Debug)]
 pub(super) struct Dial {
     handshake: HandshakeId,
     opening: Opening,
     packet: Vec<u8>,
-    /// How often a cookie has been shown.
+    /// The number of cookies returned.
     shown: u32,
     attempts: Attempts,
     first_sent: Time,
-    /// How often it has left since the other side last said anything.
+    /// The transmissions since the last answer of the other side.
     tries: Option<Tries>,
 }
 
-/// A packet that leaves until something is said to it. A copy (LINK-19) belongs to the try that it follows: that one has failed when
-/// neither is answered.
+/// The transmissions of a packet until an answer arrives. A redundant copy (LINK-19) belongs to the
+/// try that it follows. A try has failed if neither is answered.
 #[derive(Clone, Copy, Debug)]
 struct Tries {
     first_at: Time,
-    /// When it last left, its copy aside.
+    /// The last transmission that was not a copy.
     last_at: Time,
     count: u32,
     has_copies: bool,
@@ -78,7 +79,7 @@ impl Dial {
         }
     }
 
-    /// Makes an Init, with what `link` may send early in it. Its handshake id claims `life`.
+    /// Makes an Init with the early data of `link`. Its handshake id claims `life`.
     pub fn begin(
         now: Time,
         rng: &mut impl CryptoRng,
@@ -87,7 +88,8 @@ impl Dial {
         (link, life): (&mut Link, Life),
         max_datagram: usize,
     ) -> Result<Self, HandshakeFailed> {
-        // With a cookie it has to fit as well. What does not fit waits for the link, on which it can leave in parts.
+        // A cookie has to fit in too. Data that does not fit waits for the link, where it can be
+        // fragmented.
         let around = INIT_OVERHEAD + MESSAGE_1_OVERHEAD + size_of::<Cookie>();
         let room = max_datagram.saturating_sub(around);
         let payload = link.init_payload(now, room);
@@ -101,7 +103,7 @@ impl Dial {
         Ok(Self::new(now, handshake, opening, init))
     }
 
-    /// Makes a Resume, with what `link` may send early in it, of a device that knows `life`.
+    /// Makes a Resume with the early data of `link`, for a device that knows `life`.
     pub fn resume(
         now: Time,
         rng: &mut impl CryptoRng,
@@ -125,12 +127,12 @@ impl Dial {
         Self::new(now, Resume::handshake(&nonce), opening, packet)
     }
 
-    /// True for what begins that handshake.
+    /// True if the handshake id is `handshake`.
     pub fn is_for(&self, handshake: HandshakeId) -> bool {
         self.handshake == handshake
     }
 
-    /// The ticket and the nonce of a resumption.
+    /// Returns the ticket and the nonce of a resumption.
     pub const fn resumption(&self) -> Option<(&Ticket, &ResumeNonce)> {
         match &self.opening {
             Opening::Init(..) => None,
@@ -138,29 +140,32 @@ impl Dial {
         }
     }
 
-    /// True when enough Resumes have left, or packets that the path may be too narrow for, and the last has had its time.
+    /// True if enough Resumes have left, or enough packets that may be too large for the path, and
+    /// the last has timed out.
     pub fn is_in_vain(&self, now: Time) -> bool {
         let last = self.attempts.again().filter(|at| *at <= now);
         let is_over = self.attempts.count() >= RESUMES_MAX && last.is_some();
         is_over && (self.resumption().is_some() || self.packet.len() > BEGINNING)
     }
 
-    /// True when the next Resume is the last: where the path has become longer, the answer to it may take longer than was known.
+    /// True if the next Resume is the last. If the path has become longer, its answer may take
+    /// longer than the known round-trip time.
     pub const fn is_last_resume(&self) -> bool {
         self.resumption().is_some() && self.attempts.count() + 1 >= RESUMES_MAX
     }
 
-    /// How often the packet has left, and how long it is.
+    /// Returns how often the packet has left, and its length in bytes.
     pub const fn sent(&self) -> (u32, usize) {
         (self.attempts.count(), self.packet.len())
     }
 
-    /// When it wants to leave again; at once when it has yet to leave.
+    /// Returns when the packet is due; at once if it has not left yet.
     pub fn timeout(&self) -> Time {
         self.attempts.timeout().unwrap_or_default()
     }
 
-    /// The packet, if it is time to send it (again). The next time follows after `wait`, and a copy after `copy`.
+    /// Writes the packet if it is due. The next transmission is due after `wait`, and a redundant
+    /// copy after `copy`. True if the packet is written.
     pub fn transmit(
         &mut self,
         now: Time,
@@ -199,9 +204,10 @@ impl Dial {
         true
     }
 
-    /// How many packets of the first try were certainly lost, or their answers, now that a later one is answered: one, or two where it left
-    /// twice. None where the answer did not come about a round trip after the last try: on a path that has become longer, it comes sooner
-    /// or later than that, and may be to any of them. Nor where it may be a late one to the first.
+    /// Returns how many packets of the first try, or their answers, were certainly lost, given that
+    /// a later one is answered: one, or two if the try had a copy. Returns 0 if the answer did not
+    /// arrive about one round trip after the last try: on a path that has become longer the answer
+    /// may be to any try. Returns 0 too if it may be a late answer to the first try.
     pub fn lost(&self, now: Time, rtt: Option<Duration>) -> u32 {
         let Some((tries, rtt)) = self.tries.filter(|tries| tries.count > 1).zip(rtt) else {
             return 0;
@@ -215,13 +221,14 @@ impl Dial {
         }
     }
 
-    /// True when the packet left so lately that nothing can be an answer to it.
+    /// True if the packet left too recently for any answer to it.
     pub fn is_unanswerable(&self, now: Time, rtt: Option<Duration>) -> bool {
         let is_early = |tries: Tries| rtt.is_some_and(|rtt| (now - tries.first_at) * 2 < rtt);
         self.tries.map_or(rtt.is_some(), is_early)
     }
 
-    /// Shows a cookie from here on, and sends the packet with it at once. Who forges many of them gains nothing.
+    /// Adds a cookie to the packet and sends it at once. Forged cookies have no further effect
+    /// after [`COOKIES_MAX`] of them.
     pub fn show(&mut self, realm: &PublicKey, cookie: &Cookie) {
         if self.shown == COOKIES_MAX {
             return;
@@ -248,12 +255,12 @@ impl Dial {
             }
         }
         self.shown += 1;
-        // What came before was answered.
+        // The earlier transmissions were answered.
         self.tries = None;
         self.attempts.queue();
     }
 
-    /// Reads Noise message 2. One that fails changes nothing: the genuine one may still come.
+    /// Reads Noise message 2. A failure changes nothing: the genuine message may still arrive.
     pub fn finish(&mut self, noise: &[u8]) -> Result<(SessionKeys, Vec<u8>), HandshakeFailed> {
         match &mut self.opening {
             Opening::Init(initiator, _) => initiator.finish(noise),
@@ -261,21 +268,20 @@ impl Dial {
         }
     }
 
-    /// The packet leaves again at once.
+    /// Sends the packet again at once.
     pub fn hurry(&mut self) {
         self.tries = None;
         self.attempts.queue();
     }
 
-    /// How long the round trip took, if it is certain which Init was answered.
+    /// Returns the round-trip time, if it is certain which Init was answered.
     pub fn round_trip(&self, now: Time) -> Option<Duration> {
         (self.attempts.count() == 1).then(|| now - self.first_sent)
     }
 }
 
 impl Endpoint {
-    /// The other side knows nothing of this link any more: opens it anew. What has no reply yet is
-    /// asked again.
+    /// Reopens a link that the other side has forgotten. Requests without a reply are sent again.
     pub(super) fn dial_again(&mut self, now: Time, id: LinkId) {
         let renewal = self.slots.get(&id).map(|slot| &slot.renewal);
         let new = renewal.and_then(|renewal| renewal.replaced_by);
@@ -284,7 +290,7 @@ impl Endpoint {
             slot.is_some_and(|slot| !matches!(slot.stage, Stage::Open))
         };
         if let Some(new) = new.filter(is_opening) {
-            // One of them is enough, and what waits is on this one.
+            // One of the two is enough, and the requests wait on this one.
             self.end(new, None);
         }
         let Some(mut slot) = self.slots.remove(&id) else {
@@ -295,7 +301,8 @@ impl Endpoint {
         let name = slot.is_shared.then(|| self.name_of(id));
         let link = slot.link.into_awake().restart(name);
         if link.asks_in_secret() {
-            // HS-7: what carries a password is asked again, and not on a link without forward secrecy.
+            // HS-7: a request with a password is sent again, but not on a link without forward
+            // secrecy.
             slot.resumption = None;
         }
         slot.link = link.into();

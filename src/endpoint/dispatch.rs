@@ -1,4 +1,4 @@
-//! Passes on what links tell.
+//! Passes the events of links on as events of the endpoint.
 
 use super::{Endpoint, Event, LinkId, SERVES, link_entry::Role, resume::TicketState};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Endpoint {
-    /// Passes on what a link tells.
+    /// Passes on the events of one link.
     pub(super) fn tell(&mut self, now: Time, id: LinkId) {
         self.settle_path(now, id);
         while let Some(event) = self
@@ -32,7 +32,7 @@ impl Endpoint {
         };
         let event = match event {
             link::Event::Opened { name, resumes } => {
-                // What is resumed has no more forward secrecy than what comes early.
+                // A resumed link has no more forward secrecy than early data.
                 if resumes && self.config.early_data {
                     slot.ticket_state = TicketState::Wanted;
                 }

@@ -1,5 +1,6 @@
-//! Links that rest. Of one that has been silent for long only what it takes to go on is kept (`link::DormantLink`): most of
-//! the links of a realm are silent most of the time. Whoever wants anything of such a link wakes it.
+//! Dormant links. Of a link that has been silent for long only the state needed to continue is kept
+//! (`link::DormantLink`), because most links of a realm are silent most of the time. Any access
+//! that changes the link wakes it.
 
 use core::{
     cell::OnceCell,
@@ -16,26 +17,27 @@ use crate::{
     link::{DormantLink, Link, Time},
 };
 
-/// A link that has been silent for so long may rest: no packet is on its way for longer.
+/// Silence after which a link may become dormant: no packet is in flight for longer.
 const RESTS_AFTER: Duration = Duration::from_mins(3);
-/// A silence is measured to so much.
+/// Granularity of the silence.
 const GRAIN: Duration = Duration::from_secs(30);
 
-/// A link, awake or at rest.
+/// A link, awake or dormant.
 #[derive(Debug)]
 pub(super) enum MayHibernate {
     Awake(Box<Link>),
-    /// With the link as it looks to who only looks.
+    /// A dormant link, with a woken copy for read access.
     DormantLink(Box<DormantLink>, OnceCell<Box<Link>>),
 }
 
 impl MayHibernate {
-    /// True while nothing of it has changed since it was laid to rest.
+    /// True while the link is dormant and unchanged.
     pub const fn is_resting(&self) -> bool {
         matches!(self, Self::DormantLink(..))
     }
 
-    /// What its initiator comes back with, as the responder makes it, and the initiator's limit on datagrams. Does not wake it.
+    /// Returns the responder's side of the initiator's ticket: its secret, and the initiator's
+    /// limit on datagrams in bytes. Does not wake the link.
     pub fn responders_ticket(&self) -> Option<(ResumptionSecret, usize)> {
         match self {
             Self::Awake(link) => Some((link.responders_secret()?, link.peer_max_datagram())),
@@ -43,7 +45,7 @@ impl MayHibernate {
         }
     }
 
-    /// The link itself, awake.
+    /// Returns the link, awake.
     pub fn into_awake(self) -> Link {
         match self {
             Self::Awake(link) => *link,
@@ -87,7 +89,7 @@ impl DerefMut for MayHibernate {
 }
 
 impl LinkEntry {
-    /// When the link may be laid to rest, if it may.
+    /// Returns when the link may become dormant, if it may.
     pub fn rests_at(&self) -> Option<Time> {
         let may_rest = SERVES
             && self.role == Role::Responder
@@ -96,7 +98,7 @@ impl LinkEntry {
             && self.left.is_none()
             && self.held.is_empty()
             && self.link.may_rest();
-        // To the grain, so that it is not another moment after each packet.
+        // Rounded to the granularity, so that the timer does not change with each packet.
         let grain = u64::try_from(GRAIN.as_micros()).unwrap_or(u64::MAX);
         let at = (self.heard.unwrap_or(self.opened) + RESTS_AFTER).0;
         may_rest.then(|| Time(at.checked_next_multiple_of(grain).unwrap_or(u64::MAX)))
@@ -104,8 +106,8 @@ impl LinkEntry {
 }
 
 impl Endpoint {
-    /// Lays a link to rest if its time has come; what it kept for the other side is kept no more. False if it is not
-    /// the time.
+    /// Makes a link dormant if it is due, and releases the memory that it held for the other side.
+    /// False if it is not due.
     pub(super) fn lay_to_rest(&mut self, now: Time, id: LinkId) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else {
             return false;

@@ -1,4 +1,4 @@
-//! What an endpoint tells.
+//! The events of an endpoint.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,92 +9,99 @@ use crate::{
     wire::{CloseReason, ConnectionId, EventId, HelloReply, OperationNumber, RequestId, Welcome},
 };
 
-/// What an endpoint has to tell its driver.
+/// An event for the endpoint's driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Someone opens a link; answer with [`super::Endpoint::welcome`].
+    /// Another side opens a link; answer with [`super::Endpoint::welcome`].
     Incoming {
         /// The link.
         link: LinkId,
-        /// The device's key; none on a plain link.
+        /// The device's key; `None` on a plain link.
         peer: Option<PublicKey>,
-        /// Where it comes from.
+        /// The source address.
         address: SocketAddr,
-        /// The life of this side's store that it claims to know; none on plain links and on links of realms. What is
-        /// made of it is for [`super::Endpoint::tell_life`].
+        /// The life of this side's store that it claims to know; `None` on plain links and on links
+        /// of realms. Pass the verdict on it to [`super::Endpoint::tell_life`].
         claim: Option<LifeClaim>,
     },
-    /// A realm of those given with [`super::Endpoint::leave_to_first`] has opened a link, and has shown that it is there.
+    /// A realm from [`super::Endpoint::leave_to_first`] has opened a link and has proven its
+    /// address.
     Proven {
         /// The link.
         link: LinkId,
         /// The realm's key.
         peer: PublicKey,
     },
-    /// It is proven where the other side of a link is that it has opened: for the first time, or after it has moved.
+    /// The other side of a link that it opened has proven its address: the first time, or after a
+    /// migration.
     PathProven {
         /// The link.
         link: LinkId,
     },
-    /// A link that this side opened is open; again after the other side has restarted.
+    /// A link that this side opened is open. Comes again after the other side has restarted.
     Opened {
         /// The link.
         link: LinkId,
-        /// What the other side said. Of a link that was resumed it says only whether the store's life is another.
+        /// The other side's WELCOME. On a resumed link it says only whether the store's life has
+        /// changed.
         welcome: Welcome,
-        /// It was resumed.
+        /// True if the link was resumed.
         is_resumed: bool,
     },
-    /// The other side of a link that was resumed has said which operation number is the highest that it has seen from this one's key.
+    /// The other side of a resumed link has told the highest operation number that it has seen from
+    /// this side's key.
     Standing {
         /// The link.
         link: LinkId,
         /// The number.
         highest: OperationNumber,
     },
-    /// A device comes back whose ticket this endpoint does not know; say with [`super::Endpoint::ticket_found`] what is known of it.
+    /// A device resumes with a ticket that this endpoint does not know; answer with
+    /// [`super::Endpoint::ticket_found`].
     UnknownTicket {
         /// The ticket's name.
         ticket: ConnectionId,
-        /// Where it came from,
+        /// The path that the Resume arrived over.
         path: Path,
-        /// and what came.
+        /// The Resume.
         datagram: Vec<u8>,
     },
-    /// The realm has refused the ticket that this side came back by on `link`, or answered it with what makes no sense: it is
-    /// not to be shown again (HS-20).
+    /// The realm has refused the ticket that this side used on `link`, or its answer was malformed.
+    /// The ticket must not be used again (HS-20).
     TicketRefused {
         /// The link, which goes on with a handshake.
         link: LinkId,
     },
-    /// A device that means to come back has shown that it is there: this may be kept of it.
+    /// A device that wants to resume later has shown that its handshake is genuine: its record may
+    /// be stored.
     TicketDue {
         /// The ticket's name.
         ticket: ConnectionId,
         /// When its handshake began.
         opened: Time,
-        /// By what the device is known.
+        /// The record to store.
         known: Known,
     },
-    /// A device that has come back by a ticket of which no place was known has shown where it is.
+    /// A device that resumed with a ticket without a known place has proven its address.
     TicketPlace {
         /// The ticket's name.
         ticket: ConnectionId,
-        /// Where.
+        /// The device's address.
         place: IpAddr,
     },
-    /// The other side asks; answer with [`super::Endpoint::reply`].
+    /// The other side sent a request; answer with [`super::Endpoint::reply`].
     Request {
         /// The link.
         link: LinkId,
-        /// To be named in the reply.
+        /// The number to name in the reply.
         number: RequestId,
         /// The command.
         bytes: Vec<u8>,
-        /// It came in a handshake's first message, and might have been recorded and sent by anyone.
+        /// True if it came in the first packet of a handshake, and may be a recording replayed by
+        /// anyone.
         early: bool,
     },
-    /// The other side answers.
+    /// The other side answered a request.
     Reply {
         /// The link.
         link: LinkId,
@@ -107,57 +114,58 @@ pub enum Event {
     Pushed {
         /// The link.
         link: LinkId,
-        /// The event.
+        /// The entry.
         bytes: Vec<u8>,
     },
-    /// What was pushed has arrived.
+    /// A pushed entry has arrived.
     Delivered {
         /// The link.
         link: LinkId,
-        /// As [`super::Endpoint::push`] gave it.
+        /// The number from [`super::Endpoint::push`].
         number: EventId,
     },
-    /// A request's deadline is over.
+    /// The deadline of a request has passed.
     Expired {
         /// The link.
         link: LinkId,
         /// The request's number.
         number: RequestId,
-        /// True when anything at all has come from the other side.
+        /// True if anything has arrived from the other side.
         heard: bool,
     },
-    /// The other side asks with more bytes than are taken; answer with [`super::Endpoint::reply`].
+    /// The other side sent a request that is too long; answer with [`super::Endpoint::reply`].
     Oversized {
         /// The link.
         link: LinkId,
-        /// To be named in the reply.
+        /// The number to name in the reply.
         number: RequestId,
-        /// As many bytes as are taken.
+        /// The longest request accepted, in bytes.
         limit: usize,
     },
-    /// A request waits for its reply on another link now: of two links with one realm one stays.
+    /// A request has moved to another link, because only one of two links with a realm stays.
     Moved {
-        /// Where it was asked.
+        /// The former link.
         link: LinkId,
-        /// Its number there.
+        /// The request's number there.
         number: RequestId,
-        /// Where it is asked now.
+        /// The link that it moved to.
         to: LinkId,
-        /// Its number there.
+        /// The request's number there.
         as_number: RequestId,
     },
-    /// A link has ended, and with it all that was asked on it.
+    /// A link has ended, with all requests on it.
     Closed {
         /// The link.
         link: LinkId,
-        /// Why, if the other side said so; a violation also if this side said so, or had an Accept that makes no sense.
+        /// The reason, if the other side gave one. A violation is reported too if this side
+        /// detected it, or got a malformed Accept.
         reason: Option<CloseReason>,
     },
-    /// A realm has said who it is.
+    /// A realm has answered a Hello.
     Hello {
-        /// Where it was asked.
+        /// The address asked.
         address: SocketAddr,
-        /// What it said.
+        /// The answer.
         reply: HelloReply,
     },
 }

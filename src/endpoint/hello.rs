@@ -1,5 +1,5 @@
-//! Asking a realm who it is (HS-6), for whoever takes its word for it on first use. Repeated until
-//! answered, ever less often.
+//! Hello: asks a realm for its key (HS-6), for trust on first use. Repeated until answered, with
+//! exponential backoff.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Each wait is twice as long as the one before, so often.
+/// The number of times the wait doubles.
 const WAITS_DOUBLED_MAX: u32 = 4;
 
-/// One question on its way.
+/// A Hello that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Asking {
     address: SocketAddr,
@@ -39,7 +39,7 @@ impl Asking {
         self.again
     }
 
-    /// The question, if it is time to ask it (again).
+    /// Returns the Hello and its destination, if it is due.
     pub fn ask(&mut self, now: Time, jitter: &mut Jitter) -> Option<(SocketAddr, Vec<u8>)> {
         if self.again > now {
             return None;
@@ -52,7 +52,7 @@ impl Asking {
         Some((self.address, out))
     }
 
-    /// True when `reply` answers the question.
+    /// True if `reply` answers this Hello.
     pub fn is_answered_by(&self, from: SocketAddr, reply: &HelloReply) -> bool {
         from == self.address && reply.nonce == self.hello.nonce
     }

@@ -1,15 +1,16 @@
-//! Who an endpoint is: its key, and the keys it had before, which vouch for it (HS-11).
+//! The identity of an endpoint: its key, and its former keys, over which the current one is told
+//! (HS-11).
 
 use crate::crypto::{PublicKey, SecretKey};
 
 /// The keys of one party.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// What it is known by.
+    /// The current key.
     pub current: SecretKey,
-    /// What it was known by: links to these are still accepted, and told the current one.
+    /// The former keys. Links to these are still accepted, and told the current key.
     pub former: Vec<SecretKey>,
-    /// What stays the same whatever it is known by; makes reset tokens (HS-8).
+    /// A key that never changes. It makes the reset tokens (HS-8).
     pub lasting: SecretKey,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct OwnKey {
 }
 
 impl Identity {
-    /// All keys, the current one first.
+    /// Returns all keys, the current one first.
     pub(super) fn keys(&self) -> Vec<OwnKey> {
         let secrets = core::iter::once(&self.current).chain(&self.former);
         let keys = secrets.map(|secret| OwnKey {

@@ -1,5 +1,5 @@
-//! Tables by link. Ids are random and this side's own choice, so that nobody else can bring many of them into one place:
-//! to find one takes no more than a multiplication.
+//! Hash tables by link. Ids are random and chosen by this side, so no attacker can cause
+//! collisions. The hash is one multiplication.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,12 +8,12 @@ use std::{
 
 use super::LinkId;
 
-/// What is known of each of some links.
+/// A map by link.
 pub(super) type ById<T> = HashMap<LinkId, T, BuildHasherDefault<IdHasher>>;
-/// Some links.
+/// A set of links.
 pub(super) type Ids = HashSet<LinkId, BuildHasherDefault<IdHasher>>;
 
-/// Spreads ids over a table.
+/// Hashes link ids.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IdHasher(u64);
 
@@ -23,7 +23,7 @@ impl Hasher for IdHasher {
         self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
-    /// For keys that are no ids; there are none.
+    /// For other keys; there are none.
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.write_u32((*byte).into());

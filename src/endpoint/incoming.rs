@@ -1,4 +1,4 @@
-//! What arrives: which link a datagram belongs to, who may open one, and what strangers are told.
+//! Incoming datagrams: demultiplexing, admission, and answers to strangers.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -23,9 +23,10 @@ use crate::{
 };
 
 impl Endpoint {
-    /// Takes in a datagram that came over `path`: an address alone is one whose datagrams the system sends from whichever
-    /// local address it likes. Whatever it is, it never does more harm than being ignored. Of several endpoints behind
-    /// one address, gives the number of the one that it belongs to, if that is not this one.
+    /// Handles a datagram that arrived over `path`. With a bare address as `path`, the system
+    /// chooses the local address of datagrams sent there. An invalid datagram is ignored. Returns
+    /// the number of the endpoint that the datagram belongs to if that is another of several
+    /// endpoints behind one address.
     pub fn handle_datagram(
         &mut self,
         now: Time,
@@ -57,7 +58,7 @@ impl Endpoint {
         path: Path,
         datagram: &[u8],
     ) -> Result<Option<u32>, Dropped> {
-        // What is not a packet is noise.
+        // Other datagrams are noise.
         let packet = Packet::parse(datagram).map_err(|_| Dropped::NotAPacket)?;
         let from = path.remote;
         if let Some(other) = self.elsewhere(from, &packet) {
@@ -115,8 +116,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// HS-3: what proves nothing costs nothing. The MAC is checked before the table, the table
-    /// before the curve.
+    /// HS-3: cheap checks come first: the MAC before the table lookup, the lookup before the
+    /// elliptic curve.
     fn handle_init(
         &mut self,
         now: Time,
@@ -151,12 +152,12 @@ impl Endpoint {
             Known::No => {}
         }
         let counts = Arc::clone(self.counts.as_ref().ok_or(Dropped::NotServed)?);
-        // HS-12: what follows costs; whoever begins many has to be where they say they are.
+        // HS-12: the handshake is expensive. A source that begins many has to prove its address.
         let has_shown = init.cookie.is_some_and(|cookie| {
             self.gate
                 .admits_with(now, from, (init.handshake, &cookie), &counts)
         });
-        // Where all places are taken, only who is where they say they are makes somebody go.
+        // If all link slots are taken, only an initiator with a proven address causes an eviction.
         if !has_shown && (self.is_full() || !self.gate.admits(now, from.ip(), &counts)) {
             let cookie = self.gate.cookie(now, from, init.handshake, &mut self.rng);
             let mut retry = Vec::new();
@@ -189,22 +190,25 @@ impl Endpoint {
         if !self.slots.contains_key(&id) {
             return Err(Dropped::Full);
         }
-        // Of those that are forgotten for it the links stay: should one of these Inits come again, it opens another.
+        // Links whose Inits are evicted from the cache stay. A repeat of such an Init opens another
+        // link.
         self.accepts.insert(now, (hash, from.ip()), id);
         self.touch(now, id);
         Ok(None)
     }
 
-    /// A repeat of what has begun `link` gets the same answer.
+    /// Answers a repeat of the packet that began `link` with the same answer.
     pub(super) fn answer_again(&mut self, path: Path, link: LinkId, answer: Vec<u8>) {
         if let Some(slot) = self.slots.get_mut(&link)
             && slot.path.remote != path.remote
             && !slot.link.is_proven()
-            // A challenge that waits for its answer went nowhere else. With another for each copy, whoever repeats the first
-            // message would keep its sender from ever answering the latest.
+            // A pending challenge was sent nowhere else. With a new challenge for each copy, an
+            // attacker who repeats the first packet would keep its sender from ever answering the
+            // latest challenge.
             && !slot.link.has_moved()
         {
-            // From here on whoever has had the answer need not be where the first came from.
+            // From here on the receiver of the answer need not be at the address of the first
+            // packet.
             let mut data = [0; 8];
             self.rng.fill_bytes(&mut data);
             slot.link.doubt_path(data);
@@ -212,7 +216,7 @@ impl Endpoint {
         self.answer(path, answer);
     }
 
-    /// The link whose handshake with whoever is at `address` is `handshake`.
+    /// Returns the link that dials `address` with the handshake id `handshake`.
     fn dialing(&self, address: SocketAddr, handshake: HandshakeId) -> Option<LinkId> {
         self.opened_to(address).find(|id| {
             self.slots.get(id).is_some_and(
@@ -246,7 +250,7 @@ impl Endpoint {
             slot.link.sample(round_trip);
         }
         let Some((connection, payload)) = payload.split_first_chunk() else {
-            // Its key is genuine, and it says what makes no sense.
+            // Authentic but malformed.
             self.end(id, Some(CloseReason::Violation));
             return Err(Dropped::Malformed);
         };
@@ -263,8 +267,8 @@ impl Endpoint {
             return Err(Dropped::Malformed);
         }
         if slot.link.awaits_early() || slot.is_shared || slot.link.is_kept_alive() {
-            // The answer did not fit what we brought, or is slow: now it may come. A realm may ask on a link as soon as
-            // it is proven, and who waits for events is sent none before.
+            // The answer to early data did not fit the Accept, or is slow. Now it may be sent. A
+            // realm may send requests once the link is proven, and it pushes no entries before.
             slot.link.ping();
         }
         if was_tried {
@@ -274,7 +278,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// HS-12: the responder wants to see that this side receives at its address.
+    /// HS-12: handles a Retry: the responder asks for a proof of this side's address.
     fn handle_retry(
         &mut self,
         now: Time,
@@ -287,7 +291,7 @@ impl Endpoint {
             && let Stage::Dialing(dial) = &mut slot.stage
             && let Some(realm) = &slot.peer
         {
-            // Anyone may have sent it: it is no measure of the path.
+            // It is not authenticated, so it gives no RTT sample.
             dial.show(realm, cookie);
             Self::trace_handshake(id, false, ("retry", RETRY_LEN), None);
             self.touch(now, id);
@@ -295,7 +299,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// True if the Reset is of a link here.
+    /// Handles a Reset. True if it belongs to a link of this endpoint.
     fn handle_reset(
         &mut self,
         now: Time,
@@ -319,12 +323,13 @@ impl Endpoint {
         };
         Self::trace_handshake(id, false, ("reset", RESET_LEN), None);
         slot.heard = Some(now);
-        // That has been heard.
+        // The token is used up.
         slot.token = None;
         if slot.role == Role::Initiator {
             self.dial_again(now, id);
         } else {
-            // Who opened it has forgotten it, and only that side can open it again. It may have opened another.
+            // The initiator has forgotten the link, and only it can reopen it. It may have opened
+            // another.
             if let Some(other) = self.other_link(id) {
                 self.move_requests(now, id, other);
             }
@@ -333,7 +338,8 @@ impl Endpoint {
         true
     }
 
-    /// A Reset of the link before the one that is being opened: the other side is there again, and hears at once, once, from this one (HS-22).
+    /// Handles a Reset of the predecessor of a link that this side is dialing: the other side is
+    /// reachable again, so the first packet is resent at once, one time (HS-22).
     fn is_back(
         &mut self,
         now: Time,
@@ -363,7 +369,7 @@ impl Endpoint {
         true
     }
 
-    /// The links that this side opened to `address`.
+    /// Returns the links that this side opened to `address`.
     pub(super) fn opened_to(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
         self.by_address
             .range((address, LinkId(0))..=(address, LinkId(u32::MAX)))
@@ -380,8 +386,9 @@ impl Endpoint {
         let from = path.remote;
         match (packet.connection, packet.protection) {
             (None, _) => {
-                // A client knows its links by the realm's address; the seal tells which is meant. What others open goes by
-                // ids, and so does what is shared: nobody makes a realm try one seal after another.
+                // A client finds its links by the realm's address; the seal tells which one is
+                // meant. Links that others opened and shared links are found by id, so that no
+                // stranger makes a realm try one seal after another.
                 let is_meant = |id: &LinkId| {
                     let slot = self.slots.get(id);
                     slot.is_some_and(|slot| !slot.is_shared)
@@ -430,8 +437,9 @@ impl Endpoint {
         }
     }
 
-    /// The same for a link that is where the packet comes from. The newest one says which of this side's addresses the
-    /// other side sends to. On a link that this side opened, the system goes on choosing: routes change.
+    /// Hands in a packet that comes from the remote address of its link. On a responder's link the
+    /// newest packet sets the local address, which the other side sends to. On a link that this
+    /// side opened the system keeps choosing the local address, because routes change.
     fn hand_in_over(
         &mut self,
         now: Time,
@@ -456,7 +464,7 @@ impl Endpoint {
         self.slots.get(&id)?.link.largest_received()
     }
 
-    /// Gives a packet to the link it may belong to, which is where it comes from.
+    /// Hands a packet to the link that it may belong to, at whose remote address it comes from.
     pub(super) fn hand_in(
         &mut self,
         now: Time,
@@ -470,7 +478,8 @@ impl Endpoint {
         match taken {
             Ok(()) => {}
             Err(Ignored::NoRoom) => {
-                // What it brings is as good as lost, but that it came is not: whoever is proven may have more room.
+                // The content counts as lost, but the arrival proves the path: a proven link may
+                // have more room.
                 if let Some(slot) = self.slots.get_mut(&id) {
                     slot.link.show_path();
                 }
@@ -488,7 +497,8 @@ impl Endpoint {
             self.end_replaced(now, id);
         } else if SERVES && slot.role == Role::Responder && slot.link.is_proven() && !was_proven {
             if let Some(accepted) = slot.accepted {
-                // Who answers an Accept at once shows how long the path is; who does later, that it is no longer.
+                // An immediate answer to the Accept shows the round-trip time; a later one, an
+                // upper bound.
                 slot.link.bound_round_trip(now - accepted);
             }
             self.proven(now, id);
@@ -497,8 +507,8 @@ impl Endpoint {
         taken
     }
 
-    /// Lets a link take a packet in, with as much room for messages in parts as it may have. What the link tells is passed on later: where
-    /// its other side is may have to be settled first.
+    /// Hands a packet to a link and limits its reassembly memory. The link's events are passed on
+    /// later, because its path may have to be settled first.
     pub(super) fn take_in(
         &mut self,
         now: Time,
@@ -509,7 +519,7 @@ impl Endpoint {
         let slot = self.slots.get_mut(&id).ok_or(Ignored::NotOpen)?;
         let was_resting = slot.link.is_resting();
         let held = slot.link.assembling();
-        // Of what strangers send in parts there is little.
+        // Strangers get little reassembly memory.
         let own = if slot.link.is_trusted() {
             ASSEMBLIES_MAX.saturating_mul(self.config.max_message)
         } else {
@@ -526,13 +536,13 @@ impl Endpoint {
             slot.heard = Some(now);
         }
         if was_resting {
-            // Perhaps for nothing: then it rests again.
+            // It may have woken for nothing, and then becomes dormant again.
             self.schedule.wake(id);
         }
         outcome
     }
 
-    /// A link has turned out genuine: of the same device's older ones only a few stay.
+    /// Handles a link that was just proven. Only a few older links of the same device stay.
     pub(super) fn proven(&mut self, now: Time, id: LinkId) {
         let Some(slot) = self.slots.get(&id) else {
             return;
@@ -540,14 +550,14 @@ impl Endpoint {
         let peer = slot.peer;
         self.stand_proven(id);
         if !self.slots.contains_key(&id) {
-            // It was the oldest of too many strangers' itself.
+            // It was itself the oldest of too many strangers' links.
             return;
         }
         let Some(peer) = peer else { return };
         self.events.push_back(Event::PathProven { link: id });
         let links = self.by_peer.entry(peer).or_default();
         if links.contains(&id) {
-            // It has only moved.
+            // The link was proven before and has only migrated.
             return;
         }
         links.push(id);
@@ -576,7 +586,7 @@ impl Endpoint {
     }
 }
 
-/// True when a packet is of the link that it was given to, whatever has become of it.
+/// True if a packet belongs to the link that it was handed to, whatever the outcome.
 const fn is_theirs(taken: Result<(), Ignored>) -> bool {
     !matches!(taken, Err(Ignored::NotAuthentic | Ignored::NotOpen))
 }

@@ -1,20 +1,22 @@
-//! Who has the most of something, and of those who have as much whoever has had it for longest.
+//! Finds the holder with the largest amount. Among equals that is the one whose last addition is
+//! the oldest.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
 };
 
-/// When something was added, among all that was: the latest is the least, so that of two that have as much the older comes first.
+/// The serial number of an addition, reversed: of two holders with the same amount the older one
+/// ranks higher.
 type Added = Reverse<u64>;
 
-/// How much each has.
+/// The amounts of all holders, sorted.
 #[derive(Debug)]
 pub(super) struct Ranking<K> {
     amounts: BTreeMap<K, (usize, Added)>,
-    /// The most last.
+    /// The largest amount last.
     order: BTreeSet<(usize, Added, K)>,
-    /// How often something was added so far.
+    /// The number of additions.
     added: u64,
 }
 
@@ -29,11 +31,11 @@ impl<K> Default for Ranking<K> {
 }
 
 impl<K: Ord + Copy> Ranking<K> {
-    /// Memory of one of them, in bytes.
+    /// Memory of one holder, in bytes.
     pub const EACH_BYTES: usize =
         2 * (size_of::<(K, usize, Added)>() + size_of::<(usize, Added, K)>());
 
-    /// One has `less` less and `more` more.
+    /// Changes a holder's amount by minus `less` and plus `more`.
     pub fn change(&mut self, key: K, less: usize, more: usize) {
         let (before, mut added) = self.amounts.remove(&key).unwrap_or_default();
         self.order.remove(&(before, added, key));
@@ -48,7 +50,7 @@ impl<K: Ord + Copy> Ranking<K> {
         }
     }
 
-    /// Who has the most, and how much.
+    /// Returns the largest amount and its holder.
     pub fn first(&self) -> Option<(usize, K)> {
         self.order.last().map(|(amount, _, key)| (*amount, *key))
     }
@@ -73,7 +75,7 @@ mod tests {
         assert_eq!(ranking.first(), Some((2, "a")));
         ranking.change("b", 0, 1);
         assert_eq!(ranking.first(), Some((3, "b")));
-        // What is taken away and given back makes nobody younger than what was added to others since.
+        // The last addition of `b` is newer than that of `a`, so `a` ranks first.
         ranking.change("b", 1, 0);
         assert_eq!(ranking.first(), Some((2, "a")));
         ranking.change("a", 9, 0);

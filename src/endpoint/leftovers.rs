@@ -1,9 +1,9 @@
-//! What an endpoint still holds, for tests that want it to hold nothing.
+//! What an endpoint still holds, for tests that expect nothing.
 
 use super::Endpoint;
 
 impl Endpoint {
-    /// What is held once all links are over; nothing, if all is well.
+    /// Returns what is held once all links have ended; empty if nothing leaks.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let counts = [
             ("links", self.slots.len()),

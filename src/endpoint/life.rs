@@ -1,5 +1,5 @@
-//! The lives of a realm's store as they travel (HS-14): which one an Init claims, and what WELCOME answers. Whether a
-//! store had a life is for others to know.
+//! The lives of a realm's store on the wire (HS-14): the life that an Init claims, and the life in
+//! WELCOME. The caller decides whether a store had a life.
 
 use super::{
     Endpoint, LinkId,
@@ -12,21 +12,22 @@ use crate::{
     wire::{Life, LinkName, OperationNumber, RequestId, Welcome, varint_len},
 };
 
-/// A WELCOME with a successor and an operation number of so many bytes has no room for a life: the Accept would be
-/// longer than the shortest Init (WIRE-11).
+/// From this length of an operation number on, in bytes, a WELCOME with a successor has no room for
+/// a life: the Accept would be longer than the shortest Init (WIRE-11).
 const HIGHEST_BYTES_MAX: usize = 8;
 
 impl Endpoint {
-    /// Has the handshakes of `link` claim `life`, until the realm tells another. To be called before anything of the
-    /// link is transmitted; without it, and for `None`, they claim to know no life.
+    /// Sets the life that the handshakes of `link` claim, until the realm tells another. Without
+    /// it, and with `None`, they claim to know no life. Call it before anything of the link is
+    /// transmitted.
     pub fn claim_life(&mut self, link: LinkId, life: Option<Life>) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.life = life.unwrap_or(Life::NONE);
         }
     }
 
-    /// Has the WELCOME of `link` tell `life`, and whether the life that its other side claimed is unknown. To be called
-    /// before [`Endpoint::welcome`].
+    /// Sets the life that the WELCOME of `link` tells, and whether the life that its other side
+    /// claimed is unknown. Call it before [`Endpoint::welcome`].
     pub fn tell_life(&mut self, link: LinkId, life: Option<Life>, is_unknown: bool) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.life = life.unwrap_or(Life::NONE);
@@ -34,15 +35,17 @@ impl Endpoint {
         }
     }
 
-    /// True when the other side of `link` claimed a life that is unknown here, as [`Endpoint::tell_life`] was told.
+    /// True if the other side of `link` claimed a life that is unknown here, as set with
+    /// [`Endpoint::tell_life`].
     pub fn is_life_unknown(&self, link: LinkId) -> bool {
         self.slots
             .get(&link)
             .is_some_and(|slot| slot.is_life_unknown)
     }
 
-    /// Keeps an early request until `link` is proven, if its other side claimed a life that is unknown here: the store may have forgotten that
-    /// it has been done, and somebody may have recorded it (HS-7). Else it is given back.
+    /// Holds an early request until `link` is proven, if its other side claimed a life that is
+    /// unknown here. The store may have forgotten that the request was executed, and it may be a
+    /// replayed recording (HS-7). Otherwise returns the request.
     pub fn keep_for_proof(
         &mut self,
         now: Time,
@@ -59,7 +62,8 @@ impl Endpoint {
         }
     }
 
-    /// Keeps a request until `link` is proven: what answers it could not travel before. It comes again as [`super::Event::Request`].
+    /// Holds a request until `link` is proven, because its answer could not travel before. It comes
+    /// again as [`super::Event::Request`].
     pub fn hold(&mut self, now: Time, link: LinkId, (number, bytes): (RequestId, Vec<u8>)) {
         let Some(slot) = self.slots.get_mut(&link) else {
             return;
@@ -68,7 +72,7 @@ impl Endpoint {
             slot.held.push((number, bytes));
             self.touch(now, link);
         } else {
-            // It was proven meanwhile.
+            // The link was proven meanwhile.
             self.events.push_back(super::Event::Request {
                 link,
                 number,
@@ -80,21 +84,22 @@ impl Endpoint {
 }
 
 impl LinkEntry {
-    /// The claim of a link that others open. Realms, which name their links, and plain links make none.
+    /// Returns the life claim of a link that another side opens. Realms, which name their links,
+    /// and plain links make none.
     pub(super) fn life_claim(&self, name: Option<&LinkName>) -> Option<LifeClaim> {
         match &self.stage {
             Stage::Accepting(accepting) if name.is_none() => match &accepting.answering {
                 Answering::Accept(responder, handshake) => {
                     Some(LifeClaim::new(responder.life_key.clone(), *handshake))
                 }
-                // By what opens its Resume.
+                // The key that decrypts a Resume shows its life.
                 Answering::Resumed(..) => None,
             },
             _ => None,
         }
     }
 
-    /// The life to be told beside a successor and an operation number.
+    /// Returns the life to tell in a WELCOME with `successor` and `highest`.
     pub(super) fn life_beside(
         &self,
         successor: Option<&[u8; 32]>,
@@ -104,7 +109,7 @@ impl LinkEntry {
         Some(self.life).filter(|life| has_room && *life != Life::NONE)
     }
 
-    /// The realm has told its life: later handshakes of the link claim that.
+    /// Records the life that the realm has told: later handshakes of the link claim it.
     pub(super) fn learn_life(&mut self, welcome: &Welcome) {
         if let (Some(life), false) = (welcome.life, welcome.is_life_unknown) {
             self.life = life;

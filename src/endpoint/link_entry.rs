@@ -1,4 +1,4 @@
-//! One link's place in the endpoint: the link, the other side, and how far their handshake is.
+//! The link entry: the link, the other side, and the state of their handshake.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -22,36 +22,36 @@ use crate::{
 
 /// How long an Accept waits for the answers to early data (HS-5).
 pub(super) const ACCEPT_PATIENCE: Duration = Duration::from_millis(50);
-/// A silence is measured to so small a part of what is allowed.
+/// The end of a silence is rounded up to this fraction of the idle time.
 const GRAINS: u128 = 256;
-/// How long an initiator without any request to make goes on with a handshake.
+/// How long an initiator without open requests continues a handshake.
 const DIAL_PATIENCE: Duration = Duration::from_mins(3);
 
-/// How the other side has begun, and is answered.
+/// The packet that the other side began with, and what its answer needs.
 #[derive(Debug)]
 pub(super) enum Answering {
-    /// With an Init: an Accept ends the handshake.
+    /// An Init: an Accept completes the handshake.
     Accept(Box<Responder>, HandshakeId),
-    /// With a Resume, under this secret and with this nonce.
+    /// A Resume, under this secret and with this nonce.
     Resumed(ResumptionSecret, ResumeNonce),
 }
 
-/// What the other side has begun, and that waits for its answer to leave.
+/// A handshake that the other side began and whose answer has not left yet.
 #[derive(Debug)]
 pub(super) struct Accepting {
     pub answering: Answering,
     pub init: InitHash,
-    /// Bytes that it brought,
+    /// Length of the first packet, in bytes.
     pub brought: usize,
-    /// and that the answer may have.
+    /// The longest answer allowed, in bytes.
     pub room: usize,
     pub due: Time,
-    /// Once it is let in: the highest operation number that its device has used.
+    /// The highest operation number that its device has used; `None` until the link is accepted.
     pub welcomed: Option<OperationNumber>,
 }
 
 impl Accepting {
-    /// The answer may have `factor` times the bytes that were `brought`.
+    /// Returns a handshake whose answer may be `factor` times as long as `brought`, in bytes.
     pub fn new(
         now: Time,
         answering: Answering,
@@ -69,70 +69,73 @@ impl Accepting {
     }
 }
 
-/// How far a link's handshake is.
+/// The state of a link's handshake.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// This side will dial as soon as it may transmit.
+    /// This side sends its first packet as soon as it may transmit.
     Calling,
-    /// This side waits for the Accept.
+    /// This side has dialed and waits for the Accept.
     Dialing(Box<Dial>),
-    /// This side owes the Accept.
+    /// This side has yet to send the Accept.
     Accepting(Box<Accepting>),
-    /// It is over, or was not needed.
+    /// The handshake is complete, or was not needed.
     Open,
 }
 
-/// Which side opened a link.
+/// The role of this side: whether it opened the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Initiator,
     Responder,
 }
 
-/// One link's place.
+/// What an endpoint holds of a link.
 #[derive(Debug)]
 pub(super) struct LinkEntry {
     pub link: MayHibernate,
     pub role: Role,
-    /// Where the other side is. Only a link that the other side opened has a local address: that of its newest packet.
+    /// The path to the other side. Only a link that the other side opened has a local address: that
+    /// of its newest packet.
     pub path: Path,
-    /// The other side's key; none on a plain link.
+    /// The other side's key; `None` on a plain link.
     pub peer: Option<PublicKey>,
     pub stage: Stage,
-    /// Which of this side's keys the link is with; a realm has a few.
+    /// Index of this side's key that the link is with; a realm has a few.
     pub own: u16,
-    /// This side opened it to a realm, which may ask on it too.
+    /// True if this side opened it to a realm, which may send requests on it too.
     pub is_shared: bool,
-    /// Its Init is sent [`DIALS_ONCE`] times at most: nobody vouches for the address.
+    /// True if its Init is sent [`DIALS_ONCE`] times at most, because the address is unverified.
     pub is_once: bool,
-    /// How the other side knows the link, and the token that its Reset must carry.
+    /// The other side's connection id of the link, and the token that its Reset must carry.
     pub remote: Option<ConnectionId>,
     pub token: Option<ResetToken>,
     pub opened: Time,
     pub renewal: Rekey,
-    /// The path it has left and until when it may return there, while its new one is not proven.
+    /// While the new path is not validated: the former path, and until when the link may return to
+    /// it.
     pub left: Option<Box<(Path, Time)>>,
-    /// Requests that came early, where those wait until the link is proven.
+    /// Early requests that wait until the link is proven.
     pub held: Vec<(RequestId, Vec<u8>)>,
-    /// Bytes that it holds for the other side.
+    /// Memory held for the other side, in bytes.
     pub memory: usize,
-    /// Whose device it is, if that is known.
+    /// The account of the device, if known.
     pub account: Option<AccountId>,
-    /// What it counts as.
+    /// The kind of its link slot.
     pub standing: Standing,
-    /// When a responder's Accept left.
+    /// On a responder's link: when the Accept left.
     pub accepted: Option<Time>,
     pub heard: Option<Time>,
-    /// An initiator's: the life that its handshakes claim. A responder's: the life that its WELCOME tells, if any.
+    /// On an initiator's link: the life that its handshakes claim. On a responder's link: the life
+    /// that its WELCOME tells, if any.
     pub life: Life,
-    /// A responder's: the life that the initiator claimed is unknown.
+    /// On a responder's link: true if the life that the initiator claimed is unknown.
     pub is_life_unknown: bool,
-    /// A responder's: whether the initiator means to come back by resumption.
+    /// On a responder's link: whether the initiator wants to resume later.
     pub ticket_state: TicketState,
     pub resumption: Option<Box<Resumption>>,
 }
 
-/// Memory of a link that does nothing, in bytes: itself, and its places in the tables.
+/// Memory of an idle link, in bytes: the link itself and its table entries.
 pub const LINK_BYTES: usize = size_of::<(LinkId, LinkEntry)>()
     + size_of::<Link>()
     + 2 * size_of::<(SocketAddr, LinkId)>()
@@ -140,7 +143,7 @@ pub const LINK_BYTES: usize = size_of::<(LinkId, LinkEntry)>()
     + 2 * size_of::<(Time, LinkId)>()
     + Accounts::LINK_BYTES;
 
-/// What a link takes beside that while its handshake goes on, in bytes.
+/// Additional memory of a link during its handshake, in bytes.
 pub const HANDSHAKE_BYTES: usize = size_of::<Accepting>();
 
 impl LinkEntry {
@@ -179,13 +182,13 @@ impl LinkEntry {
         }
     }
 
-    /// Memory of the requests that wait until the link is proven, in bytes.
+    /// Returns the memory of the requests that wait until the link is proven, in bytes.
     pub fn held_bytes(&self) -> usize {
         let each = self.held.iter().map(|(_, bytes)| bytes.capacity());
         self.held.capacity() * size_of::<(RequestId, Vec<u8>)>() + each.sum::<usize>()
     }
 
-    /// When the endpoint has to look at this link again.
+    /// Returns when the endpoint has to process this link next.
     pub fn timeout(&self, config: &Config) -> Option<Time> {
         let stage = match &self.stage {
             Stage::Calling | Stage::Open => None,
@@ -201,7 +204,7 @@ impl LinkEntry {
         earliest(earliest(stage, self.link.poll_timeout()), rest)
     }
 
-    /// When the link ends unless something comes.
+    /// Returns when the link ends if nothing arrives.
     fn end(&self, config: &Config) -> Option<Time> {
         match (self.role, &self.stage) {
             (Role::Initiator, Stage::Open)
@@ -225,13 +228,13 @@ impl LinkEntry {
         }
     }
 
-    /// True when the other side has never shown that it receives what is sent to it.
+    /// True if the other side has never shown that it receives packets sent to it.
     fn is_unproven(&self) -> bool {
-        // A sealed packet shows that its sender has had the Accept, and a plain one nothing.
+        // A sealed packet shows that its sender received the Accept. A plain packet shows nothing.
         !self.link.is_proven() && (self.peer.is_none() || self.heard.is_none())
     }
 
-    /// The address at which the other side was last proven to be; none where none is.
+    /// Returns the address that the other side last proved; `None` if it proved none.
     pub fn proven_address(&self) -> Option<SocketAddr> {
         if self.link.is_proven() {
             return Some(self.path.remote);
@@ -239,21 +242,22 @@ impl LinkEntry {
         self.left.as_deref().map(|(left, _)| left.remote)
     }
 
-    /// True when requests wait until it is known where they come from, but for `early` ones where those need not: whoever has the keys of
-    /// a link may send packets with any address, and what a command costs is counted by it.
+    /// True if requests wait until the other side's address is proven, except `early` ones where
+    /// those need not. The holder of a link's keys may send packets from any address, and the cost
+    /// of a command is counted by address.
     pub fn waits_for_proof(&self, early: bool) -> bool {
         let is_sealed = self.role == Role::Responder && self.peer.is_some();
         is_sealed && !early && self.proven_address().is_none()
     }
 
-    /// True when it leads from that key of this side's to that address, and is not about to end.
+    /// True if it leads from that key of this side to that address, and is not closing.
     pub fn is_to(&self, own: u16, address: SocketAddr) -> bool {
         self.own == own && self.path.remote == address && !self.link.is_closing()
     }
 
-    /// True when the Init has left as often as it may, to an address for which nobody vouches.
+    /// True if the Init to an unverified address has left as often as it may.
     pub fn is_dialled_out(&self) -> bool {
-        // Only realms are told where others are; a light client need not carry this about.
+        // Only realms are told addresses of others; this leaves the check out of light clients.
         if !cfg!(feature = "server") {
             return false;
         }
@@ -264,7 +268,7 @@ impl LinkEntry {
         self.is_once && sent >= DIALS_ONCE && !is_planted(Fault::DialWithoutEnd)
     }
 
-    /// True when the link's time is over.
+    /// True if the link is to end.
     pub fn is_over(&self, now: Time, config: &Config) -> bool {
         let is_dead = self.role == Role::Initiator && self.link.is_dead();
         let has_waited = match &self.stage {
@@ -275,12 +279,12 @@ impl LinkEntry {
             || self.end(config).is_some_and(|end| end <= now)
     }
 
-    /// True when the Accept can leave: the realm has said its welcome, and the answers to early
-    /// data are there or have taken too long.
+    /// True if the Accept can leave: the realm has given its WELCOME, and the answers to early data
+    /// are ready or have timed out.
     pub fn accept_is_due(&self, now: Time) -> bool {
         match &self.stage {
             Stage::Accepting(accepting) => {
-                // What is held until the link is proven is not answered in it.
+                // Requests held until the link is proven are not answered in the Accept.
                 let is_awaited = self.link.working() > self.held.len();
                 accepting.welcomed.is_some() && (!is_awaited || accepting.due <= now)
             }
@@ -289,8 +293,8 @@ impl LinkEntry {
     }
 }
 
-/// When a link that was heard last at `heard` has been silent for `idle`, or a little longer: so that the time is not
-/// another after each packet.
+/// Returns when a link last heard at `heard` has been silent for `idle`. Rounded up, so that the
+/// timer does not change with each packet.
 fn end_of_silence(heard: Time, idle: Duration) -> Time {
     let grain = u64::try_from(idle.as_micros() / GRAINS)
         .unwrap_or(u64::MAX)

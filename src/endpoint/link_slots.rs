@@ -1,5 +1,6 @@
-//! The places for links that others open (HS-13): few for whoever is not logged in, and none that whoever has most of them would not give
-//! up for the next. A device's key costs nothing, an address of an Init may be forged, and a link would else be its for a day.
+//! Link slots for links that others open (HS-13). Devices that are not logged in get few. When the
+//! slots are full, the largest holder loses one to the next link. Device keys cost nothing and the
+//! address of an Init may be forged; without this rule a link would keep its slot for a day.
 
 use std::collections::BTreeSet;
 
@@ -20,29 +21,31 @@ use crate::{
     wire::{ConnectionId, Packet},
 };
 
-/// Which place a link has. Its subnet is that of the last address that was proven to be its other side's.
+/// The kind of a link's slot. The subnet is that of the last proven address of the other side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Standing {
     /// This side opened it.
     #[default]
     Own,
-    /// It is not proven, and its Init may come from anywhere.
+    /// Not proven; its Init may have a forged address.
     Unshown,
-    /// It is not proven, and was resumed from the place of its ticket, which anybody can name who has the ticket.
+    /// Not proven, and resumed from the place of its ticket, the device's proven address. Anyone
+    /// with the ticket can forge that address.
     Returned(Subnet),
-    /// It is not proven, and a cookie has come from its subnet.
+    /// Not proven; a cookie came from its subnet.
     HalfOpen(Subnet),
-    /// It is proven, and nothing is known of its device.
+    /// Proven, from a device without a known account.
     Stranger(Subnet),
-    /// Somebody is logged in, or it is a peer's: whose it is does not change any more. As which it came.
+    /// A user is logged in, or it is a peer's link: its account does not change any more. The
+    /// number is the link's serial number of arrival.
     Account(Subnet, u32),
 }
 
-/// What a link that is not proven has shown of where its other side is.
+/// What an unproven link has shown of the other side's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     Nothing,
-    /// It comes from the place of its ticket.
+    /// It came from the place of its ticket.
     WorkerId,
     /// It came with a cookie.
     Cookie,
@@ -58,20 +61,20 @@ impl Shown {
     }
 }
 
-/// Who holds a place, and what links hold.
+/// The holder of a link's slot and of its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Holder {
-    /// This side itself.
+    /// This side.
     Own,
-    /// Whoever sends Inits from anywhere.
+    /// All links whose address is unproven.
     Nobody,
-    /// The newcomers of a network.
+    /// All links of a network without an account.
     Network(Network),
     Account(AccountId),
 }
 
 impl LinkEntry {
-    /// Who holds what the link holds.
+    /// Returns the holder of the link's memory.
     pub fn holder(&self) -> Holder {
         match (self.standing, self.account) {
             (Standing::Own, _) => Holder::Own,
@@ -87,27 +90,27 @@ impl LinkEntry {
     }
 }
 
-/// All places.
+/// All link slots.
 #[derive(Debug, Default)]
 pub(super) struct Standings {
-    /// Oldest first.
+    /// Links of [`Standing::Unshown`], oldest first.
     unshown: BTreeSet<(Time, LinkId)>,
-    /// Those that were resumed from the places of their tickets and are not proven, by network, and then oldest first.
+    /// Links of [`Standing::Returned`], by network, then oldest first.
     returned: BTreeSet<(Network, Time, LinkId)>,
-    /// How many of these come from each network.
+    /// The number of links in `returned`, by network.
     returned_from: Ranking<Network>,
-    /// Those that are not proven and have shown where they are, and strangers, by network, and then oldest first.
+    /// Links of [`Standing::HalfOpen`] and [`Standing::Stranger`], by network, then oldest first.
     newcomers: BTreeSet<(Network, Time, LinkId)>,
-    /// How many of these come from each network.
+    /// The number of links in `newcomers`, by network.
     by_network: Ranking<Network>,
-    /// The strangers among them by subnet, and then oldest first.
+    /// The links of [`Standing::Stranger`] among them by subnet, then oldest first.
     strangers: BTreeSet<(Subnet, Time, LinkId)>,
-    /// Those that were resumed and are not proven, by ticket, and then oldest first.
+    /// Links that were resumed and are not proven, by ticket, then oldest first.
     resumed: BTreeSet<(ConnectionId, Time, LinkId)>,
     pub accounts: Accounts,
 }
 
-/// The oldest of a subnet, or of a network.
+/// Returns the oldest link of a subnet or of a network.
 fn oldest<K: Ord + Copy>(links: &BTreeSet<(K, Time, LinkId)>, key: K) -> Option<LinkId> {
     let next = links.range((key, Time(0), LinkId(0))..).next();
     let theirs = next.filter(|(other, _, _)| *other == key);
@@ -115,7 +118,7 @@ fn oldest<K: Ord + Copy>(links: &BTreeSet<(K, Time, LinkId)>, key: K) -> Option<
 }
 
 impl Standings {
-    /// A link gives its place up.
+    /// Removes a link from its slot.
     fn take(&mut self, link: LinkId, slot: &LinkEntry) {
         let opened = slot.opened;
         if let Some(resumed) = slot.resumed() {
@@ -143,7 +146,7 @@ impl Standings {
         }
     }
 
-    /// A link that has none gets a place.
+    /// Gives a slot to a link that has none.
     fn give(&mut self, link: LinkId, slot: &mut LinkEntry, to: Standing) {
         let opened = slot.opened;
         slot.standing = to;
@@ -179,12 +182,12 @@ impl Standings {
         }
     }
 
-    /// Links of whoever is not logged in.
+    /// Returns the number of links without an account.
     pub fn newcomers(&self) -> usize {
         self.unshown.len() + self.returned.len() + self.newcomers.len()
     }
 
-    /// All links that others have opened.
+    /// Returns the number of links that others opened.
     pub fn len(&self) -> usize {
         self.newcomers() + self.accounts.len()
     }
@@ -199,18 +202,18 @@ impl Standings {
         self.newcomers() - self.strangers.len()
     }
 
-    /// The oldest of which nobody has shown that they receive where they say they are.
+    /// Returns the oldest link of [`Standing::Unshown`].
     pub fn first_unshown(&self) -> Option<LinkId> {
         self.unshown.first().map(|(_, link)| *link)
     }
 
-    /// The oldest that was resumed and is not proven, of the network from which most of them come.
+    /// Returns the oldest link of [`Standing::Returned`], from the network with the most of them.
     fn first_returned(&self) -> Option<LinkId> {
         let (_, network) = self.returned_from.first()?;
         oldest(&self.returned, network)
     }
 
-    /// The oldest newcomer of the network from which most come.
+    /// Returns the oldest link of the network with the most newcomers.
     fn first_newcomer(&self) -> Option<LinkId> {
         let (_, network) = self.by_network.first()?;
         oldest(&self.newcomers, network)
@@ -218,7 +221,8 @@ impl Standings {
 }
 
 impl Endpoint {
-    /// `account` is logged in on the other side of `link`, which may have long messages put together here from now on (LINK-13).
+    /// Records that `account` is logged in on the other side of `link`. From now on the link may
+    /// reassemble long messages here (LINK-13).
     pub fn trust(&mut self, link: LinkId, account: AccountId) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.trust();
@@ -227,7 +231,7 @@ impl Endpoint {
         }
     }
 
-    /// A link gets another place.
+    /// Moves a link to another slot.
     fn stand(&mut self, id: LinkId, to: Standing) {
         if !SERVES {
             return;
@@ -246,7 +250,8 @@ impl Endpoint {
         }
     }
 
-    /// Of all places some are for newcomers: an account that comes takes its place from another account.
+    /// Reserves a part of the slots for newcomers: a new account link beyond that evicts another
+    /// account's link.
     fn keep_accounts_in_their_places(&mut self, newest: LinkId) {
         let kept = (self.config.links_max / NEWCOMERS_PART).max(1);
         while self.standings.accounts.len() > self.config.links_max.saturating_sub(kept)
@@ -264,7 +269,8 @@ impl Endpoint {
         }
     }
 
-    /// Tells the other side of a link that it has ended, so that it opens another when it needs one.
+    /// Sends a Reset to the other side of an ending link, so that it opens another when it needs
+    /// one.
     fn tell_reset(&mut self, id: LinkId) {
         let Some(slot) = self.slots.get(&id) else {
             return;
@@ -278,7 +284,8 @@ impl Endpoint {
         self.outbox.push_back((slot.path, reset));
     }
 
-    /// Tells whoever is there that the link of that name is forgotten, as it is after a restart (HS-22). Nothing, if there is one of that name again.
+    /// Sends a Reset for a link that was forgotten, as after a restart (HS-22). Does nothing if a
+    /// link of that id exists again.
     pub fn tell_forgotten(&mut self, link: ConnectionId, path: Path) {
         if self.slots.contains_key(&LinkId(link.0)) {
             return;
@@ -288,15 +295,16 @@ impl Endpoint {
         self.outbox.push_back((path, reset));
     }
 
-    /// A link that others opened is there no more.
+    /// Removes the slot of a link that ended.
     pub(super) fn leave_standing(&mut self, id: LinkId, slot: &LinkEntry) {
         if SERVES {
             self.standings.take(id, slot);
         }
     }
 
-    /// A link that another opens gets its place. There are only so many of which nobody has shown where they are: one may have to go.
-    /// Those of who comes back are counted apart, since what they cost is not: they would push out whoever makes a handshake.
+    /// Gives a slot to a link that another side opens. Unproven links have a limit, and beyond it
+    /// one is evicted. Resumed links are counted apart: they cost less than handshakes and would
+    /// evict them.
     pub(super) fn stand_half_open(&mut self, id: LinkId, shown: Shown) {
         let Some(slot) = self.slots.get(&id) else {
             return;
@@ -322,7 +330,7 @@ impl Endpoint {
         }
     }
 
-    /// Of the links that were resumed by one ticket, and are not proven, a few stay.
+    /// Evicts an unproven link of a ticket that has resumed too many.
     pub(super) fn keep_few_of(&mut self, ticket: ConnectionId) {
         let all = (ticket, Time(0), LinkId(0))..=(ticket, Time(u64::MAX), LinkId(u32::MAX));
         let theirs = self.standings.resumed.range(all).map(|(_, _, id)| *id);
@@ -330,7 +338,7 @@ impl Endpoint {
         if theirs.len() <= RESUMED_PER_TICKET {
             return;
         }
-        // One that has been answered goes first: on another somebody may wait.
+        // An answered link goes first: on another a client may wait.
         let is_idle = |id: &&LinkId| {
             let slot = self.slots.get(id);
             slot.is_some_and(|slot| slot.link.is_idle())
@@ -340,8 +348,9 @@ impl Endpoint {
         }
     }
 
-    /// A link is proven to be where it is: for the first time, or after it has moved. Until then it keeps the place that it had.
-    /// Where it is a stranger's, the oldest one of its subnet may have to go, which may be itself.
+    /// Gives a slot to a link whose address was proven, the first time or after a migration. Until
+    /// then it keeps its former slot. If it is a stranger's, the oldest stranger's link of its
+    /// subnet may be evicted, which may be the link itself.
     pub(super) fn stand_proven(&mut self, id: LinkId) {
         let Some(slot) = self.slots.get(&id) else {
             return;
@@ -358,7 +367,8 @@ impl Endpoint {
         self.stand(id, to);
         if to == Standing::Stranger(subnet) && !is_planted(Fault::StrangersStay) {
             let theirs = (subnet, Time(0), LinkId(0))..=(subnet, Time(u64::MAX), LinkId(u32::MAX));
-            // The subnet's places are divided among the endpoints behind one address: rounded up, and some for each.
+            // The subnet's slots are divided among the endpoints behind one address, rounded up,
+            // with a minimum for each.
             let kept = STRANGERS_PER_SUBNET
                 .div_ceil(self.config.place.count())
                 .max(STRANGERS_PER_WORKER);
@@ -370,7 +380,8 @@ impl Endpoint {
         }
     }
 
-    /// It is known whose a link is. One that is not proven may be a recorded Init, and counts as nobody's.
+    /// Moves a link to its account's slots once the account is known. An unproven link may come
+    /// from a recorded Init, and counts for no account.
     pub(super) fn stand_account(&mut self, id: LinkId) {
         let Some(slot) = self.slots.get(&id) else {
             return;
@@ -380,12 +391,12 @@ impl Endpoint {
         }
     }
 
-    /// True when another link may come in. If all places are taken one ends for it.
+    /// True if another link may be opened. If all slots are taken, evicts one for it.
     pub(super) fn make_room(&mut self) -> bool {
         if !self.is_full() {
             return true;
         }
-        // Accounts leave a part of the places to newcomers, and these take none from them.
+        // Accounts leave a part of the slots to newcomers, so newcomers evict none of theirs.
         let first = self.standings.first_unshown();
         let first = first.or_else(|| self.standings.first_returned());
         let first = first.or_else(|| self.standings.first_newcomer());
@@ -395,7 +406,8 @@ impl Endpoint {
         first.is_some()
     }
 
-    /// True when all places are taken. Links that this side opens take none: they would take those of newcomers.
+    /// True if all slots are taken. Links that this side opens take no slot: they would take those
+    /// of newcomers.
     pub(super) fn is_full(&self) -> bool {
         self.standings.len() >= self.config.links_max
     }

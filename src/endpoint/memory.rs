@@ -1,5 +1,5 @@
-//! What the links that others opened hold for them (LINK-23): so much at most, and when there is more, whoever holds
-//! most with all their links gives one up.
+//! Memory of links that others opened (LINK-23). It has a limit. Beyond it, the holder with the
+//! most memory over all its links loses its largest link.
 
 use std::collections::BTreeSet;
 
@@ -10,23 +10,24 @@ use super::{
 /// Links that hold less are not worth ending, in bytes.
 pub const WORTH_ENDING: usize = 1 << 10;
 
-/// The links by whose they are and how much they hold.
+/// The links by holder and memory.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Bytes of all links that hold at least `WORTH_ENDING`. What the others hold is bounded by their number.
+    /// Bytes of all links that hold at least `WORTH_ENDING`. The memory of the others is bounded by
+    /// their number.
     total: usize,
     large: BTreeSet<(Holder, usize, LinkId)>,
-    /// What the links of each hold that are worth ending.
+    /// Bytes of each holder's links that are worth ending.
     holders: Ranking<Holder>,
 }
 
 impl Memory {
-    /// Bytes that all links hold that are worth ending.
+    /// Returns the bytes of all links that are worth ending.
     pub const fn total(&self) -> usize {
         self.total
     }
 
-    /// A link of somebody holds `after` bytes now, and held `before`.
+    /// Changes the memory of a holder's link from `before` to `after` bytes.
     pub fn change(&mut self, link: LinkId, holder: Holder, before: usize, after: usize) {
         if !SERVES {
             return;
@@ -45,7 +46,7 @@ impl Memory {
         }
     }
 
-    /// A link that holds so much is another's from now on.
+    /// Moves a link's bytes to another holder.
     pub fn hand_over(&mut self, link: LinkId, bytes: usize, (from, to): (Holder, Holder)) {
         if from != to {
             self.change(link, from, bytes, 0);
@@ -53,7 +54,7 @@ impl Memory {
         }
     }
 
-    /// Of the links of whoever holds most, the one that does.
+    /// Returns the largest link of the largest holder.
     pub fn largest(&self) -> Option<LinkId> {
         let (_, holder) = self.holders.first()?;
         let beyond = (holder, usize::MAX, LinkId(u32::MAX));
@@ -63,8 +64,9 @@ impl Memory {
 }
 
 impl Endpoint {
-    /// Counts what a link holds for its other side. Where all hold too much, the largest ends of whoever holds
-    /// most: its initiator hears of it by a Reset, opens another, and asks again.
+    /// Updates the memory that a link holds for its other side. Beyond the limit, ends the largest
+    /// link of the largest holder. Its initiator learns of it by a Reset, opens another link, and
+    /// repeats its requests.
     pub(super) fn count_memory(&mut self, id: LinkId) {
         let Some(slot) = self.slots.get_mut(&id).filter(|_| SERVES) else {
             return;

@@ -1,5 +1,5 @@
-//! Links whose other side changes its address (LINK-18): the newest authentic packet says where it is; until
-//! that address has answered a challenge, little goes there, and the old one is not forgotten.
+//! Migration (LINK-18): the newest authentic packet sets a link's remote address. Until that
+//! address has answered a challenge, few bytes are sent there, and the former address is kept.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::{
     wire::LinkPacket,
 };
 
-/// An address that does not answer its challenge for so many timeouts is given up again.
+/// The number of timeouts after which an address without an answer to its challenge is given up.
 const PROOF_TIMEOUTS: u32 = 4;
-/// It gets at least this long.
+/// The shortest time for the answer.
 const PROOF_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Endpoint {
-    /// A packet for a link from another address than the link's.
+    /// Handles a packet for a link from an address other than the link's.
     pub(super) fn hand_in_from_elsewhere(
         &mut self,
         now: Time,
@@ -33,7 +33,7 @@ impl Endpoint {
         datagram: &[u8],
     ) -> Result<(), Ignored> {
         let slot = self.slots.get(&id).ok_or(Ignored::NotOpen)?;
-        // A realm is where it was called.
+        // Initiators stay at their own address of the realm.
         if !SERVES || slot.role != Role::Responder {
             return Err(Ignored::NotOpen);
         }
@@ -48,7 +48,7 @@ impl Endpoint {
         let (was_proven, had_moved) = (slot.link.is_proven(), slot.link.has_moved());
         let taken = self.take_in(now, id, packet, datagram);
         match taken {
-            // What it brings comes again, and is waited for where the other side is now.
+            // The content is retransmitted, and is awaited where the other side is now.
             Ok(()) | Err(Ignored::NoRoom) => {}
             Err(Ignored::Violation) => {
                 self.touch(now, id);
@@ -62,7 +62,8 @@ impl Endpoint {
                 .get(&id)
                 .is_some_and(|slot| !slot.link.has_moved());
         if has_answered {
-            // Whoever is where the link is has the data that was sent there, and may return it from elsewhere (RFC 9000 §8.2.3).
+            // The holder of the link's address has received the challenge, and may return its data
+            // from another address (RFC 9000 §8.2.3).
             self.settle_path(now, id);
             self.proven(now, id);
         }
@@ -80,8 +81,8 @@ impl Endpoint {
                 slot.link.path_proven();
             } else {
                 let patience = (slot.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
-                // The last address that was proven, however often it moves on before it proves another. An Init proves
-                // none: whoever has seen it can send it from anywhere.
+                // Keeps the last proven address, however often the link moves before it proves
+                // another. An Init proves none: an observer can send a copy from anywhere.
                 let left = slot.left.as_deref().map(|(left, _)| *left);
                 let proven = left.or(was_proven.then_some(before));
                 slot.left = proven.map(|left| Box::new((left, now + patience)));
@@ -93,12 +94,12 @@ impl Endpoint {
                 self.by_name.insert((path.remote, remote), id);
             }
         }
-        // Else it came before, or another has overtaken it: it says nothing of where the other side is now.
+        // An older packet says nothing about the current address.
         self.touch(now, id);
         taken
     }
 
-    /// Looks whether the address that a link has moved to is proven, or has had its time.
+    /// Settles a migration if the new address is validated, or if its time is over.
     pub(super) fn settle_path(&mut self, now: Time, id: LinkId) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;

@@ -1,10 +1,11 @@
-//! Many links behind one socket: who is it, may they come in, and which link is meant.
+//! All links behind one socket: handshakes, admission, and the link of each datagram.
 //!
-//! Sans-IO, like the link: datagrams and time are handed in ([`Endpoint::handle_datagram`],
-//! [`Endpoint::handle_timeout`]); datagrams, events and the next moment of interest are taken out
+//! Sans-IO, like the link. The caller passes in datagrams and time ([`Endpoint::handle_datagram`],
+//! [`Endpoint::handle_timeout`]). It takes out datagrams, events and the next timeout
 //! ([`Endpoint::poll_transmit`], [`Endpoint::poll_event`], [`Endpoint::poll_timeout`]). Randomness
-//! comes from a seed that is handed in. Servers and clients drive the same code. It tells
-//! accounts apart by numbers that it is given ([`AccountId`]), and knows nothing else of them, nor of stores. Normative text: `spec/handshake.md`.
+//! comes from a seed that the caller passes in. Servers and clients use the same code. The endpoint
+//! tells accounts apart by numbers that the caller gives ([`AccountId`]). It knows nothing of
+//! stores. Normative text: `spec/handshake.md`.
 
 mod accept_cache;
 mod accounts;
@@ -86,34 +87,37 @@ use crate::{
     wire::{CloseReason, ConnectionId, EventId, OperationNumber, RequestId, Welcome},
 };
 
-/// Links that others open are let in. A program that only opens links, without the feature `server`, is smaller by what that takes.
+/// True if this build accepts links. Without the feature `server` a program only opens links, and
+/// leaves out the code that accepts them.
 pub(crate) const SERVES: bool = cfg!(any(feature = "server", test, fuzzing));
 
-/// Names a link at this endpoint. A responder's is also the connection id it chose.
+/// Identifies a link at this endpoint. A responder's is also the connection id it chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u32);
 
-/// The protocol behind one socket.
+/// All links behind one socket.
 #[derive(Debug)]
 pub struct Endpoint {
     config: Config,
-    /// False once nobody new is let in any more.
+    /// False once no new links are accepted.
     admitting: bool,
-    /// The current key first.
+    /// This side's keys, the current one first.
     keys: Vec<OwnKey>,
     rng: StdRng,
     jitter: Jitter,
     slots: ById<Box<LinkEntry>>,
-    /// Links that this side opened, by the address of the other side: which has no id for them unless they are shared.
+    /// Links that this side opened, by remote address. The other side has no id for them unless
+    /// they are shared.
     by_address: BTreeSet<(SocketAddr, LinkId)>,
-    /// Links that others opened and gave a connection id of theirs, by which they name them in Resets: the latest of that
-    /// id, so that it takes one look-up, however many a stranger opens.
+    /// Links that others opened and named by a connection id of their own, which their Resets
+    /// carry. Holds the latest link of each id, so that a lookup has one result, however many a
+    /// stranger opens.
     by_name: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
-    /// Plain links that others opened, by the connection id that they chose.
+    /// Plain links that others opened, by the connection id that the initiator chose.
     by_plain: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
-    /// Proven links that others opened, by their key.
+    /// Proven links that others opened, by the initiator's key.
     by_peer: HashMap<PublicKey, SmallVec<[LinkId; 2]>>,
-    /// Links that this side opened to realms, to share them, by the realm's key.
+    /// Shared links that this side opened to realms, by the realm's key.
     dialed: BTreeMap<PublicKey, LinkId>,
     /// Keys of other realms.
     realms: BTreeSet<PublicKey>,
@@ -122,25 +126,25 @@ pub struct Endpoint {
     accepts: AcceptCache,
     resets: Resets,
     gate: HandshakeAdmission,
-    /// None where nobody is let in.
+    /// `None` in builds that accept no links.
     counts: Option<Arc<Counts>>,
     asking: Vec<Asking>,
     lookups: Lookups,
     schedule: Schedule,
     /// Bytes of messages in reassembly.
     assembling: ReassemblyQuota,
-    /// Room in which packets are opened.
+    /// Buffer in which packets are decrypted.
     opened: Vec<u8>,
     outbox: VecDeque<(Path, Vec<u8>)>,
-    /// The last datagram that left was one of these.
+    /// True if the last datagram sent came from `outbox`.
     has_answered: bool,
     events: VecDeque<Event>,
-    /// What has happened so far, but for what links count that are awake.
+    /// Counters so far, without those of awake links, which keep their own.
     stats: EndpointStats,
 }
 
 impl Endpoint {
-    /// An endpoint that is `identity`, and whose randomness comes from `seed`.
+    /// Returns an endpoint with the keys of `identity`. Its randomness comes from `seed`.
     pub fn new(mut config: Config, identity: &Identity, seed: [u8; 32]) -> Self {
         config.max_datagram = config.max_datagram.max(DATAGRAM_MIN);
         let mut rng = StdRng::from_seed(seed);
@@ -175,13 +179,13 @@ impl Endpoint {
         }
     }
 
-    /// Links at present.
+    /// Returns the number of links.
     pub fn links(&self) -> usize {
         self.slots.len()
     }
 
-    /// Opens a link to the realm at `address` whose key is `realm`. `rtt` is what is remembered of
-    /// the path.
+    /// Opens a link to the realm with the key `realm` at `address`. `rtt` is the remembered
+    /// round-trip time of the path.
     pub fn connect(
         &mut self,
         now: Time,
@@ -201,14 +205,15 @@ impl Endpoint {
         self.insert(slot)
     }
 
-    /// Has `link`, which this side opens, begin with what an earlier one found out. To be called before anything of it is transmitted.
+    /// Starts `link`, which this side opens, from the path memory of an earlier link. Call it
+    /// before anything of the link is transmitted.
     pub fn begin_from(&mut self, link: LinkId, memory: &PathMemory) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.begin_from(memory);
         }
     }
 
-    /// Opens a link without protection: whoever can see or send packets on the way can read and
+    /// Opens a link without encryption or authentication. An attacker on the path can read and
     /// forge everything.
     pub fn connect_plain(
         &mut self,
@@ -231,9 +236,9 @@ impl Endpoint {
         self.insert(slot)
     }
 
-    /// Asks on `link`. The reply comes as [`Event::Reply`] with the number given here. `early`
-    /// allows the request to travel in a handshake's first message. `None` when too much is being
-    /// asked already, or there is no such link.
+    /// Sends a request on `link`. The reply arrives as [`Event::Reply`] with the returned number.
+    /// With `early` the request may travel in the first packet of a handshake. Returns `None` if
+    /// too many requests are open, or if the link does not exist.
     pub fn request(
         &mut self,
         now: Time,
@@ -253,7 +258,7 @@ impl Endpoint {
         number
     }
 
-    /// Answers request `number` of `link`. A link that has ended meanwhile is no error.
+    /// Answers request `number` of `link`. Does nothing if the link has ended.
     pub fn reply(&mut self, now: Time, link: LinkId, number: RequestId, bytes: Vec<u8>) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.reply(number, bytes);
@@ -262,8 +267,9 @@ impl Endpoint {
         }
     }
 
-    /// Pushes an entry over `link`; its arrival comes as [`Event::Delivered`] with the number given here. None
-    /// when too many are on their way, or there is no such link.
+    /// Pushes an entry over `link`. Its delivery is reported as [`Event::Delivered`] with the
+    /// returned number. Returns `None` if too many pushes are in flight, or if the link does not
+    /// exist.
     pub fn push(
         &mut self,
         now: Time,
@@ -277,14 +283,14 @@ impl Endpoint {
         number
     }
 
-    /// While held, what is pushed over `link` counts as lost on the way, and comes again.
+    /// While `held`, pushes over `link` count as lost in transit and are retransmitted later.
     pub fn hold_pushes(&mut self, link: LinkId, held: bool) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.hold_pushes(held);
         }
     }
 
-    /// Keeps the way of `link` open; see [`Link::keep_alive`]. One that turns out dead is opened anew.
+    /// Keeps the path of `link` alive; see [`Link::keep_alive`]. A link found dead is reopened.
     pub fn keep_alive(&mut self, now: Time, link: LinkId, silence: Option<Silence>) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.keep_alive(silence);
@@ -293,7 +299,7 @@ impl Endpoint {
         }
     }
 
-    /// Asks the other side of `link` for a sign of life at once: this side may be where nothing reaches it.
+    /// Sends a PING on `link` at once. Use it when this side may have become unreachable.
     pub fn probe(&mut self, now: Time, link: LinkId) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.ping();
@@ -301,8 +307,8 @@ impl Endpoint {
         }
     }
 
-    /// Lets the other side in. `account`: who is logged in with its key, or which peer has it; `highest`: the highest operation
-    /// number its key has used.
+    /// Accepts the other side. `account` is the user logged in with its key, or the peer that has
+    /// the key. `highest` is the highest operation number that its key has used.
     pub fn welcome(
         &mut self,
         now: Time,
@@ -312,13 +318,13 @@ impl Endpoint {
     ) {
         let max_datagram = self.config.max_datagram as u64;
         if let Some(slot) = self.slots.get_mut(&link) {
-            // A plain link goes by the id that its initiator chose.
+            // A plain link is identified by the id that its initiator chose.
             let connection = match slot.peer {
                 Some(_) => ConnectionId(link.0),
                 None => slot.remote.unwrap_or(ConnectionId(link.0)),
             };
             let token = self.resets.token(connection);
-            // A former key vouches for the one there is now.
+            // A link to a former key is told the current one.
             let current = self.keys.first().map(|key| key.public.0);
             let successor = current.filter(|_| slot.own > 0);
             let life = slot.life_beside(successor.as_ref(), highest);
@@ -343,7 +349,7 @@ impl Endpoint {
                 }
                 None => slot.link.welcome(welcome),
             }
-            // Whoever has had something done by then is known already.
+            // A command that ran before this may have set the account already.
             slot.account = slot.account.or(account);
             if let Stage::Accepting(accepting) = &mut slot.stage {
                 accepting.welcomed = Some(highest);
@@ -354,7 +360,7 @@ impl Endpoint {
         }
     }
 
-    /// Ends `link`; the other side is told once.
+    /// Closes `link`. The other side is told once.
     pub fn close(&mut self, now: Time, link: LinkId, reason: CloseReason) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.close(reason);
@@ -364,24 +370,24 @@ impl Endpoint {
         }
     }
 
-    /// Lets nobody new in any more; the links there are go on.
+    /// Stops accepting new links. Existing links continue.
     pub const fn stop_admitting(&mut self) {
         self.admitting = false;
     }
 
-    /// Ends all links, and lets nobody in any more.
+    /// Closes all links and stops accepting new ones.
     pub fn close_all(&mut self, now: Time) {
         self.stop_admitting();
         let mut links: Vec<LinkId> = self.slots.keys().copied().collect();
-        // In an order that does not depend on the table.
+        // Sorted, so that the order does not depend on the hash table.
         links.sort_unstable();
         for link in links {
             self.close(now, link, CloseReason::Shutdown);
         }
     }
 
-    /// Asks who is at `address`; the answer comes as [`Event::Hello`]. False when too much is being
-    /// asked already.
+    /// Sends a Hello to `address`. The answer arrives as [`Event::Hello`]. Returns false if too
+    /// many Hellos are open.
     pub fn ask_hello(&mut self, now: Time, address: SocketAddr) -> bool {
         let has_room = self.asking.len() < ASKING_MAX;
         if has_room {
@@ -392,12 +398,12 @@ impl Endpoint {
         has_room
     }
 
-    /// Stops asking who is at `address`.
+    /// Stops sending Hellos to `address`.
     pub fn stop_asking(&mut self, address: SocketAddr) {
         self.asking.retain(|asking| asking.address() != address);
     }
 
-    /// Lets time pass.
+    /// Processes the timers that are due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         if SERVES {
             self.accepts.expire(now);
@@ -423,7 +429,7 @@ impl Endpoint {
         self.check();
     }
 
-    /// Lets time pass for one link; what it forgets then counts no more.
+    /// Processes the timers of one link. Releases the reassembly quota of what the link drops.
     fn let_time_pass(&mut self, now: Time, id: LinkId) {
         if let Some(slot) = self.slots.get_mut(&id) {
             let held = slot.link.assembling();
@@ -433,8 +439,8 @@ impl Endpoint {
         }
     }
 
-    /// When [`Endpoint::handle_timeout`] and [`Endpoint::poll_transmit`] want to be called next: at once while there may
-    /// be something to transmit.
+    /// Returns when to call [`Endpoint::handle_timeout`] and [`Endpoint::poll_transmit`] next: at
+    /// once while there may be something to transmit.
     pub fn poll_timeout(&self) -> Option<Time> {
         let asking = self.asking.iter().map(Asking::timeout).min();
         earliest(
@@ -443,12 +449,12 @@ impl Endpoint {
         )
     }
 
-    /// True when there is something to tell: also sending can bring it about.
+    /// True if an event is queued. Sending can also cause events.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// The next thing to tell, if any.
+    /// Returns the next event, if any.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -464,14 +470,15 @@ impl Endpoint {
         }
     }
 
-    /// The place of one of this side's keys; that of the current one if it is none of them.
+    /// Returns the index of one of this side's keys, or that of the current key if `public` is not
+    /// one of them.
     fn own_key(&self, public: &PublicKey) -> u16 {
         let mut keys = (0..).zip(&self.keys);
         let found = keys.find(|(_, key)| key.public == *public);
         found.map_or(0, |(own, _)| own)
     }
 
-    /// Gives a link its place, under a random id that is free.
+    /// Inserts a link under a random free id.
     fn insert(&mut self, slot: LinkEntry) -> LinkId {
         let id = self.free_id();
         self.place(id, slot);
@@ -492,13 +499,14 @@ impl Endpoint {
         self.schedule.wake(id);
     }
 
-    /// Something has happened on a link: passes on what it tells. Its timer is set when it has sent what it has to send.
+    /// Passes on the events of a link after a change. Its timer is set once it has sent what it has
+    /// to.
     fn touch(&mut self, now: Time, id: LinkId) {
         self.schedule.wake(id);
         self.tell(now, id);
     }
 
-    /// A link has nothing to send at present: sets its timer, and counts what it holds.
+    /// Sets the timer of a link that has nothing to send, and updates its memory count.
     fn settle(&mut self, now: Time, id: LinkId) {
         self.tell(now, id);
         if let Some(slot) = self.slots.get(&id) {
@@ -507,14 +515,14 @@ impl Endpoint {
         }
     }
 
-    /// A link is not where it was by that name any more.
+    /// Removes the name of a link at its former address.
     fn forget_name(&mut self, address: SocketAddr, remote: ConnectionId, id: LinkId) {
         if self.by_name.get(&(address, remote)) == Some(&id) {
             self.by_name.remove(&(address, remote));
         }
     }
 
-    /// One of the packets that open a link has left or come.
+    /// Traces a handshake packet that was sent or received.
     fn trace_handshake(
         id: LinkId,
         is_sent: bool,
@@ -530,13 +538,13 @@ impl Endpoint {
         });
     }
 
-    /// Forgets a link.
+    /// Removes a link from all tables.
     fn end(&mut self, id: LinkId, reason: Option<CloseReason>) {
         let Some(slot) = self.slots.remove(&id) else {
             return;
         };
         if let Stage::Accepting(accepting) = &slot.stage {
-            // Should the same Init come again, it deserves an answer.
+            // If the same Init comes again, it is handled anew.
             self.accepts.forget(&accepting.init);
         }
         if !slot.link.is_resting() {

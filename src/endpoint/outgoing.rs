@@ -1,4 +1,4 @@
-//! What leaves: whose turn it is, and what the handshake makes of it.
+//! Outgoing datagrams: the order of links, and the packets of the handshake.
 
 use super::{
     Endpoint, LinkId, Path, SERVES,
@@ -16,25 +16,27 @@ use crate::{
     wire::{ACCEPT_HEADER, CloseReason, Packet},
 };
 
-/// Bytes of the connection id that an Accept's payload begins with.
+/// Length of the connection id at the start of an Accept's payload, in bytes.
 pub(super) const CONNECTION_LEN: usize = 4;
 
 impl Endpoint {
-    /// Writes the next datagram into `out`, and says where it goes and from which address; `None` when there is none.
+    /// Writes the next datagram into `out` and returns its path. `None` if there is none.
     pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
         let path = self.next_datagram(now, out)?;
         self.stats.sent.add(out.len());
         Some(path)
     }
 
-    /// Sends an answer to a datagram of which nothing is kept. Where more come than can be answered, some are not: their sender asks again.
+    /// Queues a stateless answer to a datagram. When the queue is full the answer is dropped, and
+    /// the sender asks again.
     pub(super) fn answer(&mut self, path: Path, datagram: Vec<u8>) {
         if self.outbox.len() < ANSWERS_MAX {
             self.outbox.push_back((path, datagram));
         }
     }
 
-    /// In turns: however much strangers have answered, links send.
+    /// Writes the next datagram into `out`. Alternates between answers to strangers and links, so
+    /// that links send however many answers wait.
     fn next_datagram(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
         if !core::mem::replace(&mut self.has_answered, false)
             && let Some(path) = self.next_answer(out)
@@ -74,7 +76,7 @@ impl Endpoint {
         None
     }
 
-    /// The next datagram of one link.
+    /// Writes the next datagram of one link into `out`. False if there is none.
     fn transmit(&mut self, now: Time, id: LinkId, out: &mut Vec<u8>) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else {
             return false;
@@ -100,7 +102,7 @@ impl Endpoint {
             };
             match dial {
                 Ok(dial) => slot.stage = Stage::Dialing(Box::new(dial)),
-                // The realm's key is not a point on the curve: nobody can have it.
+                // The realm's key is not a point on the curve, so no secret key belongs to it.
                 Err(_) => slot.link.close(CloseReason::Violation),
             }
         }
@@ -123,10 +125,11 @@ impl Endpoint {
             Stage::Dialing(dial) => {
                 let (repeats, bytes) = dial.sent();
                 let mut wait = slot.link.repeat_after(now, repeats, bytes);
-                // Nobody vouches for an address that is only tried: it gets no copies.
+                // The address is only tried and not verified: it gets no redundant copies
+                // (LINK-19).
                 let copy = slot.link.copy_after().filter(|_| !slot.is_once);
                 if cfg!(feature = "server") && slot.is_once && repeats + 1 >= DIALS_ONCE {
-                    // It was the last: the answer to it may have far to come.
+                    // This was the last try. Its answer may take a long round trip.
                     wait = wait.max(DIALS_ONCE_PATIENCE);
                 }
                 if dial.is_last_resume() {
@@ -160,7 +163,7 @@ impl Endpoint {
         }
     }
 
-    /// Completes a handshake that the other side began.
+    /// Sends the answer that completes a handshake of the other side.
     fn accept(&mut self, now: Time, id: LinkId, out: &mut Vec<u8>) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else {
             return false;
@@ -168,9 +171,10 @@ impl Endpoint {
         let Stage::Accepting(accepting) = core::mem::replace(&mut slot.stage, Stage::Open) else {
             return false;
         };
-        // WIRE-11: a stranger gets no more than was brought.
+        // WIRE-11: a stranger gets no more bytes than it sent.
         let room = self.config.max_datagram.min(accepting.room);
-        // LINK-15: the path has carried what was brought, and may carry no more than any does.
+        // LINK-15: the path has carried the first packet. Beyond that, only the known path size is
+        // assumed.
         let carried = slot.link.path_size().max(accepting.brought);
         let room = room.min(carried);
         let around = match &accepting.answering {
@@ -180,7 +184,8 @@ impl Endpoint {
         let frames = slot.link.accept_payload(now, room.saturating_sub(around));
         let (packet, keys) = match accepting.answering {
             Answering::Accept(responder, handshake) => {
-                // The connection id travels where it cannot be changed on the way (HS-2).
+                // The connection id is in the sealed payload, where it cannot be changed in transit
+                // (HS-2).
                 let payload = [&id.0.to_be_bytes(), frames.as_slice()].concat();
                 let finished = responder.finish(&payload).map(|(keys, noise)| {
                     out.clear();

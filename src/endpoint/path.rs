@@ -2,18 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// A network path, as this side sees it. The ports of this side are all the same: the socket's.
+/// A network path, as this side sees it. This side's port is always the socket's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
     /// The other side's address.
     pub remote: SocketAddr,
-    /// The address of this machine that a datagram came to, or is to leave from. With none the system chooses one, which
-    /// is right for whoever sends first, and wrong for an answer where the machine has several: the other side drops what
-    /// comes from an address that it has not asked.
+    /// The local address that a datagram arrived at, or is to leave from. With `None` the system
+    /// chooses one. That is right for the first datagram, and wrong for an answer if the machine
+    /// has several addresses: the other side drops datagrams from an address that it did not send
+    /// to.
     pub local: Option<IpAddr>,
 }
 
-/// The system chooses the local address.
+/// Leaves the local address to the system.
 impl From<SocketAddr> for Path {
     fn from(remote: SocketAddr) -> Self {
         Self {

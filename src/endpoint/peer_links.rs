@@ -1,7 +1,8 @@
-//! Links between realms (PEER-12): both sides ask on one link, whoever opened it.
+//! Links between realms (PEER-12): both sides send requests on one link, regardless of its
+//! initiator.
 //!
-//! A realm asks on a link that the other has opened, or else on its own. When both open one at the same
-//! time, the one of the smaller key stays; what waits on the other moves to it.
+//! A realm sends requests on a link that the other has opened, or else on its own. When both open
+//! one at the same time, the link of the smaller key stays, and requests on the other move to it.
 
 use std::net::SocketAddr;
 
@@ -20,8 +21,9 @@ use crate::{
 };
 
 impl Endpoint {
-    /// The link on which to ask the realm whose key is `peer`, which knows this side by its key `own`:
-    /// one that it has opened, or one that this side has opened to `address`, or else a new one.
+    /// Returns the link for requests to the realm with the key `peer`, which knows this side by its
+    /// key `own`: a link that the realm has opened, one that this side has opened to `address`, or
+    /// a new one.
     pub fn link_with(
         &mut self,
         now: Time,
@@ -44,9 +46,10 @@ impl Endpoint {
         }
     }
 
-    /// A link to the realm whose key is `peer`, opened by this side to `address`: that there is one shows the other that it can be
-    /// called. If it `is_once`, the Init leaves [`DIALS_ONCE`] times at most, until the answer has come; until then it takes nothing
-    /// from a link to another address: nobody vouches for this one.
+    /// Returns a link to the realm with the key `peer` that this side opened to `address`. An open
+    /// one shows the other realm that it can be called. With `is_once` the Init is sent
+    /// [`DIALS_ONCE`] times at most. Until the answer arrives such a link takes no requests from a
+    /// link to another address, because the address is unverified.
     ///
     /// [`DIALS_ONCE`]: super::limits::DIALS_ONCE
     pub fn link_to(
@@ -76,7 +79,7 @@ impl Endpoint {
         link
     }
 
-    /// The realm that was tried at an address is there: it is called there from now on.
+    /// Records that a realm answered at a tried address. It is called there from now on.
     pub(super) fn is_there(&mut self, now: Time, id: LinkId) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
@@ -87,14 +90,15 @@ impl Endpoint {
         }
     }
 
-    /// The link that this side has opened to a realm at that address.
+    /// Returns the link that this side has opened to a realm at that address.
     fn dialed_to(&self, own: u16, (peer, address): (PublicKey, SocketAddr)) -> Option<LinkId> {
         let id = self.dialed.get(&peer)?;
         let slot = self.slots.get(id)?;
         slot.is_to(own, address).then_some(*id)
     }
 
-    /// An open link with the realm whose key is `peer`, whoever has opened it: the one on which it was heard last.
+    /// Returns the open link with the realm with the key `peer`, opened by either side, on which it
+    /// was heard last.
     pub fn link_there(&self, own: &PublicKey, peer: &PublicKey) -> Option<LinkId> {
         self.open_link(self.own_key(own), peer)
     }
@@ -110,26 +114,27 @@ impl Endpoint {
         open.max().map(|(_, id)| id)
     }
 
-    /// The proven links that the holder of `peer` has opened, and the open one that this side has.
+    /// Returns the proven links that the holder of `peer` has opened, and the open link of this
+    /// side.
     pub fn links_with(&self, peer: &PublicKey) -> (SmallVec<[LinkId; 2]>, Option<LinkId>) {
         let ours = self.dialed.get(peer).copied();
         let ours = ours.filter(|id| self.is_open(*id));
         (self.by_peer.get(peer).cloned().unwrap_or_default(), ours)
     }
 
-    /// True while this side waits for the other to let it in.
+    /// True while this side waits for the other to accept the link.
     pub fn is_dialing(&self, link: LinkId) -> bool {
         let slot = self.slots.get(&link);
         slot.is_some_and(|slot| slot.role == Role::Initiator && !matches!(slot.stage, Stage::Open))
     }
 
-    /// True when the way of `link` is kept open.
+    /// True if the path of `link` is kept alive.
     pub fn is_kept_alive(&self, link: LinkId) -> bool {
         let slot = self.slots.get(&link);
         slot.is_some_and(|slot| slot.link.is_kept_alive())
     }
 
-    /// Nobody has answered at an address: what waits for that is asked on another link, if there is one.
+    /// Handles a dial without an answer: its requests move to another link, if there is one.
     pub(super) fn give_up_dial(&mut self, now: Time, id: LinkId) {
         let Some(slot) = self.slots.get(&id).filter(|_| self.is_dialing(id)) else {
             return;
@@ -141,7 +146,7 @@ impl Endpoint {
         }
     }
 
-    /// Opens a link to a realm. What is asked over one to another address moves there.
+    /// Opens a link to a realm. Requests on a link to another address move to it.
     fn dial_instead(
         &mut self,
         now: Time,
@@ -153,7 +158,7 @@ impl Endpoint {
         link
     }
 
-    /// A realm is called on `link` from now on, and not at another address any more.
+    /// Makes `link` the link to a realm, and closes the one to another address.
     fn take_place(&mut self, now: Time, peer: PublicKey, link: LinkId) {
         if let Some(elsewhere) = self.dialed.insert(peer, link) {
             self.move_requests(now, elsewhere, link);
@@ -161,8 +166,8 @@ impl Endpoint {
         }
     }
 
-    /// Ends a link on which a request was not answered in time, if the other side opened it: it may have
-    /// forgotten the link, and only that side can open it again.
+    /// Ends a link on which a request timed out, if the other side opened it. That side may have
+    /// forgotten the link, and only it can reopen it.
     pub fn distrust(&mut self, now: Time, link: LinkId) {
         if self
             .slots
@@ -173,17 +178,17 @@ impl Endpoint {
         }
     }
 
-    /// True while there is such a link.
+    /// True while `link` exists.
     pub fn has(&self, link: LinkId) -> bool {
         self.slots.contains_key(&link)
     }
 
-    /// When anything was last heard on `link`.
+    /// Returns when a packet last arrived on `link`.
     pub fn heard(&self, link: LinkId) -> Option<Time> {
         self.slots.get(&link)?.heard
     }
 
-    /// True when the other side has let this side in and packets can be exchanged.
+    /// True if the other side has accepted this side and packets can be exchanged.
     pub fn is_open(&self, link: LinkId) -> bool {
         let slot = self.slots.get(&link);
         slot.is_some_and(|slot| matches!(slot.stage, Stage::Open) && slot.link.is_welcomed())
@@ -195,7 +200,7 @@ impl Endpoint {
         slot.is_some_and(|slot| slot.link.awaits_sign())
     }
 
-    /// Asks a request no more.
+    /// Cancels a request.
     pub fn give_up(&mut self, now: Time, link: LinkId, number: RequestId) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.ask_until(number, now);
@@ -204,7 +209,7 @@ impl Endpoint {
         }
     }
 
-    /// Stops opening a link on which nothing waits any more.
+    /// Stops dialing a link without open requests.
     pub fn end_idle_dial(&mut self, link: LinkId) {
         let slot = self.slots.get(&link);
         if self.is_dialing(link) && slot.is_some_and(|slot| !slot.link.is_waiting()) {
@@ -229,7 +234,7 @@ impl Endpoint {
         id
     }
 
-    /// How this side knows the link `id` that it opens to a realm.
+    /// Returns the name of link `id`, which this side opens to a realm.
     pub(super) fn name_of(&self, id: LinkId) -> LinkName {
         let connection = ConnectionId(id.0);
         LinkName {
@@ -238,7 +243,7 @@ impl Endpoint {
         }
     }
 
-    /// A link id that is free.
+    /// Returns a free link id.
     pub(super) fn free_id(&mut self) -> LinkId {
         let mut id = LinkId(self.rng.next_u32());
         while self.slots.contains_key(&id) || !self.config.place.may_give(id) {
@@ -247,7 +252,8 @@ impl Endpoint {
         id
     }
 
-    /// A proven link that the holder of `peer` has opened to this side's key `own`, the latest.
+    /// Returns the latest proven link that the holder of `peer` has opened to this side's key
+    /// `own`.
     fn accepted_from(&self, own: u16, peer: &PublicKey) -> Option<LinkId> {
         let links = self.by_peer.get(peer)?;
         let usable = |id: &&LinkId| {
@@ -258,13 +264,13 @@ impl Endpoint {
         links.iter().rev().find(usable).copied()
     }
 
-    /// Of two links that both sides have opened, true when the one of this side stays.
+    /// True if, of two links opened by both sides, this side's stays.
     fn ours_stays(&self, own: u16, peer: &PublicKey) -> bool {
         let own = self.keys.get(usize::from(own));
         own.is_some_and(|key| key.public < *peer)
     }
 
-    /// The holder of `peer` has opened a link that has just proven genuine: only one stays.
+    /// Keeps only one link with a realm whose link has just been proven.
     pub(super) fn settle_for_one(&mut self, now: Time, theirs: LinkId) {
         let Some(slot) = self.slots.get(&theirs) else {
             return;
@@ -272,7 +278,8 @@ impl Endpoint {
         let (own, Some(peer)) = (slot.own, slot.peer) else {
             return;
         };
-        // It may have forgotten the links that it opened before, and then nothing that waits on them is ever answered.
+        // The realm may have forgotten its earlier links, and requests on those would never be
+        // answered.
         let links = self.by_peer.get(&peer).map_or(&[][..], |links| links);
         let is_asked = |id: &&LinkId| {
             let slot = self.slots.get(id);
@@ -293,7 +300,7 @@ impl Endpoint {
         };
         let is_open = matches!(slot.stage, Stage::Open);
         if is_open && stays {
-            // The other side must know that this one is genuine, to give its own up.
+            // The other side has to learn that this link is genuine, before it ends its own.
             slot.link.ping();
             self.touch(now, ours);
             return;
@@ -306,7 +313,7 @@ impl Endpoint {
         }
     }
 
-    /// Another link with the other side of `link`, which has ended.
+    /// Returns another link with the other side of `link`, which has ended.
     pub(super) fn other_link(&self, link: LinkId) -> Option<LinkId> {
         let slot = self.slots.get(&link)?;
         let peer = slot.peer?;
@@ -316,14 +323,14 @@ impl Endpoint {
             .filter(|other| *other != link)
     }
 
-    /// Asks what waits on `from` on `to` instead.
+    /// Moves the open requests of `from` to `to`.
     pub(super) fn move_requests(&mut self, now: Time, from: LinkId, to: LinkId) {
         let Some(slot) = self.slots.get_mut(&from) else {
             return;
         };
         let asked = slot.link.take_requests();
         if !asked.is_empty() {
-            // What waited for a long one to arrive may leave now.
+            // Packets that waited for a long request may leave now.
             self.schedule.wake(from);
         }
         for (number, asked) in asked {

@@ -1,5 +1,5 @@
-//! How often strangers have something done (HS-8, HS-12). Endpoints behind one address count together: whoever reaches several of
-//! them has no more than whoever reaches one.
+//! Rate limits for strangers (HS-8, HS-12). Endpoints behind one address share their counts: a
+//! stranger that reaches several of them gets no more than one that reaches a single one.
 
 use rand_core::CryptoRng;
 
@@ -12,14 +12,14 @@ use crate::{
     rate_limit::{SubnetAllowances, TokenBucket},
 };
 
-/// The counts of all endpoints behind one address.
+/// The rate-limit state of all endpoints behind one address.
 #[derive(Debug)]
 pub(super) struct Counts {
     /// Handshakes without a cookie.
     pub all: TokenBucket,
-    /// The same, from each subnet.
+    /// Handshakes without a cookie, from each subnet.
     pub strangers: SubnetAllowances,
-    /// Those that come with a cookie.
+    /// Handshakes with a cookie, from each subnet.
     pub proven: SubnetAllowances,
     /// Resumes from the places of their tickets, from each subnet.
     pub returned: SubnetAllowances,
@@ -27,7 +27,7 @@ pub(super) struct Counts {
     pub resets: SubnetAllowances,
     /// Resumes that are refused, from each subnet.
     pub refused: SubnetAllowances,
-    /// The same, in all.
+    /// Refused Resumes from all subnets.
     pub all_refused: TokenBucket,
 }
 
@@ -46,7 +46,7 @@ impl Counts {
 }
 
 impl Endpoint {
-    /// Counts together with another endpoint behind the same address. Both must be told the same time.
+    /// Shares the counts of another endpoint behind the same address. Both must get the same time.
     pub fn count_with(&mut self, other: &Self) {
         if !is_planted(Fault::CountPerWorker) {
             self.counts.clone_from(&other.counts);

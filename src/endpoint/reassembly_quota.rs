@@ -1,5 +1,6 @@
-//! Room for messages that come in parts (LINK-13): so much for all, and of what is left an eighth at most for whoever begins another. What
-//! is begun and never finished is held for minutes, and would else leave no room for anybody else's.
+//! Quota for reassembly (LINK-13): a limit for all, and for each holder at most an eighth of the
+//! rest. Unfinished messages are held for minutes, and would otherwise leave no room for those of
+//! others.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +10,10 @@ use super::{
     link_slots::Holder,
 };
 
-/// The part of what is left that one holder may have: one of so many.
+/// The divisor of a holder's share of the free bytes.
 const SHARE: usize = 8;
 
-/// Bytes that are held.
+/// The bytes in reassembly of one group of holders.
 #[derive(Debug, Default)]
 struct Pool {
     total: usize,
@@ -32,19 +33,19 @@ impl Pool {
         }
     }
 
-    /// How much more a holder may have of `max`.
+    /// Returns how many more bytes a holder may have of `max`.
     fn room(&self, holder: Holder, max: usize) -> usize {
         let free = max.saturating_sub(self.total);
         if !SERVES || holder == Holder::Own {
             return free;
         }
         let theirs = self.by_holder.get(&holder).copied().unwrap_or_default();
-        // Once it has so much more, it has an eighth of what is left then.
+        // After it takes this much, it holds an eighth of the rest.
         (free / SHARE).saturating_sub(theirs) * SHARE / (SHARE + 1)
     }
 }
 
-/// What is held of messages in parts: for links of accounts and of this side, and for all others.
+/// The bytes in reassembly: for links of accounts and of this side, and for all others.
 #[derive(Debug, Default)]
 pub(super) struct ReassemblyQuota {
     accounts: Pool,
@@ -59,12 +60,12 @@ impl ReassemblyQuota {
         }
     }
 
-    /// A holder's link holds `after` in place of `before`.
+    /// Changes the bytes of a holder's link from `before` to `after`.
     pub fn change(&mut self, holder: Holder, before: usize, after: usize) {
         self.pool(holder).change(holder, before, after);
     }
 
-    /// A link that holds so much is another's from now on.
+    /// Moves a link's bytes to another holder.
     pub fn hand_over(&mut self, held: usize, (from, to): (Holder, Holder)) {
         if from != to && held > 0 {
             self.change(from, held, 0);
@@ -72,7 +73,7 @@ impl ReassemblyQuota {
         }
     }
 
-    /// How much more a link of a holder may hold.
+    /// Returns how many more bytes a holder's link may hold.
     pub fn room(&self, holder: Holder) -> usize {
         match holder {
             Holder::Own | Holder::Account(_) => self.accounts.room(holder, ASSEMBLING_MAX),
@@ -82,7 +83,7 @@ impl ReassemblyQuota {
         }
     }
 
-    /// All bytes.
+    /// Returns the bytes of all holders.
     pub fn total(&self) -> usize {
         self.accounts.total + self.strangers.total
     }
@@ -106,7 +107,7 @@ mod tests {
         }
         let before = assembling.total();
         assert!(before < ASSEMBLING_MAX);
-        // What strangers hold is beside that.
+        // Strangers have a limit of their own.
         assert_eq!(
             assembling.room(Holder::Nobody),
             STRANGERS_ASSEMBLING_MAX / SHARE * SHARE / (SHARE + 1)

@@ -1,4 +1,4 @@
-//! Replacing links that have served for long (LINK-21): a fresh handshake gives fresh keys, and the old link lives on
+//! Rekeying (LINK-21): a fresh handshake replaces an old link with fresh keys. The old link lives
 //! until the new one is open.
 
 use core::{
@@ -15,23 +15,24 @@ use crate::{
     wire::CloseReason,
 };
 
-/// A link is replaced after so long.
+/// Age at which a link is replaced.
 pub const LINK_LIFETIME: Duration = Duration::from_hours(24);
-/// When that has failed, it is tried again after so long.
+/// Time until a failed replacement is retried.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_hours(1);
 
-/// How far the replacement of a link is. Most links are never replaced: it takes no memory until then.
+/// The state of a link's replacement. Takes no memory until it begins, because most links are never
+/// replaced.
 #[derive(Debug, Default)]
 pub(super) struct Rekey(Option<Box<Replacing>>);
 
-/// How far the replacement of a link is.
+/// The state of a link's replacement.
 #[derive(Debug, Default)]
 pub(super) struct Replacing {
     /// The link that this one is to replace.
     pub replaces: Option<LinkId>,
     /// The link that is to replace this one.
     pub replaced_by: Option<LinkId>,
-    /// When that was last begun.
+    /// When the last replacement began.
     pub begun: Option<Time>,
 }
 
@@ -55,7 +56,7 @@ impl DerefMut for Rekey {
 }
 
 impl LinkEntry {
-    /// True when a link that is in use is to be replaced. One that is not, costs nothing.
+    /// True if a link in use is due for replacement. An unused link is not replaced.
     pub(super) fn wants_renewal(&self, now: Time, lifetime: Duration) -> bool {
         let is_ours = self.role == Role::Initiator && self.peer.is_some();
         let is_old = now - self.opened >= lifetime || self.link.is_worn();
@@ -72,7 +73,7 @@ impl LinkEntry {
 }
 
 impl Endpoint {
-    /// Opens a link that is to replace `old`.
+    /// Opens a link to replace `old`.
     pub(super) fn renew(&mut self, now: Time, old: LinkId) {
         let id = self.free_id();
         let Some(slot) = self.slots.get(&old) else {
@@ -92,7 +93,7 @@ impl Endpoint {
         self.place(id, fresh);
     }
 
-    /// The link that is to replace another is open: what waits on that one moves to it.
+    /// Handles an open replacement: the requests of the old link move to it.
     pub(super) fn renewed(&mut self, now: Time, new: LinkId) {
         let Some(slot) = self.slots.get_mut(&new) else {
             return;
@@ -100,7 +101,8 @@ impl Endpoint {
         let Some(old) = slot.renewal.replaces else {
             return;
         };
-        // The responder is to know that this one is genuine before it hears that the old one ends.
+        // The responder has to learn that this link is genuine before it hears that the old one
+        // ends.
         slot.link.ping();
         if let Some(peer) = slot.peer
             && self.dialed.get(&peer) == Some(&old)
@@ -113,7 +115,7 @@ impl Endpoint {
         }
     }
 
-    /// A packet has come on a link that replaces another: that one has done its work.
+    /// Closes the link that `new` replaces, after a packet arrived on `new`.
     pub(super) fn end_replaced(&mut self, now: Time, new: LinkId) {
         let Some(slot) = self.slots.get_mut(&new) else {
             return;
@@ -126,7 +128,8 @@ impl Endpoint {
         }
     }
 
-    /// A link is closed: the one that it replaces is too, and the one that was to replace it is not opened.
+    /// Closes the links of a replacement together with the closed link: the one that it replaces,
+    /// and the one that replaces it.
     pub(super) fn close_renewal(&mut self, now: Time, renewal: &Rekey, reason: CloseReason) {
         if let Some(old) = renewal.replaces {
             if let Some(slot) = self.slots.get_mut(&old) {
@@ -142,7 +145,7 @@ impl Endpoint {
         }
     }
 
-    /// A link has ended: so has its replacement's purpose, or the other way round.
+    /// Ends the replacement of an ended link.
     pub(super) fn end_renewal(&mut self, renewal: &Rekey) {
         if let Some(old) = renewal.replaces
             && let Some(slot) = self.slots.get_mut(&old)

@@ -1,6 +1,6 @@
-//! Resets: how a realm that has forgotten a link tells its initiator (HS-8). The token is a MAC over
-//! the connection id under a key that only the realm can make, so it is the same after a restart,
-//! and nobody else can send one.
+//! Resets: a realm that has forgotten a link tells its initiator (HS-8). The token is a MAC over
+//! the connection id under a key of the realm. So it is the same after a restart, and nobody else
+//! can forge one.
 
 use std::net::IpAddr;
 
@@ -13,10 +13,10 @@ use crate::{
     wire::{ConnectionId, ResetToken},
 };
 
-/// Resets to one subnet.
+/// The rate of Resets to one subnet.
 const PER_SUBNET: RateLimit = RateLimit::per_second(10);
 
-/// Makes reset tokens, and says how often one may be sent.
+/// Makes reset tokens and limits the rate of Resets.
 #[derive(Debug)]
 pub(super) struct Resets {
     tokens: MacKey,
@@ -29,12 +29,12 @@ impl Resets {
         }
     }
 
-    /// What a Reset of `connection` carries.
+    /// Returns the token of a Reset of `connection`.
     pub fn token(&self, connection: ConnectionId) -> ResetToken {
         self.tokens.mac16(&[&connection.0.to_be_bytes()])
     }
 
-    /// True when another Reset may go to `source`; counts it.
+    /// True if another Reset may go to `source`. Counts it.
     pub fn allow(now: Time, source: IpAddr, counts: &Counts) -> bool {
         let subnet = Subnet::from(source);
         counts.resets.take(now.0, &subnet, PER_SUBNET).is_ok()
@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    /// HS-8
+    /// HS-8: a subnet gets ten Resets per second.
     #[test]
     fn a_subnet_gets_ten_resets_a_second() {
         let mut rng = StdRng::seed_from_u64(1);

@@ -1,4 +1,4 @@
-//! When which link wants to be looked at again, and which may have something to send.
+//! The timers of links, and the queue of links that may have something to send.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -32,7 +32,7 @@ impl Schedule {
         }
     }
 
-    /// The earliest timer; at once when a link may have something to send.
+    /// Returns the earliest timer; at once if a link may have something to send.
     pub fn timeout(&self) -> Option<Time> {
         match self.ready.front() {
             Some(_) => Some(Time(0)),
@@ -40,7 +40,7 @@ impl Schedule {
         }
     }
 
-    /// The links whose time has come; their timers are cleared.
+    /// Returns the links whose timers are due, and clears those timers.
     pub fn due(&mut self, now: Time) -> Vec<LinkId> {
         let mut due = Vec::new();
         while let Some((_, link)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
@@ -51,27 +51,27 @@ impl Schedule {
         due
     }
 
-    /// `link` may have something to send.
+    /// Queues `link`, which may have something to send.
     pub fn wake(&mut self, link: LinkId) {
         if self.queued.insert(link) {
             self.ready.push_back(link);
         }
     }
 
-    /// The next link that may have something to send. One that had something goes to the end of the
-    /// queue again with [`Schedule::wake`], so that no link waits for another to finish.
+    /// Returns the next link that may have something to send. A link that sent something goes to
+    /// the end of the queue with [`Schedule::wake`], so that no link waits for another to finish.
     pub fn next_ready(&mut self) -> Option<LinkId> {
         let link = self.ready.pop_front()?;
         self.queued.remove(&link);
         Some(link)
     }
 
-    /// True when it may have something to send.
+    /// True if `link` is queued.
     pub fn is_ready(&self, link: LinkId) -> bool {
         self.queued.contains(&link)
     }
 
-    /// When its timer is due, if one is set.
+    /// Returns when the timer of `link` is due, if one is set.
     pub fn of(&self, link: LinkId) -> Option<Time> {
         self.set.get(&link).copied()
     }
@@ -81,7 +81,7 @@ impl Schedule {
         self.timers.len() + self.set.len() + self.ready.len() + self.queued.len()
     }
 
-    /// The link is gone.
+    /// Removes a link that ended.
     pub fn forget(&mut self, link: LinkId) {
         self.set(link, None);
         if self.queued.remove(&link) {

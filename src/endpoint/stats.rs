@@ -3,38 +3,38 @@
 use super::{Endpoint, LinkId};
 use crate::link::{Counters, Ignored, LinkStats, Traffic};
 
-/// Why a datagram that came had no effect.
+/// Why an incoming datagram had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
     /// It is no packet of this protocol (WIRE-1).
     NotAPacket,
-    /// It would open a link, or asks who this is, and nobody is let in here, or nobody any more.
+    /// It would open a link or is a Hello, and no links are accepted here, or not any more.
     NotServed,
     /// It is of another version of the protocol (HS-1).
     OtherVersion,
-    /// It is shorter than what its answer needs (HS-2).
+    /// It is shorter than its answer needs (HS-2).
     TooShort,
-    /// It is for another key than this side's, or its ticket is none of this side's (HS-3, HS-20).
+    /// It is for a key that is not this side's, or its ticket is not this side's (HS-3, HS-20).
     NotForThisSide,
-    /// It is a copy of what is being answered (HS-4).
+    /// It is a copy of a packet whose answer is being prepared (HS-4).
     InWork,
-    /// Its seal does not fit: somebody made it up, or it was damaged.
+    /// Its authentication failed: it is forged or damaged.
     Forged,
-    /// It is genuine, and says what makes no sense.
+    /// It is authentic, but malformed.
     Malformed,
-    /// There is no room for another link, or for what has to be looked up first.
+    /// There is no room for another link, or for another lookup.
     Full,
-    /// It answers nothing that this side waits for: too late, twice, or made up.
+    /// It answers nothing that this side waits for: it is late, a duplicate or forged.
     Unasked,
     /// It is for a link that this side does not know (any more).
     UnknownLink,
-    /// It is for a link whose seal or checksum does not fit ([`Ignored::NotAuthentic`]).
+    /// Its seal or checksum does not fit its link ([`Ignored::NotAuthentic`]).
     NotAuthentic,
-    /// It came before on its link ([`Ignored::Replayed`]).
+    /// It is a duplicate on its link ([`Ignored::Replayed`]).
     Replayed,
-    /// There is no room for what it carries ([`Ignored::NoRoom`]).
+    /// There is no room for its content ([`Ignored::NoRoom`]).
     NoRoom,
-    /// It breaks the protocol, which ends its link ([`Ignored::Violation`]).
+    /// It violates the protocol, which ends its link ([`Ignored::Violation`]).
     Violation,
     /// Its link is not open ([`Ignored::NotOpen`]).
     NotOpen,
@@ -61,7 +61,7 @@ impl Dropped {
         Self::NotOpen,
     ];
 
-    /// True when it reached its link, which tells of it by itself.
+    /// True if it reached its link, which reports it itself.
     pub(super) const fn is_of_link(self) -> bool {
         matches!(
             self,
@@ -69,7 +69,7 @@ impl Dropped {
         )
     }
 
-    /// Its name for programs: lower case, words joined by underscores.
+    /// Returns its machine-readable name: lower case, words joined by underscores.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotAPacket => "not_a_packet",
@@ -104,14 +104,14 @@ impl From<Ignored> for Dropped {
     }
 }
 
-/// How often this side has answered those who want in, and how.
+/// The number of answers to initiators, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
     /// Links that others opened with a handshake.
     pub accepts: u64,
     /// Links that others opened by resumption.
     pub resumed: u64,
-    /// Those who wanted in and were asked to show where they are (HS-12).
+    /// Initiators that were asked for a cookie (HS-12).
     pub retries: u64,
     /// Tickets that were refused (HS-20).
     pub refused: u64,
@@ -119,30 +119,30 @@ pub struct Answers {
     pub resets: u64,
 }
 
-/// What has happened at an endpoint since it began.
+/// The counters of an endpoint since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndpointStats {
-    /// Datagrams that came, whatever they were.
+    /// Datagrams received, whatever they were.
     pub received: Traffic,
-    /// Datagrams that left.
+    /// Datagrams sent.
     pub sent: Traffic,
     /// Datagrams that had no effect, by reason, in the order of [`Dropped::ALL`].
     pub dropped: [u64; Dropped::ALL.len()],
-    /// What those were told who wanted in.
+    /// Answers to initiators.
     pub answers: Answers,
-    /// What has happened on all links, those that have ended included.
+    /// The counters of all links, including those that have ended.
     pub links: Counters,
 }
 
 impl EndpointStats {
-    /// How many datagrams had no effect for that reason.
+    /// Returns how many datagrams had no effect for that reason.
     pub fn dropped_for(&self, reason: Dropped) -> u64 {
         self.dropped.get(reason as usize).copied().unwrap_or(0)
     }
 }
 
 impl Endpoint {
-    /// What has happened at this endpoint. Goes through all links.
+    /// Returns the counters of this endpoint. Iterates over all links.
     pub fn stats(&self) -> EndpointStats {
         let mut stats = self.stats;
         for slot in self.slots.values() {
@@ -153,12 +153,12 @@ impl Endpoint {
         stats
     }
 
-    /// What has happened on `link`, and what it knows of its path.
+    /// Returns the counters of `link`, and the measurements of its path.
     pub fn link_stats(&self, link: LinkId) -> Option<LinkStats> {
         Some(self.slots.get(&link)?.link.stats())
     }
 
-    /// A datagram had no effect.
+    /// Counts a datagram without effect.
     pub(super) fn note_dropped(&mut self, reason: Dropped) {
         if let Some(count) = self.stats.dropped.get_mut(reason as usize) {
             *count += 1;

@@ -1,4 +1,4 @@
-//! Packets for links that are not known here: of plain links that begin with them, and of links that have ended.
+//! Packets for unknown links: first packets of plain links, and packets of links that have ended.
 
 use rand::Rng as _;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Endpoint {
-    /// A packet of a plain link that is not known: a link begins with one that has an OPEN (LINK-11).
+    /// Handles a packet of an unknown plain link. A packet with an OPEN begins a link (LINK-11).
     pub(super) fn handle_plain_stranger(
         &mut self,
         now: Time,
@@ -58,7 +58,8 @@ impl Endpoint {
         Ok(self.hand_in(now, id, packet, datagram)?)
     }
 
-    /// HS-8: never larger than what it answers, and never more than a few a second.
+    /// HS-8: sends a Reset, which is smaller than the packet that it answers, within the rate
+    /// limit.
     pub(super) fn send_reset(
         &mut self,
         now: Time,
@@ -66,7 +67,7 @@ impl Endpoint {
         connection: ConnectionId,
         came: usize,
     ) {
-        // While shutting down, a Reset would only make the client knock at a closed door.
+        // While shutting down, a Reset would only make the client dial again in vain.
         if self.config.accept.is_none() || !self.admitting {
             return;
         }

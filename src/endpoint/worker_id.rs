@@ -1,8 +1,9 @@
-//! Several endpoints behind one address, each with links of its own: which of them a datagram belongs to.
+//! Several endpoints behind one address, each with its own links: finds the endpoint of a datagram.
 //!
-//! The network decides which of them a datagram comes to, by where it came from; and so a link's packets come to the
-//! endpoint that let it in, until its client moves. The id of a link names its endpoint, and the first one does most
-//! that concerns other realms: it dials them, and keeps the links that they open. One that a realm has opened before it was known stays where it is.
+//! The network chooses the endpoint for a datagram by the source address. So a link's packets reach
+//! the endpoint that accepted it, until its client moves. The id of a link names its endpoint. The
+//! first endpoint does most work with other realms: it dials them, and keeps the links that they
+//! open. A link that a realm opened before it was known stays at its endpoint.
 
 use std::net::SocketAddr;
 
@@ -12,7 +13,7 @@ use crate::{
     wire::{ConnectionId, LinkPacket, Packet, Protection, Resume},
 };
 
-/// Which of several endpoints behind one address this is.
+/// This endpoint's number among several behind one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerId {
     own: u32,
@@ -20,25 +21,25 @@ pub struct WorkerId {
 }
 
 impl WorkerId {
-    /// It is alone.
+    /// A single endpoint.
     pub const ALONE: Self = Self { own: 0, of: 1 };
 
-    /// Number `own`, from 0 on, of so many. None if there is no such number.
+    /// Returns number `own`, from 0 on, of `of` endpoints. `None` if there is no such number.
     pub fn new(own: u32, of: u32) -> Option<Self> {
         (own < of).then_some(Self { own, of })
     }
 
-    /// Its number, from 0 on.
+    /// Returns its number, from 0 on.
     pub const fn own(self) -> u32 {
         self.own
     }
 
-    /// How many there are.
+    /// Returns the number of endpoints.
     pub(super) fn count(self) -> usize {
         usize::try_from(self.of).unwrap_or(usize::MAX).max(1)
     }
 
-    /// The number of the one whose links have ids such as this.
+    /// Returns the number of the endpoint that owns a link id.
     const fn of_id(self, id: u32) -> u32 {
         match id.checked_rem(self.of) {
             Some(number) => number,
@@ -46,41 +47,41 @@ impl WorkerId {
         }
     }
 
-    /// True when a link of its own may have this id.
+    /// True if this endpoint may assign this id to a link.
     pub(super) const fn may_give(self, id: LinkId) -> bool {
         self.of_id(id.0) == self.own
     }
 }
 
 impl Endpoint {
-    /// From now on handshakes with these keys, those of other realms, belong to the first endpoint; and that they have opened a link is
-    /// told ([`super::Event::Proven`]).
+    /// Sets the keys of other realms. Handshakes with them belong to the first endpoint from now
+    /// on, and links that they open are reported ([`super::Event::Proven`]).
     pub fn leave_to_first(&mut self, realms: impl IntoIterator<Item = PublicKey>) {
         self.realms = realms.into_iter().collect();
     }
 
-    /// True for the first of those behind its address.
+    /// True for the first endpoint behind its address.
     pub const fn is_first(&self) -> bool {
         self.config.place.own() == 0
     }
 
-    /// True when a Reset may mean a link of this endpoint.
+    /// True if a Reset may belong to a link of this endpoint.
     fn is_named(&self, from: SocketAddr, connection: ConnectionId) -> bool {
         self.by_name.contains_key(&(from, connection)) || self.opened_to(from).next().is_some()
     }
 
-    /// The number of the endpoint that a packet belongs to, if it is not this one.
+    /// Returns the number of the endpoint that a packet belongs to, if that is not this one.
     pub(super) fn elsewhere(&self, from: SocketAddr, packet: &Packet<'_>) -> Option<u32> {
         let place = self.config.place;
         let owner = match packet {
-            // Ids on plain links are their initiators' choice.
+            // On plain links the initiator chooses the id.
             Packet::Link(LinkPacket {
                 protection: Protection::Sealed,
                 connection: Some(ConnectionId(id)),
                 ..
             }) => place.of_id(*id),
-            // What answers the first one, which is the only one that asks. A link that another realm has opened before
-            // it was known is wherever it came to.
+            // Answers go to the first endpoint, the only one that dials and sends Hellos. A link
+            // that another realm opened before it was known stays at the endpoint that it reached.
             Packet::Accept { .. }
             | Packet::Resumed { .. }
             | Packet::Retry { .. }

@@ -1,24 +1,27 @@
-//! How long a peer is left alone that does not take what waits for it: longer each time (PEER-5).
+//! The backoff for a peer that does not take what waits for it (PEER-5): each wait is longer.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt as _};
 
-/// The wait after the first failure; each further one is twice as long.
+/// The wait after the first failure. It doubles after each further one.
 pub const BACKOFF_MIN: Duration = Duration::from_secs(2);
 /// The longest wait.
 const BACKOFF_MAX: Duration = Duration::from_mins(15);
-/// The longest wait for a peer that does answer, or for this realm's own store: nothing ends it early.
+/// The longest wait for a peer that answers, or for this realm's own store. Nothing ends this wait
+/// early.
 pub const BUSY_MAX: Duration = Duration::from_mins(2);
 
-/// What ends a wait before its time.
+/// The event that ends a wait early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// The peer is heard: it was silent.
+    /// The peer was silent: a packet from it ends the wait.
     Heard,
-    /// The same, but not sooner than after the shortest wait: it may have been told meanwhile that it is to accept.
+    /// As [`Until::Heard`], but not before the shortest wait. The peer's operator may have accepted
+    /// the peering in the meantime.
     HeardLater,
-    /// Nothing. The peer has been heard, or what is wrong is wrong here: two realms with full disks would else wake each other.
+    /// None. The peer has answered, or the fault is on this side. Otherwise two realms with full
+    /// disks would wake each other.
     Over,
 }
 
@@ -26,14 +29,14 @@ pub enum Until {
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
     until: Until,
-    /// When it is over.
+    /// When the wait ends.
     pub at: Duration,
-    /// Before this being heard does not end it.
+    /// A packet from the peer does not end the wait before this time.
     not_before: Duration,
 }
 
 impl Wait {
-    /// One that does not end.
+    /// Returns a wait without end.
     pub const fn for_ever() -> Self {
         Self {
             until: Until::Over,
@@ -43,7 +46,7 @@ impl Wait {
     }
 }
 
-/// How long the next wait is.
+/// The length of the next wait.
 #[derive(Debug)]
 pub struct BackOff(Duration);
 
@@ -54,12 +57,12 @@ impl Default for BackOff {
 }
 
 impl BackOff {
-    /// What waited has been taken.
+    /// Resets the backoff after a success.
     pub const fn reset(&mut self) {
         self.0 = BACKOFF_MIN;
     }
 
-    /// A wait that begins now. The spread keeps realms from asking in step.
+    /// Starts a wait. The jitter keeps realms from asking at the same time.
     pub fn begin(&mut self, now: Duration, until: Until, rng: &mut impl Rng) -> Wait {
         let (min, max) = match until {
             Until::Heard => (Duration::ZERO, BACKOFF_MAX),
@@ -75,7 +78,7 @@ impl BackOff {
         }
     }
 
-    /// The peer is heard while a wait lasts. True when that ends it at once.
+    /// Handles a packet from the peer during a wait. Returns true if the wait ends at once.
     pub fn heard(&mut self, wait: &mut Wait, now: Duration) -> bool {
         if wait.until == Until::Over {
             return false;

@@ -1,45 +1,46 @@
-//! What is to be done for no one peer: what is left of groups that have ended and of realms that were removed (PEER-19, PEER-22), and
-//! messages whose time is over before their turn (PEER-17).
+//! Work that belongs to no single peer: cleanup after ended groups and removed realms (PEER-19,
+//! PEER-22), and messages that expire before their turn (PEER-17).
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{AGAIN, AGAIN_MAX, Moment, Step};
 use crate::wire::RealmId;
 
-/// The wait before what could not be done is tried again because there is more, at the earliest.
+/// The shortest wait before failed cleanup is retried because more was added.
 const MORE_AGAIN_MIN: Duration = Duration::from_secs(2);
 
-/// How it stands with what is left to do.
+/// The state of the cleanup.
 #[derive(Debug)]
 enum Chores {
-    /// There is nothing.
+    /// No cleanup is left.
     None,
-    /// It is done now; whether there is more since.
+    /// Cleanup is under way. True if more was added since it began.
     Doing(bool),
-    /// Not all of it could be done: when it is tried again, and when at the earliest, in time since the start.
+    /// Some cleanup failed. Holds when it is retried and the earliest possible time for that, in
+    /// time since the start.
     Waiting { at: Duration, not_before: Duration },
 }
 
-/// What is to be done for no one peer, and when.
+/// Schedules the work that belongs to no single peer.
 #[derive(Debug)]
 pub struct Upkeep {
     chores: Chores,
     wait: Duration,
-    /// When the next message's time is over, in time since the start.
+    /// When the next message expires, in time since the start.
     expires: Option<Duration>,
     is_giving_back: bool,
-    /// Peers whose queues have been looked through for such messages since the start,
+    /// Peers whose queues were searched for expiring messages since the start.
     searched: BTreeSet<RealmId>,
-    /// and those whose queues are to be.
+    /// Peers whose queues are still to be searched.
     unsearched: BTreeSet<RealmId>,
     is_searching: bool,
-    /// When those are looked through again that could not be read.
+    /// When the queues that could not be read are searched again.
     search_again: Option<Duration>,
     search_wait: Duration,
 }
 
 impl Upkeep {
-    /// At a start: what was left to do before it is done first, by the step that this hands out.
+    /// Creates the schedule at a start. The returned step finishes cleanup left from before.
     pub const fn new() -> (Self, Step) {
         let upkeep = Self {
             chores: Chores::Doing(false),
@@ -55,7 +56,7 @@ impl Upkeep {
         (upkeep, Step::DoChores)
     }
 
-    /// When [`Upkeep::handle_timeout`] wants to be called next, in time since the start.
+    /// Returns when [`Upkeep::handle_timeout`] must be called next, in time since the start.
     pub fn timeout(&self) -> Option<Duration> {
         let chores = match self.chores {
             Chores::Waiting { at, .. } => Some(at),
@@ -66,7 +67,7 @@ impl Upkeep {
         times.into_iter().flatten().min()
     }
 
-    /// What is due.
+    /// Returns the steps that are due.
     pub fn handle_timeout(&mut self, now: Moment) -> [Option<Step>; 3] {
         let is_due = |at: Duration| at <= now.since_start();
         let mut steps = [None, None, None];
@@ -87,7 +88,7 @@ impl Upkeep {
         steps
     }
 
-    /// There is more to do.
+    /// Handles that cleanup was added.
     pub fn added(&mut self) -> Option<Step> {
         match &mut self.chores {
             Chores::None => {
@@ -95,13 +96,13 @@ impl Upkeep {
                 return Some(Step::DoChores);
             }
             Chores::Doing(is_more) => *is_more = true,
-            // It need not wait for what cannot be read, but does not have that read again each time.
+            // New cleanup need not wait for the failed part, but may not cause a retry each time.
             Chores::Waiting { at, not_before } => *at = (*at).min(*not_before),
         }
         None
     }
 
-    /// What there was to do has been looked at; whether all of it is done.
+    /// Handles the result of the cleanup. `is_all` is true if nothing is left.
     pub fn done(&mut self, now: Moment, is_all: bool) -> Option<Step> {
         let is_more = matches!(self.chores, Chores::Doing(true));
         if is_all {
@@ -117,7 +118,7 @@ impl Upkeep {
         None
     }
 
-    /// The next message's time is over then, in seconds of the realm's running time.
+    /// Sets when the next message expires, in seconds of the realm's running time.
     pub fn expires(&mut self, now: Moment, at: Option<u32>) {
         self.expires = at.map(|at| {
             let left = Duration::from_secs(at.saturating_sub(now.running).into());
@@ -125,7 +126,7 @@ impl Upkeep {
         });
     }
 
-    /// These are peers: their queues are looked through once.
+    /// Handles a list of peers. Each peer's queue is searched once.
     pub fn listed(
         &mut self,
         peers: impl IntoIterator<Item = RealmId>,
@@ -151,7 +152,7 @@ impl Upkeep {
         ))
     }
 
-    /// The queues of these peers have been looked through; only those of others are looked through again.
+    /// Handles that these queues were searched. The others are searched again.
     pub fn found(&mut self, now: Moment, searched: Vec<RealmId>) {
         self.is_searching = false;
         self.unsearched.retain(|peer| !searched.contains(peer));
@@ -164,7 +165,7 @@ impl Upkeep {
         }
     }
 
-    /// What was over has been given back.
+    /// Handles that expired messages were returned.
     pub const fn given_back(&mut self) {
         self.is_giving_back = false;
     }
@@ -186,7 +187,7 @@ mod tests {
         "beta".parse().unwrap()
     }
 
-    /// Lets time pass up to the next timer, of which only one is due; the second then, and what is to be done.
+    /// Advances to the next timer, of which only one may be due. Returns its second and its step.
     fn wait(upkeep: &mut Upkeep) -> (u64, Step) {
         let next = upkeep.timeout().expect("it waits for something").as_secs();
         let mut steps = upkeep.handle_timeout(at(next)).into_iter().flatten();
@@ -195,7 +196,8 @@ mod tests {
         (next, step)
     }
 
-    /// PEER-19, PEER-22: what cannot be done is tried again, longer apart each time; what comes in addition has it tried soon, and not at once.
+    /// PEER-19, PEER-22: failed cleanup is retried with growing waits. Added cleanup causes a retry
+    /// soon, but not at once.
     #[test]
     fn chores_are_done_again_until_all_are() {
         let (mut upkeep, first) = Upkeep::new();
@@ -222,7 +224,8 @@ mod tests {
         assert_eq!(upkeep.timeout(), None);
     }
 
-    /// PEER-17: messages are given back when the first of them is over, be that earlier than was known or while others are given back.
+    /// PEER-17: messages are returned when the first one expires, also if that is earlier than was
+    /// known or while others are being returned.
     #[test]
     fn what_is_over_is_given_back_in_time() {
         let (mut upkeep, _) = Upkeep::new();
@@ -234,7 +237,7 @@ mod tests {
         upkeep.expires(at(61), Some(1061));
         assert_eq!(upkeep.timeout(), None, "one at a time");
         upkeep.given_back();
-        // What is over already is so now.
+        // An expiry in the past is due now.
         upkeep.expires(at(70), Some(1061));
         assert_eq!(wait(&mut upkeep).0, 70);
         upkeep.given_back();
@@ -242,7 +245,7 @@ mod tests {
         assert_eq!(upkeep.timeout(), None);
     }
 
-    /// PEER-17: each queue is looked through once after a start, and again if it could not be read.
+    /// PEER-17: each queue is searched once after a start, and again if it could not be read.
     #[test]
     fn queues_are_looked_through_until_they_can_be_read() {
         let (mut upkeep, _) = Upkeep::new();
@@ -257,7 +260,7 @@ mod tests {
         assert_eq!(next, 10);
         upkeep.found(at(10), vec![beta()]);
         assert_eq!(upkeep.timeout(), None);
-        // Whoever is a peer again has a queue that is looked through again.
+        // The queue of a peer that is added again is searched again.
         assert!(upkeep.listed([gamma], true).is_none());
         let step = upkeep.listed([beta(), gamma], true);
         assert!(matches!(step, Some(Step::FindExpiries(peers)) if peers == [beta()]));

@@ -1,11 +1,12 @@
-//! What this realm has to do with its peers, and when (PEER-2, PEER-5 … PEER-7, PEER-10, PEER-11, PEER-13, PEER-14): one machine, driven by
-//! events and time.
+//! The federation state machine: decides which work this realm does for its peers, and when
+//! (PEER-2, PEER-5 … PEER-7, PEER-10, PEER-11, PEER-13, PEER-14). Events and time drive it.
 //!
-//! [`Federation`] is handed what has happened as an [`Input`], and hands out what is to be done as [`Step`]s: to read, to ask a peer, or to
-//! write. Each comes back as an input once it is done. It never waits in the middle of a decision, and knows no store, no sockets and no
-//! clock, so that whatever happened between realms can be played again. Whoever has those drives it (`server/peering.rs`).
+//! [`Federation`] takes events as [`Input`]s and emits [`Step`]s: to read, to ask a peer, or to
+//! write. The result of each step comes back as an input. The machine never blocks inside a
+//! decision. It has no store, no sockets and no clock, so any sequence of events between realms can
+//! be replayed in a test. `server/peering.rs` drives it and carries out the steps.
 //!
-//! For each peer one step is under way at a time (`peer.rs`):
+//! Each peer has one step under way at a time (`peer.rs`):
 //!
 //! ```text
 //!  ┌─▶ Looking ──┬─▶ (TellingKey) ─▶ Introducing ─▶ Noting ────┬─▶ more to do: Looking
@@ -49,118 +50,122 @@ use crate::{
     wire::{ErrorCode, GroupName, RealmId},
 };
 
-/// How long what the store did not take, or could not read, is left alone.
+/// How long the machine waits before it retries a read or write that the store failed.
 const AGAIN: Duration = Duration::from_secs(10);
-/// The longest time for which that which still cannot be read is left alone: it is twice as long each time.
+/// The longest wait before a failed read is retried. The wait doubles after each failure.
 const AGAIN_MAX: Duration = Duration::from_mins(5);
 
-/// What is held of entries that are not whole yet, in bytes: of each peer in any case,
+/// The guaranteed buffer of each peer for incomplete entries, in bytes.
 const HELD_OF_EACH: usize = 128 << 10;
-/// and of all beyond that.
+/// The shared buffer of all peers for incomplete entries beyond [`HELD_OF_EACH`], in bytes.
 const HELD_OF_ALL: usize = 64 << 20;
 
-/// Which step: what comes back of one that nobody waits for any more is passed over.
+/// Identifies a step. The machine ignores the result of a step that it no longer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StepId(u64);
 
-/// What is to be done.
+/// A step that the driver has to carry out. The named [`Done`] variant is its result.
 #[derive(Debug)]
 pub enum Step {
-    /// Read which peers there are: [`Done::Peers`].
+    /// Read the list of peers: [`Done::Peers`].
     ListPeers,
-    /// Read which groups of a peer are copied here: [`Done::Copies`].
+    /// Read which groups of a peer have a replica here: [`Done::Copies`].
     ListCopies(RealmId),
-    /// Look through what waits for these peers for messages whose time will be over: [`Done::Searched`].
+    /// Search the queues of these peers for messages that will expire: [`Done::Searched`].
     FindExpiries(Vec<RealmId>),
-    /// Do what is left to be done for groups that have ended and realms that were removed: [`Done::Chores`].
+    /// Finish pending cleanup for ended groups and removed realms: [`Done::Chores`].
     DoChores,
-    /// Give messages back whose time is over before their turn: [`Done::GivenBack`].
+    /// Return messages to their senders that expired before their turn: [`Done::GivenBack`].
     GiveBack,
-    /// Read what is kept of a peer, and the message whose turn it is: [`Done::Looked`].
+    /// Read the stored state of a peer and the message at the head of its queue: [`Done::Looked`].
     Look {
         /// The peer.
         peer: RealmId,
-        /// Whether others wait behind that message is asked, too.
+        /// True to also read whether other messages wait behind that message.
         more: bool,
     },
-    /// Ask a peer: [`Done::Answered`].
+    /// Send a request to a peer: [`Done::Answered`].
     Ask {
         /// The peer.
         peer: Arc<Peer>,
         /// The request.
         bytes: Vec<u8>,
     },
-    /// Read how far the copy of a peer's group goes: [`Done::Copy`].
+    /// Read how far the replica of a peer's group goes: [`Done::Copy`].
     LookAtCopy(Arc<Peer>, GroupName),
-    /// Write down that a peer has accepted the peering, and how it numbers that if it has said so: [`Done::Written`].
+    /// Store that a peer has accepted the peering, and its peering number if it gave one:
+    /// [`Done::Written`].
     Introduced(Arc<Peer>, Option<Numbered>),
-    /// Ask a peer at the address that it says of itself, and nowhere else: [`Done::Tried`].
+    /// Send a request to a peer at its claimed address only: [`Done::Tried`].
     Try {
-        /// The peer, as if it were there.
+        /// The peer, with the claimed address as its address.
         peer: Arc<Peer>,
         /// The request.
         bytes: Vec<u8>,
     },
-    /// Write down that a peer has answered at the address that it says of itself, and to which IP address that leads: [`Done::Written`].
+    /// Store that a peer has answered at its claimed address, and the IP address that this resolves
+    /// to: [`Done::Written`].
     Claimed(Arc<Peer>, IpAddr),
-    /// Write down what becomes of the message whose turn it is: [`Done::Written`].
+    /// Store the outcome of the message at the head of the queue: [`Done::Written`].
     Settle(Arc<Peer>, Box<Outgoing>, Settling),
-    /// Write down what a peer has in a group: [`Done::Written`].
+    /// Store the entries that a peer has in a group: [`Done::Written`].
     Keep(Arc<Peer>, GroupName, Box<(ReplicaState, Kept)>),
 }
 
-/// What has come of a step.
+/// The result of a step.
 #[derive(Debug)]
 pub enum Done {
-    /// The peers that can be read, and whether these are all.
+    /// The readable peers, and true if these are all peers.
     Peers(Vec<Peer>, bool),
-    /// The groups that are copied here. None when not all of them can be read.
+    /// The groups that have a replica here. None when not all of them can be read.
     Copies(Option<Vec<GroupName>>),
-    /// The peers of which all that waits could be read.
+    /// The peers whose whole queue could be read.
     Searched(Vec<RealmId>),
-    /// Whether all of it is done.
+    /// True if no cleanup is left.
     Chores(bool),
-    /// When the next message's time is over, in seconds of the realm's running time.
+    /// When the next message expires, in seconds of the realm's running time.
     GivenBack(Option<u32>),
-    /// What is kept of a peer, if it is one.
+    /// The stored state of the peer. None if that realm is no peer.
     Looked(Result<Option<Box<Glance>>, Failure>),
-    /// What the peer has answered. None when it is silent.
+    /// The peer's answer. None when it is silent.
     Answered(Option<Vec<u8>>),
-    /// What the peer has answered, and from where. None when nobody is there.
+    /// The peer's answer and its IP address. None when nobody answers there.
     Tried(Option<(Vec<u8>, IpAddr)>),
-    /// How far a copy goes.
+    /// How far the replica goes.
     Copy(Box<ReplicaLook>),
-    /// What has come of writing.
+    /// The result of a write.
     Written(Written),
 }
 
-/// What has happened.
+/// An event.
 #[derive(Debug)]
 pub enum Input {
-    /// Peers have come, gone or changed.
+    /// Peers were added, removed or changed.
     PeersChanged,
-    /// More waits in the queue of a peer.
+    /// A message was added to the queue of a peer.
     Grown(RealmId),
-    /// Something is to be done for a group at a peer.
+    /// There is work for a group at a peer.
     Work(RealmId, GroupWork),
-    /// A peer has asked something, or has answered somebody who waits.
+    /// A peer has sent a request, or has answered a request outside this machine.
     Heard(RealmId),
-    /// A peer is to be introduced to again: the two do not agree about the peering (PEER-27), or the links that this realm had opened to it are
-    /// lost and it opens none itself (PEER-24).
+    /// This realm has to introduce itself to a peer again. Either the two disagree about the
+    /// peering (PEER-27), or this realm's links to the peer are lost and the peer opens none itself
+    /// (PEER-24).
     Lost(RealmId),
-    /// A peer says of itself that it is at another address than is believed (PEER-23).
+    /// A peer claims another address than the stored one (PEER-23).
     Claimed(RealmId),
-    /// A peer has opened a link, and is to see whether it can be called back (PEER-24).
+    /// A peer has opened a link. This realm should check that it can open a link back (PEER-24).
     CallBack(RealmId),
-    /// There is more to be done for groups that have ended, or realms that were removed.
+    /// There is more cleanup for ended groups or removed realms.
     ChoreAdded,
-    /// Other messages wait than before: when the next one's time is over, in seconds of the realm's running time.
+    /// The set of waiting messages has changed. Holds when the next one expires, in seconds of the
+    /// realm's running time.
     Expires(Option<u32>),
-    /// A step is done.
+    /// The result of a step.
     Done(StepId, Done),
 }
 
-/// Whose step one is.
+/// The owner of a step.
 #[derive(Clone, Copy, Debug)]
 enum Whose {
     Listing,
@@ -168,52 +173,53 @@ enum Whose {
     Peer(RealmId),
 }
 
-/// How it stands with a peer, for people to see.
+/// The state of a peer, for log and status output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// It has answered.
+    /// The peer has answered.
     Answers,
-    /// It does not answer.
+    /// The peer does not answer.
     Silent,
-    /// It refuses the peering, and why.
+    /// The peer refuses the peering, with this error code.
     Refuses(ErrorCode),
-    /// It is tried again after so long.
+    /// The peer is retried after this time.
     Waits(Duration),
 }
 
-/// Federation as one machine.
+/// The federation state machine.
 #[derive(Debug)]
 pub struct Federation {
     own: RealmIdentity,
     peers: BTreeMap<RealmId, PeerTask>,
     steps: VecDeque<(StepId, Step)>,
     news: VecDeque<(RealmId, News)>,
-    /// Steps of which nothing is wanted any more.
+    /// Cancelled steps.
     given_up: VecDeque<StepId>,
     under_way: BTreeMap<StepId, Whose>,
     last_step: u64,
     listing: Listing,
     upkeep: Upkeep,
-    /// Peers that are listed now are told that this realm has started.
+    /// True until all peers are listed: each peer that is listed now is told that this realm has
+    /// started.
     is_start: bool,
-    /// What is to be done for groups at peers that are not listed yet.
+    /// Group work for peers that are not listed yet.
     early: BTreeMap<RealmId, BTreeSet<GroupWork>>,
     rng: StdRng,
 }
 
-/// How it stands with the list of peers.
+/// The state of reading the list of peers.
 #[derive(Debug, Default)]
 struct Listing {
     is_under_way: bool,
-    /// There has been a change since it was begun.
+    /// The list has changed since this read began.
     is_outdated: bool,
-    /// When it is read again, because not all of it could be read.
+    /// When the list is read again, because a part of it could not be read.
     again: Option<Duration>,
     wait: Duration,
 }
 
 impl Federation {
-    /// The machine at a start of a realm. Its first step lists the peers.
+    /// Creates the machine at the start of a realm. Its first step lists the peers.
     pub fn new(own: RealmIdentity, seed: u64) -> Self {
         let (upkeep, first) = Upkeep::new();
         let mut machine = Self {
@@ -238,29 +244,31 @@ impl Federation {
         machine
     }
 
-    /// The next thing to be done. Those of one peer are in order; those of several may be done at once.
+    /// Returns the next step. Steps of one peer come in order. Steps of different peers may run at
+    /// the same time.
     pub fn poll_step(&mut self) -> Option<(StepId, Step)> {
         self.steps.pop_front()
     }
 
-    /// How it stands with a peer by now.
+    /// Returns the next change in the state of a peer.
     pub fn poll_news(&mut self) -> Option<(RealmId, News)> {
         self.news.pop_front()
     }
 
-    /// The next step that is of no interest any more: what it asks is to be asked no longer.
+    /// Returns the next cancelled step. The driver must stop sending its request.
     pub fn poll_given_up(&mut self) -> Option<StepId> {
         self.given_up.pop_front()
     }
 
-    /// When [`Federation::handle_timeout`] wants to be called next, in time since the start ([`Moment::since_start`]).
+    /// Returns when [`Federation::handle_timeout`] must be called next, in time since the start
+    /// ([`Moment::since_start`]).
     pub fn poll_timeout(&self) -> Option<Duration> {
         let timeouts = self.peers.values().filter_map(PeerTask::timeout);
         let others = self.listing.again.into_iter().chain(self.upkeep.timeout());
         timeouts.chain(others).min()
     }
 
-    /// Takes in what has happened.
+    /// Handles an event.
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
             Input::PeersChanged => self.list(),
@@ -303,7 +311,7 @@ impl Federation {
         }
     }
 
-    /// Takes in that time has passed.
+    /// Handles timers that are due.
     pub fn handle_timeout(&mut self, now: Moment) {
         if self.listing.again.is_some_and(|at| at <= now.since_start()) {
             self.list();
@@ -323,7 +331,7 @@ impl Federation {
         }
     }
 
-    /// Reads the list of peers, or does so again once it is read.
+    /// Reads the list of peers. If a read is under way, another one follows it.
     fn list(&mut self) {
         if self.listing.is_under_way {
             self.listing.is_outdated = true;
@@ -336,7 +344,7 @@ impl Federation {
 
     fn listed(&mut self, now: Moment, peers: &[Peer], are_all: bool) {
         self.listing.is_under_way = false;
-        // Those that cannot be read are as they were.
+        // A peer that could not be read keeps its task.
         self.peers.retain(|realm, task| {
             let listed = peers.iter().find(|peer| peer.realm == *realm);
             listed.map_or(!are_all, |peer| task.is_of(peer))
@@ -346,10 +354,12 @@ impl Federation {
             if self.peers.contains_key(&peer.realm) {
                 continue;
             }
-            // A start is told to all: what they have waiting then comes at once. Whoever becomes a peer later has just been talked to.
+            // After a start, this realm introduces itself to every peer, so that their queued
+            // messages arrive at once. A peer that is added later has just been in contact.
             let is_introduced = peer.is_introduced() && !self.is_start;
             let mut task = PeerTask::new(peer, is_introduced);
-            // What it says of its address came before it was listed, or before the stop: that it is to be tried may have met nobody.
+            // The peer may have claimed an address before it was listed or before the last stop.
+            // The event for that may have been lost.
             let _ = task.claimed();
             for work in self.early.remove(&peer.realm).unwrap_or_default() {
                 let _ = task.add_work(work);
@@ -360,7 +370,7 @@ impl Federation {
         let names = peers.iter().map(|peer| peer.realm);
         let step = self.upkeep.listed(names, are_all);
         self.keep_up(step);
-        // Those that can be read later are told then.
+        // A peer that can only be read later is told of the start then.
         self.is_start &= !are_all;
         if are_all {
             self.early.clear();
@@ -374,7 +384,7 @@ impl Federation {
         }
     }
 
-    /// Lets a peer's task know something, and does what it wants done then.
+    /// Calls `what` on a peer's task and carries out the decision it returns.
     fn tell(
         &mut self,
         now: Moment,
@@ -431,7 +441,7 @@ impl Federation {
                 }
             }
             Next::End => {
-                // Another may have the name by now.
+                // Another realm may use this name now.
                 self.peers.remove(&realm);
                 self.give_up();
                 self.list();
@@ -439,7 +449,8 @@ impl Federation {
         }
     }
 
-    /// What peers are asked that are none any more is asked no longer: it would be done there, though it is said here that it was not.
+    /// Cancels the steps of removed peers. A removed peer could otherwise still carry out a request
+    /// that was reported as failed here.
     fn give_up(&mut self) {
         let (peers, given_up) = (&self.peers, &mut self.given_up);
         self.under_way.retain(|id, whose| {
@@ -451,7 +462,8 @@ impl Federation {
         });
     }
 
-    /// True when there is room for so much of an entry of a peer's group that is not whole yet: each peer has a little, and all share the rest.
+    /// True if there is buffer space for `held` bytes of an incomplete entry of a peer's group.
+    /// Each peer has [`HELD_OF_EACH`]; all peers share [`HELD_OF_ALL`] beyond that.
     fn may_hold(&self, realm: RealmId, held: usize) -> bool {
         let others = self.peers.iter().filter(|(other, _)| **other != realm);
         let over = |held: usize| held.saturating_sub(HELD_OF_EACH);

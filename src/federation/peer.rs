@@ -1,4 +1,4 @@
-//! What is to be done with one peer, one step after the other.
+//! The state machine of one peer: runs one step after the other.
 
 mod groups;
 mod introducing;
@@ -25,60 +25,61 @@ use crate::{
     wire::{ErrorCode, PeerRequest, RealmId},
 };
 
-/// A peer that has not answered for so long is shown as one that does not.
+/// A peer that has not answered for this time is shown as silent.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 
-/// How often a peer is told at once of numbers that it does not know.
+/// How often this realm retries at once when a peer does not know its peering numbers.
 const NUMBERS_TOLD: u32 = 3;
-/// Between two tries of the address that a silent peer says of itself.
+/// The time between two tries of the claimed address of a silent peer.
 const CLAIM_AGAIN: Duration = Duration::from_hours(1);
 
-/// What is done now.
+/// The current state.
 #[derive(Debug)]
 enum Stage {
-    /// There is nothing to be done.
+    /// No work is left.
     Idle {
-        /// When that is looked at again all the same, in time since the start.
+        /// When to look for work again anyway, in time since the start.
         again: Option<Duration>,
     },
     /// A step is under way.
     Doing(StepId, Doing),
-    /// The peer, or this realm, takes nothing now.
+    /// The peer or this realm cannot take anything now.
     Waiting(Wait),
 }
 
-/// One peer.
+/// The task of one peer.
 #[derive(Debug)]
 pub struct PeerTask {
     id: RealmId,
-    /// Which peer it is: another may have the name later.
+    /// The identity of the peer. Another realm may use the same name later.
     who: (PublicKey, u64),
-    /// It has been introduced to since this realm has started, or has become a peer since.
+    /// True if this realm has introduced itself since it started, or if the peer was added since.
     is_introduced: bool,
     are_copies_listed: bool,
     groups: Groups,
-    /// Something has just failed for a group: the queue has its turn before the next.
+    /// Work for a group has just failed. The queue has its turn before the next group.
     group_failed: Option<GroupFailed>,
-    /// It is to be introduced to again since it was introduced to last.
+    /// Another introduction was requested since the last one began.
     is_lost: bool,
-    /// It did not know this realm although it had accepted the peering.
+    /// The peer did not know this realm although it had accepted the peering.
     was_unknown: bool,
-    /// How often it has been told of numbers that it did not know (PEER-27).
+    /// How often the peer was told of numbers that it did not know (PEER-27).
     told: u32,
-    /// The queue has grown since it was looked at.
+    /// The queue has grown since it was last read.
     has_grown: bool,
     refused: Refusals,
     backoff: BackOff,
     stage: Stage,
-    /// When it is shown as silent.
+    /// When the peer is shown as silent.
     silent_at: Option<Duration>,
-    /// It has asked something since it was asked.
+    /// The peer has sent a request since the last request to it.
     is_heard: bool,
     news: VecDeque<News>,
     aside: Aside,
-    /// When the address that it says of itself was tried because it was silent at the one that is believed, in time since the start.
+    /// When the claimed address was last tried because the peer was silent at its stored address,
+    /// in time since the start.
     claim_tried: Option<Duration>,
-    /// What is to be done beside all else.
+    /// A step that runs in parallel to the current stage.
     step_aside: Option<Step>,
 }
 
@@ -107,7 +108,7 @@ impl PeerTask {
         }
     }
 
-    /// True when it is that peer, and no other that has its name.
+    /// True if this is the same peer, and not another one with the same name.
     pub fn is_of(&self, peer: &Peer) -> bool {
         self.who == peer.identity()
     }
@@ -116,18 +117,18 @@ impl PeerTask {
         self.news.pop_front()
     }
 
-    /// What is to be done beside all else, if anything is.
+    /// Returns the next step to run in parallel to the current stage, if there is one.
     pub fn take_aside(&mut self, now: Moment) -> Option<Step> {
         let step = self.step_aside.take();
         step.or_else(|| self.aside.begin(now, self.is_introduced))
     }
 
-    /// That has this number.
+    /// Records the id of the side step that has begun.
     pub fn began_aside(&mut self, step: StepId) {
         self.aside.began(step);
     }
 
-    /// The next moment of interest, in time since the start.
+    /// Returns when the next timer is due, in time since the start.
     pub fn timeout(&self) -> Option<Duration> {
         let of_stage = match &self.stage {
             Stage::Idle { again } => *again,
@@ -151,32 +152,32 @@ impl PeerTask {
         }
     }
 
-    /// More waits in the queue.
+    /// Handles a new message in the queue.
     pub fn grown(&mut self) -> Option<Next> {
         self.has_grown = true;
         self.wake()
     }
 
-    /// Something is to be done for a group, or still is.
+    /// Adds work for a group, or keeps work that is not finished.
     pub fn add_work(&mut self, work: GroupWork) -> Option<Next> {
         self.groups.add(work);
         self.wake()
     }
 
-    /// It hears of this realm only when that introduces itself again.
+    /// Handles that the peer cannot reach this realm until this realm introduces itself again.
     pub fn lost(&mut self) -> Option<Next> {
         self.is_introduced = false;
         self.is_lost = true;
         self.wake()
     }
 
-    /// It says of itself that it is somewhere else.
+    /// Handles that the peer claims another address.
     pub fn claimed(&mut self) -> Option<Next> {
         self.aside.try_claim();
         None
     }
 
-    /// It is to be called back.
+    /// Requests that this realm opens a link back to the peer.
     pub fn call_back(&mut self) -> Option<Next> {
         self.aside.call_back();
         None
@@ -189,7 +190,7 @@ impl PeerTask {
         }
     }
 
-    /// The peer has asked something, or has answered somebody.
+    /// Handles that the peer has sent a request or answered one outside this task.
     pub fn heard(&mut self, now: Moment) -> Option<Next> {
         self.is_heard = true;
         let Stage::Waiting(wait) = &mut self.stage else {
@@ -199,7 +200,7 @@ impl PeerTask {
         is_over.then(|| self.begin())
     }
 
-    /// A step is under way.
+    /// Records that a step is under way.
     pub fn does(&mut self, now: Moment, step: StepId, doing: Doing) {
         self.is_heard &= !doing.is_asking();
         self.is_lost &= !matches!(doing, Doing::Introducing(..));
@@ -207,18 +208,18 @@ impl PeerTask {
         self.stage = Stage::Doing(step, doing);
     }
 
-    /// There is nothing to be done.
+    /// Records that no work is left.
     pub fn rests(&mut self, again: Option<Duration>) {
         self.stage = Stage::Idle { again };
     }
 
-    /// Nothing is done for a while.
+    /// Starts a wait. Returns how long it is.
     pub fn waits(&mut self, now: Moment, until: Until, rng: &mut impl Rng) -> Duration {
         self.silent_at = None;
         let silent_since_try = |at| at + CLAIM_AGAIN <= now.since_start();
         let is_silent = until == Until::Heard && !is_planted(Fault::BelieveForever);
         if is_silent && self.claim_tried.is_none_or(silent_since_try) {
-            // The name that it goes by may lead elsewhere by now.
+            // The peer's hostname may resolve to another address now.
             self.claim_tried = Some(now.since_start());
             self.aside.try_claim();
         }
@@ -232,7 +233,7 @@ impl PeerTask {
         left
     }
 
-    /// Begins with whatever is first.
+    /// Starts the next work.
     pub fn begin(&mut self) -> Next {
         if self.are_copies_listed {
             self.look()
@@ -250,13 +251,13 @@ impl PeerTask {
         Next::act(step, Doing::Looking)
     }
 
-    /// What waited has been taken.
+    /// The waiting work succeeded.
     fn go_on(&mut self) -> Next {
         self.backoff.reset();
         self.begin()
     }
 
-    /// A step is done.
+    /// Handles the result of a step.
     pub(super) fn done(
         &mut self,
         own: &RealmIdentity,
@@ -271,7 +272,7 @@ impl PeerTask {
         let idle = Stage::Idle { again: None };
         let doing = match std::mem::replace(&mut self.stage, idle) {
             Stage::Doing(current, doing) if current == id => doing,
-            // Of one that nobody waits for.
+            // The result of a step that this task no longer waits for.
             stage => {
                 self.stage = stage;
                 return None;
@@ -298,17 +299,18 @@ impl PeerTask {
                 self.introduced(own, (&peer, is_numbered), answer.as_deref())
             }
             (Doing::Noting, Done::Written(Written::Durable)) => {
-                // Unless the link is lost on which that was answered.
+                // If the link that carried the answer is lost, the introduction has to be repeated.
                 self.is_introduced = !self.is_lost;
                 self.told = 0;
                 if std::mem::take(&mut self.was_unknown) {
-                    // One that accepts the peering and then takes nothing would else be asked as often as is ever done.
+                    // Without the backoff, a peer that accepts the peering and then takes nothing
+                    // would be asked without pause.
                     self.begin()
                 } else {
                     self.go_on()
                 }
             }
-            // It is told again at once, with the numbers that there are now, but a few times at most.
+            // This realm tells its current numbers again at once, but only a few times.
             (Doing::Noting, Done::Written(Written::Conflict)) if self.told < NUMBERS_TOLD => {
                 self.told += 1;
                 self.begin()
@@ -336,12 +338,13 @@ impl PeerTask {
             (Doing::Keeping(peer, group, more), Done::Written(written)) => match written {
                 Written::Durable => {
                     if more {
-                        // A group without end is no reason to keep what waits.
+                        // An endless group must not hold up the queue.
                         self.groups.put_off(GroupWork::Read(group));
                     }
                     self.group_done(GroupWork::Read(group))
                 }
-                // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
+                // No other task reads this group. If it was joined anew in the meantime, it is read
+                // anew.
                 Written::Conflict => look_at_copy(peer, group),
                 Written::Failed => self.later(now, GroupWork::Read(group), GroupFailed::Alone),
             },
@@ -349,7 +352,7 @@ impl PeerTask {
                 self.answered(peer, outgoing, (asked, answer.as_deref()))
             }
             (Doing::Settling(after), Done::Written(written)) => self.settled(after, written),
-            // No step comes back as another.
+            // A step never returns the result of another step.
             (doing, done) => {
                 debug_assert!(false, "{doing:?} came back as {done:?}");
                 Next::Wait(Until::Over)
@@ -357,11 +360,11 @@ impl PeerTask {
         })
     }
 
-    /// What is first: introductions, then groups, then the queue.
+    /// Decides the next work: introductions first, then groups, then the queue.
     fn decide(&mut self, own: &RealmIdentity, now: Moment, glance: Glance) -> Next {
         let (peer, next) = (Arc::new(glance.peer), glance.next);
         if !self.is_introduced {
-            // What is too old is given up also where the peer has not accepted.
+            // Expired messages are given up even when the peer has not accepted the peering.
             return match next {
                 Ok(Some(next)) => match queue::without_peer(&next, now) {
                     Some(settling) => settle(peer, next, settling),
@@ -396,7 +399,7 @@ impl PeerTask {
         }
     }
 
-    /// It is the turn of a message.
+    /// Handles the message at the head of the queue.
     fn turn(&mut self, peer: Arc<Peer>, next: NextOutgoing, now: Moment) -> Next {
         self.refused.turn_to(next.outgoing.position());
         match queue::turn(&peer, &next, &self.refused, now) {
@@ -414,7 +417,8 @@ impl PeerTask {
         }
     }
 
-    /// The peer does not know this realm any more, as when it was restored from a copy: what waits for it waits until it is introduced to.
+    /// Handles that the peer no longer knows this realm, for example after a restore from a backup.
+    /// The queue waits for the next introduction.
     fn is_unknown(&mut self) -> Next {
         self.is_introduced = false;
         self.was_unknown = true;
@@ -422,7 +426,7 @@ impl PeerTask {
         Next::Wait(Until::Over)
     }
 
-    /// The peer has been asked about the message whose turn it is.
+    /// Handles the peer's answer about the message at the head of the queue.
     fn answered(
         &mut self,
         peer: Arc<Peer>,
@@ -439,7 +443,8 @@ impl PeerTask {
             Verdict::Refused => self.not_taken(),
             Verdict::Unknown => self.is_unknown(),
             Verdict::Settle(settling) => {
-                // One that always says that a number is used would make this realm ask as fast as it can.
+                // A peer that always reports a used number would otherwise make this realm ask
+                // without pause.
                 let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
                 let after = match settling {
                     _ if is_again && !is_planted(Fault::AskUsedAtOnce) => After::Wait,
@@ -459,14 +464,15 @@ impl PeerTask {
     fn settled(&mut self, after: After, written: Written) -> Next {
         match (written, after) {
             (Written::Durable, After::GoOn) => self.go_on(),
-            // Each that makes way for the other would else be asked about as often as is ever done.
+            // The backoff is kept here. Otherwise two messages that make way for each other would
+            // be asked about without pause.
             (Written::Durable, After::MadeWay) => self.begin(),
             (Written::Durable, After::Wait) | (Written::Conflict, _) => self.not_taken(),
             (Written::Failed, _) => Next::Wait(Until::Over),
         }
     }
 
-    /// The peer has not taken the message whose turn it is.
+    /// Records that the peer has not taken the message at the head of the queue.
     const fn not_taken(&mut self) -> Next {
         self.refused.add();
         Next::Wait(Until::Over)
@@ -474,7 +480,7 @@ impl PeerTask {
 
     fn is_silent(&mut self) -> Next {
         if self.is_heard {
-            // It is there by now: what was lost is asked again soon.
+            // The peer is online now. The request was lost and is repeated soon.
             self.backoff.reset();
             return Next::Wait(Until::HeardLater);
         }
@@ -482,7 +488,7 @@ impl PeerTask {
         Next::Wait(Until::Heard)
     }
 
-    /// How much of an entry that is not whole yet is held, in bytes.
+    /// Returns the buffered size of an incomplete entry, in bytes.
     pub fn held(&self) -> usize {
         match &self.stage {
             Stage::Doing(_, Doing::Reading(_, reading)) => reading.0.held(),

@@ -1,4 +1,5 @@
-//! What is to be done for the message whose turn it is in a peer's queue, and what comes of it (PEER-5, PEER-6, PEER-7, PEER-14, PEER-17).
+//! Decides what to do with the message at the head of a peer's queue, and evaluates the peer's
+//! answer (PEER-5, PEER-6, PEER-7, PEER-14, PEER-17).
 
 use crate::{
     faults::{Fault, is_planted},
@@ -9,44 +10,45 @@ use crate::{
 /// How often a peer may fail to take a message before the message makes way for others.
 const REFUSED_MAX: u32 = 4;
 
-/// What is to be done for the message whose turn it is.
+/// The next action for the message at the head of the queue.
 #[derive(Debug)]
 pub enum Turn {
-    /// Nobody needs to be asked.
+    /// Settle the message without asking the peer.
     Settle(Settling),
-    /// The peer is asked; why, and with what.
+    /// Send this request to the peer, for this reason.
     Ask(Asked, Vec<u8>),
-    /// Nothing can be asked: what is kept of it makes no sense.
+    /// No request is possible: the stored message is malformed.
     Nothing,
 }
 
-/// Why a peer is asked about a message.
+/// The reason for a request about a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// It is to deliver it.
+    /// The peer should deliver the message.
     Deliver,
-    /// It is not to deliver it any more: its time is over.
+    /// The peer should no longer deliver the message: it has expired.
     Withdraw,
-    /// The same, because others wait behind it.
+    /// The peer should no longer deliver the message: others wait behind it.
     MakeWay,
 }
 
-/// What has come of asking.
+/// The evaluation of an answer.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It is known what becomes of it.
+    /// The outcome of the message is known.
     Settle(Settling),
-    /// The peer takes nothing now.
+    /// The peer takes no messages now.
     Busy,
-    /// The peer does not take this one.
+    /// The peer does not take this message.
     Refused,
-    /// The peer does not know this realm, and not what has become of the message.
+    /// The peer does not know this realm, nor the outcome of the message.
     Unknown,
     /// The peer does not answer.
     Silent,
 }
 
-/// What becomes of a message that its peer need not be asked about, also one that has not accepted the peering.
+/// Returns the outcome of a message if it is known without the peer. Also works for a peer that has
+/// not accepted the peering.
 pub fn without_peer(next: &NextOutgoing, now: Moment) -> Option<Settling> {
     let outgoing: &Outgoing = &next.outgoing;
     if next.is_returned {
@@ -62,19 +64,19 @@ pub fn without_peer(next: &NextOutgoing, now: Moment) -> Option<Settling> {
     })
 }
 
-/// How often a message has not been taken.
+/// Counts how often the peer has not taken the message at the head of the queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Refusals {
-    /// Which message.
+    /// The position of the message.
     position: u64,
-    /// How often the peer would not take it.
+    /// How often the peer has not taken it.
     times: u32,
-    /// It has been withdrawn, perhaps: the peer would deliver it no more.
+    /// A withdrawal was sent. If it arrived, the peer no longer delivers the message.
     is_withdrawn: bool,
 }
 
 impl Refusals {
-    /// Of a message that was refused so many times.
+    /// Returns the state for a message that was refused `times` times.
     #[cfg(test)]
     pub const fn sample(times: u32) -> Self {
         Self {
@@ -84,7 +86,7 @@ impl Refusals {
         }
     }
 
-    /// It is that message's turn.
+    /// Starts to count for the message at `position`.
     pub fn turn_to(&mut self, position: u64) {
         if self.position != position {
             *self = Self {
@@ -94,23 +96,23 @@ impl Refusals {
         }
     }
 
-    /// True when it is of interest whether others wait.
+    /// True if the caller needs to know whether other messages wait.
     pub const fn are_any(&self) -> bool {
         self.times > 0
     }
 
-    /// The message was not taken.
+    /// Counts that the message was not taken.
     pub const fn add(&mut self) {
         self.times += 1;
     }
 
-    /// The peer is asked.
+    /// Records that the peer is asked about the message.
     pub fn asks(&mut self, asked: Asked) {
         self.is_withdrawn |= asked != Asked::Deliver;
     }
 }
 
-/// What is to be done for a message that its peer has `refused` so often.
+/// Returns the next action for a message that the peer has `refused` this often.
 pub fn turn(peer: &Peer, next: &NextOutgoing, refused: &Refusals, now: Moment) -> Turn {
     if let Some(settling) = without_peer(next, now) {
         return Turn::Settle(settling);
@@ -122,7 +124,7 @@ pub fn turn(peer: &Peer, next: &NextOutgoing, refused: &Refusals, now: Moment) -
         REFUSED_MAX
     };
     if outgoing.is_worthless(now) {
-        // It may have been delivered: only the peer can say.
+        // It may have been delivered: only the peer knows.
         Turn::Ask(Asked::Withdraw, outgoing.withdraw_request(peer))
     } else if refused.is_withdrawn || refused.times >= patience && next.has_more {
         Turn::Ask(Asked::MakeWay, outgoing.withdraw_request(peer))
@@ -134,7 +136,8 @@ pub fn turn(peer: &Peer, next: &NextOutgoing, refused: &Refusals, now: Moment) -
     }
 }
 
-/// What comes of the peer's answer, or of none, where it was asked about a message, or word of memberships.
+/// Evaluates the peer's answer (None if it is silent) about a message or a membership report
+/// (`is_word`).
 pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdict {
     let Some(answer) = answer else {
         return if is_planted(Fault::TakeSilenceForDelivery) {
@@ -144,7 +147,7 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
         };
     };
     match (Answer::parse(answer), asked) {
-        // What makes no sense is as good as nothing.
+        // A malformed answer counts as no answer.
         (Err(_), _) => Verdict::Silent,
         (Ok(Answer::Refused(refusal)), _) if refusal.is_transient() => Verdict::Busy,
         (Ok(Answer::Refused(refusal)), _)
@@ -152,9 +155,10 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
         {
             Verdict::Refused
         }
-        // It was withdrawn, in a life that this realm's store does not know: what became of it then is not known either.
-        // Word of memberships may come twice, and must come once.
-        // Or it is a number of so long ago that the peer does not remember how it was answered: a backup of this realm's store names it.
+        // Expired: the message was withdrawn in a life that this realm's store does not know, so
+        // its outcome is unknown, too. AlreadyDone: the number is so old that the peer has
+        // forgotten its answer. A restored backup of this realm's store can use such a number. A
+        // membership report may arrive twice and must arrive once, so it is sent again.
         (Ok(Answer::Refused(refusal)), Asked::Deliver)
             if matches!(refusal.code, ErrorCode::Expired | ErrorCode::AlreadyDone) =>
         {
@@ -173,9 +177,10 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
             let expired = Answer::Refused(ErrorCode::Expired.into());
             Verdict::Settle(Settling::Told(expired))
         }
-        // It says nothing of a message that was brought.
+        // This answer says nothing about a delivery.
         (Ok(Answer::Done), Asked::Deliver) => Verdict::Refused,
-        // Its number means another message there: this realm's memory is older than the peer's, or the peer lies.
+        // The peer knows this number for another message: this realm's store is older than the
+        // peer's, or the peer lies.
         (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::NumberReused => {
             Verdict::Settle(Settling::Anew)
         }
@@ -186,7 +191,7 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
             Some(refusal) => Verdict::Settle(Settling::Told(Answer::Refused(refusal))),
             None => Verdict::Refused,
         },
-        // What says neither that it was delivered nor that it is refused says nothing of it.
+        // The answer says neither delivered nor refused, so the outcome is unknown.
         (Ok(_), _) => Verdict::Refused,
     }
 }

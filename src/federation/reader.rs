@@ -1,39 +1,41 @@
-//! Reads a group from where it lives, page by page, until the last entry read is whole (PEER-10).
+//! Reads a group from its home realm, page by page, until the last entry read is complete
+//! (PEER-10).
 
 use crate::wire::{
     Answer, CONTENT_GONE, Entry, ErrorCode, GroupName, Life, PeerRequest, Position, emit_varint,
 };
 
-/// The longest entry of another realm's group that is copied, in bytes: more than a realm may be set to take.
+/// The longest entry of another realm's group that is copied, in bytes. Larger than any
+/// configurable message limit of a realm.
 const ENTRY_BYTES_MAX: u64 = 17 << 20;
-/// Entries of another realm's group that are read before they are written down.
+/// The number of entries of another realm's group that are read before they are stored.
 const ENTRIES_MAX: usize = 100;
 
-/// Entries of a group as far as they have been read.
+/// A read of a group's entries in progress.
 #[derive(Debug)]
 pub struct Reader {
     group: GroupName,
     epoch: u64,
     life: Option<Life>,
-    /// The copy has all up to here.
+    /// The replica has all entries up to this position.
     position: u64,
     entries: Vec<Entry>,
     after: u64,
     offset: u64,
 }
 
-/// What comes of an answer.
+/// The result of an answer.
 #[derive(Debug)]
 pub enum Reading {
-    /// More is to be read first: the next question.
+    /// More has to be read first. Holds the next request.
     Ask(Vec<u8>),
-    /// Whole entries, and whether there are more.
+    /// Complete entries, and true if the group has more.
     Entries(Vec<Entry>, bool),
     /// The peer does not answer.
     Silent,
-    /// The peer says nothing to go on with.
+    /// The answer is not usable.
     Unread,
-    /// The peer takes nothing now.
+    /// The peer cannot answer now.
     Busy,
     /// The peer does not know this realm.
     Unknown,
@@ -42,8 +44,9 @@ pub enum Reading {
 }
 
 impl Reader {
-    /// Reads what a group has behind `position`, in that life of its realm's store (PEER-29): positions that are given out in another, of which
-    /// this side has not noted that it has begun, would be taken for those of a copy from before it.
+    /// Creates a reader of the entries after `position`, in that life of the home realm's store
+    /// (PEER-29). Without the life, positions of a new life that this side has not recorded yet
+    /// would be mistaken for those of the replica.
     pub const fn new(group: GroupName, epoch: u64, position: u64, life: Option<Life>) -> Self {
         Self {
             group,
@@ -56,17 +59,17 @@ impl Reader {
         }
     }
 
-    /// Which group.
+    /// Returns the group.
     pub const fn group(&self) -> GroupName {
         self.group
     }
 
-    /// How much is held of entries until they are whole, in bytes.
+    /// Returns the buffered size of incomplete entries, in bytes.
     pub fn held(&self) -> usize {
         self.entries.iter().map(|entry| entry.body.capacity()).sum()
     }
 
-    /// The next question.
+    /// Returns the next request.
     pub fn request(&self) -> Vec<u8> {
         let read = PeerRequest::Read {
             group: self.group,
@@ -78,7 +81,7 @@ impl Reader {
         read.to_bytes()
     }
 
-    /// Takes in the answer to it.
+    /// Handles the answer to the request.
     pub fn take(&mut self, answer: Option<&[u8]>) -> Reading {
         let Some(answer) = answer else {
             return Reading::Silent;
@@ -91,7 +94,7 @@ impl Reader {
             Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::PeerRefused => {
                 return Reading::Unknown;
             }
-            // Nobody here is in it any more: the copy stays as it is.
+            // This realm has no members in the group any more: the replica stays as it is.
             Ok(Answer::Refused(refusal)) if refusal.is_final() => {
                 return Reading::Entries(Vec::new(), false);
             }
@@ -106,7 +109,7 @@ impl Reader {
         self.so_far(page.more)
     }
 
-    /// Adds an entry, or a part of one. False when it does not follow.
+    /// Adds an entry or a fragment of one. Returns false if it does not follow the last one.
     fn add(&mut self, piece: Entry) -> bool {
         let is_full = self.entries.len() > ENTRIES_MAX;
         let before = self.entries.last();
@@ -119,11 +122,13 @@ impl Reader {
                     last.body.extend_from_slice(&piece.body);
                     return true;
                 }
-                // It has gone meanwhile, and another one stands in its place (READ-11), which is read from its beginning.
+                // The entry was removed in the meantime and another has its position (READ-11). It
+                // is read from its beginning.
                 *last = piece;
                 offset == 0
             }
-            // Positions rise (READ-1): what does not would be read for ever.
+            // Positions rise (READ-1). Without this check, a position that does not would be read
+            // without end.
             _ if piece.position.0 <= before || is_full => false,
             _ => {
                 self.entries.push(piece);
@@ -138,14 +143,15 @@ impl Reader {
         };
         let have = last.body.len() as u64;
         if have.max(last.fragment.map_or(0, |whole| whole.total)) > ENTRY_BYTES_MAX {
-            // Longer than any message that a realm may be set to take: that there was one is all that is kept of it.
+            // Longer than any message that a realm can be configured to accept: only a placeholder
+            // is stored.
             (last.content, last.fragment) = (CONTENT_GONE, None);
             last.body.clear();
             emit_varint(1, &mut last.body);
             return Reading::Entries(std::mem::take(&mut self.entries), true);
         }
         if last.fragment.is_some() && have <= self.offset {
-            // The rest should have come; it is asked for again later.
+            // The peer sent no further part. It is asked again later.
             return Reading::Silent;
         }
         if last.fragment.is_none_or(|whole| have >= whole.total) {

@@ -1,4 +1,4 @@
-//! What is done with a peer beside all else: what waits for it need not wait for that.
+//! Side tasks of a peer, which run in parallel to its queue and do not delay it.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -8,46 +8,47 @@ use crate::{
     wire::{Answer, RealmId},
 };
 
-/// Tries the address that a peer says of itself (PEER-23), and calls a peer back that has opened a link: so it sees that it need not keep
-/// that open (PEER-24).
+/// Tries the claimed address of a peer (PEER-23). Opens a link back to a peer that has opened one,
+/// so that the peer sees that it need not keep its own link open (PEER-24).
 #[derive(Debug)]
 pub struct Aside {
     peer: RealmId,
-    /// It is to be tried at the address that it says of itself, once.
+    /// The claimed address is to be tried once.
     is_claim_due: bool,
-    /// It is to be called back, once.
+    /// A link back is to be opened once.
     is_call_due: bool,
-    /// It was found there, which could not be written down yet.
+    /// The peer answered at its claimed address, but the store failed to record it.
     found: Option<(Arc<Peer>, IpAddr)>,
-    /// The store has failed: it is left alone until then, in time since the start.
+    /// The store has failed and is retried at this time, in time since the start.
     again: Option<Duration>,
-    /// And for how long when it fails next.
+    /// The wait after the next failure.
     wait: Duration,
-    /// It does not agree about the peering.
+    /// The peer disagrees about the peering.
     is_apart: bool,
-    /// The step that is under way, or is to begin.
+    /// The step that is under way (with its id) or about to begin.
     doing: Option<(Option<StepId>, Doing)>,
 }
 
-/// Which step.
+/// The current step.
 #[derive(Debug)]
 enum Doing {
-    /// What is kept of the peer is looked at, to try its claim or else to call it back.
+    /// Reads the stored state of the peer, to try its claim or to open a link back.
     Looking {
         is_claim: bool,
     },
     Trying(Arc<Peer>),
     CallingBack(Arc<Peer>),
-    /// What it has said of the peering is written down; and then that it is there, if it was tried.
+    /// Stores the peer's answer about the peering. If `tried` is set, stores the verified claim
+    /// next.
     Noting {
         tried: Option<(Arc<Peer>, IpAddr)>,
     },
-    /// That it was found there is written down.
+    /// Stores that the peer answered at its claimed address.
     Believing(Arc<Peer>, IpAddr),
 }
 
 impl Aside {
-    /// For a peer that has that name.
+    /// Creates the side tasks of the peer with that name.
     pub const fn new(peer: RealmId) -> Self {
         Self {
             peer,
@@ -61,33 +62,34 @@ impl Aside {
         }
     }
 
-    /// The peer is to be tried at the address that it says of itself.
+    /// Requests a try of the claimed address.
     pub const fn try_claim(&mut self) {
         self.is_claim_due = true;
     }
 
-    /// The peer is to be called back.
+    /// Requests a link back to the peer.
     pub const fn call_back(&mut self) {
         self.is_call_due = true;
     }
 
-    /// Whether it has been found that the peer does not agree about the peering. That is said once.
+    /// Returns true once after the peer turned out to disagree about the peering.
     pub const fn take_apart(&mut self) -> bool {
         core::mem::replace(&mut self.is_apart, false)
     }
 
-    /// True when that step is this one's.
+    /// True if that step belongs to the side tasks.
     pub fn is_doing(&self, step: StepId) -> bool {
         let doing = self.doing.as_ref();
         doing.is_some_and(|(current, _)| *current == Some(step))
     }
 
-    /// When what the store did not do is to be done, in time since the start.
+    /// Returns when the failed store is retried, in time since the start.
     pub fn timeout(&self) -> Option<Duration> {
         self.again.filter(|_| self.doing.is_none())
     }
 
-    /// What is to be done first, if anything is and nothing is yet. Whoever this realm has still to introduce itself to is called by that first.
+    /// Returns the next step if one is needed and none is under way. A peer that still needs an
+    /// introduction gets no separate link back: the introduction opens one.
     pub fn begin(&mut self, now: Moment, is_introduced: bool) -> Option<Step> {
         if self.doing.is_some() || self.again.is_some_and(|at| at > now.since_start()) {
             return None;
@@ -109,21 +111,22 @@ impl Aside {
         })
     }
 
-    /// The step that was handed out has that number.
+    /// Records the id of the step that [`Aside::begin`] or [`Aside::done`] returned.
     pub const fn began(&mut self, step: StepId) {
         if let Some((current, _)) = &mut self.doing {
             *current = Some(step);
         }
     }
 
-    /// The store has failed.
+    /// Schedules a retry after a store failure.
     fn leave_store(&mut self, now: Moment) {
         self.again = Some(now.since_start() + self.wait);
         self.wait = (self.wait * 2).min(AGAIN_MAX);
     }
 
-    /// A step is done: what is to be done next. What the peer does not answer is done once more when it says so again, or opens another link; what the
-    /// store does not do, soon.
+    /// Handles the result of a step and returns the next one. After no answer, the try is repeated
+    /// when the peer repeats its claim or opens another link. After a store failure, it is repeated
+    /// soon.
     pub fn done(&mut self, own: &RealmIdentity, now: Moment, done: Done) -> Option<Step> {
         let (_, doing) = self.doing.take()?;
         let (step, doing) = match (doing, done) {
@@ -151,7 +154,7 @@ impl Aside {
                         let tried = Some((Arc::clone(&peer), at));
                         (Step::Introduced(peer, said), Doing::Noting { tried })
                     }
-                    // Whatever it answers: it is there.
+                    // Any other answer also shows that the peer is there.
                     None => (
                         Step::Claimed(Arc::clone(&peer), at),
                         Doing::Believing(peer, at),
@@ -168,7 +171,7 @@ impl Aside {
                 (Step::Introduced(peer, said), Doing::Noting { tried: None })
             }
             (Doing::Noting { tried }, Done::Written(written)) => {
-                // The two do not agree about the peering: it is told again.
+                // The two disagree about the peering: the introduction is repeated.
                 self.is_apart |= written == Written::Conflict;
                 let (peer, at) = tried?;
                 (
@@ -183,7 +186,8 @@ impl Aside {
                 return None;
             }
             (Doing::Believing(peer, at), Done::Written(Written::Failed)) => {
-                // It need not say so again: it has been tried there, and knows that this realm is there.
+                // The peer need not repeat its claim: the try succeeded, and only the write is
+                // retried.
                 self.found = Some((peer, at));
                 self.leave_store(now);
                 return None;
@@ -206,10 +210,10 @@ impl Aside {
     }
 }
 
-/// What a peer that accepts the peering says of it, if it says anything.
+/// An accepted peering, with its number if the peer gave one.
 struct Accepted(Option<Numbered>);
 
-/// Nothing where it does not accept it.
+/// Parses the answer to an introduction. None if the peer has not accepted the peering.
 fn accepted(answer: &[u8]) -> Option<Accepted> {
     let answer = Answer::parse(answer).ok()?;
     let said = Numbered::of(&answer);

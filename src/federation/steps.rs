@@ -1,4 +1,4 @@
-//! The steps that are taken with a peer, and how they begin.
+//! The steps of a peer's task, and functions that begin them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,20 +9,20 @@ use crate::{
     wire::{GroupName, PeerRequest},
 };
 
-/// Which step.
+/// The step that is under way.
 #[derive(Debug)]
 pub enum Doing {
     Listing,
     Looking,
     TellingKey(Arc<Peer>),
-    /// With numbers, or without.
+    /// True if the introduction carries peering numbers.
     Introducing(Arc<Peer>, bool),
-    /// That the peer has accepted is written down.
+    /// Stores that the peer has accepted the peering.
     Noting,
     Telling(GroupName),
     LookingAtCopy(Arc<Peer>, GroupName),
     Reading(Arc<Peer>, Box<(Reader, ReplicaState)>),
-    /// What was read is written down; whether there is more.
+    /// Stores the entries that were read. True if the group has more.
     Keeping(Arc<Peer>, GroupName, bool),
     Asking(Arc<Peer>, Box<Outgoing>, Asked),
     Settling(After),
@@ -52,29 +52,30 @@ impl Doing {
     }
 }
 
-/// What follows once it is written down what becomes of a message.
+/// What follows after the outcome of a message is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// It has been taken, or is given up: the next message has its turn.
+    /// The message was taken or given up: the next message has its turn.
     GoOn,
-    /// It has made way for the next, which may not be taken either.
+    /// The message made way for the next one, which may fail, too.
     MadeWay,
-    /// The peer has not taken it: it is left alone for a while.
+    /// The peer has not taken the message: it is retried after a wait.
     Wait,
 }
 
-/// What is to be done next.
+/// The decision of a peer's task.
 #[derive(Debug)]
 pub enum Next {
     Do(Box<(Step, Doing)>),
     Wait(Until),
-    /// Nothing, before something happens or that moment, in time since the start.
+    /// Wait for an event, or until this moment in time since the start.
     Nothing(Option<Duration>),
-    /// It is no peer any more.
+    /// The realm is no longer a peer.
     End,
 }
 
-/// Introduces this realm; to a peer that knows it by a former key it first says the new one, over a link of the key that it knows.
+/// Introduces this realm. A peer that knows a former key first receives the new one, over a link of
+/// the key that it knows.
 pub fn introduce(own: &RealmIdentity, peer: &Peer) -> Next {
     let peer = Arc::new(peer.clone());
     let (old, new) = (peer.knows(), own.secret.public());
@@ -101,7 +102,7 @@ pub fn look_at_copy(peer: Arc<Peer>, group: GroupName) -> Next {
     Next::act(step, Doing::LookingAtCopy(peer, group))
 }
 
-/// Writes down what becomes of a message that its peer was not asked about.
+/// Stores the outcome of a message without a request to the peer.
 pub fn settle(peer: Arc<Peer>, next: NextOutgoing, settling: Settling) -> Next {
     let step = Step::Settle(peer, Box::new(next.outgoing), settling);
     Next::act(step, Doing::Settling(After::GoOn))

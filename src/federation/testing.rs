@@ -1,4 +1,4 @@
-//! Parts of the machine, for the tests of the realm.
+//! Exports of the federation machine for the tests of the realm.
 
 pub use super::{
     queue::{Refusals, Turn, Verdict, turn, verdict},

@@ -1,4 +1,4 @@
-//! The machine alone: what it is handed, and what it wants done.
+//! Tests of the state machine alone: its inputs, and the steps that it emits.
 
 mod claims;
 mod groups;
@@ -24,13 +24,13 @@ fn crew() -> GroupName {
     "crew".parse().unwrap()
 }
 
-/// A machine, the peers that are in the store beside it, and the time.
+/// A machine, the peers and queue in its store, and the time.
 struct Scene {
     machine: Federation,
     peers: Vec<Peer>,
     queue: VecDeque<u64>,
     has_copies: bool,
-    /// Nothing can be written down.
+    /// Writes to the store fail.
     is_full: bool,
     seconds: u64,
 }
@@ -57,12 +57,12 @@ impl Scene {
         }
     }
 
-    /// Lets something happen.
+    /// Passes an input to the machine.
     fn happens(&mut self, input: Input) {
         self.machine.handle(self.now(), input);
     }
 
-    /// What is read from the store.
+    /// Returns the store's result of a step, or None for a request to a peer.
     fn read(&mut self, step: &Step) -> Option<Done> {
         Some(match step {
             Step::ListPeers => Done::Peers(self.peers.clone(), true),
@@ -104,7 +104,8 @@ impl Scene {
         })
     }
 
-    /// The next question to a peer; what the store is asked before it is answered. None when there is none now.
+    /// Returns the next request to a peer, after all store steps before it. None if there is none
+    /// now.
     fn next_question(&mut self) -> Option<(StepId, Vec<u8>)> {
         while let Some((id, step)) = self.machine.poll_step() {
             match self.read(&step) {
@@ -118,7 +119,7 @@ impl Scene {
         None
     }
 
-    /// The same, later if need be; and how many seconds later.
+    /// Returns the next request, after a wait if needed, with the length of the wait in seconds.
     fn wait_for_question(&mut self) -> (u64, StepId, Vec<u8>) {
         let began = self.seconds;
         loop {
@@ -136,7 +137,7 @@ impl Scene {
         self.happens(Input::Done(id, Done::Answered(answer)));
     }
 
-    /// Up to where the peer has accepted the peering.
+    /// A scene in which the peer has accepted the peering.
     fn introduced() -> Self {
         let mut scene = Self::new();
         let (_, id, bytes) = scene.wait_for_question();
@@ -159,7 +160,8 @@ fn sequence(bytes: &[u8]) -> u64 {
     }
 }
 
-/// PEER-2, PEER-5: a start is told first; then what waits is brought in order, one after the other.
+/// PEER-2, PEER-5: after a start the introduction comes first. Then queued messages are delivered
+/// in order, one at a time.
 #[test]
 fn peer_is_introduced_to_and_brought_what_waits() {
     let mut scene = Scene::introduced();
@@ -177,8 +179,9 @@ fn peer_is_introduced_to_and_brought_what_waits() {
     assert!(scene.queue.is_empty());
 }
 
-/// PEER-5: a silent peer is asked again later each time, at once when it is heard, and soon when it was heard while its answer was lost: it
-/// had to be silent for as long as it had been before.
+/// PEER-5: a silent peer is asked again after growing waits, and at once when a packet from it
+/// arrives. If a packet arrived while its answer was lost, it is asked soon. It had to be silent
+/// for as long as it had been before.
 #[test]
 fn silent_peer_is_asked_when_it_is_heard() {
     let mut scene = Scene::introduced();
@@ -202,7 +205,7 @@ fn silent_peer_is_asked_when_it_is_heard() {
     assert!(scene.next_question().is_none());
 }
 
-/// PEER-18: a peer that does not answer is shown as one soon, and not only once it is given up for now.
+/// PEER-18: a peer that does not answer is soon shown as silent, before the request to it ends.
 #[test]
 fn silence_is_told_of_while_a_peer_is_asked() {
     let mut scene = Scene::introduced();
@@ -220,7 +223,7 @@ fn silence_is_told_of_while_a_peer_is_asked() {
     assert_eq!(scene.machine.poll_news(), Some((beta(), News::Answers)));
 }
 
-/// PEER-7: a peer to which every number means another message is not asked as fast as this realm can.
+/// PEER-7: a peer that reports every number as used is asked with growing waits, not without pause.
 #[test]
 fn peer_that_finds_each_number_used_is_asked_seldom() {
     let mut scene = Scene::introduced();
@@ -235,7 +238,8 @@ fn peer_that_finds_each_number_used_is_asked_seldom() {
     assert!((20..120).contains(&asked), "{asked}");
 }
 
-/// PEER-14: a message that the peer does not take makes way for those behind it, once it has promised not to deliver it.
+/// PEER-14: a message that the peer does not take makes way for those behind it, after the peer has
+/// promised not to deliver it.
 #[test]
 fn message_that_is_not_taken_makes_way() {
     let mut scene = Scene::introduced();
@@ -259,8 +263,8 @@ fn message_that_is_not_taken_makes_way() {
     assert_eq!(sequence(&bytes), 2);
 }
 
-/// PEER-14, PEER-5: two messages that the peer does not take make way for each other, and less often each time. They did so as fast as the shortest
-/// wait allowed.
+/// PEER-14, PEER-5: two messages that the peer does not take make way for each other after growing
+/// waits. They did so as fast as the shortest wait allowed.
 #[test]
 fn messages_that_make_way_for_each_other_wait_longer_each_time() {
     let mut scene = Scene::introduced();
@@ -277,7 +281,8 @@ fn messages_that_make_way_for_each_other_wait_longer_each_time() {
     assert!((20..120).contains(&asked), "{asked}");
 }
 
-/// PEER-24: a peer that opens a link while this realm introduces itself is called back after that, and what waits for it does not wait for that.
+/// PEER-24: a peer that opens a link while this realm introduces itself gets a link back
+/// afterwards. The queue does not wait for that.
 #[test]
 fn peer_is_called_back_beside_all_else() {
     let mut scene = Scene::new();
@@ -301,7 +306,7 @@ fn peer_is_called_back_beside_all_else() {
     assert!(scene.next_question().is_some());
 }
 
-/// PEER-24: a link that is lost while this realm introduces itself over it has it do so again.
+/// PEER-24: if a link is lost during an introduction over it, another introduction follows.
 #[test]
 fn link_lost_during_an_introduction_has_another_follow() {
     let mut scene = Scene::new();
@@ -315,7 +320,8 @@ fn link_lost_during_an_introduction_has_another_follow() {
     assert!(scene.next_question().is_none());
 }
 
-/// PEER-22: of a peer that was removed nothing that comes back is believed, and another that has its name begins anew.
+/// PEER-22: results of steps of a removed peer are ignored, and another peer with its name starts
+/// anew.
 #[test]
 fn another_peer_of_the_same_name_begins_anew() {
     let mut scene = Scene::introduced();
@@ -342,8 +348,9 @@ fn another_peer_of_the_same_name_begins_anew() {
     assert!(scene.next_question().is_none());
 }
 
-/// PEER-10, PEER-5: a group that cannot be read on, or that has no end, keeps nothing waiting: the queue has its turn in between. What was written to a peer
-/// stood still for as long as one group of its could not be read.
+/// PEER-10, PEER-5: a group that cannot be read, or that has no end, does not delay the queue,
+/// which has its turn in between. Messages to a peer stood still for as long as one of its groups
+/// could not be read.
 #[test]
 fn group_that_is_never_done_keeps_no_message_waiting() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
@@ -377,14 +384,14 @@ fn group_that_is_never_done_keeps_no_message_waiting() {
             asked += 1;
             assert!(asked < 5, "it waits for the group");
         }
-        // And the group is gone on with.
+        // The group is read on after that.
         let (_, _, bytes) = scene.wait_for_question();
         let asked = PeerRequest::parse(&bytes).unwrap();
         assert!(matches!(asked, PeerRequest::Read { .. }), "{asked:?}");
     }
 }
 
-/// PEER-10: what is to be done for a group stays to be done until it is.
+/// PEER-10: work for a group is repeated until it succeeds.
 #[test]
 fn group_work_is_done_until_it_is_settled() {
     let mut scene = Scene::introduced();
@@ -405,7 +412,7 @@ fn group_work_is_done_until_it_is_settled() {
     }
 }
 
-/// A part of the only entry of a group, which is as long as may be.
+/// A fragment of the only entry of a group. The entry has the largest possible size.
 fn part(offset: u64) -> Answer {
     const PART: u64 = 1 << 20;
     let fragment = Some(Fragment {
@@ -426,7 +433,8 @@ fn part(offset: u64) -> Answer {
     Answer::Page(Page { more, entries })
 }
 
-/// PEER-10: what is held of long entries while they are read has an end, whatever peers say and however many say it; all are read in the end.
+/// PEER-10: the buffer for long entries is bounded, whatever peers send and however many there are.
+/// All entries are read in the end.
 #[test]
 fn long_entries_of_many_peers_are_read_a_few_at_a_time() {
     let mut scene = Scene::introduced();
@@ -477,7 +485,8 @@ fn long_entries_of_many_peers_are_read_a_few_at_a_time() {
     assert!((48 << 20..66 << 20).contains(&most), "{most}");
 }
 
-/// PEER-5: whatever happens in whatever order, one step of a peer is under way at most, and once the peer takes what waits for it nothing waits.
+/// PEER-5: with events in any order, a peer has at most one step under way. Once the peer takes
+/// messages, its queue becomes empty.
 #[test]
 fn nothing_stands_still() {
     for seed in 0..2000 {
@@ -532,7 +541,7 @@ fn nothing_stands_still() {
                 }
             };
             let brings = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Deliver { .. }));
-            // What is brought is not answered by *done*.
+            // *done* is no answer to a delivery.
             scene.answer(id, Some(if brings { &STORED } else { &Answer::Done }));
             questions += 1;
             assert!(questions < 1000, "seed {seed}: it never ends");

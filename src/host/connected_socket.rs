@@ -1,5 +1,6 @@
-//! A socket that is tied to one address: it sends there, takes in what comes from there, and is told what the network says of
-//! what was sent. IP fragments nothing of it, so that what is lost for its size shows what a path carries (LINK-15).
+//! A connected socket: it sends to one address, receives from it only, and gets the network's
+//! errors for sent datagrams. IP does not fragment them, so that a loss for size shows the path's
+//! MTU (LINK-15).
 
 use std::{
     io,
@@ -10,17 +11,17 @@ use tokio::net::UdpSocket;
 
 use crate::subnet::Subnet;
 
-/// A socket that is tied to one address.
+/// A connected socket.
 #[derive(Debug)]
 pub enum Socket {
-    /// The kernel's.
+    /// A socket of the kernel.
     Real(UdpSocket),
-    /// One on a simulated network.
+    /// A socket on a simulated network.
     #[cfg(all(test, feature = "client", feature = "embedded"))]
     Simulated(crate::simulation::Socket),
 }
 
-/// One of the kernel's sockets, tied to `address`.
+/// Returns a socket of the kernel that is connected to `address`.
 pub async fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -28,14 +29,14 @@ pub async fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(address).await?;
-    // Without it a message is as safe, and takes longer where routers drop fragments.
+    // Without this option messages are as safe, and take longer where routers drop fragments.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = forbid_fragments(&socket, address.is_ipv6());
     Ok(socket)
 }
 
-/// Neither this machine nor a router fragments what leaves; and what a router has said of the path stops nothing here: anyone can
-/// say it, and the path may be another by now.
+/// Forbids this machine and routers to fragment datagrams, and ignores what routers report about
+/// the path's MTU: anybody can forge such a report, and the path may have changed.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn forbid_fragments(socket: &UdpSocket, is_ipv6: bool) -> io::Result<()> {
     use rustix::net::sockopt::{
@@ -50,8 +51,8 @@ fn forbid_fragments(socket: &UdpSocket, is_ipv6: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// True when a datagram was not sent because it is longer than this machine's network or, as a router says, the path carries. It
-/// is as good as lost on the way.
+/// True if a datagram was not sent because it is longer than this machine's network or, as a router
+/// says, the path carries. The caller treats it as lost.
 pub fn is_too_long(error: &io::Error) -> bool {
     #[cfg(unix)]
     const TOO_LONG: i32 = rustix::io::Errno::MSGSIZE.raw_os_error();
@@ -63,7 +64,7 @@ pub fn is_too_long(error: &io::Error) -> bool {
 }
 
 impl Socket {
-    /// Waits until something may have arrived; or gives what the network says of what was sent.
+    /// Waits until a datagram may have arrived. Returns the network's error for a sent one.
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Real(socket) => super::readable(socket).await,
@@ -72,7 +73,7 @@ impl Socket {
         }
     }
 
-    /// The network that this machine is in on the way to the other side.
+    /// Returns the network of this machine's address on the way to the other side.
     pub fn network(&self) -> Option<Subnet> {
         match self {
             Self::Real(socket) => socket.local_addr().ok().map(Subnet::from),
@@ -81,17 +82,17 @@ impl Socket {
         }
     }
 
-    /// This machine's address on the way to the other side.
+    /// Returns this machine's address on the way to the other side.
     pub fn local_ip(&self) -> Option<IpAddr> {
         match self {
             Self::Real(socket) => socket.local_addr().ok().map(|address| address.ip()),
             #[cfg(all(test, feature = "client", feature = "embedded"))]
-            // Each has the address that a translator has given it, which a machine does not see.
+            // In a simulated network a machine does not see the address that its NAT has given it.
             Self::Simulated(_) => None,
         }
     }
 
-    /// Takes in a datagram and where it came from; `WouldBlock` when nothing has arrived.
+    /// Receives a datagram and its source address; `WouldBlock` if none has arrived.
     pub fn try_recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         match self {
             Self::Real(socket) => socket.try_recv_from(buffer),

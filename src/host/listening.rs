@@ -1,6 +1,6 @@
-//! A listener's socket. Each datagram says which of this machine's addresses it came to, and may leave from a given one;
-//! several arrive, or leave one way, in one call; and IP fragments none, so that what is lost for its size shows what a path
-//! carries (LINK-15).
+//! A listener's socket. It reports for each datagram to which of this machine's addresses it came,
+//! and can send from a given one. It receives several in one call, and sends several on one way in
+//! one call. IP fragments none, so that a loss for size shows the path's MTU (LINK-15).
 
 use std::{
     io::{self, IoSliceMut},
@@ -18,28 +18,30 @@ use tokio::{
 
 use super::send_batch::{SendBatch, Way};
 
-/// Buffers of a socket: as many bursts of datagrams arrive in one call.
+/// The number of receive buffers of a socket: this many bursts of datagrams are received in one
+/// call.
 pub const RECEIVE_BUFFERS: usize = 16;
-/// Bytes of a buffer. The kernel joins datagrams of one sender that arrive together (GRO), and cuts off what does not fit: as
-/// much as an IP packet holds always does.
+/// The size of a buffer, in bytes. The kernel joins datagrams of one sender that arrive together
+/// (GRO), and truncates what does not fit: the contents of one IP packet always fit.
 pub const RECEIVE_BUFFER_BYTES: usize = 65_535;
 
-/// So long the datagrams that leave together may wait for room in the socket; those that still do are dropped, and the network might
-/// have dropped them as well. Longer, whatever else waits for the socket's thread would wait, too.
+/// How long a batch of datagrams may wait for room in the socket. Those that do not fit by then are
+/// dropped, as the network might have done. A longer wait would delay everything else on the
+/// socket's thread.
 const BLOCKED_MAX: Duration = Duration::from_millis(50);
 
 /// A listener's socket.
 #[derive(Debug)]
 pub enum Listening {
-    /// The kernel's.
+    /// A socket of the kernel.
     Real(Udp),
-    /// One on a simulated network.
+    /// A socket on a simulated network.
     #[cfg(all(test, feature = "client", feature = "embedded"))]
     Simulated(crate::simulation::Socket),
 }
 
 impl Listening {
-    /// Begins to use a socket, in the runtime there is.
+    /// Starts to use a socket in the current runtime.
     pub fn start(bound: Bound) -> io::Result<Self> {
         Ok(Self::Real(Udp {
             socket: UdpSocket::from_std(bound.socket)?,
@@ -49,7 +51,7 @@ impl Listening {
         }))
     }
 
-    /// Waits until something may have arrived; or gives what the network says of what was sent.
+    /// Waits until a datagram may have arrived. Returns the network's error for a sent one.
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Real(Udp { socket, .. }) => super::readable(socket).await,
@@ -58,7 +60,7 @@ impl Listening {
         }
     }
 
-    /// Takes in datagrams that have arrived, several at a time; `WouldBlock` when none has.
+    /// Receives datagrams that have arrived, several at a time; `WouldBlock` if there is none.
     pub fn try_recv(&self, received: &mut Received) -> io::Result<()> {
         match self {
             Self::Real(socket) => socket.try_recv(received),
@@ -67,9 +69,10 @@ impl Listening {
         }
     }
 
-    /// Sends all that is to leave. What the system refuses is told of, and as good as lost on the way. What is too long for
-    /// this machine's network is not told of: that is how a path's size is found out. A socket that is blocked is told of once, as
-    /// `WouldBlock`, and all that has not left yet is dropped.
+    /// Sends all datagrams of a batch. An error of the system is passed to `refused`, and the
+    /// datagram is treated as lost. A datagram too long for this machine's network is not reported:
+    /// MTU discovery relies on such losses. A blocked socket is reported once, as `WouldBlock`, and
+    /// all datagrams not sent yet are dropped.
     pub async fn send(&mut self, leaving: &mut SendBatch, mut refused: impl FnMut(io::Error)) {
         let mut sent = 0;
         let mut until = None;
@@ -121,7 +124,7 @@ impl Listening {
         }
     }
 
-    /// Its network device does not take several datagrams at a time.
+    /// Sends one datagram per call from now on: the network device does not take several.
     fn refuse_bursts(&mut self) {
         match self {
             Self::Real(socket) => socket.burst_max = 1,
@@ -144,7 +147,7 @@ impl Listening {
         }
     }
 
-    /// True when it left from the address it was to leave from.
+    /// True if the datagram left from the requested address.
     async fn send_one(
         &self,
         datagram: &[u8],
@@ -159,7 +162,7 @@ impl Listening {
     }
 }
 
-/// A socket that is bound, and whose options are set.
+/// A bound socket with its options set.
 #[derive(Debug)]
 pub struct Bound {
     socket: std::net::UdpSocket,
@@ -169,7 +172,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Sets the options of a socket that is bound.
+    /// Sets the options of a bound socket.
     pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         Ok(Self {
@@ -181,15 +184,16 @@ impl Bound {
     }
 }
 
-/// One of the kernel's sockets.
+/// A socket of the kernel.
 #[derive(Debug)]
 pub struct Udp {
     socket: UdpSocket,
     state: UdpSocketState,
-    /// It is bound to all addresses of its machine, so which of them a datagram came to is worth knowing.
+    /// True if it is bound to all addresses of its machine, so that the destination address of a
+    /// datagram matters.
     is_any: bool,
-    /// Datagrams that leave in one call at most. `state` has a number of its own, which it sets to 1 for ever when a source address
-    /// is not this machine's.
+    /// The maximum number of datagrams that leave in one call. `state` has a number of its own,
+    /// which it sets to 1 for ever if a source address is not this machine's.
     burst_max: usize,
 }
 
@@ -220,8 +224,8 @@ impl Udp {
         until: &mut Option<Instant>,
     ) -> io::Result<bool> {
         match self.send(datagram, (to, from), None, until).await {
-            // A subnet's broadcast address looks like any other. A realm at the other side may follow to the address that the kernel
-            // chooses.
+            // A subnet's broadcast address looks like any other address. The other side, if a
+            // realm, may follow to the address that the kernel chooses.
             Err(error) if from.is_some() && is_sources_fault(&error) => {
                 let sent = self.send(datagram, (to, None), None, until).await;
                 sent.map(|()| false)
@@ -252,8 +256,8 @@ impl Udp {
     }
 }
 
-/// Sends as soon as there is room in the socket; `WouldBlock` if there is none `until` then, which is [`BLOCKED_MAX`] from now where
-/// nothing has waited yet.
+/// Sends as soon as the socket has room; `WouldBlock` if it has none at `until`, which is set to
+/// [`BLOCKED_MAX`] from now if nothing has waited yet.
 async fn when_writable(
     socket: &UdpSocket,
     until: &mut Option<Instant>,
@@ -276,10 +280,12 @@ fn is_blocked(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
-/// True when the address that a datagram was to leave from may be why it was refused: it is not this machine's any more, or
-/// never was. What is refused for now, as without room, is not to leave from another: it is as good as lost.
+/// True if the source address may be why a datagram was refused: it is not this machine's any more,
+/// or never was. A datagram that is refused temporarily, as for lack of room, is not sent from
+/// another address: it is treated as lost.
 fn is_sources_fault(error: &io::Error) -> bool {
-    // The last is what Linux says of most such addresses. Where there is really no way, there is none from another address either.
+    // Linux reports the last error for most such addresses. If there really is no route, there is
+    // none from another address either.
     matches!(
         error.kind(),
         io::ErrorKind::InvalidInput
@@ -288,21 +294,21 @@ fn is_sources_fault(error: &io::Error) -> bool {
     )
 }
 
-/// True when it may be why several datagrams were refused that they were several.
+/// True if several datagrams in one call may be why they were refused.
 fn is_bursts_fault(error: &io::Error) -> bool {
-    /// What Linux says for a network device that cannot compute checksums.
+    /// Linux's error for a network device that cannot compute checksums.
     const EIO: i32 = 5;
     error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(EIO)
 }
 
-/// True for an address that a datagram may leave from, as far as the address itself says: one may come to a group's, or to
-/// everybody's.
+/// True for an address that a datagram may leave from, as far as the address itself tells:
+/// datagrams also arrive at multicast and broadcast addresses.
 fn is_answerable(address: IpAddr) -> bool {
     let is_everybodys = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     !(address.is_multicast() || address.is_unspecified() || is_everybodys)
 }
 
-/// Datagrams that have arrived together.
+/// Datagrams that arrived together.
 #[derive(Debug)]
 pub struct Received {
     buffers: Vec<u8>,
@@ -310,19 +316,20 @@ pub struct Received {
     longest: usize,
 }
 
-/// One of them.
+/// One received datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    /// What it says.
+    /// Its contents.
     pub bytes: &'a [u8],
-    /// Where it came from.
+    /// Its source address.
     pub from: SocketAddr,
-    /// Which of this machine's addresses it came to, where the socket has several and it is one that can be answered from.
+    /// Which of this machine's addresses it came to, if the socket has several and this one can be
+    /// used for an answer.
     pub to: Option<IpAddr>,
 }
 
 impl Received {
-    /// Room for datagrams. Those of more than `longest` bytes are left out.
+    /// Returns buffers for datagrams. Those of more than `longest` bytes are skipped.
     pub fn new(longest: usize) -> Self {
         Self {
             buffers: vec![0; RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS],
@@ -331,12 +338,13 @@ impl Received {
         }
     }
 
-    /// The datagrams.
+    /// Returns the datagrams.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
         let buffers = self.buffers.chunks_exact(RECEIVE_BUFFER_BYTES);
         buffers.zip(&self.bursts).flat_map(|(buffer, burst)| {
             let bytes = buffer.get(..burst.len).unwrap_or_default();
-            // Those that were joined are of the same length, but for the last. One that is empty has no length to go by.
+            // Joined datagrams have the same length, except for the last. An empty datagram gives
+            // no length to split by.
             bytes
                 .chunks(burst.stride.max(1))
                 .filter(|bytes| bytes.len() <= self.longest)
@@ -348,8 +356,8 @@ impl Received {
         })
     }
 
-    /// Takes datagrams in one by one, from a simulated network, until `receive` has none; `WouldBlock` when it had none at
-    /// all.
+    /// Receives datagrams one by one from a simulated network until `receive` has none;
+    /// `WouldBlock` if it had none at all.
     #[cfg(test)]
     fn fill(
         &mut self,
@@ -364,7 +372,7 @@ impl Received {
                     self.bursts.push(burst);
                 }
                 Err(error) if self.bursts.is_empty() => return Err(error),
-                // It is told when nothing else is.
+                // The error is returned when there is no datagram.
                 Err(_) => break,
             }
         }

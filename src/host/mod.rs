@@ -1,5 +1,5 @@
-//! What a process has of the machine it runs on: sockets, the time of day, randomness. Everything else it knows
-//! of the world comes through these, so that tests can run it in a world of their own.
+//! The interface to the machine: sockets, the time of day, randomness. A process knows the outside
+//! world only through this module, so tests can run it in a simulated world.
 
 #[cfg(feature = "client")]
 mod connected_socket;
@@ -22,7 +22,7 @@ use rand::{SeedableRng as _, TryRng as _, rngs::StdRng, rngs::SysRng};
 pub use send_batch::{SEND_BATCH, SendBatch};
 use tokio::{io::Interest, net::UdpSocket};
 
-/// Random bytes of the system's.
+/// Returns random bytes from the system.
 fn drawn<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     SysRng
@@ -34,16 +34,16 @@ fn drawn<const N: usize>() -> io::Result<[u8; N]> {
 /// The machine that a process runs on.
 #[derive(Clone, Debug, Default)]
 pub enum Host {
-    /// The one there is.
+    /// The real machine.
     #[default]
     Real,
-    /// One of a simulated world.
+    /// A machine of a simulated world.
     #[cfg(all(test, feature = "client", feature = "embedded"))]
     Simulated(crate::simulation::Machine),
 }
 
 impl Host {
-    /// The addresses of a name, each with the port.
+    /// Resolves a name to its addresses, each with the port.
     #[cfg(feature = "client")]
     pub async fn resolve(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
@@ -53,7 +53,7 @@ impl Host {
         }
     }
 
-    /// A socket that has a way to `address`, and takes in what comes from there only.
+    /// Returns a socket that is connected to `address`, and receives only from there.
     #[cfg(feature = "client")]
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
         match self {
@@ -63,7 +63,7 @@ impl Host {
         }
     }
 
-    /// A generator of random numbers, seeded by the system.
+    /// Returns a random number generator, seeded by the system.
     pub fn rng(&self) -> io::Result<StdRng> {
         match self {
             Self::Real => Ok(StdRng::from_seed(drawn()?)),
@@ -72,7 +72,7 @@ impl Host {
         }
     }
 
-    /// What tells two attempts at the same apart (EXACT-10).
+    /// Returns the salt that distinguishes two attempts at the same operation (EXACT-10).
     #[cfg(feature = "client")]
     pub fn salt(&self) -> io::Result<[u8; 2]> {
         match self {
@@ -82,7 +82,7 @@ impl Host {
         }
     }
 
-    /// The time of day, since 1970. A clock before 1970 counts as 1970.
+    /// Returns the time since 1970. A clock before 1970 counts as 1970.
     pub fn time_of_day(&self) -> std::time::Duration {
         match self {
             Self::Real => std::time::UNIX_EPOCH.elapsed().unwrap_or_default(),
@@ -92,8 +92,8 @@ impl Host {
     }
 }
 
-/// Resolves in a thread of its own: a name server may not answer for long, and a runtime that ends waits for the
-/// blocking threads that it has made itself.
+/// Resolves a name on a thread of its own: a name server may take long to answer, and a runtime
+/// that ends waits for its own blocking threads.
 #[cfg(feature = "client")]
 async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = name.parse::<IpAddr>() {
@@ -103,20 +103,20 @@ async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let name = name.to_string();
     std::thread::Builder::new().spawn(move || {
         let found = (name.as_str(), port).to_socket_addrs();
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         let _ = answer.send(found.map(Iterator::collect));
     })?;
     let found = answered.await;
     found.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
 }
 
-/// Waits until something may have arrived; or gives what the network says of what was sent.
+/// Waits until a datagram may have arrived. Returns the network's error for a sent one.
 async fn readable(socket: &UdpSocket) -> io::Result<()> {
     let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
     if !ready.is_error() {
         return Ok(());
     }
-    // Taken, so that it wakes nobody again.
+    // The error is taken, so that it does not wake the task again.
     let _ = socket.try_io(Interest::ERROR, || {
         Err::<(), _>(io::ErrorKind::WouldBlock.into())
     });

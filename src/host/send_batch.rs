@@ -1,46 +1,48 @@
-//! Datagrams that leave a listener together.
+//! A batch of datagrams that leave a listener together.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Datagrams that are handed to a socket at a time, at most.
+/// The maximum number of datagrams that are passed to a socket at a time.
 pub const SEND_BATCH: usize = 32;
-/// Bytes that leave as one for the kernel to segment (GSO), at most: it takes no more than one IP packet holds.
+/// The maximum number of bytes that the kernel segments (GSO): no more than fit one IP packet.
 const BURST_BYTES_MAX: usize = 65_000;
 
-/// Where a datagram goes, and from which of this machine's addresses; with none the kernel chooses one.
+/// A datagram's destination, and its source address on this machine; if there is none, the kernel
+/// chooses one.
 pub type Way = (SocketAddr, Option<IpAddr>);
 
-/// Datagrams that are to leave together.
+/// Datagrams to send together.
 #[derive(Debug, Default)]
 pub struct SendBatch {
-    /// All of them, one behind the other.
+    /// The contents of all datagrams, concatenated.
     bytes: Vec<u8>,
-    /// Where each of them ends, and its way.
+    /// The end and the way of each datagram.
     ends: Vec<(usize, Way)>,
-    /// Room to write one in.
+    /// The buffer in which a datagram is written.
     datagram: Vec<u8>,
 }
 
-/// Datagrams that leave in one call: of the same way and length, but for the last, which may be shorter.
+/// Datagrams that leave in one call: they have the same way and length, except for the last, which
+/// may be shorter.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Burst<'a> {
-    /// All of them, one behind the other.
+    /// The contents of all datagrams, concatenated.
     pub bytes: &'a [u8],
     /// The length of each.
     pub each: usize,
-    /// How many there are.
+    /// The number of datagrams.
     pub count: usize,
-    /// Where they go.
+    /// Their destination and source address.
     pub way: Way,
 }
 
 impl SendBatch {
-    /// True when no more may be added.
+    /// True if no more may be added.
     pub const fn is_full(&self) -> bool {
         self.ends.len() == SEND_BATCH
     }
 
-    /// Adds what `write` writes and says where it goes; false when it says nothing.
+    /// Adds the datagram that `write` writes, to the way that it returns. False if it returns none.
     pub fn add(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<Way>) -> bool {
         let Some(way) = write(&mut self.datagram) else {
             return false;
@@ -50,13 +52,14 @@ impl SendBatch {
         true
     }
 
-    /// None is to leave any more.
+    /// Removes all datagrams.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
     }
 
-    /// Those from the `first` on that may leave in one call, `most` at most. None when there is no such one.
+    /// Returns the datagrams from `first` on that may leave in one call, at most `most`. None if
+    /// there are none.
     pub fn burst(&self, first: usize, most: usize) -> Option<Burst<'_>> {
         let before = first
             .checked_sub(1)
@@ -68,7 +71,7 @@ impl SendBatch {
         for (end, other) in self.ends.iter().skip(first + 1) {
             let len = end - last;
             let fits = *other == way && len <= each && end - begin <= BURST_BYTES_MAX;
-            // Behind a shorter one nothing follows.
+            // No datagram follows a shorter one.
             if !fits || count >= most || full < count {
                 break;
             }
@@ -77,7 +80,8 @@ impl SendBatch {
             last = *end;
         }
         if full < 2 {
-            // Perhaps one that tries out what the path carries, and the next: they are not to share a fate.
+            // The longer one may be a probe of MTU discovery: it must not be lost together with the
+            // next.
             (count, last) = (1, first_end);
         }
         Some(Burst {
@@ -98,7 +102,7 @@ mod tests {
         (SocketAddr::from(([10, 0, 0, to], 6377)), from)
     }
 
-    /// How many leave in each call, and the length of each but the last.
+    /// Returns the number of datagrams in each call, and the length of each but the last.
     fn bursts(datagrams: &[(usize, Way)], most: usize) -> Vec<(usize, usize)> {
         let mut leaving = SendBatch::default();
         for (number, (len, way)) in (0..).zip(datagrams) {

@@ -1,25 +1,26 @@
-//! How long to wait before sending again (LINK-8). Gentle on purpose: where a third of all packets
-//! is lost, most silences are bad luck, and doubling at each would make the expected time grow
-//! without bound.
+//! Retransmission backoff (LINK-8). It is deliberately gentle: where a third of all packets is
+//! lost, most silences are chance, and doubling at each would make the expected time grow without
+//! bound.
 
 use core::time::Duration;
 
-/// The longest that is waited before something is sent again, unless the path is longer.
+/// The longest wait before a retransmission, unless the path is longer.
 pub(super) const RTO_MAX: Duration = Duration::from_secs(30);
-/// The same while somebody waits for it.
+/// The longest wait while a reply is awaited.
 pub(super) const RTO_AWAITED_MAX: Duration = Duration::from_secs(8);
-/// While somebody waits, no wait is longer than so many timeouts.
+/// While a reply is awaited, no wait is longer than this many timeouts.
 const AWAITED_TIMEOUTS: u32 = 3;
-/// This many repeats wait one timeout each; later ones wait half as long again as the one before.
+/// This many retransmissions wait one timeout each; later ones wait half as long again as the one
+/// before.
 const PATIENT_REPEATS: u32 = 3;
 
-/// A small generator of spread, seeded from outside: enough to keep clients from moving in step,
-/// and never used for anything secret.
+/// A small jitter generator with an external seed. It keeps clients from synchronizing, and is
+/// never used for secrets.
 #[derive(Clone, Debug)]
 pub struct Jitter(u64);
 
 impl Jitter {
-    /// A generator that gives the same values for the same seed.
+    /// Creates a generator that gives the same values for the same seed.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -39,13 +40,14 @@ impl Jitter {
 /// How long the waits may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urge {
-    /// Somebody waits for the answer, on a path that nothing says is narrow.
+    /// The answer is awaited, and the path is not known to be narrow.
     Awaited,
-    /// Nobody does, or each repeat costs much.
+    /// The answer is not awaited, or each retransmission is costly.
     Patient,
 }
 
-/// The wait before the repeat number `repeats` + 1, up to a tenth more, and never less: sooner would be before the answer can come.
+/// Returns the wait before retransmission number `repeats` + 1, plus up to a tenth as jitter. It is
+/// never shorter, because the answer cannot arrive sooner.
 pub fn interval(repeats: u32, timeout: Duration, urge: Urge, jitter: &mut Jitter) -> Duration {
     let longest = match urge {
         Urge::Awaited => RTO_AWAITED_MAX.min(timeout * AWAITED_TIMEOUTS),
@@ -66,7 +68,7 @@ pub fn interval(repeats: u32, timeout: Duration, urge: Urge, jitter: &mut Jitter
 mod tests {
     use super::*;
 
-    /// LINK-8
+    /// LINK-8: the first three retransmissions wait one timeout, and later ones longer.
     #[test]
     fn the_first_three_repeats_wait_one_timeout_and_later_ones_longer() {
         let timeout = Duration::from_millis(100);
@@ -82,7 +84,7 @@ mod tests {
         assert!(interval(u32::MAX - 1, timeout, Urge::Patient, &mut jitter) <= RTO_MAX);
     }
 
-    /// LINK-8
+    /// LINK-8: the wait is short while a reply is awaited.
     #[test]
     fn wait_is_short_while_somebody_waits() {
         let mut jitter = Jitter::new(1);

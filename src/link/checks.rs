@@ -1,5 +1,5 @@
-//! What must hold of a link between any two calls, whatever the other side has sent: looked at in builds with debug
-//! assertions, which tests, fuzzing and simulation have.
+//! Invariants of a link that hold between calls, whatever the other side has sent. They are checked
+//! in builds with debug assertions: tests, fuzzing and simulation.
 
 use super::{
     Link, queue::Queue, replies::Replies, sent_packets::SentPackets, time::Time, timer::Timer,
@@ -7,7 +7,7 @@ use super::{
 use crate::faults::{Fault, is_planted};
 
 impl Link {
-    /// Asserts all that holds of a link between calls.
+    /// Asserts the invariants of a link between calls.
     pub(super) fn check(&self) {
         if !cfg!(debug_assertions) {
             return;
@@ -28,8 +28,8 @@ impl Link {
         }
     }
 
-    /// After time has passed nothing is due that only time can bring about: whoever waits for the next timer would be
-    /// called again at once, without end.
+    /// Asserts that none of the timers that only [`Link::handle_timeout`] serves is still due after
+    /// it. The driver would be called again at once, endlessly.
     pub(super) fn check_timers(&self, now: Time) {
         if !cfg!(debug_assertions) {
             return;
@@ -50,7 +50,8 @@ impl Link {
         }
     }
 
-    /// Where a part may leave one can: its time would be waited for, and be over at once, without end.
+    /// Asserts that a fragment that may be sent can be packed. Else its timer would be due again at
+    /// once, endlessly.
     pub(super) fn check_unpacked(&self, may_send_part: bool) {
         debug_assert!(
             !may_send_part || self.credit.is_some(),
@@ -67,7 +68,8 @@ impl Queue {
         );
     }
 
-    /// True when each request leaves, is due to, or leaves in fragments, which have timers of their own.
+    /// True if each request is queued, has a timer, or is fragmented: fragments have their own
+    /// timers.
     fn has_nothing_idle(&self) -> bool {
         let mut requests = self.entries.iter().filter(|one| one.ask().is_some());
         requests.all(|one| one.is_fragmented() || !one.attempts.is_idle())

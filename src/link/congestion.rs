@@ -1,40 +1,40 @@
-//! How fast long messages may leave (LINK-14): as fast as the path has lately been seen to carry, and no
-//! more in flight than that needs. Loss by itself says nothing about the path's rate here, since on the
-//! links this is made for most losses are not congestion; what fills a queue shows in the rate, which then
-//! stops growing. After the model of BBR (draft-ietf-ccwg-bbr), in its simplest form.
+//! Congestion control for long messages (LINK-14): the pace follows the recently measured delivery
+//! rate, and no more is in flight than that needs. Loss alone says nothing about the rate here,
+//! because most losses on these links are not congestion. A filling queue shows in the rate, which
+//! then stops growing. The model is a minimal form of BBR (draft-ietf-ccwg-bbr).
 
 use core::time::Duration;
 
 use super::{rtt::held_back, time::Time};
 
-/// Datagrams in flight before anything is known of the path.
+/// Datagrams in flight on an unknown path.
 const UNKNOWN_WINDOW: usize = 2;
-/// Datagrams in flight before the path's rate is known.
+/// Datagrams in flight until the path's rate is known.
 const INITIAL_WINDOW: usize = 4;
-/// The most bytes in flight: as many packets as one acknowledgement tells of.
+/// The most packets in flight: as many as one acknowledgement covers.
 const WINDOW_PACKETS_MAX: usize = 60;
-/// Round trips that the best rate is remembered for, at least and at most twice as many.
+/// The maximum rate is remembered for at least this many round trips, and at most twice as many.
 const RATE_ROUNDS: u64 = 6;
-/// How long the shortest round trip is remembered, at least and at most twice as long.
+/// The minimum round-trip time is remembered for at least this long, and at most twice as long.
 const RTT_PERIOD: Duration = Duration::from_secs(30);
-/// The path is full when its rate has grown by less than a quarter in so many round trips.
+/// The path is full when its rate has grown by less than a quarter in this many round trips.
 const FULL_ROUNDS: u32 = 3;
-/// The pace in per cent of the rate, round trip by round trip, once the path is full: probing for more,
-/// then letting the queue that this made drain.
+/// The pace in per cent of the rate, per round trip, once the path is full. It probes for more
+/// rate, then drains the queue that this has built.
 const CYCLE: [u64; 8] = [125, 75, 100, 100, 100, 100, 100, 100];
 
-/// What is noted of a packet when it leaves.
+/// The delivery state that is recorded when a packet is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     delivered: u64,
     delivered_at: Time,
-    /// When the packet was sent that was the last to be known as delivered.
+    /// When the most recently delivered packet was sent.
     first_sent: Time,
-    /// There was nothing more to send: what the path carries then is not its rate.
+    /// Nothing more waited: the delivery rate is then not the path's rate.
     limited: bool,
 }
 
-/// How much lately, in two periods: the one that runs, and the one before.
+/// A recent extreme over two periods: the current one, and the previous one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lately<T> {
     now: Option<T>,
@@ -62,28 +62,27 @@ impl<T: Copy + Ord> Lately<T> {
 /// The pace of one link.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// Bytes a second that are never exceeded.
+    /// The hard limit in bytes per second.
     limit: Option<u64>,
     delivered: u64,
     delivered_at: Time,
     first_sent: Time,
-    /// Bytes a second.
+    /// In bytes per second.
     rate: Lately<u64>,
     rtt: Lately<Duration>,
     rtt_until: Time,
     round: u64,
     round_end: u64,
-    /// The rate at which growth was last seen, and the round trips since; none once the path is full.
+    /// The rate at the last growth, and the round trips since; `None` once the path is full.
     filling: Option<(u64, u32)>,
-    /// The first moment at which the next part of a long message may leave, at the rate that the path was
-    /// seen to carry.
+    /// The earliest time for the next fragment of a long message, at the measured rate.
     next: Time,
-    /// The first moment at which anything may leave, at the limit.
+    /// The earliest time for any packet, at the limit.
     limit_next: Time,
 }
 
 impl Pace {
-    /// A pace that knows nothing of the path; `limit` in bytes a second.
+    /// Creates the pace of an unknown path; `limit` in bytes per second.
     pub fn new(limit: Option<u64>) -> Self {
         Self {
             limit,
@@ -101,25 +100,25 @@ impl Pace {
         }
     }
 
-    /// True once it is known what the path carries.
+    /// True once the path's rate is known.
     pub fn knows_rate(&self) -> bool {
         self.rate.max().is_some()
     }
 
-    /// Notes that a packet without parts leaves: it counts where the rate has a limit.
+    /// Notes a sent packet without fragments: it counts if the rate has a limit.
     pub fn spend(&mut self, now: Time, bytes: usize) {
         if let Some(limit) = self.limit {
             self.limit_next = spaced(self.limit_next, now, bytes, limit);
         }
     }
 
-    /// Until when nothing at all may leave, because of a limit. What the path was seen to carry is no such
-    /// limit: a request that is 20 bytes long does not wait because one long message was slow once.
+    /// Until when the limit delays every packet. The measured rate is not such a limit: a request
+    /// of 20 bytes must not wait because one long message was slow once.
     pub fn holds_back(&self, now: Time) -> Option<Time> {
         (self.limit_next > now).then_some(self.limit_next)
     }
 
-    /// Notes that a packet leaves, and gives what is to be remembered with it. `limited`: nothing more waits.
+    /// Notes a sent packet, and returns its delivery state. `limited`: nothing more waits.
     pub fn sent(&mut self, now: Time, bytes: usize, in_flight: usize, limited: bool) -> Stamp {
         if in_flight == 0 {
             self.delivered_at = now;
@@ -164,12 +163,12 @@ impl Pace {
         }
     }
 
-    /// Notes that a packet of `bytes` is lost: it has left the path as one that arrived has.
+    /// Notes that a packet of `bytes` is lost: like an arrived one, it has left the path.
     pub const fn lost(&mut self, bytes: usize) {
         self.delivered += bytes as u64;
     }
 
-    /// Nothing is heard: whatever was known of the path may be true no more.
+    /// Resets the estimates, because after a silence they may be outdated.
     pub fn forget(&mut self) {
         *self = Self {
             delivered: self.delivered,
@@ -205,21 +204,21 @@ impl Pace {
         }
     }
 
-    /// Bytes a second at which parts leave now; none while nothing is known.
+    /// The rate at which fragments are sent now, in bytes per second; `None` if it is unknown.
     fn pacing_rate(&self) -> Option<u64> {
         self.rate
             .max()
             .map(|rate| rate.saturating_mul(self.gain()) / 100)
     }
 
-    /// The most bytes to have in flight, on a path whose datagrams have `datagram` bytes.
+    /// The most bytes in flight, on a path with datagrams of `datagram` bytes.
     fn window(&self, datagram: usize) -> usize {
         let (rate, rtt) = match (self.rate.max(), self.rtt.min()) {
             (Some(rate), Some(rtt)) => (rate, rtt),
             (None, Some(_)) => return INITIAL_WINDOW * datagram,
             _ => return UNKNOWN_WINDOW * datagram,
         };
-        // Acknowledgements are held back for a while (LINK-5).
+        // Acknowledgements are delayed for a while (LINK-5).
         let until_known = rtt + held_back(rtt);
         let micros = u64::try_from(until_known.as_micros()).unwrap_or(u64::MAX);
         let carried = rate.saturating_mul(micros) / 1_000_000 * self.gain().max(100) / 100;
@@ -227,25 +226,25 @@ impl Pace {
         let wanted = if self.filling.is_some() {
             carried.max(INITIAL_WINDOW * datagram)
         } else {
-            // One that is being sent, and one for which the acknowledgement is being held back.
+            // One datagram that is being sent, and one whose acknowledgement is delayed.
             carried.saturating_add(2 * datagram)
         };
         wanted.min(WINDOW_PACKETS_MAX * datagram)
     }
 
-    /// True when another packet with a part may leave now.
+    /// True if another packet with a fragment may be sent now.
     pub fn allows(&self, now: Time, in_flight: usize, datagram: usize) -> bool {
         self.next.max(self.limit_next) <= now && in_flight + datagram <= self.window(datagram)
     }
 
-    /// When the next with a part may leave, if only time stands against it.
+    /// When the next packet with a fragment may be sent, if only the time is missing.
     pub fn timeout(&self, in_flight: usize, datagram: usize) -> Option<Time> {
         (in_flight + datagram <= self.window(datagram)).then_some(self.next.max(self.limit_next))
     }
 }
 
-/// When the next may leave after `bytes` at `rate` bytes a second. What was not used is not saved up: a
-/// burst would fill queues.
+/// The earliest time of the next packet after `bytes` at `rate` bytes per second. Unused rate is
+/// not saved, because a burst would fill queues.
 fn spaced(next: Time, now: Time, bytes: usize, rate: u64) -> Time {
     next.max(now) + Duration::from_micros(bytes as u64 * 1_000_000 / rate.max(1))
 }
@@ -258,20 +257,20 @@ mod tests {
 
     use super::*;
 
-    /// A path that carries `rate` bytes a second, has a queue before it, and loses some of what it carries.
+    /// A path that carries `rate` bytes per second, has a queue, and loses some packets.
     struct Path {
         rate: u64,
         delay: Duration,
         loss: f64,
     }
 
-    /// Sends packets of 1000 bytes for so many seconds; the share of the path that was used in per mille, and the longest that
-    /// a packet waited in the queue in the second half.
+    /// Sends packets of 1000 bytes for `seconds` seconds. Returns the used share of the path in per
+    /// mille, and the longest queueing delay of a packet in the second half.
     fn run(path: &Path, limit: Option<u64>, seconds: u64) -> (u64, Duration) {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let (mut pace, mut now) = (Pace::new(limit), Time(1));
         let (mut busy_until, mut carried, mut longest) = (Time(0), 0_u64, Duration::ZERO);
-        // When each packet is known about, when it was sent, and whether it was lost.
+        // When each packet is acknowledged, when it was sent, and whether it was lost.
         let mut on_the_way: VecDeque<(Time, Time, Stamp, bool)> = VecDeque::new();
         let end = Time(seconds * 1_000_000);
         while now < end {
@@ -306,7 +305,8 @@ mod tests {
         (carried * 1000 / (path.rate * seconds), longest)
     }
 
-    /// LINK-14: the path is used, its queue is not, and what is lost by chance is not taken for congestion.
+    /// LINK-14: the path is used, its queue stays short, and random loss does not count as
+    /// congestion.
     #[test]
     fn the_path_is_filled_and_not_its_queue() {
         for (rate, delay, loss) in [
@@ -336,7 +336,7 @@ mod tests {
         }
     }
 
-    /// LINK-14
+    /// LINK-14: the rate limit is never exceeded.
     #[test]
     fn a_limit_is_never_exceeded() {
         let path = Path {
@@ -348,12 +348,13 @@ mod tests {
         assert!((76..=82).contains(&used), "{used}");
     }
 
-    /// LINK-20: only the limit holds back what has no parts, however slow the path once seemed.
+    /// LINK-20: only the limit delays packets without fragments, however low the rate once was
+    /// measured.
     #[test]
     fn a_slow_sample_holds_back_parts_only() {
         let mut pace = Pace::new(Some(100));
         let stamp = pace.sent(Time(1), 200, 0, false);
-        // 200 bytes took 100 s: 2 bytes a second.
+        // 200 bytes took 100 s: 2 bytes per second.
         let now = Time(100_000_001);
         pace.arrived(now, stamp, Time(1), 200);
         pace.sent(now, 200, 0, false);

@@ -1,11 +1,12 @@
-//! A link at rest: nothing of it is on its way, and none of its machines has anything to do. What it takes to go on as
-//! if it had never rested is a fraction of a link; a realm holds many that are silent most of the time.
+//! A dormant link: nothing is in flight, and no state machine has work. The compact state needs a
+//! fraction of a link's memory and continues as if the link had never been dormant. A realm holds
+//! many links that are silent most of the time.
 //!
-//! Forgotten are: replies that were kept in case they are asked for again (whoever asks after so long has the command
-//! worked on again, which its number makes harmless), which messages came in parts, how fast long ones may leave, and
-//! which packets came more than 128 before the latest: those count as seen.
+//! Dropped are: kept replies (a request that is repeated so late is executed again, which its
+//! number makes harmless), which messages were fragmented, the pace of long messages, and which
+//! packets arrived more than 128 before the latest: those count as seen.
 //!
-//! Numbers are kept small: a link that has counted beyond 2^32 does not rest.
+//! Numbers are stored compactly: a link that has counted beyond 2^32 does not hibernate.
 
 use alloc::boxed::Box;
 use core::num::NonZeroU64;
@@ -26,7 +27,7 @@ use crate::{
     wire::{ConnectionId, PacketNumber, Welcome},
 };
 
-/// What remains of a link at rest.
+/// The compact state of a dormant link.
 #[derive(Clone, Debug)]
 pub struct DormantLink {
     protection: Protection,
@@ -42,7 +43,7 @@ pub struct DormantLink {
     trace_id: TraceId,
 }
 
-/// How far it has counted, and its limits.
+/// The counters and limits of a dormant link.
 #[derive(Clone, Copy, Debug)]
 struct Numbers {
     next: u32,
@@ -58,17 +59,17 @@ struct Numbers {
     path: u16,
 }
 
-/// What its packets are protected by.
+/// The packet protection of a dormant link.
 #[derive(Clone, Debug)]
 enum Protection {
     Sealed(SessionKeys),
-    /// With what was answered to the other side's opening, which may come again; a handshake cannot. None on a link
-    /// that this side opened.
+    /// The WELCOME that answered the other side's OPEN, which may arrive again; a handshake cannot.
+    /// `None` on a link that this side opened.
     Plain(Option<Box<Welcome>>),
 }
 
 impl Link {
-    /// True when the link has nothing to do and waits for nothing.
+    /// True if the link has no work and waits for nothing.
     pub fn may_rest(&self) -> bool {
         self.is_open()
             && matches!(self.opening, Opening::Given(_) | Opening::Welcomed)
@@ -90,7 +91,7 @@ impl Link {
             && self.numbers().is_some()
     }
 
-    /// Its numbers, if they are small.
+    /// Returns its counters, if they are small enough.
     fn numbers(&self) -> Option<Numbers> {
         let acknowledged = self.sent.acknowledged().map(|number| number.0.try_into());
         Some(Numbers {
@@ -102,13 +103,13 @@ impl Link {
             pushed: self.pushed.next_in_order().rest()?,
             max_message: self.config.max_message.try_into().ok()?,
             max_datagram: self.config.max_datagram.try_into().ok()?,
-            // What exceeds this side's own limit says nothing.
+            // A limit above this side's own has no effect.
             peer_max_datagram: self.datagram_max().try_into().ok()?,
             path: self.path.size(usize::from(u16::MAX)).try_into().ok()?,
         })
     }
 
-    /// What remains of the link while it rests. None if it may not.
+    /// Returns the compact state of the link, or `None` if it may not hibernate.
     pub fn rest(&self) -> Option<DormantLink> {
         let protection = match &self.state {
             _ if !self.may_rest() => return None,
@@ -136,7 +137,8 @@ impl Link {
 }
 
 impl DormantLink {
-    /// What the initiator of the link comes back with, as the responder makes it, and the initiator's limit on datagrams.
+    /// Returns the initiator's resumption secret, computed as the responder, and the initiator's
+    /// limit on datagrams.
     pub fn responders_ticket(&self) -> Option<(ResumptionSecret, usize)> {
         match &self.protection {
             Protection::Sealed(keys) => Some((
@@ -147,7 +149,7 @@ impl DormantLink {
         }
     }
 
-    /// The link, awake.
+    /// Restores the link from its dormant state.
     pub fn wake(&self) -> Link {
         let rate = self.rate.map(NonZeroU64::get);
         let numbers = self.numbers;

@@ -1,78 +1,78 @@
-//! What a link tells, and why it takes a packet for nothing.
+//! The events of a link, and the reasons for ignored packets.
 
 use alloc::vec::Vec;
 
 use crate::wire::{CloseReason, EventId, LinkName, RequestId, Update, Welcome};
 
-/// What a link has to tell its driver.
+/// An event for the driver of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The other side asks; answer with [`super::Link::reply`].
+    /// The other side has sent a request; answer with [`super::Link::reply`].
     Request {
-        /// To be named in the reply.
+        /// The number for the reply.
         number: RequestId,
         /// The command.
         bytes: Vec<u8>,
-        /// It came before the link was open, and might have been recorded and sent by anyone.
+        /// The request came as early data. It might have been recorded and replayed by anyone.
         early: bool,
     },
-    /// The other side answers.
+    /// The other side has replied.
     Reply {
         /// The request's number.
         number: RequestId,
         /// The answer.
         bytes: Vec<u8>,
     },
-    /// The other side has pushed an entry; of each kind they come once and in order.
+    /// The other side has pushed an entry; those of each kind are delivered once and in order.
     Pushed {
         /// The event.
         bytes: Vec<u8>,
     },
-    /// What was pushed under this number has arrived.
+    /// The event pushed under this number has arrived.
     Delivered {
-        /// As [`super::Link::push`] gave it.
+        /// The number that [`super::Link::push`] returned.
         number: EventId,
     },
-    /// A request's deadline is over: whether it took effect is not known.
+    /// A request's deadline has passed: whether it took effect is unknown.
     Expired {
         /// The request's number.
         number: RequestId,
     },
-    /// The other side asks with more bytes than are taken; answer with [`super::Link::reply`].
+    /// The other side's request exceeds the size limit; answer with [`super::Link::reply`].
     Oversized {
-        /// To be named in the reply.
+        /// The number for the reply.
         number: RequestId,
-        /// As many bytes as are taken.
+        /// The size limit in bytes.
         limit: usize,
     },
-    /// An initiator wants in; answer with [`super::Link::welcome`].
+    /// An initiator has sent OPEN; answer with [`super::Link::welcome`].
     Opened {
-        /// How it knows the link by.
+        /// The initiator's name for the link.
         name: Option<LinkName>,
-        /// It means to come back by resumption.
+        /// The initiator intends to use resumption.
         resumes: bool,
     },
-    /// The responder of a link that was resumed has news.
+    /// The responder of a resumed link has sent an UPDATE.
     Update(Update),
-    /// The responder has answered the opening.
+    /// The responder has answered the OPEN.
     Welcome(Welcome),
-    /// The link has ended. Requests without a reply may still be moved to a fresh one.
+    /// The link has ended. Unanswered requests may still be moved to a new link.
     Closed(CloseReason),
 }
 
 /// Why a packet had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ignored {
-    /// The seal or the checksum does not fit, or the packet is of the other kind.
+    /// The seal or the checksum is wrong, or the packet is of the other kind.
     #[error("not authentic")]
     NotAuthentic,
-    /// It came before.
+    /// It was received before.
     #[error("received before")]
     Replayed,
-    /// It carries a part for which there is no room; it will come again.
+    /// It carries a frame for which there is no room; it will be sent again.
     #[error("no room")]
     NoRoom,
-    /// It breaks the protocol; the link is closed.
+    /// It violates the protocol; the link is closed.
     #[error("breaks the protocol")]
     Violation,
     /// The link is not open.
@@ -81,7 +81,7 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// Its name for programs: lower case, words joined by underscores.
+    /// The name for programs: lower case, words joined by underscores.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotAuthentic => "not_authentic",

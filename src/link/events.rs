@@ -1,5 +1,5 @@
-//! Entries that are pushed (LINK-16): live ones before backlog, each of the two in its own order, each sent until
-//! it has arrived, and none any more to who has long been silent.
+//! Pushed entries (LINK-16). Live ones are sent before backlog, and each kind in its own order.
+//! Each is sent until it has arrived, but not to a side that has long been silent.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
@@ -15,14 +15,14 @@ const PUSHES_MAX: u64 = PUSHES_AT_ONCE as u64;
 /// How urgent a pushed entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
-    /// It has just come: before everything that has been waiting.
+    /// The entry is new: it is sent before all backlog.
     Live,
-    /// It has been waiting.
+    /// The entry has been waiting.
     Backlog,
 }
 
 impl Urgency {
-    /// The two kinds have ids of their own: those of live events are odd.
+    /// The low bit of the ids of this kind: live events have odd ids.
     const fn low_bit(self) -> u64 {
         match self {
             Self::Live => 1,
@@ -30,7 +30,7 @@ impl Urgency {
         }
     }
 
-    /// The kind of an event with that id.
+    /// Returns the kind of the event with that id.
     pub const fn of(id: EventId) -> Self {
         if id.0 & 1 == 1 {
             Self::Live
@@ -45,13 +45,13 @@ impl Urgency {
 pub struct Next([u64; 2]);
 
 impl Next {
-    /// What remains of them while a link rests.
+    /// Returns the compact numbers for a dormant link.
     pub fn rest(self) -> Option<[u32; 2]> {
         let [backlog, live] = self.0;
         Some([backlog.try_into().ok()?, live.try_into().ok()?])
     }
 
-    /// The same, of a link that has rested.
+    /// Restores the numbers of a dormant link.
     pub fn woken(resting: [u32; 2]) -> Self {
         Self(resting.map(u64::from))
     }
@@ -64,7 +64,8 @@ impl Next {
         }
     }
 
-    /// Takes an event of this side in; gives its id. None when too many of its kind are on their way.
+    /// Queues an event of this side, and returns its id. Returns `None` if too many of its kind are
+    /// in flight.
     pub fn push(&mut self, queue: &mut Queue, bytes: Vec<u8>, urgency: Urgency) -> Option<EventId> {
         let next = self.of(urgency);
         let mut ids = queue.events().map(|(id, _)| id);
@@ -103,12 +104,12 @@ pub struct Pushed {
 }
 
 impl Pushed {
-    /// True when none has come before its turn.
+    /// True if no event is out of order.
     pub fn is_in_order(&self) -> bool {
         self.early.is_empty()
     }
 
-    /// Memory of what has come before its turn, in bytes, about.
+    /// Memory of the events received out of order, in bytes, approximately.
     pub fn memory(&self) -> usize {
         let each = self.early.values();
         each.map(|event| size_of::<(EventId, Vec<u8>)>() + event.capacity())
@@ -120,7 +121,7 @@ impl Pushed {
         self.next
     }
 
-    /// None before its turn, of a link that has rested.
+    /// Restores the state of a dormant link, without events out of order.
     pub fn woken(next: Next) -> Self {
         Self {
             next,
@@ -128,12 +129,12 @@ impl Pushed {
         }
     }
 
-    /// True when an event can be taken in. One that cannot is as good as lost on the way.
+    /// True if an event can be accepted. A refused event counts as lost.
     pub fn takes(&self, id: EventId) -> bool {
         id.0 / 2 < self.next(Urgency::of(id)) + PUSHES_MAX
     }
 
-    /// True when the event has not come before.
+    /// True if the event has not arrived before.
     pub fn is_new(&self, id: EventId) -> bool {
         id.0 / 2 >= self.next(Urgency::of(id)) && !self.early.contains_key(&id)
     }
@@ -143,7 +144,7 @@ impl Pushed {
         *next.of(urgency)
     }
 
-    /// Takes an event in that is new; gives those that are in order now.
+    /// Stores a new event, and returns the events that are in order now.
     pub fn take(&mut self, id: EventId, event: Vec<u8>) -> Vec<Vec<u8>> {
         let urgency = Urgency::of(id);
         self.early.insert(id, event);
@@ -163,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// LINK-16
+    /// LINK-16: events of each kind arrive once and in order.
     #[test]
     fn events_of_each_kind_arrive_once_and_in_order() {
         let (mut queue, mut ids) = (Queue::default(), Next::default());

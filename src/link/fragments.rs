@@ -1,22 +1,22 @@
-//! A message that is longer than a datagram, cut into fragments as they leave (LINK-13): cut anew each time,
-//! so that one that was lost may be sent again in smaller ones.
+//! A message longer than a datagram, divided into fragments as they are sent (LINK-13). Each
+//! transmission divides it anew, so that a lost fragment may be sent again in smaller ones.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::ranges::Ranges;
 
-/// A long message on its way.
+/// A long message in flight.
 #[derive(Clone, Debug)]
 pub struct Fragments {
     bytes: Vec<u8>,
-    /// What has never been sent begins here.
+    /// The first byte that was never sent.
     next: u64,
     lost: Ranges,
     arrived: Ranges,
 }
 impl Fragments {
-    /// Nothing of `bytes` has left yet.
+    /// Creates the state of a message that was not sent yet.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self {
             bytes,
@@ -36,33 +36,33 @@ impl Fragments {
         self.bytes
     }
 
-    /// True when some of it has left.
+    /// True if some of it was sent.
     pub const fn is_begun(&self) -> bool {
         self.next > 0
     }
 
-    /// True when some of it was lost and nothing has arrived: the other side may have no room for it.
+    /// True if some of it was lost and nothing has arrived: the other side may have no room for it.
     pub fn is_doubtful(&self) -> bool {
         self.arrived.is_empty() && !self.lost.is_empty()
     }
 
-    /// True when a fragment should leave.
+    /// True if a fragment is queued.
     pub fn has_queued(&self) -> bool {
         self.next < self.total() || !self.lost.is_empty()
     }
 
-    /// Bytes of it that should leave.
+    /// The number of bytes queued.
     pub fn queued_len(&self) -> u64 {
         let lost = self.lost.iter().map(|range| range.end - range.start);
         lost.sum::<u64>() + (self.total() - self.next)
     }
 
-    /// True when all of it has arrived.
+    /// True if all of it has arrived.
     pub fn is_arrived(&self) -> bool {
         self.arrived.covers(&(0..self.total()))
     }
 
-    /// The part to send next, of at most `room` bytes: what was lost before what is new.
+    /// Returns the next fragment, of at most `room` bytes: lost bytes before new ones.
     pub fn next_part(&self, room: usize) -> Option<(u64, &[u8])> {
         let range = match self.lost.first() {
             Some(lost) => lost,
@@ -75,26 +75,27 @@ impl Fragments {
         (!part.is_empty()).then_some((range.start, part))
     }
 
-    /// Notes that a part has left.
+    /// Notes that a fragment was sent.
     pub fn sent(&mut self, part: &Range<u64>) {
         self.lost.remove(part);
         self.next = self.next.max(part.end);
     }
 
-    /// The part of a message of this length. Under its number there may have been a longer one before, of which a part was still on its way.
+    /// Limits a fragment to the length of this message. An earlier, longer message may have had the
+    /// same number, with a fragment still in flight.
     fn within(&self, part: Range<u64>) -> Range<u64> {
         let total = self.total();
         part.start.min(total)..part.end.min(total)
     }
 
-    /// Notes that a part has arrived.
+    /// Notes that a fragment has arrived.
     pub fn arrive(&mut self, part: Range<u64>) {
         let part = self.within(part);
         self.lost.remove(&part);
         self.arrived.insert(part);
     }
 
-    /// Notes that a part is lost.
+    /// Notes that a fragment is lost.
     pub fn lose(&mut self, part: Range<u64>) {
         let mut missing = Ranges::default();
         missing.insert(self.within(part));
@@ -106,7 +107,7 @@ impl Fragments {
         }
     }
 
-    /// All of it is to be sent anew.
+    /// Queues all of it again.
     pub fn restart(&mut self) {
         *self = Self::new(core::mem::take(&mut self.bytes));
     }
@@ -118,7 +119,8 @@ mod tests {
 
     use super::*;
 
-    /// LINK-13: whatever is lost, and however small the parts become, all of it gets across.
+    /// LINK-13: all of the message arrives, whatever is lost and however small the fragments
+    /// become.
     #[test]
     fn what_is_lost_is_cut_anew() {
         let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
@@ -147,8 +149,8 @@ mod tests {
         assert!(!fragments.has_queued(), "what has arrived is not lost");
     }
 
-    /// LINK-13: a part of a longer message that had its number before is no part of this one. It was waited for without end, and nothing
-    /// could leave.
+    /// LINK-13: a fragment of an earlier, longer message with the same number does not belong to
+    /// this one. Such a fragment was awaited endlessly, and nothing could be sent.
     #[test]
     fn part_of_another_message_is_not_sent_again() {
         let mut fragments = Fragments::new(vec![7; 600]);

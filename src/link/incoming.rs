@@ -1,4 +1,4 @@
-//! What arrives: a packet is opened, what came before is dropped, and its frames take effect.
+//! Incoming packets: a packet is decrypted, duplicates are dropped, and its frames take effect.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -18,29 +18,29 @@ use crate::wire::{
     RequestId, Welcome, crc_holds,
 };
 
-/// A program that is only a client answers no requests, and goes without what that needs.
+/// A client-only build answers no requests and omits the code for that.
 const ANSWERS: bool = cfg!(feature = "server");
 
-/// The frames of a packet, without its padding. Most have few.
+/// The frames of a packet, without padding. Most packets have few.
 type Contained<'a> = SmallVec<[Frame<'a>; 8]>;
 
-/// What has to be known of a packet before anything in it takes effect.
+/// The summary of a packet before any of its frames takes effect.
 struct Contents<'a> {
     frames: Contained<'a>,
     /// There is room for all messages that it begins, and for all its requests.
     has_room: bool,
     has_ping: bool,
     has_challenge: bool,
-    /// Of all that is acknowledged it carries nothing but requests.
+    /// Its only ack-eliciting frames are requests.
     only_asks: bool,
     requests: Asking,
 }
 
 impl Link {
-    /// Takes in the payload of a handshake message, which arrived authentic. Nothing of it takes effect if one of its
-    /// frames may not travel there (WIRE-9).
+    /// Handles the payload of an authentic handshake message. No frame takes effect if one of them
+    /// is not allowed there (WIRE-9).
     pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
-        // Whoever is called does not know yet that the caller receives at its address.
+        // The responder does not know yet that the initiator receives at its address.
         let is_called = ANSWERS && self.credit.is_some();
         let mut frames = Contained::new();
         for frame in Frames::of(payload) {
@@ -65,7 +65,8 @@ impl Link {
         self.handle_frames(now, frames, true)
     }
 
-    /// Takes in a packet of this link. It is opened in `opened`, which may hold anything before.
+    /// Handles a packet of this link. It is decrypted into `opened`, whose contents are
+    /// overwritten.
     pub fn handle_packet(
         &mut self,
         now: Time,
@@ -125,7 +126,7 @@ impl Link {
             return Err(self.violate());
         };
         if !contents.has_room {
-            // As good as lost on the way: its sender sends it again, and more slowly.
+            // The packet counts as lost: the sender sends it again, and more slowly.
             return Err(Ignored::NoRoom);
         }
         self.show_path();
@@ -135,8 +136,8 @@ impl Link {
             frames: FrameList(payload),
         });
         if self.received.record(now, number) {
-            // Something before this packet is missing; its sender should hear of it soon, with
-            // whatever leaves next.
+            // A packet before this one is missing. The sender should learn that soon, with the next
+            // packet.
             self.received.owe(ReceivedPackets::patience(now, &self.rtt));
         }
         if let Some(keepalive) = &mut self.keepalive {
@@ -149,7 +150,7 @@ impl Link {
         }
         self.queue.heard(&self.rtt);
         if contents.has_ping {
-            // The reply may soon take the acknowledgement along.
+            // The reply may soon carry the acknowledgement.
             self.received.owe(if contents.requests.is_empty() {
                 now
             } else {
@@ -162,7 +163,8 @@ impl Link {
         self.handle_frames(now, contents.frames, false)
     }
 
-    /// Reads all frames of a packet before any of them takes effect (WIRE-9). None when one is malformed.
+    /// Parses all frames of a packet before any takes effect (WIRE-9). Returns `None` if one is
+    /// malformed.
     fn look_through<'a>(&self, payload: &'a [u8]) -> Option<Contents<'a>> {
         let mut contents = Contents {
             frames: Contained::new(),
@@ -193,12 +195,12 @@ impl Link {
             }
             contents.frames.push(frame);
         }
-        // To acknowledge one that is refused would be to say that it is in work (LINK-9).
+        // An acknowledgement of a refused request would say that it is in work (LINK-9).
         contents.has_room &= !ANSWERS || self.replies.has_room_for(&self.queue, &contents.requests);
         Some(contents)
     }
 
-    /// Lets the frames of a packet take effect; a CLOSE last, wherever in it it stands (LINK-22).
+    /// Handles the frames of a packet. A CLOSE takes effect last, wherever it stands (LINK-22).
     fn handle_frames(
         &mut self,
         now: Time,
@@ -219,9 +221,10 @@ impl Link {
         Ok(())
     }
 
-    /// Remembers a packet that carries these requests and nothing else that is acknowledged.
+    /// Remembers a packet whose only ack-eliciting frames are these requests.
     fn note_asking(&mut self, number: PacketNumber, mut requests: Asking) {
-        // Who repeats all that it asks in each packet names more than can wait for replies: that packet is acknowledged.
+        // A sender that repeats all its requests in each packet names more than may wait for
+        // replies. That packet is acknowledged.
         if requests.is_empty() || requests.len() > WORKING_MAX {
             return;
         }
@@ -240,7 +243,7 @@ impl Link {
         self.asking.push_back((number, requests));
     }
 
-    /// Memory of the packets that are remembered for what they ask, in bytes.
+    /// Memory of the packets remembered for their requests, in bytes.
     pub(super) fn asking_memory(&self) -> usize {
         let spilled = self
             .asking
@@ -250,11 +253,11 @@ impl Link {
         self.asking.len() * size_of::<(PacketNumber, Asking)>() + numbers * size_of::<RequestId>()
     }
 
-    /// The link has ended, and the other side has been told so if it can be.
+    /// Ends the link, after the other side was told if possible.
     pub(super) fn has_closed(&mut self, reason: CloseReason) {
         self.state = State::Closed;
         if reason == CloseReason::Violation {
-            // Whoever opens another is to wait (LINK-22).
+            // The opener of another link must wait (LINK-22).
             self.events.push_back(Event::Closed(reason));
         }
     }
@@ -266,7 +269,7 @@ impl Link {
 
     fn handle_frame(&mut self, now: Time, frame: Frame<'_>, early: bool) -> Result<(), Ignored> {
         match frame {
-            // A PING is owed an acknowledgement by its packet.
+            // The packet of a PING is acknowledged.
             Frame::Padding | Frame::Ping => {}
             Frame::Ack(ack) => self.handle_ack(now, &ack)?,
             Frame::Request { number, command } => {
@@ -295,7 +298,7 @@ impl Link {
             Frame::Open(open) => self.handle_open(open),
             Frame::Welcome(welcome) => self.handle_welcome(welcome),
             Frame::Update(update) => self.events.push_back(Event::Update(update)),
-            // It is the last to take effect.
+            // A CLOSE takes effect last.
             Frame::Close(_) => {}
         }
         Ok(())
@@ -306,7 +309,7 @@ impl Link {
             return Err(self.violate());
         }
         let told = self.sent.acknowledge(now, ack, &self.rtt);
-        // One that was held back for long, because the first was lost, tells nothing of the path.
+        // A long-delayed acknowledgement, whose first copy was lost, does not measure the path.
         let delay = Duration::from_millis(ack.delay_ms);
         if let Some(round_trip) = told.round_trip.filter(|_| delay <= DELAY_MAX) {
             self.measured(round_trip, delay);
@@ -355,7 +358,7 @@ impl Link {
 
     pub(super) fn handle_reply(&mut self, now: Time, number: RequestId, answer: &[u8]) {
         if !self.queue.awaits(number) {
-            // Among what has left nothing can be found that asks it.
+            // No sent packet carries that request.
             return;
         }
         let once = self.queue.was_sent_once(number);

@@ -1,26 +1,26 @@
-//! Keeping the way to a side open that waits for events (LINK-17): a sign of life after a silence, which grows
-//! while what keeps the way, such as an address translator, is seen to outlast it.
+//! Keepalive for a side that waits for events (LINK-17): a PING after a silence. The silence grows
+//! while the path, for example an address translator, is seen to outlast it.
 
 use core::time::Duration;
 
 use super::time::Time;
 
-/// So many signs of life in a row not answered, and the link counts as dead.
+/// The link counts as dead after this many consecutive unanswered PINGs.
 pub const UNANSWERED_MAX: u32 = 6;
-/// How long the answer to a sign of life is waited for where the round trip has not been measured: it may take a minute.
+/// How long the answer to a PING is awaited on an unmeasured path: it may take a minute.
 const UNMEASURED_PATIENCE: Duration = Duration::from_secs(75);
 
-/// How long to be silent.
+/// The bounds of the silence before a PING.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silence {
-    /// At first, and at least.
+    /// The initial and shortest silence.
     pub first: Duration,
-    /// At most.
+    /// The longest silence.
     pub longest: Duration,
 }
 
 impl Silence {
-    /// Silences that are always as long as this.
+    /// Returns bounds with a fixed silence.
     pub const fn fixed(silence: Duration) -> Self {
         Self {
             first: silence,
@@ -29,24 +29,24 @@ impl Silence {
     }
 }
 
-/// Keeps one link's way open.
+/// The keepalive state of a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Keepalive {
     bounds: Silence,
-    /// How long to be silent now.
+    /// The current silence.
     silence: Duration,
-    /// How long the way is known to have held.
+    /// The longest silence that the path is known to survive.
     held: Duration,
-    /// When the next sign of life is due; while one is asked for, until when it is waited for at most.
+    /// When the next PING is due; while one is unanswered, the end of its wait.
     due: Option<Time>,
-    /// One is asked for.
+    /// A PING is unanswered.
     is_asking: bool,
-    /// It has not come.
+    /// The answer has not arrived in time.
     is_dead: bool,
 }
 
 impl Keepalive {
-    /// Begins with the shortest silence.
+    /// Creates the state with the shortest silence.
     pub const fn new(bounds: Silence) -> Self {
         Self {
             bounds,
@@ -58,7 +58,7 @@ impl Keepalive {
         }
     }
 
-    /// Begins anew on a fresh link, with what is known of the way.
+    /// Returns the state for a new link on the same path; what is known of the path is kept.
     pub const fn again(self) -> Self {
         Self {
             due: None,
@@ -68,15 +68,15 @@ impl Keepalive {
         }
     }
 
-    /// The silence begins, if it has not begun.
+    /// Starts the silence, if it has not started.
     pub fn begin(&mut self, now: Time) {
         if !self.is_asking {
             self.due.get_or_insert(now + self.silence);
         }
     }
 
-    /// The silence has lasted for long enough. True when a sign of life is to be asked for from now on; else it has been waited for for
-    /// long enough.
+    /// Handles the end of the silence. True if a PING is to be sent from now on; else the wait for
+    /// an answer has ended.
     pub fn ask(&mut self, now: Time) -> bool {
         if core::mem::replace(&mut self.is_asking, true) {
             self.is_dead = true;
@@ -87,13 +87,13 @@ impl Keepalive {
         true
     }
 
-    /// True when no sign of life has come for so long that none will.
+    /// True if the answer has not arrived for so long that none will.
     pub const fn is_dead(&self) -> bool {
         self.is_dead
     }
 
-    /// The other side was heard, after it was asked for a sign of life so often. If that answers the first, the way has
-    /// held for the whole silence.
+    /// Notes that the other side was heard after `asked` PINGs. An answer to the first one shows
+    /// that the path has survived the whole silence.
     pub fn heard(&mut self, now: Time, asked: u32) {
         if core::mem::take(&mut self.is_asking) && asked == 1 {
             self.held = self.held.max(self.silence);
@@ -103,15 +103,15 @@ impl Keepalive {
         self.due = Some(now + self.silence);
     }
 
-    /// The other side asks whether this one is at a new address: the way has not held. To be told before the
-    /// packet that asks counts as heard.
+    /// Notes a path challenge of the other side: this side's address has changed, so the path did
+    /// not survive. Called before the packet with the challenge counts as heard.
     pub fn moved(&mut self) {
         self.silence = self.held.min(self.silence * 2 / 3).max(self.bounds.first);
         self.bounds.longest = self.silence;
         self.is_asking = false;
     }
 
-    /// When the next sign of life is due.
+    /// When the next PING is due.
     pub const fn due(&self) -> Option<Time> {
         self.due
     }
@@ -125,7 +125,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Lets silences pass, each answered; gives how long they were.
+    /// Lets `count` answered silences pass, and returns their lengths.
     fn silences(keepalive: &mut Keepalive, now: &mut Time, count: usize) -> Vec<u64> {
         let mut all = Vec::new();
         for _ in 0..count {
@@ -139,7 +139,7 @@ mod tests {
         all
     }
 
-    /// LINK-17
+    /// LINK-17: silences grow while the path survives them.
     #[test]
     fn silences_grow_while_the_way_holds() {
         let bounds = Silence {
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(silences(&mut fixed, &mut now, 3), [10, 10, 10]);
     }
 
-    /// LINK-17
+    /// LINK-17: a path that did not survive a silence is kept open with shorter ones.
     #[test]
     fn a_way_that_did_not_hold_is_kept_open_from_then_on() {
         let bounds = Silence {
@@ -168,13 +168,14 @@ mod tests {
         keepalive.heard(due, 1);
         now = due;
         assert_eq!(silences(&mut keepalive, &mut now, 3), [45, 45, 45]);
-        // One that moves at the shortest silence too has other reasons.
+        // An address that changes even at the shortest silence has other causes.
         let mut restless = Keepalive::new(Silence::fixed(s(30)));
         restless.moved();
         assert_eq!(silences(&mut restless, &mut now, 2), [30, 30]);
     }
 
-    /// LINK-17: one that took more than one sign of life to be answered may have been closed meanwhile.
+    /// LINK-17: the silence does not grow if the first PING is lost. A path that needed several
+    /// PINGs may have been closed meanwhile.
     #[test]
     fn silence_does_not_grow_when_the_first_sign_of_life_is_lost() {
         let bounds = Silence {
@@ -187,7 +188,7 @@ mod tests {
         keepalive.heard(Time(0), 2);
         assert_eq!(keepalive.due(), Some(Time(0) + s(30)));
     }
-    /// LINK-17: a round trip that nobody has measured may take a minute.
+    /// LINK-17: a PING is awaited for long on an unmeasured path. Its round trip may take a minute.
     #[test]
     fn sign_of_life_is_waited_for_long_where_nothing_is_measured() {
         let mut keepalive = Keepalive::new(Silence::fixed(s(30)));
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(due, Time(0) + s(75));
         assert!(!keepalive.ask(due) && keepalive.is_dead());
         assert_eq!(keepalive.due(), None);
-        // Found by the simulator: a link that had been opened anew was dead at once, again and again.
+        // Found by the simulator: a link that had been reopened was dead at once, again and again.
         assert!(!keepalive.again().is_dead());
     }
 }

@@ -1,44 +1,46 @@
-//! All that the other side of a link can make this side hold, at most. Each bound is enforced in the file whose
-//! business it is.
+//! Upper bounds on everything that the other side of a link can make this side hold. The file that
+//! holds each resource enforces its bound.
 
 use core::time::Duration;
 
-/// Messages of one link that are put together at once.
+/// Messages of one link that are reassembled at once.
 pub const ASSEMBLIES_MAX: usize = 2;
-/// Pieces in which a message may lie here before it is whole.
+/// Separate ranges of an incomplete message.
 pub const PIECES_MAX: usize = 64;
-/// A request of which no more comes for so long is forgotten; if it is still wanted, its sender asks it anew as a
-/// whole. An event or a reply never is: its sender takes for arrived what was acknowledged.
+/// An incomplete request without further fragments is forgotten after this time. If it is still
+/// wanted, its sender sends all of it again. An event or a reply is never forgotten, because its
+/// sender counts acknowledged fragments as arrived.
 pub const ASSEMBLY_PATIENCE: Duration = Duration::from_mins(15);
-/// Messages that were put together and are remembered.
+/// Reassembled messages that are remembered.
 pub const ASSEMBLED_KEPT: usize = 32;
-/// The newest request may be so far ahead of the oldest unanswered one: as far as the other side
-/// remembers replies (LINK-9).
+/// The newest request may be at most this far ahead of the oldest unanswered one: as far as the
+/// other side remembers replies (LINK-9).
 pub const REQUEST_SPAN: u64 = 128;
-/// Requests of one link worked on at once; further ones are left for the sender to repeat.
+/// Requests of one link in work at once; the sender must repeat further ones.
 pub const WORKING_MAX: usize = 128;
-/// Replies that have left and whose arrival this side sees to; of more it sees to the youngest, and its other side asks for the others.
+/// Sent replies that this side retransmits. Of more it retransmits the youngest, and the other side
+/// requests the others again.
 pub const LEAVING_MAX: usize = 2 * WORKING_MAX;
-/// Replies that have yet to leave or to arrive; while there are so many, further requests count as lost.
+/// Replies that are unsent or unacknowledged; at this number further requests count as lost.
 pub const LEAVING_ALL_MAX: usize = 4 * WORKING_MAX;
-/// Replies kept to be sent again.
+/// Sent replies kept for repeated requests.
 pub const REPLIES_KEPT: usize = 128;
-/// Replies kept for somebody of whom nothing is known.
+/// Sent replies kept for a stranger.
 pub const STRANGER_REPLIES_KEPT: usize = 8;
-/// Bytes of longer replies that have not arrived yet; while there are more, further requests count as lost.
+/// Bytes of unacknowledged long replies; above this further requests count as lost.
 pub const REPLIES_HELD_MAX: usize = 256 << 10;
-/// Replies longer than this are not kept: they come from reads, which may as well be done again.
+/// Longer replies are not kept, in bytes: they come from reads, which can be executed again.
 pub const REPLY_KEPT_BYTES: usize = 64;
-/// Events of one kind that may be on their way at once.
+/// Events of one kind in flight at once.
 pub const PUSHES_AT_ONCE: usize = 32;
-/// Packet numbers remembered behind the largest; whatever is older counts as seen.
+/// Packet numbers remembered below the largest; older ones count as seen.
 pub const REPLAY_WINDOW: u64 = 1024;
-/// Packets remembered for what they ask: as many as an acknowledgement tells of.
+/// Packets remembered for their requests: as many as an acknowledgement covers.
 pub const ASKING_KEPT: usize = 64;
-/// Numbers of requests that are remembered with these, where packets ask much.
+/// Request numbers remembered for these packets, if packets carry many.
 pub const ASKED_KEPT: usize = 2 * WORKING_MAX;
-/// Packets remembered; the oldest is forgotten for a newer one, and what it carried then waits for
-/// its own timeout.
+/// Sent packets remembered. The oldest is forgotten for a newer one, and its items then wait for
+/// their own timeouts.
 pub const SENT_MAX: usize = 256;
-/// Packets given up that are remembered.
+/// Packets declared lost that are remembered.
 pub const GIVEN_UP_MAX: usize = 64;

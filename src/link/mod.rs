@@ -1,13 +1,13 @@
-//! One conversation between two keys: packet numbers, acknowledgements, requests and replies, each
-//! of which takes effect once.
+//! An encrypted conversation between two keys: packet numbers, acknowledgements, requests and
+//! replies. Each request takes effect once.
 //!
-//! Sans-IO: time and datagrams are handed in, datagrams and events are taken out; nothing here has a
-//! clock, a socket or hidden randomness. A [`Link`] is a short conductor of small machines, each in
-//! a file of its own. Normative text: `spec/link.md`.
+//! Sans-IO: the caller passes in time and datagrams and takes out datagrams and events. Nothing
+//! here has a clock, a socket or hidden randomness. A [`Link`] coordinates small state machines,
+//! each in its own file. Normative text: `spec/link.md`.
 //!
-//! The loop of whoever drives one: hand in what arrived ([`Link::handle_packet`]) and what time it is
-//! ([`Link::handle_timeout`]), take out events ([`Link::poll_event`]) and datagrams
-//! ([`Link::poll_transmit`]) until there are none, then wait until [`Link::poll_timeout`].
+//! The driver's loop: pass in packets ([`Link::handle_packet`]) and the time
+//! ([`Link::handle_timeout`]). Take out events ([`Link::poll_event`]) and datagrams
+//! ([`Link::poll_transmit`]) until there are none. Then wait until [`Link::poll_timeout`].
 
 mod backoff;
 mod checks;
@@ -97,13 +97,14 @@ use crate::{
 pub const DATAGRAM_MIN: usize = 160;
 /// The limit on datagrams unless a party sets another, in bytes.
 pub const DATAGRAM_DEFAULT: usize = 1200;
-/// Room for so many of a thing is a link's in any case, and is not counted.
+/// Capacity for this many elements belongs to every link and is not counted as memory.
 const FEW: usize = 4;
-/// Room for more is given back when it is empty: a burst leaves nothing behind.
+/// A larger capacity is freed once the collection is empty, so that a burst leaves no memory
+/// behind.
 const BURST: usize = 16;
-/// A link ends when it has used so many packet numbers (LINK-1).
+/// A link ends after this many packet numbers (LINK-1).
 const NUMBERS_MAX: u64 = 1 << 32;
-/// When only so many are left, another link is to follow it.
+/// When no more than this many packet numbers are left, a new link should replace this one.
 const NUMBERS_SPARE: u64 = 1 << 24;
 
 /// The keys of an open link.
@@ -113,7 +114,7 @@ enum Keys {
     Plain,
 }
 
-/// How far a link is.
+/// The state of a link.
 #[derive(Clone, Debug)]
 enum State {
     /// No keys yet.
@@ -122,27 +123,27 @@ enum State {
     Closed,
 }
 
-/// What distinguishes one link's behaviour from another's.
+/// The configuration of a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The largest datagram this side takes and sends, in bytes; at least [`DATAGRAM_MIN`].
+    /// The largest datagram that this side receives and sends, in bytes; at least [`DATAGRAM_MIN`].
     pub max_datagram: usize,
-    /// The longest message that is put together from parts, in bytes.
+    /// The longest message that is reassembled from fragments, in bytes.
     pub max_message: usize,
-    /// Bytes a second that are never exceeded.
+    /// The hard limit on the sending rate, in bytes per second.
     pub rate: Option<u64>,
-    /// Whether small packets leave twice.
+    /// Whether small packets are sent twice.
     pub redundancy: Redundancy,
-    /// A round-trip time to begin with.
+    /// The initial round-trip time estimate.
     pub rtt: Option<Duration>,
-    /// Seeds the spread of timers; not secret.
+    /// The seed for timer jitter; not secret.
     pub seed: u64,
 }
 
-/// The requests that a packet carried: mostly one or two.
+/// The requests that a packet carried: usually one or two.
 type Asking = SmallVec<[RequestId; 2]>;
 
-/// One conversation between two keys.
+/// An encrypted conversation between two keys.
 #[derive(Clone, Debug)]
 pub struct Link {
     state: State,
@@ -159,51 +160,51 @@ pub struct Link {
     queue: Queue,
     requests: Requests,
     replies: Replies,
-    /// The packets that came lately with nothing but requests to be acknowledged, and with which.
+    /// Recent packets whose only ack-eliciting frames were requests, with those requests.
     asking: VecDeque<(PacketNumber, Asking)>,
     controls: Controls,
     /// The ids of this side's events.
     event_ids: Next,
     pushed: Pushed,
-    /// Nobody takes what is pushed at present.
+    /// True while this side does not accept pushed events.
     is_holding: bool,
-    /// Keeps a silent link's way open, when set.
+    /// Keeps the path of a silent link open, if set.
     keepalive: Option<Keepalive>,
     assemblies: Reassembler,
-    /// Messages put together lately: what still comes of them means nothing.
+    /// Recently reassembled messages; further fragments of them are ignored.
     assembled: VecDeque<MessageId>,
-    /// The other side may have messages put together here.
+    /// True if messages of the other side are reassembled.
     trusted: bool,
     pace: Pace,
     path: PathSize,
-    /// When fragments and backlog on their way count as lost, should nothing be heard.
+    /// When fragments and backlog in flight count as lost if nothing is heard.
     paced_due: Option<Time>,
-    /// Until when a limit holds back what wants to leave.
+    /// Until when the rate limit delays sending.
     held_back: Option<Time>,
-    /// When an acknowledgement of requests in work has to leave.
+    /// When requests in work must be acknowledged.
     work_due: Option<Time>,
-    /// While the other side's address is unproven: how many more bytes it may be sent (LINK-11, LINK-18).
+    /// How many more bytes may be sent to an unproven address (LINK-11, LINK-18).
     credit: Option<usize>,
-    /// The other side has shown up at another address, which has not answered a challenge yet.
+    /// The other side appeared at another address, which has not answered a challenge yet.
     has_moved: bool,
     opening: Opening,
     events: VecDeque<Event>,
     jitter: Jitter,
-    /// What has happened; repeats are counted in the queue.
+    /// Event counters; the queue counts retransmissions.
     counters: Counters,
     trace_id: TraceId,
 }
 
-/// How far the introduction of the two sides to each other is.
+/// The progress of the OPEN and WELCOME exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opening {
-    /// Neither OPEN nor WELCOME has come.
+    /// Neither OPEN nor WELCOME has arrived.
     Unheard,
-    /// An OPEN has come and waits for its WELCOME.
+    /// An OPEN has arrived and waits for its WELCOME.
     Asked,
-    /// This side has given the WELCOME, and repeats it when the OPEN comes again.
+    /// This side has sent the WELCOME, and repeats it if the OPEN arrives again.
     Given(Welcome),
-    /// The WELCOME has come.
+    /// The WELCOME has arrived.
     Welcomed,
 }
 
@@ -249,10 +250,10 @@ impl Link {
         }
     }
 
-    /// A link that this side opens, and knows by `name` if it needs one.
+    /// Creates a link as the initiator, which knows it by `name` if it needs one.
     pub fn initiate(config: Config, name: Option<LinkName>) -> Self {
         let mut link = Self::new(config);
-        // This side knows whom it has called.
+        // The initiator has chosen the other side.
         link.trusted = true;
         link.controls.open = Some(Open {
             max_datagram: config.max_datagram as u64,
@@ -262,7 +263,7 @@ impl Link {
         link
     }
 
-    /// A link that the other side opens, which has brought `credit` bytes so far.
+    /// Creates a link as the responder. The initiator has sent `credit` bytes so far.
     pub fn respond(config: Config, credit: usize) -> Self {
         Self {
             credit: Some(credit),
@@ -270,21 +271,22 @@ impl Link {
         }
     }
 
-    /// Sets the keys that a handshake gave. `remote` goes on every packet that is sent from here on.
+    /// Opens the link with the keys of a handshake. Every later packet carries `remote`.
     pub fn establish(&mut self, keys: SessionKeys, remote: Option<ConnectionId>) {
         self.state = State::Open(Keys::Sealed(keys));
         self.remote = remote.or(self.remote);
         self.controls.open = None;
     }
 
-    /// Opens the link without keys. `remote` goes on every packet that is sent from here on.
+    /// Opens the link without keys. Every later packet carries `remote`.
     pub fn establish_plain(&mut self, remote: Option<ConnectionId>) {
         self.state = State::Open(Keys::Plain);
         self.remote = remote;
     }
 
-    /// Goes back to the beginning, for a fresh handshake: requests without a reply are kept and
-    /// leave again; all else is forgotten but the round-trip time, what is lost, and what is counted.
+    /// Returns the link to its initial state, for a new handshake. Unanswered requests are kept and
+    /// sent again. Only the round-trip time, the loss rate, path size, keepalive, jitter and
+    /// counters remain.
     #[must_use]
     pub fn restart(self, name: Option<LinkName>) -> Self {
         let mut fresh = Self::initiate(self.config, name);
@@ -301,68 +303,68 @@ impl Link {
         fresh
     }
 
-    /// What is known of how large a datagram the path carries may be wrong: it begins as where nothing is known.
+    /// Resets the path size, because the known value may be wrong. MTU discovery starts over.
     pub fn forget_path_size(&mut self) {
         self.path = PathSize::default();
     }
 
-    /// True when the link ends as soon as it has said so, or has ended.
+    /// True if the link has ended, or ends once its CLOSE is sent.
     pub const fn is_closing(&self) -> bool {
         self.controls.close.is_some() || self.is_closed()
     }
 
-    /// True when so many packets have been exchanged that a fresh link should follow soon.
+    /// True if so many packet numbers are used that a new link should follow soon.
     pub fn is_worn(&self) -> bool {
         let theirs = self.received.largest().map_or(0, |largest| largest.0);
         self.next_number.max(theirs) >= NUMBERS_MAX - NUMBERS_SPARE
     }
 
-    /// True when packets can be exchanged.
+    /// True if packets can be exchanged.
     pub const fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
     }
 
-    /// True when the link has ended.
+    /// True if the link has ended.
     pub const fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
     }
 
-    /// True when the other side has shown that it receives at its address.
+    /// True if the other side has proven that it receives at its address.
     pub const fn is_proven(&self) -> bool {
         self.credit.is_none()
     }
 
-    /// True when nothing is being worked on or waited for.
+    /// True if no work and no message is pending.
     pub fn is_idle(&self) -> bool {
         self.queue.is_idle() && !self.replies.is_working()
     }
 
-    /// How many requests of the other side are being worked on.
+    /// The number of the other side's requests in work.
     pub fn working(&self) -> usize {
         self.replies.working()
     }
 
-    /// True when requests of this side wait for their replies.
+    /// True if requests of this side wait for replies.
     pub fn is_waiting(&self) -> bool {
         self.queue.has_requests()
     }
 
-    /// The round-trip time, once there is an estimate.
+    /// The smoothed round-trip time, once there is an estimate.
     pub const fn rtt(&self) -> Option<Duration> {
         self.rtt.smoothed()
     }
 
-    /// Timeouts in a row since the other side was heard.
+    /// Consecutive timeouts since the other side was heard.
     pub const fn timeouts(&self) -> u32 {
         self.queue.timeouts()
     }
 
-    /// How long to wait for the other side before something is sent again.
+    /// The retransmission timeout.
     pub fn timeout(&self) -> Duration {
         self.rtt.timeout()
     }
 
-    /// How long to wait before the repeat number `repeats` + 1 of a handshake's message of so many bytes.
+    /// The wait before retransmission number `repeats` + 1 of a handshake message of `bytes` bytes.
     pub fn repeat_after(&mut self, now: Time, repeats: u32, bytes: usize) -> Duration {
         let urge = self.queue.urge(now);
         let is_lossy = self.is_redundant();
@@ -372,22 +374,23 @@ impl Link {
         wait + self.rtt.allowance(bytes)
     }
 
-    /// How long after a handshake's message its copy leaves, if it leaves twice (LINK-19).
+    /// The delay before the redundant copy of a handshake message, if it is sent twice (LINK-19).
     pub fn copy_after(&self) -> Option<Duration> {
         self.is_redundant().then(|| self.rtt.copy_gap())
     }
 
-    /// A round trip has taken at most so long, with whatever the other side has waited for in between.
+    /// Notes an upper bound for the round-trip time. It includes the time that the other side
+    /// waited.
     pub fn bound_round_trip(&mut self, bound: Duration) {
         self.rtt.bound(bound);
     }
 
-    /// Takes in a round-trip time that a handshake measured.
+    /// Adds a round-trip time sample of a handshake.
     pub fn sample(&mut self, round_trip: Duration) {
         self.measured(round_trip, Duration::ZERO);
     }
 
-    /// Takes in a round-trip time, in which the other side has waited for `delay`.
+    /// Adds a round-trip time sample, which includes `delay` at the other side.
     fn measured(&mut self, round_trip: Duration, delay: Duration) {
         self.rtt.sample(round_trip, delay);
         trace(self.trace_id, || {
@@ -403,22 +406,23 @@ impl Link {
         });
     }
 
-    /// What happens on the link is told under this number from here on, where it is ([`trace::TARGET`]).
+    /// Sets the number under which this link is traced ([`trace::TARGET`]).
     pub const fn trace_as(&mut self, number: u32) {
         self.trace_id = TraceId::new(number);
     }
 
-    /// True when the other side has asked to be let in.
+    /// True if the other side's OPEN waits for its WELCOME.
     pub fn is_asked(&self) -> bool {
         self.opening == Opening::Asked
     }
 
-    /// True when the other side has let this one in.
+    /// True if the other side's WELCOME has arrived.
     pub fn is_welcomed(&self) -> bool {
         self.opening == Opening::Welcomed
     }
 
-    /// The largest answer that fits one datagram of this link, in bytes. A longer one travels in parts.
+    /// The largest answer that fits one datagram of this link, in bytes. A longer answer is
+    /// fragmented.
     pub fn message_max(&self) -> usize {
         packet_builder::message_max(self.datagram_max())
     }
@@ -431,9 +435,9 @@ impl Link {
             .max(DATAGRAM_MIN)
     }
 
-    /// Asks the other side. The reply comes as [`Event::Reply`] with the number given here, unless
-    /// `deadline` passes before. `early` allows the request to leave in a handshake's first message.
-    /// `None` when too many requests wait for replies: ask again after the next event.
+    /// Sends a request. The reply arrives as [`Event::Reply`] with the returned number, unless
+    /// `deadline` passes before. `early` allows the request in the first handshake message. Returns
+    /// `None` if too many requests wait for replies: try again after the next event.
     pub fn request(&mut self, bytes: Vec<u8>, deadline: Time, early: bool) -> Option<RequestId> {
         let asked = Asked {
             bytes,
@@ -444,38 +448,39 @@ impl Link {
         has_room.then(|| self.requests.push(&mut self.queue, asked))
     }
 
-    /// Takes away the requests that have no reply yet, with their numbers, to be asked on another link.
+    /// Removes and returns the unanswered requests with their numbers, to send them on another
+    /// link.
     pub fn take_requests(&mut self) -> Vec<(RequestId, Asked)> {
         self.queue.take_requests()
     }
 
-    /// Asks a request no longer than until `deadline`.
+    /// Sets the deadline of a request to `deadline` at the latest.
     pub fn ask_until(&mut self, number: RequestId, deadline: Time) {
         self.queue.ask_until(number, deadline);
     }
 
-    /// True when the other side may have long messages put together here, and so does the same.
+    /// True if long messages of the other side are reassembled here, and ours there.
     pub const fn is_trusted(&self) -> bool {
         self.trusted
     }
 
-    /// From now on the other side may have long messages put together here (LINK-13).
+    /// Allows the other side long messages, which are reassembled here (LINK-13).
     pub const fn trust(&mut self) {
         self.trusted = true;
     }
 
-    /// Bytes held of messages that are being put together.
+    /// Bytes held in unfinished reassemblies.
     pub fn assembling(&self) -> usize {
         self.assemblies.held()
     }
 
-    /// Sets how many bytes of messages that are being put together may be held.
+    /// Sets how many bytes unfinished reassemblies may hold.
     pub const fn set_assembly_room(&mut self, room: usize) {
         self.assemblies.set_room(room);
     }
 
-    /// Bytes that it holds for the other side, about: replies and entries that have not arrived, replies that are
-    /// kept, messages that come in parts, events before their turn, and what is remembered of packets.
+    /// Memory held for the other side, in bytes, approximately: replies and entries in flight, kept
+    /// replies, reassemblies, events received out of order, and packet records.
     pub fn memory(&self) -> usize {
         self.replies.memory()
             + self.queue.memory()
@@ -486,7 +491,7 @@ impl Link {
             + self.events.capacity().saturating_sub(FEW) * size_of::<Event>()
     }
 
-    /// Answers the other side's request `number`.
+    /// Replies to the other side's request `number`.
     pub fn reply(&mut self, number: RequestId, bytes: Vec<u8>) {
         let kept = if self.trusted {
             REPLIES_KEPT
@@ -499,56 +504,55 @@ impl Link {
         }
     }
 
-    /// Pushes an entry; its arrival comes as [`Event::Delivered`] with the number given here. None when too many
-    /// are on their way: push it after the next of those has arrived.
+    /// Pushes an entry. Its arrival is reported as [`Event::Delivered`] with the returned number.
+    /// Returns `None` if too many are in flight: try again after the next has arrived.
     pub fn push(&mut self, event: Vec<u8>, urgency: Urgency) -> Option<EventId> {
         self.event_ids.push(&mut self.queue, event, urgency)
     }
 
-    /// While held, what is pushed counts as lost on the way, and comes again.
+    /// Sets whether pushed events are refused. A refused event counts as lost and is sent again.
     pub const fn hold_pushes(&mut self, held: bool) {
         self.is_holding = held;
     }
 
-    /// Keeps the way to this side open: after so long a silence the other side is asked for a sign of life.
-    /// None ends that.
+    /// Keeps the path to this side open: after this much silence a PING is sent. `None` stops that.
     pub fn keep_alive(&mut self, silence: Option<Silence>) {
         self.keepalive = silence.map(Keepalive::new);
     }
 
-    /// True when the other side has given no sign of life for so long that the link is of no use any more.
+    /// True if the other side has been silent for so long that the link is dead.
     pub fn is_dead(&self) -> bool {
         let ping = self.queue.get(Item::Ping);
         let is_unanswered = ping.is_some_and(|ping| {
-            // Another is due: the last has had its time.
+            // Another PING is due, so the last one has timed out.
             ping.attempts.count() + u32::from(ping.attempts.is_queued()) > UNANSWERED_MAX
         });
-        // Before anything has been measured, the answers may be on their way.
+        // Before the first round-trip sample, the answers may be in flight.
         let is_late = is_unanswered && self.rtt.is_measured();
         self.keepalive
             .is_some_and(|keepalive| is_late || (keepalive.is_dead() && !self.rtt.is_measured()))
     }
 
-    /// True when the way to this side is kept open.
+    /// True if a keepalive keeps the path to this side open.
     pub const fn is_kept_alive(&self) -> bool {
         self.keepalive.is_some()
     }
 
-    /// True while a keepalive is unanswered.
+    /// True while a keepalive PING is unanswered.
     pub fn awaits_sign(&self) -> bool {
         let ping = self.queue.get(Item::Ping);
         self.keepalive.is_some() && ping.is_some_and(|ping| ping.attempts.count() > 0)
     }
 
-    /// Answers the other side's opening.
+    /// Answers the other side's OPEN.
     pub fn welcome(&mut self, welcome: Welcome) {
         self.opening = Opening::Given(welcome);
         self.trusted |= welcome.known;
         self.controls.welcome = Some(welcome);
     }
 
-    /// Sends a packet that is to be acknowledged, again until it is: it shows the other side that this one receives what
-    /// is sent to its address, and this one that the other is there.
+    /// Sends a PING, repeated until it is acknowledged. It shows the other side that this side
+    /// receives at its address, and shows this side that the other is alive.
     pub fn ping(&mut self) {
         self.queue.control(Item::Ping);
     }
@@ -568,7 +572,7 @@ impl Link {
         }
     }
 
-    /// The next thing to tell, if any.
+    /// Returns the next event, if any.
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front();
         if self.events.is_empty() && self.events.capacity() > BURST {
@@ -577,7 +581,7 @@ impl Link {
         event
     }
 
-    /// The number of the next packet; none when all are used up.
+    /// Returns the next packet number, or `None` if all are used.
     fn take_number(&mut self) -> Option<PacketNumber> {
         if self.next_number >= NUMBERS_MAX {
             self.state = State::Closed;

@@ -1,39 +1,44 @@
-//! How large a datagram the path carries (LINK-15): found out upwards with parts of long messages, which are
-//! sent again in smaller ones if it does not, and downwards when nothing large gets through any more.
+//! MTU discovery (LINK-15). The search goes up with fragments of long messages, which are sent
+//! again in smaller ones if the path does not carry them. It goes down when no large datagram gets
+//! through any more.
 
 use core::time::Duration;
 
 use super::{DATAGRAM_MIN, time::Time};
 
-/// What is sent before anything larger has been acknowledged: the Internet's own minimum with room to spare.
+/// The datagram size before a larger one has been acknowledged: the Internet's minimum MTU, with a
+/// margin.
 pub const BEGINNING: usize = 548;
-/// So many probes of a size have to be lost before it counts as too large.
+/// This many probes of a size must be lost before it counts as too large.
 const PROBES_MAX: u32 = 3;
-/// So many timeouts in a row, of which everything sent was large, and the path counts as smaller.
+/// After this many consecutive timeouts, with only large datagrams sent, the path counts as
+/// smaller.
 const TIMEOUTS_MAX: u32 = 3;
-/// So many large datagrams in a row are lost, of which none counts as a probe, and the path counts as smaller.
+/// After this many consecutive losses of large datagrams, without probes, the path counts as
+/// smaller.
 const LOSSES_MAX: u32 = 12;
-/// So many datagrams of the size that gets through have to follow a probe where one was lost: they show soon that this one is
-/// too (LINK-6). The last of a message would be missed only when nothing is heard for a timeout.
+/// This many datagrams of the proven size must follow a probe if one was lost before. They soon
+/// show whether this one is lost too (LINK-6). At the end of a message its loss would only show
+/// after a timeout.
 const FOLLOWING_MIN: usize = 3;
-/// A difference that is not worth a probe.
+/// A smaller difference is not worth a probe, in bytes.
 const STEP: usize = 64;
-/// What was too large is tried again after so long.
+/// A size that was too large is tried again after this time.
 const CEILING_LIFETIME: Duration = Duration::from_mins(10);
 
-/// The datagrams of one path.
+/// The datagram size of a path.
 #[derive(Clone, Debug)]
 pub struct PathSize {
-    /// What gets through.
+    /// The largest size that gets through.
     size: usize,
-    /// What does not, until a moment.
+    /// The size that does not get through, and when that expires.
     ceiling: Option<(usize, Time)>,
     /// The size being probed, and how often it was lost.
     probe: Option<(usize, u32)>,
-    /// A probe is on its way.
+    /// A probe is in flight.
     probing: bool,
     timeouts: u32,
-    /// Large datagrams in a row that were lost, beside probes.
+    /// Consecutive losses of large datagrams, without probes.
     losses: u32,
 }
 
@@ -51,7 +56,7 @@ impl Default for PathSize {
 }
 
 impl PathSize {
-    /// A path that carries datagrams of this size, and of which nothing else is known.
+    /// Creates the state of a path that carries datagrams of this size; nothing else is known.
     pub fn woken(size: usize) -> Self {
         Self {
             size,
@@ -59,12 +64,13 @@ impl PathSize {
         }
     }
 
-    /// The largest datagram to send, where both sides take at most `max`.
+    /// Returns the largest datagram to send, if both sides accept at most `max` bytes.
     pub fn size(&self, max: usize) -> usize {
         self.size.min(max)
     }
 
-    /// The size to try next, if a larger one may get through, none is being tried, and of the `waiting` bytes enough follow.
+    /// Returns the next size to probe: if a larger one may get through, no probe is in flight, and
+    /// enough of the `waiting` bytes follow.
     pub fn next_probe(&mut self, now: Time, max: usize, waiting: u64) -> Option<usize> {
         if self.probing {
             return None;
@@ -77,7 +83,7 @@ impl PathSize {
             .filter(|(size, _)| *size <= max && *size > self.size);
         let size = match (begun, self.ceiling) {
             (Some((size, _)), _) => size,
-            // Halfway between what does and what does not.
+            // Halfway between the size that gets through and the size that does not.
             (None, Some((ceiling, _))) => usize::midpoint(self.size, ceiling.min(max)),
             (None, None) => max,
         };
@@ -90,7 +96,7 @@ impl PathSize {
         Some(size)
     }
 
-    /// Notes that a datagram of `len` bytes has left as a probe.
+    /// Notes that a probe was sent.
     pub const fn probed(&mut self) {
         self.probing = true;
     }
@@ -128,7 +134,7 @@ impl PathSize {
         }
     }
 
-    /// Notes that nothing was heard for long, while all that was sent had at least `smallest` bytes.
+    /// Notes a long silence, while every datagram sent had at least `smallest` bytes.
     pub fn timed_out(&mut self, now: Time, smallest: usize) {
         if smallest <= DATAGRAM_MIN {
             return;
@@ -139,8 +145,9 @@ impl PathSize {
         }
     }
 
-    /// The same of what is not cut as long as the path carries what it began with: that is small enough for every path but the odd one, which is told
-    /// its size.
+    /// Notes a timeout of an unfragmented message, which stays whole as long as the path carries
+    /// [`BEGINNING`]. That size is small enough for all but rare paths, and those are configured
+    /// with theirs.
     pub fn whole_timed_out(&mut self, now: Time, smallest: usize) {
         if smallest > BEGINNING {
             self.timed_out(now, smallest);
@@ -167,7 +174,7 @@ impl PathSize {
 mod tests {
     use super::*;
 
-    /// What the search finds on a path that carries `limit` bytes.
+    /// Returns the size that the search finds on a path that carries `limit` bytes.
     fn search(path: &mut PathSize, limit: usize, max: usize) -> usize {
         for step in 0..40 {
             let now = Time(step);
@@ -183,7 +190,7 @@ mod tests {
         path.size(max)
     }
 
-    /// LINK-15
+    /// LINK-15: the largest size that gets through is found.
     #[test]
     fn the_largest_that_gets_through_is_found() {
         for limit in [548, 600, 900, 1199, 1200, 9000] {
@@ -196,7 +203,7 @@ mod tests {
         assert_eq!(search(&mut PathSize::default(), 9000, 160), 160);
     }
 
-    /// LINK-15
+    /// LINK-15: the search follows a path that shrinks, and one that grows again.
     #[test]
     fn a_path_that_shrinks_is_followed_down_and_up_again() {
         let mut path = PathSize::default();
@@ -211,7 +218,7 @@ mod tests {
         assert!((300 - 2 * STEP..=300).contains(&found), "{found}");
     }
 
-    /// LINK-15: what a path does not carry is tried again only where that is noticed soon.
+    /// LINK-15: a size that was lost is probed again only if its loss would show soon.
     #[test]
     fn the_end_of_a_message_is_no_second_probe() {
         let mut path = PathSize::default();

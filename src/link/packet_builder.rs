@@ -1,5 +1,4 @@
-//! What leaves: which frames go into the next packet, in which order (LINK-4), and how the packet is
-//! closed up.
+//! Outgoing packets: which frames go into the next packet, in which order (LINK-4), and sealing.
 
 use alloc::vec::Vec;
 use core::{ops::Range, time::Duration};
@@ -20,79 +19,78 @@ use crate::{
     },
 };
 
-/// Bytes of the longest clear header: form, connection id, packet number.
+/// The longest clear header in bytes: form, connection id, packet number.
 const HEADER_MAX: usize = 9;
-/// A plain packet that opens a link carries at least so many bytes of frames, so that the answer
-/// fits what it brought (LINK-11).
+/// The least bytes of frames in a plain packet that opens a link, so that the answer fits the
+/// credit that it brings (LINK-11).
 const OPENING_MIN: usize = 64;
-/// A plain packet that asks carries at least so many bytes of frames: it is then longer than a
-/// Reset, which a realm that has forgotten the link can answer (HS-8).
+/// The least bytes of frames in a plain packet with requests. It is then longer than the Reset that
+/// a realm sends if it has forgotten the link (HS-8).
 const ASKING_MIN: usize = 12;
-/// A handshake's first message carries at least so many bytes, so that its answer fits what it brought (HS-2).
+/// The least bytes in a handshake's first message, so that the answer fits its credit (HS-2).
 pub const INIT_PAYLOAD_MIN: usize = 8;
-/// What resumes a link carries at least so many bytes, so that its answer may bring the news of another life (HS-19).
+/// The least bytes in a Resume, so that its answer may report another life (HS-19).
 const RESUME_PAYLOAD_MIN: usize = 2;
-/// Bytes around a part in its frame at most: kind, what it is of, number, total, offset.
+/// The largest overhead of a fragment frame in bytes: kind, message kind, number, total, offset.
 const PART_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
-/// From this loss on, in 1/1024, what is small leaves twice: about 15 %.
+/// The loss, in 1/1024, above which small packets are sent twice: about 15 %.
 pub(super) const REDUNDANT_LOSS: u32 = 154;
-/// The largest packet of which a copy is sent, in bytes of frames.
+/// The largest packet that is sent twice, in bytes of frames.
 const COPIED_MAX: usize = 256;
-/// A part is not squeezed into less room than this, in bytes.
+/// The least room for a fragment, in bytes.
 const PART_MIN: usize = 48;
-/// Room without which no WELCOME is begun.
+/// The least room for a WELCOME, in bytes.
 const WELCOME_ROOM: usize = 32;
-/// Bytes around a message in its frame at most: kind, number. No other frame that is repeated is longer.
+/// The largest overhead of a message frame, and of other repeated frames, in bytes: kind, number.
 const FRAME_MAX: usize = 1 + 8;
 
-/// The largest message that is certain to fit a datagram of `datagram_max` bytes.
+/// The largest message that always fits a datagram of `datagram_max` bytes.
 pub const fn message_max(datagram_max: usize) -> usize {
     datagram_max.saturating_sub(HEADER_MAX + FRAME_MAX + TAG_LEN)
 }
 
-/// Frames about the link itself: what they say. Those that are repeated until they have arrived are in the
-/// retransmission queue.
+/// The contents of control frames. The repeated ones are in the retransmission queue.
 #[derive(Clone, Debug, Default)]
 pub struct Controls {
     /// Repeated in every packet of a plain link until it is answered.
     pub open: Option<Open>,
     pub welcome: Option<Welcome>,
     pub update: Update,
-    /// What the other side is to return.
+    /// The data that the other side must return.
     pub challenge: Option<[u8; 8]>,
-    /// What is to be returned.
+    /// The data that this side must return.
     pub response: Option<[u8; 8]>,
     pub close: Option<CloseReason>,
 }
 
 impl Controls {
-    /// True when `data` is what was asked to be returned.
+    /// True if `data` answers the challenge.
     pub fn is_answered_by(&self, data: &[u8; 8]) -> bool {
         self.challenge.is_some_and(|challenge| challenge == *data)
     }
 
-    /// True when one should leave that is not in the retransmission queue.
+    /// True if a control frame is pending that is not in the retransmission queue.
     pub const fn has_queued(&self) -> bool {
         self.welcome.is_some() || self.close.is_some()
     }
 }
 
-/// What carries frames.
+/// The kind of message that carries frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Carrier {
     /// The first message of a handshake.
     Init,
-    /// The second.
+    /// The second message of a handshake.
     Accept,
-    /// What takes the place of the first where a link is resumed.
+    /// The first message of a resumption.
     Resume,
     /// A packet of an open link.
     Packet,
-    /// A packet of an open link that may carry parts of long messages.
+    /// A packet of an open link that may carry fragments of long messages.
     Bulk,
 }
 
-/// What a packet carries.
+/// The contents of a packet.
 #[derive(Default)]
 struct Packed {
     items: SmallVec<[Item; 8]>,
@@ -107,9 +105,9 @@ impl Packed {
     }
 }
 
-/// Frames written one after another into a bounded space; the last loses its length.
+/// Writes frames one after another into bounded space; the last frame has no length field.
 struct PacketBuilder<'a, 'out> {
-    /// Empty at first.
+    /// Initially empty.
     out: &'out mut Vec<u8>,
     room: usize,
     last: Option<(usize, Frame<'a>)>,
@@ -125,12 +123,12 @@ impl<'a, 'out> PacketBuilder<'a, 'out> {
         }
     }
 
-    /// Bytes that another frame may have at least, with the length that the last one then gets.
+    /// The least room for another frame in bytes, after the last frame gets its length field.
     const fn room_left(&self) -> usize {
         self.room.saturating_sub(self.out.len() + 2)
     }
 
-    /// Adds a frame if it fits; the one before it then gets its length.
+    /// Adds a frame if it fits; the frame before it then gets its length field.
     fn push(&mut self, frame: Frame<'a>) -> bool {
         let undo = self.out.len();
         let start = match self.last {
@@ -158,8 +156,7 @@ impl<'a, 'out> PacketBuilder<'a, 'out> {
 }
 
 impl Link {
-    /// The payload of a handshake's first message: the opening, and the requests that may travel
-    /// there.
+    /// The payload of a handshake's first message: OPEN, and the requests allowed as early data.
     pub fn init_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
         let mut payload = Vec::new();
         self.pack(now, room, Carrier::Init, &mut payload);
@@ -167,14 +164,14 @@ impl Link {
         payload
     }
 
-    /// The payload of a handshake's second message: the welcome, and the replies there are.
+    /// The payload of a handshake's second message: WELCOME, and the available replies.
     pub fn accept_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
         let mut payload = Vec::new();
         self.pack(now, room, Carrier::Accept, &mut payload);
         payload
     }
 
-    /// What takes the place of the first message where a link is resumed: the requests that may travel there.
+    /// The payload of a Resume: the requests allowed as early data.
     pub fn resume_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
         let mut payload = Vec::new();
         self.pack(now, room, Carrier::Resume, &mut payload);
@@ -182,7 +179,7 @@ impl Link {
         payload
     }
 
-    /// Writes the next datagram into `out`, which is emptied first. False when there is none.
+    /// Writes the next datagram into `out`, which is cleared first. False if there is none.
     pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> bool {
         out.clear();
         let State::Open(keys) = &self.state else {
@@ -193,7 +190,7 @@ impl Link {
             Keys::Plain => (Protection::Plain, HEADER_MAX + 4),
         };
         if self.credit.is_none() {
-            // What is longer than a datagram leaves in fragments, once the other side has proven its address.
+            // A message longer than a datagram is fragmented once the address is proven.
             let max = message_max(self.path.size(self.datagram_max()));
             self.queue.fragment(max.saturating_sub(self.beside_len()));
         }
@@ -208,7 +205,7 @@ impl Link {
         }
         let max = self.datagram_max();
         let mut size = self.path.size(max);
-        // Before there is a round trip nothing else may be on its way beside a probe: that it is lost would be noticed late.
+        // Without a round-trip sample a probe travels alone, and its loss is noticed late.
         if bulk
             && self.rtt.is_measured()
             && self.queue.next_fragmented_len() > size as u64
@@ -240,7 +237,7 @@ impl Link {
             self.sent.acknowledged(),
             out,
         );
-        // How long the header is, only the packet's number tells: it is written behind the frames, and goes before them.
+        // The header's length depends on the packet number: it is written last, then moved.
         let header_len = out.len() - frames_len;
         out.rotate_right(header_len);
         trace(self.trace_id, || Trace::Sent {
@@ -265,7 +262,7 @@ impl Link {
         true
     }
 
-    /// Bytes that a packet has beside what asks for it: an OPEN that is repeated, and a PING.
+    /// Bytes of frames beside the message: a repeated OPEN, and a PING.
     fn beside_len(&self) -> usize {
         let mut opening = Vec::new();
         if let Some(open) = self.controls.open {
@@ -274,7 +271,7 @@ impl Link {
         opening.len() + 1
     }
 
-    /// Remembers what a packet carried, as far as it is sent again until it has arrived.
+    /// Records the contents of a packet that are sent again until they arrive.
     fn note_sent(&mut self, now: Time, number: PacketNumber, len: usize, items: Vec<Carried>) {
         let is_paced = |carried: &Carried| match carried {
             Carried::Fragment(..) => true,
@@ -305,7 +302,7 @@ impl Link {
         }
     }
 
-    /// How long to wait for an acknowledgement of fragments and backlog.
+    /// The wait for an acknowledgement of fragments and backlog.
     pub(super) fn paced_wait(&mut self) -> Duration {
         let is_known = self.pace.knows_rate();
         let unpaced = (!is_known).then(|| self.sent.in_flight());
@@ -313,7 +310,7 @@ impl Link {
             .paced_repeat_after(self.queue.timeouts(), unpaced, &mut self.jitter)
     }
 
-    /// True when a fragment or backlog may leave now.
+    /// True if a fragment or backlog may be sent now.
     fn may_send_paced(&self, now: Time) -> bool {
         let size = self.path.size(self.datagram_max());
         self.queue.has_paced()
@@ -321,7 +318,7 @@ impl Link {
             && self.pace.allows(now, self.sent.in_flight(), size)
     }
 
-    /// When one may leave, if only time stands against it.
+    /// When a fragment or backlog may be sent, if only the time is missing.
     pub(super) fn pace_timeout(&self) -> Option<Time> {
         if !self.queue.has_paced() || self.queue.is_silent() {
             return None;
@@ -336,8 +333,8 @@ impl Link {
             || self.received.due().is_some_and(|due| due <= now)
     }
 
-    /// True when the first thing that wants to leave fits the room that credit gives. (What does
-    /// not fit waits until the address is proven; packing would call it unsendable.)
+    /// True if the first pending frame fits the room that the credit allows. (A frame that does not
+    /// fit waits until the address is proven; packing would treat it as unsendable.)
     fn fits_credit(&self, room: usize) -> bool {
         let needed = match self.queue.queued().next() {
             _ if self.controls.has_queued() => WELCOME_ROOM,
@@ -347,7 +344,7 @@ impl Link {
         needed <= room
     }
 
-    /// Packs frames in the order of their urgency into `out`; gives what among them is sent again until it has arrived.
+    /// Packs frames into `out` by urgency. Returns those that are sent again until they arrive.
     fn pack(
         &mut self,
         now: Time,
@@ -370,13 +367,13 @@ impl Link {
             packer.push(about);
         }
         let mut packed = Packed {
-            // What is asked again says nothing of the round trip by its reply; the number of its packet does.
+            // The reply to a repeated request cannot measure the round trip; its packet number can.
             measures: is_packet && self.queue.has_repeated_requests(),
             ..Packed::default()
         };
         let is_pinging = |entry: &Entry| match entry.item {
             Item::Ping => true,
-            // On a plain link the challenge is repeated until its response comes, and that is enough.
+            // On a plain link the challenge is repeated until its response arrives, which suffices.
             Item::Response => self.is_sealed(),
             Item::Update => true,
             Item::Challenge => false,
@@ -385,7 +382,7 @@ impl Link {
         if packed.measures || (is_packet && self.queue.queued().any(is_pinging)) {
             packer.push(Frame::Ping);
         }
-        // Live events leave before backlog; their ids are mixed.
+        // Live events are sent before backlog; their ids are interleaved.
         let (backlog, prompt) = (
             self.queue.queued().filter(|entry| entry.item.is_paced()),
             self.queue.queued().filter(|entry| !entry.item.is_paced()),
@@ -404,7 +401,7 @@ impl Link {
             ack.is_none() && self.controls.welcome.is_none() && self.controls.close.is_none();
         let frames = packer.out;
         if is_packet && is_about_itself && packed.is_empty() {
-            // An OPEN or a PING goes with something. By itself it would leave again at once, without end.
+            // An OPEN or a PING is never sent alone. It would be sent again at once, endlessly.
             frames.clear();
             return Vec::new();
         }
@@ -422,7 +419,7 @@ impl Link {
         carried
     }
 
-    /// The frame of an item; none for a PING, which stands where it is.
+    /// Returns the frame of an item; `None` for a PING, which is written separately.
     fn frame<'a>(&self, entry: &'a Entry) -> Option<Frame<'a>> {
         let bytes = match &entry.body {
             Body::Whole(bytes) => bytes.as_slice(),
@@ -448,12 +445,12 @@ impl Link {
         }
     }
 
-    /// The acknowledgement that is owed, if one is.
+    /// Returns the acknowledgement that is owed, if any.
     fn acknowledgement(&mut self, now: Time) -> Option<AckFrame> {
         if !self.received.is_owing() {
             return None;
         }
-        // Looked up once for all packets: many may be asked about, and each may have asked for many replies.
+        // Looked up once: many packets may be checked, and each may hold many requests.
         let unmissable = self.replies.unmissable(&self.queue);
         let may_be_missed = |request: &RequestId| unmissable.binary_search(request).is_err();
         let asking = self.asking.iter();
@@ -465,10 +462,10 @@ impl Link {
         Some(ack)
     }
 
-    /// What of a packet is sent again until it has arrived.
+    /// Returns the contents of a packet that are sent again until they arrive.
     fn carried(&self, packed: &Packed) -> Vec<Carried> {
         let is_tracked = |item: &&Item| match item {
-            // Its response says that it has arrived.
+            // Its response proves its arrival.
             Item::Challenge => false,
             Item::Response => self.is_sealed(),
             Item::Message(MessageId::Reply(_)) => {
@@ -486,7 +483,7 @@ impl Link {
             .collect()
     }
 
-    /// Notes what leaves with so many bytes of frames.
+    /// Notes that `packed` is sent in `len` bytes of frames.
     fn note_packed(&mut self, now: Time, carrier: Carrier, packed: &Packed, len: usize) {
         for (message, part) in &packed.fragments {
             self.queue.fragment_sent(*message, part);
@@ -505,14 +502,14 @@ impl Link {
             self.queue.remove(Item::Response);
         }
         if carrier == Carrier::Accept && packed.items.contains(&Item::Update) {
-            // Who has the Accept has it.
+            // The Accept delivers the UPDATE.
             self.queue.remove(Item::Update);
         }
         self.controls.welcome = None;
     }
 
-    /// Fills what room is left with fragments of long messages. A packet with one for which the other side has no room counts as lost as a whole: what
-    /// may be such a one leaves by itself.
+    /// Fills the remaining room with fragments of long messages. If the other side has no room for
+    /// one fragment, the whole packet counts as lost. A fragment that it may refuse is sent alone.
     fn pack_fragments<'a>(&'a self, packer: &mut PacketBuilder<'a, '_>, packed: &mut Packed) {
         for (message, fragments) in self.queue.fragments_queued() {
             let is_doubtful = fragments.is_doubtful();
@@ -543,12 +540,12 @@ impl Link {
         }
     }
 
-    /// True when packets are sealed.
+    /// True if packets are sealed.
     const fn is_sealed(&self) -> bool {
         !matches!(self.state, State::Open(Keys::Plain))
     }
 
-    /// True when what is small leaves twice: so much is lost that waiting for it costs more (LINK-19).
+    /// True if small packets are sent twice: at such loss a wait costs more (LINK-19).
     pub(super) fn is_redundant(&self) -> bool {
         match self.config.redundancy {
             Redundancy::On => true,
@@ -559,7 +556,7 @@ impl Link {
         }
     }
 
-    /// Bytes of frames that a packet must have, so that the other side can answer it.
+    /// The least bytes of frames in a packet, so that the other side can answer it.
     const fn frames_min(&self, asks: bool) -> usize {
         match &self.state {
             State::Open(Keys::Plain) if self.controls.open.is_some() => OPENING_MIN,
@@ -568,25 +565,25 @@ impl Link {
         }
     }
 
-    /// The handshake is over: what its first message carried has arrived.
+    /// Notes that the handshake is complete, so that its first message has arrived.
     pub fn early_arrived(&mut self, now: Time) {
         let is_lossy = self.is_redundant();
         self.queue
             .early_arrived(now, (&self.rtt, is_lossy), &mut self.jitter);
     }
 
-    /// True when something is asked that no handshake's first message may carry (HS-7).
+    /// True if a request may not be sent as early data (HS-7).
     pub fn asks_in_secret(&self) -> bool {
         self.queue.asks_in_secret()
     }
 
-    /// True when a request that a handshake's first message carried has no reply yet.
+    /// True if a request sent as early data has no reply yet.
     pub fn awaits_early(&self) -> bool {
         self.queue.awaits_early()
     }
 }
 
-/// True when an item that should leave may do so with that carrier.
+/// True if a queued item may be sent with this carrier.
 fn leaves_with(entry: &Entry, carrier: Carrier) -> bool {
     let is_early = entry.ask().is_some_and(|ask| ask.early);
     match (entry.item, carrier) {

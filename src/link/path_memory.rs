@@ -1,35 +1,38 @@
-//! What one link found out of its path, for the next one to the same side from the same network (LINK-25).
+//! Path memory: what one link measured of its path, for the next link to the same side from the
+//! same network (LINK-25).
 
 use core::time::Duration;
 
 use super::{DATAGRAM_MIN, Link, mtu::PathSize, packet_builder::REDUNDANT_LOSS, rtt::Rtt};
 use crate::faults::{Fault, is_planted};
 
-/// What is counted of exchanges, at most: half of it is forgotten then.
+/// The most exchanges that are counted; beyond that the counts are halved.
 const EXCHANGES_MAX: u32 = 32;
-/// So many exchanges are taken to have gone well before any has been seen.
+/// This many exchanges count as successful before any was seen.
 const EXCHANGES_BEFORE: u32 = 4;
-/// So many packets have to have come before what was lost of them says how much an exchange loses.
+/// This many packets must have arrived before their loss rate shows the loss of an exchange.
 const PACKETS_MIN: u64 = 32;
-/// A share is counted in so many parts.
+/// The denominator of shares.
 const WHOLE: u32 = 1024;
 
 /// What is known of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathMemory {
-    /// The round trip, smoothed, and how far it varies; none where each exchange took several tries.
+    /// The smoothed round-trip time and its variation; `None` if each exchange took several tries.
     pub rtt: Option<(Duration, Duration)>,
-    /// What is lost.
+    /// The losses.
     pub losses: Losses,
     /// The largest datagram that has got through, in bytes.
     pub datagram: usize,
-    /// So many exchanges in a row took several tries, and say nothing of the round trip: it may have become longer.
+    /// The number of consecutive exchanges that took several tries. They do not measure the round
+    /// trip, which may have become longer.
     pub unsure: u32,
 }
 
 impl PathMemory {
-    /// True when who begins with this does so otherwise than with `other`: with copies or without, with a round trip twice as long or short,
-    /// or with other datagrams.
+    /// True if a link that begins with this memory behaves differently than with `other`: with or
+    /// without redundant copies, with a round-trip time twice as long or short, or with another
+    /// datagram size.
     pub fn is_news_to(&self, other: &Self) -> bool {
         let is_lossy = |memory: &Self| memory.losses.each_way() > REDUNDANT_LOSS;
         let is_near = match (self.rtt, other.rtt) {
@@ -40,18 +43,19 @@ impl PathMemory {
     }
 }
 
-/// How many exchanges of one packet each way failed of late.
+/// How many recent exchanges of one packet each way failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// So many failed,
+    /// The number of failed exchanges.
     pub lost: u32,
-    /// of so many.
+    /// The number of all exchanges.
     pub of: u32,
 }
 
 impl Losses {
-    /// Notes what became of a handshake's first exchange: how many packets it lost, each or its answer, when all of it failed; none when one was
-    /// answered. What failed after that does not count: it was mostly the same outage.
+    /// Notes the result of a handshake's first exchange: `lost` is the number of packets that were
+    /// lost, or whose answers were, if all of it failed, and 0 if one was answered. Later failures
+    /// do not count: usually they belong to the same outage.
     pub const fn note(&mut self, lost: u32) {
         self.lost += lost;
         self.of += if lost > 0 { lost } else { 1 };
@@ -61,7 +65,7 @@ impl Losses {
         }
     }
 
-    /// What an exchange loses of which each way loses so much, in 1/1024.
+    /// Returns the losses of exchanges whose loss each way is `loss`, in 1/1024.
     fn of_each_way(loss: u32) -> Self {
         let kept = WHOLE.saturating_sub(loss);
         let failed = WHOLE - kept * kept / WHOLE;
@@ -71,7 +75,7 @@ impl Losses {
         }
     }
 
-    /// What each way loses, in 1/1024, where both lose the same.
+    /// Returns the loss each way, in 1/1024, if both ways lose the same.
     pub const fn each_way(self) -> u32 {
         let of = self.of + EXCHANGES_BEFORE;
         let kept = of.saturating_sub(self.lost) * WHOLE / of;
@@ -80,7 +84,7 @@ impl Losses {
 }
 
 impl Link {
-    /// What the next link to the same side may begin with.
+    /// Returns the memory that the next link to the same side may begin with.
     pub fn path_memory(&self) -> PathMemory {
         let losses = if self.has_seen_many() {
             Losses::of_each_way(self.received.lasting_loss())
@@ -95,7 +99,7 @@ impl Link {
         }
     }
 
-    /// Begins with what an earlier link found out. To be called before anything is sent.
+    /// Begins with the memory of an earlier link. Called before anything is sent.
     pub fn begin_from(&mut self, memory: &PathMemory) {
         if is_planted(Fault::ForgetPath) {
             return;
@@ -108,18 +112,19 @@ impl Link {
         self.losses = memory.losses;
     }
 
-    /// A handshake has succeeded; `lost`: so many packets of its first exchange have certainly not; `again`: its packet left again.
+    /// Notes a successful handshake. `lost`: the number of packets of its first exchange that were
+    /// certainly lost. `again`: its packet was sent again.
     pub const fn note_exchange(&mut self, lost: u32, again: bool) {
         self.losses.note(lost);
         self.rtt.note_exchange(again);
     }
 
-    /// The first message of a handshake has left again.
+    /// Notes that the first message of a handshake was sent again.
     pub const fn note_opened_again(&mut self) {
         self.counters.repeats.openings = self.counters.repeats.openings.wrapping_add(1);
     }
 
-    /// What is lost on the way to this side, in 1/1024, as far as it is known.
+    /// The loss on the way to this side, in 1/1024, as far as it is known.
     pub(super) fn loss(&self) -> u32 {
         let seen = self.received.loss();
         if self.has_seen_many() {
@@ -139,7 +144,8 @@ impl Link {
 mod tests {
     use super::*;
 
-    /// LINK-25: a few exchanges tell a bad path from a good one, and what was long ago is forgotten.
+    /// LINK-25: a few exchanges distinguish a bad path from a good one, and old results are
+    /// forgotten.
     #[test]
     fn losses_are_learnt_and_forgotten() {
         let mut losses = Losses::default();
@@ -159,7 +165,8 @@ mod tests {
         assert_eq!(Losses::of_each_way(512).lost, 24);
     }
 
-    /// LINK-25: one bad handshake, be it the first, has nothing leave twice; a second one in a row does.
+    /// LINK-25: one bad handshake, even the first, does not turn on redundant copies; a second
+    /// consecutive one does.
     #[test]
     fn one_bad_handshake_is_no_bad_path() {
         let mut losses = Losses::default();
@@ -169,7 +176,7 @@ mod tests {
         assert!(losses.each_way() > 154, "{losses:?}");
     }
 
-    /// LINK-25: what changes how the next link begins is written down again, and nothing else.
+    /// LINK-25: only a change in how the next link begins is stored again.
     #[test]
     fn news_of_a_path_is_what_changes_the_next_link() {
         let ms = Duration::from_millis;
@@ -207,7 +214,7 @@ mod tests {
         }
     }
 
-    /// LINK-25: where one try of three fails, that is what is remembered, and not less.
+    /// LINK-25: if one try of three fails, that loss is remembered, and not less.
     #[test]
     fn what_is_remembered_is_what_was_seen() {
         let mut losses = Losses::default();

@@ -1,5 +1,5 @@
-//! Kinds of path, and what to begin with on each (LINK-20). What a link finds out for itself it goes by later;
-//! what it cannot find out, or only at a price, is said here.
+//! Link profiles: kinds of path, and the initial parameters for each (LINK-20). Later a link
+//! follows its own measurements. A profile holds what a link cannot measure, or only at a cost.
 
 use alloc::string::String;
 use core::{fmt, str::FromStr, time::Duration};
@@ -11,7 +11,7 @@ use super::{DATAGRAM_DEFAULT, DATAGRAM_MIN, Silence};
 pub enum LinkProfile {
     /// Long-range radio: tiny datagrams, and little airtime.
     Lora,
-    /// A satellite far out: slow to answer, and wide.
+    /// A distant satellite: high latency and high bandwidth.
     Satellite,
     /// Narrow-band mobile radio: metered, and asleep most of the time.
     NbIot,
@@ -19,19 +19,19 @@ pub enum LinkProfile {
     Lan,
 }
 
-/// Whether small packets leave twice (LINK-19).
+/// Whether small packets are sent twice (LINK-19).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Redundancy {
-    /// While much is lost, unless there is a rate.
+    /// While loss is high, unless there is a rate limit.
     #[default]
     Auto,
-    /// Never: each byte is paid for.
+    /// Never: each byte costs money.
     Off,
     /// Always: each round trip counts.
     On,
 }
 
-/// A text that is no such choice.
+/// A text that is not a redundancy setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no choice here: write auto, off or on")]
 pub struct UnknownRedundancy(String);
@@ -49,22 +49,22 @@ impl FromStr for Redundancy {
     }
 }
 
-/// What to begin with.
+/// The initial parameters of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkParameters {
     /// The largest datagram, in bytes.
     pub max_datagram: usize,
-    /// Bytes a second that are never exceeded.
+    /// The hard limit on the sending rate, in bytes per second.
     pub rate: Option<u64>,
-    /// The round trip before one has been measured; it sets the first timeout.
+    /// The round-trip time before the first sample; it sets the first timeout.
     pub rtt: Option<Duration>,
-    /// How long whoever watches is silent.
+    /// The silence of a watching client before a keepalive.
     pub keepalive: Silence,
-    /// Whether small packets leave twice.
+    /// Whether small packets are sent twice.
     pub redundancy: Redundancy,
 }
 
-/// How long whoever watches is silent on most kinds of link.
+/// The silence of a watching client before a keepalive on most kinds of link.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 impl Default for LinkParameters {
@@ -79,12 +79,12 @@ impl Default for LinkParameters {
     }
 }
 
-/// A text that names no kind of link.
+/// A text that is not the name of a link profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no kind of link: write lora, satellite, nb-iot or lan")]
 pub struct UnknownProfile(String);
 
-/// Silences that begin so long and grow to two minutes.
+/// Silences that begin with `first` and grow to two minutes; a longer `first` stays fixed.
 fn silence(first: Duration) -> Silence {
     Silence {
         first,
@@ -95,7 +95,7 @@ fn silence(first: Duration) -> Silence {
 impl LinkProfile {
     const ALL: [Self; 4] = [Self::Lora, Self::Satellite, Self::NbIot, Self::Lan];
 
-    /// The name people type.
+    /// The name that users type.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Lora => "lora",
@@ -105,7 +105,7 @@ impl LinkProfile {
         }
     }
 
-    /// What to begin with.
+    /// Returns the initial parameters.
     pub fn traits(self) -> LinkParameters {
         match self {
             // Spreading factor 7 carries 5,470 bit/s; a tenth of the airtime is left to others.
@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// LINK-20
+    /// LINK-20: every profile is found by its name, and its values are within bounds.
     #[test]
     fn every_kind_is_known_by_its_name_and_within_bounds() {
         for kind in LinkProfile::ALL {

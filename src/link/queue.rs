@@ -1,5 +1,6 @@
-//! The retransmission queue: all that this side sends until it has arrived, and requests until they are answered. One
-//! policy says when each of it leaves again (LINK-8, LINK-12, LINK-16, LINK-18) and what leaves twice (LINK-19).
+//! The retransmission queue: every item until it is acknowledged, and requests until they are
+//! answered. One policy sets retransmission (LINK-8, LINK-12, LINK-16, LINK-18) and redundant
+//! copies (LINK-19).
 
 use alloc::{boxed::Box, vec::Vec};
 use core::{ops::Range, time::Duration};
@@ -20,27 +21,27 @@ use crate::{
     wire::{EventId, MessageId, RequestId},
 };
 
-/// All but requests leave again so often at most; then something has to be heard first.
+/// Retransmissions of any item but a request until something is heard again.
 pub const REPEATS_MAX: u32 = 8;
-/// Where much is lost, so many replies or more in one packet leave twice: to ask for all of them again costs more.
+/// At high loss, a packet with this many replies is sent twice: requesting all again costs more.
 const COPIED_TOGETHER: usize = 4;
-/// Who waits for a reply gives up after so long; a request that has more time can wait.
+/// A user waits this long for a reply; a request with a later deadline is patient.
 const AWAITED_FOR: Duration = Duration::from_mins(10);
-/// Timeouts since anything was heard after which the other side counts as silent: what nobody here waits for is held back.
+/// After this many timeouts the other side counts as silent, and unawaited items are held back.
 const SILENT_AFTER: u32 = 12;
 
-/// What is sent until it has arrived, in the order in which it leaves (LINK-4).
+/// An item that is sent until it has arrived. The order is the sending order (LINK-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Item {
-    /// An UPDATE, until the other side has it.
+    /// An UPDATE, until it is acknowledged.
     Update,
-    /// A `PATH_CHALLENGE`, until its response has come.
+    /// A `PATH_CHALLENGE`, until its response arrives.
     Challenge,
-    /// A `PATH_RESPONSE`, until the other side has it.
+    /// A `PATH_RESPONSE`, until it is acknowledged.
     Response,
     /// A PING, until it is acknowledged.
     Ping,
-    /// A reply that the other side may wait for, a request, an event.
+    /// A reply that the other side may wait for, a request, or an event.
     Message(MessageId),
 }
 
@@ -65,13 +66,13 @@ impl Item {
         matches!(self, Self::Message(MessageId::Event(_)))
     }
 
-    /// True for what is paced with fragments (LINK-14), which are noticed to be lost together.
+    /// True for backlog, which is paced with fragments (LINK-14) and declared lost with them.
     pub const fn is_paced(self) -> bool {
         matches!(self, Self::Message(MessageId::Event(id)) if matches!(Urgency::of(id), Urgency::Backlog))
     }
 }
 
-/// Much is lost on the way: what leaves is sent twice, if it is `small`, or has been sent before.
+/// Loss is high: a packet is sent twice if it is `small` or has been sent before.
 #[derive(Clone, Copy, Debug)]
 pub struct Lossy {
     /// The packet is small.
@@ -81,19 +82,19 @@ pub struct Lossy {
 /// The bytes of a message.
 #[derive(Clone, Debug)]
 pub enum Body {
-    /// It fits a datagram.
+    /// The message fits a datagram.
     Whole(Vec<u8>),
-    /// It leaves in fragments, and no other way.
+    /// The message is sent in fragments only.
     Fragments(Box<Fragments>),
 }
 
-/// What is known of an item beside its transmissions.
+/// The state of an item apart from its transmissions.
 #[derive(Clone, Copy, Debug)]
 pub enum Detail {
     /// A reply.
     Reply {
-        /// The other side knows that its request has arrived and does not repeat it soon: it is for this side to see
-        /// that the reply arrives.
+        /// The request was acknowledged and is not repeated soon, so this side must retransmit the
+        /// reply.
         announced: bool,
     },
     /// A request.
@@ -102,7 +103,7 @@ pub enum Detail {
     Other,
 }
 
-/// One item on its way.
+/// An item in the queue.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub item: Item,
@@ -112,7 +113,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Bytes of the message.
+    /// The length of the message in bytes.
     pub fn len(&self) -> usize {
         match &self.body {
             Body::Whole(bytes) => bytes.len(),
@@ -120,12 +121,12 @@ impl Entry {
         }
     }
 
-    /// True when it leaves in fragments.
+    /// True if the message is sent in fragments.
     pub const fn is_fragmented(&self) -> bool {
         matches!(self.body, Body::Fragments(_))
     }
 
-    /// The message, taken out.
+    /// Removes and returns the message.
     pub fn take_bytes(&mut self) -> Vec<u8> {
         match core::mem::replace(&mut self.body, Body::Whole(Vec::new())) {
             Body::Whole(bytes) => bytes,
@@ -133,14 +134,14 @@ impl Entry {
         }
     }
 
-    /// It should leave (again), unless it leaves in fragments: these are queued one by one.
+    /// Queues the item for (re)transmission, unless it is fragmented: fragments are queued singly.
     pub const fn queue(&mut self) {
         if !self.is_fragmented() {
             self.attempts.queue();
         }
     }
 
-    /// What is known of a request.
+    /// The state of a request; `None` for another item.
     pub const fn ask(&self) -> Option<&Ask> {
         match &self.detail {
             Detail::Request(ask) => Some(ask),
@@ -153,27 +154,27 @@ impl Entry {
         matches!(self.detail, Detail::Reply { .. })
     }
 
-    /// True for a request that the other side is not known to have.
+    /// True for a request that is not known to have arrived.
     pub const fn is_unheard_request(&self) -> bool {
         matches!(&self.detail, Detail::Request(Ask { in_work: None, .. }))
     }
 
-    /// True for a reply that this side sees to.
+    /// True for a reply that this side retransmits.
     pub const fn is_announced(&self) -> bool {
         matches!(self.detail, Detail::Reply { announced: true })
     }
 }
 
-/// All that is on its way.
+/// The retransmission queue.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
-    /// In the order of their items.
+    /// Sorted by item.
     pub(super) entries: Vec<Entry>,
-    /// Timeouts in a row since the other side was heard.
+    /// Consecutive timeouts since the other side was heard on a measured path.
     pub(super) timeouts: u32,
-    /// Those since anything at all was heard, which says that the other side is there.
+    /// Consecutive timeouts since anything was heard, measured path or not.
     pub(super) unheard: u32,
-    /// What has left again.
+    /// Counts of retransmissions.
     pub(super) repeats: Repeats,
 }
 
@@ -182,25 +183,25 @@ impl Queue {
         self.entries.binary_search_by_key(&item, |entry| entry.item)
     }
 
-    /// What is known of an item, if it is on its way.
+    /// Returns the entry of an item, if it is in the queue.
     pub fn get(&self, item: Item) -> Option<&Entry> {
         self.entries.get(self.position(item).ok()?)
     }
 
-    /// The same, to be changed.
+    /// Returns the entry of an item for modification.
     pub fn get_mut(&mut self, item: Item) -> Option<&mut Entry> {
         let at = self.position(item).ok()?;
         self.entries.get_mut(at)
     }
 
-    /// True when a request waits that may not travel early.
+    /// True if a request waits that may not be sent as early data.
     pub fn asks_in_secret(&self) -> bool {
         self.entries
             .iter()
             .any(|entry| entry.ask().is_some_and(|ask| !ask.early))
     }
 
-    /// Puts an item in; one that is there already is replaced.
+    /// Inserts an item, or replaces the one that is there.
     pub fn insert(&mut self, entry: Entry) {
         match self.position(entry.item) {
             Ok(at) => {
@@ -212,7 +213,7 @@ impl Queue {
         }
     }
 
-    /// Has a frame about the link leave now, whether it has left before or not.
+    /// Queues a control frame now, whether it was sent before or not.
     pub fn control(&mut self, item: Item) {
         match self.get_mut(item) {
             Some(entry) => entry.queue(),
@@ -225,7 +226,7 @@ impl Queue {
         }
     }
 
-    /// Takes an item out.
+    /// Removes and returns an item.
     pub fn remove(&mut self, item: Item) -> Option<Entry> {
         let at = self.position(item).ok()?;
         let entry = self.entries.remove(at);
@@ -233,19 +234,19 @@ impl Queue {
         Some(entry)
     }
 
-    /// A burst leaves no room behind.
+    /// Frees the capacity that a burst has left.
     pub fn give_back(&mut self) {
         if self.entries.is_empty() && self.entries.capacity() > BURST {
             self.entries = Vec::new();
         }
     }
 
-    /// True when nothing is on its way.
+    /// True if the queue is empty.
     pub const fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// True when no request waits for its reply, no reply has to leave and no event is on its way.
+    /// True if no request waits for its reply, no reply is queued and no event is in flight.
     pub fn is_idle(&self) -> bool {
         self.entries.iter().all(|entry| match entry.detail {
             Detail::Reply { .. } => !entry.attempts.is_queued(),
@@ -254,7 +255,7 @@ impl Queue {
         })
     }
 
-    /// Whether somebody waits for a reply.
+    /// Returns whether a request is awaited, by its deadline.
     pub fn urge(&self, now: Time) -> Urge {
         let asks = self.entries.iter().filter_map(Entry::ask);
         let soon = now + AWAITED_FOR;
@@ -265,23 +266,24 @@ impl Queue {
         }
     }
 
-    /// Timeouts in a row since the other side was heard.
+    /// Consecutive timeouts since the other side was heard.
     pub const fn timeouts(&self) -> u32 {
         self.timeouts
     }
 
-    /// True when so little is heard that what nobody here waits for is held back.
+    /// True if the other side is silent and no request waits, so that unawaited items are held
+    /// back.
     pub fn is_silent(&self) -> bool {
         self.unheard >= SILENT_AFTER && !self.has_requests()
     }
 
-    /// Another has passed.
+    /// Counts another timeout.
     pub const fn time_out(&mut self) {
         self.timeouts = self.timeouts.saturating_add(1);
         self.unheard = self.unheard.saturating_add(1);
     }
 
-    /// Memory of what is held for the other side, in bytes: replies and events.
+    /// Memory held for the other side, in bytes: replies and events.
     pub fn memory(&self) -> usize {
         let is_theirs = |entry: &&Entry| entry.ask().is_none();
         let each = self.entries.iter().filter(is_theirs).map(Entry::len);
@@ -289,7 +291,7 @@ impl Queue {
         room * size_of::<Entry>() + each.sum::<usize>()
     }
 
-    /// Bytes of long replies that are not known to have arrived.
+    /// Bytes of long replies that are not acknowledged.
     pub fn held_replies(&self) -> usize {
         let long = self.replies().map(Entry::len);
         long.filter(|len| *len > REPLY_KEPT_BYTES).sum()
@@ -301,29 +303,30 @@ impl Queue {
         self.entries.iter().filter(is_reply)
     }
 
-    /// What should leave with the next packet, in order.
+    /// The items queued for the next packet, in order.
     pub fn queued(&self) -> impl Iterator<Item = &Entry> {
         let queued = self.entries.iter();
         queued.filter(|entry| entry.attempts.is_queued())
     }
 
-    /// True when something should leave that is not paced.
+    /// True if an item that is not paced is queued.
     pub fn has_prompt(&self) -> bool {
         self.queued().any(|entry| !entry.item.is_paced())
     }
 
-    /// True when something should leave that is paced.
+    /// True if a fragment or a paced item is queued.
     pub fn has_paced(&self) -> bool {
         self.fragments_queued().next().is_some() || self.queued().any(|entry| entry.item.is_paced())
     }
 
-    /// True when a request should leave again, which says that the timeout may be shorter than the path.
+    /// True if a request is queued again, a sign that the timeout may be shorter than the round
+    /// trip.
     pub fn has_repeated_requests(&self) -> bool {
         let mut entries = self.entries.iter();
         entries.any(|entry| entry.ask().is_some() && entry.attempts.is_repeat())
     }
 
-    /// Notes that a packet has left with these items.
+    /// Notes that a packet with these items was sent.
     pub fn sent(
         &mut self,
         now: Time,
@@ -361,11 +364,12 @@ impl Queue {
                     in_work: Some(asked_again),
                     ..
                 }) => {
-                    // Ever less often, or a slow command costs more than a lost one.
+                    // Each wait is longer, because repeats of a slow command cost more than a lost
+                    // one.
                     *asked_again = asked_again.saturating_add(1);
                     let patience = rtt.work_patience(len, lossy.is_some());
                     let wait = patience * (1 << (*asked_again).min(5));
-                    // On the longest paths no answer can come sooner than after a timeout.
+                    // On the longest paths an answer takes at least one timeout.
                     (Some(wait.min(RTO_MAX.max(rtt.timeout()))), false)
                 }
                 Detail::Request(_) => (Some(again), is_small || count > 1),
@@ -389,7 +393,7 @@ impl Queue {
         }
     }
 
-    /// The other side has a request and works on it.
+    /// Notes that the other side has received a request and works on it.
     pub fn request_arrived(&mut self, now: Time, id: RequestId, rtt: &Rtt, lossy: bool) {
         let Some(entry) = self.get_mut(Item::request(id)) else {
             return;
@@ -399,7 +403,7 @@ impl Queue {
             && ask.in_work.is_none()
         {
             ask.in_work = Some(0);
-            // To send a long one again costs much: its reply is more likely to be on its way.
+            // A long request is costly to resend, and its reply is probably in flight.
             let patience = if is_fragmented {
                 RTO_MAX.max(rtt.timeout() * 4)
             } else {
@@ -410,7 +414,8 @@ impl Queue {
         }
     }
 
-    /// A packet that carried an item is lost: it leaves again, unless it has been given up until something is heard.
+    /// Notes that a packet with the item was lost, and queues the item again, unless retransmission
+    /// has stopped until something is heard.
     pub fn lost(&mut self, item: Item) {
         if let Some(entry) = self.get_mut(item) {
             let leaves = match entry.detail {
@@ -424,11 +429,11 @@ impl Queue {
         }
     }
 
-    /// The other side was heard: patience begins anew, and what was given up is sent again.
+    /// Notes that the other side was heard: timeouts are reset, and abandoned items are sent again.
     pub fn heard(&mut self, rtt: &Rtt) {
         self.unheard = 0;
-        // Where nothing is known of the path, the timeout may be far too short: what comes meanwhile does not
-        // make it right.
+        // On an unmeasured path the timeout may be far too short. Packets that arrive meanwhile do
+        // not prove it right.
         if rtt.is_measured() {
             self.timeouts = 0;
         }
@@ -441,14 +446,14 @@ impl Queue {
                     entry.queue();
                 }
                 Item::Ping => entry.attempts.forget(),
-                // It has left once into the silence.
+                // It was sent once while the other side was silent.
                 _ if entry.item.is_event() && entry.attempts.is_idle() => entry.queue(),
                 Item::Update | Item::Challenge | Item::Response | Item::Message(_) => {}
             }
         }
     }
 
-    /// When something is due.
+    /// Returns the earliest timer or deadline.
     pub fn timeout(&self) -> Option<Time> {
         let each = |entry: &Entry| {
             let deadline = entry.ask().map(|ask| ask.deadline);
@@ -457,14 +462,14 @@ impl Queue {
         self.entries.iter().map(each).fold(None, earliest)
     }
 
-    /// What is whole and due again.
+    /// The unfragmented items that are due at `now`.
     pub fn due(&self, now: Time) -> impl Iterator<Item = &Entry> {
         let is_due = move |entry: &&Entry| entry.attempts.timeout().is_some_and(|due| due <= now);
         let whole = self.entries.iter().filter(|one| !one.is_fragmented());
         whole.filter(is_due)
     }
 
-    /// Lets time pass: queues what is due again, and gives the requests whose deadline is over.
+    /// Advances time: queues due items, and returns the requests whose deadline has passed.
     pub fn expire(&mut self, now: Time) -> Vec<RequestId> {
         let mut over = Vec::new();
         self.entries
@@ -485,7 +490,7 @@ impl Queue {
                     entry.attempts.queue();
                     is_any_due = true;
                 }
-                // All of it has arrived long ago, and no reply has come: it is sent anew.
+                // All fragments arrived long ago, but no reply came: the message is sent anew.
                 Body::Fragments(fragments) => {
                     fragments.restart();
                     entry.attempts.stop();
@@ -497,7 +502,7 @@ impl Queue {
         }
         if is_any_due {
             self.time_out();
-            // What is sent again takes all other unanswered requests along: it costs few bytes and
+            // A retransmission also carries all other unanswered requests: it costs few bytes and
             // may save each of them a timeout.
             let unheard = |entry: &&mut Entry| entry.is_unheard_request();
             self.entries
@@ -511,7 +516,7 @@ impl Queue {
 
 /// Fragments.
 impl Queue {
-    /// From now on what should leave and is longer than `max` leaves in fragments.
+    /// Fragments the queued messages that are longer than `max` bytes.
     pub fn fragment(&mut self, max: usize) {
         for entry in &mut self.entries {
             if let Body::Whole(bytes) = &mut entry.body
@@ -525,9 +530,9 @@ impl Queue {
         }
     }
 
-    /// The messages of which a fragment should leave, of those that the other side puts together at present: it takes
-    /// no more at once. What has begun is ended before anything else begins, whatever its place in the queue: else
-    /// the other side would hold beginnings of which no end comes, and have no room for what does.
+    /// The messages with queued fragments, limited to as many as the other side reassembles at
+    /// once. A message that has begun is completed before another begins, whatever their order.
+    /// Else the other side would hold incomplete messages and have no room for the rest.
     pub fn fragments_queued(&self) -> impl Iterator<Item = (MessageId, &Fragments)> {
         let fragmented = self
             .entries
@@ -551,13 +556,13 @@ impl Queue {
         current.filter(|(_, fragments)| fragments.has_queued())
     }
 
-    /// Bytes of the message to be sent next in fragments, at least as many as would fill a datagram if there are.
+    /// The length in bytes of the next fragmented message; 0 if there is none.
     pub fn next_fragmented_len(&self) -> u64 {
         let mut queued = self.fragments_queued();
         queued.next().map_or(0, |(_, fragments)| fragments.total())
     }
 
-    /// Bytes that should leave in fragments.
+    /// Bytes queued in fragments.
     pub fn fragments_queued_len(&self) -> u64 {
         let queued = self.fragments_queued();
         queued.map(|(_, fragments)| fragments.queued_len()).sum()
@@ -570,14 +575,14 @@ impl Queue {
         }
     }
 
-    /// Notes that a fragment has left.
+    /// Notes that a fragment was sent.
     pub fn fragment_sent(&mut self, message: MessageId, part: &Range<u64>) {
         if let Some(fragments) = self.fragments_mut(message) {
             fragments.sent(part);
         }
     }
 
-    /// Notes that a fragment has arrived. True when with it all of the message has.
+    /// Notes that a fragment has arrived. True if the whole message has arrived.
     pub fn fragment_arrived(&mut self, message: MessageId, part: Range<u64>) -> bool {
         self.fragments_mut(message).is_some_and(|fragments| {
             fragments.arrive(part);

@@ -1,14 +1,14 @@
-//! Sets of bytes of a message: which have arrived, which are lost.
+//! Sets of byte ranges of a message: those that have arrived, or are lost.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Disjoint ranges, none of which touches another, in rising order.
+/// Disjoint ranges that do not touch, in ascending order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges(Vec<Range<u64>>);
 
 impl Ranges {
-    /// True when nothing is in it.
+    /// True if the set is empty.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -23,12 +23,12 @@ impl Ranges {
         self.0.first().cloned()
     }
 
-    /// The ranges, in rising order.
+    /// The ranges, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = &Range<u64>> {
         self.0.iter()
     }
 
-    /// True when all of `range` is in it.
+    /// True if the set contains all of `range`.
     pub fn covers(&self, range: &Range<u64>) -> bool {
         range.is_empty()
             || self
@@ -37,13 +37,13 @@ impl Ranges {
                 .any(|known| known.start <= range.start && range.end <= known.end)
     }
 
-    /// How many ranges there would be with `range` in it too.
+    /// The number of ranges after `range` is inserted.
     pub fn count_with(&self, range: &Range<u64>) -> usize {
         let apart = |known: &&Range<u64>| known.end < range.start || range.end < known.start;
         self.0.iter().filter(apart).count() + 1
     }
 
-    /// Puts `range` in.
+    /// Inserts `range`.
     pub fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -60,7 +60,7 @@ impl Ranges {
         self.0.insert(at, whole);
     }
 
-    /// Takes `range` out.
+    /// Removes `range`.
     pub fn remove(&mut self, range: &Range<u64>) {
         if range.is_empty() {
             return;
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against a set of single bytes.
+        /// The ranges equal a set of single bytes.
         #[test]
         fn ranges_are_sets_of_bytes(steps in prop::collection::vec((any::<bool>(), 0u64..40, 0u64..12), 0..40)) {
             let (mut ranges, mut model) = (Ranges::default(), BTreeSet::new());

@@ -1,5 +1,5 @@
-//! Messages that arrive in parts (LINK-13). Bounded in every way, because it is memory that the other side
-//! fills: by the length it has declared, in gaps, in messages at once and in time.
+//! Reassembly of fragmented messages (LINK-13). The other side fills this memory, so it is bounded:
+//! by the declared length, in gaps, in concurrent messages and in time.
 
 use alloc::{collections::BTreeMap, vec, vec::Vec};
 
@@ -19,29 +19,29 @@ struct Reassembly {
     progress: Time,
 }
 
-/// The messages that have arrived in part.
+/// The messages that have partly arrived.
 #[derive(Clone, Debug)]
 pub struct Reassembler {
     by_message: BTreeMap<MessageId, Reassembly>,
-    /// Bytes that may be put together at once.
+    /// The bytes that concurrent reassemblies may hold.
     room: usize,
 }
 
-/// The messages that one packet begins, and how long they are.
+/// The messages that one packet begins, and their lengths.
 #[derive(Debug, Default)]
 pub struct Begun(SmallVec<[(MessageId, usize); ASSEMBLIES_MAX]>);
 
-/// What became of a part.
+/// The result of a fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reassembled {
-    /// More is to come.
+    /// More fragments are missing.
     Partly,
-    /// The message is whole.
+    /// The message is complete.
     Whole(Vec<u8>),
 }
 
 impl Reassembler {
-    /// None yet; at most `room` bytes are held.
+    /// Creates an empty reassembler that holds at most `room` bytes.
     pub fn new(room: usize) -> Self {
         Self {
             by_message: BTreeMap::new(),
@@ -49,23 +49,23 @@ impl Reassembler {
         }
     }
 
-    /// True when no message is being put together.
+    /// True if no message is being reassembled.
     pub fn is_empty(&self) -> bool {
         self.by_message.is_empty()
     }
 
-    /// Bytes held at present.
+    /// The number of bytes held.
     pub fn held(&self) -> usize {
         self.by_message.values().map(|one| one.bytes.len()).sum()
     }
 
-    /// Memory of it all, in bytes: also of which pieces have arrived.
+    /// The total memory in bytes, including the record of received ranges.
     pub fn memory(&self) -> usize {
         let pieces = self.by_message.values().map(|one| one.arrived.memory());
         self.held() + pieces.sum::<usize>()
     }
 
-    /// How many bytes may be held.
+    /// The number of bytes that may be held.
     pub const fn room(&self) -> usize {
         self.room
     }
@@ -75,8 +75,8 @@ impl Reassembler {
         self.room = room;
     }
 
-    /// True when a part can be taken in beside what else its packet begins, which it joins. One that cannot is as good
-    /// as lost on the way.
+    /// True if a fragment can be accepted beside the messages that its packet begins; it is added
+    /// to them. A refused fragment counts as lost.
     pub fn takes(
         &self,
         begun: &mut Begun,
@@ -109,9 +109,11 @@ impl Reassembler {
         fits
     }
 
-    /// The request that makes way for another: who begins a third has given one of two up, at its deadline. It is the one of which nothing has come for
-    /// longest. Should that have been another, all of it is sent again. Parts of one that was given up may be late: it makes nothing give way that was
-    /// asked after it. Of replies and events nothing is late: what has been put together once is not begun again.
+    /// Returns the request that is dropped for another. A sender that begins a third request has
+    /// given up one of two, at its deadline. It is the request without a new fragment for longest.
+    /// If the choice was wrong, all of it is sent again. Fragments of an abandoned request may
+    /// arrive late: they displace no later request. Replies and events are never late: a complete
+    /// message does not begin again.
     fn given_up(&self, message: MessageId) -> Option<MessageId> {
         let is_full = self.by_message.len() >= ASSEMBLIES_MAX;
         let is_new = is_full && !self.by_message.contains_key(&message);
@@ -125,7 +127,7 @@ impl Reassembler {
         oldest.map(|(one, _)| *one)
     }
 
-    /// Takes in a part for which [`Reassembler::takes`] holds.
+    /// Stores a fragment that [`Reassembler::takes`] accepts.
     pub fn take(
         &mut self,
         now: Time,
@@ -151,7 +153,7 @@ impl Reassembler {
             one.progress = now;
         }
         if range.end <= total {
-            // It fills gaps: bytes that are there already do not change, whatever it says of them.
+            // A fragment only fills gaps: it never changes received bytes.
             let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);
             let (mut from, end) = (offset, range.end);
             let starts_and_ends = one.arrived.iter().map(|known| (known.start, known.end));
@@ -173,12 +175,12 @@ impl Reassembler {
         Reassembled::Whole(whole.map_or_else(Vec::new, |one| one.bytes))
     }
 
-    /// Forgets a message: nobody waits for it any more.
+    /// Forgets a message that is no longer awaited.
     pub fn forget(&mut self, message: MessageId) {
         self.by_message.remove(&message);
     }
 
-    /// When a message is to be forgotten.
+    /// When a message expires.
     pub fn timeout(&self) -> Option<Time> {
         let requests = self.by_message.iter();
         let requests = requests.filter(|(message, _)| is_request(message));
@@ -186,7 +188,7 @@ impl Reassembler {
         ends.fold(None, |soonest, end| earliest(soonest, Some(end)))
     }
 
-    /// Lets time pass.
+    /// Advances time: drops expired messages.
     pub fn expire(&mut self, now: Time) {
         self.by_message
             .retain(|message, one| !is_request(message) || one.progress + ASSEMBLY_PATIENCE > now);
@@ -206,12 +208,13 @@ mod tests {
         Reassembler::new(1000)
     }
 
-    /// As the only part of its packet.
+    /// True if a fragment that is alone in its packet is accepted.
     fn takes(all: &Reassembler, message: MessageId, total: u64, offset: u64, len: usize) -> bool {
         all.takes(&mut Begun::default(), message, total, offset, len)
     }
 
-    /// LINK-13: found by the fuzzer: each of several messages that began in one packet had room, but not all of them.
+    /// LINK-13: the bounds hold for all messages that one packet begins. Found by the fuzzer: each
+    /// of several such messages had room, but not all together.
     #[test]
     fn the_bounds_hold_for_all_that_one_packet_begins() {
         let all = assemblies();
@@ -228,7 +231,7 @@ mod tests {
         assert!(!takes(3, 0, 0), "too many");
     }
 
-    /// LINK-13
+    /// LINK-13: fragments in any order, also repeated, give the message.
     #[test]
     fn parts_in_any_order_and_repeated_make_the_message() {
         let mut all = assemblies();
@@ -244,7 +247,7 @@ mod tests {
         assert_eq!(all.held(), 0);
     }
 
-    /// LINK-13: what has come stays, whatever a part that overlaps it says.
+    /// LINK-13: an overlapping fragment fills gaps and changes no received byte.
     #[test]
     fn overlapping_part_fills_gaps_and_changes_nothing() {
         let mut all = assemblies();
@@ -258,7 +261,8 @@ mod tests {
         assert_eq!(taken, Reassembled::Whole(b"hello world".to_vec()));
     }
 
-    /// LINK-13: requests that were given up at their deadlines kept both places for 15 min, and no other got through that was long.
+    /// LINK-13: abandoned requests make room. Requests that were given up at their deadlines kept
+    /// both places for 15 min, and no other long request got through.
     #[test]
     fn what_was_given_up_makes_way() {
         let mut all = assemblies();
@@ -337,8 +341,8 @@ mod tests {
         all.expire(end);
         assert_eq!(all.held(), 400);
         assert!(takes(&all, MessageId::Reply(RequestId(3)), 10, 0, 1));
-        // Found by the simulator: with round trips of two minutes the parts of an event came further apart than that,
-        // were forgotten, and never sent again.
+        // Found by the simulator: with round trips of two minutes the fragments of an event arrived
+        // further apart than that. They were forgotten, and never sent again.
         assert_eq!(all.timeout(), None);
         all.expire(end + ASSEMBLY_PATIENCE * 100);
         assert_eq!(all.held(), 400, "the event");

@@ -1,4 +1,4 @@
-//! What has arrived: the replay window and the acknowledgement made from it (LINK-3, LINK-5).
+//! Received packets: the replay window and the acknowledgement built from it (LINK-3, LINK-5).
 
 use super::{
     limits::REPLAY_WINDOW,
@@ -8,17 +8,20 @@ use super::{
 use crate::wire::{AckFrame, PacketNumber};
 
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
-/// The loss is estimated over about so many packets.
+/// The loss rate is estimated over about this many packets.
 const LOSS_OVER: u32 = 16;
-/// What is remembered of it beyond the link, over about so many: who comes next goes by that alone.
+/// The lasting loss rate, which outlives the link, is estimated over about this many packets: the
+/// next link begins with it alone.
 const LASTING_OVER: u32 = 64;
-/// What is remembered is counted in so many parts, lest it never gets to nothing.
+/// The unit of the lasting loss rate, fine enough for the value to reach zero.
 const LASTING_WHOLE: u32 = 1 << 16;
-/// More packets missing in a row than this say nothing more.
+/// More consecutive missing packets than this add no information.
 const LOSS_RUN_MAX: u64 = 64;
-/// After so many packets an acknowledgement rides along, so that the peer's numbers stay short.
+/// After this many packets an acknowledgement is piggybacked, so that the peer's numbers stay
+/// short.
 const UNACKNOWLEDGED_MAX: u32 = 64;
-/// Of so many packets one at least of which has a part, an acknowledgement leaves at once.
+/// After this many packets, at least one of which has a fragment, an acknowledgement is sent at
+/// once.
 const PARTS_UNACKNOWLEDGED_MAX: u32 = 8;
 
 /// The packets received on a link.
@@ -28,33 +31,33 @@ pub struct ReceivedPackets {
     largest_at: Time,
     /// Bit `n % 1024` stands for packet `n`, for the window up to the largest.
     seen: [u64; WORDS],
-    /// When an acknowledgement has to leave, if one is owed.
+    /// When an acknowledgement must be sent, if one is owed.
     due: Option<Time>,
     since_acknowledgement: u32,
-    /// Of the packets sent to this side lately, how many did not arrive, in 1/1024.
+    /// The recent loss rate of packets sent to this side, in 1/1024.
     loss: u32,
-    /// The same over more of them, in 1/65536.
+    /// The lasting loss rate, over more packets, in 1/65536.
     lasting_loss: u32,
 }
 
-/// What remains of that while a link rests.
+/// The received packets of a dormant link.
 #[derive(Clone, Copy, Debug)]
 pub struct DormantLink {
     largest: Option<u32>,
-    /// Bit `n` of the `m`th stands for the packet `64 m + n` before the largest: as far back as an acknowledgement can
-    /// tell.
+    /// Bit `n` of word `m` stands for the packet `64 m + n` before the largest: as far back as an
+    /// acknowledgement covers.
     recent: [u64; 2],
     loss: u32,
 }
 
 impl ReceivedPackets {
-    /// True when no acknowledgement is owed, and no number is too large to be kept small.
+    /// True if no acknowledgement is owed, and no number is too large for the dormant form.
     pub fn may_rest(&self) -> bool {
         let largest = self.largest.map(|largest| u32::try_from(largest.0));
         self.due.is_none() && largest.is_none_or(|largest| largest.is_ok())
     }
 
-    /// What remains while the link rests.
+    /// Returns the compact state for a dormant link.
     pub fn rest(&self) -> Option<DormantLink> {
         let largest = self.largest.map_or(0, |largest| largest.0);
         let mut recent = [0; 2];
@@ -73,7 +76,7 @@ impl ReceivedPackets {
         })
     }
 
-    /// The same, awake. What came before what is remembered counts as seen.
+    /// Restores the state of a dormant link. Packets before the remembered ones count as seen.
     pub fn woken(resting: DormantLink) -> Self {
         let largest = resting.largest.map(u64::from);
         let mut received = Self {
@@ -99,8 +102,8 @@ impl ReceivedPackets {
         self.largest
     }
 
-    /// True when `number` has not been received before. To be asked after a packet proved authentic
-    /// and before it takes effect.
+    /// True if `number` has not been received before. Called after a packet proved authentic and
+    /// before it takes effect.
     pub fn is_new(&self, number: PacketNumber) -> bool {
         match self.largest {
             Some(largest) if number <= largest => {
@@ -110,7 +113,7 @@ impl ReceivedPackets {
         }
     }
 
-    /// Remembers a packet that [`ReceivedPackets::is_new`]. True when numbers before it are missing.
+    /// Records a packet that [`ReceivedPackets::is_new`]. True if numbers before it are missing.
     pub fn record(&mut self, now: Time, number: PacketNumber) -> bool {
         let next = self.largest.map_or(0, |largest| largest.0 + 1);
         let is_largest = number.0 >= next;
@@ -122,7 +125,8 @@ impl ReceivedPackets {
             {
                 self.set_bit(PacketNumber(entering), false);
             }
-            // Quickly at first: a short exchange should learn of a bad path too.
+            // The estimate adapts fast at first, because a short exchange should detect a bad path
+            // too.
             let over = |most: u32, number: u64| {
                 let number = u32::try_from(number).unwrap_or(most);
                 most.min(number.saturating_add(4))
@@ -137,7 +141,7 @@ impl ReceivedPackets {
             self.largest = Some(number);
             self.largest_at = now;
         } else {
-            // It was not lost, but late.
+            // The packet was late, not lost.
             self.loss -= self.loss / LOSS_OVER;
             self.lasting_loss -= self.lasting_loss / LASTING_OVER;
         }
@@ -146,12 +150,12 @@ impl ReceivedPackets {
         is_largest && number.0 > next
     }
 
-    /// Of the packets sent to this side lately, the share that did not arrive, in 1/1024.
+    /// The recent loss rate of packets sent to this side, in 1/1024.
     pub const fn loss(&self) -> u32 {
         self.loss
     }
 
-    /// The same over some four times as many of them.
+    /// The lasting loss rate, over about four times as many packets, in 1/1024.
     pub const fn lasting_loss(&self) -> u32 {
         self.lasting_loss / (LASTING_WHOLE / 1024)
     }
@@ -161,7 +165,8 @@ impl ReceivedPackets {
         self.due = Some(self.due.map_or(by, |due| due.min(by)));
     }
 
-    /// Owes an acknowledgement of a packet with a part: now, if several have come since the last one.
+    /// Owes an acknowledgement of a packet with a fragment: now, if several packets have arrived
+    /// since the last one.
     pub fn owe_for_part(&mut self, now: Time, rtt: &Rtt) {
         let several = self.since_acknowledgement >= PARTS_UNACKNOWLEDGED_MAX;
         self.owe(if several {
@@ -171,24 +176,25 @@ impl ReceivedPackets {
         });
     }
 
-    /// When an acknowledgement has to leave, if one is owed.
+    /// When an acknowledgement must be sent, if one is owed.
     pub const fn due(&self) -> Option<Time> {
         self.due
     }
 
-    /// Forgets that an acknowledgement is owed: a reply has said as much.
+    /// Cancels an owed acknowledgement, because a reply has replaced it.
     pub const fn settle(&mut self) {
         self.due = None;
     }
 
-    /// True when an acknowledgement should ride on a packet that leaves anyway.
+    /// True if an acknowledgement should share the next packet.
     pub const fn is_owing(&self) -> bool {
         self.due.is_some() || self.since_acknowledgement >= UNACKNOWLEDGED_MAX
     }
 
-    /// The acknowledgement of what has arrived, but for packets that `is_answered`, whose replies say so: who
-    /// misses one of those had better ask again than wait. None when there is nothing else to tell. From here
-    /// on none is owed.
+    /// Returns the acknowledgement of the received packets, without those that `is_answered`,
+    /// because their replies acknowledge them. A requester that misses such a reply should repeat
+    /// the request and not wait. Returns `None` if nothing else is to be acknowledged. Afterwards
+    /// no acknowledgement is owed.
     pub fn acknowledge(
         &mut self,
         now: Time,
@@ -210,7 +216,7 @@ impl ReceivedPackets {
         }
         self.since_acknowledgement = 0;
         let held = now - self.largest_at;
-        // When an older one came is not known; it is no measure of the path.
+        // The arrival time of an older packet is unknown, so it does not measure the path.
         let delay = if largest == newest {
             held
         } else {
@@ -224,7 +230,7 @@ impl ReceivedPackets {
         })
     }
 
-    /// By when an acknowledgement of what arrives now has to leave.
+    /// The latest time for the acknowledgement of a packet that arrives now.
     pub fn patience(now: Time, rtt: &Rtt) -> Time {
         now + rtt.acknowledgement_delay()
     }
@@ -256,7 +262,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// LINK-3, against a set that forgets nothing.
+        /// LINK-3: a number is new exactly once. Compared with a set that forgets nothing.
         #[test]
         fn a_number_is_new_exactly_once(numbers in prop::collection::vec(0u64..3000, 1..100)) {
             let (mut received, mut model) = (ReceivedPackets::default(), BTreeSet::new());
@@ -279,7 +285,8 @@ mod tests {
     }
 
     proptest! {
-        /// LINK-24, LINK-3, LINK-5: against one that never rests.
+        /// LINK-24, LINK-3, LINK-5: hibernation changes nothing but old packets. Compared with a
+        /// link that never hibernates.
         #[test]
         fn a_rest_changes_nothing_but_what_is_old(steps in prop::collection::vec((0u64..2000, any::<bool>()), 1..100)) {
             let (mut rested, mut other) = (ReceivedPackets::default(), ReceivedPackets::default());
@@ -303,7 +310,7 @@ mod tests {
         }
     }
 
-    /// LINK-25: what is remembered of a path does not depend on its last few packets.
+    /// LINK-25: the remembered loss of a path does not depend on its last few packets.
     #[test]
     fn what_is_remembered_of_loss_is_steady() {
         let mut received = ReceivedPackets::default();
@@ -342,7 +349,8 @@ mod tests {
         assert!(received.is_new(PacketNumber(u64::MAX - 2)));
     }
 
-    /// LINK-1. Found by reading: as the first number of a link, four of these stopped a realm.
+    /// LINK-1: any first packet number is recorded. Found by reading: as the first number of a
+    /// link, four of these numbers stopped a realm.
     #[test]
     fn record_any_first_number_keeps_counting() {
         for number in (0..=1100).chain(u64::from(u32::MAX) - 1100..=u64::from(u32::MAX) + 2) {

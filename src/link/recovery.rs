@@ -1,5 +1,5 @@
-//! What becomes of what was sent: it has arrived, or is lost and leaves again; and long messages that come
-//! in parts (LINK-6, LINK-13).
+//! Loss recovery: a sent packet has arrived, or is lost and its contents are sent again. Also
+//! receives fragments of long messages (LINK-6, LINK-13).
 
 use super::{
     Carried, Event, Ignored, Item, Link, Reassembled, SentPacket, Time,
@@ -12,11 +12,11 @@ use crate::{
     wire::{EventId, Frame, MessageId, RequestId},
 };
 
-/// After so many timeouts in a row, what is known of the path may be true no more.
+/// After this many consecutive timeouts the path estimates may be outdated.
 const FORGET_AFTER: u32 = 3;
 
 impl Link {
-    /// Something has arrived at the other side.
+    /// Notes that a sent item or fragment has arrived at the other side.
     pub(super) fn carried_arrived(&mut self, now: Time, carried: Carried) {
         match carried {
             Carried::Measure => {}
@@ -31,11 +31,12 @@ impl Link {
 
     fn item_arrived(&mut self, now: Time, item: Item) {
         match item {
-            // Its response says so, and nothing else.
+            // Only its response proves its arrival.
             Item::Challenge => {}
             Item::Update | Item::Response | Item::Ping => drop(self.queue.remove(item)),
             Item::Message(MessageId::Reply(id)) => self.replies.acknowledge(&mut self.queue, id),
-            // It is kept until its reply comes: the other side may yet forget it.
+            // The request is kept until its reply arrives, because the other side may still forget
+            // it.
             Item::Message(MessageId::Request(id)) => self.request_arrived(now, id),
             Item::Message(MessageId::Event(id)) => self.event_arrived(id),
         }
@@ -52,7 +53,7 @@ impl Link {
         }
     }
 
-    /// A packet is lost: what it carried leaves again.
+    /// Notes that a packet is lost: its contents are sent again.
     pub(super) fn packet_lost(&mut self, now: Time, packet: SentPacket) {
         self.path.lost(now, packet.len);
         self.counters.lost += 1;
@@ -79,8 +80,9 @@ impl Link {
         }
     }
 
-    /// Nothing was heard of fragments and backlog on their way for a whole timeout: all of them leave again, as far as
-    /// the pace allows. One alone would be lost too often where most is lost.
+    /// Handles a timeout of fragments and backlog in flight: nothing was heard of them for a whole
+    /// timeout. All of them are sent again, as the pace allows. A single probe would be lost too
+    /// often on a path with high loss.
     pub(super) fn paced_timed_out(&mut self, now: Time) {
         self.paced_due = None;
         let Some(smallest) = self.sent.smallest_bulk() else {
@@ -96,7 +98,7 @@ impl Link {
         }
     }
 
-    /// True when a frame can be taken in, beside what others of its packet begin.
+    /// True if a frame can be accepted, given the messages that other frames of its packet begin.
     pub(super) fn has_room_for(&self, frame: &Frame<'_>, begun: &mut Begun) -> bool {
         match *frame {
             Frame::Part {
@@ -109,7 +111,8 @@ impl Link {
                     && self.pushed.is_new(id)
                     && !self.takes_event(id)
                 {
-                    // As with one that is whole: it comes again. What is acknowledged would not.
+                    // As with an unfragmented event: it is sent again. An acknowledged one would
+                    // not be.
                     return false;
                 }
                 !self.is_assembled(message, total)
@@ -122,8 +125,9 @@ impl Link {
         }
     }
 
-    /// The longest message that is put together for the other side, in bytes. A stranger's fits a datagram: it came in parts because the
-    /// path is not known to carry that, and deserves an answer.
+    /// The longest message that is reassembled for the other side, in bytes. A stranger's message
+    /// must fit a datagram. It came in fragments because the path is not known to carry that size,
+    /// and it deserves an answer.
     fn longest_message(&self) -> usize {
         if self.trusted {
             self.config.max_message
@@ -132,7 +136,7 @@ impl Link {
         }
     }
 
-    /// True when a part belongs to a message that is to be put together.
+    /// True if a fragment belongs to a message that is to be reassembled.
     fn is_assembled(&self, message: MessageId, total: u64) -> bool {
         let fits = total <= self.longest_message() as u64;
         let is_new = !self.assembled.contains(&message);
@@ -154,7 +158,8 @@ impl Link {
     ) -> Result<(), Ignored> {
         let is_event = matches!(message, MessageId::Event(_));
         if is_event && self.trusted && total > self.longest_message() as u64 {
-            // To acknowledge it would be to lose it in silence, and there is no answer to an event.
+            // An acknowledged event is never sent again, so it would be lost silently. An event has
+            // no answer that could report the error.
             return Err(self.violate());
         }
         self.received.owe_for_part(now, &self.rtt);
@@ -178,11 +183,12 @@ impl Link {
             .assemblies
             .takes(&mut begun, message, total, offset, len)
         {
-            // It had no place when its packet came: only what went before it there has made one.
+            // There was no room when its packet arrived; only an earlier frame of the packet made
+            // room.
             return;
         }
         if let MessageId::Reply(id) = message {
-            // The rest comes without being asked for.
+            // The rest of the reply arrives without another request.
             self.request_arrived(now, id);
         }
         let taken = self.assemblies.take(now, message, total, offset, bytes);
@@ -199,7 +205,7 @@ impl Link {
                     self.forget_assembled(&[id]);
                     return;
                 }
-                // Its parts are acknowledged, whenever its reply leaves.
+                // Its fragments are acknowledged, whenever its reply is sent.
                 self.replies.announce();
             }
             MessageId::Reply(id) => self.handle_reply(now, id, &whole),
@@ -207,7 +213,7 @@ impl Link {
         }
     }
 
-    /// Requests that are done again should the other side ask again.
+    /// Forgets the reassembly of these requests, so that they are executed again if repeated.
     pub(super) fn forget_assembled(&mut self, requests: &[RequestId]) {
         if !requests.is_empty() {
             let is_one = |message: &MessageId| matches!(message, MessageId::Request(id) if requests.contains(id));
@@ -215,12 +221,12 @@ impl Link {
         }
     }
 
-    /// A part of a request that is known, or that is too long to be taken.
+    /// Handles a fragment of a request that is known, or that is too long to be accepted.
     fn handle_needless_part(&mut self, number: RequestId, total: u64) {
         let is_known = self.replies.knows(&self.queue, number);
         if is_known || self.assembled.contains(&MessageId::Request(number)) {
             if is_known {
-                // Its reply leaves again.
+                // Its reply is sent again.
                 self.replies.arrive(&mut self.queue, number);
             }
             return;
@@ -237,7 +243,7 @@ impl Link {
         self.pushed.takes(id) && !(self.is_holding && self.pushed.is_new(id))
     }
 
-    /// The other side has pushed an entry.
+    /// Handles an event that the other side has pushed.
     pub(super) fn handle_event(&mut self, id: EventId, event: &[u8]) {
         if self.trusted && self.pushed.takes(id) && self.pushed.is_new(id) {
             for bytes in self.pushed.take(id, event.to_vec()) {

@@ -1,6 +1,6 @@
-//! The other side's requests, and our replies: a request being worked on is not started twice, and a
-//! reply that was lost is sent again from memory (LINK-9). Replies that leave, or that this side sees to, are in the
-//! retransmission queue.
+//! The other side's requests, and this side's replies. A request in work is not started twice, and
+//! a lost reply is sent again from memory (LINK-9). The retransmission queue holds the replies that
+//! are queued or that this side retransmits.
 
 use alloc::{collections::VecDeque, vec::Vec};
 
@@ -13,42 +13,42 @@ use super::{
 };
 use crate::wire::{MessageId, RequestId};
 
-/// A reply that has left so often and is asked for again is announced.
+/// A reply that was sent this often and is requested again becomes announced.
 const LOST_AFTER: u32 = 2;
 
-/// A reply that has left, in case it is asked for again.
+/// A sent reply, kept in case it is requested again.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     id: RequestId,
     pub(super) bytes: Vec<u8>,
     pub(super) announced: bool,
-    /// How often it has left.
+    /// How often it was sent.
     sends: u32,
 }
 
-/// The other side's requests and our replies to them.
+/// The other side's requests and this side's replies to them.
 #[derive(Clone, Debug, Default)]
 pub struct Replies {
-    /// Requests being worked on, and whether the other side knows that they have arrived.
+    /// Requests in work, and whether the other side knows that they have arrived.
     pub(super) working: Vec<(RequestId, bool)>,
     /// All requests from this number on are new.
     pub(super) next: u64,
-    /// Replies that have left; the oldest first.
+    /// Sent replies; the oldest first.
     pub(super) kept: VecDeque<Kept>,
-    /// Bytes of those.
+    /// Bytes of the kept replies.
     pub(super) kept_bytes: usize,
-    /// How many of those have been announced.
+    /// The number of kept replies that are announced.
     pub(super) kept_announced: usize,
 }
 
 /// What to do with a request that has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// It is new: do it.
+    /// It is new: execute it.
     New,
-    /// It is being worked on, or its reply is queued again.
+    /// It is in work, or its reply is queued again.
     Known,
-    /// Too many are being worked on: it counts as lost.
+    /// Too many are in work: it counts as lost.
     Refused,
 }
 
@@ -67,7 +67,7 @@ impl Replies {
         self.next
     }
 
-    /// No replies, of a link that has rested.
+    /// Restores the state of a dormant link, without replies.
     pub fn woken(next: u64) -> Self {
         Self {
             next,
@@ -75,7 +75,7 @@ impl Replies {
         }
     }
 
-    /// A request has arrived.
+    /// Handles the arrival of a request.
     pub fn arrive(&mut self, queue: &mut Queue, id: RequestId) -> Arrival {
         if id.0 < self.next {
             if self.is_worked_on(id) {
@@ -83,7 +83,7 @@ impl Replies {
             }
             if let Some(reply) = self.wake(queue, id) {
                 reply.queue();
-                // It has been lost more than once: its sender sees to it from here on.
+                // It was lost more than once: this side retransmits it from here on.
                 if reply.attempts.count() >= LOST_AFTER {
                     reply.detail = Detail::Reply { announced: true };
                 }
@@ -98,16 +98,16 @@ impl Replies {
         Arrival::New
     }
 
-    /// True while what has been answered leaves room for more.
+    /// True while the unacknowledged replies leave room for more.
     fn has_room(queue: &Queue) -> bool {
         queue.held_replies() < REPLIES_HELD_MAX && queue.replies().count() < LEAVING_ALL_MAX
     }
 
-    /// True when none of these requests of one packet would be refused.
+    /// True if none of these requests of one packet would be refused.
     pub fn has_room_for(&self, queue: &Queue, ids: &[RequestId]) -> bool {
         let has_room = Self::has_room(queue);
         let room = WORKING_MAX.saturating_sub(self.working.len());
-        // Mostly there is room for all, whether they are known or not.
+        // Usually there is room for all, known or not.
         (has_room && ids.len() <= room) || {
             let new = ids.iter().filter(|id| !self.knows(queue, **id)).count();
             new == 0 || (has_room && new <= room)
@@ -118,7 +118,7 @@ impl Replies {
         self.working.iter().any(|(working, _)| *working == id)
     }
 
-    /// The reply to `id`, which is in the queue from now on.
+    /// Returns the reply to `id`, after moving it into the queue.
     fn wake<'a>(&mut self, queue: &'a mut Queue, id: RequestId) -> Option<&'a mut Entry> {
         if let Some(at) = self.kept.iter().position(|kept| kept.id == id)
             && let Some(kept) = self.kept.remove(at)
@@ -135,8 +135,9 @@ impl Replies {
         self.kept_announced -= kept.announced as usize;
     }
 
-    /// Keeps those replies about which nothing is to be done any more, and that are small. Gives the requests of those that are not kept though the other side,
-    /// as far as is known, has not got them: should it ask again, they are done again (LINK-9).
+    /// Moves small idle replies from the queue to the kept ones. Returns the requests of the
+    /// dropped replies that, as far as is known, have not arrived: if repeated, they are executed
+    /// again (LINK-9).
     pub fn settle(&mut self, queue: &mut Queue) -> Vec<RequestId> {
         let mut forgotten = Vec::new();
         let is_idle = |entry: &mut Entry| {
@@ -166,13 +167,14 @@ impl Replies {
         forgotten
     }
 
-    /// Memory of what is kept and of what is worked on, in bytes.
+    /// Memory of the kept replies and the requests in work, in bytes.
     pub fn memory(&self) -> usize {
         let working = self.working.capacity().saturating_sub(FEW) * size_of::<(RequestId, bool)>();
         self.kept.len() * size_of::<Kept>() + working + self.kept_bytes
     }
 
-    /// The reply to a request that is being worked on; so many are kept at most. False when no such request is.
+    /// Stores the reply to a request in work; at most `kept` are held. False if the request is not
+    /// in work.
     pub fn reply(&mut self, queue: &mut Queue, id: RequestId, bytes: Vec<u8>, kept: usize) -> bool {
         let mut working = self.working.iter();
         let Some(at) = working.position(|(working, _)| *working == id) else {
@@ -186,7 +188,7 @@ impl Replies {
         if leaving >= LEAVING_MAX {
             self.see_to_fewer(queue);
         }
-        // The oldest that has left makes room; one that still has to leave is never dropped.
+        // The oldest sent reply makes room; an unsent one is never dropped.
         if leaving + self.kept.len() >= kept
             && let Some(oldest) = self.kept.pop_front()
         {
@@ -196,8 +198,8 @@ impl Replies {
         true
     }
 
-    /// The oldest small reply that has left is not seen to any more, and kept no longer than others. Its other side acknowledges nothing: what
-    /// this side sees to would grow without end.
+    /// Stops retransmitting the oldest small sent reply, and keeps it no longer than others. Its
+    /// receiver acknowledges nothing, so the replies to retransmit would grow without bound.
     fn see_to_fewer(&mut self, queue: &mut Queue) {
         let has_left = |entry: &&mut Entry| {
             let is_small = !entry.is_fragmented() && entry.len() <= REPLY_KEPT_BYTES;
@@ -210,21 +212,21 @@ impl Replies {
         }
     }
 
-    /// How many requests are being worked on.
+    /// The number of requests in work.
     pub fn working(&self) -> usize {
         self.working.len()
     }
 
-    /// True when requests are being worked on.
+    /// True if requests are in work.
     pub const fn is_working(&self) -> bool {
         !self.working.is_empty()
     }
 
-    /// The requests, in order, whose replies nobody can miss without one side noticing: they have yet to leave, or
-    /// this side sees to it that they arrive.
+    /// Returns the requests, sorted, whose replies cannot be lost unnoticed: replies not yet sent,
+    /// or retransmitted by this side.
     pub fn unmissable(&self, queue: &Queue) -> Sorted<RequestId> {
         let working = self.working.iter().map(|(id, _)| *id);
-        // Seldom are there any among the kept ones, which are many.
+        // The kept replies are many, and few or none of them are announced.
         let kept = (self.kept_announced > 0).then_some(&self.kept);
         let kept = kept.into_iter().flatten().filter(|kept| kept.announced);
         let leaving = queue.replies().filter_map(|entry| {
@@ -238,27 +240,27 @@ impl Replies {
         sorted(working.chain(leaving).chain(kept.map(|kept| kept.id)))
     }
 
-    /// The other side is told that all its requests have arrived.
+    /// Notes that the other side is told that all its requests have arrived.
     pub fn announce(&mut self) {
         for (_, announced) in &mut self.working {
             *announced = true;
         }
     }
 
-    /// True when the request `id` is being worked on, or its reply is remembered.
+    /// True if the request `id` is in work, or its reply is held.
     pub fn knows(&self, queue: &Queue, id: RequestId) -> bool {
         self.is_worked_on(id)
             || self.kept.iter().any(|kept| kept.id == id)
             || queue.get(Item::reply(id)).is_some()
     }
 
-    /// The reply to `id` has arrived.
+    /// Notes that the reply to `id` has arrived.
     pub fn acknowledge(&mut self, queue: &mut Queue, id: RequestId) {
         let Some(reply) = self.wake(queue, id) else {
             return;
         };
         if reply.is_fragmented() {
-            // It has arrived whole before, or all of its fragments have: nothing of it is kept.
+            // The whole reply or all its fragments have arrived: nothing of it is kept.
             queue.remove(Item::reply(id));
             return;
         }
@@ -267,7 +269,8 @@ impl Replies {
         self.settle(queue);
     }
 
-    /// The packet that carried the reply to `id` is lost. Gives what [`Replies::settle`] does.
+    /// Notes that the packet with the reply to `id` is lost. Returns the same as
+    /// [`Replies::settle`].
     pub fn lost(&mut self, queue: &mut Queue, id: RequestId) -> Vec<RequestId> {
         if self.wake(queue, id).is_some() {
             queue.lost(Item::reply(id));
@@ -323,7 +326,7 @@ mod tests {
             self.queue.queued().map(|entry| entry.item).collect()
         }
 
-        /// Lets all that is queued leave in one packet.
+        /// Sends all queued items in one packet.
         fn send(&mut self, now: Time, lossy: Option<Lossy>) {
             let items = self.queued();
             self.queue
@@ -344,7 +347,7 @@ mod tests {
         }
     }
 
-    /// LINK-9
+    /// LINK-9: a request is executed once, and its reply is sent again.
     #[test]
     fn request_is_worked_on_once_and_its_reply_sent_again() {
         let mut responder = Responder::new(Rtt::default());
@@ -375,7 +378,8 @@ mod tests {
         assert_eq!(responder.arrive(5000), Arrival::Refused);
     }
 
-    /// LINK-9: who never says that replies have arrived is sent the youngest of them again, and the others when they are asked for.
+    /// LINK-9: if replies are never acknowledged, the youngest are retransmitted, and the others
+    /// are sent on request.
     #[test]
     fn replies_of_whose_arrival_nobody_hears_have_an_end() {
         let mut responder = Responder::new(Rtt::default());
@@ -391,7 +395,7 @@ mod tests {
             "{leaving}"
         );
         assert!(responder.replies.kept.len() <= REPLIES_KEPT);
-        // And where none can leave, no further request is taken.
+        // If no reply can be sent, no further request is accepted.
         let mut responder = Responder::new(Rtt::default());
         let mut number = 0;
         while responder.arrive(number) == Arrival::New {
@@ -401,7 +405,7 @@ mod tests {
         assert_eq!(number, LEAVING_ALL_MAX as u64);
     }
 
-    /// LINK-9: what is known already needs no room.
+    /// LINK-9: a known request needs no room.
     #[test]
     fn repeated_requests_are_taken_where_no_further_one_is() {
         let mut responder = Responder::new(Rtt::default());
@@ -419,7 +423,7 @@ mod tests {
         assert!(!takes(&responder, &[128, 129]));
     }
 
-    /// LINK-9: who asks for much and never says that it has arrived is answered no more.
+    /// LINK-9: long unacknowledged replies block further requests.
     #[test]
     fn long_replies_that_do_not_arrive_hold_further_requests_up() {
         let mut responder = Responder::new(Rtt::default());
@@ -433,7 +437,7 @@ mod tests {
         assert_eq!(number, 5, "{} bytes", responder.queue.held_replies());
         responder.acknowledge(0);
         assert_eq!(responder.arrive(number), Arrival::New);
-        // Of a stranger little is kept.
+        // Few replies to a stranger are kept.
         let mut responder = Responder::new(Rtt::default());
         for number in 0..100 {
             responder.arrive(number);
@@ -452,7 +456,7 @@ mod tests {
         assert_eq!(responder.arrive(1), Arrival::New);
     }
 
-    /// LINK-19
+    /// LINK-19: many replies in one packet are sent twice at high loss.
     #[test]
     fn replies_leave_twice_where_many_leave_together_and_much_is_lost() {
         let rtt = Rtt::remembered(core::time::Duration::from_millis(80));
@@ -478,8 +482,9 @@ mod tests {
         }
     }
 
-    /// LINK-13. Found by the simulator: a reply that left whole, and in parts when the path had become smaller, was
-    /// sent once more when the first packet counted as lost, with nothing in it.
+    /// LINK-13: a fragmented reply is sent in fragments only. Found by the simulator: a reply was
+    /// sent whole, and in fragments after the path became smaller. When the first packet counted as
+    /// lost, it was sent again, empty.
     #[test]
     fn fragmented_reply_leaves_no_other_way() {
         let mut responder = Responder::new(Rtt::remembered(core::time::Duration::from_millis(80)));
@@ -500,18 +505,20 @@ mod tests {
         responder.queue.expire(Time(u64::MAX));
         assert!(numbers.map(|number| responder.arrive(number)) == [Arrival::Known; 4]);
         assert!(responder.queued().is_empty() && responder.queue.timeout().is_none());
-        // Should the first packet have arrived after all, that is the end of it.
+        // The arrival of the first packet ends it.
         responder.acknowledge(3);
         assert!(!responder.knows(3) && responder.knows(2));
     }
 
     proptest! {
-        /// LINK-5: against a look at each of them. Ids are few, so that they meet.
+        /// LINK-5: the result equals a lookup for each request. The ids are few, so that they
+        /// collide.
         #[test]
         fn who_can_be_missed_is_told_at_one_look(steps in prop::collection::vec((0u8..9, 0u64..24), 1..200)) {
             let mut responder = Responder::new(Rtt::default());
             for (at, (step, number)) in steps.into_iter().enumerate() {
-                // Far enough apart for all that is announced to be sent so often that it is given up.
+                // The steps are far enough apart for announced replies to exhaust their
+                // retransmissions.
                 let now = Time(at as u64 * 1_000_000_000);
                 match step {
                     0 => { responder.arrive(number); }
@@ -543,7 +550,8 @@ mod tests {
         }
     }
 
-    /// LINK-12: who was told that its request has arrived does not ask again soon.
+    /// LINK-12: an announced reply is sent until it is acknowledged, because its requester does not
+    /// repeat the request soon.
     #[test]
     fn announced_reply_is_sent_until_it_is_acknowledged() {
         let mut responder = Responder::new(Rtt::default());
@@ -559,7 +567,7 @@ mod tests {
         }
         responder.acknowledge(7);
         assert!(responder.queue.is_empty() && responder.knows(7));
-        // Who never acknowledges is not sent the same for ever.
+        // Without an acknowledgement a reply is not sent forever.
         responder.arrive(8);
         responder.replies.announce();
         responder.reply(8, vec![1], REPLIES_KEPT);

@@ -1,5 +1,5 @@
-//! Requests of this side in the retransmission queue: each is sent again until its reply has come or its deadline has
-//! passed (LINK-8).
+//! This side's requests in the retransmission queue: each is sent again until its reply arrives or
+//! its deadline passes (LINK-8).
 
 use alloc::vec::Vec;
 
@@ -18,22 +18,22 @@ use crate::wire::{MessageId, RequestId};
 pub struct Asked {
     /// The command.
     pub bytes: Vec<u8>,
-    /// Until when its reply is waited for.
+    /// The deadline of its reply.
     pub deadline: Time,
-    /// It may travel in a handshake's first message.
+    /// It may be sent as early data.
     pub early: bool,
 }
 
-/// What is known of a request on its way.
+/// The state of a request in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
-    /// Until when its reply is waited for.
+    /// The deadline of its reply.
     pub deadline: Time,
-    /// It may travel in a handshake's first message.
+    /// It may be sent as early data.
     pub early: bool,
-    /// It has.
+    /// It was sent as early data.
     pub was_early: bool,
-    /// Once the other side works on it: how often it was asked again since.
+    /// How often it was sent again since the other side works on it; `None` before that.
     pub in_work: Option<u32>,
 }
 
@@ -44,25 +44,25 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// What remains while the link rests.
+    /// Returns the compact number for a dormant link.
     pub fn rest(&self) -> Option<u32> {
         self.next.try_into().ok()
     }
 
-    /// The same, awake.
+    /// Restores the number of a dormant link.
     pub fn woken(resting: u32) -> Self {
         Self {
             next: resting.into(),
         }
     }
 
-    /// True when another request may be made now.
+    /// True if another request may be made now.
     pub fn has_room(&self, queue: &Queue) -> bool {
         let oldest = queue.requests().next();
         oldest.is_none_or(|(oldest, _)| self.next < oldest.0 + REQUEST_SPAN)
     }
 
-    /// Takes a request in; gives its id.
+    /// Queues a request, and returns its id.
     pub fn push(&mut self, queue: &mut Queue, asked: Asked) -> RequestId {
         let id = RequestId(self.next);
         self.next += 1;
@@ -82,7 +82,7 @@ impl Requests {
 }
 
 impl Queue {
-    /// The requests that have no reply yet, oldest first.
+    /// The unanswered requests, oldest first.
     pub fn requests(&self) -> impl Iterator<Item = (RequestId, &Entry)> {
         self.entries.iter().filter_map(|entry| match entry.item {
             Item::Message(MessageId::Request(id)) => Some((id, entry)),
@@ -90,24 +90,24 @@ impl Queue {
         })
     }
 
-    /// True when a request waits for its reply.
+    /// True if a request waits for its reply.
     pub fn has_requests(&self) -> bool {
         self.requests().next().is_some()
     }
 
-    /// True when a reply to `id` is waited for.
+    /// True if the reply to `id` is awaited.
     pub fn awaits(&self, id: RequestId) -> bool {
         self.get(Item::request(id)).is_some()
     }
 
-    /// True when `id` has left exactly once, copies aside, which are close behind: then it is certain enough
-    /// what its reply answers.
+    /// True if `id` was sent exactly once. Redundant copies do not count, because they follow
+    /// closely: the reply then answers a known transmission.
     pub fn was_sent_once(&self, id: RequestId) -> bool {
         let entry = self.get(Item::request(id));
         entry.is_some_and(|entry| entry.attempts.count() == 1)
     }
 
-    /// Notes that requests travel in a handshake's first message.
+    /// Notes that requests are sent as early data.
     pub fn carry_early(&mut self, items: &[Item]) {
         for item in items {
             if let Some(Entry {
@@ -117,14 +117,15 @@ impl Queue {
             }) = self.get_mut(*item)
             {
                 ask.was_early = true;
-                // Its reply may answer this one, whatever is sent after it.
+                // Its reply may answer this transmission, whatever is sent after it.
                 attempts.count_one();
             }
         }
     }
 
-    /// The handshake is over, and has brought no reply to what its first message carried. That has arrived, and its reply is on its way: but nobody
-    /// sees to it that it arrives, so it is asked for again as if the request had left just now.
+    /// Notes that the handshake ended without a reply to early data. The early requests have
+    /// arrived and the replies are in flight. No side retransmits those, so the requests are
+    /// scheduled again as if sent just now.
     pub fn early_arrived(&mut self, now: Time, (rtt, is_lossy): (&Rtt, bool), jitter: &mut Jitter) {
         let urge = self.urge(now);
         for entry in &mut self.entries {
@@ -137,13 +138,13 @@ impl Queue {
         }
     }
 
-    /// True when one that a handshake's first message carried waits for its reply.
+    /// True if a request sent as early data waits for its reply.
     pub fn awaits_early(&self) -> bool {
         let mut entries = self.entries.iter();
         entries.any(|entry| entry.ask().is_some_and(|ask| ask.was_early))
     }
 
-    /// Brings a request's deadline forward.
+    /// Limits a request's deadline to `deadline` at the latest.
     pub fn ask_until(&mut self, id: RequestId, deadline: Time) {
         if let Some(Entry {
             detail: Detail::Request(ask),
@@ -154,7 +155,7 @@ impl Queue {
         }
     }
 
-    /// Takes the requests away, with their ids.
+    /// Removes and returns the requests, with their ids.
     pub fn take_requests(&mut self) -> Vec<(RequestId, Asked)> {
         let is_request = |entry: &mut Entry| entry.ask().is_some();
         let taken = self.entries.extract_if(.., is_request);
@@ -174,7 +175,7 @@ impl Queue {
         taken
     }
 
-    /// Forgets all but the requests, which are to be sent anew, on a fresh link.
+    /// Drops all but the requests, which are sent anew on a new link.
     #[must_use]
     pub fn restart(mut self) -> Self {
         let mut fresh = Self {

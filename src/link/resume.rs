@@ -1,4 +1,4 @@
-//! Links that are resumed (HS-18 … HS-21): the two sides have introduced themselves to each other before.
+//! Resumed links (HS-18 … HS-21): the two sides have exchanged OPEN and WELCOME before.
 
 use super::{Event, Item, Keys, Link, Opening, State};
 use crate::{
@@ -7,14 +7,14 @@ use crate::{
 };
 
 impl Link {
-    /// Says in OPEN that this side means to come back by resumption.
+    /// Announces in OPEN that this side intends to use resumption.
     pub const fn ask_for_ticket(&mut self) {
         if let Some(open) = &mut self.controls.open {
             open.resumes = true;
         }
     }
 
-    /// What the initiator of the link comes back with, once the link has keys.
+    /// Returns the initiator's resumption secret, once the link has keys.
     pub fn initiators_secret(&self) -> Option<ResumptionSecret> {
         match &self.state {
             State::Open(Keys::Sealed(keys)) => Some(keys.initiators_secret()),
@@ -22,7 +22,7 @@ impl Link {
         }
     }
 
-    /// The same, as the responder makes it.
+    /// Returns the initiator's resumption secret, computed as the responder.
     pub fn responders_secret(&self) -> Option<ResumptionSecret> {
         match &self.state {
             State::Open(Keys::Sealed(keys)) => Some(keys.responders_secret()),
@@ -35,7 +35,8 @@ impl Link {
         self.peer_max_datagram
     }
 
-    /// The other side, whose limit on datagrams is this, wants in again; answer with [`Link::let_in_again`].
+    /// Notes that the other side, whose limit on datagrams is `max_datagram` bytes, resumes the
+    /// link; answer with [`Link::let_in_again`].
     pub fn is_resumed_by(&mut self, max_datagram: usize) {
         self.opening = Opening::Asked;
         self.peer_max_datagram = max_datagram;
@@ -45,7 +46,7 @@ impl Link {
         });
     }
 
-    /// Lets in who was in before: it has been told what `welcome` says, but for `news`.
+    /// Accepts a resumption. The other side already knows `welcome`, but not `news`.
     pub fn let_in_again(&mut self, welcome: Welcome, news: Option<Update>) {
         self.opening = Opening::Given(welcome);
         self.trusted |= welcome.known;
@@ -54,20 +55,21 @@ impl Link {
         }
     }
 
-    /// Tells the other side news, until it has them.
+    /// Sends the other side an UPDATE until it is acknowledged.
     pub fn tell_update(&mut self, news: Update) {
         self.controls.update = news;
         self.queue.control(Item::Update);
     }
 
-    /// The other side, whose limit on datagrams is this, has let this one in again.
+    /// Notes that the other side, whose limit on datagrams is `max_datagram` bytes, has accepted
+    /// the resumption.
     pub fn is_let_in_again(&mut self, max_datagram: usize) {
         self.opening = Opening::Welcomed;
         self.controls.open = None;
         self.peer_max_datagram = max_datagram;
     }
 
-    /// What came with the answer to a resumption.
+    /// Removes and returns the UPDATE that came with the answer to a resumption.
     pub fn take_update(&mut self) -> Option<Update> {
         let is_update = |event: &Event| matches!(event, Event::Update(_));
         let at = self.events.iter().position(is_update)?;

@@ -1,31 +1,31 @@
-//! When one thing leaves: for the first time, again because nothing says that it has arrived, and as a copy of what has
-//! just left.
+//! The transmission state of one item: when it is first sent, when it is retransmitted for lack of
+//! an acknowledgement, and when its redundant copy is sent.
 
 use super::time::{Time, earliest};
 
-/// What is queued.
+/// The kind of transmission that is queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queued {
-    /// The thing itself, for the first time or again.
+    /// The item itself, for the first time or as a retransmission.
     Original,
-    /// A copy of what has just left (LINK-19).
+    /// A redundant copy of the last transmission (LINK-19).
     Copy,
 }
 
-/// The transmissions of one thing.
+/// The transmissions of one item.
 #[derive(Clone, Debug, Default)]
 pub struct Attempts {
     queued: Option<Queued>,
-    /// How often it has left, copies aside.
+    /// The number of transmissions, without redundant copies.
     count: u32,
-    /// When it is to leave again.
+    /// When it is retransmitted.
     again: Option<Time>,
-    /// When a copy of it is to leave.
+    /// When its redundant copy is sent.
     copy: Option<Time>,
 }
 
 impl Attempts {
-    /// It leaves with the next packet.
+    /// Creates the state of an item that is sent with the next packet.
     pub const fn queued() -> Self {
         Self {
             queued: Some(Queued::Original),
@@ -35,7 +35,7 @@ impl Attempts {
         }
     }
 
-    /// It has left so often and does not leave again by itself.
+    /// Creates the state of an item that was sent `count` times and has no timer.
     pub const fn made(count: u32) -> Self {
         Self {
             queued: None,
@@ -45,47 +45,48 @@ impl Attempts {
         }
     }
 
-    /// How often it has left, copies aside.
+    /// The number of transmissions, without redundant copies.
     pub const fn count(&self) -> u32 {
         self.count
     }
 
-    /// True when it should leave with the next packet.
+    /// True if it is queued for the next packet.
     pub const fn is_queued(&self) -> bool {
         self.queued.is_some()
     }
 
-    /// True when what should leave is no copy, and has left before.
+    /// True if a retransmission is queued, and not a redundant copy.
     pub const fn is_repeat(&self) -> bool {
         matches!(self.queued, Some(Queued::Original)) && self.count > 0
     }
 
-    /// True when nothing leaves and no timer runs.
+    /// True if nothing is queued and no timer runs.
     pub const fn is_idle(&self) -> bool {
         self.queued.is_none() && self.again.is_none() && self.copy.is_none()
     }
 
-    /// It should leave (again).
+    /// Queues the item for (re)transmission.
     pub const fn queue(&mut self) {
         self.queued = Some(Queued::Original);
     }
 
-    /// It neither leaves nor is due to.
+    /// Removes it from the queue and stops its timers.
     pub const fn stop(&mut self) {
         *self = Self::made(self.count);
     }
 
-    /// It has left as part of something else.
+    /// Counts a transmission as part of another item.
     pub const fn count_one(&mut self) {
         self.count = self.count.saturating_add(1);
     }
 
-    /// What is known of earlier transmissions says nothing any more.
+    /// Resets the count of transmissions.
     pub const fn forget(&mut self) {
         self.count = 0;
     }
 
-    /// It has left. True unless that was a copy, which changes no timer: then [`Attempts::schedule`] follows.
+    /// Notes a transmission. True unless it was a redundant copy, which changes no timer. If true,
+    /// the caller calls [`Attempts::schedule`] next.
     pub const fn sent(&mut self) -> bool {
         let is_original = !matches!(self.queued.take(), Some(Queued::Copy));
         if is_original {
@@ -94,17 +95,17 @@ impl Attempts {
         is_original
     }
 
-    /// Sets when it leaves again, and when a copy does.
+    /// Sets when it is retransmitted, and when its redundant copy is sent.
     pub const fn schedule(&mut self, again: Option<Time>, copy: Option<Time>) {
         (self.again, self.copy) = (again, copy);
     }
 
-    /// When it leaves again, copies aside.
+    /// When it is retransmitted, without redundant copies.
     pub const fn again(&self) -> Option<Time> {
         self.again
     }
 
-    /// When [`Attempts::expire`] wants to be called.
+    /// Returns when [`Attempts::expire`] must be called.
     pub fn timeout(&self) -> Option<Time> {
         match self.queued {
             Some(_) => None,
@@ -112,7 +113,8 @@ impl Attempts {
         }
     }
 
-    /// Lets time pass: queues a copy that is due. True when the thing itself is, which is not queued by this.
+    /// Advances time: queues a redundant copy that is due. True if a retransmission is due, which
+    /// the caller queues.
     pub fn expire(&mut self, now: Time) -> bool {
         if self.queued.is_some() {
             return false;

@@ -1,53 +1,56 @@
-//! Round-trip time: the estimate of RFC 6298 and RFC 9002 §5, and the timeout made from it (LINK-7).
+//! Round-trip time: the estimate of RFC 6298 and RFC 9002 §5, and the timeout computed from it
+//! (LINK-7).
 
 use core::time::Duration;
 
 use super::backoff::{Jitter, RTO_MAX, Urge, interval};
 
-/// The timeout before anything is known of the path, to be spread by up to half.
+/// The timeout on an unknown path; up to half is added as jitter.
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(2);
-/// The shortest timeout: long enough that the acknowledgement of a request in work comes first, which leaves after 25 ms (LINK-5).
+/// The shortest timeout. It is long enough for the acknowledgement of a request in work to arrive
+/// first, which is sent after 25 ms (LINK-5).
 const RTO_MIN: Duration = Duration::from_millis(50);
-/// The longest path that is waited for.
+/// The longest round-trip time that is waited for.
 const PATH_MAX: Duration = Duration::from_mins(2);
-/// The longest that is waited for parts of long messages: on the slowest of links a few fill minutes.
+/// The longest timeout for fragments of long messages: on the slowest links a few fragments take
+/// minutes.
 const RTO_BULK_MAX: Duration = Duration::from_mins(10);
 const VARIATION_MIN: Duration = Duration::from_millis(10);
-/// The least that is waited where the round trip is only remembered.
+/// The shortest timeout while the round-trip time is only remembered.
 pub(crate) const REMEMBERED_MIN: Duration = Duration::from_millis(250);
-/// So many repeats wait as on a path that has been measured, where another link has measured it.
+/// This many retransmissions wait as on a measured path, if another link has measured it.
 const KNOWN_REPEATS: u32 = 3;
-/// So many exchanges in a row of which none was measured make the first wait longer.
+/// The most consecutive unmeasured exchanges that lengthen the first wait.
 const UNSURE_MAX: u32 = 32;
-/// Where much is lost, so many timeouts in a row more wait no longer than the first.
+/// At high loss, this many more consecutive timeouts wait no longer than the first.
 const LOSSY_PATIENCE: u32 = 5;
-/// Bytes a second that a path is taken to carry at least, while nothing is known of it.
+/// The assumed rate of an unknown path, in bytes per second.
 const UNKNOWN_RATE: u64 = 200;
-/// Bytes a second that a path is taken to carry whose rate nothing has shown, by who fills it.
+/// The assumed rate for a sender that fills a path of unknown rate, in bytes per second.
 const NARROW_RATE: u64 = 1200;
-/// So often each wait is half as long again there as the one before.
+/// At most this many waits are half as long again as the one before.
 const LONGER_MAX: u32 = 16;
-/// Bytes around what is asked, and of its answer, more or less.
+/// The approximate overhead of a request and its answer, in bytes.
 const AROUND: usize = 100;
-/// The copy of what leaves twice follows after this part of a round trip.
+/// The redundant copy follows after this fraction of a round trip: 1/8.
 pub(super) const COPY_GAP: u32 = 8;
-/// An acknowledged request is being worked on: its sender waits at least this long for the reply
-/// before it asks again.
+/// The least wait for the reply to an acknowledged request before it is sent again, unless loss is
+/// high.
 const WORK_PATIENCE: Duration = Duration::from_secs(1);
-/// By this part of itself the shortest round trip of late grows with each sample.
+/// The recent minimum round-trip time grows by this fraction of itself with each sample: 1/32.
 const BASE_CREEP: u32 = 32;
-/// What a round trip may grow by before a queue is suspected.
+/// The growth of the round-trip time above which a filling queue is assumed.
 const FILLING_MIN: Duration = Duration::from_millis(100);
 
 /// How certain an estimate is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Certainty {
-    /// It is unknown, or of another link: the path may be another now.
+    /// The estimate is unknown or from an earlier link; the path may have changed.
     #[default]
     Remembered,
-    /// Another link has measured it, from the same network.
+    /// Another link from the same network has measured it.
     Known,
-    /// The round trip is no longer than this.
+    /// The estimate is an upper bound.
     Bounded,
     /// This path has been measured.
     Measured,
@@ -57,31 +60,32 @@ enum Certainty {
 #[derive(Clone, Debug, Default)]
 pub struct Rtt {
     certainty: Certainty,
-    /// Bytes a second that the path is known to carry at most.
+    /// The known maximum rate of the path, in bytes per second.
     rate: Option<u64>,
     smoothed: Option<Duration>,
     variation: Duration,
     min: Duration,
-    /// The shortest of late, which creeps up where the path has become longer, and the latest.
+    /// The recent minimum, which rises slowly when the path becomes longer, and the latest sample.
     base: Duration,
     latest: Duration,
-    /// How long the peer says it held acknowledgements back, at most [`DELAY_MAX`].
+    /// How long the peer says that it delayed acknowledgements, at most [`DELAY_MAX`].
     peer_delay: Duration,
-    /// So many exchanges in a row took several tries, on this link and earlier ones.
+    /// The number of consecutive exchanges that took several tries, on this link and earlier ones.
     unsure: u32,
 }
 
-/// The longest a peer may hold an acknowledgement back (LINK-5).
+/// The longest acknowledgement delay that a peer may use (LINK-5).
 pub(crate) const DELAY_MAX: Duration = Duration::from_millis(200);
-/// The shortest time for which an acknowledgement is held back, so that it may ride on something.
+/// The shortest acknowledgement delay, so that an acknowledgement may share a packet.
 pub(crate) const DELAY_MIN: Duration = Duration::from_millis(25);
 
-/// For how long an acknowledgement may be held back on a path with that round trip: a quarter of it, within these bounds (LINK-5).
+/// Returns the acknowledgement delay for a round-trip time: a quarter of it, within [`DELAY_MIN`]
+/// and [`DELAY_MAX`] (LINK-5).
 pub(crate) fn held_back(rtt: Duration) -> Duration {
     (rtt / 4).clamp(DELAY_MIN, DELAY_MAX)
 }
 
-/// What remains of it while a link rests: spans in microseconds, at most an hour.
+/// The estimate of a dormant link: durations in microseconds, at most an hour.
 #[derive(Clone, Copy, Debug)]
 pub struct DormantLink {
     certainty: Certainty,
@@ -98,7 +102,7 @@ const fn from_micros(micros: u32) -> Duration {
 }
 
 impl Rtt {
-    /// What remains while the link rests.
+    /// Returns the compact estimate for a dormant link.
     pub fn rest(&self) -> DormantLink {
         let others = [
             self.variation,
@@ -114,7 +118,8 @@ impl Rtt {
         }
     }
 
-    /// The same, awake, on a path that is known to carry `rate` at most.
+    /// Restores the estimate of a dormant link, on a path that carries at most `rate` bytes per
+    /// second.
     pub fn woken(resting: DormantLink, rate: Option<u64>) -> Self {
         let [variation, min, base, latest, peer_delay] = resting.others.map(from_micros);
         Self {
@@ -130,7 +135,7 @@ impl Rtt {
         }
     }
 
-    /// An estimate to begin with, remembered from an earlier link to the same peer.
+    /// Creates an initial estimate, remembered from an earlier link to the same peer.
     pub fn remembered(rtt: Duration) -> Self {
         Self {
             certainty: Certainty::Remembered,
@@ -145,7 +150,7 @@ impl Rtt {
         }
     }
 
-    /// An estimate to begin with that another link has measured on the same path (LINK-25).
+    /// Creates an initial estimate that another link has measured on the same path (LINK-25).
     pub fn known(rtt: Duration, variation: Duration, unsure: u32) -> Self {
         Self {
             certainty: Certainty::Known,
@@ -155,7 +160,8 @@ impl Rtt {
         }
     }
 
-    /// The smoothed estimate and its variation, where this path has been measured, by this link or an earlier one.
+    /// The smoothed estimate and its variation, if this link or an earlier one has measured this
+    /// path.
     pub fn to_remember(&self) -> Option<(Duration, Duration)> {
         match self.certainty {
             Certainty::Known | Certainty::Measured => Some((self.smoothed?, self.variation)),
@@ -163,12 +169,12 @@ impl Rtt {
         }
     }
 
-    /// How many exchanges in a row took several tries.
+    /// The number of consecutive exchanges that took several tries.
     pub const fn unsure(&self) -> u32 {
         self.unsure
     }
 
-    /// An exchange has succeeded, at the first try or not.
+    /// Notes a successful exchange; `again` if it was not at the first try.
     pub const fn note_exchange(&mut self, again: bool) {
         self.unsure = match again {
             true if self.unsure < UNSURE_MAX => self.unsure + 1,
@@ -182,7 +188,7 @@ impl Rtt {
         self.smoothed
     }
 
-    /// How far the round trip varies.
+    /// The variation of the round-trip time.
     pub const fn variation(&self) -> Duration {
         self.variation
     }
@@ -192,7 +198,7 @@ impl Rtt {
         matches!(self.certainty, Certainty::Bounded | Certainty::Measured)
     }
 
-    /// False when a measurement shows that what is known so far is not worth to be kept.
+    /// False if a sample shows that the previous estimate should be discarded.
     fn is_near(&self, latest: Duration) -> bool {
         match self.certainty {
             Certainty::Remembered | Certainty::Known => {
@@ -203,8 +209,8 @@ impl Rtt {
         }
     }
 
-    /// A round trip has taken at most so long, with whatever the other side has waited for in between. That is worth
-    /// something where nothing is known, and it is not long.
+    /// Notes an upper bound for the round-trip time, which includes the other side's waits. It only
+    /// helps if nothing is known and the bound is short.
     pub fn bound(&mut self, bound: Duration) {
         if self.smoothed.is_none() && bound < RTO_INITIAL {
             *self = Self {
@@ -215,7 +221,7 @@ impl Rtt {
         }
     }
 
-    /// Takes a measurement in, of which the peer spent `delay` waiting.
+    /// Adds a sample, of which the peer spent `delay` waiting.
     pub fn sample(&mut self, latest: Duration, delay: Duration) {
         let delay = delay.min(DELAY_MAX);
         let Some(smoothed) = self.smoothed.filter(|_| self.is_near(latest)) else {
@@ -238,7 +244,7 @@ impl Rtt {
         self.peer_delay = delay;
         self.min = self.min.min(latest);
         self.base = (self.base + self.base / BASE_CREEP).min(latest);
-        // A peer cannot make the path look faster than it ever was.
+        // A peer cannot make the path look faster than its minimum.
         let adjusted = if latest >= self.min + delay {
             latest.saturating_sub(delay)
         } else {
@@ -248,13 +254,13 @@ impl Rtt {
         self.smoothed = Some((smoothed * 7 + adjusted) / 8);
     }
 
-    /// How long to wait for a peer before sending again.
+    /// Returns the retransmission timeout.
     pub fn timeout(&self) -> Duration {
         match self.smoothed {
             None => RTO_INITIAL,
             Some(smoothed) => {
                 let timeout = smoothed + (self.variation * 4).max(VARIATION_MIN) + self.peer_delay;
-                // Nothing is sent again before its answer can be here.
+                // A retransmission must not precede the earliest possible answer.
                 timeout
                     .clamp(RTO_MIN, RTO_MAX)
                     .max((smoothed + smoothed / 8).min(PATH_MAX))
@@ -262,14 +268,14 @@ impl Rtt {
         }
     }
 
-    /// True when the round trip has grown so far that a queue must be filling: what is lost then, is lost to
-    /// congestion, and repeats would only make it worse.
+    /// True if the round-trip time has grown so far that a queue must be filling. Losses are then
+    /// due to congestion, and retransmissions would worsen it.
     pub fn is_filling(&self) -> bool {
         self.latest > self.base * 2 + FILLING_MIN
     }
 
-    /// How long to wait before the repeat number `repeats` + 1 (LINK-8). Where much is lost (`is_lossy`), several more wait
-    /// no longer than the first: a silence says even less there.
+    /// The wait before retransmission number `repeats` + 1 (LINK-8). At high loss (`is_lossy`)
+    /// several more waits are as short as the first, because silence is weaker evidence there.
     pub fn repeat_after(
         &self,
         repeats: u32,
@@ -278,14 +284,14 @@ impl Rtt {
         jitter: &mut Jitter,
     ) -> Duration {
         let urge = match self.rate {
-            // On a path so narrow repeats would take the place of what is new.
+            // On such a narrow path, retransmissions would displace new data.
             Some(_) => Urge::Patient,
             None => urge,
         };
         let timeout = self.timeout();
         let is_first = repeats == 0;
         let repeats = repeats.saturating_sub(if is_lossy { LOSSY_PATIENCE } else { 0 });
-        // What has held for another link holds for a few packets. Then it counts as any that is remembered.
+        // Another link's measurement holds for a few packets. Then it counts as only remembered.
         let repeats = match self.certainty {
             Certainty::Known if repeats < KNOWN_REPEATS => {
                 let timeout = if is_first {
@@ -303,9 +309,9 @@ impl Rtt {
             Certainty::Remembered | Certainty::Bounded | Certainty::Measured => repeats,
         };
         match self.smoothed {
-            // Spread the first attempts of many clients apart.
+            // Jitter spreads the first attempts of many clients.
             None if repeats == 0 => return jitter.spread(timeout, 100, 150),
-            // The path may be another than it was: soon a repeat waits as where nothing is known.
+            // The path may have changed: retransmissions soon wait as on an unknown path.
             Some(_) if !self.is_measured() => {
                 let doubled = timeout.max(REMEMBERED_MIN) * (1 << repeats.min(8));
                 let unknown = interval(repeats, RTO_INITIAL, urge, jitter);
@@ -321,8 +327,9 @@ impl Rtt {
         interval(repeats, timeout, urge, jitter)
     }
 
-    /// Each time that nothing could be measured the first wait is longer, until one is answered before the next leaves. Where
-    /// much is lost, that is mostly the reason.
+    /// Returns the first wait. It grows with each unmeasured exchange, until an answer arrives
+    /// before the next transmission. At high loss it grows more slowly, because loss is usually the
+    /// reason.
     fn first_wait(&self, timeout: Duration, is_lossy: bool) -> Duration {
         let parts = if is_lossy { 8 } else { 4 };
         let longest = RTO_INITIAL.max(timeout);
@@ -333,14 +340,14 @@ impl Rtt {
         wait
     }
 
-    /// From here on the path is known to carry no more than `rate` bytes a second, if it is given.
+    /// Sets the maximum rate of the path in bytes per second, if it is given.
     #[must_use]
     pub const fn with_rate(self, rate: Option<u64>) -> Self {
         Self { rate, ..self }
     }
 
-    /// How much longer to wait for the answer to so many bytes: as long as the path takes to carry both, as far as
-    /// that is known, or, where the path has not been measured, as a narrow one would take.
+    /// The extra wait for the answer to a message of `bytes` bytes: the time to carry both at the
+    /// known rate, or at a narrow path's rate if the path is not measured.
     pub fn allowance(&self, bytes: usize) -> Duration {
         let is_measured = self.is_measured() || self.certainty == Certainty::Known;
         let rate = match (self.rate, is_measured) {
@@ -351,9 +358,10 @@ impl Rtt {
         Duration::from_micros((bytes + AROUND) as u64 * 1_000_000 / rate)
     }
 
-    /// The same for fragments and backlog: they fill the path, and so may be slower than any small packet. Twice as long
-    /// each time while nothing is known of the path, whose queue this side may be filling.
-    /// `unpaced`: bytes on their way while the path's rate is not known. Small packets say nothing of how long they take.
+    /// The timeout for fragments and backlog: they fill the path, so they may be slower than small
+    /// packets. It doubles each time while the path is unknown, because this side may be filling
+    /// its queue. `unpaced`: bytes in flight while the rate is unknown. Small packets do not show
+    /// how long these take.
     pub fn paced_repeat_after(
         &self,
         repeats: u32,
@@ -377,7 +385,8 @@ impl Rtt {
         jitter.spread(wait, 100, 110).min(RTO_BULK_MAX.max(timeout))
     }
 
-    /// How long to wait for the reply to a request that has arrived: where much is lost, it may well have been.
+    /// The wait for the reply to a request that has arrived. At high loss it is shorter, because
+    /// the reply may well be lost.
     pub fn work_patience(&self, bytes: usize, lossy: bool) -> Duration {
         let patience = if lossy {
             self.timeout()
@@ -387,18 +396,18 @@ impl Rtt {
         patience + self.allowance(bytes)
     }
 
-    /// How long after what leaves twice its copy does.
+    /// The delay before a redundant copy.
     pub fn copy_gap(&self) -> Duration {
         self.smoothed.unwrap_or(RTO_INITIAL) / COPY_GAP
     }
 
-    /// How much longer than the timeout says the acknowledgement of an event may take: the peer may hold it back so
-    /// long. The last one may have been held back for less.
+    /// The extra wait for the acknowledgement of an event, which the peer may delay that long. It
+    /// may have delayed the last one for less.
     pub fn may_be_held(&self) -> Duration {
         self.acknowledgement_delay().saturating_sub(self.peer_delay)
     }
 
-    /// How long an acknowledgement may wait for something to ride on.
+    /// How long an acknowledgement may be delayed, so that it can share a packet.
     pub fn acknowledgement_delay(&self) -> Duration {
         held_back(self.smoothed.unwrap_or_default())
     }
@@ -412,7 +421,7 @@ mod tests {
         Duration::from_millis(n)
     }
 
-    /// LINK-7
+    /// LINK-7: the timeout follows the measured path.
     #[test]
     fn the_timeout_follows_the_path() {
         let mut rtt = Rtt::default();
@@ -434,7 +443,7 @@ mod tests {
         assert_eq!(rtt.timeout(), PATH_MAX);
     }
 
-    /// LINK-8: where a queue fills, repeats wait twice as long each time; a path that has become longer is no queue.
+    /// LINK-8: waits double while a queue fills; a path that has become longer counts as no queue.
     #[test]
     fn a_filling_queue_is_not_filled_with_repeats() {
         let mut rtt = Rtt::default();
@@ -455,7 +464,7 @@ mod tests {
         assert!(!rtt.is_filling());
     }
 
-    /// LINK-25: only the first wait becomes longer, also where packets leave twice, and it has an end.
+    /// LINK-25: only the first wait grows, also where packets are sent twice, and it has a limit.
     #[test]
     fn first_wait_is_longer_where_nothing_could_be_measured() {
         let mut jitter = Jitter::new(1);
@@ -485,7 +494,8 @@ mod tests {
         }
     }
 
-    /// LINK-25: after three repeats, eight where packets leave twice, what another link has measured is no more than remembered.
+    /// LINK-25: another link's measurement counts as only remembered after three retransmissions,
+    /// or after eight where packets are sent twice.
     #[test]
     fn what_is_known_holds_for_a_few_packets() {
         let mut jitter = Jitter::new(1);
@@ -503,7 +513,7 @@ mod tests {
         }
     }
 
-    /// LINK-7: the first measurement says more than what a round trip has taken at most.
+    /// LINK-7: the first sample replaces an upper bound.
     #[test]
     fn bound_is_good_until_the_first_sample() {
         let mut rtt = Rtt::default();

@@ -1,5 +1,5 @@
-//! What has left and is to be acknowledged: packets with requests or announced replies in them, and how it is noticed
-//! that they arrived or were lost (LINK-6, after RFC 9002 §6.1).
+//! Sent packets that await acknowledgement: those with requests or announced replies, and loss
+//! detection for them (LINK-6, after RFC 9002 §6.1).
 
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
@@ -13,73 +13,74 @@ use super::{
 };
 use crate::wire::{AckFrame, MessageId, PacketNumber, RequestId};
 
-/// A packet is lost when one sent so many later has arrived.
+/// A packet is lost when one sent this many later has arrived.
 const PACKET_THRESHOLD: u64 = 3;
 
-/// Something that a packet carries and that is sent again until it has arrived.
+/// A part of a packet that is sent again until it has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carried {
     /// All of an item.
     Whole(Item),
-    /// A fragment of a message: from this byte to before that one.
+    /// A fragment of a message: from the first byte number to before the second.
     Fragment(MessageId, u64, u64),
-    /// Nothing: when it arrives tells how long the path is.
+    /// No content: its arrival measures the round-trip time.
     Measure,
 }
 
-/// A packet on its way.
+/// A packet in flight.
 #[derive(Clone, Debug)]
 pub struct SentPacket {
     /// Its number.
     pub number: PacketNumber,
-    /// When it left.
+    /// When it was sent.
     pub at: Time,
     /// Its length.
     pub len: usize,
     /// What it carries.
     pub items: Vec<Carried>,
-    /// For a packet with parts: what the pace has to know of it.
+    /// For a packet with fragments or backlog: its delivery state for the pace.
     pub stamp: Option<Stamp>,
 }
 
-/// The packets on their way.
+/// The packets in flight.
 #[derive(Clone, Debug, Default)]
 pub struct SentPackets {
     pub(super) packets: VecDeque<SentPacket>,
-    /// Packets with parts that were given up for lost when nothing was heard: they may have been slow.
+    /// Packets with fragments that were declared lost after a timeout: they may only have been
+    /// slow.
     given_up: VecDeque<SentPacket>,
-    /// The largest number that the peer is known to have received.
+    /// The largest packet number that the peer has acknowledged.
     pub(super) acknowledged: Option<PacketNumber>,
 }
 
-/// What an acknowledgement tells.
+/// The result of an acknowledgement.
 #[derive(Clone, Debug, Default)]
 pub struct Acknowledged {
-    /// What has arrived.
+    /// The packets that have arrived.
     pub arrived: Vec<SentPacket>,
-    /// What is lost.
+    /// The packets that are lost.
     pub lost: Vec<SentPacket>,
-    /// How long the newest packet took there and back.
+    /// The round-trip time of the newest packet.
     pub round_trip: Option<Duration>,
 }
 
 impl SentPackets {
-    /// The largest number that the peer is known to have received.
+    /// The largest packet number that the peer has acknowledged.
     pub const fn acknowledged(&self) -> Option<PacketNumber> {
         self.acknowledged
     }
 
-    /// The same, of a link that has rested.
+    /// Sets the largest acknowledged number of a link that was dormant.
     pub const fn set_acknowledged(&mut self, largest: Option<PacketNumber>) {
         self.acknowledged = largest;
     }
 
-    /// True when nothing is on its way.
+    /// True if no packet is in flight.
     pub fn may_rest(&self) -> bool {
         self.packets.is_empty()
     }
 
-    /// Memory of what is remembered, in bytes, about.
+    /// Memory of the packet records, in bytes, approximately.
     pub fn memory(&self) -> usize {
         let all = self.packets.iter().chain(&self.given_up);
         let each = all
@@ -87,55 +88,56 @@ impl SentPackets {
         each.sum()
     }
 
-    /// Remembers a packet.
+    /// Records a packet.
     pub fn record(&mut self, packet: SentPacket) {
         if self.packets.len() >= SENT_MAX {
-            // What it carried has timers of its own; parts have none, and are never forgotten.
+            // Its items have their own timers; fragments have none, so their packets are never
+            // forgotten.
             let small = self.packets.iter().position(|one| one.stamp.is_none());
             small.and_then(|at| self.packets.remove(at));
         }
         self.packets.push_back(packet);
     }
 
-    /// Nobody waits any more for what an item brings.
+    /// Forgets an item whose arrival no longer matters.
     pub fn forget(&mut self, item: Item) {
         for packet in &mut self.packets {
             packet
                 .items
                 .retain(|carried| *carried != Carried::Whole(item));
         }
-        // Those with parts are on their way whatever becomes of these.
+        // Packets with fragments stay in flight, whatever becomes of their items.
         self.packets
             .retain(|packet| packet.stamp.is_some() || !packet.items.is_empty());
     }
 
-    /// Bytes of packets with parts that are on their way.
+    /// Bytes in flight in packets with fragments.
     pub fn in_flight(&self) -> usize {
         self.bulk().map(|packet| packet.len).sum()
     }
 
-    /// The packets with parts, oldest first.
+    /// The packets with fragments, oldest first.
     fn bulk(&self) -> impl Iterator<Item = &SentPacket> {
         self.packets.iter().filter(|packet| packet.stamp.is_some())
     }
 
-    /// When the newest packet with parts left.
+    /// When the newest packet with fragments was sent.
     pub fn last_bulk(&self) -> Option<Time> {
         self.bulk().last().map(|packet| packet.at)
     }
 
-    /// The length of the latest packet on its way that carries an item.
+    /// The length of the latest packet in flight that carries an item.
     pub fn len_with(&self, item: Item) -> Option<usize> {
         let carries = |packet: &&SentPacket| packet.items.contains(&Carried::Whole(item));
         self.packets.iter().rev().find(carries).map(|one| one.len)
     }
 
-    /// The length of the smallest packet with parts that is on its way.
+    /// The length of the smallest packet with fragments in flight.
     pub fn smallest_bulk(&self) -> Option<usize> {
         self.bulk().map(|packet| packet.len).min()
     }
 
-    /// Gives all packets with parts up for lost.
+    /// Declares all packets with fragments lost, and returns them.
     pub fn lose_bulk(&mut self) -> Vec<SentPacket> {
         let packets = core::mem::take(&mut self.packets);
         let is_bulk = |packet: &SentPacket| packet.stamp.is_some();
@@ -149,7 +151,7 @@ impl SentPackets {
                 self.given_up.pop_front();
             }
             self.given_up.push_back(SentPacket {
-                // As far as the pace is concerned it has left the path.
+                // For the pace it has left the path.
                 stamp: None,
                 ..packet.clone()
             });
@@ -157,14 +159,14 @@ impl SentPackets {
         bulk
     }
 
-    /// Learns from an acknowledgement, whose largest number must have been sent.
+    /// Handles an acknowledgement, whose largest number must have been sent.
     pub fn acknowledge(&mut self, now: Time, ack: &AckFrame, rtt: &Rtt) -> Acknowledged {
         let mut told = Acknowledged::default();
         self.acknowledged = self.acknowledged.max(Some(ack.largest));
         let is_told =
             |one: &SentPacket| ack.covers(one.number) || is_lost(now, one, ack.largest, rtt);
         if !self.packets.iter().chain(&self.given_up).any(is_told) {
-            // Most say nothing new, and a packet may bring many.
+            // Most acknowledgements say nothing new, and a packet may carry many.
             return told;
         }
         let slow = self.given_up.iter().filter(|one| ack.covers(one.number));
@@ -191,16 +193,16 @@ impl SentPackets {
         told
     }
 
-    /// When a packet that was overtaken counts as lost by its age.
+    /// When an overtaken packet counts as lost by its age.
     pub fn timeout(&self, rtt: &Rtt) -> Option<Time> {
         let age = too_old(rtt)?;
         let acknowledged = self.acknowledged?;
         let mut overtaken = self.packets.iter().filter(|one| one.number < acknowledged);
-        // They left in the order in which they stand here.
+        // Packets are stored in sending order.
         overtaken.next().map(|packet| packet.at + age)
     }
 
-    /// Lets time pass: gives what is lost by its age.
+    /// Advances time: returns the packets that are lost by their age.
     pub fn expire(&mut self, now: Time, rtt: &Rtt) -> Vec<SentPacket> {
         let Some(acknowledged) = self.acknowledged else {
             return Vec::new();
@@ -219,8 +221,8 @@ impl SentPackets {
         lost
     }
 
-    /// Learns that `request` was answered: one of the packets that carried it has arrived. Gives how long ago
-    /// the first of them left, and the packets that must be lost by that.
+    /// Notes that `request` was answered: one of the packets that carried it has arrived. Returns
+    /// the time since the first of them was sent, and the packets that must be lost.
     pub fn answered(
         &mut self,
         now: Time,
@@ -248,7 +250,7 @@ impl SentPackets {
     }
 }
 
-/// True when a packet must be lost, since one of number `arrived` has arrived.
+/// True if a packet must be lost, because packet number `arrived` has arrived.
 fn is_lost(now: Time, packet: &SentPacket, arrived: PacketNumber, rtt: &Rtt) -> bool {
     let passed = packet.number.0 < arrived.0;
     let by_number = packet.number.0 + PACKET_THRESHOLD <= arrived.0;
@@ -256,7 +258,7 @@ fn is_lost(now: Time, packet: &SentPacket, arrived: PacketNumber, rtt: &Rtt) -> 
     by_number || by_time
 }
 
-/// When overtaken by another, a packet of this age is lost.
+/// The age at which an overtaken packet is lost.
 fn too_old(rtt: &Rtt) -> Option<Duration> {
     rtt.smoothed().map(|smoothed| smoothed * 9 / 8)
 }
@@ -296,7 +298,7 @@ mod tests {
             .collect()
     }
 
-    /// LINK-6
+    /// LINK-6: a packet is lost when three later ones have passed it.
     #[test]
     fn a_packet_is_lost_when_three_later_ones_have_passed_it() {
         let mut sent = SentPackets::default();
@@ -323,14 +325,15 @@ mod tests {
         );
         let told = sent.clone().acknowledge(Time(90), &ack(1, 0), &rtt);
         assert_eq!(requests(&told.lost), [asking(0)]);
-        // Nothing else has to come for that.
+        // The age alone suffices, without another packet.
         sent.acknowledge(Time(80), &ack(1, 0), &rtt);
         assert_eq!(sent.timeout(&rtt), Some(Time(90)));
         assert!(sent.expire(Time(89), &rtt).is_empty());
         let lost = sent.expire(Time(90), &rtt);
         assert_eq!(requests(&lost), [asking(0)]);
         assert_eq!(sent.timeout(&rtt), None);
-        // Found by the simulator: a time was given at which nothing was lost yet, by a part of a microsecond.
+        // Found by the simulator: a timer was a fraction of a microsecond early, when nothing was
+        // lost yet.
         let rtt = Rtt::remembered(Duration::from_nanos(80_001));
         sent.record(packet(Time(100), 2, 2));
         sent.record(packet(Time(101), 3, 3));

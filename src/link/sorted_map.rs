@@ -1,13 +1,15 @@
-//! Some things in order, to be looked up in.
+//! A small sorted collection for lookups.
 
 use smallvec::SmallVec;
 
 use super::limits::ASKING_KEPT;
 
-/// At most as many as packets are remembered for what they ask, nearly always.
+/// A sorted collection. It nearly always fits as many items as packets are remembered for their
+/// requests.
 pub type Sorted<T> = SmallVec<[T; ASKING_KEPT]>;
 
-/// Puts them in order. They nearly are: each is looked for from the end, which takes less code than sorting does.
+/// Sorts the items, which are nearly sorted: each place is searched from the end, which needs less
+/// code than a sort.
 pub fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Sorted<T> {
     let mut sorted = Sorted::new();
     for item in items {

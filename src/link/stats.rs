@@ -1,11 +1,11 @@
-//! What a link has sent, received, repeated and dropped, and what it knows of its path.
+//! Statistics of a link: packets sent, received, retransmitted and dropped, and path estimates.
 
 use core::{ops::AddAssign, time::Duration};
 
 use super::{Ignored, Link, queue::Item};
 use crate::wire::MessageId;
 
-/// What went one way.
+/// The traffic in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Datagrams.
@@ -22,27 +22,28 @@ impl Traffic {
     }
 }
 
-/// How often each kind of thing has left again, because nothing said that it had arrived.
+/// Retransmissions by kind: sent again for lack of an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repeats {
-    /// First messages of handshakes, Inits and Resumes; also with a cookie that was asked for.
+    /// First messages of handshakes, Inits and Resumes, including those sent again with a requested
+    /// cookie.
     pub openings: u64,
     /// Requests.
     pub requests: u64,
-    /// Replies: those that are repeated until they have arrived.
+    /// Replies: those that are retransmitted until they have arrived.
     pub replies: u64,
     /// Events.
     pub events: u64,
     /// Fragments of long messages.
     pub fragments: u64,
-    /// Frames about the link itself: PING, UPDATE, `PATH_CHALLENGE`, `PATH_RESPONSE`.
+    /// Control frames: PING, UPDATE, `PATH_CHALLENGE`, `PATH_RESPONSE`.
     pub controls: u64,
-    /// Second copies of what leaves twice (LINK-19). They are no repeats: nothing was waited for.
+    /// Redundant copies (LINK-19). They do not count as retransmissions: no timeout preceded them.
     pub copies: u64,
 }
 
 impl Repeats {
-    /// Those of what `item` is one of.
+    /// Returns the count for the kind of `item`.
     pub(super) const fn of(&mut self, item: Item) -> &mut u64 {
         match item {
             Item::Update | Item::Challenge | Item::Response | Item::Ping => &mut self.controls,
@@ -56,13 +57,13 @@ impl Repeats {
 /// Packets that reached their link and had no effect, by reason: [`Ignored`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
-    /// The seal or the checksum did not fit.
+    /// The seal or the checksum was wrong.
     pub not_authentic: u64,
-    /// They had come before.
+    /// They had been received before.
     pub replayed: u64,
     /// There was no room for what they carried.
     pub no_room: u64,
-    /// They broke the protocol.
+    /// They violated the protocol.
     pub violations: u64,
     /// The link was not open.
     pub not_open: u64,
@@ -81,17 +82,18 @@ impl Drops {
     }
 }
 
-/// What has happened on a link since it was opened; a responder's link begins anew when it has rested. Of traffic
-/// packets of an open link count, a handshake's messages do not.
+/// Counters of a link since it was opened. A responder's link starts at zero after it was dormant.
+/// Traffic counts packets of an open link, and no handshake messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Packets sent.
     pub sent: Traffic,
-    /// Packets taken in.
+    /// Packets received.
     pub received: Traffic,
-    /// What has left again.
+    /// Retransmissions.
     pub repeats: Repeats,
-    /// Packets of this side that were found to be lost (LINK-6): those that carried something to be acknowledged.
+    /// Packets of this side that were lost (LINK-6): only those that carried something to be
+    /// acknowledged.
     pub lost: u64,
     /// Packets of the other side that had no effect.
     pub dropped: Drops,
@@ -124,25 +126,25 @@ impl AddAssign for Counters {
     }
 }
 
-/// A link as it stands.
+/// The current state of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkStats {
-    /// What has happened on it.
+    /// The counters.
     pub counters: Counters,
-    /// The round trip, smoothed, and how far it varies (LINK-7); none before anything is known of it.
+    /// The smoothed round-trip time and its variation (LINK-7); `None` without an estimate.
     pub rtt: Option<(Duration, Duration)>,
-    /// How long is waited for the other side before something leaves again.
+    /// The retransmission timeout.
     pub timeout: Duration,
-    /// Of the packets sent to this side lately, the share that did not come, in 1/1024 (LINK-19).
+    /// The recent loss rate of packets sent to this side, in 1/1024 (LINK-19).
     pub loss: u32,
-    /// The largest datagram that the path is known, or taken, to carry, in bytes.
+    /// The largest datagram that the path is known, or assumed, to carry, in bytes.
     pub datagram: usize,
-    /// What is small leaves twice at present.
+    /// Small packets are currently sent twice.
     pub is_redundant: bool,
 }
 
 impl Link {
-    /// What has happened on the link, and what it knows of its path.
+    /// Returns the counters and the path estimates.
     pub fn stats(&self) -> LinkStats {
         LinkStats {
             counters: self.counters(),
@@ -154,7 +156,7 @@ impl Link {
         }
     }
 
-    /// What has happened on the link.
+    /// Returns the counters.
     pub fn counters(&self) -> Counters {
         Counters {
             repeats: self.queue.repeats,

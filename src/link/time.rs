@@ -1,12 +1,12 @@
-//! The link's clock: moments on a line that begins wherever the caller likes. Handed in, never asked
-//! for, so that whatever happens on a real network can be played again.
+//! The link's clock: times since any origin that the caller chooses. The caller passes them in, so
+//! that any run on a real network can be replayed.
 
 use core::{
     ops::{Add, Sub},
     time::Duration,
 };
 
-/// A moment, in microseconds since the caller's origin.
+/// A time, in microseconds since the caller's origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
@@ -30,7 +30,7 @@ impl Sub for Time {
     }
 }
 
-/// The earlier of two moments that may not be set.
+/// The earlier of two optional times.
 pub(crate) fn earliest(a: Option<Time>, b: Option<Time>) -> Option<Time> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),

@@ -7,26 +7,27 @@ use super::{
 };
 use crate::wire::{MessageId, RequestId};
 
-/// What a link waits for.
+/// A timer of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
-    /// Something of the retransmission queue leaves again, or a request's deadline is over (LINK-8).
+    /// An item of the retransmission queue is sent again, or a request's deadline has passed
+    /// (LINK-8).
     Retransmit,
-    /// A packet that was overtaken counts as lost (LINK-6).
+    /// A packet that a later one has overtaken counts as lost (LINK-6).
     Loss,
-    /// Nothing was heard of fragments and backlog on their way (LINK-14).
+    /// Nothing was heard of fragments and backlog in flight (LINK-14).
     Paced,
-    /// The pace lets another fragment leave (LINK-14).
+    /// The pace allows another fragment (LINK-14).
     Pace,
-    /// A limit lets something leave again (LINK-20).
+    /// The rate limit allows sending again (LINK-20).
     Limit,
     /// An acknowledgement is owed (LINK-5).
     Acknowledge,
-    /// Requests are in work for so long that their arrival is acknowledged (LINK-5).
+    /// Requests have been in work for so long that their arrival is acknowledged (LINK-5).
     Work,
-    /// A message of which nothing more comes is forgotten (LINK-13).
+    /// An incomplete message without further fragments is forgotten (LINK-13).
     Reassembly,
-    /// The silence has lasted for long enough (LINK-17).
+    /// The silence has lasted long enough for a keepalive (LINK-17).
     Keepalive,
 }
 
@@ -60,11 +61,12 @@ impl Timer {
 }
 
 impl Link {
-    /// When a timer is due, if it runs.
+    /// Returns when a timer is due, if it runs.
     pub(super) fn due(&self, timer: Timer) -> Option<Time> {
-        // What is held back cannot leave before, whenever it is due.
+        // A packet delayed by the rate limit cannot be sent earlier, even if it is due.
         let unless_held = |due: Time| self.held_back.map_or(due, |until| due.max(until));
-        // Towards an unproven address an acknowledgement only rides on what leaves anyway, and nothing is paced.
+        // To an unproven address an acknowledgement is only sent with another packet, and nothing
+        // is paced.
         let is_ready = self.is_open() && self.is_proven();
         match timer {
             Timer::Retransmit => self.queue.timeout(),
@@ -82,14 +84,14 @@ impl Link {
         }
     }
 
-    /// A timer is due.
+    /// Handles a timer that is due.
     fn fire(&mut self, now: Time, timer: Timer) {
         trace(self.trace_id, || Trace::TimerExpired {
             timer: timer.name(),
         });
         match timer {
             Timer::Retransmit => {
-                // What it left in, or else its own length.
+                // The length of its packet, or else its own length.
                 let len = |one: &Entry| self.sent.len_with(one.item).unwrap_or(one.len());
                 if let Some(smallest) = self.queue.due(now).map(len).min() {
                     self.path.whole_timed_out(now, smallest);
@@ -104,7 +106,7 @@ impl Link {
                 }
             }
             Timer::Paced => self.paced_timed_out(now),
-            // What may leave now is asked for (`poll_transmit`).
+            // `poll_transmit` returns the packets that may be sent now.
             Timer::Pace | Timer::Limit | Timer::Acknowledge => {}
             Timer::Work => {
                 self.work_due = None;
@@ -126,7 +128,7 @@ impl Link {
         self.events.push_back(Event::Expired { number: id });
     }
 
-    /// Lets time pass.
+    /// Advances time to `now` and handles the timers that are due.
     pub fn handle_timeout(&mut self, now: Time) {
         let is_open = self.is_open();
         if let Some(keepalive) = self.keepalive.as_mut().filter(|_| is_open) {
@@ -141,7 +143,7 @@ impl Link {
         self.check();
     }
 
-    /// When [`Link::handle_timeout`] wants to be called next.
+    /// Returns when [`Link::handle_timeout`] must be called next.
     pub fn poll_timeout(&self) -> Option<Time> {
         if self.is_closed() {
             return None;

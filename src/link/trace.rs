@@ -1,6 +1,7 @@
-//! What happens on a link, step by step, for whoever looks for the cause of something: one event of `tracing` each, with
-//! the feature `tracing`, under the target [`TARGET`] and at the level TRACE. They have the names that qlog gives them
-//! (draft-ietf-quic-qlog-quic-events) where it has one. What a message says is in none of them.
+//! Link tracing for diagnosis: one `tracing` event for each step, with the feature `tracing`, under
+//! the target [`TARGET`] and at the level TRACE. Events have their qlog names
+//! (draft-ietf-quic-qlog-quic-events) where qlog defines one. No event contains the contents of
+//! messages.
 
 use core::{fmt, net::SocketAddr, time::Duration};
 
@@ -11,7 +12,7 @@ use crate::wire::{AckFrame, Frame, Frames, MessageId, PacketNumber};
 /// The target of all these events.
 pub const TARGET: &str = "merpati::trace";
 
-/// Names a link in its events.
+/// Identifies a link in its events.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TraceId {
     #[cfg(feature = "tracing")]
@@ -19,7 +20,7 @@ pub(crate) struct TraceId {
 }
 
 impl TraceId {
-    /// The link of that number at its endpoint.
+    /// Creates the id of the link with that number at its endpoint.
     #[cfg_attr(
         not(feature = "tracing"),
         expect(unused_variables, reason = "nobody looks")
@@ -32,57 +33,57 @@ impl TraceId {
     }
 }
 
-/// Something that has happened on a link. Lengths are in bytes, and those of packets are UDP payload.
+/// An event of a link. Lengths are in bytes, and those of packets are UDP payload.
 #[derive(Clone, Copy)]
 pub(crate) enum Trace<'a> {
-    /// It begins.
+    /// The link begins.
     Started {
         /// This side has opened it; else the other side has.
         is_ours: bool,
-        /// Where the other side is, where that is known.
+        /// The other side's address, if known.
         remote: Option<&'a dyn fmt::Display>,
     },
-    /// What travels in the first message of its handshake is put together.
+    /// The payload of its handshake's first message is assembled.
     Early {
-        /// What that is.
+        /// The frames of that payload.
         frames: FrameList<'a>,
     },
-    /// One of a handshake's packets has left or come.
+    /// A handshake packet was sent or received.
     Handshake {
-        /// It has left; else it has come.
+        /// It was sent; else it was received.
         is_sent: bool,
         /// `init`, `accept`, `retry`, `resume`, `resumed` or `reset`.
         packet: &'static str,
         /// Its length.
         bytes: usize,
-        /// What is in it, where that is not what [`Trace::Early`] has told.
+        /// Its frames, unless [`Trace::Early`] has reported them.
         frames: Option<FrameList<'a>>,
-        /// When it leaves again, should nothing come.
+        /// The wait before it is sent again, if nothing arrives.
         again: Option<Duration>,
     },
-    /// A packet has left.
+    /// A packet was sent.
     Sent {
         /// Its number.
         number: PacketNumber,
         /// Its length.
         bytes: usize,
-        /// What is in it.
+        /// Its frames.
         frames: FrameList<'a>,
     },
-    /// A packet has come that is genuine and new.
+    /// An authentic and new packet was received.
     ReceivedPackets {
         /// Its number.
         number: PacketNumber,
         /// Its length.
         bytes: usize,
-        /// What is in it.
+        /// Its frames.
         frames: FrameList<'a>,
     },
-    /// A packet has come and had no effect.
+    /// A packet was received and had no effect.
     Dropped {
         /// Its length.
         bytes: usize,
-        /// Why.
+        /// The reason.
         reason: &'static str,
     },
     /// A packet of this side counts as lost (LINK-6).
@@ -92,47 +93,47 @@ pub(crate) enum Trace<'a> {
         /// Its length.
         bytes: usize,
     },
-    /// A round trip was measured; what is known of the path by now.
+    /// A round-trip time was sampled; the current path estimates.
     Metrics(Metrics),
-    /// A timer was due.
+    /// A timer has expired.
     TimerExpired {
         /// Its name.
         timer: &'static str,
     },
-    /// The other side is at another address than before, or that is known now.
+    /// The other side has moved to another address, or its address has become known.
     Moved {
-        /// It is there.
+        /// The new address.
         remote: &'a dyn fmt::Display,
     },
-    /// It is opened anew by this side: packet numbers begin again.
+    /// This side has reopened the link: packet numbers restart.
     Restarted,
-    /// It has ended.
+    /// The link has ended.
     Ended {
-        /// What the other side was told, or has told; none where nothing was said.
+        /// The reason sent or received; `None` if there was none.
         reason: Option<&'static str>,
     },
 }
 
-/// What is known of a path.
+/// The path estimates.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Metrics {
-    /// What was measured.
+    /// The latest sample.
     pub latest: Duration,
-    /// The round trip, smoothed.
+    /// The smoothed round-trip time.
     pub smoothed: Duration,
-    /// How far it varies.
+    /// The variation of the round-trip time.
     pub variation: Duration,
-    /// How long is waited before something leaves again.
+    /// The retransmission timeout.
     pub timeout: Duration,
-    /// Of the other side's packets, the share that did not come lately, in 1/1024.
+    /// The recent loss rate of the other side's packets, in 1/1024.
     pub loss: u32,
-    /// The largest datagram that the path is taken to carry.
+    /// The largest datagram that the path is assumed to carry.
     pub datagram: usize,
-    /// What is small leaves twice at present.
+    /// Small packets are currently sent twice.
     pub is_redundant: bool,
 }
 
-/// The frames of a packet, each as its kind, its number and its length, as in `ack 7, request 3 (38)`.
+/// The frames of a packet, each as its kind, number and length, as in `ack 7, request 3 (38)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FrameList<'a>(pub &'a [u8]);
 
@@ -190,7 +191,7 @@ fn write_frame(f: &mut fmt::Formatter<'_>, frame: &Frame<'_>) -> fmt::Result {
     }
 }
 
-/// The numbers that it acknowledges, as ranges from the largest on: `ack 9 5-7 (25 ms)`.
+/// Writes the acknowledged numbers as ranges in descending order: `ack 9 5-7 (25 ms)`.
 fn write_ack(f: &mut fmt::Formatter<'_>, ack: &AckFrame) -> fmt::Result {
     f.write_str("ack")?;
     let covers = |number| ack.covers(PacketNumber(number));
@@ -213,12 +214,12 @@ fn write_ack(f: &mut fmt::Formatter<'_>, ack: &AckFrame) -> fmt::Result {
     Ok(())
 }
 
-/// Tells of a link's event; `what` is asked for it only where somebody listens.
+/// Reports a link's event; `what` is only called if a subscriber listens.
 #[cfg(not(feature = "tracing"))]
 #[inline(always)]
 pub(crate) fn trace<'a>(_: TraceId, _: impl FnOnce() -> Trace<'a>) {}
 
-/// Tells of a link's event; `what` is asked for it only where somebody listens.
+/// Reports a link's event; `what` is only called if a subscriber listens.
 #[cfg(feature = "tracing")]
 #[inline]
 pub(crate) fn trace<'a>(link: TraceId, what: impl FnOnce() -> Trace<'a>) {
@@ -227,14 +228,14 @@ pub(crate) fn trace<'a>(link: TraceId, what: impl FnOnce() -> Trace<'a>) {
     }
 }
 
-/// Tells what the first message of a link's handshake carries.
+/// Reports what the first message of a link's handshake carries.
 pub(super) fn trace_early(link: TraceId, payload: &[u8]) {
     trace(link, || Trace::Early {
         frames: FrameList(payload),
     });
 }
 
-/// Tells that a datagram came that has no effect, and is of no link that is known here.
+/// Reports a received datagram that has no effect and belongs to no known link.
 #[cfg_attr(
     not(feature = "tracing"),
     expect(unused_variables, reason = "nobody listens")
@@ -247,7 +248,7 @@ pub(crate) fn trace_stray(remote: &SocketAddr, bytes: usize, reason: &'static st
     }
 }
 
-/// Tells that a datagram has left that belongs to no link.
+/// Reports a sent datagram that belongs to no link.
 #[cfg_attr(
     not(feature = "tracing"),
     expect(unused_variables, reason = "nobody listens")
@@ -262,7 +263,8 @@ pub(crate) fn trace_answer(remote: &SocketAddr, datagram: &[u8]) {
     }
 }
 
-/// An address that is one: a client's endpoint knows none (`path_updated` does).
+/// Returns an address if it is specified: a client's endpoint does not know its own (`path_updated`
+/// reports it).
 #[cfg(feature = "tracing")]
 fn known(remote: &SocketAddr) -> Option<&SocketAddr> {
     Some(remote).filter(|remote| !remote.ip().is_unspecified())

@@ -1,9 +1,10 @@
-//! Where the other side is, and how much may go there before that is proven (LINK-11, LINK-18).
+//! Path validation: the other side's address, and how much may be sent there before it is proven
+//! (LINK-11, LINK-18).
 
 use super::{Item, Keys, Link, Queue, State};
 use crate::wire::PacketNumber;
 
-/// So many times what has come from an address that is to be proven may go there (RFC 9000 §8.1).
+/// An unproven address may be sent this many times the bytes received from it (RFC 9000 §8.1).
 const PATH_CREDIT: usize = 3;
 
 impl Link {
@@ -17,8 +18,9 @@ impl Link {
         self.received.largest()
     }
 
-    /// The other side has shown up at another address with `bytes`; `data` is what it has to return to prove
-    /// that it is there. Until then it is sent no more than three times what comes from there (LINK-18).
+    /// Notes that `bytes` bytes came from another address. The other side must return `data` to
+    /// prove that address. Until then at most three times the bytes received from there are sent
+    /// (LINK-18).
     pub fn path_moved(&mut self, bytes: usize, data: [u8; 8]) {
         self.credit = Some(0);
         self.doubt_path(data);
@@ -26,13 +28,13 @@ impl Link {
         self.queue.moved();
     }
 
-    /// Nothing that comes proves where the other side is but its return of `data`.
+    /// Doubts the other side's address: only the return of `data` proves it.
     pub fn doubt_path(&mut self, data: [u8; 8]) {
         self.has_moved = true;
         self.challenge(data);
     }
 
-    /// More has come from an address that is to be proven.
+    /// Notes more bytes from a new address that is not proven yet.
     pub fn path_heard(&mut self, bytes: usize) {
         if self.has_moved {
             self.add_credit(bytes.saturating_mul(PATH_CREDIT));
@@ -40,26 +42,26 @@ impl Link {
         }
     }
 
-    /// A sealed packet has come: whoever sent it has had the Accept.
+    /// Handles a sealed packet: its sender has received the Accept.
     pub const fn show_path(&mut self) {
         if !self.has_moved && matches!(self.state, State::Open(Keys::Sealed(_))) {
             self.credit = None;
         }
     }
 
-    /// The other side is at an address that is proven.
+    /// Marks the other side's address as proven.
     pub fn path_proven(&mut self) {
         self.has_moved = false;
         self.credit = None;
         self.queue.remove(Item::Challenge);
     }
 
-    /// True while the other side is at an address that is not proven again.
+    /// True while the other side is at a new address that is not proven yet.
     pub const fn has_moved(&self) -> bool {
         self.has_moved
     }
 
-    /// More bytes have come from an address that is not proven yet.
+    /// Adds credit for bytes from an unproven address.
     pub const fn add_credit(&mut self, bytes: usize) {
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_add(bytes);
@@ -68,7 +70,8 @@ impl Link {
 }
 
 impl Queue {
-    /// The other side is elsewhere: what is on its way went to where it was, so that nothing will be heard of it.
+    /// Handles a move of the other side: the packets in flight went to its old address, so no
+    /// acknowledgement will arrive.
     fn moved(&mut self) {
         for entry in &mut self.entries {
             let is_timed = entry.attempts.again().is_some();

@@ -62,7 +62,7 @@ impl<S: Store> Realm<S> {
         self.open_session(work, username).await
     }
 
-    /// ACC-6: whether anybody may register, or who has the code.
+    /// ACC-6: refuses a registration if it is closed, or if the code is wrong.
     fn check_code(&self, work: &Work<'_>) -> Result<(), Failure> {
         let given = work.request.options.code;
         match &self.own.registration {
@@ -75,8 +75,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// ACC-3: an unknown user and a wrong password are told apart neither by the answer nor by the
-    /// time it takes.
+    /// Logs a user in. ACC-3: neither the answer nor its timing tells an unknown user from a wrong
+    /// password.
     pub(super) async fn auth(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
         let Command::Auth {
             username, password, ..
@@ -85,7 +85,7 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::Internal.into());
         };
         let key = records::account(username);
-        // Should the password change meanwhile, this one is compared with the new one.
+        // If the password changes meanwhile, this one is compared with the new one.
         let found = self.noted::<AccountRecord>(&mut work.batch, &key).await?;
         let kept = found.as_ref().map(|(account, _)| account.password.clone());
         if work.hashed.compared.is_none() {
@@ -120,7 +120,8 @@ impl<S: Store> Realm<S> {
         if work.hashed.compared.is_none() {
             self.limiter.login(work.caller)?;
         }
-        // Who is logged in is counted apart: nobody else keeps them from changing the password.
+        // Users that are logged in are counted separately: nobody else can keep them from changing
+        // the password.
         let guess = Guess::LoginFrom(current.user, current.hash);
         let guess = (work.caller.now, &guess);
         if !self.compare(guess, &old, kept, &mut work.hashed).await? {
@@ -128,7 +129,7 @@ impl<S: Store> Realm<S> {
         }
         account.password = self.hashed(&new, &mut work.hashed).await?;
         work.batch.put(key, account.to_value()?);
-        // Whoever knew the old password is out (ACC-4).
+        // All other sessions end, so that nobody stays logged in with the old password (ACC-4).
         let mut others = self.sessions_of(&mut work.batch, current.user).await?;
         others.retain(|session| session.hash != current.hash);
         work.affected = Some(current.user);
@@ -149,7 +150,7 @@ impl<S: Store> Realm<S> {
         Ok(made)
     }
 
-    /// True when `password` is the one that was kept. Whoever guesses waits ever longer (ACC-5).
+    /// True if `password` is the stored one. Each wrong guess makes the next wait longer (ACC-5).
     pub(super) async fn compare(
         &self,
         (now, guess): (Moment, &Guess),

@@ -74,13 +74,13 @@ impl<S: Store> Realm<S> {
             .begin_peer(&mut work.batch, of, place, (src_address, src_port))
             .await?;
         peer.record.added = true;
-        // The same however often it is decided about: the other realm is told it.
+        // The number stays the same in each decision, because the other realm is told it.
         peer.record.number = *work.drawn.get_or_insert(peer.record.number);
         let said = match self.introduced_first(work, &mut peer) {
             Ok(said) => said,
             Err(question) => return Ok(Decided::Ask(question)),
         };
-        // It may know this realm from before: nobody joins before the two agree about the peering.
+        // It may know this realm from before: no user joins before the two agree on the peering.
         peer.record.apart = !peer.record.introduced;
         let answer = self.added(&peer, said.as_ref())?;
         self.put_new_peer(&peer, &mut work.batch).await?;
@@ -94,7 +94,7 @@ impl<S: Store> Realm<S> {
         Ok(Decided::Answer(answer))
     }
 
-    /// A realm that has introduced itself is wanted by an operator, too.
+    /// Marks a realm that has introduced itself as added by an operator.
     fn want(
         work: &mut Work<'_>,
         known: Peer,
@@ -104,7 +104,8 @@ impl<S: Store> Realm<S> {
         if known.record.added {
             return Err(ErrorCode::RealmExists.into());
         }
-        // Who has introduced itself under that name is not for that reason who is meant.
+        // A realm that introduced itself under that name need not be the one that the operator
+        // means.
         let meant = match work.request.options.key {
             Some(key) => Some(PublicKey(key)),
             None => match work.who(address.0, port.0) {
@@ -116,7 +117,8 @@ impl<S: Store> Realm<S> {
         if meant != known.key() {
             return Err(ErrorCode::RealmExists.into());
         }
-        // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
+        // It has introduced itself, perhaps because of this very command, and is now added here
+        // too.
         let realm = known.realm;
         let record = PeerRecord {
             claimed: None,
@@ -138,37 +140,39 @@ impl<S: Store> Realm<S> {
         Ok(Decided::Answer(Answer::Done))
     }
 
-    /// What an operator is told who has added a peer: that it has accepted, or that it is asked again until it does.
+    /// Returns the answer to an operator that has added a peer: it has accepted, or it is asked
+    /// again until it does.
     fn added(&self, peer: &Peer, said: Option<&Answer>) -> Result<Answer, Failure> {
         Ok(match said {
             Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
                 return Err((*refusal).into());
             }
-            // It has not listed us yet.
+            // It has not listed this realm yet.
             Some(Answer::Refused(refusal)) => {
                 tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
                 self.network.refused(peer.realm, refusal.code);
                 Answer::Sent(Sent::Queued)
             }
-            // It does not answer, or does not agree about the peering yet.
+            // It does not answer, or does not agree on the peering yet.
             Some(_) | None => Answer::Sent(Sent::Queued),
         })
     }
 
-    /// What another realm has answered to the introduction by which it is to become a peer, and what that says of the peering; or what it is to
-    /// be asked first.
+    /// Returns another realm's answer to the introduction by which it becomes a peer, and what it
+    /// says about the peering; or the question that must be asked first.
     fn introduced_first(
         &self,
         work: &Work<'_>,
         peer: &mut Peer,
     ) -> Result<Option<Answer>, Question> {
         let mut said = None;
-        // Once more where the other knows this realm from before: it is to hear that its number is known.
+        // Introduced once more if the other knows this realm from before: it must hear that its
+        // number is known.
         for _ in 0..=NUMBERS_TOLD {
             said = work.answer_of(peer, self.own.introduction(peer, true))?;
             if said == Some(Answer::Refused(ErrorCode::Unsupported.into())) {
-                // It is of a release from before there were numbers.
+                // Its release is older than peering numbers.
                 said = work.answer_of(peer, self.own.introduction(peer, false))?;
             }
             let Some(numbered) = said.as_ref().and_then(Numbered::of) else {

@@ -1,7 +1,9 @@
-//! Commands that depend on what another realm says (PEER-1, PEER-8, PEER-9): they read, ask, and only then decide and write.
+//! Commands that depend on another realm's answer (PEER-1, PEER-8, PEER-9): they read, ask, and
+//! then decide and write.
 //!
-//! Nobody is asked in the middle of a decision. A command that needs an answer first says what it asks, and is decided once more when that has
-//! come. It is committed only where nothing has changed meanwhile that it had relied on before it asked; else it asks again.
+//! No decision waits for an answer. A command that needs one returns the question, and is decided
+//! again when the answer has come. It is committed only if the values that it relied on before it
+//! asked have not changed; otherwise it asks again.
 
 use super::{Failure, Realm, Work, peers::Peer};
 use crate::{
@@ -11,26 +13,26 @@ use crate::{
     wire::{Answer, ErrorCode, Refusal},
 };
 
-/// What comes of deciding about a command.
+/// The result of deciding a command.
 #[derive(Debug)]
 pub(super) enum Decided {
-    /// Its answer, once what is to be written is.
+    /// The command's answer, valid after the commit.
     Answer(Answer),
-    /// Another realm is to be asked first.
+    /// Another realm must be asked first.
     Ask(Question),
 }
 
-/// What another realm is asked.
+/// A question to another realm.
 #[derive(Debug)]
 pub(super) enum Question {
-    /// Who is at a host and port?
+    /// Asks for the key of the realm at a host and port.
     Who(String, u16),
     /// A request to a peer, in its bytes on the wire.
     Peer(Box<Peer>, Vec<u8>),
 }
 
 impl Question {
-    /// True when the same was asked of the same.
+    /// True if both ask the same of the same realm.
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Who(host, port), Self::Who(asked_host, asked_port)) => {
@@ -45,14 +47,14 @@ impl Question {
     }
 }
 
-/// What another realm has said.
+/// Another realm's answer.
 #[derive(Debug)]
 enum Said {
     Who(Option<PublicKey>),
     Peer(Option<Answer>),
 }
 
-/// What a command has asked, and what it had relied on before.
+/// A question that a command has asked, its answer, and the values that it relied on before.
 #[derive(Debug)]
 pub(super) struct Asked {
     question: Question,
@@ -61,7 +63,8 @@ pub(super) struct Asked {
 }
 
 impl Work<'_> {
-    /// Decides (once more): by what was relied on before another realm was asked, if it was.
+    /// Begins a decision. If another realm was asked, the batch begins with the values that the
+    /// command relied on before.
     pub(super) fn begin(&mut self) {
         self.batch = self
             .asked
@@ -69,7 +72,7 @@ impl Work<'_> {
             .map_or_else(Batch::new, |asked| asked.relied.clone());
     }
 
-    /// What was said may not be so any more: it is asked again.
+    /// Discards the answers, which may be outdated, so that the questions are asked again.
     pub(super) fn forget_answers(&mut self) {
         self.asked.clear();
     }
@@ -79,7 +82,8 @@ impl Work<'_> {
         asked.map(|asked| &asked.said)
     }
 
-    /// Who is at an address, as far as that was asked; else the question.
+    /// Returns the key of the realm at an address, if that was asked; otherwise the question as an
+    /// error.
     pub(super) fn who(&self, host: &str, port: u16) -> Result<Option<PublicKey>, Question> {
         let question = Question::Who(host.into(), port);
         match self.said(&question) {
@@ -88,7 +92,8 @@ impl Work<'_> {
         }
     }
 
-    /// What a peer has answered, as far as it was asked; else the question. None when it is silent.
+    /// Returns a peer's answer, if it was asked; otherwise the question as an error. `None` means
+    /// that the peer was silent.
     pub(super) fn answer_of(
         &self,
         peer: &Peer,
@@ -103,7 +108,8 @@ impl Work<'_> {
 }
 
 impl<S: Store> Realm<S> {
-    /// Asks another realm, and keeps what it says for the command, with what the command has relied on so far.
+    /// Asks another realm. Stores its answer for the command, with the values that the command has
+    /// relied on so far.
     pub(super) async fn ask_first(&self, work: &mut Work<'_>, question: Question) {
         let mut relied = core::mem::take(&mut work.batch);
         relied.changes.clear();
@@ -127,7 +133,7 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// What a peer's answer means to a client of this realm.
+/// Returns what a peer's answer means to a client of this realm.
 fn understood(answer: &[u8]) -> Answer {
     let internal = || Answer::Refused(ErrorCode::Internal.into());
     match Answer::parse(answer) {
@@ -139,13 +145,17 @@ fn understood(answer: &[u8]) -> Answer {
     }
 }
 
-/// What a user of this realm is told of a peer's refusal (PEER-6). Their client takes what is said of sessions, passwords and numbers
-/// for the word of its own realm and acts on it, so a peer has no say in these: none.
+/// Returns the refusal that a user of this realm gets for a peer's refusal (PEER-6), or `None` if
+/// it is not passed on.
+///
+/// The user's client takes a refusal about sessions, passwords or numbers as its own realm's and
+/// acts on it, so a peer's refusals of these kinds are not passed on.
 pub fn refusal_of_peer(refusal: Refusal) -> Option<Refusal> {
     let detail = match refusal.code {
         _ if is_planted(Fault::PassRefusalsOn) => refusal.detail,
         ErrorCode::TooLarge | ErrorCode::Busy | ErrorCode::RateLimited => refusal.detail,
-        ErrorCode::NoSuchUser
+        ErrorCode::BadRequest
+        | ErrorCode::NoSuchUser
         | ErrorCode::NoSuchGroup
         | ErrorCode::WrongPassword
         | ErrorCode::NotAMember
@@ -157,8 +167,7 @@ pub fn refusal_of_peer(refusal: Refusal) -> Option<Refusal> {
         | ErrorCode::NotPermitted
         | ErrorCode::Banned
         | ErrorCode::Expired => None,
-        ErrorCode::BadRequest
-        | ErrorCode::BadCredentials
+        ErrorCode::BadCredentials
         | ErrorCode::NoSession
         | ErrorCode::UsernameTaken
         | ErrorCode::GroupExists
@@ -179,7 +188,7 @@ pub fn refusal_of_peer(refusal: Refusal) -> Option<Refusal> {
     })
 }
 
-/// The answer of a peer that has to be there.
+/// Returns the answer of a peer whose answer is required.
 pub(super) fn needed(answer: Option<Answer>) -> Result<Answer, Failure> {
     answer.ok_or(ErrorCode::RealmUnreachable.into())
 }

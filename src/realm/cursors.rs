@@ -1,5 +1,5 @@
-//! Cursors (READ-2, READ-3, READ-7, READ-8): how far each device has confirmed each mailbox, and how far any device of
-//! the user has.
+//! Cursors (READ-2, READ-3, READ-7, READ-8): the position up to which each device has confirmed
+//! each mailbox, and the same for any device of the user.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +18,15 @@ use crate::{
     wire::{ErrorCode, Username},
 };
 
-/// Cursors that are listed at once.
+/// The number of cursors that are listed at once.
 const CURSORS_AT_ONCE: usize = 1000;
-/// Cursors of one user that a new device takes over, besides those of the mailboxes that the user has, and of one device that go
-/// with its last session. What is left of a longer list hides nothing: a cursor only grows.
+/// The most cursors of one user that a new device takes over, besides those of the user's present
+/// mailboxes; and the most cursors of one device that are removed with its last session. The rest
+/// of a longer list hides no entry, because a cursor only grows.
 const CURSORS_MAX: usize = 10_000;
 
 impl<S: Store> Realm<S> {
-    /// Where a device's reading begins when it does not say (READ-2): after what it has confirmed.
+    /// Returns where a device's reading begins by default (READ-2): after the confirmed entries.
     pub(super) async fn confirmed(
         &self,
         user: Username,
@@ -43,12 +44,13 @@ impl<S: Store> Realm<S> {
         if self.record::<LinkedRecord>(&linked).await?.is_some() {
             return Ok(place.floor);
         }
-        // Its session was opened before devices had cursors from their first day on.
+        // Its session was opened by a release in which devices had no cursors of their own from the
+        // start.
         let any = self.any_cursor(user, place).await?;
         Ok(any.max(place.floor))
     }
 
-    /// Up to where any device of the user has confirmed a mailbox.
+    /// Returns the position up to which any device of the user has confirmed a mailbox.
     pub(super) async fn any_cursor(
         &self,
         user: Username,
@@ -59,8 +61,8 @@ impl<S: Store> Realm<S> {
         Ok(found.map_or(0, |(cursor, _)| cursor.position))
     }
 
-    /// Up to where entries are marked as read (READ-8): what any device of the user has confirmed, if that is more than
-    /// this one has. 0 where nothing is marked.
+    /// Returns the position up to which entries are marked as read (READ-8): what any device of the
+    /// user has confirmed, if that is more than this device has. 0 if nothing is marked.
     pub(super) async fn read_elsewhere(
         &self,
         user: Username,
@@ -75,8 +77,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Confirms that a device has everything up to `position`, which only ever grows. A position that no entry has
-    /// confirms nothing: it would hide what is still to come (READ-3).
+    /// Confirms that a device has everything up to `position`. A cursor only grows. A position
+    /// without an entry confirms nothing: it would hide entries that are still to come (READ-3).
     pub(super) async fn confirm(
         &self,
         current: &Current,
@@ -119,13 +121,14 @@ impl<S: Store> Realm<S> {
             current.rely_on(&mut batch);
             match self.commit(batch).await {
                 Ok(Outcome::Durable) => return Ok(()),
-                // Another command of the device has confirmed something, or touched the session.
+                // Another command of the device has confirmed entries or touched the session.
                 Ok(Outcome::Conflict) => {
                     let key = records::session(&current.hash);
                     let found = self.record(&key).await?;
                     (current.record, current.version) = found.ok_or(ErrorCode::NoSession)?;
                 }
-                // A full disk must not keep anybody from reading: the reader confirms again with its next read.
+                // A full disk must not keep anybody from reading. The reader confirms again with
+                // its next read.
                 Err(Failure::Refused(_)) => return Ok(()),
                 Err(failure) => return Err(failure),
             }
@@ -133,7 +136,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// True when the entry at a position was there and is not kept any more.
+    /// True if the entry at a position existed and is not kept any more.
     async fn is_gone(&self, place: &MailboxLog, position: u64) -> Result<bool, Failure> {
         let one = PageLimit {
             entries: 1,
@@ -146,8 +149,9 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Adds to `batch` that a device begins to read a user's mailboxes: from its first day on after what any device of
-    /// the user has confirmed by then, and later moved by nothing but what it confirms itself (READ-7).
+    /// Adds to `batch` that a device begins to read a user's mailboxes. Its cursors start after
+    /// what any device of the user has confirmed by then; later only its own confirms move them
+    /// (READ-7).
     pub(super) async fn link(
         &self,
         user: Username,
@@ -172,7 +176,7 @@ impl<S: Store> Realm<S> {
                 let Some(own) = records::own_cursor(user, owner, &key) else {
                     continue;
                 };
-                // What it has confirmed in a session of before stays its own.
+                // Its confirms from an earlier session stay.
                 if self.store.get(&own).await?.is_none() {
                     batch.put(own, cursor.value);
                 }
@@ -181,7 +185,8 @@ impl<S: Store> Realm<S> {
                 return Ok(());
             }
         }
-        // Of a longer list, those of the mailboxes that there are: the others are of groups that were left.
+        // Of a longer list, the cursors of the present mailboxes are used. The others are for
+        // groups that were left.
         let mut places = Vec::new();
         for (_, place) in self.mailboxes_of(user).await? {
             places.push(place);
@@ -201,8 +206,9 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Drops cursors that nothing depends on any more, among the next so many behind `after`: those of groups that have ended, and of copies
-    /// that are gone. One at or below the floor of its mailbox says nothing else than none does (READ-6). The last that was looked at.
+    /// Drops useless cursors among the next ones behind `after`: those of groups that have ended,
+    /// and of replicas that are gone. A cursor at or below the floor of its mailbox means the same
+    /// as none (READ-6). Returns the last cursor that was looked at.
     pub(super) async fn tidy_cursors(&self, after: Option<Key>) -> Result<Option<Key>, Failure> {
         let prefix = records::all_cursors();
         let found = self.next_readable(prefix, after, CURSORS_AT_ONCE).await?;
@@ -215,7 +221,7 @@ impl<S: Store> Realm<S> {
             let up_to = match useless.get(&log) {
                 Some(up_to) => *up_to,
                 None => {
-                    // What says nothing of one group keeps no cursor of another.
+                    // An unreadable record of one group does not keep the cursors of others.
                     let up_to = self.useless_up_to(&log).await.or_else(|failure| {
                         self.note("cursors", &failure);
                         match failure {
@@ -226,12 +232,12 @@ impl<S: Store> Realm<S> {
                     *useless.entry(log).or_insert(up_to)
                 }
             };
-            // What makes no sense is left to whoever needs it.
+            // A malformed one is left for the command that needs it.
             let cursor = CursorRecord::from_value(&found.value);
             if cursor.is_ok_and(|cursor| cursor.position <= up_to)
                 && self.is_linked(linked.as_ref()).await?
             {
-                // In a group that is made again meanwhile it may have been moved on.
+                // If the group was made again meanwhile, the cursor may have moved.
                 batch
                     .expect(key.clone(), Expected::At(found.version))
                     .delete(key.clone());
@@ -243,7 +249,8 @@ impl<S: Store> Realm<S> {
         Ok(found.last().map(|(key, _)| key.clone()))
     }
 
-    /// False for a device that is not known to have cursors of its own: without one, its reading begins where any other's does.
+    /// False if the device is not known to have its own cursors: then, without a cursor, its
+    /// reading begins where any other device's does.
     async fn is_linked(&self, linked: Option<&Key>) -> Result<bool, Failure> {
         Ok(match linked {
             Some(linked) => self.store.get(linked).await?.is_some(),
@@ -251,7 +258,7 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Up to which position a cursor of a group's log says nothing.
+    /// Returns the position up to which a cursor of a group's log is useless.
     async fn useless_up_to(&self, log: &Log) -> Result<u64, Failure> {
         let floor = match records::log_kind(log) {
             Some(LogKind::Group(name, number)) => {
@@ -270,7 +277,7 @@ impl<S: Store> Realm<S> {
         Ok(floor.unwrap_or(u64::MAX))
     }
 
-    /// Adds to `batch` that a device has no session of the user any more: its cursors go.
+    /// Adds to `batch` that a device has no session of the user any more, and removes its cursors.
     pub(super) async fn unlink(
         &self,
         user: Username,

@@ -1,8 +1,8 @@
-//! Which operation numbers are used, and which are in work (EXACT-3, EXACT-4): for each owner the last so many, read
-//! from the store when they are first asked for.
+//! The operation numbers that are used or in use (EXACT-3, EXACT-4). For each owner it remembers
+//! the last [`WINDOW`] numbers, which are read from the store when they are first needed.
 //!
-//! Nobody else writes this realm's store, so what is remembered here is what stands there, and a fresh number needs no
-//! look-up. Who comes with a number that is in work already waits until that is over.
+//! Nobody else writes this realm's store, so memory and store agree, and a fresh number needs no
+//! look-up. A command with a number that is already in use waits until that use is over.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,12 +14,12 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 use super::records::{Owner, slot};
 use crate::faults::{Fault, is_planted};
 
-/// So many numbers up to the highest are told apart; older ones count as done (EXACT-3).
+/// The number of numbers up to the highest that are told apart. Older ones count as used (EXACT-3).
 pub const WINDOW: u64 = 256;
-/// Owners whose numbers are remembered; half of them are forgotten at once, those unused for longest. So are those
-/// unused for long.
+/// The most owners whose numbers are remembered. When there are more, the half that was unused for
+/// longest is dropped. Owners unused for long are dropped too.
 pub const OWNERS_MAX: usize = 1 << 16;
-/// Memory of one owner's numbers, in bytes, about.
+/// The approximate memory of one owner's numbers, in bytes.
 pub const OWNER_BYTES: usize = size_of::<(Owner, DedupWindow)>() + 2 * size_of::<Working>();
 
 const WORDS: usize = (WINDOW / 64) as usize;
@@ -28,14 +28,14 @@ const WORDS: usize = (WINDOW / 64) as usize;
 #[derive(Debug, Default)]
 struct DedupWindow {
     highest: u64,
-    /// By slots, which of the numbers up to the highest are used.
+    /// The used numbers up to the highest, as a bit per slot.
     used: [u64; WORDS],
     working: Vec<Working>,
-    /// It is not known how a commit has ended: the store has to be asked.
+    /// True if the result of a commit is unknown: the store must be read.
     is_stale: bool,
 }
 
-/// A number in work.
+/// A number in use by a running command.
 #[derive(Debug)]
 struct Working {
     number: u64,
@@ -56,7 +56,7 @@ impl DedupWindow {
         if self.is_old(number) {
             return;
         }
-        // What stood in the slots between belongs to numbers that are too old now.
+        // The slots in between held numbers that are too old now.
         for skipped in self.highest.max(number.saturating_sub(WINDOW)) + 1..=number {
             self.mark(skipped, false);
         }
@@ -64,7 +64,7 @@ impl DedupWindow {
         self.mark(number, true);
     }
 
-    /// Takes in what the store says is used.
+    /// Adds the used numbers that the store has.
     fn take_in(&mut self, numbers: impl Iterator<Item = u64>) {
         numbers.for_each(|number| self.note_used(number));
         self.is_stale = false;
@@ -78,18 +78,19 @@ impl DedupWindow {
     }
 }
 
-/// The word and the bit of a number.
+/// Returns the word and the bit of a number.
 const fn place(number: u64) -> (usize, u64) {
     let slot = slot(number);
     ((slot / 64) as usize, 1 << (slot % 64))
 }
 
-/// All windows that are remembered. What is used goes to the younger ones; the older ones go when those are many.
+/// All windows in memory, in a younger and an older generation. Used windows move to the younger
+/// one. The older one is dropped when there are many.
 #[derive(Debug, Default)]
 struct Table {
     young: HashMap<Owner, DedupWindow>,
     old: HashMap<Owner, DedupWindow>,
-    /// How often some have been forgotten.
+    /// How often windows have been dropped.
     forgotten: u64,
 }
 
@@ -104,9 +105,9 @@ impl Table {
         }
     }
 
-    /// The younger ones are the older ones now, and those are forgotten.
+    /// Makes the younger generation the older one, and drops the former older one.
     fn age(&mut self) {
-        // Those in work are what nothing else tells.
+        // Numbers in use are known nowhere else.
         let is_working = |window: &DedupWindow| !window.working.is_empty();
         let young = std::mem::take(&mut self.young);
         let (kept, aged) = young
@@ -124,18 +125,19 @@ impl Table {
 #[derive(Debug, Default)]
 pub struct DedupWindows(Mutex<Table>);
 
-/// Whose turn it is.
+/// The answer to a request for a number.
 #[derive(Debug)]
 pub enum Turn<'a> {
-    /// The number is new, and the caller's to use.
+    /// The number is new and reserved for the caller.
     New(Reservation<'a>),
-    /// It is used: the store has the answer.
+    /// The number is used: the store has the answer.
     Used,
-    /// It is too old to be told apart.
+    /// The number is too old to be told apart.
     Old,
-    /// It is in work, or what stands in its way is: try again then.
+    /// The number, or one that uses its slot, is in use: wait and try again.
     Wait(OwnedNotified),
-    /// What is used has to be read from the store first, and given to [`DedupWindows::fill`] with this.
+    /// The used numbers must be read from the store first, and passed to [`DedupWindows::fill`]
+    /// with this value.
     Unread(u64),
 }
 
@@ -144,19 +146,19 @@ impl DedupWindows {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets whose numbers nobody has used since this was called the last time but one.
+    /// Drops the owners that were not used since the last call but one.
     pub fn age(&self) {
         self.table().age();
     }
 
-    /// Asks for a number.
+    /// Requests a number.
     pub fn take(&self, owner: Owner, number: u64) -> Turn<'_> {
         let mut table = self.table();
         let table = &mut *table;
         let Some(window) = table.find(&owner).filter(|window| !window.is_stale) else {
             return Turn::Unread(table.forgotten);
         };
-        // One whose record would stand in the same place also has to end first.
+        // A number that uses the same record must also end first.
         let in_the_way = |working: &&mut Working| slot(working.number) == slot(number);
         if let Some(working) = window.working.iter_mut().find(in_the_way) {
             let ended = working.ended.get_or_insert_default();
@@ -181,7 +183,7 @@ impl DedupWindows {
         })
     }
 
-    /// The highest number used, if that is remembered.
+    /// Returns the highest used number, if it is in memory.
     pub fn highest(&self, owner: &Owner) -> Result<u64, u64> {
         let mut table = self.table();
         match table.find(owner).filter(|window| !window.is_stale) {
@@ -190,15 +192,15 @@ impl DedupWindows {
         }
     }
 
-    /// Takes in what the store says is used; `forgotten` is what [`Turn::Unread`] said.
+    /// Adds the used numbers that the store has. `forgotten` is the value of [`Turn::Unread`].
     pub fn fill(&self, owner: Owner, numbers: impl Iterator<Item = u64>, forgotten: u64) {
         let mut table = self.table();
         if table.forgotten != forgotten {
-            // What is here may have been used meanwhile, and forgotten again: read anew.
+            // The window may have been used and dropped meanwhile: it is read again.
             return;
         }
         match table.find(&owner) {
-            // What is known here is so, and may be newer: the store only adds to it.
+            // What is in memory is true and may be newer than the store's: only add to it.
             Some(known) => known.take_in(numbers),
             None => {
                 let mut fresh = DedupWindow::default();
@@ -209,7 +211,7 @@ impl DedupWindows {
     }
 }
 
-/// A number that is in work here and nowhere else.
+/// A number that is reserved for one command.
 #[derive(Debug)]
 pub struct Reservation<'a> {
     windows: &'a DedupWindows,
@@ -220,12 +222,13 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// What it does is being written: until [`Reservation::settle`] it is not known whether it stands.
+    /// Notes that its effect is being written: until [`Reservation::settle`] the result is unknown.
     pub const fn begin_commit(&mut self) {
         self.is_committing = true;
     }
 
-    /// It is known whether it stands; if so, whoever waits for the number has an answer from now on.
+    /// Notes whether the commit took effect. If so, commands that wait for the number get an
+    /// answer.
     pub fn settle(&mut self, stands: bool) {
         self.is_committing = false;
         if stands {
@@ -285,7 +288,7 @@ mod tests {
         }
     }
 
-    /// EXACT-3: against a naive model, over numbers that jump and come back.
+    /// EXACT-3: agrees with a naive model, over numbers that jump and come back.
     #[test]
     fn what_is_used_is_known_as_far_back_as_the_window_goes() {
         let windows = filled(&[]);
@@ -317,7 +320,8 @@ mod tests {
         }
     }
 
-    /// EXACT-1: of two who come with one number the second waits; so does one whose record would stand in its place.
+    /// EXACT-1: of two commands with one number the second waits. So does one whose record has the
+    /// same place.
     #[tokio::test]
     async fn a_number_in_work_is_waited_for() {
         let windows = filled(&[3]);
@@ -334,12 +338,12 @@ mod tests {
         drop(first);
         same.await;
         in_the_way.await;
-        // It has come to nothing: the next may try.
+        // The first has had no effect: the next may try.
         done(&windows, 5);
         assert!(matches!(windows.take(owner(1), 5), Turn::Used));
     }
 
-    /// EXACT-2: how a commit has ended is asked of the store, where nobody has been told.
+    /// EXACT-2: if nobody was told the result of a commit, the store is asked.
     #[test]
     fn a_commit_that_nobody_saw_the_end_of_makes_the_store_be_asked() {
         let windows = filled(&[3]);
@@ -355,7 +359,7 @@ mod tests {
             panic!("it is not known")
         };
         assert!(matches!(windows.take(owner(1), 6), Turn::Unread(_)));
-        // What was read before this stood does not undo it.
+        // A read from before this commit does not undo it.
         other.settle(true);
         windows.fill(owner(1), [3, 5].into_iter(), forgotten);
         assert!(matches!(windows.take(owner(1), 5), Turn::Used));
@@ -366,7 +370,8 @@ mod tests {
         }
     }
 
-    /// EXACT-4: those unused for longest are forgotten, but never one in work; and nothing that was read before counts.
+    /// EXACT-4: owners unused for longest are dropped, but never one with a number in use; and a
+    /// read from before is ignored.
     #[test]
     fn what_is_remembered_is_bounded() {
         let windows = filled(&[1]);
@@ -392,7 +397,7 @@ mod tests {
         assert!(matches!(windows.take(owner(1), 2), Turn::Wait(_)));
         windows.fill(owner(2), [9].into_iter(), before);
         assert!(matches!(windows.take(owner(2), 9), Turn::Unread(_)));
-        // So are those unused for long.
+        // Owners unused for long are dropped too.
         for _ in 0..2 {
             windows.age();
         }

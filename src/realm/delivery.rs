@@ -1,5 +1,5 @@
-//! Taking what waits for a peer to it, in order (PEER-5, PEER-6, PEER-14); what the peer says of a message is
-//! told to its sender.
+//! Delivers the messages that wait for a peer, in order (PEER-5, PEER-6, PEER-14), and tells the
+//! sender of each message the peer's verdict.
 
 use super::{
     Failure, Moment, Outcome, Realm,
@@ -19,54 +19,55 @@ use crate::{
     },
 };
 
-/// How long a message is worth being tried.
+/// How long delivery of a message is tried, in seconds.
 pub(super) const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
-/// How much of a message a notice repeats, in characters.
+/// How much of a message a notice quotes, in characters.
 const NOTICE_QUOTE_MAX: usize = 60;
 
-/// What is kept of a peer, and the message whose turn it is.
+/// A peer, and the next message in its queue.
 #[derive(Debug)]
 pub struct Glance {
     /// The peer.
     pub peer: Peer,
-    /// The message, if any waits. Where that cannot be read it is not an empty queue: what waits in it still waits.
+    /// The next message, if any waits. An unreadable queue is an error and not an empty queue: its
+    /// messages still wait.
     pub next: Result<Option<NextOutgoing>, Failure>,
 }
 
-/// The message whose turn it is.
+/// The next message in a peer's queue.
 #[derive(Debug)]
 pub struct NextOutgoing {
     /// The message.
     pub outgoing: Outgoing,
-    /// It has been given back to its sender before its turn (PEER-17).
+    /// True if it was returned to its sender before its turn (PEER-17).
     pub is_returned: bool,
-    /// Others wait behind it, as far as that was asked.
+    /// True if others wait behind it. False if the caller did not ask for this.
     pub has_more: bool,
 }
 
-/// What becomes of the message whose turn it is.
+/// What happens to the next message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settling {
-    /// It leaves the queue, and its sender is told this.
+    /// It leaves the queue, and its sender is told this answer.
     Told(Answer),
     /// It leaves the queue: its sender has been told.
     Returned,
-    /// It waits behind the others: the peer has promised not to deliver it.
+    /// It moves to the end of the queue: the peer has promised not to deliver it.
     Aside,
-    /// It waits behind the others: it is word of memberships, which is never given up.
+    /// It moves to the end of the queue: it is about memberships and is never given up.
     Back,
-    /// It waits behind the others, under another number.
+    /// It moves to the end of the queue, under another number.
     Anew,
 }
 
-/// What has come of writing something down.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// It is durable.
     Durable,
-    /// What it relied on is not so any more: nothing was written.
+    /// A value that it relied on has changed: nothing was written.
     Conflict,
-    /// This realm cannot read or write what it keeps.
+    /// This realm's store cannot be read or written.
     Failed,
 }
 
@@ -75,12 +76,12 @@ pub enum Written {
 pub struct Outgoing {
     position: u64,
     record: QueuedRecord,
-    /// The membership by which its sender was in the group that it is for, when it was looked at.
+    /// The membership of its sender in its group, as it was when this was read.
     membership: Option<u64>,
 }
 
 impl Outgoing {
-    /// Reads what stands at a place of a queue.
+    /// Reads an entry of a queue.
     pub(super) fn read(position: Position, value: &[u8]) -> Result<Self, Failure> {
         Ok(Self {
             position: position.0,
@@ -89,7 +90,7 @@ impl Outgoing {
         })
     }
 
-    /// A message from ann to bob that was queued at that running time.
+    /// Returns a message from ann to bob that was queued at the running time `queued`.
     #[cfg(test)]
     pub fn sample(position: u64, queued: u32) -> Self {
         let record = QueuedRecord {
@@ -112,49 +113,50 @@ impl Outgoing {
         }
     }
 
-    /// The replica membership of its sender, if it is for a group.
+    /// Returns the group and the user of its sender's replica membership, if it is a group message.
     fn sender_membership(&self) -> Option<(GroupName, Username)> {
         let QueuedRecord { kind, from, to, .. } = &self.record;
         let is_post = *kind == QueuedKind::Group;
         is_post.then(|| Some((to.parse().ok()?, from.parse().ok()?)))?
     }
 
-    /// True when it is worth delivering for less long than others.
+    /// True if its lifetime is shorter than the default.
     pub(super) const fn may_expire(&self) -> bool {
         self.record.lifetime < QUEUED_LIFETIME_SECONDS
     }
 
-    /// True when it is not worth delivering any more.
+    /// True if its lifetime is over.
     pub const fn is_worthless(&self, now: Moment) -> bool {
         self.age(now) >= self.record.lifetime
     }
 
-    /// True when it has been tried for so long that it is given up.
+    /// True if it has been tried for so long that it is given up.
     pub const fn is_expired(&self, now: Moment) -> bool {
         self.age(now) >= QUEUED_LIFETIME_SECONDS
     }
 
-    /// True when this realm has something to say of memberships itself: nobody is told should it be lost, so it never is.
+    /// True if it is this realm's own message about memberships. No user would be told of its loss,
+    /// so it is never given up.
     pub const fn is_word(&self) -> bool {
         self.record.kind.is_word()
     }
 
-    /// True when it waits behind others because its peer would not take it.
+    /// True if it waits behind others because its peer refused to take it.
     pub const fn is_set_aside(&self) -> bool {
         self.record.set_aside
     }
 
-    /// True when it is numbered in another epoch than its peering's first.
+    /// True if its epoch differs from the first epoch of its peering.
     pub const fn has_own_epoch(&self) -> bool {
         self.record.epoch != 0
     }
 
-    /// The peer, as it is asked about this message: by the address of this realm that its sender has named.
+    /// Returns the peer with the address of this realm that the sender has named as the source.
     pub fn asks(&self, peer: &Peer) -> Peer {
         peer.asked_by(self.record.source.clone())
     }
 
-    /// What asks a peer not to deliver it any more.
+    /// Returns the request that asks a peer not to deliver it any more.
     pub fn withdraw_request(&self, peer: &Peer) -> Vec<u8> {
         let request = PeerRequest::Withdraw {
             epoch: self.epoch(peer),
@@ -163,7 +165,7 @@ impl Outgoing {
         request.to_bytes()
     }
 
-    /// What brings it to a peer. None when what is kept of it makes no sense.
+    /// Returns the request that delivers it to a peer, or `None` if its record makes no sense.
     pub fn deliver_request(&self, peer: &Peer) -> Option<Vec<u8>> {
         let record = &self.record;
         let (epoch, sequence) = (self.epoch(peer), OperationNumber(self.position));
@@ -192,7 +194,7 @@ impl Outgoing {
                 sequence,
                 group: record.to.parse().ok()?,
                 user: from()?,
-                // One that was queued by an earlier release is about whatever membership there is.
+                // A message from an earlier release has no membership: it means any.
                 membership: record
                     .body
                     .as_slice()
@@ -209,12 +211,12 @@ impl Outgoing {
         Some(request.to_bytes())
     }
 
-    /// Its place in the queue.
+    /// Returns its position in the queue.
     pub const fn position(&self) -> u64 {
         self.position
     }
 
-    /// In which epoch it is numbered.
+    /// Returns the epoch of its number.
     const fn epoch(&self, peer: &Peer) -> u64 {
         match self.record.epoch {
             0 => peer.record.epoch,
@@ -222,17 +224,18 @@ impl Outgoing {
         }
     }
 
-    /// For how many seconds of the realm's running time it has been waiting.
+    /// Returns how long it has waited, in seconds of the realm's running time.
     pub const fn age(&self, now: Moment) -> u32 {
         now.running.saturating_sub(self.record.queued)
     }
 }
 
 impl<S: Store> Realm<S> {
-    /// What is kept of a peer, if it is one, and the message whose turn it is. `more`: also whether others wait behind that.
+    /// Returns a peer and its next message, or `None` if the realm is no peer. `more`: also find
+    /// out whether others wait behind that message.
     ///
     /// # Errors
-    /// It is not known whether it is one.
+    /// It is unknown whether the realm is a peer.
     pub async fn look(&self, realm: RealmId, more: bool) -> Result<Option<Glance>, Failure> {
         let found = self.find_peer(&mut Unnoted, realm).await;
         let found = found.inspect_err(|failure| self.note("peers", failure))?;
@@ -249,14 +252,14 @@ impl<S: Store> Realm<S> {
             return Ok(None);
         };
         if let Some((group, user)) = outgoing.sender_membership() {
-            // Before its peer is asked: the user may join anew meanwhile.
+            // This is read before the peer is asked, because the user may join anew meanwhile.
             let key = records::copy_member(realm, group, user);
             let member = self.record::<ReplicaMemberRecord>(&key).await?;
             outgoing.membership = member.map(|(member, _)| member.membership);
         }
         Ok(Some(NextOutgoing {
             is_returned: match self.is_returned(realm, &outgoing).await {
-                // Its sender is told once more, perhaps.
+                // The sender may be told twice.
                 Err(failure) if failure.is_damage() => {
                     self.note("queue", &failure);
                     false
@@ -268,7 +271,10 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// The message whose turn it is. One that is damaged has nobody any more to whom it could come back, and keeps others from their turn: it is passed over.
+    /// Returns the next message.
+    ///
+    /// A damaged message is skipped: its sender is unknown, so it cannot be returned, and it would
+    /// block the others.
     async fn find_readable(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
         loop {
             let (settled, _) = self.settled(realm).await?;
@@ -280,7 +286,7 @@ impl<S: Store> Realm<S> {
                     if next <= settled {
                         return Err(failure);
                     }
-                    // Somebody else may have passed it over meanwhile.
+                    // Another task may have skipped it meanwhile.
                     if let Some(batch) = self.leave_queue(realm, next).await?
                         && let Outcome::Durable = self.commit(batch).await?
                     {
@@ -310,7 +316,7 @@ impl<S: Store> Realm<S> {
         outgoing.transpose()
     }
 
-    /// Writes down what becomes of the message whose turn it is.
+    /// Records what happens to the next message.
     pub async fn settle_outgoing(
         &self,
         peer: &Peer,
@@ -339,7 +345,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// True when others wait behind a message.
+    /// True if others wait behind a message.
     async fn has_more(&self, realm: RealmId, outgoing: &Outgoing) -> bool {
         let one = PageLimit {
             entries: 1,
@@ -350,7 +356,7 @@ impl<S: Store> Realm<S> {
         behind.await.is_ok_and(|page| !page.entries.is_empty())
     }
 
-    /// Puts a message that the peer has promised not to deliver behind the others.
+    /// Moves a message that the peer has promised not to deliver to the end of the queue.
     async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
         let record = QueuedRecord {
             set_aside: true,
@@ -361,8 +367,9 @@ impl<S: Store> Realm<S> {
         self.queue_again(peer, outgoing, &record).await
     }
 
-    /// Puts word of memberships that has waited for as long as a message may behind the others, where it goes on waiting: those
-    /// are given up in their turn.
+    /// Moves a message about memberships to the end of the queue, where it goes on waiting. It has
+    /// waited for the whole lifetime of a message; the messages before it are given up in their
+    /// turn.
     async fn move_back(
         &self,
         peer: &Peer,
@@ -377,7 +384,8 @@ impl<S: Store> Realm<S> {
         self.queue_again(peer, outgoing, &record).await
     }
 
-    /// Puts a message behind the others, numbered in an epoch of which the peer has never heard.
+    /// Moves a message to the end of the queue, with a number in an epoch that the peer has never
+    /// heard of.
     async fn number_anew(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
         let record = QueuedRecord {
             epoch: u64::from_be_bytes(self.random()).max(1),
@@ -387,7 +395,8 @@ impl<S: Store> Realm<S> {
         self.queue_again(peer, outgoing, &record).await
     }
 
-    /// A message waits behind the others from now on, as `record` says. False on a conflict.
+    /// Moves a message to the end of the queue, with the contents of `record`. Returns false on a
+    /// conflict.
     async fn queue_again(
         &self,
         peer: &Peer,
@@ -405,7 +414,7 @@ impl<S: Store> Realm<S> {
         Ok(placed.is_some())
     }
 
-    /// Writes down what a peer said of a message: it leaves the queue, and its sender is told.
+    /// Records a peer's verdict on a message: it leaves the queue, and its sender is told.
     async fn settle(
         &self,
         peer: &Peer,
@@ -420,7 +429,8 @@ impl<S: Store> Realm<S> {
             .await
     }
 
-    /// A batch by which the next message in turn leaves the queue; none where it has left it already, as when its peer was removed meanwhile.
+    /// Returns a batch that removes the next message from the queue. Returns `None` if the message
+    /// has already left it, for example because its peer was removed meanwhile.
     pub(super) async fn leave_queue(
         &self,
         realm: RealmId,
@@ -439,8 +449,10 @@ impl<S: Store> Realm<S> {
         Ok(Some(batch))
     }
 
-    /// Commits, together with `batch`, the end of a message: the command that queued it is answered so from now
-    /// on, and a sender who is not waiting any more is told of what failed. False on a conflict.
+    /// Commits the end of a message together with `batch`. Returns false on a conflict.
+    ///
+    /// From now on the command that queued it is answered with the verdict. A sender that does not
+    /// wait any more gets a notice of a failure.
     pub(super) async fn conclude(
         &self,
         realm: RealmId,
@@ -460,14 +472,16 @@ impl<S: Store> Realm<S> {
         .to_bytes();
         let settling = self.verdicts.settle(outgoing.record.operation.as_ref());
         let notice = refusal.filter(|_| settling.is_none() && !outgoing.is_word());
-        // Where a notice tells, repeats are still answered `queued`: its sender is told once (PEER-6).
+        // If a notice tells the sender, repeats are still answered `queued`: the sender is told
+        // once (PEER-6).
         if (notice.is_none() || is_planted(Fault::TellTwice))
             && let Some(operation) = &outgoing.record.operation
             && let Some(owner) = Owner::from_bytes(&operation.owner)
         {
             let key = records::operation(&owner, operation.number);
             let found = match self.record::<OperationRecord>(&key).await {
-                // Nothing can be answered by it any more; that keeps no message in the queue.
+                // A damaged record answers no command any more, but it must not keep the message in
+                // the queue.
                 Err(failure) if failure.is_damage() => {
                     self.note("verdict", &failure);
                     None
@@ -500,8 +514,10 @@ impl<S: Store> Realm<S> {
         Ok(matches!(outcome, Outcome::Durable))
     }
 
-    /// The home realm of a group says that the sender of a post is no member: so their membership here ends, unless it is a later one. It had outlived
-    /// an answer that was lost, or a restore of the home realm (PEER-9).
+    /// Ends the membership of a post's sender, because the group's home realm says that the sender
+    /// is no member. A later membership stays.
+    ///
+    /// Such a membership remains after an answer was lost or the home realm was restored (PEER-9).
     async fn end_stale_membership(
         &self,
         realm: RealmId,
@@ -517,7 +533,7 @@ impl<S: Store> Realm<S> {
         if member.is_some_and(|(member, _)| is_same(&member))
             && !is_planted(Fault::KeepStaleMembership)
         {
-            // Whoever joins at the moment is to ask again.
+            // A user that is joining right now must ask again.
             batch
                 .put(records::words(realm, group), ChangedRecord {}.to_value()?)
                 .delete(key)
@@ -527,7 +543,8 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// Adds to `batch` that the sender is told that a message was not delivered, or perhaps not: its peer was asked, and has not said.
+/// Adds to `batch` a notice that tells the sender that a message was not delivered, or perhaps not
+/// delivered: then its peer was asked and has not answered.
 fn append_notice(
     realm: RealmId,
     outgoing: &Outgoing,

@@ -1,6 +1,6 @@
-//! Messages to other realms that are worth delivering for a while only (PEER-17). One that waits behind others has
-//! never been asked about, so it comes back to its sender as soon as its time is over; one that may have been
-//! delivered is withdrawn first.
+//! Messages to other realms with a limited lifetime (PEER-17). If an expired message waits behind
+//! others, its peer was never asked about it, so it returns to its sender at once. If it may have
+//! been delivered, it is withdrawn first.
 
 use std::{
     collections::BTreeSet,
@@ -22,15 +22,15 @@ use crate::{
     wire::{Answer, ErrorCode, RealmId},
 };
 
-/// Bytes of a queue that are read at once.
+/// The number of bytes of a queue that are read at once.
 pub(super) const READ_BYTES: usize = 64 << 10;
-/// A message that could not be given back is tried again after so long.
+/// After how many seconds the return of a message is retried.
 const AGAIN_SECONDS: u32 = 10;
 
-/// When a message's time is over, in seconds of the realm's running time, and where the message waits.
+/// The expiry of a message, in seconds of the realm's running time, and its queue and position.
 type Expiry = (u32, RealmId, u64);
 
-/// When messages' times are over.
+/// The expiries of messages.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expiries(Arc<(Mutex<BTreeSet<Expiry>>, Notify)>);
 
@@ -39,7 +39,7 @@ impl Expiries {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a message that waits for `realm`, unless it is worth delivering for as long as any.
+    /// Notes a message that waits for `realm`, unless it has the default lifetime.
     pub fn note(&self, realm: RealmId, position: u64, record: &QueuedRecord) {
         if record.lifetime < QUEUED_LIFETIME_SECONDS {
             let due = record.queued.saturating_add(record.lifetime);
@@ -48,7 +48,7 @@ impl Expiries {
         }
     }
 
-    /// A message waits no more where it did.
+    /// Forgets a message that left its position.
     pub fn forget(&self, realm: RealmId, position: u64, record: &QueuedRecord) {
         let due = record.queued.saturating_add(record.lifetime);
         self.lock().remove(&(due, realm, position));
@@ -66,20 +66,21 @@ impl Expiries {
 }
 
 impl<S: Store> Realm<S> {
-    /// When the next message's time is over, in seconds of the realm's running time.
+    /// Returns the next expiry, in seconds of the realm's running time.
     pub fn next_expiry(&self) -> Option<u32> {
         self.expiries.lock().first().map(|(due, ..)| *due)
     }
 
-    /// Waits until there is another message whose time will be over.
+    /// Waits until another message with an expiry is noted.
     pub async fn expiry_noted(&self) {
         self.expiries.0.1.notified().await;
     }
 
-    /// Looks through the queue to a peer for messages whose time will be over, as after a start.
+    /// Looks through the queue to a peer for messages with an expiry, as after a start.
     ///
     /// # Errors
-    /// The queue cannot be read, or not all of it: then what was read is noted all the same, also behind an entry that makes no sense.
+    /// The queue, or a part of it, cannot be read. What was read is noted all the same, also behind
+    /// a malformed entry.
     pub async fn find_expiries(&self, realm: RealmId) -> Result<(), Failure> {
         let whole = PageLimit {
             entries: usize::MAX,
@@ -125,12 +126,12 @@ impl<S: Store> Realm<S> {
         found.inspect_err(|failure| self.note("expiries", failure))
     }
 
-    /// Gives the messages back whose time is over and that have not been asked about.
+    /// Returns expired messages to their senders, if their peer was not asked about them.
     pub async fn return_expired(&self, now: Moment) {
         for (_, realm, position) in self.expiries.take_due(now.running) {
             if let Err(failure) = self.return_one(realm, position, now.wall).await {
                 self.note("expiry", &failure);
-                // The disk is full, or has failed to read: it may be long until it is its turn.
+                // The disk is full, or a read has failed: its turn in the queue may be far away.
                 let again = now.running.saturating_add(AGAIN_SECONDS);
                 self.expiries.lock().insert((again, realm, position));
             }
@@ -143,7 +144,7 @@ impl<S: Store> Realm<S> {
                 return Ok(());
             };
             let (settled, expected) = self.settled(realm).await?;
-            // The next in turn may have been delivered, unless the peer has never been talked to.
+            // The next message may have been delivered, unless the peer was never talked to.
             let is_asked_about = position == settled + 1 && peer.is_introduced();
             if position <= settled || is_asked_about {
                 return Ok(());
@@ -152,11 +153,11 @@ impl<S: Store> Realm<S> {
                 return Ok(());
             };
             if self.is_returned(realm, &outgoing).await? && !is_planted(Fault::GiveBackTwice) {
-                // Before the realm was started again.
+                // It was returned before the realm restarted.
                 return Ok(());
             }
             let mut batch = Batch::new();
-            // It does not become its turn meanwhile, nor is the peer talked to.
+            // It must not become the next message meanwhile, and the peer must not be talked to.
             batch
                 .expect(records::settled(realm), expected)
                 .expect(records::peer(realm), Expected::At(peer.version))
@@ -174,7 +175,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The message at a place in the queue to a peer.
+    /// Returns the message at a position of the queue to a peer.
     async fn outgoing_at(
         &self,
         realm: RealmId,
@@ -193,7 +194,7 @@ impl<S: Store> Realm<S> {
             .transpose()
     }
 
-    /// True when a message has been given back to its sender before its turn.
+    /// True if a message was returned to its sender before its turn.
     pub(super) async fn is_returned(
         &self,
         realm: RealmId,
@@ -206,7 +207,7 @@ impl<S: Store> Realm<S> {
         Ok(self.store.get(&key).await?.is_some())
     }
 
-    /// A message that has been given back leaves the queue.
+    /// Removes a returned message from the queue.
     pub(super) async fn drop_returned(
         &self,
         peer: &Peer,

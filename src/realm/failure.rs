@@ -1,4 +1,4 @@
-//! Why a command ends without its effect, and what is answered then.
+//! Reasons why a command has no effect, and the answers to them.
 
 use crate::{
     faults::{Fault, is_planted},
@@ -6,30 +6,31 @@ use crate::{
     wire::{ErrorCode, Refusal},
 };
 
-/// Why a command ends without its effect.
+/// The reason why a command has no effect.
 #[derive(Debug)]
 pub enum Failure {
     /// It was refused, and nothing was written.
     Refused(Refusal),
     /// The store failed before anything was written.
     Store(StoreError),
-    /// The store failed while writing, or before it could tell whether the command had been carried out: whether it
-    /// was, is not known.
+    /// The store failed during the commit, or before it could tell whether the command was executed
+    /// before: whether it was is unknown.
     Unknown(StoreError),
 }
 
 impl Failure {
-    /// True when something cannot be read, and all else is as before.
+    /// True if a record cannot be read, and everything else still works.
     pub const fn is_of_one_record(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_of_one_record())
     }
 
-    /// True when something is lost, and all else is as before. What can only not be read now is not.
+    /// True if a record is lost, and everything else still works. A record that is unreadable only
+    /// for now is not lost.
     pub const fn is_damage(&self) -> bool {
         matches!(self, Self::Store(StoreError::Damaged(_)))
     }
 
-    /// The same where it leaves open whether the command was carried out before.
+    /// Returns the failure as one that leaves it open whether the command was executed before.
     #[must_use]
     pub fn in_doubt(self) -> Self {
         match self {
@@ -38,9 +39,11 @@ impl Failure {
         }
     }
 
-    /// What is answered; `is_numbered`: the same number finds out what is not known now.
+    /// Returns the refusal to answer with. `is_numbered`: a repeat with the same number will find
+    /// out what is unknown now.
     pub fn refusal(self, is_numbered: bool) -> Refusal {
-        // The store is about to be opened again: that nothing was done is no reason for the device to give up.
+        // The store is about to be opened again. That nothing was done is no reason for the device
+        // to give up.
         let is_over = |error: &StoreError| !error.is_of_one_record();
         match self {
             Self::Refused(refusal) => refusal,

@@ -1,4 +1,4 @@
-//! Groups of this realm whose members are users of others too (PEER-8 … PEER-11).
+//! Groups of this realm that also have members of other realms (PEER-8 … PEER-11).
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Guess, Hashed, Outcome, Realm,
@@ -15,15 +15,16 @@ use crate::{
     wire::{Answer, ErrorCode, GroupName, Password, Position, RealmId, Refusal, Sender, Username},
 };
 
-/// Entries on a page for another realm.
+/// The number of entries on a page for another realm.
 const PAGE_ENTRIES: usize = 100;
-/// Realms whose users may be in one group.
+/// The most realms whose users may be in one group.
 const REALMS_MAX: usize = 64;
-/// Uninvited peers whose users may be in one group: the others of its realms are of peers that an operator has added.
+/// The most uninvited peers whose users may be in one group. The remaining places are for peers
+/// that an operator has added.
 const UNINVITED_MAX: usize = 32;
 
 impl<S: Store> Realm<S> {
-    /// A user of a peer joins a group.
+    /// Handles the request of a peer's user to join a group.
     pub(super) async fn host_join(
         &self,
         caller: &Caller,
@@ -90,7 +91,7 @@ impl<S: Store> Realm<S> {
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
-    /// Refuses the first user of `peer` in a group that has members of as many realms as may be.
+    /// Refuses the first user of `peer` in a group that already has members of the most realms.
     async fn check_realms(&self, peer: &Peer, realms: &[String]) -> Result<(), Failure> {
         let too_many = |most: usize| Err(Refusal::too_large(most as u64).into());
         if realms.len() >= REALMS_MAX {
@@ -99,7 +100,7 @@ impl<S: Store> Realm<S> {
         if peer.is_added() || realms.len() < UNINVITED_MAX {
             return Ok(());
         }
-        // Anybody can be so many realms. They leave room for those of peers that an operator has added.
+        // Anybody can run that many realms. They leave room for peers that an operator has added.
         let peers = self.list_peers().await?;
         let uninvited = peers.iter().filter(|peer| !peer.is_added());
         let theirs = uninvited.filter(|peer| realms.iter().any(|name| name == peer.realm.as_str()));
@@ -109,7 +110,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// A user of a peer leaves a group.
+    /// Handles the request of a peer's user to leave a group.
     pub(super) async fn host_leave(
         &self,
         peer: &Peer,
@@ -125,7 +126,7 @@ impl<S: Store> Realm<S> {
             self.rely_on_peer(&mut batch, peer).await?;
             let group = self.group(&mut batch, name).await?;
             let member = self.find_member(&mut batch, &group, &who).await?;
-            // Of a membership that is over: there may be another by now.
+            // The request may be for a membership that is over: there may be another by now.
             let is_meant = |member: &Membership| is_of(membership, member.record.membership);
             let Some(member) = member.filter(is_meant) else {
                 if let Outcome::Durable = self.commit(batch).await? {
@@ -142,8 +143,8 @@ impl<S: Store> Realm<S> {
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
-    /// Adds to `batch` that someone is a member no more. A realm that has no other members there is told
-    /// nothing of the group any more.
+    /// Adds to `batch` that a user is no member any more. If that realm has no other members in the
+    /// group, it is not told of the group any more.
     pub(super) async fn remove_member(
         &self,
         group: &Group,
@@ -164,7 +165,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// How many users of another realm are in a group.
+    /// Returns how many users of another realm are in a group.
     async fn realm_members(
         &self,
         notes: &mut impl Notes,
@@ -176,7 +177,7 @@ impl<S: Store> Realm<S> {
         if let Some((record, _)) = found {
             return Ok(record.count);
         }
-        // None is, or they were not counted yet.
+        // There are none, or they have not been counted yet.
         let (mut count, mut after) = (0, None);
         while group.realms().any(|known| known == realm) {
             let members = self
@@ -188,13 +189,13 @@ impl<S: Store> Realm<S> {
             after = Some(*last);
             let theirs = members.iter().filter(|(who, _)| who.realm == Some(realm));
             count += theirs.count() as u64;
-            // Others have their turn in between.
+            // Other tasks may run in between.
             tokio::task::yield_now().await;
         }
         Ok(count)
     }
 
-    /// Where a message of a peer's user to a group goes, and who is to be told of it.
+    /// Returns the log for a message of a peer's user to a group, and the realms to tell of it.
     pub(super) async fn host_post(
         &self,
         peer: &Peer,
@@ -202,7 +203,7 @@ impl<S: Store> Realm<S> {
         name: GroupName,
         batch: &mut Batch,
     ) -> Result<(MailboxLog, Vec<RealmId>), Failure> {
-        // As for a message from here: a realm that joins meanwhile must hear of it.
+        // As for a local message: a realm that joins meanwhile must hear of it.
         let group = self.group(batch, name).await?;
         let who = Sender {
             user: from,
@@ -213,7 +214,7 @@ impl<S: Store> Realm<S> {
         Ok((group.place(), group.realms().collect()))
     }
 
-    /// A peer, of whose users some are members, reads a group.
+    /// Handles the request of a peer that has members in a group to read it.
     pub(super) async fn host_read(
         &self,
         caller: &Caller,
@@ -235,7 +236,7 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Page(page))
     }
 
-    /// Sees to it that the realms of a group's members hear that it has grown.
+    /// Queues a message to the realms of a group's members: the group has grown.
     pub(super) fn tell_all(&self, realms: &[RealmId], group: GroupName) {
         for realm in realms {
             self.network.add_work(*realm, GroupWork::Tell(group));
@@ -243,7 +244,8 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// True when what is said of a membership is meant for the one there is. One without a number was made by an earlier release.
+/// True if `said` means the present membership. A membership without a number was made by an
+/// earlier release.
 pub(super) fn is_of(said: u64, membership: u64) -> bool {
     said == membership || said == 0 || membership == 0
 }

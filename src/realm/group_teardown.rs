@@ -1,7 +1,8 @@
-//! Groups that end (GRP-7, PEER-19): what becomes of who was in them, here and in other realms.
+//! Groups that end (GRP-7, PEER-19), and the removal of their members, here and in other realms.
 //!
-//! The commit that ends a group is bounded, however many are in it: it says that the group has ended, and what is still to be
-//! done for its members stands in the store until it has been done, a bounded number of them at a time.
+//! The commit that ends a group is bounded, however many members it has. It records that the group
+//! has ended. The work for its members stays in the store until it is done, for a bounded number of
+//! them at a time.
 
 use super::{
     Failure, Outcome, Realm, Work,
@@ -18,15 +19,15 @@ use crate::{
     wire::{CONTENT_NOTICE, GroupName, RealmId, Username},
 };
 
-/// Members of a group that has ended for whom something is done in one commit.
+/// The number of members of an ended group that one commit handles.
 const ENDED_AT_ONCE: usize = 256;
 
-/// What a member of a group of another realm is told.
+/// The notice to a member of another realm's group.
 const NOTICE: &str = "this group has ended: nothing more comes or goes; what came before can be read until another takes its name";
 
 impl<S: Store> Realm<S> {
-    /// Adds to the work's batch that a group is gone, with its messages and members, and that the realms whose users are in it
-    /// are told so.
+    /// Adds to the work's batch that a group ends, with its messages and members, and that the
+    /// realms of its members are told.
     pub(super) async fn delete_group(
         &self,
         group: &Group,
@@ -34,8 +35,9 @@ impl<S: Store> Realm<S> {
     ) -> Result<(), Failure> {
         for realm in group.realms().filter(|_| !is_planted(Fault::EndUnsaid)) {
             if let Some(peer) = self.find_peer(&mut work.batch, realm).await? {
-                // Past the bound of the queue (PEER-5), which is for what users write: else a peer that is away could keep a group
-                // from ending. Each such word takes the place of a membership that the peer has asked for.
+                // This may exceed the bound of the queue (PEER-5), which is for users' messages.
+                // Otherwise a peer that is away could keep a group from ending. Each such message
+                // replaces a membership that the peer asked for.
                 let kind = QueuedKind::Ended;
                 let life = group.record.epoch.to_be_bytes();
                 self.queue_word(&peer, (kind, ""), group.name, &life, work)?;
@@ -56,19 +58,20 @@ impl<S: Store> Realm<S> {
         for realm in group.realms() {
             batch.delete(records::realm_members(name, epoch, realm));
         }
-        // After what else is written of them.
+        // After all other changes of these records.
         batch
             .delete(records::standings(name, epoch))
             .delete(records::members_changed(name, epoch));
-        // Who is left over is a member of an epoch that is over, which nothing asks for any more; still it would be kept for good.
+        // The remaining members belong to an epoch that is over, which nothing reads any more.
+        // Without this work their records would be kept for ever.
         let which = (None, name);
         put_ending(Ending::Forget, which, (epoch, group.record.log), batch)?;
         work.ends = true;
         Ok(())
     }
 
-    /// Adds to `batch` that a peer's group has ended, if it is the one that is copied here. A join that has been answered by the
-    /// peer and is not written yet is asked again.
+    /// Adds to `batch` that a peer's group has ended, if its epoch is that of the replica here. A
+    /// join that the peer has answered and that is not written yet is asked again.
     pub(super) async fn end_copy(
         &self,
         (realm, group): (RealmId, GroupName),
@@ -91,7 +94,8 @@ impl<S: Store> Realm<S> {
         Ok(true)
     }
 
-    /// A peer has answered that the group that is copied here is gone: it has ended, whether that was told or not.
+    /// Ends a replica because its peer has answered that the group is gone, whether or not the peer
+    /// has announced that.
     pub(super) async fn copy_is_gone(
         &self,
         (realm, group): (RealmId, GroupName),
@@ -108,13 +112,16 @@ impl<S: Store> Realm<S> {
         Ok(outcome)
     }
 
-    /// Waits until something may be to be done for the members of a group that has ended.
+    /// Waits until there may be work for the members of an ended group.
     pub async fn chore_added(&self) {
         self.chores.notified().await;
     }
 
-    /// Does all that is to be done for members of groups that have ended, and lists copies by user where they are not; `now` is the
-    /// time of day. False when something could not be read or written: it is still to be done. What is damaged holds up nothing else.
+    /// Does all work for members of ended groups, and lists replicas by user where they are not
+    /// listed yet. `now` is the time of day.
+    ///
+    /// False if something could not be read or written: that work is left. Damaged records hold up
+    /// nothing else.
     pub async fn do_chores(&self, now: u32) -> bool {
         let listing = async {
             while !self.list_copies().await? {
@@ -131,7 +138,7 @@ impl<S: Store> Realm<S> {
             }
         }
         are_done &= self.do_departures(now).await;
-        // Behind this one: those before it cannot be done now.
+        // Continues behind this one, because those before it cannot be done now.
         let mut after = None;
         loop {
             let mut walk = Walk::new(records::endings(), after.clone(), 1);
@@ -139,7 +146,7 @@ impl<S: Store> Realm<S> {
             if let Some(error) = walk.damage {
                 self.note("chores", &error.into());
                 are_done = false;
-                // Once is enough.
+                // One report is enough.
                 after = walk.passed.or(after);
             }
             let next = found.map(|found| found.into_iter().next());
@@ -159,12 +166,12 @@ impl<S: Store> Realm<S> {
                 }
                 after = key;
             }
-            // Others have their turn in between.
+            // Other tasks may run in between.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Does some of what is to be done for members of a group that has ended.
+    /// Does some of the work for members of an ended group.
     pub(super) async fn do_ending(
         &self,
         key: &Key,
@@ -193,12 +200,12 @@ impl<S: Store> Realm<S> {
         if is_over {
             batch.delete(key.clone());
         }
-        // On a conflict it is looked at anew.
+        // On a conflict the next pass looks at it again.
         self.commit(batch).await?;
         Ok(())
     }
 
-    /// Adds to `batch` what is to be done for the next members of a copy. True when they are the last.
+    /// Adds to `batch` the work for the next members of a replica. True if they are the last.
     async fn end_some(
         &self,
         ending: &ReplicaEnding,
@@ -216,7 +223,8 @@ impl<S: Store> Realm<S> {
         }
         let lives = |copy: &ReplicaRecord| copy.epoch == record.epoch && !copy.ended;
         if copy.is_some_and(|copy| lives(copy.record())) {
-            // The peer was restored from a backup in which the group is still there, and somebody has joined it again.
+            // The peer was restored from a backup in which the group still exists, and a user has
+            // joined it again.
             return Ok(true);
         }
         let prefix = records::copy_members(realm, group);
@@ -236,7 +244,7 @@ impl<S: Store> Realm<S> {
                     append_notice((realm, group), user, (NOTICE, now), batch)?;
                 }
                 Ending::ForgetCopy if member.epoch == Some(record.epoch) => {
-                    // Unless they have joined again meanwhile.
+                    // This does not apply if they have joined again meanwhile.
                     batch.note(member_key, Some(found.version));
                     batch
                         .delete(member_key.clone())
@@ -256,7 +264,8 @@ impl<S: Store> Realm<S> {
         Ok(is_last && !has_entries)
     }
 
-    /// Adds to `batch` that something of what is left of a group of this realm goes. True when that is the last of it.
+    /// Adds to `batch` the removal of some records of a group of this realm. True if these are the
+    /// last.
     async fn forget_some(
         &self,
         name: GroupName,
@@ -286,7 +295,7 @@ impl<S: Store> Realm<S> {
                 batch.delete(key);
             }
         }
-        // What stands above belongs to a group made again.
+        // Entries above this position belong to a group that was made again.
         let made_again = self.find_group(batch, name).await?;
         let below = made_again.map_or(u64::MAX, |group| group.record.floor.saturating_add(1));
         let log = records::group_log(name, record.log);
@@ -294,8 +303,8 @@ impl<S: Store> Realm<S> {
         Ok(left > 0 && !has_entries)
     }
 
-    /// Adds to `batch` that more of a log goes: the store takes a bounded number of entries out of one at once. False when there
-    /// are no more below that position.
+    /// Adds to `batch` the removal of more entries of a log: the store removes a bounded number at
+    /// once. False if there are no more below that position.
     async fn trim_more(&self, log: &Log, below: u64, batch: &mut Batch) -> Result<bool, Failure> {
         let one = PageLimit {
             entries: 1,
@@ -310,7 +319,7 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// Adds to `batch` that a user is told something of a group.
+/// Adds to `batch` a notice about a group to a user.
 pub(super) fn append_notice(
     (realm, group): (RealmId, GroupName),
     user: Username,
@@ -328,14 +337,14 @@ pub(super) fn append_notice(
     Ok(())
 }
 
-/// What is to be done for the members of a copy.
+/// The work for the members of a replica.
 struct ReplicaEnding {
     kind: Ending,
     realm: RealmId,
     group: GroupName,
 }
 
-/// Adds to `batch` that something is to be done for the members of a group that has ended, which had that epoch and that log.
+/// Adds to `batch` the work for the members of an ended group with that epoch and that log.
 pub(super) fn put_ending(
     kind: Ending,
     (realm, group): (Option<RealmId>, GroupName),

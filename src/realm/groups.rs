@@ -1,4 +1,4 @@
-//! Groups, from a member's side (GRP-1 … GRP-5): make, join, leave, list.
+//! Groups as members use them (GRP-1 … GRP-5): make, join, leave, list.
 
 use super::{
     Caller, Failure, Guess, Hashed, Moment, Realm, Work,
@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// Names on a page unless the reader asks for fewer.
+/// The number of names on a page, unless the reader asks for fewer.
 const NAMES_MAX: u64 = 1000;
-/// Names that are looked up before it is known whether they fit.
+/// The number of names that are looked up before it is known whether they fit.
 const NAMES_AT_ONCE: usize = 64;
-/// Members that are read at once, and those that are removed in the commit that ends their group; of a larger one the others go
-/// after it.
+/// The number of members that are read at once, and that are removed in the commit that ends their
+/// group. The remaining members of a larger group are removed after that commit.
 pub const MEMBERS_AT_ONCE: usize = 1000;
-/// Bytes of an answer before its first name: kind, more.
+/// The number of bytes of an answer before its first name: kind, more.
 const ANSWER_HEAD: usize = 2;
 
 /// A group that exists.
@@ -36,7 +36,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Where its messages are.
+    /// Returns the log of its messages.
     pub fn place(&self) -> MailboxLog {
         MailboxLog::group(self.name, &self.record)
     }
@@ -45,7 +45,7 @@ impl Group {
         records::member(self.name, self.record.epoch, who)
     }
 
-    /// The realms whose users are members too.
+    /// Returns the other realms that have members in it.
     pub fn realms(&self) -> impl Iterator<Item = RealmId> {
         self.record
             .realms
@@ -53,7 +53,7 @@ impl Group {
             .filter_map(|realm| realm.parse().ok())
     }
 
-    /// Adds to `batch` that someone is a member no more, who was what `member` says.
+    /// Adds to `batch` that a user is no member any more. `member` is the membership that ends.
     pub fn remove(
         &self,
         who: &Sender,
@@ -71,14 +71,14 @@ impl Group {
         Ok(())
     }
 
-    /// Whoever decides by who is a member decides anew.
+    /// Makes every decision that depends on the members of the group conflict.
     fn members_change(&self, batch: &mut Batch) -> Result<(), Failure> {
         let key = records::members_changed(self.name, self.record.epoch);
         batch.put(key, ChangedRecord {}.to_value()?);
         Ok(())
     }
 
-    /// Adds to `batch` that the group is `owner`'s.
+    /// Adds to `batch` that `owner` owns the group.
     pub fn put_owner(&self, owner: Username, batch: &mut Batch) -> Result<(), Failure> {
         let record = GroupRecord {
             owner: owner.as_str().into(),
@@ -88,7 +88,8 @@ impl Group {
         Ok(())
     }
 
-    /// Adds to `batch` that someone is a member, who was before what `former` says, if anything.
+    /// Adds to `batch` that a user is a member. `former` is the membership before, if there was
+    /// one.
     pub fn put(
         &self,
         who: &Sender,
@@ -113,7 +114,7 @@ impl Group {
     }
 }
 
-/// A user's place in a group.
+/// A user's membership in a group.
 #[derive(Debug)]
 pub struct Membership {
     pub role: Role,
@@ -121,7 +122,7 @@ pub struct Membership {
 }
 
 impl<S: Store> Realm<S> {
-    /// The group of that name.
+    /// Returns the group of that name.
     pub(super) async fn group(
         &self,
         notes: &mut impl Notes,
@@ -141,7 +142,7 @@ impl<S: Store> Realm<S> {
         Ok(found.map(|(record, _)| Group { name, record }))
     }
 
-    /// What someone is in a group; `None` for a stranger.
+    /// Returns a user's membership in a group, or `None` if the user is no member.
     pub(super) async fn find_member(
         &self,
         notes: &mut impl Notes,
@@ -156,7 +157,7 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// What `user`, who asks, is in a group.
+    /// Returns the membership of `user`, the sender of the command.
     pub(super) async fn membership(
         &self,
         notes: &mut impl Notes,
@@ -183,7 +184,8 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::GroupExists.into());
         }
         let epoch = u64::from_be_bytes(self.random());
-        // READ-6: the log of the groups that had the name before goes on, so that no cursor is ahead of it.
+        // READ-6: the log of the former groups of that name is continued, so that no cursor is
+        // ahead of it.
         let former = self
             .noted::<GroupLogRecord>(&mut work.batch, &records::former_log(name))
             .await?;
@@ -221,7 +223,7 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    /// What is kept of a group's password; nothing when there is none.
+    /// Returns the record of a group's password, or `None` if it has no password.
     pub(super) async fn group_password(
         &self,
         password: &Password<'_>,
@@ -263,7 +265,7 @@ impl<S: Store> Realm<S> {
         let guess = Guess::Join(local(current.user));
         let guess = (work.caller.now, &guess);
         let Some(group) = group else {
-            // As long as a wrong password takes, or the time would tell.
+            // This takes as long as a wrong password; otherwise the time would tell.
             self.compare(guess, &password, None, &mut work.hashed)
                 .await?;
             return Err(ErrorCode::WrongPassword.into());
@@ -335,8 +337,8 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    /// Who follows an owner that leaves: the moderator, else the member, of longest standing. A group has its owner in its own
-    /// realm.
+    /// Returns the successor of an owner that leaves: the moderator of longest standing, else the
+    /// member of longest standing. The owner of a group is always a user of its home realm.
     async fn successor(
         &self,
         notes: &mut impl Notes,
@@ -356,7 +358,7 @@ impl<S: Store> Realm<S> {
         }
         for is_moderator in [true, false] {
             let prefix = records::ranked(name, epoch, is_moderator);
-            // One of the two may be who leaves.
+            // One of the two may be the user that leaves.
             for (key, _) in self.store.list(&prefix, None, 2).await? {
                 let user = records::ranked_in(&key, &prefix);
                 if user.is_some_and(|user| user != leaving.user) {
@@ -367,7 +369,7 @@ impl<S: Store> Realm<S> {
         Ok(None)
     }
 
-    /// The same in a group from before members were listed by their standing.
+    /// Does the same for a group that is older than the list of members by standing.
     async fn successor_by_name(
         &self,
         group: &Group,
@@ -388,12 +390,12 @@ impl<S: Store> Realm<S> {
                 .filter(|(who, _)| who.realm.is_none() && who.user != leaving.user)
                 .map(|(who, member)| (!member.moderator, member.joined, who.user));
             first = first.into_iter().chain(others).min();
-            // Others have their turn in between.
+            // Other tasks may run in between.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Members in the order of their names, those after one.
+    /// Returns members in the order of their names, beginning after one.
     pub(super) async fn members_of(
         &self,
         group: &Group,
@@ -435,7 +437,8 @@ impl<S: Store> Realm<S> {
             after = Some(*last);
             for (who, member) in found {
                 let role = role(&group, &who, &member);
-                // The name of a realm has its length where the text has an @; the user's length and the role follow.
+                // A realm's name has a length byte where the text has an @. The user's length and
+                // the role follow.
                 page.add(who.to_string().len() + 2, Member { who, role });
             }
             if page.more {
@@ -476,7 +479,7 @@ impl<S: Store> Realm<S> {
                     continue;
                 };
                 let GroupLink { epoch } = GroupLink::from_value(&link.value)?;
-                // A group that is gone may have left a trace.
+                // A group that has ended may have left a stale link.
                 if let Some(group) = self.find_group(&mut Unnoted, name).await?
                     && group.record.epoch == epoch
                 {
@@ -493,7 +496,7 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// What a member may do.
+/// Returns a member's role.
 fn role(group: &Group, who: &Sender, member: &MemberRecord) -> Role {
     if who.realm.is_none() && group.record.owner == who.user.as_str() {
         Role::Owner
@@ -504,22 +507,22 @@ fn role(group: &Group, who: &Sender, member: &MemberRecord) -> Role {
     }
 }
 
-/// A user of this realm.
+/// Returns a user of this realm as a sender.
 pub const fn local(user: Username) -> Sender {
     Sender { user, realm: None }
 }
 
-/// A page of a list: as many as fit.
+/// A page of a list: as many items as fit.
 struct Page<T> {
     items: Vec<T>,
-    /// Others follow.
+    /// True if more items follow.
     more: bool,
     limit: usize,
     left: usize,
 }
 
 impl<T> Page<T> {
-    /// An empty page for an answer of so many bytes.
+    /// Returns an empty page for an answer of at most `room` bytes.
     fn new(options: &Options, room: usize) -> Self {
         let limit = options.limit.unwrap_or(NAMES_MAX).clamp(1, NAMES_MAX);
         Self {
@@ -530,7 +533,7 @@ impl<T> Page<T> {
         }
     }
 
-    /// Adds what takes `size` bytes, unless the page is full.
+    /// Adds an item of `size` bytes, unless the page is full.
     fn add(&mut self, size: usize, item: T) {
         if self.more || self.items.len() == self.limit || size > self.left {
             self.more = true;

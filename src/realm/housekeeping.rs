@@ -1,8 +1,9 @@
-//! What has outlived its use leaves the store: sessions that have expired, what was answered to devices that are gone, messages
-//! that have been kept for long enough, and cursors of groups that have ended (SES-8, EXACT-14, READ-10, READ-6).
+//! Housekeeping: removes records that are not needed any more. These are expired sessions, recorded
+//! answers to devices that are gone, messages that were kept for long enough, and cursors of groups
+//! that have ended (SES-8, EXACT-14, READ-10, READ-6).
 //!
-//! It is done in steps, between which others have their turn, and each step in commits of its own: a pass that is cut off has done
-//! what it has done.
+//! The work is done in steps, and other tasks run in between. Each step makes its own commits, so
+//! an interrupted pass keeps what it has done.
 
 use serde_bytes::ByteBuf;
 
@@ -17,39 +18,39 @@ use crate::{
     store::{Batch, Expected, Key, Log, Prefix, Store, Version, Versioned},
 };
 
-/// Logs, or keys, that one step looks at.
+/// The number of logs or keys that one step looks at.
 const PER_STEP: usize = 32;
-/// What is written of one owner's numbers at most (EXACT-4).
+/// The most records of one owner's numbers (EXACT-4).
 const RECORDS_MAX: usize = 256;
-/// What was answered to the commands of a device without a session is kept for so long after the last of them, in seconds of the realm's
-/// running time: more than twice as long as any client asks again.
+/// How long recorded answers to a device without a session are kept after its last command, in
+/// seconds of the realm's running time: more than twice as long as any client retries.
 const ANSWERS_KEPT_SECONDS: u32 = 60 * 86_400;
 
-/// How far a pass over the store is.
+/// The position of a pass over the store.
 #[derive(Clone, Debug)]
 pub enum Pass {
     /// Among the sessions, behind this one.
     Sessions(Option<Key>),
-    /// Among what was answered, behind what was to this device.
+    /// Among the recorded answers, behind those to this device.
     Answers(Option<Key>),
     /// Among the logs, behind this one.
     Logs(Option<Log>),
     /// Among the cursors, behind this one.
     Cursors(Option<Key>),
-    /// Among what was sent to groups of other realms, behind this.
+    /// Among the posts to groups of other realms, behind this one.
     Posts(Option<Key>),
     /// Among the tickets, behind those of this device.
     Tickets(Option<Key>),
 }
 
 impl Pass {
-    /// At the beginning.
+    /// The beginning of a pass.
     pub const BEGIN: Self = Self::Logs(None);
 }
 
 impl<S: Store> Realm<S> {
-    /// One step of a pass over the store, and where the next one goes on. None at the end of the pass. `now` tells the time: a step may
-    /// take long.
+    /// Does one step of a pass over the store, and returns where the next one continues, or `None`
+    /// at the end of the pass. `now` returns the time, because a step may take long.
     pub async fn tidy(&self, pass: Pass, now: &(impl Fn() -> Moment + Sync)) -> Option<Pass> {
         let next = match pass {
             Pass::Logs(after) => {
@@ -96,7 +97,7 @@ impl<S: Store> Realm<S> {
             }
         };
         let (found, after) = next;
-        // What cannot be listed keeps no other kind from leaving.
+        // A kind that cannot be listed does not stop the removal of the others.
         let found = found.unwrap_or_else(|failure| {
             self.note("housekeeping", &failure);
             None
@@ -112,19 +113,19 @@ impl<S: Store> Realm<S> {
         let found = self.store.logs(after.as_ref(), PER_STEP).await?;
         for log in &found {
             if let Err(failure) = self.sweep_log(log, now).await {
-                // It is looked at again with the next pass.
+                // The next pass looks at it again.
                 self.note("retention", &failure);
             }
         }
         Ok(found.last().cloned())
     }
 
-    /// Ends the sessions that nobody can use any more.
+    /// Ends the sessions that have expired.
     async fn tidy_sessions(&self, after: Option<Key>, now: Moment) -> Result<Option<Key>, Failure> {
         let prefix = records::sessions();
         let found = self.next_readable(prefix, after, PER_STEP).await?;
         for (key, found) in &found {
-            // One that cannot be read keeps no other from leaving.
+            // An unreadable one does not stop the removal of others.
             if let Err(failure) = self.tidy_session(key, found, now).await {
                 self.note("sessions", &failure);
             }
@@ -132,7 +133,7 @@ impl<S: Store> Realm<S> {
         Ok(found.last().map(|(key, _)| key.clone()))
     }
 
-    /// The next keys under a prefix that can be read. What cannot be read is passed over, and said.
+    /// Returns the next readable keys under a prefix. Unreadable ones are skipped and logged.
     pub(super) async fn next_readable(
         &self,
         prefix: Prefix,
@@ -166,12 +167,12 @@ impl<S: Store> Realm<S> {
         let mut batch = Batch::tidying();
         current.rely_on(&mut batch);
         self.end_sessions(&[current], None, &mut batch).await?;
-        // If it has changed meanwhile, it is in use.
+        // On a conflict it is in use.
         self.commit(batch).await?;
         Ok(())
     }
 
-    /// Closes the numbers of owners that have gone, one after another.
+    /// Closes the numbers of owners that are gone, one after another.
     async fn tidy_answers(&self, after: Option<Key>, now: u32) -> Result<Option<Key>, Failure> {
         let prefix = records::all_operations();
         let mut after = after;
@@ -237,7 +238,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// True when all that is left of an owner's numbers is that they are used.
+    /// True if the only record of an owner's numbers says that they are used.
     async fn is_closed(&self, owner: [u8; 16]) -> Result<bool, Failure> {
         let kept = self
             .store
@@ -252,7 +253,7 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// True when there is a session of the device, or the session, whose numbers these are.
+    /// True if there is a session that these numbers belong to, or a session of the device.
     async fn is_in_session(&self, owner: [u8; 16]) -> Result<bool, Failure> {
         let device = self
             .store
@@ -263,7 +264,8 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// Adds to `batch` that an owner's records go: its session has ended and never comes back, so none of its numbers takes effect any more.
+/// Adds to `batch` the removal of an owner's records: its session has ended and never comes back,
+/// so none of its numbers takes effect any more.
 fn forget(kept: &[(Key, Versioned)], batch: &mut Batch) {
     for (key, found) in kept {
         batch
@@ -272,8 +274,8 @@ fn forget(kept: &[(Key, Versioned)], batch: &mut Batch) {
     }
 }
 
-/// Adds to `batch` that of an owner's records only the last one stays. All numbers up to it count as used for good: what was
-/// recorded by a stranger takes effect no more.
+/// Adds to `batch` the removal of all of an owner's records but the last. All numbers up to it
+/// count as used for good, so a command that a stranger has recorded takes effect no more.
 fn close(kept: &[(Key, Versioned)], batch: &mut Batch) -> Result<(), Failure> {
     let mut last: Option<(OperationRecord, &Key)> = None;
     for (key, found) in kept {
@@ -292,7 +294,8 @@ fn close(kept: &[(Key, Versioned)], batch: &mut Batch) -> Result<(), Failure> {
     for (key, _) in kept.iter().filter(|(key, _)| key != last) {
         batch.delete(key.clone());
     }
-    // Whoever asks again for this one is told what was answered, as a peer that was away for longer.
+    // A repeat of this number gets the recorded answer, for example to a peer that was away for
+    // longer.
     let answer = match record.answer {
         RecordedAnswer::Bytes(bytes) => Some(ByteBuf::from(bytes)),
         RecordedAnswer::Closed(answer) => answer,

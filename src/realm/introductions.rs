@@ -1,4 +1,4 @@
-//! How realms get to know each other (PEER-2, PEER-3, PEER-13): introductions, and keys that change.
+//! Introductions between realms, and changes of their keys (PEER-2, PEER-3, PEER-13).
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Moment, Outcome, Realm,
@@ -15,14 +15,17 @@ use crate::{
     wire::{Answer, ErrorCode, Port, RealmId, Refusal, Text},
 };
 
-/// Keys that a peer may have had before; one that changes it more often has to be added anew.
+/// The most former keys of a peer. A peer that changes its key more often must be added anew.
 const FORMER_MAX: usize = 64;
-/// The longest host at which a realm may say that it is, in bytes: what is told of all peers fits one answer.
+/// The longest host that a realm may claim, in bytes. With it, the list of all peers fits one
+/// answer.
 pub const HOST_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
-    /// Writes down that a peer has accepted the peering, by which key it knows this realm, and how it numbers the peering, if it has `said` that.
-    /// A conflict: it is to be introduced to once more.
+    /// Records that a peer has accepted the peering, by which key it knows this realm, and how it
+    /// numbers the peering, if it has `said` that.
+    ///
+    /// On a conflict the peer must be introduced to again.
     pub async fn note_introduced(
         &self,
         peer: &Peer,
@@ -33,20 +36,22 @@ impl<S: Store> Realm<S> {
             if let Some(numbered) = said
                 && !self.take_numbered(now, &mut peer.clone(), numbered).await?
             {
-                // It is told again, with the number that it has now.
+                // It is introduced to again, with its present number.
                 return Ok(Written::Conflict);
             }
-            // The peer may introduce itself or change its key at the same time: what waits for it need not wait longer for that.
+            // The peer may introduce itself or change its key at the same time. Its messages should
+            // not wait longer for that.
             for _ in 0..ATTEMPTS_MAX {
                 let mut batch = Batch::new();
                 let current = self.peer(&mut batch, peer.realm).await?;
-                // Another realm may have the name by now, or this one another number: it is told again.
+                // Another realm may have the name by now, or this one another number: it is
+                // introduced to again.
                 if current.identity() != peer.identity()
                     || current.record.number != peer.record.number
                 {
                     break;
                 }
-                // Once it knows the key there is now, an answer that comes late takes nothing back.
+                // If it already knows the present key, a late answer does not undo that.
                 let knows_now = current.record.knows == self.own.key().0;
                 let record = PeerRecord {
                     introduced: true,
@@ -55,7 +60,7 @@ impl<S: Store> Realm<S> {
                     } else {
                         peer.record.knows
                     },
-                    // A peer that says no number (any more) is waited for by nobody.
+                    // If a peer says no number (any more), nothing waits for its agreement.
                     apart: current.record.apart && said.is_some(),
                     ..current.record
                 };
@@ -72,7 +77,7 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// A realm introduces itself.
+    /// Handles a realm's introduction.
     pub(super) async fn introduced(
         &self,
         caller: &Caller,
@@ -89,7 +94,7 @@ impl<S: Store> Realm<S> {
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
             let (mut peer, is_new) = match self.peer_of(&mut batch, key).await? {
-                // It has told of a newer key itself.
+                // It has announced a newer key itself.
                 Some(known) if known.key() != *key => return Err(ErrorCode::PeerRefused.into()),
                 Some(known) => (known, false),
                 None => {
@@ -105,7 +110,8 @@ impl<S: Store> Realm<S> {
             let was = peer.record.clone();
             peer.record = Self::with_claim(&was, (address, port));
             peer.record.introduced = true;
-            // It calls by the key that it knows: a former one again, when it was restored from a backup of before this realm's key was rotated.
+            // It uses the key of this realm that it knows. That is a former key again if it was
+            // restored from a backup that is older than the last change of this realm's key.
             if let Some(own) = caller.own
                 && (own == self.own.key() || !is_planted(Fault::TrustKnownKey))
             {
@@ -121,7 +127,8 @@ impl<S: Store> Realm<S> {
                 };
                 answer = numbered.answer(peer.realm);
             } else {
-                // It has gone back to a release without numbers: nothing can be agreed upon with that, nor waited for.
+                // It was downgraded to a release without numbers: no agreement about them is
+                // possible or waited for.
                 peer.record.apart = false;
             }
             let ends = was.number != peer.record.number;
@@ -140,22 +147,24 @@ impl<S: Store> Realm<S> {
                     tracing::warn!(peer = %peer.realm, "a peer has begun to peer anew: what was of the former peering ends");
                 }
                 if is_new || ends {
-                    // Another may have given way.
+                    // Another peer may have been evicted.
                     self.chores.notify_one();
                 }
-                // Nothing else is to be known before the peer is looked at: each may change its address as often as it likes.
+                // Other changes can wait until the peer is next looked at: any peer may change its
+                // address as often as it likes.
                 if is_new || ends || knows_another {
                     self.network.peers_changed();
                 }
                 if ends {
-                    // Should it not hear the answer, only what ended here would have ended.
+                    // If the answer is lost, the former peering would have ended on this side only.
                     self.network.introduction_due(peer.realm);
                 }
                 self.network.heard(peer.realm, caller.now.wall);
                 if is_claim {
                     self.has_claimed(caller, &peer);
                 }
-                // It may have been away while its groups grew. If they cannot be listed, it is to introduce itself again.
+                // Its groups may have grown while it was away. If they cannot be listed, it must
+                // introduce itself again.
                 self.read_all_copies(peer.realm).await?;
                 return Ok(answer);
             }
@@ -163,7 +172,7 @@ impl<S: Store> Realm<S> {
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
-    /// A realm that introduces itself and is not known, if it may become a peer.
+    /// Returns a new peer for an unknown realm that introduces itself, if it may become one.
     async fn new_peer(
         &self,
         caller: &Caller,
@@ -171,7 +180,7 @@ impl<S: Store> Realm<S> {
         (realm, key): (RealmId, PublicKey),
         is_counted: &mut bool,
     ) -> Result<Peer, Failure> {
-        // One that an operator has removed does not come back by itself.
+        // A peer that an operator has removed does not come back by itself.
         let is_refused = self.network.pending(|pending| pending.is_refused(&key));
         if self.own.peering != Peering::Open || is_refused {
             return Err(ErrorCode::PeerRefused.into());
@@ -184,7 +193,7 @@ impl<S: Store> Realm<S> {
             *is_counted = true;
         }
         let source = self.source(Text(""), Port(0))?;
-        // Where it is is for it to show.
+        // Its address is unknown until it has shown it.
         let nowhere = (String::new(), 0);
         let mut peer = self
             .begin_peer(batch, (realm, key), nowhere, source)
@@ -196,7 +205,8 @@ impl<S: Store> Realm<S> {
         Ok(peer)
     }
 
-    /// A peer goes by another key from now on: `old`, which it has proven, vouches for `new`, and `proof` shows that it has that, too.
+    /// Handles a peer's change of key: `old`, which the peer has proven, vouches for `new`, and
+    /// `proof` shows that the peer also has the secret of `new`.
     pub(super) async fn rotated(
         &self,
         caller: &Caller,
@@ -216,14 +226,14 @@ impl<S: Store> Realm<S> {
                 return Ok(Answer::Done);
             }
             if known.key() != *old {
-                // An old key vouches once: it may be in other hands by now.
+                // An old key vouches only once: by now it may be in other hands.
                 return Err(ErrorCode::PeerRefused.into());
             }
             if self.own.is(new) {
                 return Err(ErrorCode::RealmExists.into());
             }
             if self.peer_of(&mut batch, new).await?.is_some() {
-                // Unless the same was asked meanwhile.
+                // The same change may have been made meanwhile: then the commit conflicts.
                 match self.commit(batch).await? {
                     Outcome::Durable => return Err(ErrorCode::RealmExists.into()),
                     Outcome::Conflict => continue,
@@ -246,7 +256,7 @@ impl<S: Store> Realm<S> {
                     fingerprint = new.fingerprint(),
                     "a peer has a new key, for which its old one vouches"
                 );
-                // Links with it go by the new one.
+                // Its links use the new key from now on.
                 self.network.peers_changed();
                 return Ok(Answer::Done);
             }

@@ -1,5 +1,5 @@
-//! From where a user has logged in before (ACC-5): whoever guesses from elsewhere does not keep the user's own devices and
-//! networks waiting.
+//! Devices and networks from which a user has logged in before (ACC-5): wrong guesses from
+//! elsewhere do not make the user's own devices and networks wait.
 
 use super::{
     Caller, Failure, Guess, Realm, Work,
@@ -11,17 +11,18 @@ use crate::{
     wire::Username,
 };
 
-/// Devices, and networks, that are remembered of a user; another takes the place of the one not seen for longest.
+/// The most devices, and the most networks, that are remembered of a user. Another replaces the one
+/// not seen for longest.
 const KNOWN_MAX: usize = 16;
-/// More than are ever there.
+/// More than there ever are.
 const LISTED_MAX: usize = 2 * KNOWN_MAX;
 
 const DEVICE: u8 = b'd';
 const NETWORK: u8 = b'n';
 
 impl<S: Store> Realm<S> {
-    /// The device and the network that a caller is at, as they are remembered: the network by a keyed hash, so that the store does
-    /// not tell where users are.
+    /// Returns the records of a caller's device and network. The network is stored as a keyed hash,
+    /// so that the store does not reveal where users are.
     fn known_keys(&self, caller: &Caller, user: Username) -> [Option<(u8, [u8; 16], Key)>; 2] {
         let device = caller.device.map(|device| Owner::Device(device).short());
         let subnet = caller.subnet.as_bytes();
@@ -33,7 +34,7 @@ impl<S: Store> Realm<S> {
         ]
     }
 
-    /// By what a try to log `user` in is counted.
+    /// Returns the counter for an attempt to log `user` in.
     pub(super) async fn login_guess(
         &self,
         caller: &Caller,
@@ -48,7 +49,7 @@ impl<S: Store> Realm<S> {
         Ok(Guess::Login(user))
     }
 
-    /// Adds to the work's batch from where `user` has logged in.
+    /// Adds to the work's batch the device and network from which `user` has logged in.
     pub(super) async fn remember_place(
         &self,
         work: &mut Work<'_>,
@@ -64,7 +65,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Adds to `batch` that those not seen for longest make room for `new`.
+    /// Adds to `batch` the removal of those not seen for longest, to make room for `new`.
     async fn forget_places(
         &self,
         user: Username,

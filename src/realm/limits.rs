@@ -1,7 +1,7 @@
-//! The bounds within which a realm works, and how often it does for others what costs it something (ACC-5 … ACC-7).
+//! The bounds of a realm, and the rate limits of what costs it something (ACC-5 … ACC-7).
 //!
-//! Called before the work begins. Whoever is over a limit is told how long to wait; all of it is counted in memory
-//! whose size is fixed, and nothing of it outlives a restart.
+//! Limits are checked before the work begins. A caller over a limit is told how long to wait. All
+//! counters are in memory of fixed size, and none outlives a restart.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -22,65 +22,69 @@ use crate::{
     wire::{RealmId, Refusal, Sender, Username},
 };
 
-/// Places in which accounts are counted.
+/// The number of counters for accounts.
 pub const ACCOUNTS_COUNTED: usize = 16_384;
-/// Places in which subnets are counted, for each kind of work.
+/// The number of counters for subnets, for each kind of work.
 pub const SUBNETS_COUNTED: usize = 4096;
 
-/// Places in which peers are counted, for each kind of work.
+/// The number of counters for peers, for each kind of work.
 pub const REALMS_COUNTED: usize = 1024;
 
-/// Memory in which one password is hashed at a time, in KiB.
+/// The memory in which one password is hashed, in KiB.
 pub const PASSWORD_KIB: u32 = 19 * 1024;
-/// Passwords that may wait for a thread.
+/// The most passwords that may wait for a thread.
 pub const PASSWORDS_WAITING: usize = 64;
-/// Requests to peers that may wait to be taken.
+/// The most requests to peers that may wait to be taken.
 pub const ERRANDS_MAX: usize = 1024;
-/// Peers that a realm has at most: whoever introduces himself to an open one then is refused.
+/// The most peers of a realm. When there are as many, a realm that introduces itself to an open one
+/// is refused.
 pub const PEERS_MAX: usize = 256;
-/// Of these, such as nobody here has asked for: one that is of no use to anybody gives way to the next.
+/// The most uninvited peers among them. An unused one is evicted for the next.
 pub const UNASKED_MAX: usize = 64;
-/// Groups that one user may be in, those of other realms included.
+/// The most groups that one user may be in, including those of other realms.
 pub const MEMBERSHIPS_MAX: usize = 1000;
-/// No further entry is read at once after so many bytes.
+/// The number of bytes after which no further entry is read at once.
 pub const WATCH_READ_BYTES: usize = 8 << 10;
 
-/// Epochs of its queue that a peer may begin: it does with each restore of its store, and never otherwise.
+/// How many epochs of its queue a peer may begin: it begins one with each restore of its store, and
+/// never otherwise.
 const EPOCHS: RateLimit = RateLimit::per_hour(20);
 
-/// Realms that become peers unasked, of one subnet and of all. For each that gives way all groups and accounts are looked through.
+/// How many realms may become peers uninvited, for one subnet and for all. Each eviction looks
+/// through all groups and accounts.
 const UNASKED: RateLimit = RateLimit::per_hour(5);
 const UNASKED_OF_ALL: RateLimit = RateLimit::per_hour(30);
-/// How often an address is tried that a peer says of itself: of one peer, and of all that were added or of all that were not.
+/// How often a claimed address is tried: for one peer, and for all added or all uninvited peers.
 const CLAIMS: RateLimit = RateLimit::per_hour(1);
 const CLAIMS_OF_ALL: RateLimit = RateLimit::per_hour(60);
-/// Peerings that one peer may begin anew: all groups are looked through for each.
+/// How many peerings one peer may begin anew: each looks through all groups.
 const PEERINGS: RateLimit = RateLimit::per_hour(5);
 
-/// What a command looks up at the price of one.
+/// How many look-ups cost as much as one command.
 const LOOKED_UP_PER_COMMAND: usize = 16;
 
-/// The bounds within which a realm works.
+/// The bounds of a realm.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The longest message, in bytes.
     pub max_message: usize,
-    /// A session unused for so long ends.
+    /// How long a session lasts without use.
     pub session_ttl: Duration,
-    /// Sessions a user may have; the one unused for longest makes room for another.
+    /// The most sessions of a user. The one unused for longest makes room for another.
     pub sessions_max: usize,
-    /// Passwords hashed at once.
+    /// The number of passwords that are hashed at once.
     pub password_threads: usize,
-    /// Answer `wrong-password` to who would join a group that does not exist.
+    /// True if a join of a group that does not exist is answered with `wrong-password`.
     pub hide_groups: bool,
-    /// What all watches hold together, in bytes: the mailboxes that they watch, and what they have read ahead. Those of one account have an
-    /// eighth of it at most.
+    /// The memory of all watches, in bytes: the mailboxes that they watch, and the entries that
+    /// they have read ahead. Watches of one account get an eighth of it at most.
     pub watch_memory: usize,
-    /// How often it does what costs it something.
+    /// The rate limits of what costs it something.
     pub rates: Rates,
 }
 
-/// Half the processors: the other half is for those who are logged in, whatever a flood of logins wants.
+/// Returns half the number of processors. The other half is for users that are logged in, however
+/// many logins arrive.
 fn password_threads() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors / 2).max(1)
@@ -100,7 +104,7 @@ impl Default for Limits {
     }
 }
 
-/// How often a realm does what costs it something.
+/// The rate limits of a realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
     /// Commands of one account.
@@ -111,16 +115,16 @@ pub struct Rates {
     pub logins: RateLimit,
     /// Groups' passwords hashed for one subnet, or for one realm.
     pub joins: RateLimit,
-    /// Bytes that one account has the realm keep.
+    /// Bytes that one account stores.
     pub stored_account: RateLimit,
-    /// Bytes that the accounts of one subnet have it keep.
+    /// Bytes that the accounts of one subnet store.
     pub stored_subnet: RateLimit,
-    /// Bytes that one peer has it keep.
+    /// Bytes that one peer stores.
     pub stored_peer: RateLimit,
 }
 
 impl Rates {
-    /// As often as anybody likes.
+    /// No limits.
     pub const UNLIMITED: Self = Self {
         commands: RateLimit::UNLIMITED,
         registrations: RateLimit::UNLIMITED,
@@ -146,18 +150,19 @@ impl Default for Rates {
     }
 }
 
-/// What a password is for, and who tries it: what wrong ones are counted by.
+/// The password that is tried, and the user or device that tries it: wrong passwords are counted by
+/// this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Guess {
-    /// A user's password; by whoever.
+    /// A user's password, from anywhere.
     Login(Username),
-    /// The same, from a device or a network from which the user has logged in before.
+    /// A user's password, from a device or a network from which the user has logged in before.
     LoginFrom(Username, [u8; 16]),
-    /// A group's; by this user.
+    /// A group's password, tried by this user.
     Join(Sender),
 }
 
-/// Counts what is done for whom.
+/// Counts what is done for each account, subnet and peer.
 #[derive(Debug)]
 pub(super) struct Limiter {
     rates: Rates,
@@ -174,7 +179,7 @@ pub(super) struct Limiter {
     peerings: RateLimiter,
     unasked: SubnetAllowances,
     claims: RateLimiter,
-    /// What is counted for all together.
+    /// Counts what is done for all together.
     of_all: RateLimiter,
 }
 
@@ -199,12 +204,13 @@ impl Limiter {
         }
     }
 
-    /// A command of `user` is carried out.
+    /// Counts a command of `user`.
     pub fn command(&self, now: Moment, user: &Username) -> Result<(), Failure> {
         told(self.commands.take(now.micros, user, self.rates.commands))
     }
 
-    /// A command of `user` has looked so many things up: what is as much work as several counts as several.
+    /// Counts the look-ups of a command of `user`: one with as much work as several counts as
+    /// several.
     pub fn charge(&self, now: Moment, user: &Username, looked_up: usize) {
         if is_planted(Fault::ListsUncharged) {
             return;
@@ -214,7 +220,7 @@ impl Limiter {
             .charge(now.micros, user, self.rates.commands, commands);
     }
 
-    /// An account is made.
+    /// Counts an account that is made.
     pub fn registration(&self, caller: &Caller) -> Result<(), Failure> {
         let often = self.rates.registrations;
         told(
@@ -223,28 +229,29 @@ impl Limiter {
         )
     }
 
-    /// A user's password is hashed.
+    /// Counts a user's password that is hashed.
     pub fn login(&self, caller: &Caller) -> Result<(), Failure> {
         let often = self.rates.logins;
         told(self.logins.take(caller.now.micros, &caller.subnet, often))
     }
 
-    /// A group's password is hashed for a subnet.
+    /// Counts a group's password that is hashed for a subnet.
     pub fn join(&self, caller: &Caller) -> Result<(), Failure> {
         let often = self.rates.joins;
         told(self.joins.take(caller.now.micros, &caller.subnet, often))
     }
 
-    /// A group's password is hashed for another realm.
+    /// Counts a group's password that is hashed for another realm.
     pub fn join_from(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
         told(self.realm_joins.take(now.micros, &realm, self.rates.joins))
     }
 
-    /// `user` may have something more kept: what has been lately has not used up what there is for them.
+    /// Returns an error if `user` has recently used up their storage quota.
     pub fn may_store(&self, caller: &Caller, user: &Username) -> Result<(), Failure> {
         let (now, rates) = (caller.now.micros, &self.rates);
         let account = self.stored_accounts.wait(now, user, rates.stored_account);
-        // Others of a subnet that has used up its own keep nobody waiting who has hardly had anything kept.
+        // If a subnet has used up its quota, an account in it that has stored almost nothing need
+        // not wait.
         let accounts = &self.stored_accounts;
         let is_hardly_used = accounts.is_hardly_used(now, user, rates.stored_account);
         if is_hardly_used || is_planted(Fault::StoreWithoutShare) {
@@ -259,7 +266,7 @@ impl Limiter {
         })
     }
 
-    /// So many bytes of a `user` are kept.
+    /// Counts bytes that are stored for `user`.
     pub fn stored(&self, caller: &Caller, user: &Username, bytes: usize) {
         let (now, rates) = (caller.now.micros, &self.rates);
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
@@ -269,7 +276,7 @@ impl Limiter {
             .charge(now, &caller.subnet, rates.stored_subnet, bytes);
     }
 
-    /// The same of a peer.
+    /// Returns an error if a peer has recently used up its storage quota.
     pub fn may_store_from(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
         let often = self.rates.stored_peer;
         told(match self.stored_peers.wait(now.micros, &realm, often) {
@@ -278,14 +285,14 @@ impl Limiter {
         })
     }
 
-    /// So many bytes of a peer are kept.
+    /// Counts bytes that are stored for a peer.
     pub fn stored_from(&self, now: Moment, realm: RealmId, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let often = self.rates.stored_peer;
         self.stored_peers.charge(now.micros, &realm, often, bytes);
     }
 
-    /// A peer begins another epoch of its queue, of which something will be remembered.
+    /// Counts another epoch of a peer's queue, of which something will be remembered.
     pub fn epoch(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
         if is_planted(Fault::EpochsWithoutEnd) {
             return Ok(());
@@ -293,20 +300,20 @@ impl Limiter {
         told(self.epochs.take(now.micros, &realm, EPOCHS))
     }
 
-    /// A peer begins the peering anew.
+    /// Counts a peering that a peer begins anew.
     pub fn begin_peering(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
         told(self.peerings.take(now.micros, &realm, PEERINGS))
     }
 
-    /// A realm that nobody here has asked for becomes a peer.
+    /// Counts a realm that becomes a peer uninvited.
     pub fn unasked(&self, caller: &Caller) -> Result<(), Failure> {
         let now = caller.now.micros;
         told(self.unasked.take(now, &caller.subnet, UNASKED))?;
         told(self.of_all.take(now, &"unasked", UNASKED_OF_ALL))
     }
 
-    /// An address is tried that a peer says of itself. Those that nobody has asked for take nothing from those that an operator has added,
-    /// and none gets more by going by other keys.
+    /// Counts an attempt at a claimed address. Uninvited peers take nothing from added ones, and no
+    /// peer gets more attempts by changing its key.
     pub fn claim(&self, now: Moment, peer: &Peer) -> Result<(), Failure> {
         let now = now.micros;
         told(self.claims.take(now, &peer.identity().0.0, CLAIMS))?;
@@ -318,13 +325,14 @@ impl Limiter {
         told(self.of_all.take(now, &all, CLAIMS_OF_ALL))
     }
 
-    /// A password is compared; it counts as wrong until [`Limiter::was_right`] is called.
+    /// Counts a password that is compared. It counts as wrong until [`Limiter::was_right`] is
+    /// called.
     pub fn guess(&self, now: Moment, guess: &Guess) -> Result<(), Failure> {
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         told(guesses.begin(now.micros, guess))
     }
 
-    /// A password was right, or was never compared.
+    /// Notes that a password was right, or was never compared.
     pub fn was_right(&self, guess: &Guess) {
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         guesses.was_right(guess);

@@ -1,4 +1,4 @@
-//! Whose a link is: the user who is logged in over it, or a peer.
+//! The owner of a link: the user that is logged in over it, or a peer.
 
 use super::{Caller, Failure, Moment, Realm, records::Owner, sessions::Found, storage::Unnoted};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     wire::{Answer, OperationNumber, PeerRequest, RealmId, Request, SessionRef, Username},
 };
 
-/// Who has a share of what a server has for all.
+/// A user or peer that gets a share of what a server has for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Account {
     /// A user of this realm.
@@ -16,17 +16,17 @@ pub enum Account {
     Peer(RealmId),
 }
 
-/// What a realm knows of a device that opens a link.
+/// What a realm knows about a device that opens a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
-    /// Who is logged in with the device, or which peer it is.
+    /// The user that is logged in with the device, or the peer that it is.
     pub account: Option<Account>,
-    /// The highest operation number it has used.
+    /// The highest operation number that it has used.
     pub highest: OperationNumber,
 }
 
 impl<S: Store> Realm<S> {
-    /// What is known of a device that opens a link. When the store fails, nothing is.
+    /// Returns what is known about a device that opens a link: nothing if the store fails.
     pub async fn greet(&self, device: &PublicKey, now: Moment) -> Greeting {
         let greeting = async {
             let account = match self.bound_session(device, now).await? {
@@ -48,7 +48,8 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// For whom a command was carried out that was answered so. None for who is not logged in, and where the store fails.
+    /// Returns the user or peer for which a command with this answer was executed. `None` if there
+    /// is no session, and if the store fails.
     pub async fn account_of(
         &self,
         caller: &Caller,

@@ -1,9 +1,10 @@
 //! The lives of the store (HS-14, READ-9).
 //!
-//! A store that is restored from a backup gives out positions again that the lost store gave to other entries. A
-//! client that remembers a cursor from the lost store would never be shown those. So each opening of the store by a
-//! server is a *life* with a random name, which is kept in the store: a restored store does not know the lives that
-//! began after its backup, and believes no cursor of a client that remembers one of them.
+//! A store that is restored from a backup assigns positions again that the lost store assigned to
+//! other entries. A client with a cursor from the lost store would never see the new entries. So
+//! each opening of the store by a server is a *life* with a random name, which the store keeps. A
+//! restored store does not know the lives that began after its backup, and trusts no cursor of a
+//! client that remembers one of them.
 
 use super::{
     Caller, Failure, Realm,
@@ -16,37 +17,38 @@ use crate::{
     wire::Life,
 };
 
-/// Lives that are kept, the current one included. Of a client that was away for longer no cursor is believed.
+/// The most lives that are kept, including the current one. A client that was away for longer has
+/// no trusted cursors.
 const LIVES_MAX: usize = 1024;
 
 /// The lives of the store.
 #[derive(Debug)]
 pub(super) struct Lives {
-    /// Those that it knows, the latest first.
+    /// The lives that the store knows, the latest first.
     pub known: Vec<Life>,
-    /// The current one, where it could not be written.
+    /// The current life, if it could not be written.
     pub unwritten: Option<Life>,
 }
 
 impl Lives {
-    /// The current one, as devices are told.
+    /// Returns the current life, as devices are told.
     pub fn current(&self) -> Option<Life> {
         self.unwritten.or_else(|| self.known.first().copied())
     }
 }
 
-/// What a device that opens a link is told about the life that it claims.
+/// The answer to a device that claims a life when it opens a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LifeNews {
-    /// The current life, where another was claimed.
+    /// The current life, if another was claimed.
     pub life: Option<Life>,
-    /// The store knows nothing of the life that was claimed: cursors of the device are not to be believed.
+    /// True if the store does not know the claimed life: the device's cursors are not trusted.
     pub is_unknown: bool,
 }
 
 impl Caller {
-    /// A cursor that the caller names, if it is to be believed (READ-9). 0 is always: it is no memory of the caller's
-    /// but asks for the beginning, and confirms nothing.
+    /// Returns a cursor that the caller names, if it is trusted (READ-9). 0 always is: it is no
+    /// memory of the caller's but asks for the beginning, and confirms nothing.
     pub(super) fn believed(&self, cursor: Option<u64>) -> Option<u64> {
         match cursor {
             Some(position) if self.trusts_cursors || position == 0 => cursor,
@@ -57,15 +59,20 @@ impl Caller {
 }
 
 impl<S: Store> Realm<S> {
-    /// Begins a life of the store, once for each opening of the store and before anybody is let in. Without this, no
-    /// claim is looked at.
+    /// Begins a life of the store. Called once for each opening of the store, before any link is
+    /// accepted. Before this call, no claim is checked.
     ///
-    /// `is_restored`: the store was copied while it was in use, and so may know the life from which others remember
-    /// what the copy does not hold. All former lives are forgotten, and no cursor from before is believed.
+    /// `is_restored`: the store was copied while in use. It may then know a life from which clients
+    /// remember entries that the copy lacks. All former lives are forgotten, and no earlier cursor
+    /// is trusted.
     ///
-    /// A life that cannot be written, as where not even the store's own room is left, is told to devices all the same, which are shown again after the next start what they have not confirmed:
-    /// what is written in it is in no copy of the life before. Peers are told the life before, by which nothing ends. True when the life is on the disk; until then
-    /// a store that was restored is to begin one as such.
+    /// Returns true if the life is on disk. Until then a restored store must begin its life as a
+    /// restored one.
+    ///
+    /// A life may not be written, for example if even the store's own reserve is full. Devices are
+    /// still told this life: after the next start they see again what they have not confirmed, and
+    /// what is written in this life is in no copy of the life before. Peers are told the life
+    /// before, which ends nothing.
     pub async fn begin_life(&self, is_restored: bool) -> bool {
         let begun = async {
             let found = self.record::<LivesRecord>(&records::lives()).await?;
@@ -74,18 +81,19 @@ impl<S: Store> Realm<S> {
             let mut lives = vec![fresh];
             lives.extend(former.iter().filter(|_| !is_restored));
             lives.truncate(LIVES_MAX);
-            // Written also on a full disk: a start writes over what stands there, and four bytes more.
+            // This is also written on a full disk: a start overwrites the old value, with four
+            // bytes more.
             let mut batch = Batch::tidying();
             let record = LivesRecord { lives };
             batch.put(records::lives(), record.to_value()?);
             self.put_keeping(&mut batch)?;
             Ok::<_, Failure>(match self.commit(batch).await {
-                // On a store that has had none there is nothing to compare a claim with.
+                // A store without former lives has nothing to compare a claim with.
                 Err(failure) if former.is_empty() && !is_restored => return Err(failure),
                 Err(failure @ Failure::Refused(_)) if !is_restored => {
                     (former, (Some(fresh), Some(failure)))
                 }
-                // The store is to be opened again.
+                // The store must be opened again.
                 Err(failure) if !is_restored => (former, (None, Some(failure))),
                 Err(failure) => (record.lives, (Some(fresh), Some(failure))),
                 Ok(_) => (record.lives, (None, None)),
@@ -93,7 +101,7 @@ impl<S: Store> Realm<S> {
         };
         let (known, (unwritten, failure)) = match begun.await {
             Ok(begun) => begun,
-            // No claim is looked at.
+            // No claim is checked.
             Err(failure) => {
                 self.note("begin life", &failure);
                 return false;
@@ -106,12 +114,13 @@ impl<S: Store> Realm<S> {
             known: known.into_iter().map(Life).collect(),
             unwritten: unwritten.map(Life),
         };
-        // A second call would be a mistake of the server's; the first life goes on.
+        // A second call would be a bug in the server. The first life goes on.
         let _ = self.lives.set(lives);
         failure.is_none()
     }
 
-    /// What a device is told that makes `claim`. None claims nothing: it has a plain link, or is a realm.
+    /// Returns the answer to a device's `claim`. `None` claims nothing: the device has a plain
+    /// link, or is a realm.
     pub fn judge_claim(&self, claim: Option<&LifeClaim>) -> LifeNews {
         let (Some(lives), Some(claim)) = (self.lives.get(), claim) else {
             return LifeNews::default();

@@ -1,4 +1,4 @@
-//! Writing: `send` and `sendgroup`. One append a message, however many read it.
+//! Sending: `send` and `sendgroup`. Each message is one append, however many users read it.
 
 use super::{
     Failure, Realm, Work,
@@ -11,7 +11,7 @@ use crate::{
     wire::{Answer, Body, CONTENT_TEXT, Command, ErrorCode, Options, Refusal, Sent, is_of_realm},
 };
 
-/// The highest content type there is.
+/// The highest content type.
 const CONTENT_MAX: u8 = 0x7f;
 impl<S: Store> Realm<S> {
     pub(super) async fn send(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
@@ -21,7 +21,7 @@ impl<S: Store> Realm<S> {
         let options = &work.request.options;
         let current = self.session_of(work).await?;
         let content = self.check_message(options, &message)?;
-        // An account stays for good.
+        // Accounts are never removed.
         if self.store.get(&records::account(to)).await?.is_none() {
             return Err(ErrorCode::NoSuchUser.into());
         }
@@ -35,9 +35,10 @@ impl<S: Store> Realm<S> {
         };
         let current = self.session_of(work).await?;
         let content = self.check_message(&work.request.options, &message)?;
-        // A realm that joins meanwhile reads the group before this message is in it, and must hear of it.
+        // A realm that joins meanwhile has read the group without this message, and must be told of
+        // it.
         let group = self.group(&mut work.batch, group).await?;
-        // Whoever is removed meanwhile does not write any more.
+        // A member that is removed meanwhile must not send any more.
         self.membership(&mut work.batch, &group, current.user)
             .await?;
         work.hints = group.realms().map(|realm| (realm, group.name)).collect();
@@ -45,7 +46,8 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Sent(Sent::Stored))
     }
 
-    /// Refuses a message that is too long or not what it says it is; gives its content type.
+    /// Checks a message. Refuses it if it is too long or does not match its content type; returns
+    /// the content type.
     pub(super) fn check_message(
         &self,
         options: &Options,
@@ -68,7 +70,7 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// Adds to the work's batch that its message stands in a mailbox.
+/// Adds to the work's batch the message in a mailbox.
 fn append(
     work: &mut Work<'_>,
     current: &Current,

@@ -1,4 +1,5 @@
-//! Which groups a user is in, here and in other realms: what it costs to find out depends on that user's groups alone.
+//! The groups that a user is in, here and in other realms. The cost of finding them depends only on
+//! the number of that user's groups.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
@@ -14,13 +15,14 @@ use crate::{
     wire::{ErrorCode, GroupName, Mailbox, RealmId, Refusal, Username},
 };
 
-/// Memberships that are listed at once.
+/// The number of memberships that are listed at once.
 const LISTED_AT_ONCE: usize = 256;
-/// From so many below the bound on, one join of a user waits for the other: more can hardly be under way at once.
+/// How near to the bound the joins of one user begin to wait for each other. More joins than this
+/// can hardly run at once.
 const JOINING_MAX: usize = 256;
 
 impl<S: Store> Realm<S> {
-    /// Adds to `batch` that a user is in one group more, if that is not one too many (GRP-8).
+    /// Adds to `batch` that a user is in one more group. Refuses if that exceeds the bound (GRP-8).
     pub(super) async fn check_room(
         &self,
         user: Username,
@@ -31,9 +33,9 @@ impl<S: Store> Realm<S> {
         }
         let joins = records::joins(user);
         self.noted::<ChangedRecord>(batch, &joins).await?;
-        // Counted again: what was joined before this was noted is seen now.
+        // The count is repeated after the note: it now includes all joins from before the note.
         let count = self.count_traces(user).await?;
-        // Groups that have ended are none of them, as long as they leave a trace.
+        // Groups that have ended do not count, though they may have left stale links.
         if count >= MEMBERSHIPS_MAX && self.mailboxes_of(user).await?.len() > MEMBERSHIPS_MAX {
             return Err(Refusal::too_large(MEMBERSHIPS_MAX as u64).into());
         }
@@ -41,7 +43,8 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// In how many groups a user is at most: one that has ended may have left a trace.
+    /// Returns an upper bound of the groups that a user is in: a group that has ended may have left
+    /// a stale link.
     async fn count_traces(&self, user: Username) -> Result<usize, Failure> {
         let mut count = 0;
         for prefix in [records::joined(user), records::copied(user)] {
@@ -50,7 +53,7 @@ impl<S: Store> Realm<S> {
         Ok(count)
     }
 
-    /// All mailboxes of a user. Private messages from one realm are among the private ones.
+    /// Returns all mailboxes of a user. Private messages from one realm are among the private ones.
     pub(super) async fn mailboxes_of(
         &self,
         user: Username,
@@ -60,7 +63,7 @@ impl<S: Store> Realm<S> {
         let mut after = None;
         while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
             for key in keys {
-                // A group that is gone may have left a trace.
+                // A group that has ended may have left a stale link.
                 if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
                     && let Some(place) = self.joined_place(user, group).await?
                 {
@@ -105,7 +108,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// The same, as long as copies are not listed by user: looks at those of all users.
+    /// Does the same while replicas are not listed by user: looks at the members of all replicas.
     async fn add_copies_of_all(
         &self,
         user: Username,
@@ -127,7 +130,8 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// The next keys under a prefix, behind `after`, which moves on; nothing when there are no more.
+    /// Returns the next keys under a prefix after `after`, and moves `after` on. Returns `None` if
+    /// there are no more.
     pub(super) async fn next_keys(
         &self,
         prefix: &Prefix,
@@ -144,7 +148,7 @@ impl<S: Store> Realm<S> {
         Ok(Some(found.into_iter().map(|(key, _)| key).collect()))
     }
 
-    /// Where the messages of a group of this realm are, if `user` is in it.
+    /// Returns the log of a group of this realm, if `user` is in it.
     pub(super) async fn joined_place(
         &self,
         user: Username,
@@ -157,7 +161,7 @@ impl<S: Store> Realm<S> {
         Ok(member.map(|_| group.place()))
     }
 
-    /// Where the copy of a group of another realm is, if `user` is in it.
+    /// Returns the log of the replica of another realm's group, if `user` is in it.
     pub(super) async fn copied_place(
         &self,
         user: Username,
@@ -171,7 +175,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Lists some more copies by user, in a store from before they were. True when all are.
+    /// Lists some more replicas by user, in a store that is older than this list. True if all are
+    /// listed.
     pub(super) async fn list_copies(&self) -> Result<bool, Failure> {
         if self.are_copies_listed.load(Ordering::Acquire) {
             return Ok(true);
@@ -192,7 +197,7 @@ impl<S: Store> Realm<S> {
             .await?;
         for (key, found) in &members {
             if let Some((realm, group, user)) = records::copy_member_in(key) {
-                // Who leaves meanwhile is not listed again.
+                // A user that leaves meanwhile is not listed again.
                 batch.expect(key.clone(), Expected::At(found.version));
                 let link = records::copied_group(user, realm, group);
                 batch.put(link, ChangedRecord {}.to_value()?);
@@ -205,7 +210,7 @@ impl<S: Store> Realm<S> {
             is_whole: members.len() < LISTED_AT_ONCE,
         };
         batch.put(at, record.to_value()?);
-        // What has been written is seen at the next look, and what has not is tried again.
+        // The next pass sees what was written, and retries what was not.
         self.commit(batch).await?;
         Ok(false)
     }

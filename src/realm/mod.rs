@@ -1,8 +1,8 @@
-//! The rules of chat: accounts, sessions, mailboxes, and that every command takes effect once.
+//! The rules of chat: accounts, sessions, mailboxes, and commands that take effect exactly once.
 //!
-//! A [`Realm`] is handed commands as bytes, with who asks and what time it is, and hands back answers.
-//! It knows no packets and no sockets; whatever it must remember is in its [`Store`]. What it answers
-//! `ok` to is durable. Normative text: `spec/commands.md`.
+//! A [`Realm`] takes commands as bytes, with the caller and the time, and returns answers. It knows
+//! no packets and no sockets. All that it must remember is in its [`Store`]. An answer of `ok`
+//! means that the effect is durable. Normative text: `spec/commands.md`.
 
 mod accounts;
 mod add_peer;
@@ -105,48 +105,50 @@ use crate::{
     },
 };
 
-/// How often a command decides anew because what it had read was changed meanwhile.
+/// How often a command is decided at most, when the values that it read have changed meanwhile.
 const ATTEMPTS_MAX: u32 = 16;
-/// What a client is asked to wait when all attempts met a change, in milliseconds.
+/// How long a client is asked to wait after all attempts met a conflict, in milliseconds.
 const CONTENDED_MS: u64 = 100;
-/// What a client is asked to wait when the disk is full, in milliseconds.
+/// How long a client is asked to wait when the disk is full, in milliseconds.
 const DISK_FULL_MS: u64 = 10_000;
 
-/// Who asks, and when.
+/// The sender of a command, and the time of the command.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// The device's key; none on a plain link.
+    /// The device's key. `None` on a plain link.
     pub device: Option<PublicKey>,
-    /// Where it comes from.
+    /// The subnet that the command comes from.
     pub subnet: Subnet,
-    /// Which of the realm's keys the link is with; none on a plain link.
+    /// The realm's key that the link uses. `None` on a plain link.
     pub own: Option<PublicKey>,
-    /// The command came in a handshake's first message, which may have been recorded by anyone.
+    /// True if the command came in the first message of a handshake, which anybody may have
+    /// recorded.
     pub early: bool,
-    /// The number of the command, where it has one: the realm sees to it.
+    /// The command's operation number, if it has one. The realm sets it.
     pub operation: OperationNumber,
     /// The longest answer that fits one datagram, in bytes.
     pub room: usize,
-    /// The longest that can travel at all.
+    /// The longest answer that can travel at all, in bytes.
     pub longest: usize,
-    /// The positions that it remembers are of this store: it claimed no life that the store does not know (READ-9).
+    /// True if the positions that the device remembers are of this store: it claimed no life that
+    /// the store does not know (READ-9).
     pub trusts_cursors: bool,
-    /// When.
+    /// The time.
     pub now: Moment,
 }
 
-/// An answer is longer than so many bytes, which is the longest that can travel.
+/// An answer is too long. Holds the length of the longest answer that can travel, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong(usize);
 
 impl TooLong {
-    /// What is answered instead.
+    /// Returns the answer that is sent instead.
     pub fn to_bytes(self) -> Vec<u8> {
         Answer::Refused(Refusal::too_large(self.0 as u64)).to_bytes()
     }
 }
 
-/// The rules, over a store.
+/// The rules of chat, over a store.
 #[derive(Debug)]
 pub struct Realm<S> {
     store: S,
@@ -156,33 +158,34 @@ pub struct Realm<S> {
     limits: Limits,
     limiter: Limiter,
     network: Network,
-    /// Commands that wait for what a peer says of their message.
+    /// Commands that wait for a peer's verdict on their message.
     verdicts: Receipts,
-    /// When messages to other realms are not worth delivering any more.
+    /// When messages to other realms expire.
     expiries: Expiries,
-    /// How often in vain what removed realms leave behind could not be read.
+    /// How many reads of the leftovers of removed realms have failed.
     unread_departures: AtomicU32,
     shares: QueueShares,
     watched: Watched,
     watch_memory: WatchMemory,
-    /// Something is to be done for the members of a group that has ended.
+    /// Wakes the work for the members of a group that has ended.
     chores: Notify,
-    /// The copies that a user is in are listed by user.
+    /// True if the replicas are listed by user.
     are_copies_listed: AtomicBool,
     passwords: Passwords,
     windows: DedupWindows,
     /// Makes session ids.
     session_ids: MacKey,
-    /// Makes what stands for them in the store.
+    /// Makes the hashes under which sessions are stored.
     session_hashes: MacKey,
-    /// In which all is numbered that is queued for peers until this realm is made again: a store may have been restored by then.
+    /// The epoch of all messages that are queued for peers until this realm is constructed again.
+    /// Each construction draws a new one, because the store may have been restored from a backup.
     epoch: u64,
     rng: Mutex<StdRng>,
     /// Set for good when the store fails.
     failed: watch::Sender<Option<StoreError>>,
 }
 
-/// An epoch of the queues to peers.
+/// Draws an epoch for the queues to peers.
 fn epoch(rng: &mut StdRng) -> u64 {
     if is_planted(Fault::OneEpoch) {
         return 1;
@@ -192,8 +195,10 @@ fn epoch(rng: &mut StdRng) -> u64 {
 }
 
 impl<S: Store> Realm<S> {
-    /// The realm over what `store` holds. `lasting` is a secret that stays whatever key the realm has: it
-    /// makes session ids. Randomness comes from `seed`.
+    /// Returns a realm over what `store` holds.
+    ///
+    /// `lasting` is a secret that stays the same when the realm's key changes: session ids are made
+    /// with it. Randomness comes from `seed`.
     pub fn new(
         store: S,
         lasting: &SecretKey,
@@ -229,44 +234,44 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Gives back memory of who has not been heard of since this was called the last time but one.
+    /// Frees the memory of users and peers that have not been heard of since the last call but one.
     pub fn age(&self) {
         self.windows.age();
         self.store.age();
     }
 
-    /// The store.
+    /// Returns the store.
     #[cfg(test)]
     pub const fn store(&self) -> &S {
         &self.store
     }
 
-    /// What watches hold, in bytes.
+    /// Returns how much memory watches hold, in bytes.
     #[cfg(test)]
     pub fn watched_bytes(&self) -> usize {
         self.watch_memory.held()
     }
 
-    /// What this realm says of itself to others.
+    /// Returns what this realm says of itself to others.
     pub const fn own(&self) -> &RealmIdentity {
         &self.own
     }
 
-    /// The way to other realms.
+    /// Returns the way to other realms.
     pub const fn network(&self) -> &Network {
         &self.network
     }
 
-    /// Carries a command out and gives the answer's bytes. Whatever the bytes are, there is an answer.
+    /// Executes a command and returns the answer's bytes. Every input gets an answer.
     pub async fn handle(&self, caller: &Caller, command: &[u8]) -> Vec<u8> {
         let outcome = self.carry_out(caller, command).await;
         outcome.unwrap_or_else(TooLong::to_bytes)
     }
 
-    /// The same, for callers that do something about an answer that is too long.
+    /// Does the same as [`Realm::handle`], for callers that handle an answer that is too long.
     ///
     /// # Errors
-    /// [`TooLong`] for one that is longer than [`Caller::longest`].
+    /// [`TooLong`] if the answer is longer than [`Caller::longest`].
     pub async fn carry_out(&self, caller: &Caller, command: &[u8]) -> Result<Vec<u8>, TooLong> {
         let mut is_numbered = false;
         let (name, outcome) = if PeerRequest::is_one(command) {
@@ -302,7 +307,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Carries out a command that changes nothing.
+    /// Executes a command that changes nothing.
     async fn read(&self, caller: &Caller, request: &Request<'_>) -> Result<Answer, Failure> {
         match request.command {
             Command::Inbox { session } => self.inbox(caller, session, &request.options).await,
@@ -345,7 +350,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Whose operation numbers a command counts among; nobody's when a plain link opens a session.
+    /// Returns the owner of the command's operation number. `None` if a plain link opens a session.
     fn owner(&self, caller: &Caller, session: Option<SessionRef>) -> Option<Owner> {
         match (caller.device, session) {
             (Some(device), _) => Some(Owner::Device(device)),
@@ -354,8 +359,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Waits until the store fails, be it by itself, while nobody asks for anything. From then on nothing can be written: only starting anew
-    /// helps.
+    /// Waits until the store fails, also while no command arrives. After a failure nothing can be
+    /// written; only a restart helps.
     pub async fn failed(&self) -> StoreError {
         let mut failed = self.failed.subscribe();
         tokio::select! {
@@ -368,7 +373,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// An operator has to hear of a store that fails; what users do wrong is their own affair.
+    /// Logs a failure. A store failure is an error that the operator must see; a refusal is only a
+    /// debug message.
     fn note(&self, command: &str, failure: &Failure) {
         match failure {
             Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),

@@ -1,4 +1,4 @@
-//! Groups, from the owner's and the moderators' side (GRP-6, GRP-7).
+//! Groups as owners and moderators manage them (GRP-6, GRP-7).
 
 use super::{
     Failure, Realm, Work,
@@ -11,7 +11,7 @@ use crate::{
     wire::{Answer, ErrorCode, GroupName, Password, Role, Sender, Username},
 };
 
-/// Who asks to change a group, and which.
+/// The sender of a command that changes a group, and the group.
 struct Asking {
     current: Current,
     group: Group,
@@ -19,7 +19,7 @@ struct Asking {
 }
 
 impl<S: Store> Realm<S> {
-    /// Who asks, if they are at least `least`.
+    /// Returns the sender, if their role is at least `least`.
     async fn asking(
         &self,
         work: &mut Work<'_>,
@@ -79,7 +79,7 @@ impl<S: Store> Realm<S> {
                     .await?;
             }
             None => match who.realm {
-                // Whether another realm has such a user is for that realm to know.
+                // Only the other realm knows whether it has such a user.
                 Some(realm) => drop(self.peer(&mut work.batch, realm).await?),
                 None => {
                     let account = records::account(who.user);
@@ -96,7 +96,8 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    /// Adds to the work's batch that someone is a member no more, and that a user's realm is told so.
+    /// Adds to the work's batch that a user is no member any more, and that the user's realm is
+    /// told.
     async fn expel(
         &self,
         group: &Group,
@@ -140,7 +141,7 @@ impl<S: Store> Realm<S> {
             .await?
             .ok_or(ErrorCode::NoSuchUser)?;
         if user == asking.current.user {
-            // An owner steps down by naming another.
+            // An owner steps down by naming another owner.
             return if role == Role::Owner {
                 Ok(Answer::Done)
             } else {

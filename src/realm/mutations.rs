@@ -1,5 +1,5 @@
-//! Commands that change something: read, decide, and commit once, with what the decision relied on as expectations (EXACT-13). On a conflict it is
-//! decided anew.
+//! Commands that change something. Each reads, decides, and commits once, with the values that the
+//! decision relied on as expectations (EXACT-13). On a conflict it is decided again.
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Outcome, Realm,
@@ -18,45 +18,47 @@ use crate::{
     },
 };
 
-/// What hashing has found out so far, so that deciding anew does not hash anew.
+/// The results of password hashing so far, so that a command that is decided again does not hash
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct Hashed {
     /// The hash of the new password.
     pub made: Option<String>,
-    /// The hash that the given password was compared with, and how that ended.
+    /// The hash that the given password was compared with, and the result.
     pub compared: Option<(Option<String>, bool)>,
 }
 
-/// A command in work.
+/// A command that is being executed.
 pub(super) struct Work<'a> {
     pub caller: &'a Caller,
     pub request: &'a Request<'a>,
     pub batch: Batch,
     pub hashed: Hashed,
-    /// The realms that are to hear that a group has grown, once it has.
+    /// The realms to tell that a group has grown, after the commit.
     pub hints: Vec<(RealmId, GroupName)>,
-    /// What it has queued for another realm.
+    /// The message that it queues for another realm.
     pub queued: Option<(RealmId, QueuedRecord, Arriving)>,
-    /// Whose groups or sessions are others than before.
+    /// The user whose groups or sessions it changes.
     pub affected: Option<Username>,
-    /// For whom it makes the store larger, if it does.
+    /// The user for whom it makes the store larger, if it does.
     pub adds_for: Option<Username>,
-    /// What it decides about another realm.
+    /// Its decision about another realm.
     pub decision: Option<Decision>,
-    /// It ends a group: something is to be done for its members.
+    /// True if it ends a group: its members then need work.
     pub ends: bool,
-    /// Its number is not written down: nothing can be done under it any more.
+    /// True if its number is not recorded, because nothing can be done under that number any more.
     pub is_unrecorded: bool,
-    /// It has been counted among the commands of its user.
+    /// True if it has been counted among its user's commands.
     pub is_counted: bool,
-    /// What other realms were asked for it.
+    /// The questions that other realms were asked for it, with their answers.
     pub asked: Vec<Asked>,
-    /// The number that was drawn for a peering that it begins.
+    /// The peering number that was drawn for a peering that it begins.
     pub drawn: Option<u64>,
 }
 
 impl Work<'_> {
-    /// Nothing of it is to be done. What was decided depends on the same.
+    /// Discards all changes and effects. The expectations stay, because the refusal depends on them
+    /// too.
     fn forget(&mut self) {
         self.batch.changes.clear();
         self.hints.clear();
@@ -66,7 +68,8 @@ impl Work<'_> {
 }
 
 impl<S: Store> Realm<S> {
-    /// Carries out a command that changes something, or gives the answer it had when it was.
+    /// Executes a command that changes something. If it was executed before, returns the answer
+    /// that it had then.
     pub(super) async fn change(
         &self,
         caller: &Caller,
@@ -146,7 +149,8 @@ impl<S: Store> Realm<S> {
             let is_queued = is_queued(&request.command, &bytes);
             let waits = owner.filter(|_| is_queued);
             let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
-            // On a conflict, what the decision relied on has changed: it is made anew.
+            // On a conflict the values that the decision relied on have changed: it is decided
+            // again.
             let batch = core::mem::take(&mut work.batch);
             let stored = batch.bytes();
             let placed = match &mut operation {
@@ -170,7 +174,8 @@ impl<S: Store> Realm<S> {
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
-    /// What follows from a command that is durable now: who is woken, and what is to be asked of other realms.
+    /// Starts what follows from a command that is durable now: wakes watches and tasks, and queues
+    /// the work with other realms.
     fn begin_effects(&self, work: &mut Work<'_>, positions: &[Position]) {
         if let (Some((realm, queued, _)), Some(position)) = (work.queued.take(), positions.first())
         {
@@ -194,12 +199,14 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Decides about a command that changes something: what is to be written, and the answer, or what is to be asked first.
+    /// Decides a command that changes something. Returns the answer, with the changes in the batch,
+    /// or the question that another realm must be asked first.
     async fn decide(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
         let answer = match work.request.command {
             Command::Send { .. } => self.send(work).await,
             Command::SendGroup { .. } => self.sendgroup(work).await,
-            // Seldom, and large: apart, so that messages need not carry its room about.
+            // These are rare and have large futures. They are boxed, so that messages do not carry
+            // their size.
             Command::JoinGroupRealm { .. } => return Box::pin(self.joingrouprealm(work)).await,
             Command::LeaveGroupRealm {
                 session,
@@ -248,7 +255,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The answer to a repeated command.
+    /// Returns the answer to a repeated command.
     fn recall(&self, work: &Work<'_>, answer: RecordedAnswer) -> Result<Vec<u8>, Failure> {
         match answer {
             RecordedAnswer::Bytes(bytes) => Ok(bytes),
@@ -263,7 +270,9 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// True when something has changed that a refusal was decided by: of what was read before and after a change, no order of
+    /// True if a value that a refusal depends on has changed.
+    ///
+    /// If the decision read some values before a change and others after it, then neither order of
     /// the two commands would have refused.
     async fn is_outdated(&self, work: &mut Work<'_>, refusal: Refusal) -> Result<bool, Failure> {
         let batch = core::mem::take(&mut work.batch);
@@ -272,15 +281,17 @@ impl<S: Store> Realm<S> {
         }
         match self.commit(batch).await {
             Ok(Outcome::Conflict) => Ok(true),
-            // Nothing is written: a full disk keeps nobody from being refused.
+            // The batch writes nothing, so a full disk does not matter to a refusal.
             Ok(Outcome::Durable) | Err(Failure::Refused(_)) => Ok(false),
             Err(failure) => Err(failure),
         }
     }
 
-    /// EXACT-6: true when a refusal is written down like what is done. The command may have travelled early, and then
-    /// anybody can send it again: what its sender was told would not happen must not happen later. Of who has no
-    /// session nothing is written; their numbers end with the next session they open.
+    /// EXACT-6: true if a refusal is recorded like an effect.
+    ///
+    /// The command may have travelled as early data, and then anybody can send it again. If its
+    /// sender was told that it would not happen, it must not happen later. Nothing is recorded for
+    /// a caller without a session: its numbers end with the next session that it opens.
     async fn is_remembered(&self, work: &Work<'_>, refusal: Refusal) -> Result<bool, Failure> {
         let command = &work.request.command;
         match command.session() {

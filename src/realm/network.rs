@@ -1,5 +1,5 @@
-//! The realm's way to other realms: what it asks them for somebody who waits is carried out by whoever has the sockets; what is to be done
-//! with them else, by whoever keeps in touch with them.
+//! The realm's way to other realms. The task that owns the sockets sends its questions for callers
+//! that wait. The task that keeps in touch with peers does all other work with them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -18,37 +18,38 @@ use crate::{
     wire::{self, ErrorCode, GroupName, RealmId},
 };
 
-/// How long to ask who is at an address: a round trip may take a minute.
+/// How long to wait for the key at an address: a round trip may take a minute.
 const WHO_PATIENCE: Duration = Duration::from_secs(75);
 
-/// How the link to a peer stands, as `realms` tells it.
+/// The state of the link to a peer, as `realms` returns it.
 pub(super) const STATE_IDLE: u8 = 0;
 pub(super) const STATE_OPEN: u8 = 1;
 pub(super) const STATE_TRYING: u8 = 2;
 const STATE_NOT_ACCEPTED: u8 = 3;
 
-/// Whether a link to a peer may be opened to ask it something, where there is none.
+/// Whether a link to a peer may be opened to ask it something, if there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialing {
     /// An operator has named the address, or the peer has answered there.
     Freely,
-    /// The address is what the peer says of itself: nobody may be there who wants to hear of it (PEER-23). The question is whether the peer is
-    /// there: it is asked there and nowhere else, and what is answered over another link is no answer to it.
+    /// The address is the peer's own claim, so an unrelated host may be there (PEER-23). The
+    /// question is whether the peer is there: it is asked at that address only, and an answer over
+    /// another link does not count.
     Once,
-    /// There is no address: only a link that the peer has opened will do.
+    /// There is no address: only a link that the peer has opened can be used.
     Never,
 }
 
-/// Something to be asked of another realm.
+/// A question to another realm.
 #[derive(Debug)]
 pub enum PeerCall {
-    /// Ask who is at an address.
+    /// Ask for the key of the realm at an address.
     Who {
         /// The host.
         address: String,
         /// The port.
         port: u16,
-        /// Told the key, or dropped when nobody answers.
+        /// Receives the key. Dropped if nothing answers.
         answer: oneshot::Sender<PublicKey>,
     },
     /// Ask a peer.
@@ -57,24 +58,24 @@ pub enum PeerCall {
         peer: Box<Peer>,
         /// The request.
         bytes: Vec<u8>,
-        /// Somebody waits for it: better soon no answer than late one.
+        /// True if a caller waits for it: no answer soon is better than a late one.
         is_awaited: bool,
         /// Whether a link may be opened for it.
         dialing: Dialing,
-        /// Told the answer, or dropped when there is none in time.
+        /// Receives the answer. Dropped if there is none in time.
         answer: oneshot::Sender<Vec<u8>>,
     },
 }
 
-/// How the link to a peer stands.
+/// The state of the link to a peer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Standing {
     is_trying: bool,
-    /// It refuses the peering, and how.
+    /// The error by which it refuses the peering, if it does.
     refused: Option<ErrorCode>,
-    /// When either changed last.
+    /// When the state or the refusal last changed.
     since: Option<Instant>,
-    /// When it is tried next.
+    /// When the next attempt is.
     next: Option<Instant>,
     /// When it was last heard, in seconds since 1970.
     heard: u32,
@@ -89,7 +90,7 @@ impl Standing {
     }
 }
 
-/// How a peer stands, for operators. Times are in seconds since 1970, or 0.
+/// The state of a peer, for operators. Times are in seconds since 1970, or 0.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     pub state: wire::Standing,
@@ -99,7 +100,7 @@ pub(super) struct Seen {
     pub heard: u32,
 }
 
-/// What is to be done for a group at a peer.
+/// Work for a group at a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GroupWork {
     /// Tell the peer that the group has grown.
@@ -108,18 +109,18 @@ pub enum GroupWork {
     Read(GroupName),
 }
 
-/// What has happened since it was last taken ([`Network::signals`]).
+/// What has happened since the last call of [`Network::signals`].
 #[derive(Debug, Default)]
 pub struct Signals {
-    /// Peers have come, gone or changed.
+    /// True if peers were added, removed or changed.
     pub are_peers_changed: bool,
-    /// Peers that have asked something, or have answered somebody who waits.
+    /// Peers that have sent a request, or have answered a caller that waits.
     pub heard: BTreeSet<RealmId>,
-    /// What is to be done for groups at peers.
+    /// Work for groups at peers.
     pub work: BTreeSet<(RealmId, GroupWork)>,
-    /// Peers that are to be tried at the address that they say of themselves.
+    /// Peers to try at the address that they claim.
     pub claims: BTreeSet<RealmId>,
-    /// Peers that are to be introduced to again.
+    /// Peers to introduce this realm to again.
     pub introductions: BTreeSet<RealmId>,
 }
 
@@ -144,7 +145,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// The way, and where its errands come out.
+    /// Returns the way to other realms, and the receiver of its questions.
     pub fn new() -> (Self, mpsc::Receiver<PeerCall>) {
         let (errands, taken) = mpsc::channel(ERRANDS_MAX);
         let network = Self {
@@ -172,8 +173,8 @@ impl Network {
             .ok()
     }
 
-    /// Asks a peer for somebody who waits; nothing, when it is silent. How long that takes to find out depends on
-    /// the way to it.
+    /// Asks a peer on behalf of a caller that waits. Returns `None` if the peer is silent; how long
+    /// this takes depends on the path to it.
     pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
         let (peer, dialing) = (Box::new(peer.clone()), peer.dialing());
@@ -194,7 +195,7 @@ impl Network {
         self.are_signals.notify_one();
     }
 
-    /// What has happened since this was last called, once anything has.
+    /// Waits until something has happened, and returns all that has happened since the last call.
     pub async fn signals(&self) -> Signals {
         loop {
             let taken = {
@@ -212,21 +213,21 @@ impl Network {
         self.signal(|signals| signals.are_peers_changed = true);
     }
 
-    /// Something is to be done for a group at a peer.
+    /// Adds work for a group at a peer.
     pub fn add_work(&self, realm: RealmId, work: GroupWork) {
         self.signal(|signals| {
             signals.work.insert((realm, work));
         });
     }
 
-    /// A peer is to be introduced to again.
+    /// Requests another introduction to a peer.
     pub(super) fn introduction_due(&self, realm: RealmId) {
         self.signal(|signals| {
             signals.introductions.insert(realm);
         });
     }
 
-    /// The address that a peer says of itself is to be tried, once.
+    /// Requests one attempt at the address that a peer claims.
     pub(super) fn claim_to_try(&self, realm: RealmId) {
         self.signal(|signals| {
             signals.claims.insert(realm);
@@ -241,7 +242,7 @@ impl Network {
         change(standings.entry(realm).or_default())
     }
 
-    /// Notes that a peer has asked: what waits for it need not wait any longer.
+    /// Notes that a peer has sent a request: its queue need not wait any longer.
     pub(super) fn heard(&self, realm: RealmId, now: u32) {
         self.answers(realm, now);
         self.signal(|signals| {
@@ -249,7 +250,7 @@ impl Network {
         });
     }
 
-    /// Notes that a peer has answered somebody who waits.
+    /// Notes that a peer has answered a caller that waits.
     pub(super) fn reached(&self, realm: RealmId) {
         self.standing(realm, |standing| standing.turn(false, standing.refused));
         self.signal(|signals| {
@@ -257,7 +258,7 @@ impl Network {
         });
     }
 
-    /// Why a peer does not take what it is brought, as far as that is known.
+    /// Returns why a peer does not take deliveries, if that is known.
     pub(super) fn trouble_with(&self, realm: RealmId) -> Option<ErrorCode> {
         self.standing(realm, |standing| {
             let silent = standing.is_trying.then_some(ErrorCode::RealmUnreachable);
@@ -265,7 +266,7 @@ impl Network {
         })
     }
 
-    /// Notes that a peer is said to be elsewhere: it is tried there now.
+    /// Notes that a peer has moved, as an operator says: it is tried there now.
     pub(super) fn moved(&self, realm: RealmId) {
         self.standing(realm, |standing| standing.turn(true, standing.refused));
         self.signal(|signals| {
@@ -301,13 +302,13 @@ impl Network {
         });
     }
 
-    /// Those that have introduced themselves and wait for a decision.
+    /// Runs `change` on the realms that have introduced themselves and wait for a decision.
     pub(super) fn pending<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
         let pending = self.pending.lock();
         change(&mut pending.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How a peer stands, as operators see it.
+    /// Returns the state of a peer, for operators.
     pub(super) fn seen(&self, peer: &Peer, now: u32) -> Seen {
         let (state, heard) = self.state_of(peer);
         self.standing(peer.realm, |standing| {
@@ -337,7 +338,7 @@ impl Network {
         })
     }
 
-    /// These are all peers: how others stood, of which something was heard late, is of no interest.
+    /// Drops the state of all realms that are not in `peers`; it may have been noted late.
     pub fn know_only(&self, peers: &[Peer]) {
         let names: BTreeSet<RealmId> = peers.iter().map(|peer| peer.realm).collect();
         let standings = self.standings.lock();
@@ -345,7 +346,7 @@ impl Network {
         standings.retain(|realm, _| names.contains(realm));
     }
 
-    /// A peer was removed: of whoever has its name next nothing is known.
+    /// Drops the state of a removed peer, so that the next realm of that name begins without it.
     pub(super) fn forget(&self, realm: RealmId) {
         let mut standings = self
             .standings
@@ -362,7 +363,7 @@ impl Network {
         });
     }
 
-    /// How a peer stands, as `realms` tells it, and when it was last heard.
+    /// Returns the state of a peer as `realms` returns it, and when it was last heard.
     pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
         self.standing(peer.realm, |standing| {
             let is_accepted = peer.is_introduced() && standing.refused.is_none();

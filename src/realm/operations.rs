@@ -1,8 +1,8 @@
-//! Exactly once (EXACT-1 … EXACT-6): what was answered to a device's numbered commands is written in
-//! the same commit as their effect, so a repeat, whenever it comes, is answered and not done again.
+//! Exactly once (EXACT-1 … EXACT-6): the answer to a device's numbered command is written in the
+//! same commit as its effect. A repeat, however late, gets that answer and has no effect.
 //!
-//! Each operation is a key of its own: commands of one device that are under way together do not get in each other's
-//! way. What bounds them is that a number's key is that of the one [`WINDOW`] before it.
+//! Each operation has its own key, so concurrent commands of one device do not conflict. The number
+//! of keys is bounded: a number uses the same key as the number [`WINDOW`] before it.
 
 use blake2::{Blake2s256, Digest};
 
@@ -17,18 +17,19 @@ use crate::{
     wire::{Answer, Command, ErrorCode, OperationNumber, Refusal, Request, SessionRef},
 };
 
-/// The fingerprint of what was withdrawn before it came.
+/// The fingerprint of a message that was withdrawn before it arrived.
 const WITHDRAWN: [u8; 8] = [0; 8];
 
-/// What tells whether two commands are the same: the first 8 bytes of a BLAKE2s over the command
-/// without its passwords and its number, but with its salt (EXACT-5, EXACT-10).
+/// Returns the fingerprint by which two commands are compared: the first 8 bytes of a BLAKE2s over
+/// the command without its passwords and its number, but with its salt (EXACT-5, EXACT-10).
 pub fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     let kept = request.without_secrets().to_bytes();
     let hash: [u8; 32] = Blake2s256::digest(kept).into();
     hash.first_chunk().copied().unwrap_or_default()
 }
 
-/// A command's number, found to be new; nobody else carries out one of that number meanwhile.
+/// A command's number that is new. It is reserved: no other command with that number runs
+/// meanwhile.
 #[derive(Debug)]
 pub struct Operation<'a> {
     reservation: Reservation<'a>,
@@ -38,14 +39,14 @@ pub struct Operation<'a> {
 /// What is known of a number.
 #[derive(Debug)]
 pub enum Known<'a> {
-    /// Nothing: do it.
+    /// It is new: execute the command.
     New(Operation<'a>),
-    /// It was done, and this was answered.
+    /// It is used. Holds the recorded answer.
     Done(RecordedAnswer),
 }
 
 impl<S: Store> Realm<S> {
-    /// Looks a command's number up.
+    /// Looks up a command's number.
     pub(super) async fn look_up(
         &self,
         owner: Owner,
@@ -55,8 +56,9 @@ impl<S: Store> Realm<S> {
         self.look_up_any(owner, number, Some(fingerprint)).await
     }
 
-    /// As [`Realm::look_up`], for a client: a number that cannot be used is refused with the highest that is used, so
-    /// that the client goes above it in one step (EXACT-8).
+    /// Looks up a client's number, as [`Realm::look_up`]. If the number cannot be used, the refusal
+    /// contains the highest number that is used, so that the client goes above it in one step
+    /// (EXACT-8).
     pub(super) async fn look_up_command(
         &self,
         owner: Owner,
@@ -74,7 +76,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Looks a command's number up, whatever the command was if no fingerprint is given.
+    /// Looks up a command's number. Without a fingerprint, any command matches.
     pub(super) async fn look_up_any(
         &self,
         owner: Owner,
@@ -94,7 +96,7 @@ impl<S: Store> Realm<S> {
                     }));
                 }
                 Turn::Used => {
-                    // Only what came so much later can stand in its place.
+                    // The record is missing only if a number a whole window later has replaced it.
                     let record = self.recorded(&owner, number).await;
                     let record = record.map_err(Failure::in_doubt)?;
                     let record = record.ok_or(ErrorCode::AlreadyDone)?;
@@ -108,7 +110,7 @@ impl<S: Store> Realm<S> {
                     return match fingerprint {
                         Some(wanted) if record.fingerprint == wanted => Ok(Known::Done(answer)),
                         None => Ok(Known::Done(answer)),
-                        // What was withdrawn under that number is known to whoever has withdrawn it.
+                        // The sender that withdrew this number knows that it did.
                         Some(_) if record.fingerprint == WITHDRAWN => {
                             Err(ErrorCode::Expired.into())
                         }
@@ -125,7 +127,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// What is written of a number.
+    /// Returns the record of a number.
     async fn recorded(
         &self,
         owner: &Owner,
@@ -139,7 +141,7 @@ impl<S: Store> Realm<S> {
             .filter(|record| record.number == number))
     }
 
-    /// Reads which numbers of `owner` are used.
+    /// Loads the used numbers of `owner`.
     async fn read_window(&self, owner: Owner, forgotten: u64) -> Result<(), Failure> {
         let limit = usize::try_from(WINDOW).unwrap_or(usize::MAX);
         let kept = self
@@ -158,7 +160,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// The highest number that `owner` has used; 0 when none.
+    /// Returns the highest number that `owner` has used, or 0 if there is none.
     pub(super) async fn highest(&self, owner: &Owner) -> Result<OperationNumber, Failure> {
         loop {
             match self.windows.highest(owner) {
@@ -168,7 +170,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Commits what a numbered command does. As [`Realm::commit_placed`].
+    /// Commits the effect of a numbered command. Returns as [`Realm::commit_placed`].
     pub(super) async fn commit_operation(
         &self,
         operation: &mut Operation<'_>,
@@ -179,13 +181,14 @@ impl<S: Store> Realm<S> {
         match &outcome {
             Ok(placed) => operation.reservation.settle(placed.is_some()),
             Err(Failure::Refused(_) | Failure::Store(_)) => operation.reservation.settle(false),
-            // Whether it stands, only the store can tell.
+            // Only the store can tell whether the commit took effect.
             Err(Failure::Unknown(_)) => {}
         }
         outcome
     }
 
-    /// Uses a number up (EXACT-11). Needs no session: the number is the device's, whoever is logged in on it.
+    /// Uses up a number (EXACT-11). This needs no session: the number belongs to the device,
+    /// whichever user is logged in on it.
     pub(super) async fn void(
         &self,
         work: &mut Work<'_>,
@@ -196,14 +199,15 @@ impl<S: Store> Realm<S> {
             (Some(device), _) => {
                 let highest = self.highest(&Owner::Device(*device)).await?;
                 if highest.0 == 0 && self.bound_session(device, caller.now).await?.is_none() {
-                    // Strangers have keys without number: what is written of them is limited like new accounts.
+                    // A stranger can make any number of keys, so their records are limited like new
+                    // accounts.
                     self.limiter.registration(caller)?;
                 }
             }
             (None, SessionRef::Named(id)) => {
                 let hash = self.session_hash(&id);
                 let found = self.load_session(hash, None, caller.now).await?;
-                // A session that has ended never comes back: its numbers need no record to be dead.
+                // A session that has ended never comes back, so its numbers need no record.
                 work.is_unrecorded = found.is_none();
             }
             (None, SessionRef::Bound) => return Err(ErrorCode::NoSession.into()),
@@ -213,7 +217,7 @@ impl<S: Store> Realm<S> {
 }
 
 impl Operation<'_> {
-    /// Adds to `batch` that the command was done and answered with `answer`.
+    /// Adds to `batch` the record that the command was executed and answered with `answer`.
     pub fn record(&self, answer: RecordedAnswer, batch: &mut Batch) -> Result<(), Failure> {
         if is_planted(Fault::ForgetAnswer) {
             return Ok(());
@@ -229,7 +233,7 @@ impl Operation<'_> {
     }
 }
 
-/// True when the optional fields that must be understood belong to the command (WIRE-13).
+/// True if the optional fields that must be understood belong to the command (WIRE-13).
 pub(super) fn options_fit(request: &Request<'_>) -> bool {
     let mut rest = request.options;
     match request.command {

@@ -1,4 +1,5 @@
-//! Messages to other realms (PEER-5, PEER-9): a durable queue for each peer, and the answer to who fills it.
+//! Messages to other realms (PEER-5, PEER-9): a durable queue for each peer, and the answer to the
+//! sender.
 
 use super::{
     Failure, Known, Realm, Work,
@@ -17,10 +18,10 @@ use crate::{
     wire::{Answer, Body, Command, ErrorCode, GroupName, Options, Port, RealmId, Sent, Text},
 };
 
-/// Messages that wait for a peer are counted up to twice as many, less one.
+/// The search for the number of waiting messages goes up to twice this number, less one.
 const COUNTED_MAX: u64 = 4096;
 
-/// For how many seconds a message is worth delivering.
+/// Returns how long a message is worth delivering, in seconds.
 fn lifetime(options: &Options) -> Result<u32, Failure> {
     match options.ttl {
         Some(0) => Err(ErrorCode::BadRequest.into()),
@@ -31,7 +32,7 @@ fn lifetime(options: &Options) -> Result<u32, Failure> {
     }
 }
 
-/// True when a command has queued a message for a peer.
+/// True if a command has queued a message for a peer.
 pub(super) fn is_queued(command: &Command<'_>, answer: &[u8]) -> bool {
     let sends = matches!(
         command,
@@ -92,7 +93,8 @@ impl<S: Store> Realm<S> {
             .await
     }
 
-    /// The one of this realm's addresses by which a message is to leave; none where the peering's is meant.
+    /// Returns the address of this realm that a message names as its source, or `None` for the
+    /// peering's.
     pub(super) fn named_source(
         &self,
         address: Text<'_>,
@@ -114,7 +116,7 @@ impl<S: Store> Realm<S> {
         message: &Body<'_>,
     ) -> Result<Answer, Failure> {
         let content = self.check_message(&work.request.options, message)?;
-        // What an attempt before this one has taken.
+        // The reservation of an earlier attempt is released.
         work.queued = None;
         let place = self.queue_share(peer.realm, current.user).await?;
         let owner = self.owner(work.caller, work.request.command.session());
@@ -135,7 +137,7 @@ impl<S: Store> Realm<S> {
             }),
             epoch: self.epoch,
         };
-        // Whoever removes the peer meanwhile leaves no message behind.
+        // If the peer is removed meanwhile, no message may be left behind.
         work.batch
             .append(records::queue(peer.realm), queued.to_value()?);
         if kind == QueuedKind::Group {
@@ -146,8 +148,8 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Sent(Sent::Queued))
     }
 
-    /// Adds to the work's batch that a peer is to hear of its users' memberships in a group: that `from` is in it no more, or that
-    /// it has ended.
+    /// Adds to the work's batch a message to a peer about its users' memberships in a group: `from`
+    /// is no member any more, or the group has ended.
     pub(super) fn queue_word(
         &self,
         peer: &Peer,
@@ -174,8 +176,8 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// What the peer says of the message that a command has `queued`, if that comes while the command waits; the
-    /// answer to that command as it then is.
+    /// Returns the answer to a command that has `queued` a message: the peer's verdict, if it comes
+    /// while the command waits.
     pub(super) async fn verdict(
         &self,
         work: &Work<'_>,
@@ -188,7 +190,7 @@ impl<S: Store> Realm<S> {
         {
             return Ok(verdict);
         }
-        // It may have come just before or after.
+        // The verdict may have come just before or after.
         let number = work.caller.operation;
         match self
             .look_up_command(owner, number, fingerprint(work.request))
@@ -208,7 +210,8 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// How many messages wait for a peer. Positions have no gaps, so the last is found by leaps.
+    /// Returns how many messages wait for a peer. Positions have no gaps, so the last one is found
+    /// by a galloping search.
     pub(super) async fn queued(&self, realm: RealmId) -> Result<u64, Failure> {
         let log = records::queue(realm);
         let (settled, _) = self.settled(realm).await?;
@@ -222,7 +225,7 @@ impl<S: Store> Realm<S> {
             let page = self.store.read(&log, Position(settled + more - 1), one);
             let is_there = match page.await {
                 Ok(page) => !page.entries.is_empty(),
-                // What cannot be read waits, too.
+                // An unreadable entry also waits.
                 Err(error) if error.is_of_one_record() => true,
                 Err(error) => return Err(error.into()),
             };

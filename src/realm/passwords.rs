@@ -1,6 +1,6 @@
-//! Password hashing (argon2id, RFC 9106; the parameters are OWASP's) on threads of its own: as many
-//! at once as there are cores, a bounded queue, then `busy`. So a flood of logins costs a known
-//! amount of memory, and never holds up anybody's messages.
+//! Password hashing (argon2id, RFC 9106; the parameters are OWASP's) on its own threads: as many at
+//! once as there are cores, a bounded queue, then `busy`. So a flood of logins costs a known amount
+//! of memory, and never delays messages.
 
 use std::{
     sync::{
@@ -22,10 +22,11 @@ use crate::wire::{ErrorCode, Refusal};
 
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
-/// What a client is asked to wait when the queue is full: about what the queue takes, in milliseconds.
+/// How long a client is asked to wait when the queue is full, in milliseconds: about as long as the
+/// queue takes.
 const BUSY_MS: u64 = 1000;
 
-/// How much less than other threads the hashing ones are given, from 0 to 19.
+/// The niceness of the hashing threads, from 0 to 19.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
@@ -34,7 +35,7 @@ pub type Salt = [u8; 16];
 
 enum Work {
     Hash(Salt, oneshot::Sender<Option<String>>),
-    /// Without a hash there is nothing to compare with, and it takes as long all the same.
+    /// Without a hash there is nothing to compare with. It takes the same time.
     Verify(Option<String>, oneshot::Sender<bool>),
 }
 
@@ -43,7 +44,7 @@ struct Job {
     work: Work,
 }
 
-/// The threads. They end when it is dropped.
+/// The hashing threads. They end when this is dropped.
 #[derive(Debug)]
 pub struct Passwords {
     queue: Queue,
@@ -52,7 +53,8 @@ pub struct Passwords {
 #[derive(Debug)]
 enum Queue {
     Threads(SyncSender<Job>),
-    /// None: hashed where it is asked for, and cheaply. A simulated machine has no threads.
+    /// `None`: passwords are hashed in the caller's thread, and cheaply. A simulated machine has no
+    /// threads.
     #[cfg(test)]
     Here,
 }
@@ -83,7 +85,7 @@ impl Passwords {
         })
     }
 
-    /// The text to keep instead of `password`.
+    /// Returns the text to store instead of `password`.
     pub async fn hash(&self, password: &[u8], salt: Salt) -> Result<String, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.submit(password, Work::Hash(salt, answer))?;
@@ -94,8 +96,7 @@ impl Passwords {
             .ok_or(ErrorCode::Internal.into())
     }
 
-    /// True when `password` is the one that `kept` was made from. Takes the same time when nothing is
-    /// kept.
+    /// True if `kept` was made from `password`. Takes the same time if nothing is stored.
     pub async fn verify(&self, password: &[u8], kept: Option<String>) -> Result<bool, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.submit(password, Work::Verify(kept, answer))?;
@@ -142,9 +143,9 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
     }
 }
 
-/// Lets the other threads of the process have the processor first: a message is worth more than a login.
+/// Lowers the calling thread's priority: a message is worth more than a login.
 fn stand_back() {
-    // Of the calling thread alone, which is how Linux counts it.
+    // This affects only the calling thread, which is how Linux counts niceness.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, NICENESS);
 }
@@ -152,7 +153,7 @@ fn stand_back() {
 impl Job {
     fn run(self, hasher: &mut Hasher) {
         let Self { password, work } = self;
-        // Whoever asked may be gone by now; that is no reason to stop.
+        // The caller may be gone by now. That is no reason to stop.
         match work {
             Work::Hash(salt, answer) => {
                 let _ = answer.send(hasher.hash(&password, salt));
@@ -169,8 +170,8 @@ impl Job {
     }
 }
 
-/// Hashes one password after another in the same memory, taken once: given back and taken anew each time, it would
-/// grow in pieces.
+/// Hashes one password after another in the same memory. If it were freed and allocated each time,
+/// the heap would fragment and grow.
 struct Hasher {
     params: Params,
     blocks: Vec<Block>,
@@ -184,7 +185,7 @@ impl Hasher {
         })
     }
 
-    /// The text to keep.
+    /// Returns the text to store.
     fn hash(&mut self, password: &[u8], salt: Salt) -> Option<String> {
         let encoded = SaltString::encode_b64(&salt).ok()?;
         let params = self.params.clone();
@@ -198,12 +199,12 @@ impl Hasher {
         Some(hash.to_string())
     }
 
-    /// True when `kept` was made from `password`; nothing when it cannot be read.
+    /// True if `kept` was made from `password`. `None` if `kept` is unreadable.
     fn fits(&mut self, password: &[u8], kept: &str) -> Option<bool> {
         let kept = PasswordHash::new(kept).ok()?;
         let params = Params::try_from(&kept).ok()?;
         let derived = self.derive(password, kept.salt?, params)?;
-        // Takes the same time wherever they differ.
+        // This takes the same time wherever they differ.
         Some(derived == kept.hash?)
     }
 
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(passwords.verify(b"battery staple", None).await, Ok(false));
     }
 
-    /// The same text as the library's own way of doing it.
+    /// The text is the same as the library's own.
     #[test]
     fn a_hash_is_what_others_make_of_it() {
         use argon2::{PasswordHasher as _, PasswordVerifier as _};
@@ -259,7 +260,7 @@ mod tests {
         assert_eq!(ours, theirs.to_string());
         let kept = PasswordHash::new(&ours).unwrap();
         assert!(argon.verify_password(b"correct horse", &kept).is_ok());
-        // What was kept under other parameters, and what was spoilt.
+        // A text with other parameters, and a spoilt one.
         let mut other = Hasher::new(32, 3).unwrap();
         assert_eq!(other.fits(b"correct horse", &ours), Some(true));
         assert_eq!(other.fits(b"battery staple", &ours), Some(false));

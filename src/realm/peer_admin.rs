@@ -1,4 +1,5 @@
-//! What an operator sees of other realms, and decides about them (PEER-18, PEER-28). Each decision leaves a line in the log.
+//! How operators see other realms and decide about them (PEER-18, PEER-28). Each decision is
+//! logged.
 
 mod pending;
 
@@ -20,30 +21,30 @@ use crate::{
     },
 };
 
-/// What an operator has decided about another realm.
+/// An operator's decision about another realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     Added,
     Accepted,
     Moved,
     Removed,
-    /// With what waits for it.
+    /// Removed, and its queue dropped.
     Dropped,
     Refused,
 }
 
-/// The same, about which, and who has.
+/// A decision, with the realm that it is about and the operator that made it.
 #[derive(Clone, Debug)]
 pub(super) struct Decision {
     pub act: Act,
     pub peer: RealmId,
     pub key: PublicKey,
-    /// Where it is then, if an operator says so.
+    /// The realm's new address, if the operator gave one.
     pub address: String,
     pub who: Username,
 }
 
-/// An address as it is shown; nothing where there is none.
+/// Returns an address as text, or nothing if there is none.
 pub(super) fn shown((host, port): (&str, u16)) -> String {
     match host {
         "" => String::new(),
@@ -53,7 +54,7 @@ pub(super) fn shown((host, port): (&str, u16)) -> String {
 }
 
 impl<S: Store> Realm<S> {
-    /// A decision is durable: it is logged, and whoever keeps in touch with peers hears of it.
+    /// Logs a decision that is durable, and tells the task that keeps in touch with peers.
     pub(super) fn decided(&self, work: &mut Work<'_>) {
         self.network.peers_changed();
         let Some(Decision {
@@ -96,7 +97,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Keeps for an operator that a realm has introduced itself.
+    /// Remembers for operators that a realm has introduced itself.
     pub(super) fn keep_pending(
         &self,
         caller: &Caller,
@@ -120,7 +121,8 @@ impl<S: Store> Realm<S> {
             .pending(|pending| pending.note(new, may_be_new));
     }
 
-    /// A realm that waits for a decision becomes a peer, as if it had been added before it introduced itself. Where it is is for it to show.
+    /// Makes a peer of a realm that waits for a decision, as if it had been added before it
+    /// introduced itself. Its address is unknown until it has shown it.
     pub(super) async fn accept_pending(
         &self,
         work: &mut Work<'_>,
@@ -144,7 +146,8 @@ impl<S: Store> Realm<S> {
         peer.record = PeerRecord {
             introduced: true,
             added: true,
-            // It may know this realm from before: nobody joins before the two agree about the peering.
+            // It may know this realm from before: no user joins before the two agree on the
+            // peering.
             apart: true,
             knows: found.own.0,
             ..Self::with_claim(&peer.record, (host, *port))
@@ -160,7 +163,7 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    /// A realm that waits for a decision is refused.
+    /// Refuses a realm that waits for a decision.
     pub(super) fn refuse_pending(
         &self,
         work: &mut Work<'_>,
@@ -180,7 +183,7 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    /// A peer is elsewhere from now on.
+    /// Sets a peer's new address.
     pub(super) async fn move_peer(
         &self,
         work: &mut Work<'_>,
@@ -239,7 +242,7 @@ impl<S: Store> Realm<S> {
             address: String::new(),
             who,
         });
-        // What it leaves behind ends step by step.
+        // The rest of its records are removed step by step.
         work.ends = true;
         Ok(Answer::Done)
     }
@@ -285,8 +288,8 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Realms(states))
     }
 
-    /// How many messages wait for a realm, the oldest for how many seconds, and what is wrong if that cannot be read: an operator sees of all
-    /// others how they stand.
+    /// Returns how many messages wait for a realm, the age of the oldest in seconds, and the error
+    /// if that cannot be read: the operator still sees the state of all others.
     async fn waiting_for(
         &self,
         caller: &Caller,
@@ -382,14 +385,14 @@ impl<S: Store> Realm<S> {
         details
     }
 
-    /// What is noted of a realm that departs.
+    /// Returns the record of a realm that departs.
     pub(super) fn departure(drops: bool) -> Result<Vec<u8>, Failure> {
         Ok(DepartureRecord { drops }.to_value()?)
     }
 }
 
-/// What users see of a peer: that they can write to it, and whether it answers. Nothing of one that has not accepted the
-/// peering.
+/// Returns what users see of a peer: that they can write to it, and whether it answers. Returns
+/// `None` for a peer that has not accepted the peering.
 fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
     let state = match state {
         STATE_IDLE | STATE_OPEN => STATE_OPEN,

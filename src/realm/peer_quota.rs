@@ -1,5 +1,5 @@
-//! Places for peers (PEER-2, PEER-23): how many there are for those that nobody here has asked for, who of them gives way, and how often an
-//! address is tried that a peer says of itself.
+//! Places for peers (PEER-2, PEER-23): how many uninvited peers there may be, which of them is
+//! evicted, and how often a claimed address is tried.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -16,17 +16,18 @@ use crate::{
     wire::{ErrorCode, RealmId, Refusal},
 };
 
-/// Records that are looked at, at once, in search of a peer that may give way.
+/// The number of records that are read at once in the search for a peer to evict.
 const SEARCHED_AT_ONCE: usize = 256;
 
 impl<S: Store> Realm<S> {
-    /// Adds to `batch` what makes room for another peer. The one that gives way, if one has to.
+    /// Adds to `batch` the changes that make room for another peer. Returns the evicted peer, if
+    /// one must go.
     pub(super) async fn make_place(
         &self,
         is_asked: bool,
         batch: &mut Batch,
     ) -> Result<Option<RealmId>, Failure> {
-        // Others who take a place meanwhile are counted.
+        // Peers that take a place meanwhile are counted.
         let places = records::places();
         self.noted::<ChangedRecord>(batch, &places).await?;
         batch.put(places, ChangedRecord {}.to_value()?);
@@ -60,7 +61,7 @@ impl<S: Store> Realm<S> {
         Err(refused())
     }
 
-    /// The realms whose users are in a group here, or banned from one.
+    /// Returns the realms whose users are in a group here, or banned from one.
     async fn realms_in_use(&self) -> Result<BTreeSet<RealmId>, Failure> {
         let mut found = BTreeSet::new();
         let groups = async |found: &mut BTreeSet<RealmId>| {
@@ -88,20 +89,20 @@ impl<S: Store> Realm<S> {
                 .await;
         }
         match damage {
-            // Whose these are cannot be read: nobody gives way.
+            // Their realm cannot be read, so no peer is evicted.
             Some(error) => Err(error.into()),
             None => Ok(found),
         }
     }
 
-    /// True when nothing waits for a realm and nobody here is in a group of it.
+    /// True if nothing waits for a realm and no user here is in a group of it.
     async fn is_of_no_use(&self, realm: RealmId) -> Result<bool, Failure> {
         let copies = records::copy_members_of(realm);
         let is_in_none = self.store.list(&copies, None, 1).await?.is_empty();
         Ok(is_in_none && self.queued(realm).await? == 0)
     }
 
-    /// Adds to `batch` that a realm is no peer any more, and that what it leaves behind is to end.
+    /// Adds to `batch` that a realm is no peer any more, and that its leftovers must be removed.
     pub(super) async fn remove_peer(
         &self,
         peer: &Peer,
@@ -118,21 +119,22 @@ impl<S: Store> Realm<S> {
                 continue;
             };
             if named.realm != peer.realm.as_str() {
-                // It is another's by now.
+                // The key is another peer's by now.
                 continue;
             }
             if known == key || !peer.is_added() || is_planted(Fault::TakeGivenUpKey) {
                 batch.delete(name);
             } else {
-                // Whoever has it now, and it may have been given up for having been stolen, is not this peer.
+                // Any holder of this key now is not this peer; the key may have been replaced
+                // because it was stolen.
                 let realm = String::new();
                 batch.put(name, PeerName { realm }.to_value()?);
             }
         }
         let is_kept = peer.is_added() || !is_planted(Fault::ForgetFirstKey);
         if !peer.record.former.is_empty() && is_kept {
-            // Should it come back: its idempotency records go by its first key. An uninvited peer leaves no more behind than that one, and
-            // how many come is limited.
+            // These are needed if it comes back: its idempotency records use its first key. An
+            // uninvited peer leaves only that key, and the number of uninvited peers is limited.
             let keys = if peer.is_added() {
                 peer.record.former.clone()
             } else {
@@ -145,7 +147,8 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// What a known peer's record becomes when it says that it is at an address: one that is believed stays until the other has been tried.
+    /// Returns a known peer's record after it claims an address: a confirmed address stays until
+    /// the claimed one has been tried.
     pub(super) fn with_claim(record: &PeerRecord, (address, port): (&str, u16)) -> PeerRecord {
         let mut record = record.clone();
         if is_planted(Fault::BelieveClaims) {
@@ -157,14 +160,15 @@ impl<S: Store> Realm<S> {
         record
     }
 
-    /// A peer has said that it is at an address that is not believed: it is tried there, unless that has been too often.
+    /// Handles a claim of an address that is not confirmed: it is tried there, unless that was too
+    /// often.
     pub(super) fn has_claimed(&self, caller: &Caller, peer: &Peer) {
         if self.limiter.claim(caller.now, peer).is_ok() {
             self.network.claim_to_try(peer.realm);
         }
     }
 
-    /// Writes down that a peer has answered at the address that it gives: it is believed to be there.
+    /// Records that a peer has answered at its claimed address, which is now confirmed.
     pub async fn note_claim(&self, tried: &Peer, at: IpAddr) -> Written {
         let (host, port) = tried.address();
         match self.believe_claim(tried, at).await {
@@ -180,7 +184,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// What is believed is where it has answered, and not the name that leads there: that is for the peer to say, and may lead elsewhere later.
+    /// Confirms the IP address where the peer answered, and not the host name that leads there: the
+    /// peer chooses the name, which may lead elsewhere later.
     async fn believe_claim(&self, tried: &Peer, at: IpAddr) -> Result<bool, Failure> {
         for _ in 0..super::ATTEMPTS_MAX {
             let mut batch = Batch::new();
@@ -192,14 +197,15 @@ impl<S: Store> Realm<S> {
                     && current.key() == tried.key()
                     && current.record.claimed == claimed
             });
-            // It says another by now.
+            // It claims another address by now.
             let Some(current) = current else {
                 return Ok(false);
             };
             let record = PeerRecord {
                 address: at.to_canonical().to_string(),
                 port,
-                // A name is kept: the peer may have it lead elsewhere when it is silent here.
+                // A host name is kept as a claim: the peer may point it elsewhere when it does not
+                // answer here.
                 claimed: claimed.filter(|_| host.parse::<IpAddr>().is_err()),
                 ..current.record
             };

@@ -1,7 +1,9 @@
-//! Realms that an operator has removed (PEER-22): what belonged to them ends, so that whoever gets the name next begins with nothing.
+//! Realms that an operator has removed (PEER-22). All that belonged to them ends, so that the next
+//! realm of that name begins with nothing.
 //!
-//! The commit that removes a peer is bounded, however much it leaves behind: it says that the realm departs, and what is to be done then is
-//! done step by step, each of which may be done again after a restart. Until all of it is done nobody gets the name.
+//! The commit that removes a peer is bounded, however much the peer leaves behind. It only records
+//! that the realm departs. The rest is done in steps, each of which may be repeated after a
+//! restart. No realm gets the name until all of it is done.
 
 use std::sync::atomic::Ordering;
 
@@ -20,15 +22,17 @@ use crate::{
     wire::{Answer, ErrorCode, GroupName, RealmId, Refusal, Sender, Username},
 };
 
-/// Records that are looked at, and changed by one commit, at once.
+/// The number of records that are read at once, and changed by one commit.
 const DEPARTING_AT_ONCE: usize = 256;
-/// What whoever wants a name is asked to wait whose last holder is still departing, in milliseconds.
+/// How long a realm is asked to wait for a name whose last holder is still departing, in
+/// milliseconds.
 const DEPARTING_MS: u64 = 1000;
 
-/// After so many times in vain what cannot be read of what a removed realm leaves behind is given up: the name would never be free.
+/// After so many failed reads, what cannot be read of a removed realm is given up; otherwise the
+/// name would never be free.
 const READS_MAX: u32 = 5;
 
-/// What a user who was in a group of a removed realm is told.
+/// The notice to a user that was in a group of a removed realm.
 const NOTICE: &str = "an operator has removed the realm of this group: you are not in it any more";
 
 impl<S: Store> Realm<S> {
@@ -45,7 +49,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Does what is to be done for realms that were removed. False when some of it is still to be done.
+    /// Does the work for realms that were removed. False if some is left.
     pub async fn do_departures(&self, now: u32) -> bool {
         let prefix = records::departures();
         let mut realms = Vec::new();
@@ -97,13 +101,14 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// True when what has failed is lost: it is damaged, or could not be read for so long.
+    /// True if the record is lost: it is damaged, or too many reads have failed.
     fn is_lost(&self, failure: &Failure) -> bool {
         let tries = self.unread_departures.load(Ordering::Relaxed);
         failure.is_damage() || (failure.is_of_one_record() && tries >= READS_MAX)
     }
 
-    /// What is lost is passed over: nobody can use it, and the name would never be free.
+    /// Ignores a failure if the record is lost: nothing can use it, and otherwise the name would
+    /// never be free.
     fn pass_over(&self, done: Result<(), Failure>) -> Result<(), Failure> {
         match done {
             Err(failure) if self.is_lost(&failure) => {
@@ -114,13 +119,14 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The keys under a prefix that can be read, behind those that `walk` has passed; nothing at the end.
+    /// Returns the next readable keys under a prefix, behind those that `walk` has passed. Empty at
+    /// the end.
     async fn next_departing(&self, walk: &mut Walk) -> Result<Vec<Key>, Failure> {
         let found = self.next_found(walk).await?;
         Ok(found.into_iter().map(|(key, _)| key).collect())
     }
 
-    /// The same, and what stands there.
+    /// Returns the same, with the values.
     async fn next_found(&self, walk: &mut Walk) -> Result<Vec<(Key, Versioned)>, Failure> {
         let found = walk.next(&self.store).await?;
         if let Some(error) = walk.damage.take() {
@@ -129,7 +135,7 @@ impl<S: Store> Realm<S> {
         Ok(found)
     }
 
-    /// What waits for a realm is gone: an operator has said so.
+    /// Drops the messages that wait for a realm, as an operator has said.
     async fn drop_queue(&self, realm: RealmId) -> Result<(), Failure> {
         let end = self.store.last(&records::queue(realm)).await?.0;
         if let Some(batch) = self.leave_queue(realm, end).await? {
@@ -140,7 +146,8 @@ impl<S: Store> Realm<S> {
         self.forget_all(&records::all_returned(realm)).await
     }
 
-    /// What waits for a realm comes back to its senders. Whether the first of it has been delivered is not known.
+    /// Returns the messages that wait for a realm to their senders. It is unknown whether the first
+    /// one has been delivered.
     async fn give_queue_back(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         let one = PageLimit {
             entries: 1,
@@ -162,7 +169,7 @@ impl<S: Store> Realm<S> {
                 Ok(Some(outgoing)) => outgoing,
                 Ok(None) => return Ok(()),
                 Err(failure) if self.is_lost(&failure) => {
-                    // Whose it is cannot be read, nor where it ends: what stands there is nobody's any more.
+                    // Neither its sender nor its end can be read: the entry is dropped.
                     self.note("departure", &failure);
                     let next = (settled + 1).min(end);
                     if let Some(batch) = self.leave_queue(realm, next).await? {
@@ -177,7 +184,7 @@ impl<S: Store> Realm<S> {
             let Some(mut batch) = self.leave_queue(realm, position.0).await? else {
                 continue;
             };
-            // Where that cannot be read, its sender is told once more, perhaps.
+            // If that cannot be read, the sender may be told twice.
             let is_returned = match self.is_returned(realm, &outgoing).await {
                 Err(failure) if self.is_lost(&failure) => {
                     self.note("departure", &failure);
@@ -198,12 +205,12 @@ impl<S: Store> Realm<S> {
                 self.conclude(realm, &outgoing, &answer, now, batch).await?
             };
             is_first &= !is_settled;
-            // Others have their turn in between.
+            // Other tasks may run in between.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Users of a realm are members of no group here any more, nor banned from any.
+    /// Removes a realm's users from all groups here, and lifts their bans.
     pub(super) async fn leave_groups(
         &self,
         realm: RealmId,
@@ -257,7 +264,7 @@ impl<S: Store> Realm<S> {
                 realms.retain(|other| other != realm.as_str());
                 put_realms(&group, realms, &mut batch)?;
             }
-            // Who is a member meanwhile is of another realm: this one's users cannot join.
+            // Any new member is of another realm, because users of this one cannot join.
             if let Outcome::Durable = self.commit(batch).await? {
                 after = members.last().map(|(who, _)| *who).or(after);
             }
@@ -286,7 +293,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The copies of a realm's groups end, and nobody here is in them any more.
+    /// Ends the replicas of a realm's groups and all memberships in them.
     pub(super) async fn end_copies(
         &self,
         realm: RealmId,
@@ -314,8 +321,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Nothing more is read of a copy. Its place stays: a group that another realm has under this name goes on behind it (READ-6), also one
-    /// that is said to be the same.
+    /// Ends a replica: nothing more is read into it. Its log stays: a later group of this name,
+    /// even one that claims to be the same, continues behind it (READ-6).
     async fn end_departed_copy(
         &self,
         which: (RealmId, GroupName),
@@ -344,7 +351,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Nobody is in a copy any more, and all who were are told.
+    /// Ends all memberships in a replica, and tells the members.
     async fn leave_copy(
         &self,
         which: (RealmId, GroupName),
@@ -373,7 +380,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// What a realm's users have written stands among all private messages; the mailboxes of that realm alone are the next holder's.
+    /// Empties the mailboxes for that realm alone, which the next holder of the name would get. The
+    /// messages of its users are also among all private messages, and stay there.
     async fn empty_mailboxes(&self, realm: RealmId) -> Result<(), Failure> {
         let prefix = records::accounts();
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);

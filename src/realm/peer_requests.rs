@@ -1,4 +1,5 @@
-//! What other realms ask (PEER-2, PEER-4): who asks is the key that proved itself, and nothing else that is said.
+//! Requests of other realms (PEER-2, PEER-4). A sender is known by the key that it has proven, and
+//! by nothing else that it says.
 
 use blake2::{Blake2s256, Digest};
 
@@ -24,7 +25,7 @@ use crate::{
 };
 
 impl<S: Store> Realm<S> {
-    /// Carries out what another realm asks.
+    /// Executes another realm's request.
     pub(super) async fn peer_request(
         &self,
         caller: &Caller,
@@ -123,7 +124,8 @@ impl<S: Store> Realm<S> {
         self.deliver(owner, sequence, bytes, &delivery).await
     }
 
-    /// What a peer asks about groups: those here of its users, and those there of ours.
+    /// Handles a peer's request about groups: groups here with its users, and groups there with
+    /// users of this realm.
     async fn about_group(
         &self,
         caller: &Caller,
@@ -142,7 +144,7 @@ impl<S: Store> Realm<S> {
                 membership,
             } => self.host_leave(peer, (group, user), membership).await,
             PeerRequest::Grown { group } => {
-                // Of a group that nobody here is in nothing is remembered.
+                // Nothing is remembered about a group that no user here is in.
                 if self
                     .find_copy(&mut Unnoted, peer.realm, group)
                     .await?
@@ -167,7 +169,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Of an epoch of which nothing is remembered something will be: that is limited, or a peer could make up as many as it likes.
+    /// Limits how many new epochs a peer may begin: something is remembered of each, and a peer
+    /// could invent any number of them.
     async fn admit_epoch(&self, now: Moment, peer: &Peer, owner: &Owner) -> Result<(), Failure> {
         if self.highest(owner).await?.0 == 0 {
             self.limiter.epoch(now, peer.realm)?;
@@ -175,8 +178,8 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Delivers a message once. Also what is refused is remembered: the sender has been told, and the
-    /// same message must not come through later.
+    /// Delivers a message once. Refusals are remembered too: the sender has been told, and the same
+    /// message must not be delivered later.
     async fn deliver(
         &self,
         owner: Owner,
@@ -195,12 +198,12 @@ impl<S: Store> Realm<S> {
                 Known::New(operation) => operation,
             };
             let mut batch = Batch::new();
-            // That it is none any more says nothing of the message.
+            // A peer's removal says nothing about the message.
             self.rely_on_peer(&mut batch, &delivery.peer).await?;
             let (answer, realms) = match self.decide_delivery(delivery, &mut batch).await {
                 Ok(realms) => (Answer::Sent(Sent::Stored), realms),
                 Err(Failure::Refused(refusal)) => {
-                    // It depends on the same.
+                    // The refusal depends on the same values.
                     batch.changes.clear();
                     (Answer::Refused(refusal), Vec::new())
                 }
@@ -224,7 +227,8 @@ impl<S: Store> Realm<S> {
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
-    /// Sees to it that a message that has not been delivered never is; else the answer it had.
+    /// Ensures that a message that was not delivered never will be. If it was delivered, returns
+    /// the answer that it had.
     async fn withdraw(
         &self,
         owner: Owner,
@@ -253,7 +257,7 @@ impl<S: Store> Realm<S> {
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
-    /// Decides about a message: what is to be written, and which realms are to hear of it.
+    /// Decides about a message: what is written, and which realms must be told.
     async fn decide_delivery(
         &self,
         delivery: &Delivery<'_>,
@@ -267,8 +271,9 @@ impl<S: Store> Realm<S> {
                 batch.put(words, ChangedRecord {}.to_value()?);
                 let key = records::copy_member(peer.realm, *group, *user);
                 let member = self.noted::<ReplicaMemberRecord>(batch, &key).await?;
-                // Of a membership that is over: the user may have joined again. Word without a number is from before there were any, and says
-                // nothing of a membership that has one.
+                // The message may be about a membership that is over: the user may have joined
+                // again. One without a number is from an earlier release, and does not end a
+                // membership that has a number.
                 let is_meant = |own| {
                     (*membership != 0 || own == 0 || is_planted(Fault::OldWordsEnd))
                         && is_of(*membership, own)
@@ -322,25 +327,25 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// Where a message goes.
+/// The recipient of a message.
 #[derive(Clone, Copy)]
 enum To {
     User(Username),
     Group(GroupName),
 }
 
-/// What a peer brings, once and in order.
+/// What a peer delivers, once and in order.
 #[derive(Clone, Copy)]
 enum What<'a> {
-    /// A message: its content type, who wrote it, and what was written.
+    /// A message: its content type, its author and its body.
     Message(To, (u8, Username, Body<'a>)),
-    /// Word that a user here is a member of a group there no more, and the number of that membership.
+    /// A user here is no member of a group there any more. Holds the number of that membership.
     Expelled((GroupName, Username), u64),
-    /// Word that a group there has ended, which had this epoch.
+    /// A group there, with this epoch, has ended.
     Ended(GroupName, u64),
 }
 
-/// What a peer brings, and when.
+/// A delivery, with its sender and its time.
 struct Delivery<'a> {
     peer: Peer,
     what: What<'a>,

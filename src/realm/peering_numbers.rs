@@ -1,12 +1,15 @@
-//! Peerings that begin anew (PEER-27): each side numbers them, so that neither goes on from what the other has ended.
+//! Peerings that begin anew (PEER-27). Each side numbers them, so that neither continues a peering
+//! that the other has ended.
 //!
-//! A number has two halves. The upper one names the peering. The lower one is the life of the store (HS-14): by what the other side knew last, a
-//! realm that was restored from a copy sees that the other remembers what it does not, and begins anew.
+//! A number has two halves. The upper half names the peering. The lower half is the life of the
+//! store (HS-14). Suppose a realm was restored from a copy: from the number that the other side
+//! knew last, it sees that the other side remembers what it does not, and begins anew.
 //!
-//! A side draws its number when it makes the record of the peer, and again when it hears another number from the other side than it knew: all
-//! that was of the former peering ends here then, step by step, as when a realm is removed, but for what waits in the queue. The other
-//! side learns the new number from the answer, and ends what is left of it there. Until it has said that it knows, nobody
-//! joins a group across the two: what one side would begin the other might end.
+//! A side draws its number when it makes the peer's record, and again when the other side says
+//! another number than it knew. Then everything of the former peering ends here, step by step, as
+//! when a realm is removed, except the messages in the queue. The other side learns the new number
+//! from the answer, and ends its part of the former peering. Until it has said that it knows the
+//! number, no user joins a group across the two: one side might end what the other begins.
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Failure, Moment, Outcome, Realm,
@@ -22,22 +25,24 @@ use crate::{
 
 /// The half of a number that names the peering.
 const PEERING: u64 = 0xffff_ffff << 32;
-/// What a user who was in a group of such a realm is told.
+/// The notice to a user that was in a group of such a realm.
 const NOTICE: &str = "the realm of this group has begun to peer anew: you are not in it any more";
-/// What whoever would join is asked to wait while the former peering ends, in milliseconds.
+/// How long a user that wants to join is asked to wait while the former peering ends, in
+/// milliseconds.
 const ENDING_MS: u64 = 1000;
 
-/// What a realm says when it is introduced to: its number of the peering, and whether the other is to say that it knows.
+/// A realm's answer to an introduction: its number of the peering, and whether the other must
+/// confirm that it knows the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbered {
     /// Its number.
     pub number: u64,
-    /// It has not heard yet that this number is known.
+    /// True if it has not heard yet that this number is known.
     pub is_apart: bool,
 }
 
 impl Numbered {
-    /// What is answered to the realm known here as `known_as`.
+    /// Returns the answer to the realm known here as `known_as`.
     pub(super) fn answer(self, known_as: RealmId) -> Answer {
         Answer::Joined {
             epoch: self.number,
@@ -46,7 +51,7 @@ impl Numbered {
         }
     }
 
-    /// What such an answer says; nothing where the other has no numbers.
+    /// Returns the contents of such an answer, or `None` if the other has no numbers.
     pub const fn of(answer: &Answer) -> Option<Self> {
         match answer {
             Answer::Joined {
@@ -61,7 +66,8 @@ impl Numbered {
 }
 
 impl<S: Store> Realm<S> {
-    /// The record of a peer that says which number it has, and which it knows this realm's to be. What was of another peering ends.
+    /// Returns the peer's record after it has said its number, and the number of this realm that it
+    /// knows. If the number is of another peering, what was of the former one ends.
     pub(super) fn renumbered(
         &self,
         now: Moment,
@@ -87,7 +93,8 @@ impl<S: Store> Realm<S> {
         if record.theirs == 0 || is_other {
             record.theirs = number;
         } else if record.theirs != number {
-            // It has restarted. What this side knew is to be judged there before it is forgotten here.
+            // The peer has restarted. It must judge what this side knew before this side forgets
+            // it.
             self.network.introduction_due(peer.realm);
         }
         if is_of_peering(known, record.number) {
@@ -98,12 +105,13 @@ impl<S: Store> Realm<S> {
         Ok(record)
     }
 
-    /// A number for another peering.
+    /// Draws a number for another peering.
     pub(super) fn draw_number(&self) -> u64 {
         self.in_this_life(u64::from_be_bytes(self.random()).max(1 << 32))
     }
 
-    /// What a number is in this life of the store; its lower half is 0 where none has begun, as on a full disk.
+    /// Returns a number with this life of the store as its lower half, or 0 there if no life has
+    /// begun, as on a full disk.
     pub(super) fn in_this_life(&self, number: u64) -> u64 {
         let lives = self.lives.get();
         let current = lives.and_then(|lives| lives.known.first());
@@ -112,7 +120,8 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Refuses to be read by a side that believes this one's store to be in another life (PEER-29): it introduces itself then, and learns of this one.
+    /// Refuses a read by a side that believes this store to be in another life (PEER-29). That side
+    /// then introduces itself and learns of this life.
     pub(super) fn check_life(&self, believed: Option<Life>) -> Result<(), Failure> {
         let current = self.lives.get().and_then(|lives| lives.known.first());
         match (believed, current) {
@@ -123,7 +132,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// True when the other side knew this one in a life that the store has no memory of.
+    /// True if the other side knew this one in a life that the store does not remember.
     fn was_forgotten(&self, known: u64) -> bool {
         let Some(Lives { known: lives, .. }) = self.lives.get() else {
             return false;
@@ -131,12 +140,13 @@ impl<S: Store> Realm<S> {
         let is_life = |Life(name): &Life| u64::from(u32::from_be_bytes(*name)) == known & !PEERING;
         let is_known =
             known & !PEERING == 0 || lives.iter().any(is_life) || is_planted(Fault::ForgetLives);
-        // Also under another peering's number: the store may have been restored from that copy before.
+        // This also holds under another peering's number: the store may have been restored from
+        // that copy before.
         known != 0 && !is_known
     }
 
-    /// Takes up what a peer has answered when it was introduced to as `peer`, which has its numbers from then on. True when both sides know
-    /// each other's.
+    /// Stores a peer's answer to an introduction. `peer` is the peer as it was introduced to, and
+    /// gets the peer's numbers. True if both sides know each other's numbers.
     pub(super) async fn take_numbered(
         &self,
         now: Moment,
@@ -152,12 +162,12 @@ impl<S: Store> Realm<S> {
             let theirs = current.record.theirs;
             let is_other = theirs != 0 && !is_of_peering(theirs, numbered.number);
             if is_other && !is_of_peering(theirs, peer.record.theirs) {
-                // It comes late: there is another peering since this was asked.
+                // The answer is late: another peering has begun since the introduction.
                 return Ok(false);
             }
-            // What it was told is what is so: by its answer it knows.
+            // It was told the present number, and its answer shows that it knows it.
             let is_told = current.record.number == peer.record.number;
-            // What this side knows is forgotten once the other has judged it.
+            // This side's knowledge is forgotten only after the other side has judged it.
             let is_judged = peer.record.theirs == theirs;
             let record = PeerRecord {
                 theirs: if is_judged || is_other {
@@ -189,7 +199,7 @@ impl<S: Store> Realm<S> {
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
-    /// Refuses to let anybody join a group across a peering whose two sides may not agree about which it is.
+    /// Refuses a join across a peering if its two sides may not agree on which peering it is.
     pub(super) async fn check_peering(
         &self,
         realm: RealmId,
@@ -200,18 +210,18 @@ impl<S: Store> Realm<S> {
         let peer = self.find_peer(batch, realm).await?;
         let peer = peer.ok_or(ErrorCode::PeerRefused)?;
         if peer.record.apart {
-            // Should the other not come back to it.
+            // The other may not come back to it by itself.
             self.network.introduction_due(realm);
         }
         match self.network.trouble_with(realm) {
-            // It has never agreed, and will not soon.
+            // It has never agreed, and will not do so soon.
             Some(code) if peer.record.apart && peer.record.theirs == 0 => Err(code.into()),
             _ if is_ending || peer.record.apart => Err(Refusal::busy(ENDING_MS).into()),
             _ => Ok(()),
         }
     }
 
-    /// Ends what was of former peerings. False when some of it is still to end.
+    /// Ends what was of former peerings. False if some of it is left.
     pub(super) async fn do_voids(&self, now: u32) -> bool {
         let prefix = records::voids();
         let mut realms: Vec<RealmId> = Vec::new();
@@ -234,7 +244,7 @@ impl<S: Store> Realm<S> {
     }
 
     async fn end_former_peering(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
-        // Who is banned stays so: else a peer would lift bans of its users by beginning anew.
+        // Bans stay; otherwise a peer could lift its users' bans by beginning anew.
         self.leave_groups(realm, true).await?;
         self.end_copies(realm, (NOTICE, now), true).await?;
         let mut batch = Batch::new();
@@ -245,12 +255,12 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// True when both are numbers of one peering, in whichever lives of a store.
+/// True if both are numbers of one peering, in whichever lives of a store.
 const fn is_of_peering(one: u64, other: u64) -> bool {
     one & PEERING == other & PEERING
 }
 
-/// The life that a number names; none where its lower half is 0.
+/// Returns the life that a number names, or `None` if its lower half is 0.
 pub(super) const fn life_in(number: u64) -> Option<Life> {
     match (number & !PEERING) as u32 {
         0 => None,

@@ -1,4 +1,5 @@
-//! Peering with other realms (PEER-1 … PEER-3): who they are, where they are, and who may become one.
+//! Peering with other realms (PEER-1 … PEER-3): their keys and addresses, and which realms may
+//! become peers.
 
 use super::{
     Dialing, Failure, Outcome, Realm, Work,
@@ -17,28 +18,28 @@ use crate::{
     },
 };
 
-/// How often another realm is introduced to at once, until it has heard that its number is known.
+/// The most introductions to a realm in a row, until it has heard that its number is known.
 pub(super) const NUMBERS_TOLD: usize = 3;
 
-/// Which realms may peer with this one unasked.
+/// Which realms may become peers without being added here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Peering {
-    /// Any.
+    /// Any realm.
     Open,
-    /// Those that an operator of this one has added.
+    /// Only realms that an operator of this one has added.
     #[default]
     Listed,
-    /// None: this realm seeks its peers itself.
+    /// None: this realm alone starts peerings.
     Closed,
 }
 
-/// Who may make an account.
+/// Which users may register an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Registration {
     /// Anybody.
     #[default]
     Open,
-    /// Who has this code.
+    /// Users that have this code.
     Code(RegistrationCode),
     /// Nobody.
     Closed,
@@ -47,29 +48,29 @@ pub enum Registration {
 /// What this realm says of itself to others.
 #[derive(Clone, Debug)]
 pub struct RealmIdentity {
-    /// How it calls itself.
+    /// Its name for itself.
     pub id: RealmId,
     /// Its secret key.
     pub secret: SecretKey,
-    /// The keys it had before, to which it still answers.
+    /// Its former keys, to which it still answers.
     pub former: Vec<SecretKey>,
-    /// Which realms may peer with it.
+    /// Which realms may become its peers.
     pub peering: Peering,
-    /// The hosts and ports at which others reach it; the first where nothing else is said.
+    /// The hosts and ports at which others reach it. The first is the default.
     pub addresses: Vec<(String, u16)>,
-    /// Who may make an account.
+    /// Which users may register an account.
     pub registration: Registration,
-    /// What makes a session an operator's.
+    /// The code that makes a session an operator's.
     pub operator_code: String,
 }
 
 impl RealmIdentity {
-    /// Its key.
+    /// Returns its public key.
     pub fn key(&self) -> PublicKey {
         self.secret.public()
     }
 
-    /// A realm at one address.
+    /// Returns a realm at one address.
     #[cfg(test)]
     pub fn sample(id: RealmId, secret: SecretKey) -> Self {
         Self {
@@ -83,13 +84,14 @@ impl RealmIdentity {
         }
     }
 
-    /// The secret half of one of its keys.
+    /// Returns the secret half of one of its keys.
     pub(super) fn secret_of(&self, key: &PublicKey) -> Option<&SecretKey> {
         let mut all = core::iter::once(&self.secret).chain(&self.former);
         all.find(|secret| secret.public() == *key)
     }
 
-    /// What introduces this realm to a peer; without numbers to one of a release from before there were any (PEER-27).
+    /// Returns the request that introduces this realm to a peer. It has no numbers if the peer's
+    /// release is older than these (PEER-27).
     pub fn introduction(&self, peer: &Peer, is_numbered: bool) -> Vec<u8> {
         let (address, port) = self.told_to(peer);
         let request = PeerRequest::Introduce {
@@ -101,8 +103,11 @@ impl RealmIdentity {
         request.to_bytes()
     }
 
-    /// Where a peer is told that it reaches this realm: at the address noted for it or, when this realm is not there any more, at its
-    /// first. One that stands for all addresses leads nowhere from elsewhere: then nothing is said.
+    /// Returns the address at which a peer is told to reach this realm: the address noted for the
+    /// peer or, if this realm does not have that address any more, its first one.
+    ///
+    /// An unspecified address (all addresses) leads nowhere from elsewhere: then the result is
+    /// empty.
     pub(super) fn told_to(&self, peer: &Peer) -> (String, u16) {
         let (host, port) = peer.source();
         let is_noted = |own: &&(String, u16)| (own.0.as_str(), own.1) == (host, port);
@@ -118,7 +123,7 @@ impl RealmIdentity {
         found.filter(is_said).cloned().unwrap_or_default()
     }
 
-    /// True when `key` is this realm's, or was.
+    /// True if `key` is or was this realm's.
     pub(super) fn is(&self, key: &PublicKey) -> bool {
         self.secret_of(key).is_some()
     }
@@ -127,38 +132,38 @@ impl RealmIdentity {
 /// Another realm, as this one knows it.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// The name by which this realm knows it.
+    /// This realm's name for it.
     pub realm: RealmId,
-    /// What is kept of it.
+    /// Its record.
     pub(super) record: PeerRecord,
     pub(super) version: Version,
-    /// It is to be asked at an address that nobody vouches for.
+    /// True if it must be asked at an address that nobody has confirmed.
     is_tried: bool,
 }
 
 impl Peer {
-    /// The peer's key.
+    /// Returns the peer's key.
     pub const fn key(&self) -> PublicKey {
         PublicKey(self.record.key)
     }
 
-    /// All keys that it has had.
+    /// Returns all keys that it has or had.
     pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
         let former = self.record.former.iter();
         former.copied().map(PublicKey).chain([self.key()])
     }
 
-    /// In which life its store is as far as this side knows (PEER-29), which may know of none.
+    /// Returns the life of its store as far as this side knows it (PEER-29), or `None` if unknown.
     pub(crate) fn life(&self) -> Option<Life> {
         peering_numbers::life_in(self.record.theirs)
     }
 
-    /// The key it had when it became a peer: what was noted of its messages goes by it.
+    /// Returns its key at the time when it became a peer. Records about its messages use this key.
     pub(super) fn first_key(&self) -> PublicKey {
         PublicKey(*self.record.former.last().unwrap_or(&self.record.key))
     }
 
-    /// A peer that has not accepted the peering yet.
+    /// Returns a peer that has not accepted the peering yet.
     #[cfg(test)]
     pub fn sample(realm: RealmId, key: PublicKey, knows: PublicKey) -> Self {
         let record = PeerRecord {
@@ -186,12 +191,13 @@ impl Peer {
         }
     }
 
-    /// Which realm it is, whatever keys it has later, and which peering with it.
+    /// Returns the realm's identity, which does not change with its key, and the epoch of the
+    /// peering.
     pub fn identity(&self) -> (PublicKey, u64) {
         (self.first_key(), self.record.epoch)
     }
 
-    /// The same peer, which knows this realm by `key`.
+    /// Returns the same peer, with `key` as the key by which it knows this realm.
     #[must_use]
     pub fn known_by(&self, key: PublicKey) -> Self {
         let mut peer = self.clone();
@@ -199,12 +205,12 @@ impl Peer {
         peer
     }
 
-    /// The key by which it knows this realm.
+    /// Returns the key by which it knows this realm.
     pub const fn knows(&self) -> PublicKey {
         PublicKey(self.record.knows)
     }
 
-    /// The same peer, asked by another of this realm's addresses.
+    /// Returns the same peer, with another of this realm's addresses as the source.
     pub(super) fn asked_by(&self, source: Option<(String, u16)>) -> Self {
         let mut peer = self.clone();
         if let Some((address, port)) = source {
@@ -213,17 +219,17 @@ impl Peer {
         peer
     }
 
-    /// An operator has added it, or the configuration names it.
+    /// True if an operator has added it, or the configuration names it.
     pub const fn is_added(&self) -> bool {
         self.record.added
     }
 
-    /// Where it is.
+    /// Returns its address.
     pub fn address(&self) -> (&str, u16) {
         (&self.record.address, self.record.port)
     }
 
-    /// Whether a link to its address may be opened to ask it something.
+    /// Returns whether a link to its address may be opened to ask it something.
     pub fn dialing(&self) -> Dialing {
         match self.record.port {
             _ if self.is_tried => Dialing::Once,
@@ -233,7 +239,8 @@ impl Peer {
         }
     }
 
-    /// The same peer at the address that it says of itself, if that is another than is believed.
+    /// Returns the same peer at the address that it claims, if that differs from the address in
+    /// use.
     pub fn at_claim(&self) -> Option<Self> {
         let (address, port) = self.record.claimed.clone()?;
         let mut peer = self.clone();
@@ -242,7 +249,7 @@ impl Peer {
         Some(peer)
     }
 
-    /// The same, which says that it is somewhere else.
+    /// Returns the same peer, with a claim of another address.
     #[cfg(test)]
     #[must_use]
     pub fn claiming(mut self, address: &str, port: u16) -> Self {
@@ -250,12 +257,12 @@ impl Peer {
         self
     }
 
-    /// Where it reaches this realm.
+    /// Returns the address at which it reaches this realm.
     pub fn source(&self) -> (&str, u16) {
         (&self.record.src_address, self.record.src_port)
     }
 
-    /// True when it has accepted the peering.
+    /// True if it has accepted the peering.
     pub const fn is_introduced(&self) -> bool {
         self.record.introduced
     }
@@ -283,7 +290,7 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    /// Who gives a command that is for operators.
+    /// Returns the user of a command that is for operators.
     pub(super) async fn operator(
         &self,
         work: &mut Work<'_>,
@@ -297,7 +304,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Adds to `notes` that a realm which asks is still a peer: it may have been removed since it began to ask. One that has a new key since is.
+    /// Adds to `notes` that a realm that asks is still a peer: it may have been removed after it
+    /// asked. A new key does not change that.
     pub(super) async fn rely_on_peer(
         &self,
         notes: &mut impl Notes,
@@ -313,7 +321,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The peer known by that name.
+    /// Returns the peer of that name.
     pub(super) async fn peer(
         &self,
         notes: &mut impl Notes,
@@ -345,7 +353,7 @@ impl<S: Store> Realm<S> {
         Ok(found.map(|(record, version)| self.as_peer(realm, record, version)))
     }
 
-    /// The peer with that key.
+    /// Returns the peer that has or had that key.
     pub(super) async fn peer_of(
         &self,
         notes: &mut impl Notes,
@@ -356,15 +364,15 @@ impl<S: Store> Realm<S> {
         match name.and_then(|(name, _)| name.realm.parse().ok()) {
             Some(realm) => {
                 let found = self.find_peer(notes, realm).await?;
-                // Whoever has the name by now need not have the key.
+                // The realm that has the name now need not have the key.
                 Ok(found.filter(|peer| peer.keys().any(|known| known == *key)))
             }
             None => Ok(None),
         }
     }
 
-    /// All peers that can be read, for whoever carries messages to them, and whether these are all. Of the others it is not known that
-    /// they are none: what waits for them still waits.
+    /// Returns all peers that can be read, for the tasks that carry messages to them, and whether
+    /// these are all. A peer that cannot be read may still exist: its messages still wait.
     pub async fn peers(&self) -> (Vec<Peer>, bool) {
         let (peers, unread) = self.read_peers().await;
         if let Some(failure) = &unread {
@@ -380,8 +388,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// All peers that can be read, and why others cannot. Also those beyond the bound, which the configuration may name: nobody would hear
-    /// of them otherwise.
+    /// Returns all peers that can be read, and an error if others cannot. The configuration may
+    /// name more peers than the bound; these are included, or they would get no messages.
     async fn read_peers(&self) -> (Vec<Peer>, Option<Failure>) {
         let prefix = records::peers();
         let (mut peers, mut unread) = (Vec::new(), None);
@@ -401,7 +409,7 @@ impl<S: Store> Realm<S> {
         (peers, damage.or(unread).map(Failure::Store))
     }
 
-    /// One of this realm's own addresses: the one named, or its first where none is.
+    /// Returns one of this realm's own addresses: the named one, or the first if none is named.
     pub(super) fn source(&self, address: Text<'_>, port: Port) -> Result<(String, u16), Failure> {
         let named = (address.0, port.0);
         let mut own = self.own.addresses.iter();
@@ -413,7 +421,8 @@ impl<S: Store> Realm<S> {
         found.cloned().ok_or(ErrorCode::BadSource.into())
     }
 
-    /// Another realm, as it becomes a peer. What is remembered of its messages from before it was removed goes on.
+    /// Returns the record of a new peer. If it was a peer before, the records of its earlier
+    /// messages stay in use.
     pub(super) async fn begin_peer(
         &self,
         batch: &mut Batch,
@@ -424,7 +433,7 @@ impl<S: Store> Realm<S> {
         self.check_departed(realm, batch).await?;
         let name = records::peer_name(&key);
         if self.noted::<PeerName>(batch, &name).await?.is_some() {
-            // One that a removed peer has given up for another, or that is a peer's.
+            // The key is a peer's, or one that a removed peer has replaced by another.
             return Err(ErrorCode::RealmExists.into());
         }
         let former = records::former_keys(&key);
@@ -463,7 +472,7 @@ impl<S: Store> Realm<S> {
             .put(name, named.clone());
         for former in &peer.record.former {
             let name = records::peer_name(&PublicKey(*former));
-            // Unless it is another's by now.
+            // Another realm may have the key by now: then it keeps it.
             let before = self.noted::<PeerName>(batch, &name).await?;
             if before.is_none_or(|(before, _)| before.realm.is_empty()) {
                 batch.put(name, named.clone());
@@ -472,11 +481,14 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Makes a peer of whom the configuration names. False when the name or the key is another's, or the source none of this
-    /// realm's. Nothing is written where nothing has changed.
+    /// Makes a peer of a realm that the configuration names. Writes nothing if nothing has changed.
+    ///
+    /// Returns false if the name or the key is another realm's, or if the source is none of this
+    /// realm's addresses.
     ///
     /// # Errors
-    /// The peer is as it was, if it was one: the realm is busy, as on a full disk, or the store has failed.
+    /// The realm is busy, as on a full disk, or the store has failed. An existing peer is
+    /// unchanged.
     pub async fn list_peer(
         &self,
         realm: RealmId,
@@ -522,7 +534,8 @@ impl<S: Store> Realm<S> {
                     .begin_peer(&mut batch, of, (address, port), source)
                     .await?;
                 peer.record.added = true;
-                // The two may have agreed before, and this realm has forgotten it: nobody joins before they agree again (PEER-27).
+                // The two may have agreed before, and this realm has forgotten it: no user joins
+                // before they agree again (PEER-27).
                 peer.record.apart = true;
                 self.put_new_peer(&peer, &mut batch).await?;
             }

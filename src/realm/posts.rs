@@ -1,8 +1,9 @@
-//! What users of this realm have sent to groups of other realms (PEER-26): the home realm of a group says who wrote what there, and is
-//! believed of this realm's own users only where they did.
+//! Posts of this realm's users to groups of other realms (PEER-26). A group's home realm says who
+//! wrote each entry. If it names a user of this realm, it is believed only if that user sent the
+//! message.
 //!
-//! A post is noted in the commit that queues it, whatever becomes of it then, and the note goes with the entry that is read back. So each
-//! post vouches for one entry.
+//! A post is noted in the commit that queues it, whatever becomes of it. The note is removed with
+//! the entry that is read back, so each post vouches for one entry.
 
 use std::collections::BTreeMap;
 
@@ -22,15 +23,16 @@ use crate::{
     wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, GroupName, RealmId},
 };
 
-/// For how long what was sent vouches for what is read back, in seconds of the realm's running time: it waits for its peer for 7 days at most.
+/// How long a post vouches for an entry that is read back, in seconds of the realm's running time.
+/// A post waits for its peer for 7 days at most.
 const POSTS_KEPT_SECONDS: u32 = 30 * 86_400;
-/// Records of posts that one step of a pass over the store looks at.
+/// The number of post records that one step of a pass over the store looks at.
 const POSTS_AT_ONCE: usize = 256;
 
-/// What tells one post of a group from others.
+/// Returns the hash that distinguishes the posts of a group.
 fn post_hash(from: &str, content: u8, body: &[u8]) -> [u8; 16] {
     let mut hash = Blake2s256::new();
-    // No name has such a byte.
+    // No name contains such a byte.
     hash.update(from.as_bytes());
     hash.update([0, content]);
     hash.update(body);
@@ -38,12 +40,12 @@ fn post_hash(from: &str, content: u8, body: &[u8]) -> [u8; 16] {
     hash.first_chunk().copied().unwrap_or_default()
 }
 
-/// The posts that the entries of a page need, as they stand and as they are to.
+/// The posts that vouch for the entries of a page: their present records and their new counts.
 #[derive(Default)]
 pub(super) struct Vouchers(BTreeMap<[u8; 16], Option<(PostRecord, Version)>>);
 
 impl Vouchers {
-    /// Adds to `batch` that what has vouched does so no more.
+    /// Adds to `batch` that the used posts do not vouch any more.
     pub fn spend(self, which: (RealmId, GroupName), batch: &mut Batch) -> Result<(), Failure> {
         for (hash, found) in self.0 {
             let key = records::post(which.0, which.1.as_str(), hash);
@@ -60,7 +62,7 @@ impl Vouchers {
 }
 
 impl<S: Store> Realm<S> {
-    /// Adds to `batch` that a user here sends a message to a group of a peer.
+    /// Adds to `batch` a note that a user here sends a message to a group of a peer.
     pub(super) async fn note_post(
         &self,
         queued: &QueuedRecord,
@@ -70,7 +72,7 @@ impl<S: Store> Realm<S> {
         let hash = post_hash(&queued.from, queued.content, &queued.body);
         let key = records::post(realm, group, hash);
         let found = match self.noted::<PostRecord>(batch, &key).await {
-            // It is written anew, and a post of before may not be confirmed.
+            // The record is written anew. An earlier post may then not be confirmed.
             Err(failure) if failure.is_damage() => None,
             found => found?,
         };
@@ -84,7 +86,8 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// An entry of a group as it is kept: of whom its home realm says that they wrote it, if it may say so.
+    /// Returns an entry of a group as it is stored. Its author is the one that the home realm
+    /// names, if it may name that one.
     pub(super) async fn copied_entry(
         &self,
         (realm, group): (RealmId, GroupName),
@@ -103,7 +106,8 @@ impl<S: Store> Realm<S> {
         let (user, content) = (entry.from.user.as_str(), entry.content);
         let theirs = match entry.from.realm {
             None => home(),
-            // Nobody is shown as a user of this realm because another realm goes by its name there.
+            // An author must not look like a user of this realm because another realm uses its name
+            // there.
             Some(other) if other == self.own.id || other.as_str() == copy.known_as => {
                 let is_ours = other.as_str() == copy.known_as;
                 if is_planted(Fault::BelieveCopies)
@@ -127,8 +131,9 @@ impl<S: Store> Realm<S> {
         Ok(record(theirs, user, content, entry.body))
     }
 
-    /// What users here wrote in a copy that is to be read anew (PEER-29) vouches for itself once more. It leaves the copy with that, so that nothing
-    /// vouches twice, however often this is begun.
+    /// Notes again the posts of local users in a replica that is read anew (PEER-29). Their entries
+    /// leave the replica in the same commit, so that nothing vouches twice, however often this is
+    /// begun.
     pub(super) async fn note_again(
         &self,
         (realm, group): (RealmId, GroupName),
@@ -147,7 +152,7 @@ impl<S: Store> Realm<S> {
             };
             let mut counts = BTreeMap::<[u8; 16], u32>::new();
             for (_, value) in &page.entries {
-                // What makes no sense vouches for nothing.
+                // A malformed entry vouches for nothing.
                 if let Ok(entry) = EntryRecord::from_value(value)
                     && entry.realm.is_none()
                 {
@@ -164,12 +169,13 @@ impl<S: Store> Realm<S> {
                 batch.put(key, PostRecord { count, since }.to_value()?);
             }
             batch.trim(log.clone(), Position(last.0 + 1));
-            // On a conflict one was sent meanwhile, or read.
+            // On a conflict a post was sent or read meanwhile.
             self.commit(batch).await?;
         }
     }
 
-    /// True when a user here has sent what an entry says; that does not vouch for another one.
+    /// True if a local user has sent what an entry says. That post does not vouch for another
+    /// entry.
     async fn vouches(
         &self,
         (realm, group): (RealmId, GroupName),
@@ -182,7 +188,7 @@ impl<S: Store> Realm<S> {
             std::collections::btree_map::Entry::Vacant(place) => {
                 let key = records::post(realm, group.as_str(), hash);
                 match self.record(&key).await {
-                    // Nothing vouches then, and all behind it is read on.
+                    // Nothing vouches then, and the entries behind it are still read.
                     Err(failure) if failure.is_damage() => return Ok(false),
                     found => place.insert(found?),
                 }
@@ -193,7 +199,8 @@ impl<S: Store> Realm<S> {
         Ok(left.map(|left| *left -= 1).is_some())
     }
 
-    /// Forgets what was sent so long ago that it is not read back any more, and what an earlier release has left of memberships that ended.
+    /// Removes posts that are too old to be read back, and leftovers of an earlier release about
+    /// memberships that ended.
     pub(super) async fn tidy_posts(
         &self,
         after: Option<Key>,
@@ -209,7 +216,7 @@ impl<S: Store> Realm<S> {
             let is_old = |record: &PostRecord| {
                 now.running.saturating_sub(record.since) >= POSTS_KEPT_SECONDS
             };
-            // One that makes no sense vouches for nothing.
+            // A malformed record vouches for nothing.
             if PostRecord::from_value(&found.value)
                 .as_ref()
                 .map_or(true, is_old)
@@ -221,13 +228,14 @@ impl<S: Store> Realm<S> {
             }
         }
         if !batch.changes.is_empty() {
-            // On a conflict one has been sent again; the others are looked at with the next pass.
+            // On a conflict a post was sent again. The next pass looks at the others.
             self.commit(batch).await?;
         }
         Ok(found.last().map(|(key, _)| key.clone()))
     }
 
-    /// For a time a release noted which memberships had ended that a peer had not heard of. Nobody reads that any more.
+    /// Removes notes of a former release about memberships whose end a peer had not heard of.
+    /// Nothing reads them any more.
     async fn tidy_expelling(&self) -> Result<(), Failure> {
         let prefix: Prefix = records::all_expelling();
         let mut walk = Walk::new(prefix, None, POSTS_AT_ONCE);

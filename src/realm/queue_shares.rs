@@ -1,7 +1,8 @@
-//! Fair shares of the queues to peers (PEER-25): one account cannot take all the room from others.
+//! Fair shares of the queues to peers (PEER-25): one account cannot take all the room.
 //!
-//! Whose the messages are that wait for a peer is read from its queue, each entry once, and is in memory from then on: there is no second
-//! record of it that could become wrong, and whoever writes does not wait for anybody else's count.
+//! The senders of the messages in a peer's queue are read from the queue, each entry once, and are
+//! then kept in memory. So there is no second record that could become wrong, and a writer does not
+//! wait for other writers' counts.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,22 +21,25 @@ use crate::{
     wire::{ErrorCode, RealmId, Username},
 };
 
-/// Messages that may wait for a peer: at the longest each, 64 MiB.
+/// The most messages that may wait for a peer: 64 MiB if each has the largest size.
 pub const QUEUE_MAX: usize = 4096;
-/// What is in memory of each of them, in bytes, with room that the list has left.
+/// The memory for each of them, in bytes, including unused capacity of the list.
 pub const SHARE_BYTES: usize = 2 * size_of::<Whose>();
-/// The last of these are for accounts of which nothing waits yet.
+/// The number of places, the last ones, that are reserved for accounts without waiting messages.
 const QUEUE_RESERVED: usize = 256;
 
-/// Whose a message is: a keyed hash of the account. An account of the same hash as another shares its share.
+/// The sender of a message, as a keyed hash of the account. Two accounts with the same hash share
+/// one share.
 type Whose = u32;
-/// What takes no room that users have: what the realm itself says of memberships, and what has left the queue.
+/// An entry that takes no user's room: the realm's own message about memberships, or one that has
+/// left the queue.
 const NOBODY: Whose = 0;
-/// What cannot be read.
+/// An unreadable entry.
 const UNREADABLE: Whose = 1;
 
-/// How many messages of an account may wait for a peer when so many wait in all. The fuller the queue is, the fewer may be one account's, so
-/// that whoever has most is refused first.
+/// Returns the most messages of one account that may wait for a peer when `waiting` messages wait
+/// in all. It shrinks as the queue fills, so that the account with the most messages is refused
+/// first.
 const fn own_max(waiting: usize) -> usize {
     if waiting < QUEUE_MAX / 2 {
         return QUEUE_MAX;
@@ -49,26 +53,26 @@ const fn own_max(waiting: usize) -> usize {
     }
 }
 
-/// What waits for one peer.
+/// The messages that wait for one peer.
 #[derive(Debug, Default)]
 struct Queue {
-    /// What stands up to this position has left the queue.
+    /// The position up to which entries have left the queue.
     settled: u64,
-    /// Whose the messages behind that are, one after another.
+    /// The senders of the messages behind that position, in order.
     waiting: VecDeque<Whose>,
-    /// Whose messages are being written.
+    /// The senders of the messages that are being written.
     arriving: Vec<Whose>,
 }
 
 impl Queue {
-    /// The last position that is known.
+    /// Returns the last known position.
     fn end(&self) -> u64 {
         self.settled + self.waiting.len() as u64
     }
 
-    /// What stands up to a position has left.
+    /// Notes that entries up to a position have left.
     fn settle(&mut self, settled: u64) {
-        // A log that begins anew is another one.
+        // A log that begins anew is a different log.
         let gone = settled.checked_sub(self.settled);
         let gone = gone.and_then(|gone| usize::try_from(gone).ok());
         match gone.filter(|gone| *gone <= self.waiting.len()) {
@@ -81,7 +85,7 @@ impl Queue {
         }
     }
 
-    /// True when another message of an account may come.
+    /// True if the queue has room for another message of an account.
     fn has_room(&self, whose: Whose) -> bool {
         let (mut all, mut own) = (0, 0);
         for one in self.waiting.iter().chain(&self.arriving) {
@@ -95,7 +99,7 @@ impl Queue {
     }
 }
 
-/// Whose the messages are that wait for peers.
+/// The senders of the messages that wait for peers.
 #[derive(Clone, Debug)]
 pub(super) struct QueueShares {
     queues: Arc<Mutex<BTreeMap<RealmId, Queue>>>,
@@ -119,7 +123,7 @@ impl QueueShares {
         Whose::from_be_bytes([a, b, c, d]).max(UNREADABLE + 1)
     }
 
-    /// Whose an entry of a queue is.
+    /// Returns the sender of an entry of a queue.
     fn whose_entry(&self, value: &[u8]) -> Whose {
         match QueuedRecord::from_value(value) {
             Ok(record) if record.kind.is_word() => NOBODY,
@@ -128,7 +132,7 @@ impl QueueShares {
         }
     }
 
-    /// What stands up to a position has left a queue; up to where it is known.
+    /// Notes that entries of a queue up to a position have left. Returns the last known position.
     fn settle(&self, realm: RealmId, settled: u64) -> u64 {
         let mut all = self.lock();
         let Some(queue) = all.get_mut(&realm) else {
@@ -142,7 +146,8 @@ impl QueueShares {
         end
     }
 
-    /// What stands behind a position, unless that is known by now; up to where it is known then.
+    /// Adds the senders of the entries behind a position, unless they are known by now. Returns the
+    /// last known position.
     fn extend(&self, realm: RealmId, behind: u64, found: &[Whose]) -> u64 {
         if found.is_empty() {
             return behind;
@@ -158,7 +163,8 @@ impl QueueShares {
         queue.end()
     }
 
-    /// Takes a place in a queue for a message that is about to be written. None if there is none for its sender.
+    /// Reserves a place in a queue for a message that is about to be written. Returns `None` if
+    /// there is none for its sender.
     fn reserve(&self, realm: RealmId, whose: Whose) -> Option<Arriving> {
         let mut all = self.lock();
         let queue = all.entry(realm).or_default();
@@ -174,7 +180,8 @@ impl QueueShares {
     }
 }
 
-/// A message is being written. When this is dropped, it stands in its queue, or never will.
+/// A place for a message that is being written. After this is dropped, the message is in its queue
+/// or never will be.
 #[derive(Debug)]
 pub(super) struct Arriving {
     shares: QueueShares,
@@ -193,7 +200,7 @@ impl Drop for Arriving {
 }
 
 impl<S: Store> Realm<S> {
-    /// Takes a place in the queue to a peer for a message of `user`, unless the queue has none for them.
+    /// Reserves a place in the queue to a peer for a message of `user`, if there is one for them.
     pub(super) async fn queue_share(
         &self,
         realm: RealmId,
@@ -221,7 +228,7 @@ impl<S: Store> Realm<S> {
                 Err(error)
                     if error.is_of_one_record() && self.store.last(&log).await?.0 > known =>
                 {
-                    // Whose it is nobody knows, and what stands behind it is read all the same.
+                    // Its sender is unknown, but the entries behind it are still read.
                     known = self.shares.extend(realm, known, &[UNREADABLE]);
                     continue;
                 }
@@ -230,7 +237,7 @@ impl<S: Store> Realm<S> {
             let mut found = Vec::with_capacity(page.entries.len());
             let mut last = known;
             for (position, value) in &page.entries {
-                // What is missing has left the queue meanwhile.
+                // Missing entries have left the queue meanwhile.
                 let missing = position.0.saturating_sub(last + 1).min(QUEUE_MAX as u64);
                 found.extend((0..missing).map(|_| NOBODY));
                 found.push(self.shares.whose_entry(value));
@@ -259,7 +266,7 @@ mod tests {
         (QueueShares::new(&secret), BETA.parse().unwrap())
     }
 
-    /// How many more messages an account gets into a queue.
+    /// Returns how many more messages of an account fit a queue.
     fn fill(shares: &QueueShares, realm: RealmId, whose: Whose) -> usize {
         let mut count = 0;
         while let Some(place) = shares.reserve(realm, whose) {
@@ -278,7 +285,8 @@ mod tests {
         assert_eq!(fill(&shares, beta, 10), 2048, "half of it is anybody's");
         let mut greedy = 0;
         let mut accounts = 11..;
-        // However many accounts somebody has, the last places are for those of whom nothing waits.
+        // However many accounts one person has, the last places are for accounts without waiting
+        // messages.
         while greedy < QUEUE_MAX - 2048 {
             let next = fill(&shares, beta, accounts.next().unwrap());
             assert!(next > 0, "who has nothing there finds room");
@@ -287,13 +295,13 @@ mod tests {
         assert_eq!(accounts.start, 11 + 1024 / 256 + 512 / 32 + 256 / 8 + 256);
         assert_eq!(fill(&shares, beta, accounts.next().unwrap()), 0);
         assert_eq!(fill(&shares, beta, 10), 0);
-        // What leaves makes room, and for whoever has least first.
+        // Messages that leave make room, first for the account with the fewest.
         shares.settle(beta, 1);
         assert_eq!(fill(&shares, beta, 10), 0);
         assert_eq!(fill(&shares, beta, accounts.next().unwrap()), 1);
     }
 
-    /// PEER-25: many commands at once get no more than one after another.
+    /// PEER-25: concurrent commands get no more places than commands one after another.
     #[test]
     fn what_is_being_written_counts() {
         let (shares, beta) = shares();

@@ -16,11 +16,12 @@ use crate::{
     },
 };
 
-/// Entries on a page unless the reader asks for fewer.
+/// The number of entries on a page, unless the reader asks for fewer.
 const PAGE_ENTRIES_MAX: u64 = 100;
-/// A reader who asks for fewer bytes gets so many: what the longest names take, and a piece of text.
+/// The smallest page in bytes, for a reader that asks for fewer: enough for the longest names and a
+/// piece of text.
 const PAGE_BYTES_MIN: usize = 126;
-/// Bytes of an answer before the page it carries.
+/// The number of bytes of an answer before its page.
 const ANSWER_HEAD: usize = 1;
 
 impl<S: Store> Realm<S> {
@@ -72,7 +73,8 @@ impl<S: Store> Realm<S> {
         let owner = current.owner();
         let believed = caller.believed(options.after);
         let after = match believed {
-            // An offset says that the reader looks on, and has not been shown what is before (READ-3).
+            // An offset means that the reader continues an entry. It does not confirm the entries
+            // before (READ-3).
             Some(after) if options.offset.is_some() => after,
             Some(after) => {
                 self.confirm(current, &owner, place, after).await?;
@@ -85,7 +87,7 @@ impl<S: Store> Realm<S> {
             let least = PAGE_BYTES_MIN + ANSWER_HEAD;
             asked.max(least).min(caller.longest)
         });
-        // A reader who names no limit gets a datagram's worth, or one message, however long it is.
+        // Without a limit, a reader gets as much as fits a datagram, or one message of any length.
         let room = match bytes {
             Some(bytes) => (bytes, bytes),
             None => (caller.room, caller.longest),
@@ -108,14 +110,15 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Page(page))
     }
 
-    /// True when a cursor is above all that the mailbox has ever had (READ-6): it is from a later life of the realm, which
-    /// was restored from an older copy since.
+    /// True if a cursor is above every position that the mailbox has ever had (READ-6): it is from
+    /// a later life of the realm, which has been restored from an older copy since.
     pub(super) async fn is_ahead(&self, place: &MailboxLog, cursor: u64) -> Result<bool, Failure> {
         Ok(cursor > 0 && cursor > self.store.last(&place.log).await?.0)
     }
 
-    /// At most `limit` entries after a position, of which the first is taken up at an offset, in an answer of at most
-    /// `room` bytes, or one entry in at most `longest`. Those up to `read_up_to` are marked as read (READ-8).
+    /// Returns at most `limit` entries after a position, in an answer of at most `room` bytes, or
+    /// one entry in at most `longest`. The first one begins at an offset. Those up to `read_up_to`
+    /// are marked as read (READ-8).
     pub(super) async fn page(
         &self,
         place: &MailboxLog,
@@ -125,19 +128,20 @@ impl<S: Store> Realm<S> {
         (room, longest): (usize, usize),
     ) -> Result<Page, Failure> {
         let bytes = room.saturating_sub(ANSWER_HEAD);
-        // What is below the floor is none of the mailbox's, and so is an offset into it (READ-6).
+        // Entries below the floor do not belong to the mailbox, so an offset into one is ignored
+        // (READ-6).
         let (after, offset) = if after.0 < place.floor {
             (Position(place.floor), 0)
         } else {
             (after, offset)
         };
-        // One more of each tells whether others follow.
+        // One more of each shows whether others follow.
         let wanted = PageLimit {
             entries: limit + 1,
             bytes: bytes + 1,
         };
         let (entries, more) = self.entries(place, after, read_up_to, wanted).await?;
-        // The entry that was to be taken up is gone.
+        // The entry that the offset is for is gone.
         let is_there = entries
             .first()
             .is_some_and(|first| first.position.0 == after.0 + 1 && first.content != CONTENT_GONE);
@@ -152,8 +156,9 @@ impl<S: Store> Realm<S> {
         Ok(page)
     }
 
-    /// Entries of a mailbox after a position that is not below its floor, and whether others follow. If some of them are not kept any
-    /// more, the first says so, in the place of the last that is gone (READ-11).
+    /// Returns the entries of a mailbox after a position that is not below its floor, and whether
+    /// others follow. If some are not kept any more, the first entry says so, at the position of
+    /// the last removed one (READ-11).
     pub(super) async fn entries(
         &self,
         place: &MailboxLog,
@@ -166,7 +171,7 @@ impl<S: Store> Realm<S> {
         if found.entries.is_empty() {
             before = self.store.last(&place.log).await?.0;
             if before > after.0 {
-                // They are gone, unless they have come since the first look.
+                // They are gone, unless they were added after the first read.
                 found = self.store.read(&place.log, after, limit).await?;
             }
         }
@@ -199,7 +204,7 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// A kept message as it travels.
+/// Returns a stored message as it is sent.
 fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<Entry, Failure> {
     let record = EntryRecord::from_value(value)?;
     let name = |_| Failure::from(ErrorCode::Internal);

@@ -1,6 +1,6 @@
-//! What peers say of messages, for the commands that wait for it (PEER-5, PEER-6). The sender of a message that is
-//! refused hears of it exactly once: from all its commands that wait, or else, once any of them was answered
-//! *queued*, by a notice.
+//! Receipts: peers' verdicts on messages, for the commands that wait for them (PEER-5, PEER-6). The
+//! sender of a refused message hears of it exactly once: from all its commands that wait, or, if
+//! any of them was answered *queued*, by a notice.
 
 use std::{
     collections::BTreeMap,
@@ -12,14 +12,14 @@ use tokio::sync::oneshot;
 
 use super::records::{Owner, QueuedOperation};
 
-/// How long a command waits for what the peer says.
+/// How long a command waits for the peer's verdict.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The commands that wait for the same verdict: one, and its repeats.
 #[derive(Debug, Default)]
 struct Waiting {
     tell: Vec<oneshot::Sender<Vec<u8>>>,
-    /// The verdict is being written down.
+    /// True if the verdict is being written.
     is_settling: bool,
 }
 
@@ -29,10 +29,11 @@ impl Waiting {
     }
 }
 
-/// Whose operation, and its number.
+/// An operation: its owner and its number.
 type OperationId = (Vec<u8>, u64);
 
-/// All commands that wait for verdicts. As long as one of an operation's does, none of them was answered *queued*.
+/// All commands that wait for verdicts. While any command of an operation waits, none of them was
+/// answered *queued*.
 #[derive(Clone, Debug, Default)]
 pub struct Receipts(Arc<Mutex<BTreeMap<OperationId, Waiting>>>);
 
@@ -41,7 +42,7 @@ impl Receipts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits from now on for the verdict on a message that is about to be queued.
+    /// Begins to wait for the verdict on a message that is about to be queued.
     pub fn expect(&self, owner: &Owner, number: u64) -> Wait {
         let id = (owner.bytes().to_vec(), number);
         let (tell, told) = oneshot::channel();
@@ -53,7 +54,7 @@ impl Receipts {
         }
     }
 
-    /// Waits with those that wait already, if any do.
+    /// Joins the commands that already wait, if there are any.
     pub fn join(&self, owner: &Owner, number: u64) -> Option<Wait> {
         let id = (owner.bytes().to_vec(), number);
         let (tell, told) = oneshot::channel();
@@ -65,7 +66,7 @@ impl Receipts {
         })
     }
 
-    /// A verdict is about to be written down. None when nobody waits for it.
+    /// Announces that a verdict is about to be written. Returns `None` if no command waits for it.
     pub fn settle(&self, operation: Option<&QueuedOperation>) -> Option<Settling> {
         let operation = operation?;
         let id = (operation.owner.clone(), operation.number);
@@ -84,7 +85,7 @@ impl Receipts {
     }
 }
 
-/// A command waits. When this is dropped, it does no more.
+/// A command that waits. It stops waiting when this is dropped.
 #[derive(Debug)]
 pub struct Wait {
     verdicts: Receipts,
@@ -93,8 +94,8 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// The verdict. None when it does not come soon, or could not be written down: what is recorded now, is the
-    /// answer.
+    /// Returns the verdict, or `None` if it does not arrive soon or could not be written: then the
+    /// recorded answer counts.
     pub async fn verdict(mut self) -> Option<Vec<u8>> {
         if let Ok(told) = tokio::time::timeout(PATIENCE, &mut self.told).await {
             return told.ok();
@@ -104,7 +105,7 @@ impl Wait {
             if let Some(waiting) = all.get(&self.id)
                 && !waiting.is_settling
             {
-                // This one is answered `queued`, so all are.
+                // This command is answered `queued`, so all are.
                 all.remove(&self.id);
             }
         }
@@ -125,7 +126,8 @@ impl Drop for Wait {
     }
 }
 
-/// A verdict is being written down, and somebody waits for it. When this is dropped, it could not be.
+/// A verdict that is being written while commands wait for it. Dropping this means that it could
+/// not be written.
 #[derive(Debug)]
 pub struct Settling {
     verdicts: Receipts,
@@ -133,11 +135,11 @@ pub struct Settling {
 }
 
 impl Settling {
-    /// The verdict is written down.
+    /// Tells the commands that wait: the verdict is written.
     pub fn tell(self, verdict: &[u8]) {
         let waiting = self.verdicts.lock().remove(&self.id);
         for tell in waiting.unwrap_or_default().tell {
-            // Whoever is gone asks again, and is answered with what was written down.
+            // A client that is gone asks again and gets the recorded answer.
             let _ = tell.send(verdict.to_vec());
         }
     }
@@ -173,7 +175,7 @@ mod tests {
         let settling = verdicts.settle(Some(&operation(1))).unwrap();
         let third = verdicts.join(&OWNER, 1).unwrap();
         let writes = async {
-            // Longer than any of them would wait otherwise.
+            // Longer than any of them would otherwise wait.
             tokio::time::sleep(PATIENCE * 3).await;
             settling.tell(b"no");
         };

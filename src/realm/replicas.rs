@@ -1,5 +1,6 @@
-//! Groups that live in other realms (PEER-8 … PEER-11): users here join them there; this realm keeps a copy
-//! of their messages, so that its users read them while the other realm is away.
+//! Groups whose home realm is another (PEER-8 … PEER-11). Users here join them there. This realm
+//! keeps a replica of their messages, so that its users can read them while the home realm is
+//! unreachable.
 
 use super::{
     Caller, Failure, Moment, Outcome, Realm, Work,
@@ -22,39 +23,40 @@ use crate::{
     },
 };
 
-/// The content type of what claims one that it may not have: nobody knows it.
+/// The content type that replaces one that the entry may not have. No client knows it.
 const CONTENT_OTHER: u8 = 0x7f;
 
-/// True for what a realm says of entries that it does not keep any more, as any realm writes it (READ-11).
+/// True if an entry says that older entries are not kept any more, in the form that every realm
+/// writes (READ-11).
 fn says_gone(entry: &Entry) -> bool {
     let is_count = matches!(parse_varint(&entry.body), Ok((rest, _)) if rest.is_empty());
     entry.content == CONTENT_GONE && is_count
 }
 
-/// This realm's copy of a group.
+/// This realm's replica of a group.
 #[derive(Debug)]
 pub struct Copy {
     record: ReplicaRecord,
 }
 
 impl Copy {
-    /// True when its home realm has said that it has ended: it is read only.
+    /// True if its home realm has said that the group has ended: the replica is then read only.
     pub(super) const fn has_ended(&self) -> bool {
         self.record.ended
     }
 
-    /// What is kept of it.
+    /// Returns its record.
     pub(super) const fn record(&self) -> &ReplicaRecord {
         &self.record
     }
 
-    /// Where its messages are.
+    /// Returns the log of its messages.
     pub(super) fn place(&self, realm: RealmId, group: GroupName) -> MailboxLog {
         MailboxLog::copy(realm, group, &self.record)
     }
 }
 
-/// How far a copy goes, and what that relies on.
+/// A replica's position, and the values that it relies on.
 #[derive(Debug)]
 pub struct ReplicaState {
     record: ReplicaRecord,
@@ -62,7 +64,7 @@ pub struct ReplicaState {
 }
 
 impl ReplicaState {
-    /// A copy of which nothing has been read.
+    /// Returns a replica that has no entries yet.
     #[cfg(test)]
     pub fn sample() -> Self {
         Self {
@@ -78,32 +80,32 @@ impl ReplicaState {
         }
     }
 
-    /// Which group of that name it is.
+    /// Returns the epoch of the group: it distinguishes groups that have had the same name.
     pub const fn epoch(&self) -> u64 {
         self.record.epoch
     }
 
-    /// The position in the group up to which the copy has it.
+    /// Returns the position in the group up to which the replica is complete.
     pub const fn position(&self) -> u64 {
         self.record.position
     }
 }
 
-/// What there is of a copy that is to be read on.
+/// The state of a replica that is about to be read on.
 #[derive(Debug)]
 pub enum ReplicaLook {
-    /// It goes so far.
+    /// It has this position.
     At(ReplicaState),
-    /// There is nothing to be read any more.
+    /// There is nothing to read any more.
     Gone,
-    /// It cannot be read, or the peer has had as much kept as it may (PEER-20).
+    /// It cannot be read, or the peer has used up its storage quota (PEER-20).
     NotNow,
 }
 
-/// What a peer has in a group, behind what the copy has.
+/// What a peer has in a group after the replica's position.
 #[derive(Debug)]
 pub enum Kept {
-    /// These entries, each of them whole.
+    /// These entries, each complete.
     Entries(Vec<Entry>),
     /// The group has ended.
     Gone,
@@ -120,7 +122,7 @@ impl<S: Store> Realm<S> {
         Ok(found.map(|(record, _)| Copy { record }))
     }
 
-    /// The copy of a group that `user` is in.
+    /// Returns the replica of a group that `user` is in.
     pub(super) async fn copy_for(
         &self,
         notes: &mut impl Notes,
@@ -128,11 +130,11 @@ impl<S: Store> Realm<S> {
         user: Username,
     ) -> Result<Copy, Failure> {
         let copy = self.find_copy(notes, realm, group).await?;
-        // Whether the group exists is for its own realm to say.
+        // Only the home realm can say whether the group exists.
         let copy = copy.ok_or(ErrorCode::NotAMember)?;
         let key = records::copy_member(realm, group, user);
         let member = self.noted::<ReplicaMemberRecord>(notes, &key).await?;
-        // Whoever was in a group that has ended is not in the one made after it.
+        // A member of a group that has ended is no member of a later group of that name.
         member
             .filter(|(member, _)| member.is_of(&copy.record))
             .ok_or(ErrorCode::NotAMember)?;
@@ -157,7 +159,8 @@ impl<S: Store> Realm<S> {
         self.check_peering(realm, &mut work.batch).await?;
         let peer = peer.asked_by(self.named_source(src_address, src_port)?);
         let user = current.user;
-        // Noted before it is asked: what it tells of the group meanwhile may be younger than its answer.
+        // This is noted before the home realm is asked: what it tells of the group meanwhile may be
+        // newer than its answer.
         let batch = &mut work.batch;
         self.noted::<ChangedRecord>(batch, &records::words(realm, group))
             .await?;
@@ -197,11 +200,12 @@ impl<S: Store> Realm<S> {
         let record = match &copy {
             Some(copy) if copy.record.epoch == epoch => ReplicaRecord {
                 known_as,
-                // One that has ended and is there again: its realm was restored from a backup.
+                // If it had ended and exists again, its home realm was restored from a backup.
                 ended: false,
                 ..copy.record.clone()
             },
-            // Made again there: it is read from its beginning, behind what the former one left here (READ-6).
+            // The group was made again there. The new one is read from its beginning, and its
+            // entries follow those of the former one in the log here (READ-6).
             Some(copy) => {
                 let log = copy.place(realm, group).log;
                 let floor = self.store.last(&log).await?.0;
@@ -253,7 +257,8 @@ impl<S: Store> Realm<S> {
         let peer = self.peer(&mut work.batch, realm).await?;
         let user = current.user;
         let copy = self.copy_for(&mut work.batch, (realm, group), user).await?;
-        // Of one that has ended only this realm knows. Its realm may have another of that name.
+        // If the group has ended, only this realm knows of the membership. The home realm may have
+        // another group of that name.
         if !copy.has_ended() {
             let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
             let key = records::copy_member(realm, group, user);
@@ -296,10 +301,10 @@ impl<S: Store> Realm<S> {
         self.read_page(caller, &current, &place, options).await
     }
 
-    /// The groups of a peer that are copied here.
+    /// Returns the groups of a peer that have a replica here.
     ///
     /// # Errors
-    /// They cannot be listed, or not all of them.
+    /// The groups cannot be listed, or only some of them.
     pub async fn copies_of(&self, realm: RealmId) -> Result<Vec<GroupName>, Failure> {
         let prefix = records::copies(realm);
         let (mut groups, mut after) = (Vec::new(), None);
@@ -316,7 +321,8 @@ impl<S: Store> Realm<S> {
         Ok(groups)
     }
 
-    /// All groups of a peer that are copied here are to be read: it may have grown them unheard.
+    /// Queues a read of all groups of a peer that have a replica here: they may have grown without
+    /// notice.
     ///
     /// # Errors
     /// As [`Realm::copies_of`].
@@ -327,7 +333,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// How far the copy of a peer's group goes.
+    /// Returns the position of the replica of a peer's group.
     pub async fn look_at_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReplicaLook {
         let look = async {
             self.limiter.may_store_from(now, peer.realm)?;
@@ -351,7 +357,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Writes down what a peer has in a group, and how far the copy goes with that.
+    /// Stores what a peer has in a group, and the replica's new position.
     pub async fn keep(
         &self,
         peer: &Peer,
@@ -361,7 +367,8 @@ impl<S: Store> Realm<S> {
     ) -> Written {
         let kept = match kept {
             Kept::Entries(entries) => self.keep_entries(peer, group, (state, entries), now).await,
-            // Whatever became of the word that it has ended.
+            // This does not depend on the peer's message that the group has ended, which may be
+            // lost.
             Kept::Gone => self.copy_is_gone((peer.realm, group), state.epoch()).await,
         };
         match kept {
@@ -391,7 +398,9 @@ impl<S: Store> Realm<S> {
         let place = MailboxLog::copy(peer.realm, group, &copy);
         let mut vouchers = Vouchers::default();
         for mut entry in entries {
-            // What means something to programs is this realm's own to say; but what is not kept there any more it cannot know.
+            // Content types that programs act on are reserved for this realm's own entries. The
+            // exception says what the home realm does not keep any more, which this realm cannot
+            // know.
             if is_of_realm(entry.content) && !says_gone(&entry) {
                 entry.content = CONTENT_OTHER;
             }

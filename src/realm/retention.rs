@@ -1,8 +1,9 @@
-//! How long messages are kept (READ-10), and what of a realm's store has no use any more.
+//! Retention: how long messages are kept (READ-10), and what else in a realm's store is not needed
+//! any more.
 //!
-//! Age is told by the realm's running time, which no clock that is set moves: each pass over the logs notes up to which
-//! position a log had grown by then, and what was there then is so old by now, or older. Nothing here is in a hurry; a pass is made in
-//! steps, between which others have their turn.
+//! Age is measured in the realm's running time, which no clock change moves. Each pass over the
+//! logs notes the position that a log has reached; later the entries up to there are at least that
+//! old. Nothing here is urgent: a pass is made in steps, and other tasks run in between.
 
 use std::time::Duration;
 
@@ -20,40 +21,42 @@ use crate::{
     wire::{GroupName, Username},
 };
 
-/// Entries and bytes that are read at once.
+/// The number of entries and bytes that are read at once.
 const READ_AT_ONCE: PageLimit = PageLimit {
     entries: 256,
     bytes: 64 << 10,
 };
-/// The next entry alone.
+/// One entry.
 const ONE: PageLimit = PageLimit {
     entries: 1,
     bytes: 1,
 };
-/// Entries that go with one commit.
+/// The number of entries that one commit removes.
 const TRIMMED_AT_ONCE: u64 = 1000;
-/// What an entry takes on the disk besides its bytes, about.
+/// The approximate size of an entry on disk besides its bytes.
 const AROUND_ENTRY: u64 = 40;
-/// So many times a bound is noted how old and how large a log was: it may be kept for a sixteenth too long, never for too short a time.
+/// How many samples of a log's age and size are taken within one bound. An entry may be kept a
+/// sixteenth too long, but never too short.
 const GRAINS: u32 = 16;
-/// How often the logs are looked at, at most and at least.
+/// The shortest and the longest time between two passes over the logs.
 const PASS_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
 
-/// For how long, and how much of, a mailbox is kept. Where nothing is said there is no bound.
+/// How long, and how much of, a mailbox is kept. `None` means no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Messages that have been read are kept for so long.
+    /// How long read messages are kept.
     pub age: Option<Duration>,
-    /// Messages that nobody they are for has read, or not all of a group, are kept for so long if that is longer.
+    /// How long messages are kept that no recipient has read, or that not all members of a group
+    /// have read, if that is longer.
     pub unread_age: Option<Duration>,
-    /// So many messages of one mailbox are kept at most, read or not.
+    /// The most messages of one mailbox that are kept, read or not.
     pub entries: Option<u64>,
-    /// So many bytes of one mailbox are kept at most, read or not.
+    /// The most bytes of one mailbox that are kept, read or not.
     pub bytes: Option<u64>,
 }
 
 impl Retention {
-    /// What a new store has: 90 days, what is unread for a year, and 64 MiB in a mailbox.
+    /// The default of a new store: 90 days, a year for unread messages, and 64 MiB for a mailbox.
     pub const DEFAULT: Self = Self {
         age: Some(Duration::from_hours(90 * 24)),
         unread_age: Some(Duration::from_hours(365 * 24)),
@@ -68,7 +71,7 @@ impl Retention {
         bytes: None,
     };
 
-    /// How often the logs are to be looked at.
+    /// Returns the time between two passes over the logs.
     pub fn pass_every(&self) -> Duration {
         let (least, most) = PASS_EVERY;
         let age = self.age.unwrap_or(most * GRAINS);
@@ -76,28 +79,29 @@ impl Retention {
     }
 }
 
-/// How long messages are kept, and why.
+/// The origin of the retention bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeping {
-    /// As it is configured.
+    /// The configuration sets them.
     Configured,
-    /// The store was begun with the default.
+    /// They are the default with which the store was created.
     Default,
-    /// For ever: the store is from before there was a bound, and none is configured.
+    /// Messages are kept for ever: the store is older than the default bound, and none is
+    /// configured.
     Forever,
 }
 
-/// What has been decided when the store was opened.
+/// What was decided when the store was opened.
 #[derive(Debug)]
 pub(super) struct Decided {
     retention: Retention,
-    /// What the store has begun with, if that could not be written.
+    /// The record of what the store was created with, if it could not be written.
     unwritten: Option<KeepingRecord>,
 }
 
 impl<S: Store> Realm<S> {
-    /// Decides how long messages are kept, once for each opening of the store, before [`Realm::begin_life`]: as `configured`, or by
-    /// what a store began with.
+    /// Decides how long messages are kept: as `configured`, or by what the store was created with.
+    /// Called once for each opening of the store, before [`Realm::begin_life`].
     pub async fn begin_keeping(&self, configured: Option<Retention>) -> (Keeping, Retention) {
         let mut unwritten = None;
         let decided = async {
@@ -111,7 +115,8 @@ impl<S: Store> Realm<S> {
                     let record = KeepingRecord { by_default };
                     let mut batch = Batch::new();
                     batch.put(records::keeping(), record.to_value()?);
-                    // On a full disk it is written with the first thing that would have it decided otherwise at the next start.
+                    // On a full disk it is written later, with the first record that would change
+                    // this decision at the next start.
                     if let Err(failure) = self.commit(batch).await {
                         self.note("retention", &failure);
                         unwritten = Some(record);
@@ -122,7 +127,7 @@ impl<S: Store> Realm<S> {
             Ok::<_, Failure>(by_default)
         };
         let by_default = decided.await.unwrap_or_else(|failure| {
-            // What cannot be told is kept.
+            // If this cannot be read, messages are kept.
             self.note("retention", &failure);
             false
         });
@@ -139,14 +144,15 @@ impl<S: Store> Realm<S> {
         decided
     }
 
-    /// For how long messages are kept.
+    /// Returns how long messages are kept.
     pub fn retention(&self) -> Retention {
         let decided = self.retention.get();
         decided.map_or(Retention::FOREVER, |decided| decided.retention)
     }
 
-    /// Adds to `batch`, which makes an account or a life, what the store has begun with, where there was no room for it: else the next
-    /// start would take the store for one from before there was a bound.
+    /// Adds to `batch`, which makes an account or a life, the record of what the store was created
+    /// with, if there was no room for it before. Otherwise the next start would take the store for
+    /// an older one.
     pub(super) fn put_keeping(&self, batch: &mut Batch) -> Result<(), Failure> {
         let decided = self.retention.get();
         if let Some(record) = decided.and_then(|decided| decided.unwritten.as_ref()) {
@@ -155,7 +161,7 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Drops what a log has kept for long enough.
+    /// Drops the entries of a log that were kept for long enough.
     pub(super) async fn sweep_log(
         &self,
         log: &Log,
@@ -195,7 +201,7 @@ impl<S: Store> Realm<S> {
         self.count(log, &mut kept, &retention, now).await?;
         let bound = kept.bound(&retention, now().running);
         let target = match reach {
-            // Those who have not read what is old enough are asked only where something is.
+            // The readers of unread entries are looked up only if some entry is old enough.
             Reach::Readers(readers)
                 if bound.aged > bound.unread && !is_planted(Fault::DropUnread) =>
             {
@@ -222,11 +228,12 @@ impl<S: Store> Realm<S> {
         if is_planted(Fault::KeepForever) {
             return Ok(());
         }
-        // What was to go before, too: the realm may have been stopped before it had gone.
+        // This includes entries that were to go before: the realm may have stopped before they were
+        // removed.
         self.trim_to(log, target.max(kept.trimmed)).await
     }
 
-    /// Counts what has come to a log since it was looked at last.
+    /// Counts the entries that were added to a log since the last pass.
     async fn count(
         &self,
         log: &Log,
@@ -239,7 +246,8 @@ impl<S: Store> Realm<S> {
                 .store
                 .read(log, Position(kept.seen), READ_AT_ONCE)
                 .await?;
-            // Not from before: what has come since then would count as older than it is.
+            // The time must be read after the entries: an earlier one would make newer entries
+            // count as older than they are.
             let now = clock().running;
             for (position, entry) in &page.entries {
                 kept.seen = position.0;
@@ -250,14 +258,15 @@ impl<S: Store> Realm<S> {
                 kept.sample_time(retention, now);
                 return Ok(());
             }
-            // Others have their turn in between.
+            // Other tasks may run in between.
             tokio::task::yield_now().await;
         }
     }
 
     /// Drops the entries of a log up to a position.
     pub(super) async fn trim_to(&self, log: &Log, target: u64) -> Result<(), Failure> {
-        // It is read on from where it was trimmed last: what has just gone is slow to pass over.
+        // Reading continues where the log was last trimmed: it is slow to skip entries that were
+        // just removed.
         let mut trimmed = 0;
         loop {
             let page = self.store.read(log, Position(trimmed), ONE).await?;
@@ -276,13 +285,14 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Whom a log is for. None where nothing of it goes for its age.
+    /// Returns the readers of a log, or `None` if nothing of it is dropped for its age.
     async fn reach(&self, kind: LogKind, log: &Log) -> Result<Option<Reach>, Failure> {
-        // Before it is known that nobody reads it: what comes then is not of those who did.
+        // This is read before it is known that nobody reads the log: later entries are not for
+        // those readers.
         let last = self.store.last(log).await?.0;
         Ok(Some(match kind {
             LogKind::Private(user) => Reach::Readers(Readers::User(user)),
-            // All of it is among the private messages, where the user reads it.
+            // All of it is also among the private messages, where the user reads it.
             LogKind::FromRealm(..) => Reach::Nobody,
             LogKind::Group(name, number) => {
                 let found = self.record::<GroupRecord>(&records::group(name)).await?;
@@ -290,7 +300,7 @@ impl<S: Store> Realm<S> {
                     Some((record, _)) if record.log == number => {
                         Reach::Readers(Readers::Group(name, record))
                     }
-                    // Of a group that has ended nothing is shown (GRP-7).
+                    // Nothing is shown of a group that has ended (GRP-7).
                     _ => Reach::Dead(last),
                 }
             }
@@ -310,8 +320,8 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// Up to where all readers here of a log have read it; it is not looked further than `wanted`, and on only while it is more than
-    /// `least`.
+    /// Returns the position up to which all local readers of a log have read it. Looks no further
+    /// than `wanted`, and stops when the result is not above `least`.
     async fn read_by_all(
         &self,
         readers: &Readers,
@@ -331,7 +341,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The same of those of this realm who are named behind a prefix.
+    /// Returns the same for the users of this realm that are named under a prefix.
     async fn read_by(
         &self,
         prefix: &Prefix,
@@ -345,7 +355,7 @@ impl<S: Store> Realm<S> {
                 .list(prefix, after.as_ref(), MEMBERS_AT_ONCE)
                 .await?;
             for (key, _) in &found {
-                // Users of other realms read their realm's copy.
+                // Users of other realms read their realm's replica.
                 if let Some(user) = records::name_in::<Username>(key, prefix) {
                     read = read.min(self.any_cursor(user, place).await?);
                     if read <= least {
@@ -362,13 +372,13 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// Whom a log is for.
+/// The readers of a log.
 enum Reach {
-    /// It has readers, for whom what they have not read is kept for longer.
+    /// It has readers, and unread entries are kept longer for them.
     Readers(Readers),
-    /// Nobody in particular.
+    /// It has no readers of its own.
     Nobody,
-    /// Nobody will ever read it; it ends at this position.
+    /// Nobody will ever read it. It ends at this position.
     Dead(u64),
 }
 
@@ -379,18 +389,18 @@ enum Readers {
     Copy(Prefix, MailboxLog),
 }
 
-/// Up to which positions a log has been kept for long enough.
+/// The positions up to which entries of a log were kept for long enough.
 struct Bound {
-    /// What has been read.
+    /// For entries that were read.
     aged: u64,
-    /// What has not.
+    /// For entries that were not read.
     unread: u64,
-    /// Whether it has or not: there is too much.
+    /// For all entries, read or not: the log is too large.
     overfull: u64,
 }
 
 impl KeptRecord {
-    /// Notes how large the log was, where its size is bounded.
+    /// Takes a sample of the log's size, if its size is bounded.
     fn sample_bytes(&mut self, retention: &Retention, now: u32) {
         let Some(bound) = retention.bytes else {
             return;
@@ -401,7 +411,7 @@ impl KeptRecord {
         }
     }
 
-    /// Notes how far the log has come by now, if that has not been noted for a while.
+    /// Takes a sample of the log's position, if the last one is old enough.
     fn sample_time(&mut self, retention: &Retention, now: u32) {
         let Some(grain) = retention.age.map(grain) else {
             return;
@@ -411,7 +421,8 @@ impl KeptRecord {
         if is_new && last.is_none_or(|last| now.saturating_sub(last.at) >= grain) {
             self.sample(now);
         }
-        // What is older than that counts in coarser grains: a note goes that lies close between the one before and the one behind.
+        // Older samples are kept in coarser grains: a sample that lies close between its two
+        // neighbours is dropped.
         let coarse = retention.unread_age.map_or(grain, self::grain);
         let large = retention
             .bytes
@@ -453,7 +464,7 @@ impl KeptRecord {
             let Some(age) = age else {
                 return 0;
             };
-            // Both times are cut to whole seconds.
+            // Both times are rounded down to whole seconds.
             let old = |sample: &&KeptSample| now.saturating_sub(sample.at) > seconds(age);
             let found = self.samples.iter().rev().find(old);
             found.map_or(0, |sample| sample.position)
@@ -470,7 +481,7 @@ impl KeptRecord {
         });
         let unread = match (retention.age, retention.unread_age) {
             (Some(age), Some(unread)) => older_than(Some(unread.max(age))),
-            // Without an age of its own it is kept for ever.
+            // Without an age of its own, an entry is kept for ever.
             _ => 0,
         };
         Bound {
@@ -480,7 +491,8 @@ impl KeptRecord {
         }
     }
 
-    /// What is up to `position` is not kept any more: the bytes of the rest are counted from there.
+    /// Notes that entries up to `position` are removed: the bytes of the rest are counted from
+    /// there.
     fn forget_up_to(&mut self, position: u64) {
         let position = position.min(self.seen);
         if position <= self.trimmed {
@@ -496,7 +508,7 @@ impl KeptRecord {
         let (to, to_bytes) = behind.map_or((self.seen, self.bytes), |sample| {
             (sample.position, sample.bytes)
         });
-        // Between two notes, as if all entries there were of one size.
+        // Interpolated between two samples, as if all entries had one size.
         let part = u128::from(to_bytes.saturating_sub(from_bytes))
             * u128::from(position.saturating_sub(from));
         let part = part
@@ -516,7 +528,7 @@ fn seconds(span: Duration) -> u32 {
     u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// How far apart two notes of a bound in time are, in seconds.
+/// Returns the time between two samples of a bound, in seconds.
 fn grain(bound: Duration) -> u32 {
     seconds(bound / GRAINS)
 }

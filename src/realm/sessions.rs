@@ -1,4 +1,4 @@
-//! Sessions (SES-1 … SES-6): who is asking, and until when.
+//! Sessions (SES-1 … SES-6): the user of a command, and how long the session lasts.
 
 use super::{
     Caller, Failure, Moment, Realm, Work,
@@ -17,9 +17,9 @@ use crate::{
     },
 };
 
-/// A session's last use is written down when it is so many seconds behind.
+/// A session's last use is recorded when the record is this many seconds old.
 const USED_GRAIN: u32 = 3600;
-/// Sessions of one user that are listed at once.
+/// The number of sessions of one user that are listed at once.
 const SESSIONS_AT_ONCE: usize = 256;
 
 /// The session that a command is for.
@@ -31,20 +31,20 @@ pub struct Current {
     pub version: Version,
 }
 
-/// The session that a command names.
+/// The result of a search for the session that a command names.
 #[derive(Debug)]
 pub enum Found {
     /// It is open.
     Open(Current),
-    /// The command's number is from before it was opened, and so none of its own: who was told then that there is no session must
-    /// not be obeyed now (EXACT-6). Whose numbers are counted.
+    /// The command's number is older than the session. Its sender was told then that there is no
+    /// session, so the command must not be obeyed now (EXACT-6). Holds the owner of the number.
     Since(Owner),
-    /// There is none.
+    /// There is no such session.
     None,
 }
 
 impl Current {
-    /// Whose cursors and numbers are its.
+    /// Returns the owner of its cursors and numbers.
     pub fn owner(&self) -> Owner {
         match &self.record.device {
             Some(device) => Owner::Device(PublicKey(*device)),
@@ -52,7 +52,7 @@ impl Current {
         }
     }
 
-    /// Makes a batch depend on the session being still there when it is written.
+    /// Makes a batch depend on the session: it must still exist when the batch is written.
     pub fn rely_on(&self, batch: &mut Batch) {
         batch.expect(records::session(&self.hash), Expected::At(self.version));
     }
@@ -63,8 +63,9 @@ impl<S: Store> Realm<S> {
         self.session_hashes.mac16(&[&id.0])
     }
 
-    /// The id of the session that a command opens. A device's is made from its key and the command's
-    /// number, so that a repeat is told the same one, though only a hash of it is kept (SES-2).
+    /// Returns the id of the session that a command opens. A device's id is derived from its key
+    /// and the command's number, so that a repeat gets the same id, though only a hash of it is
+    /// kept (SES-2).
     pub(super) fn session_id(&self, work: &Work<'_>, user: Username) -> SessionId {
         let OperationNumber(number) = work.caller.operation;
         match &work.caller.device {
@@ -77,7 +78,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The session a command is for, which counts as a use of it.
+    /// Returns the session that a command is for. This counts as a use of it.
     pub(super) async fn session(
         &self,
         caller: &Caller,
@@ -103,14 +104,14 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The session of a command that changes something, which depends on its being there still.
+    /// Returns the session of a command that changes something. The commit depends on it.
     pub(super) async fn session_noted(
         &self,
         work: &mut Work<'_>,
         session: SessionRef,
     ) -> Result<Current, Failure> {
         let current = self.open_session_of(work.caller, session).await?;
-        // Once, however often it is decided about.
+        // The command counts once, however often it is decided.
         if !work.is_counted {
             self.limiter.command(work.caller.now, &current.user)?;
             work.is_counted = true;
@@ -124,7 +125,7 @@ impl<S: Store> Realm<S> {
         Ok(current)
     }
 
-    /// The session that a command names.
+    /// Finds the session that a command names.
     pub(super) async fn find_session(
         &self,
         caller: &Caller,
@@ -147,7 +148,7 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Writes down that a session is in use, if that is not known.
+    /// Records that a session is in use, if the record is old.
     pub(super) async fn use_session(
         &self,
         current: Current,
@@ -156,13 +157,13 @@ impl<S: Store> Realm<S> {
         // A short lifetime needs a finer grain.
         let ttl = u32::try_from(self.limits.session_ttl.as_secs()).unwrap_or(u32::MAX);
         if now.running.saturating_sub(current.record.last) >= USED_GRAIN.min(ttl / 8) {
-            // Seldom, and large: apart.
+            // This is rare and has a large future: it is boxed.
             return Box::pin(self.touch(current, now)).await;
         }
         Ok(current)
     }
 
-    /// The session bound to a device, if it has one.
+    /// Returns the session bound to a device, if there is one.
     pub(super) async fn bound_session(
         &self,
         device: &PublicKey,
@@ -201,8 +202,8 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// Writes down that a session is in use. Half of its time before it expires also on a full disk: its user could not get another, which
-    /// needs room.
+    /// Records that a session is in use. In the last half of its time before it expires, this also
+    /// works on a full disk: its user could not open another session, which needs room.
     async fn touch(&self, mut current: Current, now: Moment) -> Result<Current, Failure> {
         let unused = u64::from(now.running.saturating_sub(current.record.last));
         let is_urgent = unused >= self.limits.session_ttl.as_secs() / 2;
@@ -218,8 +219,8 @@ impl<S: Store> Realm<S> {
         match self.store.commit(batch).await {
             Ok(committed) => current.version = committed.version,
             Err(CommitError::Store(error)) => return Err(error.into()),
-            // Someone else touched it or ended it: what relies on it will find out. And a full disk
-            // must not keep anybody from reading.
+            // Another command has touched or ended it: commits that rely on it will conflict. A
+            // full disk must not keep anybody from reading.
             Err(_) => {}
         }
         Ok(current)
@@ -241,7 +242,7 @@ impl<S: Store> Realm<S> {
             used: now.wall,
             last: now.running,
             operator: false,
-            // Over a plain link the session counts its own.
+            // On a plain link the session has its own numbers.
             since: work.caller.device.map_or(0, |_| work.caller.operation.0),
         };
         let owner = match &work.caller.device {
@@ -251,7 +252,7 @@ impl<S: Store> Realm<S> {
         self.make_room(work, user, &owner).await?;
         self.remember_place(work, user).await?;
         sessions_change(user, &mut work.batch)?;
-        // One that makes room may be watched.
+        // A session that ends to make room may be watched.
         work.affected = Some(user);
         self.link(user, &owner, &mut work.batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
@@ -279,7 +280,7 @@ impl<S: Store> Realm<S> {
             .await
     }
 
-    /// All of a user's sessions that are still there.
+    /// Returns all of a user's sessions that still exist.
     pub(super) async fn sessions_of(
         &self,
         notes: &mut impl Notes,
@@ -290,7 +291,8 @@ impl<S: Store> Realm<S> {
         let prefix = records::handles(user);
         let mut all = Vec::new();
         let mut after = None;
-        // To the end, whatever the configuration allows: who changes a password ends all others (ACC-4).
+        // All sessions are read, whatever the configured bound: a change of password ends all
+        // others (ACC-4).
         loop {
             let links = self
                 .store
@@ -315,8 +317,9 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Adds to `batch` that sessions of one user end: the sessions, their handles and their devices' bindings; and the
-    /// cursors of devices that have no other session and are not `staying`.
+    /// Adds to `batch` the end of some sessions of one user: the sessions, their handles and their
+    /// devices' bindings. Also removes the cursors of devices that have no other session and are
+    /// not `staying`.
     pub(super) async fn end_sessions(
         &self,
         ending: &[Current],
@@ -337,14 +340,14 @@ impl<S: Store> Realm<S> {
             let owner = current.owner();
             if !reading.contains(&owner) {
                 self.unlink(user, &owner, batch).await?;
-                // Once is enough.
+                // One entry is enough.
                 reading.push(owner);
             }
         }
         Ok(())
     }
 
-    /// Adds to `batch` that a session ends: the session, its handle and its device's binding.
+    /// Adds to `batch` the end of a session: the session, its handle and its device's binding.
     async fn end_session(&self, current: &Current, batch: &mut Batch) -> Result<(), Failure> {
         batch
             .delete(records::session(&current.hash))
@@ -439,7 +442,7 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// The session of a command that changes something, which depends on its being there still.
+    /// Returns the session of a command that changes something. The commit depends on it.
     pub(super) async fn session_of(&self, work: &mut Work<'_>) -> Result<Current, Failure> {
         match work.request.command.session() {
             Some(session) => self.session_noted(work, session).await,
@@ -448,7 +451,8 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// True for the commands that make the store larger. The others are for whoever has used up what they may have kept, too.
+/// True for commands that make the store larger. The others are also allowed to users that have
+/// used up their storage quota.
 const fn adds_to_store(command: &Command<'_>) -> bool {
     matches!(
         command,
@@ -463,9 +467,10 @@ const fn adds_to_store(command: &Command<'_>) -> bool {
     )
 }
 
-/// Adds to `batch` that a session of a plain link ends which has used numbers: what was answered to them goes one day (EXACT-14).
+/// Adds to `batch` that a plain link's session that has used numbers ends: its recorded answers are
+/// removed later (EXACT-14).
 fn put_ended(current: &Current, batch: &mut Batch) -> Result<(), Failure> {
-    // Since when is noted by the next pass over the store.
+    // The next pass over the store notes the time.
     let ended = IdleRecord {
         since: 0,
         newest: 0,
@@ -475,14 +480,14 @@ fn put_ended(current: &Current, batch: &mut Batch) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whoever decides by which sessions a user has decides anew.
+/// Makes every decision that depends on the user's sessions conflict.
 fn sessions_change(user: Username, batch: &mut Batch) -> Result<(), Failure> {
     let key = records::sessions_changed(user);
     batch.put(key, ChangedRecord {}.to_value()?);
     Ok(())
 }
 
-/// A session's public name: the first characters of its hash.
+/// Returns a session's public name: the first characters of its hash.
 pub(super) fn handle_of(hash: &SessionHash) -> Result<Handle, Failure> {
     let text = data_encoding::BASE32_NOPAD.encode(hash).to_lowercase();
     let short: String = text.chars().take(6).collect();

@@ -10,26 +10,26 @@ use crate::{
     wire::Refusal,
 };
 
-/// How a commit ended that did not fail.
+/// The result of a commit that did not fail.
 pub(super) enum Outcome {
     Durable,
     Conflict,
 }
 
-/// Takes note of what is read, so that what is decided from it can depend on it.
+/// Records what is read, so that a decision can depend on it.
 pub(super) trait Notes: Send {
-    /// `key` was at `version`, or absent.
+    /// Notes that `key` was at `version`, or absent.
     fn note(&mut self, key: &Key, version: Option<Version>);
 }
 
-/// Whoever decides nothing.
+/// Notes nothing, for reads that decide nothing.
 pub(super) struct Unnoted;
 
 impl Notes for Unnoted {
     fn note(&mut self, _: &Key, _: Option<Version>) {}
 }
 
-/// The batch takes effect only as long as what was read holds.
+/// The batch takes effect only if the values that were read have not changed.
 impl Notes for Batch {
     fn note(&mut self, key: &Key, version: Option<Version>) {
         if !is_planted(Fault::RelyOnNothing) {
@@ -39,21 +39,21 @@ impl Notes for Batch {
     }
 }
 
-/// A walk over the keys under a prefix that can be read, in order. What the disk has damaged is passed over, with as little of what stands
-/// behind it as can be.
+/// A walk over the readable keys under a prefix, in order. Damaged records are skipped, with as few
+/// records behind them as possible.
 pub(super) struct Walk {
     prefix: Prefix,
     after: Option<Key>,
     at_once: usize,
     limit: usize,
-    /// Why something was left out, if anything was.
+    /// The reason why something was skipped, if anything was.
     pub damage: Option<StoreError>,
-    /// Where what was left out last ends.
+    /// The end of the last part that was skipped.
     pub passed: Option<Key>,
 }
 
 impl Walk {
-    /// Of the keys behind `after`, so many at once.
+    /// Returns a walk over the keys behind `after`, at most `at_once` at a time.
     pub const fn new(prefix: Prefix, after: Option<Key>, at_once: usize) -> Self {
         Self {
             prefix,
@@ -65,10 +65,10 @@ impl Walk {
         }
     }
 
-    /// The next keys. None at the end, and also where nothing behind can be read.
+    /// Returns the next keys. Empty at the end, and also if nothing behind can be read.
     ///
     /// # Errors
-    /// The store fails otherwise than by damage.
+    /// The store has failed in another way than by damage.
     pub async fn next(&mut self, store: &impl Store) -> Result<Vec<(Key, Versioned)>, StoreError> {
         loop {
             match store
@@ -82,7 +82,7 @@ impl Walk {
                     }
                     return Ok(page);
                 }
-                // All that stands before the damage is read, one by one in the end.
+                // All records before the damage are read, one by one in the end.
                 Err(error) if error.is_of_one_record() && self.limit > 1 => self.limit /= 2,
                 Err(error) if error.is_of_one_record() => {
                     self.damage = Some(error);
@@ -95,7 +95,7 @@ impl Walk {
         }
     }
 
-    /// Passes over what cannot be read. False when nothing can behind it.
+    /// Skips an unreadable part. False if nothing behind it can be read.
     async fn pass_over(&mut self, store: &impl Store) -> Result<bool, StoreError> {
         let key = |behind: &[u8]| Key(concat(&[&self.prefix.0, behind]));
         let reached = self.after.as_ref();
@@ -118,7 +118,8 @@ impl Walk {
 }
 
 impl<S: Store> Realm<S> {
-    /// Tells `found` all keys under a prefix that can be read, in order. Why something was left out, if anything was.
+    /// Calls `found` for each readable key under a prefix, in order. Returns the reason if
+    /// something was skipped.
     pub(super) async fn list_readable(
         &self,
         prefix: &Prefix,
@@ -135,7 +136,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Commits.
+    /// Commits a batch.
     pub(super) async fn commit(&self, batch: Batch) -> Result<Outcome, Failure> {
         Ok(match self.commit_placed(batch).await? {
             Some(_) => Outcome::Durable,
@@ -143,7 +144,7 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Commits; where the entries stand that were appended, or nothing on a conflict.
+    /// Commits a batch. Returns the positions of the appended entries, or `None` on a conflict.
     pub(super) async fn commit_placed(
         &self,
         batch: Batch,
@@ -165,7 +166,7 @@ impl<S: Store> Realm<S> {
             Err(CommitError::Full) if is_planted(Fault::IgnoreFullDisk) => Ok(Some(Vec::new())),
             Err(CommitError::Full) => Err(Refusal::busy(DISK_FULL_MS).into()),
             Err(CommitError::Refused(reason)) => Err(StoreError::Damaged(reason).into()),
-            // It needed what cannot be read, so it was not written.
+            // The commit needed an unreadable record, so nothing was written.
             Err(CommitError::Store(error)) if error.is_of_one_record() => {
                 Err(Failure::Store(error))
             }
@@ -174,7 +175,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// As [`Realm::record`], noted.
+    /// Reads as [`Realm::record`], and notes what was read.
     pub(super) async fn noted<R: Record>(
         &self,
         notes: &mut impl Notes,
@@ -186,7 +187,7 @@ impl<S: Store> Realm<S> {
         Ok(found)
     }
 
-    /// The record under `key` and its version.
+    /// Returns the record under `key` and its version.
     pub(super) async fn record<R: Record>(
         &self,
         key: &Key,

@@ -1,5 +1,5 @@
-//! Tickets (HS-20): what a realm keeps of the handshakes of devices that mean to come back by resumption, so that they can after
-//! it has been started again. Each is good for a day, and for as long as the session is that the device had.
+//! Tickets (HS-20): what a realm stores of handshakes, so that devices can resume after it has
+//! restarted. Each ticket is valid for a day, and at most as long as the device's session.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -13,41 +13,42 @@ use crate::{
     wire::{ConnectionId, Life},
 };
 
-/// A ticket is good for so many seconds, of the realm's running time and by the time of day: a realm that was down for days remembers
-/// nothing of the time before, and one whose clock is set back counts all the same.
+/// How long a ticket is valid, in seconds, both by the realm's running time and by the time of day.
+/// Thus a realm that was down for days accepts no ticket from before, and a clock that is set back
+/// does not extend one.
 const LIFETIME_SECONDS: u32 = 86_400;
-/// So often a ticket is tried to be written that others write at the same time.
+/// How many attempts are made to write a ticket when others write it at the same time.
 const TRIES: usize = 3;
-/// Tickets of one device: copies of a profile have one each.
+/// The most tickets of one device: each copy of a profile has one.
 const PER_DEVICE: usize = 4;
-/// Tickets' devices that one step of the housekeeping looks at.
+/// The number of devices whose tickets one step of the housekeeping looks at.
 const PER_STEP: usize = 32;
-/// Former lives of the store that are told to who lets devices come back.
+/// The number of former lives of the store that are accepted in resumptions.
 const FORMER_LIVES: usize = 8;
 
-/// A device that may come back, and by what.
+/// A device that may resume, and its secret.
 #[derive(Clone, Debug)]
 pub struct Returning {
     /// Its key.
     pub device: PublicKey,
-    /// The key of this realm that its handshake was with.
+    /// The key of this realm that its handshake used.
     pub own: PublicKey,
-    /// What only the two sides know.
+    /// The shared secret.
     pub secret: ResumptionSecret,
     /// The largest datagram that it takes, in bytes.
     pub max_datagram: u32,
-    /// Where it has been shown to be.
+    /// The address at which it has been validated.
     pub place: Option<IpAddr>,
 }
 
-/// What is kept of a ticket.
+/// The result of a search for a ticket.
 #[derive(Clone, Debug)]
 pub enum FoundTicket {
-    /// By what its device comes back, and whose it is.
+    /// The ticket is valid. Holds the device's secret and its account.
     Good(Box<(Returning, Account)>),
-    /// Nothing, or it is not good any more.
+    /// There is none, or it is not valid any more.
     NotGood,
-    /// The store could not say.
+    /// The store could not be read.
     Unreadable,
 }
 
@@ -56,8 +57,10 @@ fn is_young(since: u32, now: u32) -> bool {
 }
 
 impl<S: Store> Realm<S> {
-    /// Keeps by what a device may come back that has a session; of one that has none nothing is kept. `age`: the time since its
-    /// handshake. What cannot be kept costs the device a handshake, and nothing else.
+    /// Stores a ticket for a device that has a session; without a session, nothing is stored.
+    /// `age`: the time since its handshake.
+    ///
+    /// A ticket that cannot be stored only costs the device a handshake.
     pub async fn keep_ticket(
         &self,
         id: ConnectionId,
@@ -71,9 +74,10 @@ impl<S: Store> Realm<S> {
         }
         for _ in 0..TRIES {
             match self.try_keep_ticket(id, &returning, age, now).await {
-                // Another ticket of the device, or an earlier word of this one, has been written meanwhile.
+                // Another ticket of the device, or an older version of this one, was written
+                // meanwhile.
                 Ok(Outcome::Conflict) => {}
-                // There is no room for it.
+                // The disk is full.
                 Ok(Outcome::Durable) | Err(Failure::Refused(_)) => return,
                 Err(failure) => return self.note("keep ticket", &failure),
             }
@@ -96,7 +100,7 @@ impl<S: Store> Realm<S> {
         let mut tickets = found.map_or_else(Vec::new, |(record, _)| record.tickets);
         let mut place = returning.place.map(records::ip_bytes);
         if place.is_none() && tickets.iter().any(|ticket| ticket.id == id.0) {
-            // Word of where its device is may have come before, and is the later one.
+            // Its device's address may have been stored before, and is the newer one.
             let known = self.record::<TicketRecord>(&records::ticket(id.0)).await?;
             let kept = known.and_then(|(record, _)| record.kept);
             place = kept.and_then(|kept| kept.place);
@@ -130,8 +134,10 @@ impl<S: Store> Realm<S> {
         self.commit(batch).await
     }
 
-    /// Keeps where the device of a ticket has been shown to be, if that is not known: a realm that was killed before it was told keeps
-    /// tickets without, and what does not fit an answer there costs a round trip each time.
+    /// Stores the address at which a ticket's device was validated, if it is not stored yet.
+    ///
+    /// A realm that was killed before it learned the address has tickets without one. Each answer
+    /// that exceeds the limit for an unvalidated address then costs a round trip.
     pub async fn note_place(&self, id: ConnectionId, place: IpAddr) {
         let noted = async {
             let key = records::ticket(id.0);
@@ -145,7 +151,7 @@ impl<S: Store> Realm<S> {
             };
             kept.place = Some(records::ip_bytes(place));
             batch.put(key, record.to_value()?);
-            // Another word of it that is written meanwhile is as good.
+            // Another write of it meanwhile is as good.
             self.commit(batch).await.map(drop)
         };
         match noted.await {
@@ -154,7 +160,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// By what the device comes back that names a ticket, and whose it is.
+    /// Finds a ticket by its name: the device's secret and account.
     pub async fn find_ticket(&self, id: ConnectionId, now: Moment) -> FoundTicket {
         let found = async {
             let key = records::ticket(id.0);
@@ -188,7 +194,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The lives of the store that a device which comes back may know, the current one first.
+    /// Returns the lives of the store that a resuming device may know, the current one first.
     pub fn lives_to_come_back_to(&self) -> Vec<Life> {
         let Some(lives) = self.lives.get() else {
             return Vec::new();
@@ -202,7 +208,7 @@ impl<S: Store> Realm<S> {
             .collect()
     }
 
-    /// Forgets tickets that are not good any more.
+    /// Removes tickets that are not valid any more.
     pub(super) async fn tidy_tickets(
         &self,
         after: Option<Key>,
@@ -249,12 +255,12 @@ impl<S: Store> Realm<S> {
         } else {
             batch.put(key.clone(), record.to_value()?);
         }
-        // If it has changed meanwhile, another pass looks at it.
+        // On a conflict another pass looks at it.
         self.commit(batch).await?;
         Ok(())
     }
 
-    /// True when nothing is kept by which a device could come back.
+    /// True if no tickets are stored.
     #[cfg(test)]
     pub(crate) async fn has_no_tickets(&self) -> bool {
         let found = self.store.list(&records::all_tickets(), None, 1).await;

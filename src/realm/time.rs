@@ -1,4 +1,4 @@
-//! The time that a realm is told, and for how long it has been running in all (SES-7).
+//! The time that a realm is given, and its total running time (SES-7).
 
 use std::time::Duration;
 
@@ -8,37 +8,40 @@ use super::{
 };
 use crate::store::{Batch, Key, Store, Versioned};
 
-/// Sessions that are listed at once.
+/// The number of sessions that are listed at once.
 const SESSIONS_AT_ONCE: usize = 256;
 
-/// What time it is.
+/// The current time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// The time of day, in seconds since 1970: for people to see.
+    /// The time of day, in seconds since 1970. Shown to people.
     pub wall: u32,
-    /// For how many seconds the realm has been running in all: for lifetimes, whatever the clock says.
+    /// The realm's total running time, in seconds. Used for lifetimes, whatever the clock says.
     pub running: u32,
-    /// The same in microseconds, since it was started: for what happens many times a second.
+    /// The running time since the start, in microseconds. Used for events that happen many times a
+    /// second.
     pub micros: u64,
 }
 
 impl Moment {
-    /// The time since the realm was started.
+    /// Returns the time since the start.
     pub const fn since_start(&self) -> Duration {
         Duration::from_micros(self.micros)
     }
 }
 
 impl<S: Store> Realm<S> {
-    /// For how many seconds the realm has been running in all, as far as it is written down: in two places, one of which is enough.
+    /// Returns the recorded total running time, in seconds. It is recorded in two places, one of
+    /// which is enough.
     ///
     /// # Errors
-    /// Neither can be read. That is not 0: whoever went on from there would make all that is kept look newer than it is.
+    /// Neither can be read. That does not mean 0: continuing from 0 would make all records look
+    /// newer than they are.
     pub async fn running(&self) -> Result<u32, Failure> {
         let first = self.record::<RunningRecord>(&records::running()).await;
         let first = match first {
             Ok(Some((record, _))) => return Ok(record.seconds),
-            // A store of an earlier release has no other.
+            // A store of an earlier release has no second record.
             Ok(None) => Ok(0),
             Err(failure) => Err(failure),
         };
@@ -61,8 +64,9 @@ impl<S: Store> Realm<S> {
         found.inspect_err(|failure| self.note("running", failure))
     }
 
-    /// For how many seconds the realm has been running at least, where what says so is damaged: until a session was used last,
-    /// which is known to about an hour (SES-4). Sessions that cannot be read are left out: others were used, too.
+    /// Returns a lower bound of the total running time, in seconds, for when its records are
+    /// damaged: the latest use of a session, which is known to about an hour (SES-4). Unreadable
+    /// sessions are left out, because others were used too.
     ///
     /// # Errors
     /// No session can be read either.
@@ -84,7 +88,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Writes down for how many seconds the realm has been running in all, also on a full disk: it writes over two records.
+    /// Records the total running time. This works on a full disk, because it overwrites two
+    /// records.
     pub async fn note_running(&self, seconds: u32) {
         let written = async {
             let record = RunningRecord { seconds }.to_value()?;

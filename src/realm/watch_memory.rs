@@ -1,7 +1,9 @@
-//! What all watches hold together, and those of one account: there is an end to both, so that nobody's watches take others' memory.
+//! The memory of all watches, and of one account's. Both are bounded, so that nobody's watches take
+//! others' memory.
 //!
-//! What one watch with few mailboxes takes, each account has as long as there is any memory. What an account holds beyond that is taken from
-//! half of the memory, and an eighth at most of what is free there: so it takes thousands of accounts to leave somebody without a watch.
+//! While any memory is left, each account may have what one watch with few mailboxes needs. All
+//! beyond that comes from one half of the memory, and an account gets at most an eighth of what is
+//! free there. So it takes thousands of accounts to leave a user without a watch.
 
 use std::{
     collections::HashMap,
@@ -13,17 +15,19 @@ use crate::{
     wire::Username,
 };
 
-/// Of the memory for what goes beyond [`FIRST_BYTES`] one account has so large a part at most of what nobody holds.
+/// One account may use at most this fraction of the free memory beyond [`FIRST_BYTES`].
 const SHARE: usize = 8;
-/// What each account may hold while there is memory: a watch, some mailboxes, and what is read ahead at once.
+/// What each account may use while there is memory, in bytes: a watch, some mailboxes, and one read
+/// ahead.
 const FIRST_BYTES: usize = 32 << 10;
-/// What a watch takes before it has mailboxes, about: its task, what wakes it, and its place in the tables.
+/// The approximate memory of a watch without mailboxes, in bytes: its task, its wakers, and its
+/// entries in the tables.
 pub const WATCH_BYTES: usize = 8 << 10;
 
 #[derive(Debug, Default)]
 struct Table {
     total: usize,
-    /// What accounts hold of it beyond [`FIRST_BYTES`].
+    /// The memory that accounts use beyond [`FIRST_BYTES`].
     beyond: usize,
     by_user: HashMap<Username, usize>,
 }
@@ -32,11 +36,11 @@ struct Table {
 #[derive(Clone, Debug)]
 pub struct WatchMemory {
     table: Arc<Mutex<Table>>,
-    /// In bytes.
+    /// The size, in bytes.
     max: usize,
 }
 
-/// What one watch holds; given back when dropped.
+/// The memory of one watch. Released on drop.
 #[derive(Debug)]
 pub struct Held {
     memory: WatchMemory,
@@ -45,7 +49,7 @@ pub struct Held {
 }
 
 impl WatchMemory {
-    /// Memory of so many bytes.
+    /// Returns a memory of `max` bytes.
     pub fn new(max: usize) -> Self {
         Self {
             table: Arc::default(),
@@ -57,7 +61,8 @@ impl WatchMemory {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The table once a user holds `after` bytes in place of `before`; none when they may not.
+    /// Returns the table's values after a user changes from `before` to `after` bytes, or `None` if
+    /// that is not allowed.
     fn with(&self, table: &Table, before: usize, after: usize) -> Option<(usize, usize)> {
         let beyond = |bytes: usize| bytes.saturating_sub(FIRST_BYTES);
         let total = table.total - before + after;
@@ -67,20 +72,20 @@ impl WatchMemory {
         (after <= before || (total <= self.max && may)).then_some((total, all_beyond))
     }
 
-    /// True when a watch of a user may begin that takes so many bytes.
+    /// True if a watch of a user that needs `bytes` may begin.
     pub fn has_room(&self, user: Username, bytes: usize) -> bool {
         let table = self.table();
         let theirs = table.by_user.get(&user).copied().unwrap_or_default();
         self.with(&table, theirs, theirs + bytes).is_some()
     }
 
-    /// What all hold, in bytes.
+    /// Returns the memory in use, in bytes.
     #[cfg(test)]
     pub fn held(&self) -> usize {
         self.table().total
     }
 
-    /// A watch of a user that holds nothing yet.
+    /// Returns the memory of a user's watch, which is empty at first.
     pub fn watch(&self, user: Username) -> Held {
         Held {
             memory: self.clone(),
@@ -91,7 +96,7 @@ impl WatchMemory {
 }
 
 impl Held {
-    /// Holds so many bytes from now on, if there are so many; else as many as before.
+    /// Changes the reservation to `bytes`, if there is room. Otherwise it stays as before.
     pub fn hold(&mut self, bytes: usize) -> bool {
         let mut table = self.memory.table();
         let before = table.by_user.get(&self.user).copied().unwrap_or_default();
@@ -125,7 +130,7 @@ mod tests {
         format!("u{n}").parse().unwrap()
     }
 
-    /// Takes all that a user may have.
+    /// Reserves all that a user may have.
     fn all_of(memory: &WatchMemory, n: u16) -> Held {
         let mut held = memory.watch(user(n));
         let mut bytes = 0;
@@ -149,7 +154,7 @@ mod tests {
         assert!(!other.hold(41 << 10));
         assert!(other.hold(40 << 10));
         assert!(!memory.has_room(user(0), WATCH_BYTES) && memory.has_room(user(1), WATCH_BYTES));
-        // Others take all that they may.
+        // Others reserve all that they may.
         let all: Vec<Held> = (1..20).map(|n| all_of(&memory, n)).collect();
         assert!(
             memory.has_room(user(99), FIRST_BYTES),
@@ -163,7 +168,8 @@ mod tests {
         assert!(table.by_user.is_empty());
     }
 
-    /// As many accounts as one subnet may make at once, and in a day, leave everybody else a watch.
+    /// As many accounts as one subnet may make at once and in a day leave a watch to everybody
+    /// else.
     #[test]
     fn many_greedy_accounts_leave_each_other_account_a_watch() {
         let memory = WatchMemory::new(256 << 20);

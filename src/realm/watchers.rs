@@ -1,5 +1,5 @@
-//! Who watches (HS-22): a realm that was killed tells them, when it starts again, that it has forgotten their links. Without that they would
-//! find out by themselves, after half a minute.
+//! Watched links (HS-22): when a realm that was killed starts again, it tells the watching devices
+//! that it has forgotten their links. Otherwise they would notice only after half a minute.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,24 +12,25 @@ use crate::{
     wire::ConnectionId,
 };
 
-/// Watchers that are read, and told, at once.
+/// The number of watchers that are read and told at once.
 const AT_ONCE: usize = 50;
 
-/// Between which addresses a device watches.
+/// The addresses between which a device watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watcher {
-    /// The listener that it has opened its link to, by its port and kind of address.
+    /// The listener that its link was opened to, by its port and address family.
     pub listener: u32,
-    /// Stands for the start of the realm since which that is so: no two have the same.
+    /// A number for the start of the realm since which this is so. No two starts have the same.
     pub start: u64,
-    /// Where it has been shown to be.
+    /// The address at which it has been validated.
     pub remote: SocketAddr,
-    /// The address of this machine that it has asked, where that is known.
+    /// The address of this machine that it has used, if known.
     pub local: Option<IpAddr>,
 }
 
 impl<S: Store> Realm<S> {
-    /// Remembers that a link is watched. What cannot be written down costs its device half a minute, and nothing else.
+    /// Records that a link is watched. If this cannot be written, it only costs the device half a
+    /// minute.
     pub async fn remember_watcher(&self, link: ConnectionId, watched: Watcher) {
         let record = WatcherRecord {
             listener: watched.listener,
@@ -47,7 +48,7 @@ impl<S: Store> Realm<S> {
         self.note_watcher(kept.await);
     }
 
-    /// A link is watched no more.
+    /// Records that links are not watched any more.
     pub async fn forget_watchers(&self, links: Vec<ConnectionId>) {
         let mut batch = Batch::tidying();
         for link in links {
@@ -60,7 +61,8 @@ impl<S: Store> Realm<S> {
         self.note_watcher(gone.await);
     }
 
-    /// Who watched when this was written down, behind `after`: a few, and behind which others follow.
+    /// Returns some of the recorded watchers behind `after`, and the key behind which others
+    /// follow.
     pub async fn watchers(
         &self,
         after: Option<Key>,
@@ -89,7 +91,7 @@ impl<S: Store> Realm<S> {
 
     fn note_watcher(&self, outcome: Result<(), Failure>) {
         match outcome {
-            // There is no room for it.
+            // The disk is full.
             Ok(()) | Err(Failure::Refused(_)) => {}
             Err(failure) => self.note("watchers", &failure),
         }

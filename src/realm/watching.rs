@@ -1,5 +1,5 @@
-//! Watching (WATCH-1 … WATCH-4): the entries of all of a session's mailboxes, what waits and then what comes, for
-//! whoever carries them to the session's device.
+//! Watching (WATCH-1 … WATCH-4): a stream of the entries of all of a session's mailboxes, first the
+//! backlog and then new ones, for the task that sends them to the session's device.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -19,33 +19,34 @@ use crate::{
     },
 };
 
-/// What a client is asked to wait when watches hold all that they may, in milliseconds.
+/// How long a client is asked to wait when watches use all their memory, in milliseconds.
 const WATCHES_FULL_MS: u64 = 30_000;
 /// The longest body of an entry that is pushed whole, in bytes.
 const PUSHED_BYTES_MAX: usize = 64 << 10;
-/// Entries of one mailbox that are read at once.
+/// The number of entries of one mailbox that are read at once.
 const READ_ENTRIES: usize = 8;
-/// What a watch has read ahead in all its mailboxes together, in bytes; beyond that it reads again what it has not given out.
+/// The most that a watch reads ahead in all its mailboxes together, in bytes. Beyond that, entries
+/// that were not returned are dropped and read again later.
 const AHEAD_MAX: usize = 64 << 10;
 
-/// Whose groups or sessions have changed, for those who watch.
+/// Wakes watches when a user's groups or sessions change.
 pub type Watched = Subscribers;
 
-/// The log that stands for a user among [`Watched`].
+/// Returns the log that represents a user in [`Watched`].
 pub fn watched_of(user: Username) -> Log {
     Log(user.as_bytes().into())
 }
 
-/// One mailbox that is watched.
+/// A mailbox that is watched.
 #[derive(Debug)]
 struct Followed {
     mailbox: Mailbox,
     place: MailboxLog,
-    /// The last that was given out.
+    /// The position of the last entry that was returned.
     position: u64,
-    /// There may be more.
+    /// True if there may be more entries.
     has_grown: bool,
-    /// All that had been waiting has arrived.
+    /// True if its whole backlog has arrived.
     is_live: bool,
     read: VecDeque<Entry>,
 }
@@ -55,11 +56,11 @@ struct Followed {
 pub struct Push {
     /// The event.
     pub bytes: Vec<u8>,
-    /// It has just come, and goes before what has been waiting.
+    /// True if it is new: it is sent before the backlog.
     pub is_live: bool,
 }
 
-/// The mailboxes of one session.
+/// A watch over the mailboxes of one session.
 #[derive(Debug)]
 pub struct Watch<S> {
     realm: Arc<Realm<S>>,
@@ -69,35 +70,36 @@ pub struct Watch<S> {
     cursors: Cursors,
     mailboxes: Vec<Followed>,
     grown: Subscription,
-    /// The user's groups or sessions have changed.
+    /// Wakes when the user's groups or sessions change.
     changed: Subscription,
     /// When the session was last used, in the realm's running time.
     used: u32,
-    /// The mailbox whose backlog had its turn last.
+    /// The mailbox whose backlog was served last.
     turn: usize,
-    /// What has been read ahead, in bytes.
+    /// The memory of the entries that were read ahead, in bytes.
     ahead: usize,
     held: Held,
 }
 
 impl Followed {
-    /// What has been read ahead is read again later.
+    /// Drops the entries that were read ahead. They are read again later.
     fn forget_ahead(&mut self) {
         self.has_grown |= !self.read.is_empty();
         self.read = VecDeque::new();
     }
 }
 
-/// What a mailbox takes that is watched, in bytes: itself, its log among those that wake the watch, and there by name.
+/// The memory of a mailbox that is watched, in bytes: itself, its log in the watch's subscriptions,
+/// and its entry there by name.
 const FOLLOWED_BYTES: usize = size_of::<Followed>() + 3 * size_of::<Log>();
 
-/// What an entry takes that has been read ahead, in bytes.
+/// Returns the memory of an entry that was read ahead, in bytes.
 fn ahead_of(entry: &Entry) -> usize {
     size_of::<Entry>() + entry.body.len()
 }
 
 impl<S: Store> Realm<S> {
-    /// Begins to watch: what the session has up to the cursors is confirmed.
+    /// Begins a watch. Entries up to the given cursors are confirmed.
     pub(super) async fn begin_watch(
         &self,
         caller: &Caller,
@@ -114,7 +116,7 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    /// Confirms what a reader names (READ-3).
+    /// Confirms the cursors that a reader names (READ-3).
     async fn confirm_all(
         &self,
         caller: &Caller,
@@ -132,7 +134,8 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Counts what the device has not confirmed; what it has up to the cursors is confirmed before.
+    /// Counts the entries that the device has not confirmed. First confirms those up to the given
+    /// cursors.
     pub(super) async fn unread(
         &self,
         caller: &Caller,
@@ -155,7 +158,7 @@ impl<S: Store> Realm<S> {
                 let page = self.store.read(&place.log, Position(read), one).await?;
                 let first = page.entries.first().map_or(last + 1, |(first, _)| first.0);
                 let gone = first.saturating_sub(read + 1).min(count);
-                // What is not kept any more is one entry that says so (READ-11).
+                // Entries that are not kept any more count as the one entry that says so (READ-11).
                 count = count - gone + gone.min(1);
             }
             if count > 0 {
@@ -165,7 +168,7 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Unread(counts))
     }
 
-    /// The watch that a `watch` command, which was answered `done`, has begun.
+    /// Returns the watch that a `watch` command, which was answered `done`, has begun.
     pub async fn watch(self: &Arc<Self>, caller: &Caller, command: &[u8]) -> Option<Watch<S>> {
         let Ok(Request {
             command: Command::Watch { session, cursors },
@@ -202,7 +205,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Where a mailbox of a user is, if it is theirs.
+    /// Returns the log of a user's mailbox, if it is theirs.
     async fn place_of(
         &self,
         user: Username,
@@ -218,9 +221,11 @@ impl<S: Store> Realm<S> {
 }
 
 impl<S: Store> Watch<S> {
-    /// The next entry to be pushed, as soon as there is one; none once the session has ended. `backlog`: also what
-    /// has been waiting; `on_the_way`: some of that is on its way still. Nothing is lost when this is dropped
-    /// before it is done.
+    /// Returns the next entry to push, as soon as there is one, or `None` once the session has
+    /// ended.
+    ///
+    /// `backlog`: also return entries of the backlog. `on_the_way`: some of these have not arrived
+    /// yet. Nothing is lost when this future is dropped before it is done.
     pub async fn next(
         &mut self,
         now: &(dyn Fn() -> Moment + Sync),
@@ -229,7 +234,7 @@ impl<S: Store> Watch<S> {
     ) -> Option<Push> {
         loop {
             self.caller.now = now();
-            // Of who has no session any more, also what has been read already stays here.
+            // Without a session, even entries that were read already are not sent.
             let has_changed = tokio::select! {
                 biased;
                 changed = self.changed.grown() => changed.map(|_| true)?,
@@ -248,7 +253,7 @@ impl<S: Store> Watch<S> {
                     return None;
                 }
             }
-            // The time is told in whole seconds.
+            // Times are in whole seconds.
             let left = self.left() + Duration::from_secs(1);
             tokio::select! {
                 biased;
@@ -269,7 +274,7 @@ impl<S: Store> Watch<S> {
         }
     }
 
-    /// The user's groups or sessions are others than before.
+    /// Handles a change of the user's groups or sessions.
     async fn change(&mut self) -> Option<()> {
         let current = self.current().await?;
         match self.look_again(&current).await {
@@ -281,14 +286,14 @@ impl<S: Store> Watch<S> {
         }
     }
 
-    /// For how long the session lasts if nobody uses it.
+    /// Returns how long the session lasts if it is not used.
     fn left(&self) -> Duration {
         let unused = self.caller.now.running.saturating_sub(self.used);
         let ttl = self.realm.limits.session_ttl;
         ttl.saturating_sub(Duration::from_secs(unused.into()))
     }
 
-    /// The session, as long as it is there.
+    /// Returns the session, if it still exists.
     async fn current(&mut self) -> Option<Current> {
         let (device, now) = (self.caller.device.as_ref(), self.caller.now);
         let found = self.realm.load_session(self.session, device, now).await;
@@ -297,7 +302,7 @@ impl<S: Store> Watch<S> {
         Some(current)
     }
 
-    /// The session, which an entry that is pushed uses (SES-4).
+    /// Returns the session and counts the pushed entry as a use of it (SES-4).
     async fn use_session(&mut self) -> Option<Current> {
         let current = self.current().await?;
         let current = self
@@ -309,7 +314,7 @@ impl<S: Store> Watch<S> {
         Some(current)
     }
 
-    /// Finds out which mailboxes there are; those that are known go on where they are.
+    /// Updates the list of mailboxes. Known ones keep their positions.
     async fn look_again(&mut self, current: &Current) -> Result<(), Failure> {
         let owner = current.owner();
         let mut known = std::mem::take(&mut self.mailboxes);
@@ -318,7 +323,7 @@ impl<S: Store> Watch<S> {
                 |watched: &Followed| watched.mailbox == mailbox && watched.place.log == place.log;
             if let Some(at) = known.iter().position(same) {
                 let mut watched = known.swap_remove(at);
-                // Made again: of the one before it nothing is pushed any more.
+                // The group was made again: nothing of the former one is pushed any more.
                 watched.read.retain(|entry| entry.position.0 > place.floor);
                 watched.position = watched.position.max(place.floor);
                 watched.place = place;
@@ -356,7 +361,8 @@ impl<S: Store> Watch<S> {
                 return Err(Refusal::busy(WATCHES_FULL_MS).into());
             }
         }
-        // What else the command named is of no use: a mailbox that comes later is read from what is confirmed.
+        // The other cursors of the command are dropped: a mailbox that is added later is read from
+        // the confirmed position.
         self.cursors = Cursors::default();
         let logs: Vec<Log> = self
             .mailboxes
@@ -364,14 +370,14 @@ impl<S: Store> Watch<S> {
             .map(|watched| watched.place.log.clone())
             .collect();
         self.grown = self.realm.store.subscribe(&logs);
-        // What came between looking and subscribing is looked for.
+        // Entries may have arrived between the read and the subscription.
         for watched in &mut self.mailboxes {
             watched.has_grown = true;
         }
         Ok(())
     }
 
-    /// What has been read ahead, in bytes, counted anew.
+    /// Returns the memory of the entries that were read ahead, in bytes, by counting anew.
     #[cfg(test)]
     pub fn read_ahead(&self) -> usize {
         let counted = self
@@ -384,13 +390,13 @@ impl<S: Store> Watch<S> {
         counted
     }
 
-    /// Holds what it takes, if that may be.
+    /// Reserves the memory that it needs. False if there is none.
     fn hold(&mut self) -> bool {
         let mailboxes = self.mailboxes.len() * FOLLOWED_BYTES;
         self.held.hold(WATCH_BYTES + mailboxes + self.ahead)
     }
 
-    /// Forgets what has been read ahead in all mailboxes but one.
+    /// Drops the entries that were read ahead in all mailboxes but one.
     fn forget_ahead(&mut self, but: usize) {
         for (at, watched) in self.mailboxes.iter_mut().enumerate() {
             if at != but {
@@ -428,7 +434,8 @@ impl<S: Store> Watch<S> {
                     return Ok(Some(push));
                 }
                 if let Some(watched) = self.mailboxes.get_mut(at) {
-                    // From here on its entries may overtake others', and never one another.
+                    // From now on its entries may overtake those of other mailboxes, but never each
+                    // other.
                     watched.is_live = !on_the_way;
                 }
             }
@@ -436,7 +443,7 @@ impl<S: Store> Watch<S> {
         Ok(None)
     }
 
-    /// The next entry of one mailbox.
+    /// Returns the next entry of one mailbox.
     async fn take(&mut self, at: usize) -> Result<Option<Push>, Failure> {
         let Some(watched) = self.mailboxes.get(at) else {
             return Ok(None);
@@ -476,7 +483,8 @@ impl<S: Store> Watch<S> {
             watched.position = entry.position.0;
             self.ahead = self.ahead.saturating_sub(ahead_of(&entry));
             if entry.body.len() > PUSHED_BYTES_MAX {
-                // A former release took longer ones than clients put together: they have the first piece, and read the rest.
+                // A former release accepted longer entries than clients reassemble. Clients get the
+                // first piece and read the rest.
                 entry.cut_back(PUSHED_BYTES_MAX);
             }
             let mut bytes = Vec::new();
@@ -492,7 +500,7 @@ impl<S: Store> Watch<S> {
         }))
     }
 
-    /// If what has been read ahead in a mailbox is too much, only the entry that is given out next is kept.
+    /// If too much was read ahead in a mailbox, keeps only the entry that is returned next.
     fn keep_first(&mut self, at: usize) {
         if self.ahead <= AHEAD_MAX && self.hold() {
             return;
@@ -504,8 +512,8 @@ impl<S: Store> Watch<S> {
         }
     }
 
-    /// Where a mailbox is, as long as the session is there and the mailbox is still its user's; and up to where another
-    /// device has read it.
+    /// Returns a mailbox's log and the position up to which another device has read it. Returns
+    /// `None` if the session has ended or the mailbox is not its user's any more.
     async fn readable(&mut self, mailbox: Mailbox) -> Result<Option<(MailboxLog, u64)>, Failure> {
         let current = self.use_session().await.ok_or(ErrorCode::NoSession)?;
         let Some(place) = self.realm.place_of(self.user, &mailbox).await? else {

@@ -1,5 +1,5 @@
-//! Which commands a listener takes up: so many at once, and so many a second from one link and from one subnet.
-//! Called before anything else is done for a command.
+//! Admission control: limits how many commands of a listener are in progress at once, and the rate
+//! of commands per link and per subnet. Runs before all other work on a command.
 
 use rand::CryptoRng;
 
@@ -12,19 +12,19 @@ use crate::{
     wire::Refusal,
 };
 
-/// What a client is asked to wait when too many commands are in work, in milliseconds.
+/// The retry delay for a client when too many commands are in progress, in milliseconds.
 const BUSY_MS: u64 = 500;
 
-/// The bounds of one listener's work.
+/// The work limits of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkLimits {
-    /// Commands in work at once.
+    /// The largest number of commands in progress at once.
     pub commands_max: usize,
     /// The longest message, in bytes.
     pub max_message: usize,
-    /// Commands of one link.
+    /// The rate limit of commands per link.
     pub per_link: RateLimit,
-    /// Commands from one subnet.
+    /// The rate limit of commands per subnet.
     pub per_subnet: RateLimit,
 }
 
@@ -45,15 +45,15 @@ impl Admission {
         }
     }
 
-    /// The longest message, in bytes.
+    /// Returns the longest message, in bytes.
     pub const fn max_message(&self) -> usize {
         self.limits.max_message
     }
 
-    /// A command came over `link`; `in_work` are under way.
+    /// Admits a command on `link` while `in_work` commands are in progress.
     ///
     /// # Errors
-    /// What to answer when it is one too many.
+    /// Returns the refusal for the client if a limit is exceeded.
     pub fn take(
         &self,
         now: Time,

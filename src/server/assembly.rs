@@ -1,5 +1,6 @@
-//! The parts of a realm that serves, put together: the workers of each of its listeners, and what runs beside them. Whoever runs the
-//! workers, the program on threads or the simulator side by side, gets them from here.
+//! Assembles a serving realm: the workers of each listener, and the tasks that run beside them.
+//! Both the server program, which runs the workers on threads, and the simulator, which runs them
+//! side by side, use it.
 
 use std::sync::Arc;
 
@@ -26,25 +27,25 @@ use crate::{
     store::Store,
 };
 
-/// How others reach a listener over sealed links.
+/// How other realms reach a listener over sealed links.
 #[derive(Clone, Debug)]
 pub struct Reached {
-    /// The host and port that it goes by.
+    /// The advertised host and port.
     pub source: (String, u16),
-    /// Its socket leads to IPv6 addresses, or else to IPv4 ones.
+    /// True if its socket reaches IPv6 addresses, false for IPv4.
     pub is_ipv6: bool,
-    /// It is for this machine alone.
+    /// True if it serves this machine only.
     pub is_local: bool,
 }
 
-/// A worker, and what it is to ask of other realms.
+/// A worker with its queue of requests to other realms.
 pub struct Post<S> {
     worker: Worker<S>,
     to_call: mpsc::Receiver<OutboundRequest>,
 }
 
 impl<S: Store> Post<S> {
-    /// Serves from its socket until told to stop, and then until what is in work is answered.
+    /// Serves from its socket until told to stop, then until all commands in progress are answered.
     pub async fn run(
         &mut self,
         socket: Listening,
@@ -54,31 +55,32 @@ impl<S: Store> Post<S> {
         self.worker.run(socket, to_call, told_to_stop).await
     }
 
-    /// What is still held of what others asked for, once all of them are gone; nothing, if all is well.
+    /// Returns a description of resources still held after all links have ended. Empty if nothing
+    /// leaks.
     #[cfg(test)]
     pub fn leftovers(&self) -> Vec<String> {
         self.worker.leftovers()
     }
 }
 
-/// A realm that is being put together.
+/// A realm that is being assembled.
 pub struct Assembly<S> {
     realm: Arc<Realm<S>>,
     clock: Clock,
     work: WorkLimits,
-    /// How a link to a peer is kept open that cannot open one itself.
+    /// The keep-alive setting for a link to a peer that cannot open one itself.
     keepalive: Silence,
     ways: Vec<Route>,
     links: Arc<Links>,
-    /// Stands for this start: no two have the same.
+    /// Identifies this start. No two starts have the same number.
     start: Option<u64>,
     known: watch::Sender<Vec<PublicKey>>,
-    /// Those of all workers, from the first on.
+    /// The keys of all peers, for every worker.
     realms: watch::Receiver<Vec<PublicKey>>,
 }
 
 impl<S: Store> Assembly<S> {
-    /// Begins with a realm whose life has begun, and which has no listener yet.
+    /// Starts with a realm whose life has begun and which has no listener yet.
     pub fn new(realm: Arc<Realm<S>>, clock: Clock, work: WorkLimits, keepalive: Silence) -> Self {
         let (known, realms) = watch::channel(Vec::new());
         Self {
@@ -94,8 +96,8 @@ impl<S: Store> Assembly<S> {
         }
     }
 
-    /// Adds a listener with an endpoint for each of its workers. Without `reached` its links are plain: over those nobody is known, and
-    /// no realm asks or is asked.
+    /// Adds a listener with an endpoint for each of its workers. Without `reached` its links are
+    /// plain: such links are not authenticated, and no requests between realms use them.
     pub fn listen(
         &mut self,
         reached: Option<Reached>,
@@ -137,7 +139,7 @@ impl<S: Store> Assembly<S> {
         .collect()
     }
 
-    /// Does what is done beside the workers: keeps in touch with peers, and with the time. Runs until the realm is gone.
+    /// Runs the tasks beside the workers: federation and the clock. Ends when the realm is gone.
     pub async fn keep(self, errands: mpsc::Receiver<PeerCall>, seed: u64) {
         let Self { realm, clock, .. } = self;
         let mut rng = StdRng::seed_from_u64(seed);

@@ -1,5 +1,6 @@
-//! What time it is for a realm (SES-7): the time of day for people, and how long it has been running in
-//! all for lifetimes, because a machine without a clock of its own may start in 1970 and be set later.
+//! The clock of a realm (SES-7). Times for users come from the time of day. Lifetimes are measured
+//! in the total running time of the realm, because a machine without a hardware clock may start in
+//! 1970 and be set later.
 
 use std::time::Duration;
 
@@ -11,32 +12,35 @@ use crate::{
     store::Store,
 };
 
-/// What nobody has asked for for twice as long is not kept in memory.
+/// Data that nobody has requested for twice this time is dropped from memory.
 const AGES_EVERY: Duration = Duration::from_secs(90);
-/// Between two steps of a pass over the store.
+/// The pause between two steps of a pass over the store.
 const STEP_EVERY: Duration = Duration::from_millis(20);
-/// How often the running time is written down; a crash makes the realm younger by so much at most, unless the disk takes nothing.
+/// How often the running time is stored. After a crash the realm is at most this much younger,
+/// unless the disk rejects writes.
 const WRITE_EVERY: Duration = Duration::from_mins(10);
-/// How long a stop waits until that is written.
+/// How long a stop waits for that write.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// So much may the time of day have gone on otherwise than the realm has run, before its machine counts as having been asleep, or its
-/// clock as set. Less than what a ticket is good for after it is shown no more.
+/// The largest difference between elapsed time of day and running time that does not count as a
+/// suspended machine or a set clock. Less than the time for which a ticket stays valid after
+/// clients stop presenting it.
 const JUMP: Duration = Duration::from_mins(5);
-/// How often, and after how long, it is read again at a start when it cannot be read.
+/// How often, and after how long, a failed read of the running time is retried at a start.
 const READ_AGAIN: u32 = 3;
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// A realm's clock.
+/// The clock of a realm.
 #[derive(Clone, Debug)]
 pub struct Clock {
     host: Host,
-    /// The seconds it had been running before it started this time.
+    /// The running time before this start, in seconds.
     before: u32,
     started: Instant,
     drift: Drift,
 }
 
-/// By how many seconds the time of day was ahead of the time of the process, when that was last noted.
+/// The difference between the time of day and the time of the process when last recorded, in
+/// seconds.
 #[derive(Clone, Debug)]
 struct Drift(i64);
 
@@ -57,13 +61,14 @@ impl Drift {
 }
 
 impl Clock {
-    /// The clock of a realm that starts now. `accepts_damage`: if what says for how long the realm has been running is damaged, the
-    /// clock goes on from when a session was used last.
+    /// Creates the clock of a realm that starts now. With `accepts_damage`, if the record of the
+    /// running time is damaged, the clock continues from the last use of a session.
     ///
     /// # Errors
-    /// It cannot be read. A realm does not serve without it: what it would write then, with a time from long ago, would be too old
-    /// at once when the record can be read again, and if the clock wrote its own time over the record, nothing would age for as long
-    /// as the realm had been running.
+    /// Fails if the running time cannot be read. A realm does not serve without it. Records written
+    /// with a time from long ago would expire at once when the running time becomes readable again.
+    /// If the clock overwrote the record, nothing would age for as long as the realm had been
+    /// running.
     pub async fn start<S: Store>(
         host: Host,
         realm: &Realm<S>,
@@ -86,7 +91,8 @@ impl Clock {
                 "for how long the realm has been running is damaged: as was asked for, it goes on from when a session was used last"
             );
             if let Ok(seconds) = before {
-                // It was asked for at this start alone, and the store may have to be opened again soon.
+                // The fallback was requested for this start only, and the store may have to be
+                // reopened soon.
                 realm.note_running(seconds).await;
             }
         }
@@ -99,21 +105,21 @@ impl Clock {
         })
     }
 
-    /// The same, which goes on from `running` seconds at least, as a former clock of this process had them in the end: the store may
-    /// not have taken them.
+    /// Returns the clock with at least `running` seconds, the last value of an earlier clock of
+    /// this process. The store may have failed to record that value.
     pub fn not_before(mut self, running: u32) -> Self {
         self.before = self.before.max(running);
         self
     }
 
-    /// True when the time of day has gone on otherwise than the realm has run since this was so last: its machine was asleep, or its clock
-    /// has been set.
+    /// True if the time of day and the running time have diverged since the last call that returned
+    /// true: the machine was suspended, or its clock was set.
     pub fn has_jumped(&mut self) -> bool {
         let of_day = self.host.time_of_day();
         self.drift.has_jumped(of_day, self.started.elapsed())
     }
 
-    /// What time it is.
+    /// Returns the current time.
     pub fn now(&self) -> Moment {
         let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
         let elapsed = self.started.elapsed();
@@ -124,7 +130,8 @@ impl Clock {
         }
     }
 
-    /// Has what has outlived its use leave the store, pass after pass. Others have their turn between two steps of one.
+    /// Removes expired data from the store, pass after pass. Other work can run between two steps
+    /// of a pass.
     pub async fn tidy<S: Store>(self, realm: &Realm<S>) {
         loop {
             tokio::time::sleep(realm.retention().pass_every()).await;
@@ -136,8 +143,8 @@ impl Clock {
         }
     }
 
-    /// Writes down for how long the realm has been running, as it stops in order: else one that never runs for long would never age. A
-    /// disk that does not answer does not hold the stop up.
+    /// Stores the running time at an orderly stop. Otherwise a realm that never runs for long would
+    /// never age. A disk that does not respond does not delay the stop.
     pub async fn stop<S: Store>(&self, realm: &Realm<S>) {
         let noting = realm.note_running(self.now().running);
         if tokio::time::timeout(STOP_PATIENCE, noting).await.is_err() {
@@ -148,8 +155,9 @@ impl Clock {
         }
     }
 
-    /// Lets the realm know that time passes: it forgets what nobody asks for, and writes down how long it has been
-    /// running. Soon after a start it does that more often, so that a realm that never runs for long ages too, however it ends.
+    /// Tells the realm that time passes: it drops unused data from memory and stores its running
+    /// time. Soon after a start it does so more often, so that a realm that never runs for long
+    /// ages, however it ends.
     pub async fn tick<S: Store>(self, realm: &Realm<S>) {
         let mut written = Instant::now();
         loop {
@@ -168,7 +176,7 @@ impl Clock {
 mod tests {
     use super::*;
 
-    /// HS-20
+    /// HS-20: a suspended machine is noticed once.
     #[test]
     fn machine_that_slept_is_noticed_once() {
         let at = Duration::from_secs;
@@ -176,7 +184,7 @@ mod tests {
         assert!(!drift.has_jumped(at(10_300), at(0)), "five minutes");
         assert!(drift.has_jumped(at(10_301), at(0)));
         assert!(!drift.has_jumped(at(10_401), at(100)));
-        // It was set back.
+        // The clock was set back.
         assert!(drift.has_jumped(at(7), at(101)));
         assert!(!drift.has_jumped(at(8), at(102)));
     }

@@ -1,4 +1,4 @@
-//! What the tasks of a listener tell it.
+//! Messages from a listener's tasks to its worker.
 
 use crate::{
     endpoint::{LinkId, Path},
@@ -6,16 +6,16 @@ use crate::{
     wire::{ConnectionId, OperationNumber, RequestId},
 };
 
-/// What a task has found out.
+/// The result of a task.
 pub enum Completion<S> {
     Greeting(LinkId, Greeting),
     Answer(LinkId, RequestId, Answered<S>),
-    /// The answer is too long for a link that is not proven.
+    /// The answer is too long for a link whose path is not proven.
     Unproven(LinkId, RequestId, Vec<u8>),
-    /// What is kept of the device whose Resume has come over that path.
+    /// The stored ticket of the device whose Resume arrived over that path.
     Ticket(Path, Vec<u8>, FoundTicket),
     Push(LinkId, Push),
-    /// These were watched before this start.
+    /// These devices had a watch before this start.
     Watchers(Vec<(ConnectionId, Watcher)>),
     /// The session that was watched over a link has ended.
     Unwatched(LinkId),
@@ -25,19 +25,19 @@ pub enum Completion<S> {
 pub struct Answered<S> {
     pub answer: Vec<u8>,
     pub then: Then<S>,
-    /// For whom it was carried out, if that was not known of the link.
+    /// The account of the command, if the link had none yet.
     pub account: Option<Account>,
-    /// Its operation number, if it came early.
+    /// The operation number, if the command was early data.
     pub operation: Option<OperationNumber>,
 }
 
-/// What follows an answer.
+/// The follow-up of an answer.
 pub enum Then<S> {
     Nothing,
-    /// What was asked for could not begin, though it was let.
+    /// The request was allowed, but its watch could not begin.
     Failed,
     /// Entries are pushed from now on.
     Watch(Box<Watch<S>>),
-    /// They are no more.
+    /// Entries are no longer pushed.
     Unwatch,
 }

@@ -1,4 +1,5 @@
-//! The workers of one listener, side by side: what comes to one of them and belongs to another is handed over.
+//! The hand-off between the workers of one listener: a datagram for another worker's link goes to
+//! that worker.
 
 use std::sync::Arc;
 
@@ -10,27 +11,28 @@ use super::{
 };
 use crate::{crypto::PublicKey, endpoint::Path, link::Silence};
 
-/// A datagram that came to another worker.
+/// A datagram that arrived at another worker.
 #[derive(Debug)]
 pub struct HandedOff {
     pub path: Path,
     pub bytes: Vec<u8>,
 }
 
-/// What one worker has of the others.
+/// One worker's connections to the others.
 #[derive(Debug)]
 pub struct Handoff {
-    /// By their numbers, this one among them.
+    /// The queues of all workers by number, including this one.
     workers: Vec<mpsc::Sender<HandedOff>>,
     pub handed: mpsc::Receiver<HandedOff>,
-    /// The keys of the realms that are peers: the first worker's.
+    /// The keys of all peers. Links of these belong to the first worker.
     pub realms: watch::Receiver<Vec<PublicKey>>,
-    /// What all of them know of the links with peers.
+    /// The table of links with peers, which all workers share.
     pub seated: Seated,
 }
 
 impl Handoff {
-    /// For each of so many workers of listener number `listener`. A link to a peer that can open none is kept open with such silences.
+    /// Creates one for each of `count` workers of listener number `listener`, with the keep-alive
+    /// setting for links to peers that cannot open one.
     pub fn each(
         (listener, count): (usize, usize),
         realms: &watch::Receiver<Vec<PublicKey>>,
@@ -49,7 +51,7 @@ impl Handoff {
         each.collect()
     }
 
-    /// Hands a datagram over. When the other has too much to do, it is as good as lost on the way.
+    /// Hands a datagram over. If the other worker's queue is full, the datagram is dropped.
     pub fn hand_over(&self, to: u32, path: Path, datagram: &[u8]) {
         let worker = usize::try_from(to).ok().and_then(|to| self.workers.get(to));
         if let Some(worker) = worker {

@@ -1,5 +1,5 @@
-//! The secrets in the store's directory: the realm's key, those it had before, and what does not change
-//! with them. All can be read by their owner only (HS-10).
+//! The secrets in the data directory: the realm's key, its former keys, and secrets that stay when
+//! the key changes. Only the owner can read them (HS-10).
 
 use std::{
     fs, io,
@@ -20,23 +20,25 @@ use crate::{
 
 /// The realm's key.
 const KEY_FILE: &str = "realm.key";
-/// The keys it had before, one a line, the latest first.
+/// The former keys, one per line, the latest first.
 const FORMER_FILE: &str = "realm.key.former";
-/// The name of a realm whose configuration gives it none, once it has had another key: it comes from the first.
+/// The name of a realm without a configured name, after a key rotation. It is derived from the
+/// first key.
 const NAME_FILE: &str = "realm.id";
-/// What makes session ids and reset tokens, whatever the realm's key is.
+/// The secret for session ids and reset tokens. It stays when the key changes.
 const LASTING_FILE: &str = "realm.secret";
 /// The operator's code.
 const CODE_FILE: &str = "operator-code";
-/// What lets one register, where the realm asks for it.
+/// The code that registration requires, where the realm asks for one.
 const REGISTRATION_FILE: &str = "registration-code";
-/// Former keys that a realm still answers to at most; each costs a MAC for every stranger that knocks.
+/// The largest number of former keys that a realm still answers to. Each costs one MAC for every
+/// Init from a stranger.
 const FORMER_MAX: usize = 8;
 
 /// The shortest operator's code, in characters.
 pub const CODE_MIN: usize = 16;
 
-/// Refuses to serve from a store whose secrets are gone. They are made before it.
+/// Refuses to serve from a store whose secrets are missing. Secrets are created before the store.
 pub fn refuse_missing(data: &Path) -> Result<(), ServerError> {
     for file in [KEY_FILE, LASTING_FILE] {
         if !data.join(file).exists() {
@@ -47,11 +49,11 @@ pub fn refuse_missing(data: &Path) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Reads the realm's secrets, or makes them at the first start.
+/// Reads the realm's secrets, or creates them at the first start.
 pub fn load(data: &Path, rng: &mut impl CryptoRng) -> Result<Identity, ServerError> {
     let current = load_or_create_identity(&data.join(KEY_FILE), rng)?;
     let mut former = load_former(&data.join(FORMER_FILE))?;
-    // A rotation that was cut off has written the key down as a former one already.
+    // An interrupted rotation may have recorded the current key as a former one.
     former.retain(|key| key.public() != current.public());
     Ok(Identity {
         current,
@@ -60,11 +62,12 @@ pub fn load(data: &Path, rng: &mut impl CryptoRng) -> Result<Identity, ServerErr
     })
 }
 
-/// Gives the realm in `data` a new key, which takes effect at the next start. The old one is kept beside
-/// it and vouches for it. Gives both.
+/// Gives the realm in `data` a new key, which takes effect at the next start. The old key is kept
+/// beside it and vouches for it. Returns both.
 ///
 /// # Errors
-/// When there is no key yet, or the realm has too many former ones, or a file cannot be used.
+/// Fails if there is no key yet, if the realm has too many former keys, or if a file cannot be
+/// used.
 pub fn rotate(
     data: &Path,
     rng: &mut impl CryptoRng,
@@ -77,7 +80,7 @@ pub fn rotate(
     let beside = data.join(FORMER_FILE);
     let mut former = load_former(&beside)?;
     former.retain(|key| key.public() != old.public());
-    // Before any former key is deleted that it could come from.
+    // The name may be derived from a former key, so it is stored before any of those is deleted.
     keep_id(data, default_id(&former.last().unwrap_or(&old).public()))?;
     if former.len() >= FORMER_MAX {
         return Err(ServerError::ManyFormer(beside));
@@ -92,7 +95,7 @@ pub fn rotate(
         let path = path.into();
         move |source| IdentityError::Io { path, source }
     };
-    // First the old, then the new: a crash between the two loses neither.
+    // The old key is written first: a crash between the two writes loses neither.
     write_private(&beside, lines.as_bytes()).map_err(io(&beside))?;
     let new = SecretKey::generate(rng);
     let mut line = Zeroizing::new(new.to_text().to_string());
@@ -101,11 +104,11 @@ pub fn rotate(
     Ok((old.public(), new.public()))
 }
 
-/// The name of a realm whose configuration gives it none. It stays when the key changes: others know the realm, its users and its groups by
-/// it.
+/// Returns the name of a realm without a configured name. It stays when the key changes, because
+/// others know the realm, its users and its groups by it.
 ///
 /// # Errors
-/// When the file that it stands in cannot be read, or holds no name.
+/// Fails if the file with the name cannot be read or holds no name.
 pub fn own_id(data: &Path, identity: &Identity) -> Result<RealmId, ServerError> {
     if let Some(id) = kept_id(data)? {
         return Ok(id);
@@ -126,7 +129,7 @@ fn kept_id(data: &Path) -> Result<Option<RealmId>, ServerError> {
     }
 }
 
-/// Keeps the name that a realm has, unless one is kept already.
+/// Stores the realm's name, unless one is stored already.
 fn keep_id(data: &Path, id: RealmId) -> Result<(), ServerError> {
     if kept_id(data)?.is_none() {
         let path = data.join(NAME_FILE);
@@ -135,7 +138,7 @@ fn keep_id(data: &Path, id: RealmId) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// `r-` and the first characters of the key's fingerprint: always a valid name.
+/// Returns `r-` and the first characters of the key's fingerprint, which is always a valid name.
 fn default_id(key: &PublicKey) -> RealmId {
     let text = format!("r-{}", key.short());
     #[expect(
@@ -160,13 +163,14 @@ fn load_former(path: &Path) -> Result<Vec<SecretKey>, IdentityError> {
         .map_err(|_| IdentityError::Damaged(path.into()))
 }
 
-/// What the file system said of a file.
+/// Converts an I/O error of a file.
 fn unusable(path: &Path) -> impl FnOnce(io::Error) -> ServerError {
     let path = path.into();
     move |source| ServerError::File { path, source }
 }
 
-/// The code that makes a session an operator's: read from its file, or made there at the first start.
+/// Returns the code that makes a session an operator's. Reads it from its file, or creates it at
+/// the first start.
 pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, ServerError> {
     let path: PathBuf = data.join(CODE_FILE);
     match fs::read_to_string(&path) {
@@ -183,7 +187,7 @@ pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, Se
     }
 }
 
-/// The code that lets one register: read from its file, or made there when it is first asked for.
+/// Returns the registration code. Reads it from its file, or creates it when it is first needed.
 pub fn registration_code(
     data: &Path,
     rng: &mut impl CryptoRng,
@@ -210,7 +214,8 @@ mod tests {
 
     use super::*;
 
-    /// HS-11: a rotation that is cut off anywhere leaves the old key or the new one, and loses neither.
+    /// HS-11: a rotation that is interrupted at any point leaves the old key or the new one, and
+    /// loses neither.
     #[test]
     fn the_old_key_stays_beside_the_new() {
         let data = tempfile::tempdir().unwrap();
@@ -225,7 +230,7 @@ mod tests {
         assert_eq!(second.lasting.public(), first.lasting.public());
         let former: Vec<_> = second.former.iter().map(SecretKey::public).collect();
         assert_eq!(former, [old]);
-        // As a crash between the two writes would leave it.
+        // The state after a crash between the two writes.
         let line = first.current.to_text().to_string();
         fs::write(data.path().join(KEY_FILE), line).unwrap();
         let third = load(data.path(), &mut rng).unwrap();
@@ -237,7 +242,8 @@ mod tests {
         assert!(error.to_string().contains("delete"), "{error}");
     }
 
-    /// HS-11: a realm without a configured name keeps the one that it has, also when its former keys are deleted.
+    /// HS-11: a realm without a configured name keeps its name, also when its former keys are
+    /// deleted.
     #[test]
     fn the_name_outlives_the_key_that_it_came_from() {
         let data = tempfile::tempdir().unwrap();

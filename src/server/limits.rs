@@ -1,21 +1,22 @@
-//! All that others can make a listener hold, at most. Each bound is enforced in the file whose business it is.
+//! The bounds on what others can make a listener hold. Each bound is enforced where its resource is
+//! used.
 
 use crate::link::limits::PUSHES_AT_ONCE;
 
-/// Places in which links are counted.
+/// The number of slots in which links are counted.
 pub const LINKS_COUNTED: usize = 16_384;
-/// Places in which subnets are counted.
+/// The number of slots in which subnets are counted.
 pub const SUBNETS_COUNTED: usize = 4096;
-/// The longest answer, in bytes, to who can put one together (LINK-13).
+/// The longest answer, in bytes, to a receiver that can reassemble it (LINK-13).
 pub const LONGEST_ANSWER: usize = 65 << 10;
-/// What one link may have on its way, of each kind.
+/// The largest number of unacknowledged pushes of each kind per link.
 pub const WATCHED_AT_ONCE: usize = PUSHES_AT_ONCE / 2;
-/// Questions to other realms that may wait for one worker.
+/// The largest number of requests to other realms that may wait for one worker.
 pub const CALLS_MAX: usize = 256;
-/// Datagrams that may wait for the worker that they belong to.
+/// The largest number of handed-off datagrams that may wait for one worker.
 pub const HANDED_MAX: usize = 256;
-/// Workers of one listener, at most.
+/// The largest number of workers of one listener.
 pub const WORKERS_MAX: usize = 64;
-/// Bytes the kernel may hold for a worker in each direction: a burst must not be lost while a
-/// worker is busy.
+/// The kernel's socket buffer for a worker in each direction, in bytes. A burst must not be lost
+/// while the worker is busy.
 pub const SOCKET_BUFFER_BYTES: usize = 1 << 20;

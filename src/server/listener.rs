@@ -1,4 +1,4 @@
-//! A listener: an address, and for each of its workers a socket there and an endpoint.
+//! A listener: an address, with a socket and an endpoint for each of its workers.
 
 use std::{
     io,
@@ -20,20 +20,20 @@ use crate::{
     wire::{Protection, RealmId},
 };
 
-/// Bytes of a command around the message that it carries, at most.
+/// The largest overhead of a command around its message, in bytes.
 const AROUND_MESSAGE: usize = 1024;
 
-/// A listener that is bound.
+/// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
     pub address: SocketAddr,
     pub config: ListenConfig,
-    /// What each of its workers begins with.
+    /// The socket and endpoint of each worker.
     pub workers: Vec<(Bound, endpoint::Endpoint)>,
 }
 
-/// Whoever holds this works for a listener; that they have ended is told, be it by a panic. Else nothing but silence would say
-/// that nobody listens there any more.
+/// A guard held by each worker of a listener. Its drop reports that the worker has ended, also
+/// after a panic. Otherwise nothing would show that the address is no longer served.
 #[derive(Debug)]
 pub struct Ending {
     address: SocketAddr,
@@ -41,7 +41,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// For one who works for the listener at `address`.
+    /// Creates the guard of a worker of the listener at `address`.
     pub fn new(address: SocketAddr, told: &mpsc::UnboundedSender<SocketAddr>) -> Self {
         let told = told.clone();
         Self { address, told }
@@ -50,14 +50,15 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        // Once the server stops nobody asks.
+        // While the server stops, nobody receives this.
         let _ = self.told.send(self.address);
     }
 }
 
-/// Binds so many sockets to an address; and says which that is, where any free port is asked for.
+/// Binds `count` sockets to an address. Returns the address, which matters if its port was 0.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<UdpSocket>)> {
-    // Sockets that share an address do not mind others that do: first it has to be nobody else's.
+    // Sockets that share an address do not conflict with others that do. The first bind checks that
+    // no other process has the address.
     let first = socket(address, false)?;
     let address = first.local_addr()?;
     let sockets = if count == 1 {
@@ -71,7 +72,7 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<Ud
 }
 
 impl Listener {
-    /// Makes ready to serve from sockets that are bound.
+    /// Prepares serving from bound sockets.
     pub fn new(
         config: &Config,
         sockets: &Sockets,
@@ -104,7 +105,8 @@ impl Listener {
         })
     }
 
-    /// The host and port at which programs on this machine reach it, and others, too, where that is known.
+    /// Returns the host and port at which clients reach it: the advertised ones if known, which
+    /// work from other machines, too.
     pub fn reached_at(&self) -> (String, u16) {
         self.advertised().unwrap_or_else(|| {
             let ip = reachable(self.address.ip());
@@ -112,7 +114,8 @@ impl Listener {
         })
     }
 
-    /// The host and port that it goes by. At all addresses (0.0.0.0 or ::) it is reached at one that only others may know.
+    /// Returns the advertised host and port, or else the bound ones. A listener on all addresses
+    /// (0.0.0.0 or ::) may be reached at an address that only others know.
     pub fn told(&self) -> (String, u16) {
         let own = || (self.address.ip().to_string(), self.address.port());
         self.advertised().unwrap_or_else(own)
@@ -124,18 +127,19 @@ impl Listener {
     }
 }
 
-/// A socket at an address, which others of this process may share.
+/// Opens a socket at an address. With `shares`, other sockets of this process may use the same
+/// address.
 fn socket(address: SocketAddr, shares: bool) -> io::Result<UdpSocket> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::DGRAM,
         Some(socket2::Protocol::UDP),
     )?;
-    // The kernel may give less; that costs repeats, not messages.
+    // The kernel may grant less. That costs retransmissions, not messages.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     if address.is_ipv6() {
-        // One listener, one kind of address, whatever the system's default is.
+        // A listener has one address family, whatever the system's default is.
         socket.set_only_v6(true)?;
     }
     if shares {
@@ -146,7 +150,7 @@ fn socket(address: SocketAddr, shares: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Has the kernel spread what comes over all sockets of an address.
+/// Makes the kernel distribute received datagrams over all sockets of an address.
 #[cfg(all(
     unix,
     not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
@@ -166,7 +170,7 @@ fn share(_: &socket2::Socket) -> io::Result<()> {
     ))
 }
 
-/// What one of `count` workers of a listener is told.
+/// Returns the endpoint configuration of one of `count` workers of a listener.
 fn endpoint_config(
     config: &Config,
     listen: &ListenConfig,
@@ -200,7 +204,7 @@ fn endpoint_config(
     }
 }
 
-/// An address that a client on this machine can use for a listener on all addresses.
+/// Returns an address that a client on this machine can use for a listener on all addresses.
 fn reachable(ip: std::net::IpAddr) -> std::net::IpAddr {
     match ip {
         std::net::IpAddr::V4(v4) if v4.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),

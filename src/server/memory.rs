@@ -1,5 +1,6 @@
-//! What a realm can be made to hold in memory, by whom, and the setting that says how much: the table that
-//! `merpati limits` prints. Each row is a bound that the code keeps; together they are the most there can be.
+//! Bounds on a realm's memory: what it can be made to hold, by which kind of party, and the setting
+//! that limits it. `merpati limits` prints this table. Each row is a bound that the code enforces;
+//! their sum is the most that the realm can hold.
 
 use std::time::Duration;
 
@@ -26,28 +27,29 @@ use crate::{
     wire::PASSWORD_MAX,
 };
 
-/// What is around a message in a request, and around a request in work, in bytes: about as much as that takes.
+/// The approximate overhead around a message in a request and around a request in progress, in
+/// bytes.
 const AROUND: usize = 4 << 10;
-/// What is around something small.
+/// The overhead around something small, in bytes.
 const AROUND_SMALL: usize = 256;
 
-/// Who makes a realm hold something.
+/// The party that makes a realm hold something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Nobody: it is held in any case.
+    /// None: it is always held.
     Nobody,
-    /// Whoever can send a datagram, from whatever address.
+    /// Anyone that can send a datagram, from any address.
     Strangers,
-    /// Whoever has shown that they receive where they are; a device's key is enough.
+    /// Anyone with a proven address. A device's key is enough.
     Devices,
-    /// Whoever has an account.
+    /// Users with an account.
     Users,
     /// The realms that are peers.
     Peers,
 }
 
 impl Holder {
-    /// All of them, in the order of how little it takes to be one.
+    /// All parties, in the order of how easy it is to be one.
     pub const ALL: [Self; 5] = [
         Self::Nobody,
         Self::Strangers,
@@ -56,7 +58,7 @@ impl Holder {
         Self::Peers,
     ];
 
-    /// Who that is, in a few words.
+    /// Returns a short name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nobody => "always",
@@ -68,40 +70,41 @@ impl Holder {
     }
 }
 
-/// Something that is held.
+/// A resource that is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
-    /// What it is.
+    /// Its description.
     pub what: &'static str,
-    /// Who can make the realm hold it.
+    /// The party that can make the realm hold it.
     pub by: Holder,
-    /// How many there can be, on all listeners.
+    /// The largest number on all listeners.
     pub count: usize,
-    /// Bytes that each takes, at most.
+    /// The largest size of each, in bytes.
     pub each: usize,
-    /// The setting that changes it.
+    /// The setting that changes the bound.
     pub setting: Option<&'static str>,
 }
 
 impl Holding {
-    /// Bytes in all, at most.
+    /// Returns the largest total size, in bytes.
     pub const fn total(&self) -> usize {
         self.count.saturating_mul(self.each)
     }
 }
 
-/// A bound of what a realm keeps on its disk.
+/// A bound on what a realm stores on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keeping {
-    /// What is bounded.
+    /// The bounded resource.
     pub what: &'static str,
-    /// To how much, or for how long.
+    /// The largest amount or the longest time.
     pub limit: String,
     /// The setting that changes it, with its table.
     pub setting: &'static str,
 }
 
-/// What bounds a realm's disk. A store that was begun before there was a retention keeps everything where nothing is configured.
+/// Returns the bounds on a realm's disk use. Without a configured retention, a store from before
+/// retention existed keeps everything.
 pub fn keepings(config: &Config) -> Vec<Keeping> {
     let retention = config.retention.configured().unwrap_or(Retention::DEFAULT);
     let span = |span: Option<Duration>| span.map_or_else(|| "for ever".into(), whole);
@@ -194,7 +197,7 @@ fn bytes(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// Everything that a realm with this configuration can be made to hold.
+/// Returns everything that a realm with this configuration can be made to hold.
 pub fn holdings(config: &Config) -> Vec<Holding> {
     let listeners = config.listeners().len();
     let workers = listeners.saturating_mul(config.limits.workers());
@@ -337,11 +340,11 @@ fn by_users(config: &Config, listeners: usize, message: usize) -> Vec<Holding> {
 mod tests {
     use super::*;
 
-    /// The settings do what the table says of them, and the defaults leave strangers little.
+    /// Each setting changes the rows that the table names, and the defaults give strangers little.
     #[test]
     fn the_settings_bound_what_is_held() {
         let mut config = Config::default();
-        // Whatever machine this is.
+        // Fixed, so that the result does not depend on the machine.
         config.limits.workers = 1;
         let of = |config: &Config, by| -> usize {
             let theirs = holdings(config).into_iter().filter(|one| one.by == by);

@@ -1,7 +1,7 @@
-//! A realm that listens: joins the sockets and the endpoints to the [`Realm`], and stops in order.
+//! The server: connects sockets and endpoints to the [`Realm`], and stops in an orderly way.
 //!
-//! Knows nothing of the rules of chat. [`Server::start`] opens the store and binds the sockets, so
-//! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
+//! It does not know the rules of chat. [`Server::start`] opens the store and binds the sockets, so
+//! that the addresses of a [`Server`] are known. [`Server::run`] serves until told to stop.
 
 mod admission;
 mod assembly;
@@ -59,37 +59,37 @@ use crate::{
     wire::RealmId,
 };
 
-/// Why a server could not start, or had to stop.
+/// The reason why a server could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The store's directory cannot be made.
+    /// The data directory cannot be created.
     #[error("cannot make the directory {}: {source}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the file system said.
+        /// The I/O error.
         source: io::Error,
     },
     /// The realm's key cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// There is no key that could be renewed.
+    /// There is no key to rotate.
     #[error("there is no key at {}: nothing has been served from there yet", .0.display())]
     NoKey(PathBuf),
-    /// A realm answers to so many former keys only.
+    /// The realm has the largest possible number of former keys.
     #[error("the realm has too many former keys: delete the oldest, the last lines of {}", .0.display())]
     ManyFormer(PathBuf),
-    /// The file with the realm's name says something else.
+    /// The file with the realm's name does not hold a name.
     #[error(
         "{} holds no name of a realm: write there what its users and peers know it by, or `id` into [realm]", .0.display()
     )]
     RealmName(PathBuf),
-    /// The file with the registration code says something else.
+    /// The file with the registration code does not hold a code.
     #[error(
         "{} is no registration code; correct it, or delete it and start again for a fresh one", .0.display()
     )]
     RegistrationCode(PathBuf),
-    /// A secret is missing that the store was made with.
+    /// A secret that belongs to the store is missing.
     #[error(
         "there is a store in {}, and no {} beside it: without it this would be another realm. Restore that file from a backup, or move \
          the directory away to begin anew as another realm", data.display(), file
@@ -105,13 +105,13 @@ pub enum ServerError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the file system said.
+        /// The I/O error.
         source: io::Error,
     },
-    /// The store was there when the server started.
+    /// The store existed when the server started and is gone now.
     #[error("the store in {} is gone, which was there when the server started; bring it back, and start the server again", .0.display())]
     Gone(PathBuf),
-    /// The file with the operator's code is empty or cut off.
+    /// The file with the operator's code is empty or truncated.
     #[error(
         "{} holds no operator's code: write one of at least {} characters into it, or delete it and start again for a fresh one",
         .0.display(), keys::CODE_MIN
@@ -120,39 +120,39 @@ pub enum ServerError {
     /// The store cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// An address cannot be listened on.
+    /// A socket cannot be bound.
     #[error(
         "cannot listen on {address}: {source}; is another server there? give --listen another address"
     )]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The I/O error.
         source: io::Error,
     },
-    /// Too few files may be open at once.
+    /// The limit of open files is too low.
     #[error(
         "this process may have {current} files open at once, and a server needs {needed}: raise the limit (ulimit -n, or LimitNOFILE \
          of its service)"
     )]
     Files {
-        /// How many may be.
+        /// The limit.
         current: u64,
-        /// How many it needs.
+        /// The number that the server needs.
         needed: u64,
     },
-    /// Too little memory may be used.
+    /// The limit of address space is too low.
     #[error(
         "this process may use {current} MiB of address space, and a server needs {needed}: raise the limit (ulimit -v, or LimitAS of \
          its service); `merpati limits` says what is held"
     )]
     Memory {
-        /// How much may be, in MiB.
+        /// The limit, in MiB.
         current: u64,
-        /// How much it needs, in MiB.
+        /// The amount that the server needs, in MiB.
         needed: u64,
     },
-    /// The system gives no randomness or no threads.
+    /// The system provides no randomness or no threads.
     #[error("the system refuses what a server needs: {0}")]
     System(#[from] io::Error),
     /// The configuration names a peer that is known under another key, or a key that is known under
@@ -162,12 +162,12 @@ pub enum ServerError {
          this realm's addresses; correct the table, or remove the old peer with `removerealm`"
     )]
     Peer(RealmId),
-    /// A listener's thread has ended by itself.
+    /// A listener's thread has ended unexpectedly.
     #[error(
         "the listener at {0} has ended, which it never should; the log says why; start the server again"
     )]
     Ended(SocketAddr),
-    /// For how long the realm has been running cannot be read.
+    /// The realm's running time cannot be read.
     #[error(
         "for how long this realm has been running cannot be read: {0}. Without it nothing that is kept would age. If starting again does not          help, restore the whole data directory from a backup, or start once with --accept-damage to go on from when a session was used last          (docs/disk.md)"
     )]
@@ -177,14 +177,15 @@ pub enum ServerError {
     Store(StoreError),
 }
 
-/// What is known of the store before it is opened.
+/// What the caller knows about the store before it is opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Start {
-    /// What cannot be read of it is left out, and what has been lost is done without.
+    /// Serve without the unreadable parts of the store.
     pub accepts_damage: bool,
-    /// It was copied from one that was in use, as by a snapshot: positions that clients remember are not believed (READ-9).
+    /// The store is a copy of one that was in use, such as a snapshot. Positions that clients
+    /// remember are not trusted (READ-9).
     pub is_restored: bool,
-    /// A write has failed since it was opened last.
+    /// A write has failed since the store was last opened.
     pub is_after_failure: bool,
 }
 
@@ -199,31 +200,32 @@ pub struct Server {
     errands: mpsc::Receiver<PeerCall>,
     peers: Vec<PeerConfig>,
     work: WorkLimits,
-    /// How a link to a peer is kept open that cannot open one itself.
+    /// The keep-alive setting for a link to a peer that cannot open one itself.
     keepalive: Silence,
     seed: u64,
-    /// Positions that were given out may be given out again, so no memory of them is believed.
+    /// Positions may be assigned twice, so positions that clients remember are not trusted.
     is_restored: bool,
-    /// What has been lost is done without.
+    /// Serve without the lost data.
     accepts_damage: bool,
     /// The directory of the store.
     data: PathBuf,
-    /// For how long messages are kept, if that is configured.
+    /// The configured retention of messages.
     retention: Option<Retention>,
 }
 
 impl Server {
-    /// Opens the store, loads or makes the realm's key, and binds the sockets. From then on files that the process makes are its
-    /// owner's alone (its umask is 077), and it may have as many open as the server needs.
+    /// Opens the store, loads or creates the realm's key, and binds the sockets. From then on,
+    /// files that the process creates are accessible to their owner only (umask 077), and its limit
+    /// of open files fits the server.
     ///
     /// # Errors
-    /// When the system lets the process have too little, a secret is missing beside a store, or anything cannot be used; nothing is
-    /// served then.
+    /// Fails if a system limit is too low, if a secret is missing beside a store, or if anything
+    /// cannot be used. Nothing is served then.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
         Self::start_as(config, Start::default())
     }
 
-    /// The same with a store that may have been damaged.
+    /// As [`Server::start`], for a store that may be damaged or restored.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -249,10 +251,10 @@ impl Server {
         Self::with(config, start, kept, store)
     }
 
-    /// Opens the store again after a write of it has failed, to serve on as whoever did.
+    /// Reopens the store after a failed write, with the secrets and sockets of the former server.
     fn start_again(config: &Config, kept: Arc<Kept>) -> Result<Self, ServerError> {
         if !Embedded::exists(&config.store.path) {
-            // Nothing is made in its place: those who serve now have something to lose.
+            // No new store is created: the current users would lose their data.
             return Err(ServerError::Gone(config.store.path.clone()));
         }
         let start = Start {
@@ -279,7 +281,7 @@ impl Server {
             Some(id) => id,
             None => keys::own_id(&config.store.path, identity)?,
         };
-        // Said at this start, or at one before that ended too early.
+        // Declared at this start, or at an earlier one that ended too soon.
         let is_restored = Embedded::is_restored(&config.store.path)?;
         let sockets = kept.sockets.iter();
         let listeners = sockets
@@ -317,31 +319,32 @@ impl Server {
         })
     }
 
-    /// How the realm introduces itself.
+    /// Returns the realm's name.
     pub const fn id(&self) -> RealmId {
         self.id
     }
 
-    /// Gives the realm in the directory `data` a new key, from the next start on; the old one vouches for
-    /// it. Gives both.
+    /// Gives the realm in the directory `data` a new key, which takes effect at the next start. The
+    /// old key vouches for it. Returns both.
     ///
     /// # Errors
-    /// When there is no key yet, or there are too many former ones, or a file cannot be used.
+    /// Fails if there is no key yet, if there are too many former keys, or if a file cannot be
+    /// used.
     pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
         keys::rotate(data, &mut Host::Real.rng()?)
     }
 
-    /// How many former keys it still answers to.
+    /// Returns the number of former keys that the realm still answers to.
     pub fn former_keys(&self) -> usize {
         self.kept.secrets.identity.former.len()
     }
 
-    /// The realm's key.
+    /// Returns the realm's key.
     pub const fn key(&self) -> PublicKey {
         self.key
     }
 
-    /// The addresses it is bound to.
+    /// Returns the bound addresses.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners
             .iter()
@@ -349,7 +352,7 @@ impl Server {
             .collect()
     }
 
-    /// What to give to a client: the first listener's connection string.
+    /// Returns the connection string of the first listener, for clients.
     pub fn connection_string(&self) -> Option<ConnectionString> {
         let listener = self.listeners.first()?;
         let key = match listener.config.security {
@@ -360,7 +363,8 @@ impl Server {
         Some(ConnectionString { host, port, key })
     }
 
-    /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
+    /// Serves until `stop` completes. Then answers the commands in progress, closes the links and
+    /// returns.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let clock = Clock::start(Host::Real, &self.realm, self.accepts_damage).await;
         let clock = self.kept.go_on(clock.map_err(time_unknown)?);
@@ -374,7 +378,7 @@ impl Server {
             tracing::warn!(%error, "the next start takes the store for a restored one again");
         }
         let (stopping, told_to_stop) = watch::channel(false);
-        // The configuration may name one that was removed: it begins anew.
+        // The configuration may name a peer that was removed. It starts anew.
         self.realm.do_departures(clock.now().wall).await;
         list_peers(&self.realm, &self.peers).await?;
         let mut rng = Host::Real.rng()?;
@@ -418,14 +422,14 @@ impl Server {
         stopping.send_replace(true);
         let joined = tokio::task::spawn_blocking(move || {
             for worker in workers {
-                // A worker that panicked has said so on standard error.
+                // A worker that panicked has reported that on standard error.
                 if let Ok(Err(error)) = worker.join() {
                     tracing::error!(%error, "a listener has failed");
                 }
             }
         });
         let _ = joined.await;
-        // A store that has failed takes nothing any more.
+        // A failed store accepts no writes.
         if !matches!(outcome, Err(ServerError::Store(_))) {
             clock.stop(&self.realm).await;
         }
@@ -434,7 +438,7 @@ impl Server {
     }
 }
 
-/// What a full disk has refused is told as such, whatever file it was about.
+/// Converts a disk-full error of any file to [`OpenError::Full`].
 fn no_room(error: ServerError, is_new: bool) -> ServerError {
     match error {
         ServerError::Directory { path, source }
@@ -453,7 +457,7 @@ fn no_room(error: ServerError, is_new: bool) -> ServerError {
     }
 }
 
-/// Opens the store as the configuration says.
+/// Opens the store with the configured options.
 fn open_store(config: &Config, start: Start) -> Result<Embedded, OpenError> {
     let opening = Opening {
         reserve: config.store.reserve.0,
@@ -465,7 +469,7 @@ fn open_store(config: &Config, start: Start) -> Result<Embedded, OpenError> {
     Embedded::open_as(&config.store.path, opening)
 }
 
-/// Makes the peers that the configuration names. One that cannot be written now, as on a full disk, is as it was.
+/// Adds the configured peers. A peer that cannot be stored now, as on a full disk, stays as it was.
 async fn list_peers(realm: &Realm<Embedded>, peers: &[PeerConfig]) -> Result<(), ServerError> {
     for peer in peers {
         let listing = realm.list_peer(peer.realm, peer.key, peer.address(), peer.source());
@@ -485,19 +489,19 @@ async fn list_peers(realm: &Realm<Embedded>, peers: &[PeerConfig]) -> Result<(),
     Ok(())
 }
 
-/// Why there is no clock. A store that has failed is opened again, which may help.
+/// Converts a failure to read the running time. A failed store is reopened, which may help.
 fn time_unknown(failure: Failure) -> ServerError {
     match failure {
         Failure::Store(error) if error.is_of_one_record() => ServerError::Time(error),
         Failure::Store(error) | Failure::Unknown(error) => ServerError::Store(error),
-        // Nobody refuses a read.
+        // A read is never refused.
         Failure::Refused(refusal) => {
             ServerError::Time(StoreError::Damaged(refusal.code.to_string()))
         }
     }
 }
 
-/// Tells the operator how long messages are kept where they have not said so themselves.
+/// Logs the retention of messages if the operator has not configured one.
 fn say_keeping((keeping, retention): (Keeping, Retention)) {
     let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), units::whole);
     match keeping {
@@ -518,7 +522,7 @@ fn say_keeping((keeping, retention): (Keeping, Retention)) {
     }
 }
 
-/// Makes the store's directory, which is nobody else's business.
+/// Creates the data directory, accessible to its owner only.
 fn make_directory(path: &Path) -> Result<(), ServerError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);

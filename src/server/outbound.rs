@@ -1,4 +1,5 @@
-//! What a listener asks of other realms: over a link that the other has opened, or over one of its own.
+//! Requests from a listener to other realms, over a link that the peer has opened or over one that
+//! this realm opens.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -13,65 +14,70 @@ use crate::{
     wire::{HelloReply, PROTOCOL_VERSION, PeerRequest, RequestId},
 };
 
-/// For how long nothing may be heard of a peer while somebody waits, beyond three round trips.
+/// The longest silence of a peer while a client waits, in addition to three round trips.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same where nobody does, beyond six: an answer may take longer, where the way is narrow, and asking again takes more of it.
+/// The same when no client waits, in addition to six round trips. On a slow path an answer may take
+/// longer, and a repeated request would use more of the path.
 const PATIENCE_ALONE: Duration = Duration::from_secs(20);
-/// How long a question is asked at most.
+/// The longest time for one request.
 const LONGEST: Duration = Duration::from_mins(30);
-/// How long somebody waits at most, however much else is heard of the peer.
+/// The longest time that a client waits, even if other packets from the peer arrive.
 pub const AWAITED: Duration = Duration::from_mins(3);
-/// How long a peer that was never heard is asked on, to learn how far away it is.
+/// The longest time for a request to a peer that has never answered, to measure its round trip.
 const FIRST: Duration = Duration::from_mins(3);
 
-/// How long a link may take to open while there is another that the peer has opened, beyond three round trips on that.
+/// The longest time for opening a link while the peer has another one open, in addition to three
+/// round trips on that.
 const OPENING: Duration = Duration::from_secs(3);
 
-/// By which link a realm is asked.
+/// The link that a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// One that is there.
+    /// An open link.
     LinkThere,
-    /// One to this address, be it opened for that.
+    /// A link to this address, which is opened if needed.
     Address {
         address: SocketAddr,
-        /// The Init leaves a few times at most, and what is answered over another link is no answer: the question is whether the peer is there.
+        /// The request tests whether the peer is at this address: the Init is sent only a few
+        /// times, and an answer over another link does not count.
         is_once: bool,
-        /// One that this realm opens, though the other may have opened one: it is to see that it can be called.
+        /// The link must be opened by this realm, even if the peer has opened one. It shows the
+        /// peer that this works.
         is_back: bool,
     },
 }
 
-/// What whoever asks is told.
+/// The result that the requester receives.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told {
     /// The answer.
     Answer(Vec<u8>),
-    /// The peer is where it was tried, and has not answered: its link from there is open, which nobody else could have opened.
+    /// The peer is at the tested address but has not answered: the link to it has opened, which no
+    /// other party could have caused.
     There,
-    /// There is no such link, or there is a better one elsewhere.
+    /// There is no such link, or another worker has a better one.
     Elsewhere,
 }
 
-/// A question to another realm.
+/// A request to another realm.
 #[derive(Debug)]
 pub enum OutboundRequest {
-    /// Who is at an address?
+    /// Asks which key an address has.
     Who(SocketAddr, oneshot::Sender<PublicKey>),
     /// A request to the realm with that key.
     Ask {
-        /// By which of this realm's keys the other knows it.
+        /// The key of this realm that the peer knows.
         own: PublicKey,
         key: PublicKey,
         by: By,
         bytes: Vec<u8>,
-        /// Somebody waits for it.
+        /// True if a client waits for the answer.
         is_awaited: bool,
         answer: oneshot::Sender<Told>,
     },
 }
 
-/// The questions on their way. Whoever asked is told nothing when there is no answer: the sender is
+/// The requests in progress. Without an answer the requester receives nothing: the sender is
 /// dropped.
 #[derive(Debug, Default)]
 pub struct OutboundRequests {
@@ -83,30 +89,32 @@ pub struct OutboundRequests {
 struct Asked {
     since: Time,
     key: PublicKey,
-    /// The peer is to see that it can be called: a link that it opens itself meanwhile shows nothing.
+    /// The link shows the peer that this realm can open one. A link that the peer opens in the
+    /// meantime does not show that.
     is_back: bool,
-    /// The question is whether the peer is at that address: what it answers over another link is no answer to it (PEER-23).
+    /// The request tests whether the peer is at this address: an answer over another link does not
+    /// count (PEER-23).
     is_only: bool,
-    /// It is there: the link has opened.
+    /// The peer is at this address: the link has opened.
     is_there: bool,
     /// Until when the link may take to open if there is another.
     opens_by: Time,
-    /// The link has had its time to open.
+    /// The time for opening the link is over.
     is_looked_at: bool,
     is_awaited: bool,
     answer: oneshot::Sender<Told>,
 }
 
 impl Asked {
-    /// It is asked no more, and was not answered.
+    /// Ends the request without an answer.
     fn leave(self) {
         if self.is_only && self.is_there {
-            // Whoever asked may have stopped waiting.
+            // The requester may have stopped waiting.
             let _ = self.answer.send(Told::There);
         }
     }
 
-    /// When whoever asked is told that the peer is silent: its way may be long, or the question, and narrow.
+    /// Returns when the peer counts as silent. The path may be long or slow, and the request large.
     fn until(&self, endpoint: &Endpoint, link: LinkId) -> Time {
         let heard = endpoint
             .heard(link)
@@ -161,7 +169,7 @@ impl OutboundRequests {
                 let early =
                     PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early());
                 let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
-                // Where a round trip takes long, so does opening a link.
+                // Where the round trip is long, opening a link takes long, too.
                 let there = endpoint.link_there(&own, &key);
                 let rtt = there.and_then(|link| endpoint.rtt(link));
                 let opens_by = now + OPENING + rtt.unwrap_or_default() * 3;
@@ -183,14 +191,14 @@ impl OutboundRequests {
         }
     }
 
-    /// Stops asking for whoever has stopped waiting.
+    /// Ends the requests whose requester has stopped waiting.
     pub fn tidy(&mut self, now: Time, endpoint: &mut Endpoint) {
         let left = self
             .asked
             .extract_if(.., |_, asked| asked.answer.is_closed());
         for ((link, number), _) in left {
             endpoint.give_up(now, link, number);
-            // Else what it would have brought leaves again and again.
+            // Otherwise the endpoint would keep sending Inits for the ended request.
             endpoint.end_idle_dial(link);
         }
         self.who.retain(|(address, answer)| {
@@ -208,18 +216,19 @@ impl OutboundRequests {
 
     pub fn answered(&mut self, link: LinkId, number: RequestId, answer: Vec<u8>) {
         if let Some(waiting) = self.asked.remove(&(link, number)) {
-            // Whoever asked may have stopped waiting.
+            // The requester may have stopped waiting.
             let _ = waiting.answer.send(Told::Answer(answer));
         }
     }
 
-    /// Has what waits here asked elsewhere where the peer has opened a link elsewhere since, or one here does not open.
+    /// Ends requests with [`Told::Elsewhere`] if the peer has opened a link at another worker
+    /// since, or if the link here does not open in time.
     pub fn look_elsewhere(&mut self, now: Time, endpoint: &mut Endpoint, seated: &Seated) {
         let mut elsewhere = Vec::new();
         let asked = self.asked.iter().filter(|(_, asked)| !asked.is_only);
         for ((link, number), asked) in asked {
             let is_better = if endpoint.is_dialing(*link) {
-                // Here the endpoint has what waits asked on it.
+                // If the peer opens a link at this worker, the endpoint moves the request to it.
                 let latest = seated.links().latest(&asked.key);
                 let is_elsewhere = |seat| seat != seated.seat() && !asked.is_back;
                 latest.is_some_and(|seat| asked.opens_by <= now || is_elsewhere(seat))
@@ -238,7 +247,7 @@ impl OutboundRequests {
         }
     }
 
-    /// A question waits for its answer on another link now.
+    /// Records that a request now waits for its answer on another link.
     pub fn moved(
         &mut self,
         now: Time,
@@ -258,7 +267,7 @@ impl OutboundRequests {
         }
     }
 
-    /// No answer has come in time.
+    /// Handles that no answer has come in time.
     pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: RequestId) {
         if let Some(asked) = self.asked.remove(&(link, number)) {
             asked.leave();
@@ -266,7 +275,7 @@ impl OutboundRequests {
         endpoint.distrust(now, link);
     }
 
-    /// When [`OutboundRequests::handle_timeout`] wants to be called next.
+    /// Returns when [`OutboundRequests::handle_timeout`] must be called next.
     pub fn timeout(&self, endpoint: &Endpoint) -> Option<Time> {
         let asked = self.asked.iter();
         asked
@@ -283,7 +292,7 @@ impl OutboundRequests {
             .min()
     }
 
-    /// Stops waiting for peers that are silent.
+    /// Ends the requests to silent peers.
     pub fn handle_timeout(&mut self, now: Time, endpoint: &mut Endpoint, seated: &Seated) {
         self.look_elsewhere(now, endpoint, seated);
         for asked in self.asked.values_mut() {
@@ -301,14 +310,15 @@ impl OutboundRequests {
             if let Some(asked) = asked {
                 asked.leave();
             }
-            // Whoever may only be far away is asked on, to learn how far.
+            // A peer without a measured round trip may be far away. The request goes on, to measure
+            // it.
             if is_sure || endpoint.rtt(link).is_some() {
                 endpoint.give_up(now, link, number);
             }
         }
     }
 
-    /// A link is open to where a peer was tried.
+    /// Handles that a link to a tested address has opened.
     pub fn opened(&mut self, link: LinkId) {
         for ((on, _), asked) in &mut self.asked {
             asked.is_there |= *on == link;
@@ -328,7 +338,7 @@ impl OutboundRequests {
         }
         for (at, answer) in asked {
             if at == address && !is_understood {
-                // HS-6: no Init is sent there. Whoever asked is told that there is no answer.
+                // HS-6: no Init is sent there. The requester gets no answer.
                 drop(answer);
             } else if at == address {
                 let _ = answer.send(PublicKey(reply.key));
@@ -350,7 +360,8 @@ mod tests {
         link::{Redundancy, Silence},
     };
 
-    /// A question to the holder of a key, by a link to its address, `is_once` and `is_back`; and what is told of it.
+    /// Returns a request to a key over a link to its address, with `is_once` and `is_back`, and the
+    /// receiver of its result.
     fn question(
         n: u8,
         (is_once, is_back): (bool, bool),
@@ -372,7 +383,8 @@ mod tests {
         (call, told)
     }
 
-    /// PEER-5. Found by the simulator: realms gave each other up after ten seconds, although a round trip took longer.
+    /// PEER-5: the wait for a peer covers its round trip. Found by the simulator: realms gave each
+    /// other up after ten seconds although a round trip took longer.
     #[test]
     fn a_peer_is_given_as_long_as_its_way_may_take() {
         let identity = SecretKey::from_bytes([1; 32]);
@@ -423,8 +435,8 @@ mod tests {
         assert_eq!(calls.len(), 0);
     }
 
-    /// PEER-23: whether a peer is at the address that it says of itself is asked there alone. A peer behind whose link the question went on
-    /// was believed to be wherever it said.
+    /// PEER-23: whether a peer is at its claimed address is tested at that address only. A peer was
+    /// believed to be at any claimed address when the request continued over another link.
     #[test]
     fn whether_a_peer_is_somewhere_is_asked_nowhere_else() {
         let identity = SecretKey::from_bytes([1; 32]);
@@ -440,12 +452,12 @@ mod tests {
             calls.begin(now, &mut endpoint, call);
             let (from, _) = calls.asked.first_key_value().unwrap();
             let (from, to) = (*from, (LinkId(77), RequestId(5)));
-            // The peer has opened a link meanwhile.
+            // The peer has opened a link in the meantime.
             calls.moved(now, &mut endpoint, from, to);
             calls.answered(to.0, to.1, vec![2]);
             assert_eq!(told.try_recv().is_ok(), is_told);
         }
-        // One whose link has opened there is there, whatever becomes of the question.
+        // A peer whose link has opened at the address is there, even if the request fails.
         let (call, mut told) = question(3, (true, true), false);
         calls.begin(now, &mut endpoint, call);
         let (from, _) = calls.asked.first_key_value().unwrap();
@@ -455,7 +467,7 @@ mod tests {
         assert_eq!(told.try_recv(), Ok(Told::There));
     }
 
-    /// HS-6: whoever speaks no version of this realm's is no peer.
+    /// HS-6: a realm that shares no version with this one is not used as a peer.
     #[test]
     fn peer_of_other_versions_is_not_introduced() {
         let address = SocketAddr::from(([192, 0, 2, 1], 6377));
@@ -475,8 +487,8 @@ mod tests {
         }
     }
 
-    /// PEER-22: what nobody wants answered any more does not leave again. A message was brought to a realm that had been removed, after its sender was told that it
-    /// comes back.
+    /// PEER-22: a request that nobody waits for is not sent again. A message was delivered to a
+    /// removed realm after its sender was told that it would be returned.
     #[test]
     fn what_nobody_waits_for_is_not_sent_again() {
         let identity = SecretKey::from_bytes([1; 32]);

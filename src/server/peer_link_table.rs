@@ -1,5 +1,6 @@
-//! Which worker has a link with which peer (PEER-24): whatever listener and worker a link has come to, the peer is asked on it. Only links
-//! of peers are noted, and those that have ended are not.
+//! The table of links with peers: which worker has a link with which peer (PEER-24). A request to a
+//! peer uses its open link, whatever listener and worker that belongs to. The table holds only open
+//! links of peers.
 
 use std::{
     collections::BTreeMap,
@@ -16,25 +17,26 @@ use crate::{
     link::{Silence, Time},
 };
 
-/// A peer that has opened a link is dialled back no more often than this.
+/// The shortest time between two dial-backs to a peer that has opened a link.
 const BACK_AGAIN: Duration = Duration::from_mins(1);
-/// One that was dialled back late calls back at once, if it does: what it says within this time is no reason to dial it again.
+/// After a late dial-back the peer may dial back at once. An introduction from it within this time
+/// causes no further dial-back.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A peer that has opened no link is introduced to again after so long, and then each time after twice as long: it may not have been able to, or
-/// what it opened was lost.
+/// The first wait before this realm introduces itself again to a peer that has opened no link. The
+/// wait doubles each time. The peer may have been unable to open one, or its link was lost.
 const ASK_AGAIN: Duration = Duration::from_mins(10);
-/// The longest time between two of these.
+/// The longest wait between two such introductions.
 const ASK_AGAIN_MAX: Duration = Duration::from_hours(24);
 
-/// One worker of one listener, by their numbers from 0 on.
+/// A worker of a listener. Both are numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seat {
     pub listener: usize,
     pub worker: usize,
 }
 
-/// Which side has opened a link.
+/// The side that opened a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opener {
     Peer,
@@ -44,38 +46,39 @@ enum Opener {
 /// The links with one peer, under one of its keys.
 #[derive(Debug, Default)]
 struct Known {
-    /// Proven links that it has opened, the latest last.
+    /// Proven links that the peer has opened, the latest last.
     theirs: Vec<(Seat, LinkId)>,
-    /// Open links that this realm has opened to it, the latest last.
+    /// Open links that this realm has opened to the peer, the latest last.
     ours: Vec<(Seat, LinkId)>,
-    /// It has opened a link since this realm has started: it can do so again.
+    /// The peer has opened a link since this realm started, so it can do so again.
     has_opened: bool,
-    /// When this realm last opened a link to it.
+    /// When this realm last opened a link to the peer.
     reached: Option<Instant>,
-    /// Listeners from which it could not be dialled.
+    /// Listeners from which the peer could not be dialled.
     unreached: Vec<usize>,
-    /// How often the last link that this realm had opened to it has ended, or had to be opened anew, while it could open none itself.
+    /// Counts how often this realm's last link to the peer has ended or had to be opened anew while
+    /// the peer could open none itself.
     lost: u64,
-    /// Since when a link to it has been kept open, or since it was introduced to again for that.
+    /// Since when a link to the peer is kept open, or when the last introduction for that was made.
     kept_since: Option<Instant>,
-    /// How long that is before it is introduced to again.
+    /// The wait after [`Known::kept_since`] before the next introduction.
     ask_again: Duration,
-    /// How often it was to be dialled back, and when that was last.
+    /// The number of dial-backs, and the time of the last one.
     back: u64,
     back_at: Option<Instant>,
-    /// When it is to be dialled back next, if it is, and whether that was put off.
+    /// When the next dial-back is due, and true if it was postponed.
     back_due: Option<(Instant, bool)>,
-    /// It has opened a link since this realm last did, and may have started again.
+    /// The peer has opened a link since this realm last opened one. It may have restarted.
     is_fresh: bool,
-    /// It was dialled back late, for which a link may have to be opened;
+    /// The last dial-back was late, and a link may have to be opened for it.
     is_back_late: bool,
-    /// and until then it may call back for that, which is no reason to do so again.
+    /// Until when the peer may dial back for that. Such a dial-back causes no further one.
     answers_until: Option<Instant>,
 }
 
 impl Known {
-    /// It is to be dialled back: at once, or some time after it was dialled last. That it could be called before says nothing to one that has
-    /// started again since, so this is put off and not left out.
+    /// Requests a dial-back: at once, or [`BACK_AGAIN`] after the last one. It is postponed, not
+    /// skipped: a peer that has restarted since does not know that it could be dialled before.
     fn call_back(&mut self) {
         let now = Instant::now();
         let lately = self.reached.max(self.back_at);
@@ -87,14 +90,15 @@ impl Known {
         self.look_at_time(now);
     }
 
-    /// It has introduced itself.
+    /// Handles an introduction from the peer.
     fn introduced(&mut self) {
         let is_fresh = core::mem::take(&mut self.is_fresh);
         let answers = self.answers_until.take_if(|_| is_fresh);
         if is_fresh && answers.is_none_or(|until| until <= Instant::now()) {
             self.call_back();
         }
-        // It may introduce itself because it keeps a link open that leads here, though it could be called: what was opened to it was lost.
+        // The peer may introduce itself because it keeps a link to this realm open although it can
+        // be dialled: this realm's link to it was lost.
         let lately = self.reached.max(self.back_at);
         if !is_fresh && lately.is_none_or(|lately| lately.elapsed() >= BACK_AGAIN) {
             self.call_back();
@@ -109,7 +113,8 @@ impl Known {
         }
     }
 
-    /// It has opened a link, which may be noted already.
+    /// Handles a link that the peer has opened. `is_again` is true if the link is in the table
+    /// already.
     fn has_called(&mut self, is_again: bool) {
         self.has_opened = true;
         self.is_fresh |= !is_again;
@@ -118,9 +123,9 @@ impl Known {
         }
     }
 
-    /// A link to it is open, maybe again.
+    /// Handles a link to the peer that is open. `is_again` is true if it had to be opened anew.
     fn was_called(&mut self, listener: usize, is_again: bool) {
-        // The other side has forgotten it, and with it where this realm is.
+        // The peer has forgotten the link, and with it this realm's address.
         self.lost += u64::from(is_again && !self.has_opened);
         let now = Instant::now();
         self.reached = Some(now);
@@ -132,12 +137,12 @@ impl Known {
     }
 }
 
-/// How often something has happened to the links with a peer.
+/// Counters of events on the links with a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Happened {
-    /// It does not hear of this realm any more unless this realm introduces itself again.
+    /// The peer cannot reach this realm until this realm introduces itself again.
     pub lost: u64,
-    /// It has opened a link, and should see whether it can be dialled back.
+    /// The peer has opened a link and should check whether it can be dialled back.
     pub back: u64,
 }
 
@@ -162,7 +167,7 @@ impl Links {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The keys of all peers: of others nothing is noted.
+    /// Limits the table to these keys, which are those of all peers.
     pub fn keep_only(&self, keys: &[PublicKey]) {
         let mut known = self.known();
         known.retain(|key, _| keys.contains(key));
@@ -171,7 +176,8 @@ impl Links {
         }
     }
 
-    /// Where a peer is asked over a link that is there: at the listener named, or else at any if `elsewhere` will do, too.
+    /// Returns the worker with an open link to the peer: at `listener`, or at any listener if
+    /// `elsewhere` is true or the peer could not be dialled from `listener`.
     pub fn seat(&self, peer: &PublicKey, listener: usize, elsewhere: bool) -> Option<Seat> {
         let known = self.known();
         let known = known.get(peer)?;
@@ -182,7 +188,8 @@ impl Links {
         found.map(|(seat, _)| *seat)
     }
 
-    /// The peer could not be dialled from that listener: links at others will do from now on.
+    /// Records that the peer could not be dialled from that listener. Links of other listeners are
+    /// used from now on.
     pub fn not_reached(&self, peer: &PublicKey, listener: usize) {
         if let Some(known) = self.known().get_mut(peer)
             && !known.unreached.contains(&listener)
@@ -191,13 +198,14 @@ impl Links {
         }
     }
 
-    /// Where the latest link is that the peer has opened.
+    /// Returns the worker of the latest link that the peer has opened.
     pub fn latest(&self, peer: &PublicKey) -> Option<Seat> {
         let known = self.known();
         known.get(peer)?.theirs.last().map(|(seat, _)| *seat)
     }
 
-    /// True when the peer has opened `link`, and later another to another worker of that listener: it may have forgotten the first.
+    /// True if the peer has opened `link`, and later a link to another worker of that listener. It
+    /// may have forgotten `link`.
     fn is_superseded(&self, peer: &PublicKey, link: (Seat, LinkId)) -> bool {
         let known = self.known();
         let Some(known) = known.get(peer) else {
@@ -210,12 +218,13 @@ impl Links {
         after.any(is_other)
     }
 
-    /// True when the peer has opened a link since this realm has started.
+    /// True if the peer has opened a link since this realm started.
     fn has_opened(&self, peer: &PublicKey) -> bool {
         self.known().get(peer).is_some_and(|known| known.has_opened)
     }
 
-    /// The peer has introduced itself: it may have started again, and then does not know that it can be dialled.
+    /// Handles an introduction from the peer. It may have restarted, and then does not know that it
+    /// can be dialled.
     pub fn introduced(&self, peer: &PublicKey) {
         if let Some(known) = self.known().get_mut(peer) {
             known.introduced();
@@ -224,8 +233,9 @@ impl Links {
         self.changed.send_replace(());
     }
 
-    /// Has peers introduced to again that have opened no link for long, though one to them is kept open: from time to time they may be able to,
-    /// and then that need not be kept open any more.
+    /// Requests a new introduction to peers that have opened no link for long while this realm
+    /// keeps one to them open. They may be able to open one by now, and then the link need not be
+    /// kept open any more.
     pub fn ask_again(&self) {
         let mut is_any = false;
         for known in self.known().values_mut() {
@@ -233,7 +243,7 @@ impl Links {
                 (known.kept_since, known.ask_again) = (None, ASK_AGAIN);
                 continue;
             }
-            // However often the link is renewed meanwhile.
+            // The time counts on when the link is renewed.
             let since = *known.kept_since.get_or_insert_with(Instant::now);
             let wait = known.ask_again.max(ASK_AGAIN);
             if since.elapsed() >= wait {
@@ -248,7 +258,7 @@ impl Links {
         }
     }
 
-    /// What has happened to the links with a peer.
+    /// Returns the counters of a peer.
     pub fn happened(&self, peer: &PublicKey) -> Happened {
         let known = self.known();
         known.get(peer).map_or_else(Happened::default, |known| {
@@ -257,14 +267,14 @@ impl Links {
         })
     }
 
-    /// When something happens by itself, if nothing else does before.
+    /// Returns when the next dial-back is due.
     pub fn due(&self) -> Option<Instant> {
         let known = self.known();
         let due = known.values().filter_map(|known| known.back_due);
         due.map(|(due, _)| due).min()
     }
 
-    /// What is due by now happens.
+    /// Starts the dial-backs that are due.
     pub fn look_at_time(&self) {
         let now = Instant::now();
         for known in self.known().values_mut() {
@@ -272,12 +282,12 @@ impl Links {
         }
     }
 
-    /// Told when something may have happened.
+    /// Returns a receiver that is notified when a counter may have changed.
     pub fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Notes a link. False when its other side is no peer.
+    /// Adds a link. Returns false if its other side is no peer.
     fn opened(&self, peer: &PublicKey, link: (Seat, LinkId), opener: Opener) -> bool {
         {
             let mut all = self.known();
@@ -311,15 +321,15 @@ impl Links {
     }
 }
 
-/// What one worker notes of its links with peers.
+/// One worker's view of the table.
 #[derive(Debug)]
 pub struct Seated {
     links: Arc<Links>,
     seat: Seat,
-    /// How a link to a peer is kept open that cannot open one itself.
+    /// The keep-alive setting for a link to a peer that cannot open one itself.
     silence: Silence,
     noted: BTreeMap<LinkId, (PublicKey, Opener)>,
-    /// Told when something has changed.
+    /// Notified when the table has changed.
     pub changed: watch::Receiver<()>,
 }
 
@@ -342,17 +352,17 @@ impl Seated {
         self.seat
     }
 
-    /// True when the peer has opened `link`, and later another to another worker of this listener.
+    /// True if the peer has opened `link`, and later a link to another worker of this listener.
     pub fn is_superseded(&self, peer: &PublicKey, link: LinkId) -> bool {
         self.links.is_superseded(peer, (self.seat, link))
     }
 
-    /// A peer has opened a link, and has shown that it is there.
+    /// Adds a link that a peer has opened, after its path is proven.
     pub fn proven(&mut self, link: LinkId, peer: PublicKey) {
         self.note(link, peer, Opener::Peer);
     }
 
-    /// A link to a peer is open, maybe again.
+    /// Adds a link to a peer that is open, or was opened anew.
     pub fn dialled(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId) {
         if let Some(peer) = endpoint.peer(link) {
             self.note(link, peer, Opener::This);
@@ -361,7 +371,7 @@ impl Seated {
     }
 
     fn note(&mut self, link: LinkId, peer: PublicKey, opener: Opener) {
-        // As it was when only the first worker asked.
+        // The planted fault: only the first worker sends requests.
         if is_planted(Fault::AskAtFirstOnly) && self.seat.worker > 0 {
             return;
         }
@@ -376,14 +386,14 @@ impl Seated {
         }
     }
 
-    /// There are other peers than before: their links may have been here already.
+    /// Handles a new list of peers. The endpoint may already have links with them.
     pub fn look(&mut self, now: Time, endpoint: &mut Endpoint, peers: &[PublicKey]) {
         self.noted.retain(|_, (peer, _)| peers.contains(peer));
         for peer in peers {
             let (theirs, ours) = endpoint.links_with(peer);
             let theirs = theirs.into_iter().map(|link| (link, Opener::Peer));
             let ours = ours.into_iter().map(|link| (link, Opener::This));
-            // What this realm has opened comes first: who has been called need not be called back.
+            // This realm's links come first: a peer that was dialled needs no dial-back.
             for (link, opener) in ours.chain(theirs) {
                 if !self.noted.contains_key(&link) {
                     self.note(link, *peer, opener);
@@ -393,7 +403,8 @@ impl Seated {
         self.keep_open(now, endpoint);
     }
 
-    /// Keeps the links open that this worker has opened to peers which have opened none: nobody else could open another. The others may end.
+    /// Keeps the links open that this worker has opened to peers that have opened none: only this
+    /// realm can open another. The other links may end.
     pub fn keep_open(&self, now: Time, endpoint: &mut Endpoint) {
         let ours = self.noted.iter().filter(|(_, (_, by))| *by == Opener::This);
         for (link, (peer, _)) in ours {

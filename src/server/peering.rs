@@ -1,5 +1,5 @@
-//! Keeps a realm in touch with its peers: drives [`Federation`], which says what is to be done and when, and carries that out: reads and
-//! writes with the realm, and questions through the listeners.
+//! Drives [`Federation`]: takes its steps and carries them out, as reads and writes of the realm
+//! and as requests through the listeners.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,12 +25,12 @@ use crate::{
     wire::RealmId,
 };
 
-/// How often it is looked whether a link to a peer has been kept open for long.
+/// How often to check for links to peers that have been kept open for long.
 const LINKS_LOOKED_AT: Duration = Duration::from_mins(1);
-/// A longer sleep is none that ends.
+/// A longer sleep counts as endless.
 const LONGEST_SLEEP: Duration = Duration::from_hours(24 * 365);
 
-/// Runs until the realm is gone; ends all it has begun when dropped.
+/// Runs until the realm is gone. When dropped, ends all steps in progress.
 pub async fn keep_in_touch<S: Store>(
     realm: Arc<Realm<S>>,
     ways: Routes,
@@ -58,7 +58,7 @@ pub async fn keep_in_touch<S: Store>(
             }
         }
         while let Some(id) = federation.poll_given_up() {
-            // What is read or written comes to an end by itself.
+            // Reads and writes end by themselves.
             if let Some(handle) = asking.remove(&id) {
                 handle.abort();
             }
@@ -79,9 +79,9 @@ pub async fn keep_in_touch<S: Store>(
             Some(done) = steps.join_next() => {
                 let (id, done) = match done.map_err(JoinError::try_into_panic) {
                     Ok(done) => done,
-                    // What its peer has waiting would stand still for good.
+                    // If the panic were ignored, the peer's queue would stop for good.
                     Err(Ok(panic)) => std::panic::resume_unwind(panic),
-                    // One that was ended is nobody's.
+                    // A cancelled step has no owner.
                     Err(Err(_)) => continue,
                 };
                 asking.remove(&id);
@@ -93,7 +93,7 @@ pub async fn keep_in_touch<S: Store>(
                     links.watch(peers, *are_all);
                     queues.subscribe(&realm, peers, *are_all);
                     for peer in &queues.peers {
-                        // It may have grown while nobody was told.
+                        // The queue may have grown before this watch began.
                         federation.handle(clock.now(), Input::Grown(*peer));
                     }
                 }
@@ -133,7 +133,7 @@ pub async fn keep_in_touch<S: Store>(
     }
 }
 
-/// What the machine is told of what has happened in the realm.
+/// Converts the realm's signals to inputs of the machine.
 fn inputs_of(signals: Signals) -> Vec<Input> {
     let mut inputs = Vec::new();
     if signals.are_peers_changed {
@@ -194,7 +194,7 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Routes, ste
     }
 }
 
-/// Tells the workers the keys of all peers: links of those are the first worker's.
+/// Publishes the keys of all peers to the workers. Links of these keys belong to the first worker.
 fn tell_keys(known: &watch::Sender<Vec<PublicKey>>, ways: &Routes, peers: &[Peer], are_all: bool) {
     known.send_modify(|known| {
         let mut keys: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
@@ -202,12 +202,12 @@ fn tell_keys(known: &watch::Sender<Vec<PublicKey>>, ways: &Routes, peers: &[Peer
             keys.extend(known.iter());
         }
         *known = keys.into_iter().collect();
-        // Before the workers are told.
+        // Before the workers see the new keys.
         ways.links().keep_only(known);
     });
 }
 
-/// What has happened to the links with peers.
+/// The events on the links with peers.
 struct Watched {
     changed: watch::Receiver<()>,
     seen: BTreeMap<RealmId, (PublicKey, Happened)>,
@@ -221,7 +221,7 @@ impl Watched {
         }
     }
 
-    /// Looks at the links with these peers from now on.
+    /// Watches the links with these peers from now on.
     fn watch(&mut self, peers: &[Peer], are_all: bool) {
         if are_all {
             let is_there = |realm: &RealmId| peers.iter().any(|peer| peer.realm == *realm);
@@ -233,11 +233,11 @@ impl Watched {
             let seen = seen.map_or_else(Happened::default, |(_, seen)| *seen);
             self.seen.insert(peer.realm, (key, seen));
         }
-        // Something may have happened before.
+        // Events may have happened before.
         self.changed.mark_changed();
     }
 
-    /// Something may have happened, or is due.
+    /// Waits until events may have happened or are due.
     async fn changed(&mut self, links: &Links) {
         let due = links.due();
         let due = async {
@@ -255,7 +255,7 @@ impl Watched {
         }
     }
 
-    /// What has happened since this was last asked.
+    /// Returns the events since the last call.
     fn take(&mut self, links: &Links) -> Vec<Input> {
         let mut inputs = Vec::new();
         links.look_at_time();
@@ -289,7 +289,8 @@ impl Queues {
         self.growth = Some(realm.queues_grown(&self.peers));
     }
 
-    /// The peers whose queues have grown. None when the store is closed.
+    /// Waits for growth. Returns the peers whose queues have grown, or None when the store is
+    /// closed.
     async fn grown(&mut self) -> Option<Vec<RealmId>> {
         let Some(growth) = &mut self.growth else {
             return std::future::pending().await;
@@ -300,10 +301,10 @@ impl Queues {
     }
 }
 
-/// Sleeps until a moment since the start of the clock, or for ever.
+/// Sleeps until a moment since the start of the clock, or without end.
 async fn sleep_until(at: Option<Duration>, clock: &Clock) {
     match at.map(|at| at.saturating_sub(clock.now().since_start())) {
-        // No timer reaches further.
+        // Timers are limited to this length.
         Some(left) if left < LONGEST_SLEEP => tokio::time::sleep(left).await,
         Some(_) | None => std::future::pending().await,
     }

@@ -1,10 +1,10 @@
-//! The data directory is nobody else's business, whatever was there before (HS-10): it holds secrets and everybody's
-//! messages.
+//! Makes the data directory private, whatever its permissions were (HS-10): it holds secrets and
+//! the messages of all users.
 
 use std::{io, path::Path};
 
-/// Takes away from others what they may do in the data directory, and sees to it that files made from now on are the owner's alone.
-/// Directories and files of other owners stay as they are.
+/// Removes all permissions of others in the data directory, and sets the umask so that new files
+/// are private. Directories and files of other owners stay as they are.
 #[cfg(unix)]
 pub fn close(data: &Path) -> io::Result<()> {
     use std::fs;
@@ -16,7 +16,7 @@ pub fn close(data: &Path) -> io::Result<()> {
     let mut left = vec![data.to_path_buf()];
     let mut opened = 0_usize;
     while let Some(path) = left.pop() {
-        // Another server may be at work in it, which is found out later.
+        // Another server may use the directory and remove files. That is detected later.
         let Ok(at) = fs::symlink_metadata(&path) else {
             continue;
         };
@@ -39,7 +39,7 @@ pub fn close(data: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// True when others had a way to it.
+/// Makes one file or directory private. Returns true if others had access to it.
 #[cfg(unix)]
 fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<bool> {
     use std::{
@@ -54,7 +54,7 @@ fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<bool> {
         tracing::debug!(path = %path.display(), "was open to others of this machine");
         fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o077))?;
     }
-    // Nobody could read anything in an empty file, as in those that an operator makes to say something.
+    // An empty file reveals nothing, such as a flag file that an operator has created.
     let is_empty = at.is_file() && at.len() == 0 && mode & 0o022 == 0;
     Ok(is_open && !is_empty)
 }

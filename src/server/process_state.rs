@@ -1,5 +1,6 @@
-//! What a process has once, however often it opens its store again: keys, codes, sockets, and the time that passes. What somebody
-//! changes of the files meanwhile takes effect when they start it again, and nobody else gets its addresses.
+//! State that a process loads once, however often it reopens its store: keys, codes, sockets and
+//! the running time. Changes to the files take effect at the next start of the process, and no
+//! other process gets its addresses.
 
 use std::{
     fmt, io,
@@ -30,7 +31,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Reads them, or makes them at the first start.
+    /// Reads the secrets, or creates them at the first start.
     pub fn load(config: &Config, rng: &mut impl CryptoRng) -> Result<Self, ServerError> {
         let data = &config.store.path;
         Ok(Self {
@@ -54,7 +55,7 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds those of a listener.
+    /// Binds the sockets of a listener.
     pub fn bind(config: &Config, listen: ListenConfig) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Bind {
             address: listen.address,
@@ -69,18 +70,18 @@ impl Sockets {
         })
     }
 
-    /// The same sockets for those who serve from them now.
+    /// Returns clones of the sockets for the current server.
     pub fn each(&self) -> io::Result<Vec<UdpSocket>> {
         self.bound.iter().map(UdpSocket::try_clone).collect()
     }
 }
 
-/// What outlasts a store that has failed.
+/// State that outlives a failed store.
 #[derive(Debug)]
 pub struct Kept {
     pub secrets: Secrets,
     pub sockets: Vec<Sockets>,
-    /// For how many seconds the realm had been running in all when its last clock ended; 0 before that.
+    /// The total running time of the realm when its last clock ended, in seconds. 0 before that.
     ran: AtomicU32,
 }
 
@@ -93,12 +94,13 @@ impl Kept {
         }
     }
 
-    /// The clock that goes on where the one before it ended, whatever the store has taken of that.
+    /// Returns the clock, continued from the end of the former one, even if the store did not
+    /// record that.
     pub fn go_on(&self, clock: Clock) -> Clock {
         clock.not_before(self.ran.load(Ordering::Acquire))
     }
 
-    /// Keeps the time of `clock` when what is given here is dropped, however the server ends.
+    /// Returns a guard that records the time of `clock` when dropped, however the server ends.
     pub const fn keep_time(&self, clock: Clock) -> impl Drop + '_ {
         KeptTime { kept: self, clock }
     }

@@ -1,4 +1,5 @@
-//! How a question reaches a peer: over a link that is there, wherever that is (PEER-24), or over one to its address.
+//! Routes a request to a peer: over an open link at any worker (PEER-24), or over a new link to its
+//! address.
 
 use std::{
     collections::BTreeMap,
@@ -26,39 +27,40 @@ use crate::{
     wire::PeerRequest,
 };
 
-/// How long the wait for a listener for a question may take, name look-up included.
+/// How long the search for a listener and an address may take, name resolution included.
 const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
-/// How long the addresses of a name that has several are probed.
+/// How long the addresses of a name with several addresses are probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the address that answered a probe is used before it is probed again.
+/// How long a probed address is used before the name is probed again.
 const PROBE_AGAIN: Duration = Duration::from_mins(5);
-/// Addresses of a name that are probed; further ones are ignored.
+/// The largest number of addresses of a name that are probed. Further ones are ignored.
 const CANDIDATES_MAX: usize = 8;
-/// Links by which one question is tried, one after another. Those that end meanwhile are few.
+/// The largest number of links that are tried in turn for one request. Few links end in the
+/// meantime.
 const LINKS_TRIED: usize = 4;
 
-/// How often an address is tried that peers say of themselves: by those that were added, and by those that were not.
+/// How often each claimed address is tried, counted separately for added and uninvited peers.
 const CLAIMED: RateLimit = RateLimit::per_hour(1);
-/// Such addresses that are counted.
+/// The number of claimed addresses that are counted.
 const CLAIMED_COUNTED: usize = 1 << 12;
 
-/// By host and port of the peers whose name has several addresses: the one that answered last, and when.
+/// For the host and port of each peer with several addresses: when which address last answered.
 type Probed = Mutex<BTreeMap<(String, u16), (Instant, SocketAddr)>>;
 
-/// A listener that asks other realms, and how they reach it.
+/// A listener that sends requests to other realms, and the source address of these.
 #[derive(Clone, Debug)]
 pub struct Route {
     pub source: (String, u16),
-    /// Its socket leads to IPv6 addresses, or else to IPv4 ones.
+    /// True if its socket reaches IPv6 addresses, false for IPv4.
     pub is_ipv6: bool,
-    /// It is for this machine alone.
+    /// True if it serves this machine only.
     pub is_local: bool,
-    /// Those of its workers, the first of which opens links.
+    /// The request queues of its workers. The first worker opens links.
     pub calls: Vec<mpsc::Sender<OutboundRequest>>,
 }
 
 impl Route {
-    /// Has one of its workers ask. False when there is no such worker any more.
+    /// Sends the request by a worker. Returns false if that worker no longer exists.
     async fn call(&self, worker: usize, call: OutboundRequest) -> bool {
         match self.calls.get(worker) {
             Some(calls) => calls.send(call).await.is_ok(),
@@ -67,13 +69,13 @@ impl Route {
     }
 }
 
-/// The listeners by which this realm asks others, by their numbers, and what is known of the links with them.
+/// The listeners that send requests to peers, by number, and the table of links with peers.
 #[derive(Debug)]
 pub struct Routes {
     all: Vec<Route>,
     links: Arc<Links>,
     probed: Probed,
-    /// How often each address is tried that peers say of themselves.
+    /// The rate limit of tries per claimed address.
     claimed: RateLimiter,
     began: Instant,
 }
@@ -93,7 +95,7 @@ impl Routes {
         &self.links
     }
 
-    /// Runs an errand.
+    /// Carries out a call to a peer.
     pub async fn run(&self, errand: PeerCall) {
         match errand {
             PeerCall::Who {
@@ -115,30 +117,32 @@ impl Routes {
                 answer,
             } => {
                 let asking = self.ask(&peer, bytes, is_awaited, dialing);
-                // Over however many links, one after the other.
+                // The limit covers all links that are tried in turn.
                 let limit = if is_awaited { AWAITED } else { Duration::MAX };
                 if let Ok(Some((told, _))) = tokio::time::timeout(limit, asking).await {
-                    // Whoever asked may have stopped waiting.
+                    // The caller may have stopped waiting.
                     let _ = answer.send(told);
                 }
             }
         }
     }
 
-    /// Asks a peer when nobody waits: for as long as that may make sense on the longest and narrowest of ways.
+    /// Sends a request to a peer when no client waits for the answer. The timeout fits the longest
+    /// and slowest path.
     pub async fn ask_alone(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let asked = self.ask(peer, bytes, false, peer.dialing()).await;
         asked.map(|(told, _)| told)
     }
 
-    /// Asks a peer at the address that it says of itself, and nowhere else; its answer, and from where.
+    /// Sends a request to a peer at its claimed address only. Returns the answer and its IP
+    /// address.
     pub async fn try_at_claim(&self, peer: &Peer, bytes: Vec<u8>) -> Option<(Vec<u8>, IpAddr)> {
         let (told, at) = self.ask(peer, bytes, false, Dialing::Once).await?;
         Some((told, at?))
     }
 
-    /// Asks a peer, over one link after another while they turn out to be none; its answer, if it gives one in time, and the address that was called
-    /// for it.
+    /// Sends a request to a peer. Tries the next link if one turns out to have ended. Returns the
+    /// answer, if it comes in time, and the address that was dialled for it.
     async fn ask(
         &self,
         peer: &Peer,
@@ -152,7 +156,7 @@ impl Routes {
         let source = (name.to_string(), number);
         let listener = self.all.iter().position(|way| way.source == source);
         let listener = listener.unwrap_or(0);
-        // Who introduces itself calls, if it may: so the other sees that it can be called.
+        // An introduction opens a link if it may, so that the other side sees that it can.
         let is_back = matches!(
             PeerRequest::parse(&bytes),
             Ok(PeerRequest::Introduce { .. })
@@ -190,7 +194,7 @@ impl Routes {
         None
     }
 
-    /// By which worker of which listener a peer is asked, and over which link.
+    /// Returns the listener, the worker and the link that the request takes.
     async fn route(
         &self,
         peer: &Peer,
@@ -200,17 +204,18 @@ impl Routes {
     ) -> Option<(&Route, usize, By)> {
         let (key, is_once) = (peer.key(), dialing == Dialing::Once);
         let there = self.links.seat(&key, listener, dialing != Dialing::Freely);
-        // The first worker knows best what to do with the links that it has itself.
+        // The first worker decides itself how to use its own links.
         let is_first = there.is_none_or(|seat| seat.listener == listener && seat.worker == 0);
         let is_called = match dialing {
             Dialing::Freely => is_back || is_first,
-            // The question is whether it is there.
+            // The request tests whether the peer is at this address.
             Dialing::Once => true,
             Dialing::Never => false,
         };
         let mut seat = there;
         if is_called {
-            // Nobody vouches for several addresses either.
+            // A claimed name may have several addresses; none of them is verified, so they are not
+            // probed.
             let (name, number) = peer.source();
             let source = (name.to_string(), number);
             let finding = self.find(peer.address(), (Some(&source), Some(key)), !is_once);
@@ -228,15 +233,15 @@ impl Routes {
             if is_once {
                 return None;
             }
-            // Its name leads nowhere now, which says nothing of a link that is open.
+            // The name does not resolve now. An open link may still work.
             seat = self.links.seat(&key, listener, true);
         }
         let seat = seat?;
         Some((self.all.get(seat.listener)?, seat.worker, By::LinkThere))
     }
 
-    /// Whether a peer may be looked for at an address that it says of itself (PEER-23): nobody else is to hear of that often, under however
-    /// many names.
+    /// True if a peer may be tried at its claimed address (PEER-23). Limits how often a third party
+    /// at that address receives packets, under however many names.
     fn may_try(&self, peer: &Peer, way: &Route, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         let is_for_many = match ip {
@@ -248,7 +253,7 @@ impl Routes {
             tracing::info!(peer = %peer.realm, %ip, "a peer says that it is at an address that no realm is called at, or at one of this machine; it is not tried there");
             return false;
         }
-        // In an IPv6 subnet there are as many as anybody likes.
+        // An attacker can have any number of addresses in an IPv6 subnet, so the subnet is counted.
         let place = match ip {
             IpAddr::V4(ip) => ip.octets().into(),
             IpAddr::V6(_) => Subnet::from(ip).as_bytes().to_vec(),
@@ -261,8 +266,9 @@ impl Routes {
         taken.is_ok()
     }
 
-    /// Finds an address of `host`, and a way there: the one whose source is named, or else the first that leads to an
-    /// address of that kind. Of several addresses the first that answers is taken, if possible one that goes by `key`.
+    /// Resolves `host` and returns an address with a listener that reaches it: the listener with
+    /// the given source, or else the first one of the address's family. Of several addresses it
+    /// takes the first that answers, preferably one with the key `key`.
     async fn find(
         &self,
         (host, port): (&str, u16),
@@ -324,7 +330,7 @@ impl Routes {
     }
 }
 
-/// Asks at all addresses who is there. The first that goes by `key` wins, or else the first that answers.
+/// Asks every address for its key. Returns the first with `key`, or else the first that answers.
 async fn probe<'a>(
     pairs: &[(&'a Route, SocketAddr)],
     key: Option<PublicKey>,
@@ -351,7 +357,7 @@ async fn probe<'a>(
                 first = Some(which);
                 return;
             }
-            // A peer that has a new key goes by that one in its reply.
+            // A peer with a new key answers with that one.
             first.get_or_insert(which);
         }
     };

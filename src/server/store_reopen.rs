@@ -1,5 +1,6 @@
-//! Serves on after the store has failed, as a start does: the store is opened anew and looked at before anything of it is
-//! served. What was under way meanwhile is unknown to its senders, who ask again under the same numbers (EXACT-6).
+//! Recovers from a store failure as a start does: the store is reopened and checked before it is
+//! used. The outcome of commands in progress is unknown to their senders, which repeat them under
+//! the same numbers (EXACT-6).
 
 use std::{
     io,
@@ -18,23 +19,23 @@ use tokio::{
 use super::{Config, Server, ServerError};
 use crate::store::{Embedded, OpenError, may_pass};
 
-/// The first start after a failure that comes soon after another waits so long, the next twice as long.
+/// The wait before a restart after a second failure in a short time. It doubles each time.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_mins(1);
-/// The next start after a failure waits at least so many times as long as this one took.
+/// The wait before the next restart is at least this many times the duration of the last one.
 const STARTS_SHARE: u32 = 3;
-/// A server that has served for so long has recovered from the failure before.
+/// A server that has served for this time has recovered from the failure before.
 const RECOVERED_AFTER: Duration = Duration::from_mins(5);
 
 impl Server {
-    /// Serves until `stop` says so, and opens the store again whenever it has failed: with the keys, codes and sockets that the server
-    /// began with.
+    /// Serves until `stop` is set. Reopens the store whenever it has failed, and keeps the keys,
+    /// codes and sockets of the first start.
     ///
     /// # Errors
-    /// When it cannot be opened again, but for what the system may allow later, which is waited for; and as [`Server::run`].
+    /// Fails if the store cannot be reopened and waiting cannot help, and as [`Server::run`].
     pub fn serve(self, config: &Config, stop: &watch::Receiver<bool>) -> Result<(), ServerError> {
         let kept = Arc::clone(&self.kept);
-        // Made while there is enough of everything.
+        // Created while memory and files are available.
         let waiting = Builder::new_current_thread().enable_all().build()?;
         let mut wait = Duration::ZERO;
         let mut is_renewed = false;
@@ -43,7 +44,7 @@ impl Server {
             let since = Instant::now();
             let error = match serve_once(server, stop) {
                 Err(error) if may_recover(&error, is_renewed) => match error {
-                    // Without what it says to whoever starts a server.
+                    // Without the advice for a first start.
                     ServerError::Store(error) | ServerError::Time(error) => error.to_string(),
                     error => error.to_string(),
                 },
@@ -68,7 +69,8 @@ impl Server {
                     let starting = move || Server::start_again(&config, kept);
                     unless_stopped(&waiting, stop, starting)
                 };
-                // It may have read all of the store: the disk is to have time for others, too.
+                // The restart may have read the whole store: the disk needs time for other work,
+                // too.
                 wait = wait.max(began.elapsed() * STARTS_SHARE);
                 let error = match started {
                     Ok(Some(Ok(server))) => break server,
@@ -84,7 +86,7 @@ impl Server {
                     return Err(error);
                 }
                 if matches!(error, ServerError::Open(OpenError::Locked(_))) {
-                    // Of another process its own start says so.
+                    // If another process has the store, its own start has logged that.
                     tracing::warn!(
                         ?wait,
                         "the store is still locked, by the engine, which finishes what it does before it is closed, or by another process"
@@ -99,25 +101,26 @@ impl Server {
     }
 }
 
-/// Serves until told to stop. One runtime for each time, so that nothing of the former server is left when the next opens the store.
+/// Serves until told to stop. Each call has its own runtime, so that no task of the former server
+/// is left when the next one opens the store.
 fn serve_once(server: Server, stop: &watch::Receiver<bool>) -> Result<(), ServerError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(server.run(stopped(stop.clone())))
 }
 
-/// True when a server that has ended so may serve on once its store is opened again. `is_renewed`: it has been before, so that there were
-/// those whom it served.
+/// True if a server that ended with this error may continue after its store is reopened.
+/// `is_renewed` is true if the store was reopened before, so that there are clients already.
 fn may_recover(error: &ServerError, is_renewed: bool) -> bool {
     match error {
         ServerError::Store(_) => true,
-        // Where files or memory have run out, a read fails as on a damaged disk.
+        // When files or memory run out, a read fails as on a damaged disk.
         ServerError::Time(_) => is_renewed,
         ServerError::System(error) => is_renewed && may_pass(error),
         _ => false,
     }
 }
 
-/// True when waiting may help.
+/// True if waiting may help.
 fn is_passing(error: &ServerError) -> bool {
     match error {
         ServerError::Open(error) => error.may_pass(),
@@ -126,8 +129,8 @@ fn is_passing(error: &ServerError) -> bool {
     }
 }
 
-/// Notes for whoever starts next that what is read of the store need not be on the disk. Where the write has failed the disk may not have
-/// taken that, either; so it is tried until it does.
+/// Records for the next start that data read from the store may not be on the disk. The disk that
+/// failed the write may reject this record, too, so the callers repeat this until it succeeds.
 fn distrust(data: &Path) {
     if let Err(error) = Embedded::distrust(data) {
         tracing::error!(%error, "that a write has failed cannot be noted for the next start");
@@ -135,13 +138,13 @@ fn distrust(data: &Path) {
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
-    // Nobody is left who could stop it: then it goes on.
+    // The sender is gone and nobody can stop the server: it goes on.
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Waits; true when told to stop meanwhile.
+/// Waits. Returns true if told to stop in the meantime.
 async fn pause(data: &Path, stop: &watch::Receiver<bool>, wait: Duration) -> bool {
     distrust(data);
     let is_stopped = timeout(wait, stopped(stop.clone())).await.is_ok();
@@ -151,8 +154,9 @@ async fn pause(data: &Path, stop: &watch::Receiver<bool>, wait: Duration) -> boo
     is_stopped
 }
 
-/// Does what may take long, as it may read all of the store, on a thread of its own. None when told to stop meanwhile: then it goes on until
-/// the process ends, which a store has to stand at any moment.
+/// Runs work that may read the whole store on its own thread. Returns None if told to stop in the
+/// meantime. The work then goes on until the process ends, which a store must survive at any
+/// moment.
 fn unless_stopped<T: Send + 'static>(
     waiting: &Runtime,
     stop: &watch::Receiver<bool>,
@@ -160,7 +164,7 @@ fn unless_stopped<T: Send + 'static>(
 ) -> io::Result<Option<T>> {
     let (done, finished) = oneshot::channel();
     thread::Builder::new().name("start".into()).spawn(move || {
-        // Nobody waits any more once told to stop.
+        // After a stop nobody receives this.
         let _ = done.send(work());
     })?;
     let stopped = stopped(stop.clone());
@@ -188,13 +192,13 @@ mod tests {
         config
     }
 
-    /// With a runtime of its own, so that nothing is left of it.
+    /// Runs a server in its own runtime, so that no task is left.
     fn run(server: Server, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(server.run(stop))
     }
 
-    /// docs/disk.md: an engine that has stopped by itself is found out about by a realm that nobody asks for anything.
+    /// docs/disk.md: an engine that has stopped by itself ends a server without traffic.
     #[test]
     fn engine_that_has_stopped_ends_a_server_without_traffic() {
         let directory = tempfile::tempdir().unwrap();
@@ -205,21 +209,21 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        // It is polled by a server that serves. What that asks of its store at a start, it has asked before.
+        // The serving server polls this future. By then the store reads of the start are done.
         let stop = async move {
-            // Both wait by then, and are told at once.
+            // Both wait by then and are notified at once.
             let failed = tokio::spawn({
                 let realm = Arc::clone(&realm);
                 async move { realm.store().failed().await }
             });
             for _ in 0..4 {
                 others_turns().await;
-                // Behind what others write.
+                // After the writes of others.
                 realm.store().commit(Batch::new()).await.unwrap();
             }
             realm.store().stop_engine();
             failed.await.unwrap();
-            // Should it not end by itself, it is told to stop.
+            // If it does not end by itself, it is told to stop.
             others_turns().await;
         };
         let ended = run(server, stop).unwrap_err();
@@ -227,7 +231,7 @@ mod tests {
         assert!(has_failed, "{ended}");
     }
 
-    /// A store may be large, and its operator in a hurry.
+    /// A stop takes effect while a large store is being read.
     #[test]
     fn stop_is_heard_while_the_store_is_looked_at() {
         let waiting = Builder::new_current_thread().enable_all().build().unwrap();
@@ -281,7 +285,7 @@ mod tests {
         assert!(!is_passing(&OpenError::Held("store".into()).into()));
     }
 
-    /// A first start says to its operator why it fails; one that goes on serving tries again.
+    /// An unreadable running time ends a first start; a server that was serving retries.
     #[test]
     fn time_that_cannot_be_read_ends_a_first_start_and_no_later_one() {
         let damaged = || crate::store::StoreError::Damaged("too many open files".into());
@@ -296,8 +300,9 @@ mod tests {
         }
     }
 
-    /// The disk that did not take a write may not have taken that it has failed, either. It is noted when there is room, and at the latest
-    /// before the process ends, as the next one would believe what it reads.
+    /// A failed write is recorded again while the server waits for the store. The disk that
+    /// rejected a write may also have rejected this record. It is written when there is space, and
+    /// at the latest before the process ends, because the next one would trust what it reads.
     #[cfg(unix)]
     #[test]
     fn failed_write_is_noted_again_while_the_store_is_waited_for() {
@@ -308,7 +313,7 @@ mod tests {
         let noted = data.join("store.distrusted");
         let waiting = || Builder::new_current_thread().enable_all().build().unwrap();
         let (stop, told) = watch::channel(false);
-        // Nobody makes a file under this name.
+        // No file can be created under this name.
         symlink(data.join("nowhere/file"), &noted).unwrap();
         assert!(!waiting().block_on(pause(&data, &told, Duration::ZERO)));
         assert!(!noted.exists());
@@ -321,7 +326,7 @@ mod tests {
             let (data, told) = (data.clone(), told.clone());
             move || waiting().block_on(pause(&data, &told, Duration::from_hours(1)))
         });
-        // Two are here, and one waits: it has tried.
+        // Two receivers are here, and a third shows that the server has tried and now waits.
         while stop.receiver_count() < 3 {
             thread::yield_now();
         }
@@ -331,8 +336,9 @@ mod tests {
         assert!(noted.exists());
     }
 
-    /// What somebody does to the files of a realm that serves, or to its address, concerns the next start of its process and not this one,
-    /// which only opens its store again.
+    /// The store is reopened with the keys, codes and sockets of before. Changes to the files or
+    /// the address of a serving realm take effect at the next start of its process, not when the
+    /// store is reopened.
     #[test]
     fn store_is_opened_again_with_the_keys_codes_and_sockets_of_before() {
         let directory = tempfile::tempdir().unwrap();
@@ -356,8 +362,8 @@ mod tests {
         assert_eq!((server.key(), server.former_keys()), (new, 1));
     }
 
-    /// SES-7: a write that fails takes with it none of the time for which the realm has been running: what expires and what is kept would
-    /// be younger by all of it each time that the store is opened again.
+    /// SES-7: a failed write does not set the running time back. Otherwise everything with a
+    /// lifetime would become younger each time that the store is reopened.
     #[test]
     fn running_time_does_not_go_back_when_the_store_is_opened_again() {
         const RAN: u32 = 100_000;
@@ -365,7 +371,7 @@ mod tests {
         let config = config(directory.path(), 0);
         let server = Server::start(&config).unwrap();
         let kept = Arc::clone(&server.kept);
-        // With a runtime of its own each time, as the server has: answers go to the one that is there.
+        // Each server has its own runtime: answers go to the current one.
         let waiting = || Builder::new_current_thread().build().unwrap();
         waiting().block_on(server.realm.note_running(RAN));
         let (realm, path) = (Arc::clone(&server.realm), config.store.path.clone());
@@ -377,7 +383,7 @@ mod tests {
         let failed = run(server, stop).unwrap_err();
         assert!(matches!(failed, ServerError::Store(_)), "{failed}");
         let server = Server::start_again(&config, kept).unwrap();
-        // As if nothing had been written since the realm was young.
+        // The store then holds the value of a young realm.
         waiting().block_on(server.realm.note_running(7));
         run(server, std::future::ready(())).unwrap();
         let server = Server::start(&config).unwrap();
@@ -385,7 +391,7 @@ mod tests {
         assert!(running >= RAN, "{running}");
     }
 
-    /// Whoever moves a store away under a realm that serves does not get an empty one.
+    /// A store that was moved away under a serving realm is not replaced by an empty one.
     #[test]
     fn store_that_is_gone_is_not_made_anew() {
         let directory = tempfile::tempdir().unwrap();
@@ -399,8 +405,8 @@ mod tests {
         assert!(!config.store.path.join("store").exists());
     }
 
-    /// READ-9: that a store was restored, or damage accepted, is known until a life has begun that says so, however many starts
-    /// that takes.
+    /// READ-9: a restored or damaged store counts as such until a life that records this has begun,
+    /// however many starts that takes.
     #[test]
     fn restored_store_is_known_as_such_until_its_life_has_begun() {
         let directory = tempfile::tempdir().unwrap();

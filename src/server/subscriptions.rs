@@ -1,5 +1,5 @@
-//! The watches of one listener's links: each is a task that takes entries from the realm as fast as its link gets
-//! them across, live ones before those that have been waiting.
+//! The watches of one listener's links. Each is a task that takes entries from the realm as fast as
+//! its link delivers them, live entries before older ones.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -20,29 +20,29 @@ use crate::{
     wire::EventId,
 };
 
-/// Room for what is on its way.
+/// The flow-control credit for unacknowledged pushes.
 #[derive(Debug)]
 struct Credit {
     live: Semaphore,
     backlog: Semaphore,
     returned: Notify,
-    /// Opened once nothing of an earlier watch is on its way any more.
+    /// Opens once nothing of an earlier watch is unacknowledged.
     gate: Semaphore,
 }
 
-/// A watch at work; ended when dropped.
+/// A running watch. It ends when dropped.
 #[derive(Debug)]
 struct Task {
     work: JoinHandle<()>,
     credit: Arc<Credit>,
-    /// What the link did not take yet.
+    /// Pushes that the link has not accepted yet.
     waiting: VecDeque<Push>,
-    /// What is on its way.
+    /// Unacknowledged pushes.
     sent: BTreeSet<EventId>,
-    /// Between which addresses it is, as it is written down.
+    /// The stored path of the watch.
     noted: Option<Path>,
-    /// What an earlier watch over the same link had on its way: it arrives before anything of this one, or the
-    /// reader would take what lies between for known.
+    /// Unacknowledged pushes of an earlier watch over the same link. They arrive before any push of
+    /// this one; otherwise the reader would take the entries in between as known.
     before: BTreeSet<EventId>,
 }
 
@@ -67,7 +67,7 @@ const fn urgency(push: &Push) -> Urgency {
 }
 
 impl Subscriptions {
-    /// Begins a watch over `link`, in place of one that is there.
+    /// Begins a watch over `link`. It replaces an existing one.
     pub fn begin<S: Store>(
         &mut self,
         link: LinkId,
@@ -101,17 +101,18 @@ impl Subscriptions {
         self.by_link.len()
     }
 
-    /// Ends the watch over `link`. True if there was one.
+    /// Ends the watch over `link`. Returns true if there was one.
     pub fn end(&mut self, link: LinkId) -> bool {
         self.by_link.remove(&link).is_some()
     }
 
-    /// Where the watch over `link` is written down to be; `None` where there is none. The caller may change it.
+    /// Returns the stored path of the watch over `link`, which the caller may change. None if there
+    /// is no watch.
     pub fn noted(&mut self, link: LinkId) -> Option<&mut Option<Path>> {
         self.by_link.get_mut(&link).map(|task| &mut task.noted)
     }
 
-    /// Pushes an entry, or keeps it until others have arrived.
+    /// Pushes an entry, or queues it until others are acknowledged.
     pub fn push(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, push: Push) {
         if let Some(task) = self.by_link.get_mut(&link) {
             task.waiting.push_back(push);
@@ -119,7 +120,7 @@ impl Subscriptions {
         }
     }
 
-    /// An entry has arrived.
+    /// Handles the acknowledgement of a push.
     pub fn delivered(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: EventId) {
         let Some(task) = self.by_link.get_mut(&link) else {
             return;
@@ -140,7 +141,7 @@ impl Subscriptions {
 }
 
 impl Task {
-    /// What is on its way, when the task ends.
+    /// Returns the unacknowledged pushes when the task ends.
     fn on_the_way(mut self) -> BTreeSet<EventId> {
         let mut all = std::mem::take(&mut self.sent);
         all.append(&mut self.before);
@@ -163,7 +164,7 @@ impl Task {
     }
 }
 
-/// Takes entries from the realm as there is room for them.
+/// Takes entries from the realm while there is credit.
 async fn carry<S: Store>(
     link: LinkId,
     mut watch: Watch<S>,
@@ -171,7 +172,7 @@ async fn carry<S: Store>(
     credit: Arc<Credit>,
     done: mpsc::UnboundedSender<Completion<S>>,
 ) {
-    // Never closed.
+    // The semaphore is never closed.
     let Ok(_open) = credit.gate.acquire().await else {
         return;
     };
@@ -185,7 +186,7 @@ async fn carry<S: Store>(
             () = credit.returned.notified() => continue,
         };
         let Some(push) = push else {
-            // The worker is gone only when the server has stopped.
+            // The send fails only after the server has stopped.
             let _ = done.send(Completion::Unwatched(link));
             return;
         };
@@ -194,7 +195,7 @@ async fn carry<S: Store>(
         } else {
             &credit.backlog
         };
-        // It comes back when the entry has arrived.
+        // The permit returns when the entry is acknowledged.
         match room.acquire().await {
             Ok(permit) => permit.forget(),
             Err(_) => return,

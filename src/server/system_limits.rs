@@ -1,16 +1,18 @@
-//! What the system lets a server have, looked at before it says that it serves: a realm that runs out of it later stops in the
-//! middle of somebody's command.
+//! Checks the system's resource limits at the start. A realm that runs out of a resource later
+//! would stop in the middle of a command.
 
 use super::{Config, Holder, ServerError, holdings};
 
-/// Files that the store has open at once, with some to spare.
+/// The largest number of files that the store has open at once, with a reserve.
 const STORE_FILES: u64 = 160;
-/// Files of one worker: its socket, and what its runtime waits with.
+/// The number of files of one worker: its socket and its runtime's event queue.
 const WORKER_FILES: u64 = 8;
-/// Address space beside what is held: the program, its threads' stacks, what the allocator leaves unused; in bytes.
+/// The address space in addition to the holdings: the program, thread stacks and unused memory of
+/// the allocator; in bytes.
 const BESIDE_BYTES: u64 = 256 << 20;
 
-/// Refuses to start with less than it takes. The limit on files is raised to what the system allows, if that is enough.
+/// Fails if a limit is too low. Raises the limit of open files first, if the system's maximum is
+/// high enough.
 #[cfg(unix)]
 pub fn check(config: &Config) -> Result<(), ServerError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -1,4 +1,5 @@
-//! Tickets, between an endpoint, which knows those of its links, and the realm, which keeps them (HS-20).
+//! Passes tickets between an endpoint, which has those of its links, and the realm, which stores
+//! them (HS-20).
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -12,17 +13,18 @@ use crate::{
 };
 
 impl<S: Store> Worker<S> {
-    /// A device comes back whose handshake is not remembered: what is kept of it may say whose it is.
+    /// Looks up the ticket of a device whose handshake the endpoint has forgotten.
     pub(super) fn look_ticket_up(&mut self, ticket: ConnectionId, path: Path, datagram: Vec<u8>) {
         let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
-        // The endpoint has only so many looked up at once. What anybody can have looked up is no command in work.
+        // The endpoint limits concurrent lookups. Anyone can cause a lookup, so it does not count
+        // as a command in progress.
         tokio::spawn(async move {
             let found = realm.find_ticket(ticket, now).await;
             let _ = done.send(Completion::Ticket(path, datagram, found));
         });
     }
 
-    /// Keeps what is known of a device that means to come back.
+    /// Stores the ticket of a device that can resume its link later.
     pub(super) fn keep_ticket(&self, ticket: ConnectionId, opened: Time, known: Known) {
         let age = self.now() - opened;
         let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
@@ -38,7 +40,7 @@ impl<S: Store> Worker<S> {
         });
     }
 
-    /// Keeps where a device has been shown to be that has come back.
+    /// Stores the proven address of a device that has resumed.
     pub(super) fn note_place(&self, ticket: ConnectionId, place: IpAddr) {
         let realm = Arc::clone(&self.realm);
         tokio::spawn(async move {
@@ -46,7 +48,7 @@ impl<S: Store> Worker<S> {
         });
     }
 
-    /// What the endpoint is told of a ticket.
+    /// Converts a stored ticket for the endpoint.
     pub(super) fn known_by(&self, found: FoundTicket) -> TicketFound {
         match found {
             FoundTicket::Good(found) => {

@@ -1,22 +1,22 @@
-//! Durations and sizes in configuration, which carry their unit: `"30s"`, `"16KiB"`.
+//! Durations, sizes and bitrates with units in the configuration: `"30s"`, `"16KiB"`, `"9600bps"`.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
-/// Why a text is not a duration.
+/// The error for a text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a duration; write a whole number and its unit: ms, s, m, h or d, as in \"30s\""
 )]
 pub struct InvalidSpan(String);
 
-/// Why a text is not a size.
+/// The error for a text that is not a size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a size; write a whole number and its unit: B, KiB or MiB, as in \"16KiB\"")]
 pub struct InvalidSize(String);
 
-/// Reads a duration such as `"1500ms"`, `"30s"`, `"2m"`, `"12h"`, `"30d"`.
+/// Parses a duration such as `"1500ms"`, `"30s"`, `"2m"`, `"12h"`, `"30d"`.
 pub fn parse_span(text: &str) -> Result<Duration, InvalidSpan> {
     let units = [
         ("ms", 1),
@@ -30,7 +30,7 @@ pub fn parse_span(text: &str) -> Result<Duration, InvalidSpan> {
         .ok_or_else(|| InvalidSpan(text.into()))
 }
 
-/// Reads a size such as `"1200B"`, `"16KiB"`, `"64MiB"`; in bytes.
+/// Parses a size such as `"1200B"`, `"16KiB"`, `"64MiB"`. Returns bytes.
 pub fn parse_size(text: &str) -> Result<u64, InvalidSize> {
     scaled(text, &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)])
         .ok_or_else(|| InvalidSize(text.into()))
@@ -43,7 +43,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.trim_end().parse::<u64>().ok()?.checked_mul(*scale)
 }
 
-/// A span in the largest unit that says it whole.
+/// Formats a duration in the largest unit that gives a whole number.
 pub fn whole(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [("d", 86_400), ("h", 3600), ("m", 60)];
@@ -56,14 +56,15 @@ pub fn whole(span: Duration) -> String {
     )
 }
 
-/// Why a text is not a bitrate.
+/// The error for a text that is not a bitrate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a bitrate; write a whole number of at least 80 bit/s and its unit: bps, kbps or Mbps, as in \"9600bps\""
 )]
 pub struct InvalidRate(String);
 
-/// Reads a bitrate such as `"9600bps"`, `"64kbps"`, `"1Mbps"`; in bytes a second, at least 10.
+/// Parses a bitrate such as `"9600bps"`, `"64kbps"`, `"1Mbps"`. Returns bytes per second, at least
+/// 10.
 pub fn parse_rate(text: &str) -> Result<u64, InvalidRate> {
     scaled(text, &[("bps", 1), ("kbps", 1_000), ("Mbps", 1_000_000)])
         .map(|bits| bits / 8)
@@ -71,7 +72,7 @@ pub fn parse_rate(text: &str) -> Result<u64, InvalidRate> {
         .ok_or_else(|| InvalidRate(text.into()))
 }
 
-/// A bitrate in a configuration file, in bytes a second.
+/// A bitrate in a configuration file, in bytes per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(pub u64);
 

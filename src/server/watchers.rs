@@ -1,4 +1,4 @@
-//! Who watches is written down, and told when the realm has been started again (HS-22).
+//! Stores which links have a watch, and tells them after a restart of the realm (HS-22).
 
 use std::{
     collections::BTreeMap,
@@ -17,25 +17,27 @@ use crate::{
     wire::ConnectionId,
 };
 
-/// After so long all listeners have told whoever watched: what is still written down of a former start is of listeners that are gone.
+/// After this time all listeners have told their watchers. Records left from a former start belong
+/// to listeners that no longer exist.
 const SWEPT_AFTER: Duration = Duration::from_mins(5);
-/// Between a few watchers that are told and the next.
+/// The pause between two batches of watchers that are told.
 const PACE: Duration = Duration::from_millis(50);
 
-/// Of each link what is to be written down; none: its watch is over.
+/// The pending write for each link. None if its watch has ended.
 type Changes = BTreeMap<ConnectionId, Option<Watcher>>;
 
-/// What is to be written down of watches goes through one task: all that has come up by then at once, and of each link the latest. Somebody
-/// who moves about makes no more of it than a commit can take, and no more is held than there are links, however long a commit takes.
+/// Writes all watch records through one task. Each commit takes all pending changes, of each link
+/// only the latest. A client that changes its address often therefore causes no more writes than
+/// commits can take, and there are never more changes than links, however long a commit takes.
 #[derive(Debug)]
 pub struct ToWrite {
     changes: Arc<Mutex<Changes>>,
-    /// Rung when there are changes. The task ends with it.
+    /// Signals changes. The task ends when this is dropped.
     bell: mpsc::Sender<()>,
 }
 
 impl ToWrite {
-    /// Writes to the store of this realm.
+    /// Creates the task that writes to this realm's store.
     pub fn of<S: Store>(realm: &Arc<Realm<S>>) -> Self {
         let changes = Arc::<Mutex<Changes>>::default();
         let (bell, mut rung) = mpsc::channel(1);
@@ -59,21 +61,22 @@ impl ToWrite {
         Self { changes, bell }
     }
 
-    /// Writes down soon where the watch over `link` is, or that it is over.
+    /// Schedules a write of the path of the watch over `link`, or of its end.
     pub fn write(&self, link: ConnectionId, watched: Option<Watcher>) {
         lock(&self.changes).insert(link, watched);
-        // It is rung already where that fails, or the server ends.
+        // This fails if a signal is pending already or the server ends.
         let _ = self.bell.try_send(());
     }
 }
 
-/// What a thread has left behind that panicked in the midst of a change is as good as any.
+/// Locks the changes. A panic of another thread during a change leaves them usable.
 fn lock(changes: &Mutex<Changes>) -> MutexGuard<'_, Changes> {
     changes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S: Store> Worker<S> {
-    /// Reads who watched before this start, if this is the listener's first worker, and has them told, some at a time.
+    /// On the listener's first worker: reads the watchers from before this start and tells them,
+    /// some at a time.
     pub(super) fn recall_watchers(&self) {
         let Some((listener, start)) = self.listener.filter(|_| self.endpoint.is_first()) else {
             return;
@@ -87,7 +90,7 @@ impl<S: Store> Worker<S> {
                     break;
                 }
                 after = last;
-                // Others have come meanwhile.
+                // Others may have reconnected in the meantime.
                 found.retain(|(_, watched)| watched.listener == listener && watched.start != start);
                 let links: Vec<_> = found.iter().map(|(link, _)| *link).collect();
                 if links.is_empty() {
@@ -99,7 +102,7 @@ impl<S: Store> Worker<S> {
                 realm.forget_watchers(links).await;
                 tokio::time::sleep(PACE).await;
             }
-            // A worker that ends keeps its realm no longer.
+            // A worker that has ended must not keep its realm alive.
             tokio::select! {
                 () = tokio::time::sleep(SWEPT_AFTER) => {}
                 () = done.closed() => return,
@@ -120,7 +123,7 @@ impl<S: Store> Worker<S> {
         });
     }
 
-    /// Tells these that their links are forgotten.
+    /// Tells these clients that their links are unknown.
     pub(super) fn tell_watchers(&mut self, watchers: Vec<(ConnectionId, Watcher)>) {
         for (link, watched) in watchers {
             let path = Path {
@@ -131,7 +134,7 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Writes down where the watch over `link` is, if it is not.
+    /// Stores the path of the watch over `link` if it has changed.
     pub(super) fn note_watcher(&mut self, link: LinkId) {
         let (Some((listener, start)), Some(path)) = (self.listener, self.endpoint.path(link))
         else {
@@ -156,7 +159,7 @@ impl<S: Store> Worker<S> {
         to_write.write(ConnectionId(link.0), watched);
     }
 
-    /// The watch over `link` ends, if there is one.
+    /// Ends the watch over `link`, if there is one.
     pub(super) fn end_watch(&mut self, link: LinkId) {
         if self.watches.end(link) && self.listener.is_some() {
             self.write_watcher(link, None);

@@ -1,7 +1,9 @@
-//! One of a listener's threads: its socket, its endpoint, and the commands in work on its links.
+//! A worker: one thread of a listener, with its socket, its endpoint and the commands in progress
+//! on its links.
 //!
-//! What arrives goes to the endpoint; the requests it gives out go to the realm, each as a task of its
-//! own, and what the realm asks of others leaves by the same socket. The answers come back through a queue and leave as the endpoint says. No locks on the way.
+//! Received datagrams go to the endpoint. The endpoint's requests go to the realm, each in a task
+//! of its own. Requests of this realm to others leave by the same socket. Answers come back through
+//! a queue and go to the endpoint. The path takes no locks.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -38,15 +40,15 @@ use crate::{
     },
 };
 
-/// Batches of datagrams taken in before answers and timers get their turn.
+/// The number of batches received before answers and timers have their turn.
 const RECEIVE_BURST: usize = 2;
-/// Batches of datagrams sent before what arrives gets its turn.
+/// The number of batches sent before receiving has its turn.
 const TRANSMIT_BURST: usize = 8;
-/// The longest datagram that a worker takes in, in bytes: no party may send longer ones (LINK-10).
+/// The longest datagram that a worker receives, in bytes. No party may send a longer one (LINK-10).
 pub const DATAGRAM_BYTES_MAX: usize = 9000;
-/// What a client is asked to wait whose watch could not begin, in milliseconds.
+/// The retry delay for a client whose watch could not begin, in milliseconds.
 const WATCH_BUSY_MS: u64 = 1000;
-/// How long a server that stops waits for what is in work.
+/// How long a stopping server waits for commands in progress.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One worker of a listener.
@@ -56,7 +58,8 @@ pub struct Worker<S> {
     admission: Arc<Admission>,
     beside: Handoff,
     pub(super) clock: Clock,
-    /// The port that the listener goes by and its kind of address, in one number, and what stands for its start; none where nobody on its links is known.
+    /// The listener's port and address family in one number, and a number that stands for its
+    /// start. None on a plain listener, where peers are not authenticated.
     pub(super) listener: Option<(u32, u64)>,
     started: Instant,
     in_work: usize,
@@ -65,7 +68,8 @@ pub struct Worker<S> {
     calls: OutboundRequests,
     pub(super) watches: Subscriptions,
     pub(super) watchers: Option<ToWrite>,
-    /// Two accounts have one id so seldom, and by a key that nobody knows, that nobody finds them.
+    /// Hashes accounts to ids with a secret key: collisions are rare, and nobody can search for
+    /// one.
     account_ids: RandomState,
 }
 
@@ -78,7 +82,7 @@ impl<S: Store> Worker<S> {
         (clock, listener): (Clock, Option<(u32, u64)>),
     ) -> Self {
         endpoint.know_lives(realm.lives_to_come_back_to());
-        // As many answers can wait in it as commands may be in work.
+        // Holds at most as many answers as commands may be in progress.
         let (done, finished) = mpsc::unbounded_channel();
         Self {
             endpoint,
@@ -98,7 +102,7 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Serves until told to stop, and then until what is in work is answered.
+    /// Serves until told to stop, then until all commands in progress are answered.
     pub async fn run(
         &mut self,
         mut socket: Listening,
@@ -118,7 +122,7 @@ impl<S: Store> Worker<S> {
             if self.endpoint.has_events() {
                 continue;
             }
-            // A socket that is blocked may never have sent all.
+            // A blocked socket may never become idle.
             if let Some(stop_by) = stop_by
                 && ((idle && self.in_work == 0) || Instant::now() >= stop_by)
             {
@@ -127,7 +131,8 @@ impl<S: Store> Worker<S> {
                 return Ok(());
             }
             let next = self.next_timeout(stop_by);
-            // In this order: what is the least first, so that a flood on the socket holds nothing else up.
+            // The branches are in order of increasing volume, so that a flood on the socket delays
+            // nothing else.
             tokio::select! {
                 biased;
                 _ = told_to_stop.changed(), if stop_by.is_none() => {
@@ -135,13 +140,14 @@ impl<S: Store> Worker<S> {
                     stop_by = Some(Instant::now() + STOP_PATIENCE);
                 }
                 () = sleep_until(next) => {
-                    // What has come by now needs no repeat (LINK-8).
+                    // An acknowledgement that has arrived by now prevents a retransmission
+                    // (LINK-8).
                     self.receive(&socket, &mut received);
                     let now = self.now();
                     self.endpoint.handle_timeout(now);
                     let seated = &self.beside.seated;
                     self.calls.handle_timeout(now, &mut self.endpoint, seated);
-                    // Nor may timers that are due all the time hold up what is done.
+                    // Timers that are always due must not delay completions either.
                     if let Ok(done) = self.finished.try_recv() {
                         self.finish(done);
                     }
@@ -149,7 +155,7 @@ impl<S: Store> Worker<S> {
                 Some(done) = self.finished.recv() => self.finish(done),
                 _ = self.beside.handed.recv_many(&mut handed, RECEIVE_BURST) => {
                     handed.drain(..).for_each(|one| self.take_over(&one));
-                    // What others hand over must not keep this one's own socket from its turn.
+                    // Handed-off datagrams must not starve this worker's own socket.
                     self.receive(&socket, &mut received);
                 }
                 Ok(()) = self.beside.realms.changed() => {
@@ -170,12 +176,12 @@ impl<S: Store> Worker<S> {
                 }
                 ready = socket.readable(), if idle => {
                     if let Err(error) = ready {
-                        // Something that was sent did not get through; it is sent again.
+                        // A sent datagram was lost; it is retransmitted.
                         tracing::debug!(%error, "the network says");
                     }
                     self.receive(&socket, &mut received);
                 }
-                // There is more to send: only let what has arrived have its turn.
+                // More is left to send: receive once in between.
                 () = std::future::ready(()), if !idle => self.receive(&socket, &mut received),
             }
         }
@@ -203,7 +209,7 @@ impl<S: Store> Worker<S> {
             match socket.try_recv(received) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // What a network says of an earlier datagram is no reason to stop listening.
+                // An error about an earlier datagram is no reason to stop receiving.
                 Err(error) => {
                     tracing::debug!(%error, "receiving");
                     continue;
@@ -222,24 +228,24 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Looks whether the machine was asleep: to be done before anything that tickets are judged by.
+    /// Forgets tickets if the machine was suspended. Must run before every use of tickets.
     fn look_at_clock(&mut self) {
         if self.clock.has_jumped() {
             self.endpoint.forget_tickets(self.now());
         }
     }
 
-    /// Takes in what came to another worker and belongs to this one.
+    /// Handles a datagram that arrived at another worker and belongs to a link of this one.
     fn take_over(&mut self, handed: &HandedOff) {
         self.look_at_clock();
         let now = self.now();
-        // Should it not belong here either, it is noise.
+        // A datagram that belongs to no link here is dropped.
         let _ = self
             .endpoint
             .handle_datagram(now, handed.path, &handed.bytes);
     }
 
-    /// Sends what the endpoint has to send, but not for ever. True when nothing is left.
+    /// Sends what the endpoint has to send, up to a limit. Returns true if nothing is left.
     async fn transmit(&mut self, socket: &mut Listening, leaving: &mut SendBatch) -> bool {
         for _ in 0..TRANSMIT_BURST {
             let now = self.now();
@@ -258,7 +264,7 @@ impl<S: Store> Worker<S> {
         false
     }
 
-    /// Gives the endpoint's events to the realm.
+    /// Passes the endpoint's events to the realm.
     fn pass_on(&mut self) {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
@@ -269,7 +275,8 @@ impl<S: Store> Worker<S> {
                     claim,
                 } => {
                     tracing::debug!(link = link.0, %address, "a link opens");
-                    // Before the greeting, which waits for the store: early requests do not wait for that.
+                    // Before the greeting, which waits for the store: early requests do not wait
+                    // for the greeting.
                     let LifeNews { life, is_unknown } = self.realm.judge_claim(claim.as_ref());
                     self.endpoint.tell_life(link, life, is_unknown);
                     self.greet(link, peer);
@@ -349,13 +356,14 @@ impl<S: Store> Worker<S> {
                     let seated = &mut self.beside.seated;
                     seated.dialled(now, &mut self.endpoint, link);
                 }
-                // Nobody pushes anything to a realm, and it resumes no link of its own.
+                // Nobody pushes to a realm, and a realm resumes no links as initiator.
                 Event::Pushed { .. } | Event::Standing { .. } | Event::TicketRefused { .. } => {}
             }
         }
     }
 
-    /// What may be carried out at once of what came early. Somebody may have recorded a `watch`, and would see that events come (HS-7).
+    /// Returns the early request if it may be carried out at once. A `watch` is held back: a replay
+    /// of a recorded one would reveal that events arrive (HS-7).
     fn take_early(
         &mut self,
         now: Time,
@@ -372,7 +380,7 @@ impl<S: Store> Worker<S> {
 
     fn greet(&mut self, link: LinkId, peer: Option<PublicKey>) {
         let Some(peer) = peer else {
-            // Nothing is known of whoever comes over a plain link.
+            // A plain link has no authenticated peer.
             let now = self.now();
             self.endpoint.welcome(now, link, None, OperationNumber(0));
             return;
@@ -381,7 +389,7 @@ impl<S: Store> Worker<S> {
         self.in_work += 1;
         tokio::spawn(async move {
             let greeting = realm.greet(&peer, now).await;
-            // The worker is gone only when the server has stopped.
+            // The send fails only after the server has stopped.
             let _ = done.send(Completion::Greeting(link, greeting));
         });
     }
@@ -389,7 +397,7 @@ impl<S: Store> Worker<S> {
     fn carry_out(&mut self, link: LinkId, number: RequestId, bytes: Vec<u8>, early: bool) {
         let now = self.now();
         let Some(address) = self.endpoint.proven_address(link) else {
-            // Its link has ended meanwhile.
+            // The link has ended in the meantime.
             return;
         };
         let subnet = Subnet::from(address.ip());
@@ -402,7 +410,7 @@ impl<S: Store> Worker<S> {
             subnet,
             device: self.endpoint.peer(link),
             own: self.endpoint.own(link),
-            // What is said on a link that was resumed has no more forward secrecy than what came early.
+            // A resumed link has no more forward secrecy than early data.
             early: early || self.endpoint.is_resumed(link),
             operation: OperationNumber(0),
             room: self.endpoint.message_max(link),
@@ -429,7 +437,8 @@ impl<S: Store> Worker<S> {
                 && caller.longest < LONGEST_ANSWER
                 && realm.account_of(&caller, &bytes, &[]).await.is_some()
             {
-                // It is the first command of a link, of somebody who is logged in, and answers of any length are theirs.
+                // This is the first command of a link whose user is logged in: answers of any
+                // length are allowed.
                 let caller = Caller {
                     longest: LONGEST_ANSWER,
                     ..caller
@@ -449,7 +458,7 @@ impl<S: Store> Worker<S> {
                 }
                 then = follow_up(&realm, &caller, &bytes).await;
             }
-            // What it has begun must not seem to have begun when it has not.
+            // The client must not be told that a watch has begun when it has not.
             if matches!(then, Then::Failed) {
                 answer = Answer::Refused(Refusal::busy(WATCH_BUSY_MS)).to_bytes();
                 then = Then::Nothing;
@@ -464,11 +473,11 @@ impl<S: Store> Worker<S> {
             };
             let _ = done.send(Completion::Answer(link, number, answered));
         };
-        // In a place of its own: as a part of the task it would be moved about.
+        // Boxed, so that the large future is not copied as a part of the task.
         tokio::spawn(Box::pin(carrying_out));
     }
 
-    /// Takes in what tasks have found out: the first, and whatever else waits.
+    /// Handles completions of tasks: `first` and all others that are queued.
     fn finish(&mut self, first: Completion<S>) {
         self.look_at_clock();
         let now = self.now();
@@ -485,7 +494,8 @@ impl<S: Store> Worker<S> {
                     self.endpoint.ticket_found(now, path, &datagram, found);
                 }
                 Completion::Unwatched(link) => {
-                    // Its other side opens another, asks again, and is told why not.
+                    // The client opens another link, asks again, and learns the reason from the
+                    // refusal.
                     self.end_watch(link);
                     self.endpoint.close(now, link, CloseReason::Done);
                 }
@@ -513,7 +523,7 @@ impl<S: Store> Worker<S> {
                     self.endpoint.reply(now, link, number, answered.answer);
                     match answered.then {
                         Then::Nothing | Then::Failed => {}
-                        // Its link may have ended meanwhile: then nobody is there to watch.
+                        // The link may have ended in the meantime.
                         Then::Watch(_) if !self.endpoint.has(link) => {}
                         Then::Watch(watch) => {
                             let done = self.done.clone();
@@ -528,7 +538,8 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// What is still held of what others asked for, once all of them are gone; nothing, if all is well.
+    /// Returns a description of resources still held after all links have ended. Empty if nothing
+    /// leaks.
     #[cfg(test)]
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = self.endpoint.leftovers();
@@ -551,7 +562,7 @@ impl<S: Store> Worker<S> {
     }
 }
 
-/// What a command that was answered brings with it.
+/// Returns what follows from an answered command: a watch to begin, a watch to end, or nothing.
 async fn follow_up<S: Store>(realm: &Arc<Realm<S>>, caller: &Caller, command: &[u8]) -> Then<S> {
     match Request::parse(command).map(|request| request.command) {
         Ok(Command::Watch { .. }) => match realm.watch(caller, command).await {

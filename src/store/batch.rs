@@ -1,18 +1,18 @@
-//! What is to be written together, and what it relies on.
+//! A batch: changes that a commit makes together, and the conditions for them.
 
 use bytes::Bytes;
 
 use super::{Key, Log, NAME_BYTES_MAX, Position, Version};
 
-/// What a record takes besides its name and its bytes, about.
+/// The approximate overhead of a record besides its name and its value, in bytes.
 const AROUND_RECORD: usize = 24;
 
-/// How a key must stand for a batch to take effect.
+/// A condition on a key. The batch takes effect only if it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// There is no value.
+    /// The key has no value.
     Absent,
-    /// The value is still this one.
+    /// The key's value still has this version.
     At(Version),
 }
 
@@ -23,36 +23,36 @@ pub enum Change {
     Put(Key, Bytes),
     /// Removes a key.
     Delete(Key),
-    /// Adds an entry at the end of a log.
+    /// Appends an entry to a log.
     Append(Log, Vec<u8>),
     /// Removes the log's entries below a position.
     Trim(Log, Position),
-    /// Forgets where a log ended that has no entries: its next one has position 1 again.
+    /// Forgets the last position of a log without entries: its next entry has position 1 again.
     Forget(Log),
 }
 
 /// A list of expectations and changes that take effect together or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// What must hold, for an engine to check.
+    /// The conditions on keys. The engine checks them.
     pub expectations: Vec<(Key, Expected)>,
-    /// Where logs must end, for an engine to check.
+    /// The last positions that logs must have. The engine checks them.
     pub ends: Vec<(Log, Position)>,
-    /// What is to be done then, for an engine to do in this order.
+    /// The changes. The engine makes them in this order.
     pub changes: Vec<Change>,
-    /// It gives room back, or writes over a few records that stand already, and is written when the disk has too little for anything
-    /// else.
+    /// True if the batch frees space or overwrites a few existing records. It is then also written
+    /// when the disk has too little space for anything else.
     pub tidies: bool,
 }
 
 impl Batch {
-    /// A batch without content.
+    /// Returns an empty batch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A batch that gives room back, or takes none for good as it writes over a few records that stand already: it is also written when
-    /// the disk is full.
+    /// Returns a batch that frees space, or that takes no space for good because it overwrites a
+    /// few existing records. It is also written when the disk is full.
     pub fn tidying() -> Self {
         Self {
             tidies: true,
@@ -60,13 +60,14 @@ impl Batch {
         }
     }
 
-    /// The batch takes effect only if `key` stands as `expected`.
+    /// Adds a condition: the batch takes effect only if `expected` holds for `key`.
     pub fn expect(&mut self, key: Key, expected: Expected) -> &mut Self {
         self.expectations.push((key, expected));
         self
     }
 
-    /// The batch takes effect only if nothing has been appended to `log` since it ended at `position`.
+    /// Adds a condition: the batch takes effect only if `position` is still the last position of
+    /// `log`.
     pub fn expect_end(&mut self, log: Log, position: Position) -> &mut Self {
         self.ends.push((log, position));
         self
@@ -78,32 +79,33 @@ impl Batch {
         self
     }
 
-    /// Removes `key`, if it is there.
+    /// Removes `key`, if it exists.
     pub fn delete(&mut self, key: Key) -> &mut Self {
         self.changes.push(Change::Delete(key));
         self
     }
 
-    /// Adds `entry` at the end of `log`. Its position comes with the commit.
+    /// Appends `entry` to `log`. The commit returns its position.
     pub fn append(&mut self, log: Log, entry: Vec<u8>) -> &mut Self {
         self.changes.push(Change::Append(log, entry));
         self
     }
 
-    /// Removes the entries of `log` below `position`. Positions are never given out again.
+    /// Removes the entries of `log` below `position`. Positions are never reused.
     pub fn trim(&mut self, log: Log, position: Position) -> &mut Self {
         self.changes.push(Change::Trim(log, position));
         self
     }
 
-    /// Forgets where `log` ended, which has no entries any more and never will have: its positions begin anew. Nothing is done to one that
-    /// has entries.
+    /// Forgets the last position of `log`, which has no entries any more and never will have: its
+    /// positions start at 1 again. Has no effect on a log that has entries.
     pub fn forget(&mut self, log: Log) -> &mut Self {
         self.changes.push(Change::Forget(log));
         self
     }
 
-    /// What it adds to the store, in bytes, about; what it takes away does not count.
+    /// Returns the approximate number of bytes that the batch adds to the store. Removals do not
+    /// count.
     pub fn bytes(&self) -> usize {
         let added = self.changes.iter().map(|change| match change {
             Change::Put(Key(name), value) => name.len() + value.len() + AROUND_RECORD,
@@ -113,7 +115,7 @@ impl Batch {
         added.sum()
     }
 
-    /// True when every key and log has a name that an engine takes.
+    /// True if no name of a key or log is longer than the engine accepts.
     pub fn names_fit(&self) -> bool {
         self.changes.iter().all(|change| match change {
             Change::Put(Key(name), _)

@@ -1,4 +1,4 @@
-//! A store in memory that fails when it is told to: for tests of what is done about that.
+//! An in-memory store that fails on request, for tests of error handling.
 
 use std::{
     fmt,
@@ -13,25 +13,25 @@ use super::{
     Prefix, Store, StoreError, Subscribers, Subscription, Versioned,
 };
 
-/// What is asked of the store.
+/// An operation on the store.
 #[derive(Clone, Copy, Debug)]
 pub enum Asked<'a> {
-    /// The value of a key.
+    /// A read of a key's value.
     Get(&'a Key),
-    /// The keys under a prefix.
+    /// A list of the keys under a prefix.
     List(&'a Prefix),
-    /// A key that is come across where others are listed: those that are found, and where these are fewer than were asked for, the
-    /// one behind them, which tells that there are no more.
+    /// A key that a list reads: each key found and, if fewer than the limit were found, the next
+    /// key behind them, which shows that there are no more.
     Past(&'a Key),
-    /// The entries of a log, or where it ends.
+    /// A read of a log's entries or of its last position.
     Read(&'a Log),
-    /// The names of all logs.
+    /// A list of the names of all logs.
     Logs,
-    /// To be written.
+    /// A write.
     Commit(&'a Batch),
 }
 
-/// True for what is to fail.
+/// Returns true for an operation that must fail.
 type Plan = Box<dyn FnMut(Asked<'_>) -> bool + Send>;
 
 struct Inner {
@@ -41,7 +41,7 @@ struct Inner {
     is_lost: AtomicBool,
 }
 
-/// The store. Its clones hold the same, as processes do that open it one after another.
+/// The store. Its clones share their contents, as processes do that open a store one after another.
 #[derive(Clone)]
 pub struct Faulty(Arc<Inner>);
 
@@ -51,7 +51,7 @@ impl fmt::Debug for Faulty {
     }
 }
 
-/// An empty store, in which nothing fails.
+/// Returns an empty store in which nothing fails.
 impl Default for Faulty {
     fn default() -> Self {
         Self(Arc::new(Inner {
@@ -64,17 +64,18 @@ impl Default for Faulty {
 }
 
 impl Faulty {
-    /// What cannot be read is damaged for good; else the disk fails to read it.
+    /// Sets whether a failed read reports permanent damage (true) or a failed disk read (false).
     pub fn lose(&self, is_lost: bool) {
         self.0.is_lost.store(is_lost, Ordering::Relaxed);
     }
 
-    /// From now on fails what `plan` says: a read as [`Faulty::lose`] says, a commit as on a full disk.
+    /// Makes the operations that `plan` selects fail from now on: a read as [`Faulty::lose`] says,
+    /// a commit as on a full disk.
     pub fn fail_when(&self, plan: impl FnMut(Asked<'_>) -> bool + Send + 'static) {
         *self.0.plan.lock().unwrap() = Box::new(plan);
     }
 
-    /// From now on nothing fails.
+    /// Makes nothing fail from now on.
     pub fn mend(&self) {
         self.fail_when(|_| false);
     }

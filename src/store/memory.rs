@@ -1,4 +1,4 @@
-//! What a store holds, in memory and without a disk: for tests that keep, copy and compare it.
+//! The contents of a store in memory, without a disk, for tests that keep, copy and compare them.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ struct Entries {
     last: u64,
 }
 
-/// The contents of a store. Each call is whole: nothing happens in between.
+/// The contents of a store. Each call is atomic.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     values: BTreeMap<Key, Versioned>,

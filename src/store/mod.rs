@@ -1,8 +1,9 @@
-//! What a realm must not forget: one narrow interface, and its engines.
+//! The store: one narrow interface to durable data, and its engines.
 //!
-//! A store holds keys with values, and logs of entries at increasing positions. All writing goes
-//! through [`Store::commit`]: a batch takes effect as a whole or not at all, and only while what its
-//! author relied on still holds (optimistic concurrency; there are no locks). Knows nothing of chat.
+//! A store holds keys with values, and logs of entries at increasing positions. All writes go
+//! through [`Store::commit`]: a batch takes effect as a whole or not at all, and only while the
+//! conditions of its author still hold (optimistic concurrency; there are no locks). This module
+//! knows nothing of chat.
 //!
 //! Engines: [`Embedded`], in one directory of this machine. Every engine passes `tests/store.rs`.
 
@@ -46,10 +47,11 @@ pub use crate::wire::Position;
 /// The longest key, prefix or log name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// What keys, prefixes and logs are called. Nearly all are in place, so that comparing them leads nowhere else in memory.
+/// The name of a key, prefix or log. Nearly all names are stored inline, so a comparison reads no
+/// other memory.
 pub type NameBytes = SmallVec<[u8; 36]>;
 
-/// Some bytes one after another, in place if there is room for them.
+/// Concatenates byte strings. The result is stored inline if it fits.
 pub(crate) fn concat<const N: usize>(parts: &[&[u8]]) -> SmallVec<[u8; N]> {
     let mut bytes = [0; N];
     let mut len = 0;
@@ -63,19 +65,19 @@ pub(crate) fn concat<const N: usize>(parts: &[&[u8]]) -> SmallVec<[u8; N]> {
     SmallVec::from_buf_and_len(bytes, len)
 }
 
-/// Names a value. At most [`NAME_BYTES_MAX`] bytes.
+/// The name of a value. At most [`NAME_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(pub NameBytes);
 
-/// What the keys of one kind begin with.
+/// The prefix of all keys of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(pub NameBytes);
 
-/// Names a log. At most [`NAME_BYTES_MAX`] bytes.
+/// The name of a log. At most [`NAME_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Log(pub NameBytes);
 
-// Nothing is hashed beside them, so their lengths need not be.
+// The name is the only field that is hashed, so its length need not be hashed.
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0);
@@ -88,57 +90,61 @@ impl Hash for Log {
     }
 }
 
-/// Tells one value of a key from those before and after it: each commit has a higher one.
+/// The version of a key's value. Each commit has a higher one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
-/// A value, and which one of its key's values it is.
+/// A value and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
-    /// To be named in [`Batch::expect`].
+    /// The version, for [`Batch::expect`].
     pub version: Version,
     /// The value.
     pub value: Bytes,
 }
 
-/// How much of a log to read.
+/// The most that a read of a log returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimit {
-    /// At most so many entries.
+    /// The maximum number of entries.
     pub entries: usize,
-    /// No further entry once so many bytes are read. The first entry comes whole, whatever its size.
+    /// The number of bytes after which no further entry is read. The first entry is always returned
+    /// whole, whatever its size.
     pub bytes: usize,
 }
 
-/// A piece of a log.
+/// A part of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The entries and their positions, oldest first.
     pub entries: Vec<(Position, Vec<u8>)>,
-    /// Others follow.
+    /// True if more entries follow.
     pub more: bool,
 }
 
-/// What a commit has done.
+/// The result of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// The version of every key that the batch put.
     pub version: Version,
-    /// Where the entries that the batch appended stand, in the order of the batch.
+    /// The positions of the entries that the batch appended, in the order of the batch.
     pub positions: Vec<Position>,
 }
 
 /// The engine failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A write failed. Whether it is on the disk is not known, and nothing is served before the store is opened again.
+    /// A write failed. It is not known whether the data is on the disk, and the store serves
+    /// nothing until it is opened again.
     #[error("the store failed: {0}")]
     Failed(String),
-    /// One record cannot be read or makes no sense; the others are as good as before. What needed it was not written.
+    /// One record is unreadable or invalid. The others are not affected. A commit that needed it
+    /// was not written.
     #[error("the store holds a damaged record: {0}")]
     Damaged(String),
-    /// One record cannot be read now, or not by this release: the disk has failed to, or a newer release has written it. It may be sound, so
-    /// nothing is done as if it were lost; else as [`StoreError::Damaged`].
+    /// One record cannot be read now, or not by this release: the disk failed to read it, or a
+    /// newer release wrote it. It may be intact, so it must not be treated as lost. Otherwise as
+    /// [`StoreError::Damaged`].
     #[error("a record of the store cannot be read: {0}")]
     Unread(String),
     /// The store is being closed.
@@ -147,7 +153,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// True when one record cannot be read, and all others are as good as before.
+    /// True if only one record cannot be read, and the others are not affected.
     pub const fn is_of_one_record(&self) -> bool {
         match self {
             Self::Damaged(_) | Self::Unread(_) => true,
@@ -159,10 +165,11 @@ impl StoreError {
 /// Why a batch had no effect.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// An expectation no longer holds: read again, decide again.
+    /// A condition no longer holds: read again and decide again.
     #[error("what the batch relied on has changed")]
     Conflict,
-    /// There is too little room on the disk, or the disk does not keep up. Reading goes on, and writing as soon as there is room.
+    /// The disk has too little space, or it does not keep up. Reads go on, and writes resume as
+    /// soon as there is space.
     #[error("the disk is full, or does not keep up")]
     Full,
     /// A key or a log's name is longer than [`NAME_BYTES_MAX`].
@@ -173,12 +180,13 @@ pub enum CommitError {
     Store(#[from] StoreError),
 }
 
-/// A durable, ordered store. Everything a realm must not forget goes through it.
+/// A durable, ordered store. All durable data of a realm goes through it.
 pub trait Store: Send + Sync + 'static {
-    /// The value under `key` and its version. What the disk has damaged is an error, here and below, and never nothing.
+    /// Returns the value of `key` and its version. Data that the disk has damaged is an error, here
+    /// and below, and never an absent value.
     fn get(&self, key: &Key) -> impl Future<Output = Result<Option<Versioned>, StoreError>> + Send;
 
-    /// Keys under a prefix with their values, in order, those after `after`, at most `limit`.
+    /// Returns at most `limit` keys under a prefix with their values, in order, after `after`.
     fn list(
         &self,
         prefix: &Prefix,
@@ -186,7 +194,7 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<(Key, Versioned)>, StoreError>> + Send;
 
-    /// Entries of `log` after `position`, oldest first.
+    /// Returns entries of `log` after `position`, oldest first.
     fn read(
         &self,
         log: &Log,
@@ -194,29 +202,30 @@ pub trait Store: Send + Sync + 'static {
         limit: PageLimit,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// All of it or nothing, durable when it returns.
+    /// Commits a batch as a whole or not at all. It is durable when this returns.
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<Committed, CommitError>> + Send;
 
-    /// The last position given out in `log`, also when its entries were trimmed; 0 when there was none.
+    /// Returns the last position used in `log`, even if its entries were trimmed; 0 if there was
+    /// none.
     fn last(&self, log: &Log) -> impl Future<Output = Result<Position, StoreError>> + Send;
 
-    /// Names of logs that have entries, those behind `after`, at most `limit`, in an order of the engine's. Those whose
-    /// names the disk has damaged are left out, which the engine logs.
+    /// Returns at most `limit` names of logs that have entries, after `after`, in an order that the
+    /// engine chooses. Logs with damaged names are left out, which the engine logs.
     fn logs(
         &self,
         after: Option<&Log>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Log>, StoreError>> + Send;
 
-    /// Wakes when one of `logs` has grown.
+    /// Returns a subscription that wakes when one of `logs` has grown.
     fn subscribe(&self, logs: &[Log]) -> Subscription;
 
-    /// Waits until the store has failed, be it by itself, while nobody asks it for anything. One that cannot do so lets wait for ever: what it
-    /// is asked for says that it has failed.
+    /// Waits until the store has failed, even while it gets no requests. An engine that cannot
+    /// detect this waits for ever: its operations then report the failure.
     fn failed(&self) -> impl Future<Output = StoreError> + Send {
         core::future::pending()
     }
 
-    /// Gives back memory of what nobody has asked for since this was called the last time but one.
+    /// Frees memory of cached data that was not used since the call before the last.
     fn age(&self) {}
 }

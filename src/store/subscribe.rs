@@ -1,5 +1,5 @@
-//! Who waits for logs to grow. A hint to read, not a copy of what was written: a subscriber that sleeps
-//! through ten entries wakes once, and reads ten.
+//! Subscriptions to logs. A subscription is a hint to read, not a copy of the data: a subscriber
+//! that sleeps through ten entries wakes once, and reads ten.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,7 +21,7 @@ struct Grown {
     is_closed: AtomicBool,
 }
 
-/// Who waits for a log, and at which place of its list the log is.
+/// The subscribers of a log, each with the index of the log in its list.
 type Waiting = Vec<(Weak<Grown>, usize)>;
 
 /// The subscribers of all logs; every engine has one.
@@ -35,8 +35,8 @@ pub struct Subscribers {
 pub struct Subscription(Arc<Grown>);
 
 impl Subscription {
-    /// Waits until logs have grown since the last call, or since the subscription was made; gives their places
-    /// in the list that was subscribed to. None when the store is closed.
+    /// Waits until logs have grown since the last call, or since the subscription was made. Returns
+    /// their indexes in the subscribed list. None if the store is closed.
     pub async fn grown(&mut self) -> Option<BTreeSet<usize>> {
         loop {
             let grown = {
@@ -55,12 +55,12 @@ impl Subscription {
 }
 
 impl Subscribers {
-    /// A new subscription to `logs`.
+    /// Returns a new subscription to `logs`.
     pub fn subscribe(&self, logs: &[Log]) -> Subscription {
         let grown = Arc::<Grown>::default();
         let mut by_log = self.by_log.lock().unwrap_or_else(PoisonError::into_inner);
-        // Logs that nobody waits for any more make room: the table grows with the subscribers, not
-        // with the logs.
+        // Remove logs without subscribers: the table grows with the number of subscribers, not with
+        // the number of logs.
         if by_log.len() + logs.len() > by_log.capacity() {
             by_log.retain(|_, waiting| {
                 waiting.retain(|(grown, _)| grown.strong_count() > 0);

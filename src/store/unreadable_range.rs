@@ -1,21 +1,22 @@
-//! Passes over what cannot be read in a range of names: finds, in a bounded number of tries, where it ends.
+//! Skips an unreadable range of names: finds its end in a bounded number of tries.
 
-/// A name's first bytes, as a number: names are in its order.
+/// The first bytes of a name as a number. Numbers have the same order as names.
 type Place = u128;
 
-/// Looks for the end of a gap in a range of names: in steps that double until something can be read again, and back by halves.
+/// A search for the end of an unreadable range: it moves in steps that double until a name can be
+/// read again, then searches back by halves.
 #[derive(Clone, Debug)]
 pub struct Gap {
-    /// Here nothing can be read.
+    /// A place that cannot be read.
     low: Place,
-    /// Here something can.
+    /// A place that can be read, if one was found.
     high: Option<Place>,
-    /// The next step, as a power of two.
+    /// The next step, as an exponent of 2.
     step: u32,
 }
 
 impl Gap {
-    /// A gap that begins behind this name.
+    /// Returns a gap that starts after this name.
     pub fn behind(name: &[u8]) -> Self {
         let mut bytes = [0; size_of::<Place>()];
         for (byte, of_name) in bytes.iter_mut().zip(name) {
@@ -38,12 +39,12 @@ impl Gap {
         }
     }
 
-    /// From which name on to read next. None when there is no more to try.
+    /// Returns the name to read from next. None if there is nothing more to try.
     pub fn next(&self) -> Option<[u8; size_of::<Place>()]> {
         self.next_place().map(Place::to_be_bytes)
     }
 
-    /// What came of that.
+    /// Notes whether the name that [`Gap::next`] returned was readable.
     pub fn tell(&mut self, is_readable: bool) {
         let Some(place) = self.next_place() else {
             return;
@@ -51,13 +52,13 @@ impl Gap {
         if is_readable {
             self.high = Some(place);
         } else {
-            // Where it is gone back by halves, the steps count no more.
+            // During the search by halves the step is no longer used.
             self.low = place;
             self.step += 1;
         }
     }
 
-    /// The first name from which on something can be read, if any was found.
+    /// Returns the first name from which reads succeed again, if one was found.
     pub fn end(&self) -> Option<[u8; size_of::<Place>()]> {
         self.high.map(Place::to_be_bytes)
     }
@@ -67,7 +68,7 @@ impl Gap {
 mod tests {
     use super::*;
 
-    /// The end that is found of a gap up to `end`, and in how many tries.
+    /// Returns the end that the search finds for a gap up to `end`, and the number of tries.
     fn search(from: &[u8], end: Option<&[u8]>) -> (Option<[u8; 16]>, u32) {
         let mut gap = Gap::behind(from);
         let mut tries = 0;

@@ -1,4 +1,4 @@
-//! Answers: what a realm says to a command (`spec/commands.md`).
+//! Answers of a realm to commands (`spec/commands.md`).
 //!
 //! ```text
 //! 0x00 done                                0x06 account   operator 1, user, full name, country
@@ -11,8 +11,8 @@
 //! 0x0d details   see `detail.rs`           0x40 + error code, [detail varint]
 //! ```
 //!
-//! The high bit announces optional fields as in a command; none are known yet, so an answer that
-//! carries some which must be understood is refused.
+//! The high bit announces optional fields as in a command. None are known yet, so an answer with
+//! fields that must be understood is refused.
 
 use alloc::{string::String, vec::Vec};
 
@@ -47,67 +47,67 @@ const HAS_OPTIONS: u8 = 0x80;
 const SESSION_CURRENT: u8 = 0x01;
 const SESSION_DEVICE: u8 = 0x02;
 
-/// What a realm answers.
+/// An answer of a realm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is done, and durable.
+    /// The command took effect, durably.
     Done,
-    /// The message is accepted, and durable.
+    /// The message is accepted, durably.
     Sent(Sent),
     /// A session is open.
     Session(SessionId),
-    /// A piece of a mailbox.
+    /// A page of a mailbox.
     Page(Page),
-    /// Who one is.
+    /// The user's own account.
     Account(Account),
-    /// One's own sessions.
+    /// The user's own sessions.
     Sessions(Vec<DeviceSession>),
-    /// The groups one is in.
+    /// The groups that the user is a member of.
     Names {
-        /// Others follow.
+        /// True if more follow.
         more: bool,
         /// Their names.
         names: Vec<String>,
     },
     /// A group's members.
     Members {
-        /// Others follow.
+        /// True if more follow.
         more: bool,
         /// The members.
         members: Vec<Member>,
     },
     /// The peers.
     Realms(Vec<Peer>),
-    /// What has not been read.
+    /// The unread entries of each mailbox.
     Unread(Vec<Unread>),
-    /// To a realm whose user has joined a group.
+    /// The answer to a realm whose user has joined a group.
     Joined {
         /// The group's epoch.
         epoch: u64,
-        /// The number of the user's membership: whatever is said of it later names it.
+        /// The number of the user's membership: later requests about it contain this number.
         membership: u64,
         /// The name under which the asking realm is known.
         known_as: RealmId,
     },
-    /// The peers, or those that would be, with all that there is to tell.
+    /// The peers, or the realms that wait to be peers, with all details.
     Details(PeerDetails),
-    /// The command is refused and has changed nothing.
+    /// The command is refused, and changed nothing.
     Refused(Refusal),
 }
 
-/// How far a message has come.
+/// The state of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It stands in the recipient's mailbox.
+    /// It is in the recipient's mailbox.
     Stored,
-    /// It stands in the recipient's mailbox in the other realm.
+    /// It is in the recipient's mailbox in the other realm.
     Delivered,
-    /// It stands in this realm's queue to the other.
+    /// It is in this realm's queue for the other realm.
     Queued,
 }
 
 impl Sent {
-    /// The state's name, as scripts see it in `--json`.
+    /// Returns the state's name in `--json`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stored => "stored",
@@ -117,7 +117,7 @@ impl Sent {
     }
 }
 
-/// Who one is.
+/// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// True for an operator's session.
@@ -130,7 +130,7 @@ pub struct Account {
     pub country: String,
 }
 
-/// One of a user's sessions.
+/// A session of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSession {
     /// The name by which it can be revoked.
@@ -139,18 +139,18 @@ pub struct DeviceSession {
     pub created: u32,
     /// When it was last used, in seconds since 1970, to about an hour.
     pub used: u32,
-    /// It is the session that asks.
+    /// True for the session that asks.
     pub current: bool,
-    /// It is bound to a device's key.
+    /// True if it is bound to a device's key.
     pub device: bool,
 }
 
 /// A member of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Who.
+    /// The member.
     pub who: Sender,
-    /// What they may do.
+    /// The member's role.
     pub role: Role,
 }
 
@@ -161,27 +161,27 @@ pub struct Peer {
     pub realm: RealmId,
     /// Its address.
     pub address: String,
-    /// How the link to it stands: 0 idle, 1 open, 2 trying, 3 refused.
+    /// The state of the link to it: 0 idle, 1 open, 2 trying, 3 refused.
     pub state: u8,
-    /// Messages waiting for it.
+    /// The number of messages that wait for it.
     pub queued: u64,
-    /// For how many seconds of the realm's running time the oldest has been waiting.
+    /// How long the oldest message has been waiting, in seconds of the realm's running time.
     pub age: u64,
-    /// When it was last heard, in seconds since 1970; 0 for never.
+    /// When a packet last arrived from it, in seconds since 1970; 0 for never.
     pub heard: u32,
 }
 
-/// What has not been read in one mailbox.
+/// The number of unread entries of one mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unread {
     /// The mailbox.
     pub mailbox: Mailbox,
-    /// How many entries.
+    /// The number of unread entries.
     pub count: u64,
 }
 
 impl Answer {
-    /// True when `bytes` are the answer to a command that was not carried out.
+    /// True if `bytes` are the answer to a command that had no effect.
     pub fn is_refusal(bytes: &[u8]) -> bool {
         bytes.first().is_none_or(|kind| kind & 0x7f >= REFUSED)
     }
@@ -189,7 +189,7 @@ impl Answer {
     /// Reads an answer.
     ///
     /// # Errors
-    /// When the bytes are not an answer this version knows.
+    /// If the bytes are not an answer that this version knows.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let (mut input, kind) = be_u8::<_, Malformed>(bytes)?;
         if kind & HAS_OPTIONS != 0 {
@@ -238,7 +238,7 @@ impl Answer {
                 all(parse_unread)(input).map(|(rest, unread)| (rest, Self::Unread(unread)))?
             }
             DETAILS => (&[][..], Self::Details(PeerDetails(input.to_vec()))),
-            // A refusal's code stands in the kind itself.
+            // A refusal's code is part of the kind.
             code @ REFUSED..=0x7f => {
                 let mut refusal = Vec::with_capacity(bytes.len());
                 refusal.push(code - REFUSED);
@@ -346,7 +346,7 @@ impl Answer {
         }
     }
 
-    /// The answer's bytes.
+    /// Returns the answer's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.emit(&mut out);

@@ -1,15 +1,16 @@
-//! The code that a realm may ask of whoever registers (ACC-6): 80 bits, shown as 16 letters and digits.
+//! The registration code that a realm may require (ACC-6): 80 bits, displayed as 16 letters and
+//! digits.
 
 use core::{fmt, str::FromStr};
 
 use super::Malformed;
 
-/// What lets someone register, where a realm asks for it. `Debug` hides it.
+/// A registration code. `Debug` hides it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RegistrationCode(pub [u8; 10]);
 
 impl fmt::Display for RegistrationCode {
-    /// 16 characters of base 32, small.
+    /// Writes 16 lower-case characters of base 32.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = data_encoding::BASE32_NOPAD.encode(&self.0);
         f.write_str(&text.to_ascii_lowercase())

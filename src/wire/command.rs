@@ -1,8 +1,8 @@
-//! Commands: what a client asks of a realm (`spec/commands.md`).
+//! The commands of a client to a realm (`spec/commands.md`).
 //!
-//! One table below defines them all: the opcode, the name people type, and the fields in the order in
-//! which they stand on the wire, the last one behind a `;` because it carries no length. Parser and
-//! emitter are made from it, so they cannot disagree.
+//! One table below defines them all: the opcode, the name that people type, and the fields in their
+//! order on the wire. The last field follows a `;` because it has no length. The parser and the
+//! emitter are generated from the table, so they cannot disagree.
 
 use alloc::vec::Vec;
 
@@ -14,7 +14,7 @@ use super::{
     Password, Port, Position, RealmId, Role, Sender, SessionRef, Text, Username, all, parse_varint,
 };
 
-/// Added to an opcode whose command carries optional fields.
+/// The bit that is set in an opcode if its command has optional fields.
 const HAS_OPTIONS: u8 = 0x80;
 
 macro_rules! commands {
@@ -30,16 +30,16 @@ macro_rules! commands {
             $Name { $($field: $Type,)* $last: $Last },
         )* }
 
-        /// Every command's opcode and name.
+        /// The opcode and name of every command.
         pub const COMMANDS: &[(u8, &str)] = &[$(($code, $name)),*];
 
         impl<'a> Command<'a> {
-            /// The opcode.
+            /// Returns the opcode.
             pub const fn code(&self) -> u8 {
                 match self { $(Self::$Name { .. } => $code,)* }
             }
 
-            /// The name people type.
+            /// Returns the name that people type.
             pub const fn name(&self) -> &'static str {
                 match self { $(Self::$Name { .. } => $name,)* }
             }
@@ -72,39 +72,39 @@ commands! {
     1 Auth "auth" { operation: Operation, username: Username; password: Password<'a> }
     /// Ends a session.
     2 Logout "logout" { operation: Operation; session: SessionRef }
-    /// Makes an account and opens a session.
+    /// Creates an account and opens a session.
     3 Register "register" { operation: Operation, full_name: Text<'a>, country: Text<'a>, username: Username; password: Password<'a> }
-    /// Writes to a user.
+    /// Sends a message to a user.
     4 Send "send" { operation: Operation, session: SessionRef, to: Username; message: Body<'a> }
     /// Reads the private messages.
     5 Inbox "inbox" { ; session: SessionRef }
-    /// Makes a group.
+    /// Creates a group.
     6 AddGroup "addgroup" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> }
     /// Joins a group.
     7 JoinGroup "joingroup" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> }
-    /// Writes to a group.
+    /// Sends a message to a group.
     8 SendGroup "sendgroup" { operation: Operation, session: SessionRef, group: GroupName; message: Body<'a> }
     /// Reads a group's messages.
     9 InboxGroup "inboxgroup" { session: SessionRef; group: GroupName }
     /// Peers with another realm.
     10 AddRealm "addrealm" { operation: Operation, session: SessionRef, realm: RealmId, address: Text<'a>, port: Port, src_address: Text<'a>; src_port: Port }
-    /// Writes to a group of another realm.
+    /// Sends a message to a group of another realm.
     11 SendGroupRealm "sendgrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; message: Body<'a> }
     /// Reads this realm's copy of a group of another realm.
     12 InboxGroupRealm "inboxgrouprealm" { session: SessionRef, realm: RealmId; group: GroupName }
-    /// Writes to a user of another realm.
+    /// Sends a message to a user of another realm.
     13 SendRealm "sendrealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, from: Username, to: Username; message: Body<'a> }
     /// Reads the private messages from another realm.
     14 InboxRealm "inboxrealm" { session: SessionRef; realm: RealmId }
     /// Joins a group of another realm.
     15 JoinGroupRealm "joingrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; password: Password<'a> }
-    /// Asks for new entries to be pushed, from the given cursors on.
+    /// Subscribes to new entries, from the given cursors on.
     16 Watch "watch" { session: SessionRef; cursors: Cursors }
-    /// Ends the pushing.
+    /// Ends the subscription.
     17 Unwatch "unwatch" { ; session: SessionRef }
     /// Leaves a group.
     18 LeaveGroup "leavegroup" { operation: Operation, session: SessionRef; group: GroupName }
-    /// Lists the groups one is in.
+    /// Lists the groups that the user is a member of.
     19 Groups "groups" { ; session: SessionRef }
     /// Lists a group's members.
     20 Members "members" { session: SessionRef; group: GroupName }
@@ -112,21 +112,21 @@ commands! {
     21 Realms "realms" { ; session: SessionRef }
     /// Ends a peering.
     22 RemoveRealm "removerealm" { operation: Operation, session: SessionRef; realm: RealmId }
-    /// Lists one's own sessions.
+    /// Lists the user's own sessions.
     23 Sessions "sessions" { ; session: SessionRef }
-    /// Ends one of one's own sessions.
+    /// Ends one of the user's own sessions.
     24 Revoke "revoke" { operation: Operation, session: SessionRef; handle: Handle }
-    /// Changes one's own password; all other sessions end.
+    /// Changes the user's own password; all other sessions end.
     25 Passwd "passwd" { operation: Operation, session: SessionRef, old: Password<'a>; new: Password<'a> }
-    /// Tells who one is.
+    /// Returns the user's own account.
     26 WhoAmI "whoami" { ; session: SessionRef }
-    /// Counts what has not been read.
+    /// Counts the unread entries.
     27 Unread "unread" { session: SessionRef; cursors: Cursors }
     /// Makes the session an operator's.
     28 Claim "claim" { operation: Operation, session: SessionRef; code: Password<'a> }
     /// Removes a member from a group.
     29 Kick "kick" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
-    /// Removes a user from a group, who cannot join again.
+    /// Removes a user from a group and forbids them to join again.
     30 Ban "ban" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
     /// Lets a banned user join again.
     31 Unban "unban" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
@@ -138,19 +138,20 @@ commands! {
     34 DelGroup "delgroup" { operation: Operation, session: SessionRef; group: GroupName }
     /// Leaves a group of another realm.
     35 LeaveGroupRealm "leavegrouprealm" { operation: Operation, session: SessionRef, realm: RealmId; group: GroupName }
-    /// Uses its number up and changes nothing else: a command sent before under that number has no effect any more.
+    /// Uses up its operation number and changes nothing else: a command that was sent before under
+    /// that number has no effect any more.
     36 Void "void" { operation: Operation; session: SessionRef }
 }
 
-/// Mailboxes that one command names at most (WATCH-1): more than a user has.
+/// The maximum number of mailboxes in one command (WATCH-1): more than a user has.
 pub const CURSORS_MAX: usize = 2048;
 
-/// How far a reader has read each mailbox; at most [`CURSORS_MAX`] of them.
+/// The cursors of a reader: the position read in each mailbox; at most [`CURSORS_MAX`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursors(pub Vec<(Mailbox, Position)>);
 
 impl<'a> Field<'a> for Cursors {
-    /// Only ever the last field.
+    /// Always the last field.
     fn parse(input: &'a [u8]) -> super::Parsed<'a, Self> {
         Self::parse_last(input)
     }
@@ -175,7 +176,7 @@ impl<'a> Field<'a> for Cursors {
     }
 }
 
-/// A command with its optional fields: what a REQUEST frame carries.
+/// A command with its optional fields: the contents of a REQUEST frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     /// The optional fields.
@@ -197,7 +198,7 @@ impl<'a> Request<'a> {
     /// Reads a command.
     ///
     /// # Errors
-    /// When the bytes are not a command this version knows.
+    /// If the bytes are not a command that this version knows.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (input, code) = be_u8::<_, Malformed>(bytes)?;
         let (input, options) = if code & HAS_OPTIONS == 0 {
@@ -211,14 +212,14 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The same without what is secret in it, and numbered 0, but with its salt: what tells whether two are the same
-    /// (EXACT-5) without keeping a secret.
+    /// Returns the command without its secrets and with operation number 0, but with its salt. Two
+    /// commands are the same if this is the same (EXACT-5), and no secret is kept.
     #[must_use]
     pub fn without_secrets(&self) -> Self {
         Self {
             options: Options {
                 code: None,
-                // It counts down while the command waits to be sent again.
+                // The time to live decreases while the command waits to be sent again.
                 ttl: None,
                 ..self.options
             },
@@ -237,7 +238,7 @@ impl<'a> Request<'a> {
         self.command.emit(out);
     }
 
-    /// The command's bytes.
+    /// Returns the command's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.emit(&mut out);
@@ -246,12 +247,12 @@ impl<'a> Request<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// The operation, for a command that changes something.
+    /// Returns the operation of a command that changes something.
     pub fn operation(&self) -> Option<Operation> {
         self.clone().operation_mut().copied()
     }
 
-    /// The operation, to be filled in, for a command that changes something.
+    /// Returns the operation of a command that changes something, for filling in.
     pub fn operation_mut(&mut self) -> Option<&mut Operation> {
         match self {
             Self::Auth { operation, .. }
@@ -293,7 +294,8 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// The passwords' places: what must not travel in early data (HS-7), nor be kept on a disk.
+    /// Returns the passwords of the command: they must not travel in early data (HS-7), or be
+    /// stored on a disk.
     pub fn passwords_mut(&mut self) -> [Option<&mut Password<'a>>; 2] {
         match self {
             Self::Auth { password, .. }
@@ -304,7 +306,7 @@ impl<'a> Command<'a> {
             | Self::GroupPasswd { password, .. } => [Some(password), None],
             Self::Claim { code, .. } => [Some(code), None],
             Self::Passwd { old, new, .. } => [Some(old), Some(new)],
-            // By name: a command that is added says here whether it carries a secret.
+            // Listed by name, so that a new command must be added here and its secrets considered.
             Self::Logout { .. }
             | Self::Send { .. }
             | Self::Inbox { .. }
@@ -336,12 +338,12 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// True when the command carries a password.
+    /// True if the command carries a password.
     pub fn carries_password(&self) -> bool {
         self.clone().passwords_mut()[0].is_some()
     }
 
-    /// The same command with its passwords emptied and its operation number 0. The salt stays.
+    /// Returns the command with empty passwords and operation number 0. The salt stays.
     #[must_use]
     fn without_secrets(&self) -> Self {
         let mut command = self.clone();
@@ -354,7 +356,7 @@ impl<'a> Command<'a> {
         command
     }
 
-    /// The session the command is for; `auth` and `register` are for none.
+    /// Returns the session that the command is for; `auth` and `register` have none.
     pub const fn session(&self) -> Option<SessionRef> {
         match self {
             Self::Auth { .. } | Self::Register { .. } => None,
@@ -395,7 +397,7 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// The place of the session that the command is for.
+    /// Returns the session that the command is for, for filling in.
     pub const fn session_mut(&mut self) -> Option<&mut SessionRef> {
         match self {
             Self::Auth { .. } | Self::Register { .. } => None,
@@ -443,7 +445,7 @@ mod tests {
 
     use super::*;
 
-    /// EXACT-11: `void` needs nothing but its number and the session.
+    /// EXACT-11: `void` needs only its number and the session.
     #[test]
     fn a_void_takes_five_bytes() {
         let command = Command::Void {
@@ -453,7 +455,7 @@ mod tests {
         assert_eq!(Request::from(command).to_bytes(), b"\x24\x09qz\x00");
     }
 
-    /// WATCH-5: without cursors `unread` is what it was before it could carry any.
+    /// WATCH-5: `unread` without cursors has the same bytes as before cursors were added.
     #[test]
     fn unread_without_cursors_takes_two_bytes() {
         let command = Command::Unread {
@@ -463,7 +465,7 @@ mod tests {
         assert_eq!(Request::from(command).to_bytes(), [27, 0]);
     }
 
-    /// WIRE-12: the fourteen keep the numbers of the command table.
+    /// WIRE-12: the fourteen commands keep the numbers of the command table.
     #[test]
     fn the_opcodes_are_distinct_and_leave_the_option_bit_free() {
         for (at, (code, name)) in COMMANDS.iter().enumerate() {
@@ -496,7 +498,7 @@ mod tests {
     }
 
     proptest! {
-        /// WIRE-12: whatever parses is written back and read as the same command.
+        /// WIRE-12: every command that parses is written and read back as the same command.
         #[test]
         fn what_parses_is_written_back(code in 1u8..=36, options: bool, bytes: Vec<u8>) {
             let mut input = vec![code | if options { HAS_OPTIONS } else { 0 }];

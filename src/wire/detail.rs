@@ -1,12 +1,14 @@
-//! What `realms` tells an operator of each peer, or of each realm that would be one, beyond the short list (PEER-28).
+//! The details that `realms` gives an operator about each peer, or each realm that waits to be one
+//! (PEER-28).
 //!
 //! ```text
-//! details  each: length varint, and so many bytes of
+//! details  each: length varint, and that many bytes of
 //!          realm, key 32, address text, claimed text, state 1, why 1, since 4, next 4, heard 4,
 //!          queued varint, age varint, former varint, times varint
 //! ```
 //!
-//! What stands behind these fields is of a later release, and passed over. Whoever does not show them keeps the bytes as they are.
+//! Bytes behind these fields come from a later release, and are skipped. A program that does not
+//! display them keeps the bytes unchanged.
 
 use alloc::{string::String, vec::Vec};
 
@@ -21,26 +23,26 @@ use super::{
     ErrorCode, Field, Malformed, Parsed, RealmId, Text, all, array, emit_varint, parse_varint,
 };
 
-/// Where no refusal is the cause.
+/// The value of `why` if no refusal is the cause.
 const NO_CAUSE: u8 = 0xff;
 
-/// How a realm stands to this one.
+/// The state of another realm towards this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Standing {
-    /// It has accepted the peering, and has not been heard since the realm started.
+    /// It has accepted the peering, and no packet has arrived from it since the realm started.
     Idle = 0,
-    /// It has been heard.
+    /// Packets have arrived from it.
     Open = 1,
-    /// It does not answer, and is tried again.
+    /// It does not answer; this realm keeps trying.
     Trying = 2,
-    /// This realm has introduced itself, and it has not accepted yet.
+    /// This realm has introduced itself, and the other has not accepted yet.
     Introduced = 3,
-    /// It has introduced itself, and an operator is to decide.
+    /// The other realm has introduced itself, and an operator has to decide.
     Pending = 4,
     /// It refuses the peering.
     Refused = 5,
-    /// It was removed, and something that was its has not ended yet.
+    /// It was removed, but some of its data still exists.
     Departing = 6,
 }
 
@@ -55,7 +57,7 @@ impl Standing {
         Self::Departing,
     ];
 
-    /// Its name, as scripts see it in `--json`.
+    /// Returns the state's name in `--json`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -69,34 +71,34 @@ impl Standing {
     }
 }
 
-/// A peer, or a realm that would be one, as an operator sees it.
+/// A peer, or a realm that waits to be one, as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerDetail {
-    /// Its name here, or while it is pending, how it calls itself.
+    /// Its name here; while it is pending, its name for itself.
     pub realm: RealmId,
-    /// Its key; all 0 where it is departing.
+    /// Its key; all 0 if it is departing.
     pub key: [u8; 32],
-    /// Where it is, or empty.
+    /// Its address, or empty.
     pub address: String,
-    /// Where it says that it is, if that is elsewhere and it has not answered there; else empty.
+    /// The address that it claims, if that differs and it has not answered there; else empty.
     pub claimed: String,
-    /// How it stands.
+    /// Its state.
     pub state: Standing,
-    /// With which refusal it has answered, if that is why.
+    /// The refusal that it answered, if that is the cause of the state.
     pub why: Option<ErrorCode>,
-    /// Since when it stands so, in seconds since 1970; 0 where that is not known.
+    /// When the state began, in seconds since 1970; 0 if unknown.
     pub since: u32,
-    /// When it is tried next; 0 when it is not waited for.
+    /// The time of the next try, in seconds since 1970; 0 if none is planned.
     pub next: u32,
-    /// When it was heard last; 0 for never.
+    /// When a packet last arrived from it, in seconds since 1970; 0 for never.
     pub heard: u32,
-    /// Messages that wait for it.
+    /// The number of messages that wait for it.
     pub queued: u64,
-    /// For how many seconds the oldest has been waiting.
+    /// How long the oldest message has been waiting, in seconds.
     pub age: u64,
-    /// Keys that it had before.
+    /// The number of its former keys.
     pub former: u64,
-    /// While it is pending, how often it has introduced itself.
+    /// While it is pending: how many times it has introduced itself.
     pub times: u64,
 }
 
@@ -149,12 +151,12 @@ impl PeerDetail {
     }
 }
 
-/// All of them, as they travel.
+/// All details, in their encoded form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerDetails(pub Vec<u8>);
 
 impl PeerDetails {
-    /// Adds one.
+    /// Adds one realm's details.
     pub fn add(&mut self, detail: &PeerDetail) {
         let mut bytes = Vec::new();
         detail.emit(&mut bytes);
@@ -162,10 +164,10 @@ impl PeerDetails {
         self.0.extend_from_slice(&bytes);
     }
 
-    /// Reads them.
+    /// Reads the details.
     ///
     /// # Errors
-    /// When the bytes are none that this version knows.
+    /// If the bytes are not details that this version knows.
     pub fn read(&self) -> Result<Vec<PeerDetail>, Malformed> {
         let (_, details) = all(PeerDetail::parse)(&self.0)?;
         Ok(details)

@@ -1,4 +1,4 @@
-//! What stands in mailboxes, as answers and events carry it (`spec/wire.md`, "Entries").
+//! Entries of mailboxes, as answers and events carry them (`spec/wire.md`, "Entries").
 //!
 //! ```text
 //! entry     position varint, time 4 (seconds since 1970), content type 1 (high bit: fragment),
@@ -28,32 +28,34 @@ use super::{
 
 /// The content type of UTF-8 text.
 pub const CONTENT_TEXT: u8 = 0;
-/// The content type of what a realm tells a user about a message of theirs: UTF-8 text.
+/// The content type of a notice: UTF-8 text from a realm to a user about one of the user's
+/// messages.
 pub const CONTENT_NOTICE: u8 = 1;
 
-/// The content type of what a realm says of entries that it does not keep any more (READ-11): how many those are, a varint.
+/// The content type of a realm's message about entries that it no longer keeps (READ-11): their
+/// number, a varint.
 pub const CONTENT_GONE: u8 = 2;
 
-/// True for the content types that a realm alone gives to its users' entries, from 1 to 15: no user and no other realm writes such
-/// (ACC-8).
+/// True for the content types 1 to 15, which only a realm gives to entries of its users: no user
+/// and no other realm may use them (ACC-8).
 pub const fn is_of_realm(content: u8) -> bool {
     matches!(content, 1..=15)
 }
 
 const FRAGMENT: u8 = 0x80;
 const FROM_REALM: u8 = 0x80;
-/// In the kind of an event's mailbox: the entry has been read on another device.
+/// The flag in the kind of an event's mailbox: the entry has been read on another device.
 const EVENT_READ: u8 = 0x80;
 const PAGE_MORE: u8 = 0x01;
-/// A page says up to which position its entries have been read on another device.
+/// The flag of a page with the position up to which its entries have been read on another device.
 const PAGE_READ_UP_TO: u8 = 0x02;
 
-/// Who wrote an entry.
+/// The author of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sender {
     /// The user.
     pub user: Username,
-    /// The user's realm, where it is not this one.
+    /// The user's realm, if it is not this one.
     pub realm: Option<RealmId>,
 }
 
@@ -100,7 +102,8 @@ impl<'a> Field<'a> for Sender {
     fn parse_last(input: &'a [u8]) -> Parsed<'a, Self> {
         let text = core::str::from_utf8(input).ok();
         match text.and_then(|text| Some((text, text.parse::<Self>().ok()?))) {
-            // One spelling only: what is folded when typed is small on the wire.
+            // Only one spelling is valid: typed capital letters are folded, so the wire has lower
+            // case.
             Some((text, sender)) if sender.to_string() == text => Ok((&[], sender)),
             _ => Malformed::error("user: a name, or a name@realm"),
         }
@@ -124,37 +127,38 @@ impl core::str::FromStr for Sender {
     }
 }
 
-/// Says that a body is only a piece of a longer one.
+/// Marks a body as a fragment of a longer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// Where the piece begins, in bytes.
+    /// The fragment's offset, in bytes.
     pub offset: u64,
-    /// Bytes of the whole body.
+    /// The length of the whole body, in bytes.
     pub total: u64,
 }
 
 /// One message in a mailbox.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its place.
+    /// Its position.
     pub position: Position,
-    /// When the accepting realm took it, in seconds since 1970.
+    /// When the accepting realm received it, in seconds since 1970.
     pub time: u32,
-    /// What the body is: [`CONTENT_TEXT`], [`CONTENT_NOTICE`], or a type this version does not know.
-    /// 0 to 127.
+    /// The content type: [`CONTENT_TEXT`], [`CONTENT_NOTICE`], or a type that this version does not
+    /// know. 0 to 127.
     pub content: u8,
-    /// Set when `body` is only a piece.
+    /// Set if `body` is only a fragment.
     pub fragment: Option<Fragment>,
-    /// Who wrote it.
+    /// The author.
     pub from: Sender,
-    /// Another device of the reader has read it. In a page the entries read are the oldest ones.
+    /// True if another device of the reader has read it. In a page the read entries are the oldest
+    /// ones.
     pub read: bool,
-    /// What was written.
+    /// The contents.
     pub body: Vec<u8>,
 }
 
 impl fmt::Debug for Entry {
-    /// Without the body, which stays out of logs.
+    /// Omits the body, which must not get into logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -241,7 +245,7 @@ impl<'a> Field<'a> for Entry {
     }
 }
 
-/// What an EVENT frame carries: a new entry, and where it stands.
+/// The contents of an EVENT frame: a new entry and its mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The mailbox.
@@ -254,7 +258,7 @@ impl Event {
     /// Reads an event.
     ///
     /// # Errors
-    /// When the bytes are not one.
+    /// If the bytes are not an event.
     pub fn parse(input: &[u8]) -> Result<Self, Malformed> {
         let (input, kind) = be_u8::<_, Malformed>(input)?;
         let (input, mailbox) = Mailbox::parse_kind(kind & !EVENT_READ, input)?;
@@ -271,20 +275,21 @@ impl Event {
     }
 }
 
-/// A piece of a mailbox, oldest entry first.
+/// A page of a mailbox, oldest entry first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// More entries follow, or more of the last one.
+    /// True if more entries follow, or more of the last one.
     pub more: bool,
-    /// The entries; only the first may begin, and only the last end, in the middle of its body.
+    /// The entries. Only the first may begin in the middle of its body, and only the last may end
+    /// there.
     pub entries: Vec<Entry>,
 }
 
 impl Page {
-    /// Bytes a page takes before its first entry.
+    /// The size of a page before its first entry, in bytes.
     const HEAD: usize = 1;
 
-    /// Bytes of a page that holds one entry, taken up at `offset` in its body.
+    /// Returns the size of a page with one entry that starts at `offset` in its body, in bytes.
     pub fn bytes_for(entry: &Entry, offset: u64) -> usize {
         let mut head = Vec::new();
         entry.emit_head(&mut head);
@@ -294,15 +299,15 @@ impl Page {
         Self::HEAD + read_up_to_len(entry) + head.len() + cut + varint_len(body) + body_len
     }
 
-    /// The position up to which another device has read the entries.
+    /// Returns the position up to which another device has read the entries.
     fn read_up_to(&self) -> Option<Position> {
         let read = self.entries.iter().rev().find(|entry| entry.read);
         read.map(|entry| entry.position)
     }
 
-    /// Fills a page of at most `limit` entries and `bytes` bytes from `entries`, oldest first, of
-    /// which the first is taken up at `offset` in its body. An entry that does not fit is cut,
-    /// rather than left out, when it would be the page's first.
+    /// Fills a page of at most `limit` entries and `bytes` bytes from `entries`, oldest first. The
+    /// first entry starts at `offset` in its body. If the page's first entry does not fit, it is
+    /// cut; a later one is left out.
     pub fn fill(
         entries: impl IntoIterator<Item = Entry>,
         offset: u64,
@@ -322,7 +327,7 @@ impl Page {
             }
             let mut head = Vec::new();
             entry.emit_head(&mut head);
-            // The field "read up to" grows with the last entry that has been read.
+            // The field "read up to" grows with the last read entry.
             let grown = read_up_to_len(&entry).saturating_sub(read_up_to);
             let needed =
                 grown + head.len() + varint_len(entry.body.len() as u64) + entry.body.len();
@@ -334,7 +339,7 @@ impl Page {
             }
             page.more = true;
             if at == 0 {
-                // Room for the longest fragment fields and body length there can be.
+                // Reserves space for the longest possible fragment fields and body length.
                 entry.cut_back(room.saturating_sub(grown + head.len() + 3 * 4).max(1));
                 page.entries.push(entry);
             }
@@ -373,7 +378,7 @@ impl Page {
     }
 }
 
-/// Bytes of a page's field "read up to" where this is the last entry that has been read.
+/// Returns the size of a page's field "read up to" if this is the last read entry, in bytes.
 const fn read_up_to_len(entry: &Entry) -> usize {
     if entry.read {
         varint_len(entry.position.0)
@@ -391,7 +396,7 @@ impl Entry {
         self.fragment = Some(Fragment { offset, total });
     }
 
-    /// Leaves the first `len` bytes of the body, as a piece of the whole.
+    /// Cuts the body to its first `len` bytes, as a fragment of the whole.
     pub(crate) fn cut_back(&mut self, len: usize) {
         let Fragment { offset, total } = self.fragment.unwrap_or(Fragment {
             offset: 0,
@@ -439,7 +444,8 @@ mod tests {
         assert_eq!(Event::parse(&out).unwrap().entry, entry(9, 20));
     }
 
-    /// READ-8: that an entry has been read on another device costs a live event nothing, and a page the position.
+    /// READ-8: the mark that an entry has been read on another device takes no byte in a live
+    /// event, and one position in a page.
     #[test]
     fn what_another_device_has_read_is_marked() {
         let read = Entry {
@@ -477,7 +483,7 @@ mod tests {
     }
 
     proptest! {
-        /// READ-4: pages of any size, taken one after another, give every byte of every entry once.
+        /// READ-4: consecutive pages of any size give every byte of every entry once.
         #[test]
         fn pages_together_give_the_whole_mailbox(
             lens in prop::collection::vec(0usize..300, 0..8), bytes in 48usize..400, limit in 1usize..4,

@@ -1,4 +1,5 @@
-//! The closed list of reasons for which a realm refuses a command (ERR-1), with one sentence each for people.
+//! The closed list of reasons why a realm refuses a command (ERR-1), with one sentence each for
+//! people.
 
 use core::{fmt, time::Duration};
 
@@ -9,7 +10,7 @@ use super::{Field, Malformed, OperationNumber, Parsed, emit_varint, parse_varint
 
 macro_rules! error_codes {
     ($($code:literal $Name:ident $name:literal $sentence:literal)*) => {
-        /// Why a realm refused a command. The number is what stands on the wire, less 64.
+        /// Why a realm refused a command. The number is the one on the wire, minus 64.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum ErrorCode { $(
@@ -18,15 +19,15 @@ macro_rules! error_codes {
         )* }
 
         impl ErrorCode {
-            /// Every code, in the order of their numbers.
+            /// All codes, in numerical order.
             pub const ALL: &[Self] = &[$(Self::$Name),*];
 
-            /// The code's name, as scripts see it in `--json`.
+            /// Returns the code's name in `--json`.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$Name => $name),* }
             }
 
-            /// One sentence for people.
+            /// Returns one sentence for people.
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$Name => $sentence),* }
             }
@@ -77,13 +78,14 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// A refusal: the code, and the one number that some codes need.
+/// A refusal: the code, and the one number that some codes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Refusal {
-    /// Why.
+    /// The reason.
     pub code: ErrorCode,
-    /// `too-large`: the limit, in bytes or in number. `busy`, `rate-limited`: milliseconds to wait. `already-done`, `number-reused`,
-    /// and `no-session` because of the number: the highest operation number that the realm has seen from the device. Otherwise absent.
+    /// `too-large`: the limit, in bytes or in number. `busy`, `rate-limited`: milliseconds to wait.
+    /// `already-done`, `number-reused`, and `no-session` because of the number: the highest
+    /// operation number that the realm has seen from the device. Otherwise absent.
     pub detail: Option<u64>,
 }
 
@@ -94,7 +96,7 @@ impl From<ErrorCode> for Refusal {
 }
 
 impl Refusal {
-    /// Refuses what is longer than `limit` bytes.
+    /// Returns a refusal of data longer than `limit` bytes.
     pub const fn too_large(limit: u64) -> Self {
         Self {
             code: ErrorCode::TooLarge,
@@ -102,7 +104,7 @@ impl Refusal {
         }
     }
 
-    /// Asks to come again in `retry_after` milliseconds.
+    /// Returns a refusal that asks the client to retry in `retry_after` milliseconds.
     pub const fn busy(retry_after: u64) -> Self {
         Self {
             code: ErrorCode::Busy,
@@ -110,9 +112,9 @@ impl Refusal {
         }
     }
 
-    /// Asks to come again after `wait`.
+    /// Returns a refusal that asks the client to retry after `wait`.
     pub fn rate_limited(wait: Duration) -> Self {
-        // Rounded up: whoever comes on time must not be too early.
+        // Rounded up, so that a client that waits exactly this long is not too early.
         let millis = wait.as_nanos().div_ceil(1_000_000);
         Self {
             code: ErrorCode::RateLimited,
@@ -120,7 +122,8 @@ impl Refusal {
         }
     }
 
-    /// Refuses a command because of its number; `highest` is the highest that the realm has seen from its owner.
+    /// Returns a refusal because of the operation number; `highest` is the highest that the realm
+    /// has seen from its owner.
     pub const fn number(code: ErrorCode, highest: OperationNumber) -> Self {
         Self {
             code,
@@ -128,23 +131,24 @@ impl Refusal {
         }
     }
 
-    /// True when the same command, with the same operation number, may succeed a little later.
+    /// True if the same command, with the same operation number, may succeed a little later.
     pub const fn is_transient(self) -> bool {
         matches!(self.code, ErrorCode::Busy | ErrorCode::RateLimited)
     }
 
-    /// True when asking again would bring the same answer: the realm was neither too busy nor in trouble.
+    /// True if a retry would get the same answer: the realm was neither too busy nor in trouble.
     pub const fn is_final(self) -> bool {
         !self.is_transient() && !self.is_unknown() && !matches!(self.code, ErrorCode::Internal)
     }
 
-    /// True when the command may have taken effect or may not: the realm could not see how its commit ended. The same
-    /// command with the same number finds out.
+    /// True if it is unknown whether the command took effect: the realm could not see how its
+    /// commit ended. A retry of the same command with the same number finds out.
     pub const fn is_unknown(self) -> bool {
         matches!(self.code, ErrorCode::Unknown)
     }
 
-    /// The highest operation number that the realm has seen from the device, where the refusal tells it.
+    /// Returns the highest operation number that the realm has seen from the device, if the refusal
+    /// contains it.
     pub const fn highest(self) -> Option<OperationNumber> {
         match (self.code, self.detail) {
             (
@@ -170,7 +174,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// On the wire a refusal is its code, and its detail where the code has one.
+/// On the wire, a refusal is its code, and its detail if the code has one.
 impl<'a> Field<'a> for Refusal {
     fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
         let (rest, number) = be_u8(input)?;

@@ -1,5 +1,5 @@
-//! The kinds of field that commands and answers are made of. A field in the middle carries its
-//! length where it varies; the last of a message runs to the message's end and does not (WIRE-4).
+//! The field types of commands and answers. A field in the middle carries its length if that
+//! varies. The last field of a message runs to the message's end and carries none (WIRE-4).
 
 use core::fmt;
 
@@ -17,21 +17,21 @@ pub const PASSWORD_MIN: usize = 8;
 /// The longest password, in bytes (ACC-2).
 pub const PASSWORD_MAX: usize = 128;
 
-/// Something a message is made of.
+/// A field of a message.
 pub trait Field<'a>: Sized {
-    /// Reads the field where others follow.
+    /// Reads the field if others follow.
     ///
     /// # Errors
-    /// When the input ends too early or is not such a field.
+    /// If the input ends too early or is not such a field.
     fn parse(input: &'a [u8]) -> Parsed<'a, Self>;
 
-    /// Writes the field where others follow.
+    /// Writes the field if others follow.
     fn emit(&self, out: &mut impl BufMut);
 
-    /// Reads the field where it is the last; it must use the input up.
+    /// Reads the field if it is the last; it must use up the input.
     ///
     /// # Errors
-    /// As [`Field::parse`], and when bytes are left over.
+    /// As [`Field::parse`], and if bytes are left over.
     fn parse_last(input: &'a [u8]) -> Parsed<'a, Self> {
         let (rest, field) = Self::parse(input)?;
         if rest.is_empty() {
@@ -41,17 +41,19 @@ pub trait Field<'a>: Sized {
         }
     }
 
-    /// Writes the field where it is the last.
+    /// Writes the field if it is the last.
     fn emit_last(&self, out: &mut impl BufMut) {
         self.emit(out);
     }
 }
 
-/// A device's own number for a command that changes something; see EXACT-1. 0 means "not numbered".
+/// An operation number: a device's number for a command that changes something (EXACT-1). 0 means
+/// "not numbered".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationNumber(pub u64);
 
-/// An entry's place in a mailbox; the first entry has position 1 or higher, later ones higher ones.
+/// An entry's position in a mailbox. The first entry has position 1 or higher, and positions
+/// increase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
@@ -80,10 +82,11 @@ varint_fields! { OperationNumber Position }
 /// The operation of a command that changes something: its number, and a salt (EXACT-10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Operation {
-    /// The device's number for the command.
+    /// The device's operation number for the command.
     pub number: OperationNumber,
-    /// Two random bytes, drawn once for each thing that a client attempts and sent again with each repeat. They are
-    /// part of what the realm compares, so two copies of one device never mean the same operation.
+    /// Two random bytes, generated once for each attempt of a client and sent again with each
+    /// repeat. The realm compares them, too, so two copies of one device never mean the same
+    /// operation.
     pub salt: [u8; 2],
 }
 
@@ -91,7 +94,7 @@ impl Operation {
     /// The operation of a command that has no number yet, or never gets one.
     pub const UNNUMBERED: Self = Self::new(0, [0; 2]);
 
-    /// An operation with this number and salt.
+    /// Returns an operation with this number and salt.
     pub const fn new(number: u64, salt: [u8; 2]) -> Self {
         Self {
             number: OperationNumber(number),
@@ -112,7 +115,7 @@ impl<'a> Field<'a> for Operation {
     }
 }
 
-/// A UDP port; 0 where none is meant.
+/// A UDP port; 0 for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port(pub u16);
 
@@ -126,13 +129,13 @@ impl<'a> Field<'a> for Port {
     }
 }
 
-/// 128 bits that name a session. Whoever holds one on a plain link is that session; it is shown only
-/// to its user and never logged, so `Debug` hides it.
+/// A session id of 128 bits. On a plain link, the holder of the id controls the session. It is
+/// shown only to its user and never logged, so `Debug` hides it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SessionId(pub [u8; 16]);
 
 impl fmt::Display for SessionId {
-    /// The text people see: 26 characters of base 32.
+    /// Writes the displayed form: 26 characters of base 32.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             &data_encoding::BASE32_NOPAD
@@ -173,13 +176,13 @@ impl<'a> Field<'a> for SessionId {
     }
 }
 
-/// Which session a command is for: one byte 0 for the one bound to this link, else its length 16
-/// and the id.
+/// The session that a command is for: one byte 0 for the session bound to this link, else the
+/// length 16 and the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionRef {
     /// The session bound to the link's device key.
     Bound,
-    /// A session named in full.
+    /// A session given by its id.
     Named(SessionId),
 }
 
@@ -203,21 +206,21 @@ impl<'a> Field<'a> for SessionRef {
     }
 }
 
-/// What a member may do in a group: 0 member, 1 moderator, 2 owner.
+/// A member's role in a group: 0 member, 1 moderator, 2 owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Reads and writes.
+    /// May read and write.
     Member,
-    /// Also removes members.
+    /// May also remove members.
     Moderator,
-    /// Everything; there is one.
+    /// May do everything; each group has one owner.
     Owner,
 }
 
 impl Role {
     const ALL: [Self; 3] = [Self::Member, Self::Moderator, Self::Owner];
 
-    /// The role's name.
+    /// Returns the role's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Member => "member",
@@ -311,7 +314,7 @@ macro_rules! byte_fields {
         }
 
         impl fmt::Debug for $Type<'_> {
-            /// The length only: what people write and their secrets stay out of logs.
+            /// Writes only the length: messages and passwords must not get into logs.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!(stringify!($Type), "({} bytes)"), self.0.len())
             }

@@ -1,4 +1,4 @@
-//! Frames: what a packet carries (`spec/wire.md`, "Frames").
+//! Frames: the contents of packets (`spec/wire.md`, "Frames").
 //!
 //! ```text
 //! 0x00       PADDING         this byte alone
@@ -32,7 +32,7 @@ use super::{
     emit_varint, parse_varint,
 };
 
-/// The kind, and the whole, of a frame that fills space.
+/// The kind byte of a PADDING frame, and its whole contents.
 pub(crate) const PADDING: u8 = 0x00;
 const PING: u8 = 0x01;
 const REQUEST: u8 = 0x04;
@@ -47,7 +47,7 @@ const ACK_LAST: u8 = 0x18;
 pub(super) const OPEN: u8 = 0x20;
 pub(super) const WELCOME: u8 = 0x21;
 pub(super) const UPDATE: u8 = 0x22;
-/// Added to a frame kind that then carries its length.
+/// The bit that is set in a frame kind if the frame carries its length.
 const WITH_LENGTH: u8 = 0x01;
 
 /// One frame, borrowing from its packet.
@@ -61,7 +61,7 @@ pub enum Frame<'a> {
     Ack(AckFrame),
     /// A command.
     Request {
-        /// Counted up per direction.
+        /// The request's number, increasing per direction.
         number: RequestId,
         /// The command's bytes.
         command: &'a [u8],
@@ -75,49 +75,49 @@ pub enum Frame<'a> {
     },
     /// A pushed mailbox entry.
     Event {
-        /// Counted up per direction.
+        /// The event's number, increasing per direction.
         number: EventId,
         /// The mailbox and the entry.
         event: &'a [u8],
     },
-    /// A piece of a message that is larger than a datagram.
+    /// A fragment of a message that is larger than a datagram.
     Part {
-        /// The message.
+        /// The message's id.
         message: MessageId,
-        /// Bytes of the whole message.
+        /// The length of the whole message, in bytes.
         total: u64,
-        /// Where this piece begins in it.
+        /// The fragment's offset in the message, in bytes.
         offset: u64,
-        /// The piece.
+        /// The fragment's bytes.
         bytes: &'a [u8],
     },
-    /// Asks a new path to prove that it returns what is sent to it.
+    /// Path validation: asks the other side of a new path to return these bytes.
     PathChallenge([u8; 8]),
-    /// The proof.
+    /// The response to a path challenge.
     PathResponse([u8; 8]),
     /// Ends the link.
     Close(CloseReason),
-    /// What an initiator says of itself first.
+    /// The initiator's first frame.
     Open(Open),
-    /// What a responder answers to [`Frame::Open`].
+    /// The responder's answer to [`Frame::Open`].
     Welcome(Welcome),
-    /// What it tells whose link was resumed.
+    /// The responder's news for the initiator of a resumed link.
     Update(Update),
 }
 
-/// Which packets have arrived.
+/// The packets that have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AckFrame {
     /// The largest number that has arrived.
     pub largest: PacketNumber,
-    /// Milliseconds between that one's arrival and this acknowledgement.
+    /// The time between the arrival of the largest one and this acknowledgement, in milliseconds.
     pub delay_ms: u64,
-    /// Bit `i` says that `largest − 1 − i` has arrived, for `i` from 0 to 63.
+    /// Bit `i` is set if `largest − 1 − i` has arrived, for `i` from 0 to 63.
     pub bitmap: u64,
 }
 
 impl AckFrame {
-    /// True when the frame says that `number` has arrived.
+    /// True if the frame acknowledges `number`.
     pub const fn covers(&self, number: PacketNumber) -> bool {
         match self.largest.0.checked_sub(number.0) {
             Some(0) => true,
@@ -127,23 +127,23 @@ impl AckFrame {
     }
 }
 
-/// Why a link ends.
+/// The reason why a link ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// Nothing more to say.
+    /// The side has nothing more to send.
     Done,
-    /// The other side broke the protocol.
+    /// The other side violated the protocol.
     Violation,
-    /// The realm is shutting down; come again.
+    /// The realm is shutting down; the client should reconnect.
     Shutdown,
-    /// A fresh link has taken this one's place.
+    /// A fresh link has replaced this one.
     Replaced,
-    /// A reason this version does not know.
+    /// A reason that this version does not know.
     Other(u64),
 }
 
 impl CloseReason {
-    /// Its name for programs.
+    /// Returns its name for programs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -212,7 +212,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Writes the frame. `last` says that it is the packet's last, which then needs no length.
+    /// Writes the frame. `last` is true for the packet's last frame, which needs no length.
     pub fn emit(&self, last: bool, out: &mut impl BufMut) {
         match *self {
             Self::Padding => out.put_u8(PADDING),
@@ -307,7 +307,7 @@ impl AckFrame {
     fn parse(bitmap_len: usize, input: &[u8]) -> Parsed<'_, Self> {
         let (input, (largest, delay_ms, bytes)) =
             (parse_varint, parse_varint, take(bitmap_len)).parse(input)?;
-        // The first byte holds the eight numbers just below the largest, lowest bit first.
+        // The first byte is for the eight numbers just below the largest, lowest bit first.
         let bitmap = bytes
             .iter()
             .rev()
@@ -335,22 +335,22 @@ impl AckFrame {
     }
 }
 
-/// The frames of a packet, one after another. After a malformed one it yields the error and ends.
+/// An iterator over a packet's frames. After a malformed one it yields the error and ends.
 #[derive(Clone, Debug)]
 pub struct Frames<'a> {
     left: &'a [u8],
 }
 
 impl<'a> Frames<'a> {
-    /// The frames of `payload`, read one by one.
+    /// Returns the frames of `payload`, parsed one by one.
     pub const fn of(payload: &'a [u8]) -> Self {
         Self { left: payload }
     }
 
-    /// The frames of `payload`, every one of which has been read once.
+    /// Returns the frames of `payload`, after all of them were parsed once.
     ///
     /// # Errors
-    /// When any of them is malformed: then none of the packet may take effect (WIRE-9).
+    /// If any of them is malformed: then none of the packet may take effect (WIRE-9).
     pub fn checked(
         payload: &'a [u8],
     ) -> Result<impl Iterator<Item = Frame<'a>> + Clone, Malformed> {

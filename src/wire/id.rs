@@ -1,14 +1,16 @@
-//! Ids of what frames carry (`spec/wire.md`, "Frames"). Each direction of a link counts its own.
+//! Ids of the contents of frames (`spec/wire.md`, "Frames"). Each direction of a link counts its
+//! own.
 
-/// Names a request of one side, and the reply to it, on one link.
+/// The id of a request of one side, and of its reply, on one link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// Names an event of one side on one link. Live events have odd ids, backlog has even ones (LINK-16).
+/// The id of an event of one side on one link. Live events have odd ids, backlog has even ones
+/// (LINK-16).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(pub u64);
 
-/// Names a message of one side on one link. In the order in which they leave (LINK-4).
+/// The id of a message of one side on one link. Ordered as the messages are sent (LINK-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MessageId {
     /// The reply to a request of the other side.
@@ -20,7 +22,7 @@ pub enum MessageId {
 }
 
 impl MessageId {
-    /// The byte that says in a PART what kind of message it is of, and the number that follows.
+    /// Returns the message kind byte of a PART, and the number that follows it.
     pub(super) const fn to_wire(self) -> (u8, u64) {
         match self {
             Self::Request(id) => (0, id.0),
@@ -29,7 +31,7 @@ impl MessageId {
         }
     }
 
-    /// The reverse; `None` for a kind that does not exist.
+    /// The inverse of [`MessageId::to_wire`]; `None` for an unknown kind.
     pub(super) const fn from_wire(kind: u8, number: u64) -> Option<Self> {
         match kind {
             0 => Some(Self::Request(RequestId(number))),

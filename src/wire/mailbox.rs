@@ -1,4 +1,4 @@
-//! Mailboxes, as commands, answers and events name them (`spec/wire.md`, "Entries").
+//! Names of mailboxes in commands, answers and events (`spec/wire.md`, "Entries").
 //!
 //! ```text
 //! mailbox   kind 1 (0 private, 1 realm, 2 group, 3 realm's group), [realm], [group]
@@ -11,7 +11,7 @@ use nom::{Parser, number::complete::be_u8};
 
 use super::{Field, GroupName, InvalidName, Malformed, Parsed, RealmId};
 
-/// One of a session's mailboxes.
+/// A mailbox of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mailbox {
     /// The user's private messages.
@@ -20,7 +20,7 @@ pub enum Mailbox {
     Realm(RealmId),
     /// A group's messages.
     Group(GroupName),
-    /// The local copy of a group that lives in another realm.
+    /// The replica of a group whose home is another realm.
     RealmGroup(RealmId, GroupName),
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for Mailbox {
 impl core::str::FromStr for Mailbox {
     type Err = InvalidName;
 
-    /// Reads what is shown.
+    /// Reads the displayed form.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(realm) = text.strip_prefix("private @") {
             return Ok(Self::Realm(realm.parse()?));
@@ -57,7 +57,7 @@ impl core::str::FromStr for Mailbox {
 }
 
 impl Mailbox {
-    /// Reads what follows the kind.
+    /// Reads the fields behind the kind.
     pub(super) fn parse_kind(kind: u8, input: &[u8]) -> Parsed<'_, Self> {
         match kind {
             0 => Ok((input, Self::Private)),

@@ -1,8 +1,8 @@
-//! Bytes to values and back: packets, frames, commands, answers, entries.
+//! Encoding and decoding of packets, frames, commands, answers and entries.
 //!
-//! Pure functions: no keys, no clock, no sockets. Every parser borrows from what was received,
-//! never panics, and never allocates by a length it has not checked; beside each stands its
-//! emitter, in the same order. Integers are big-endian. Normative text: `spec/wire.md`.
+//! Pure functions: no keys, no clock, no sockets. Every parser borrows from the received bytes,
+//! never panics, and never allocates by a length that it has not checked. Each parser's emitter is
+//! next to it, and has the same order. Integers are big-endian. Normative text: `spec/wire.md`.
 
 mod answer;
 mod code;
@@ -51,16 +51,16 @@ pub use packet::{
 pub use peer::PeerRequest;
 pub use varint::{VARINT_MAX, emit_varint, parse_varint, varint_len};
 
-/// Why bytes could not be understood: what was being read when they ran out or made no sense.
+/// A decoding error: the item at which the bytes ended or were invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {what}")]
 pub struct Malformed {
-    /// The thing that was being read.
+    /// The item that was being read.
     pub what: &'static str,
 }
 
 impl Malformed {
-    /// A refusal of `what`, ready for a parser to return.
+    /// Returns the error for `what`, for a parser to return.
     pub(crate) const fn error<T>(what: &'static str) -> Result<T, nom::Err<Self>> {
         Err(nom::Err::Error(Self { what }))
     }
@@ -89,10 +89,10 @@ impl From<nom::Err<Malformed>> for Malformed {
     }
 }
 
-/// What a parser returns: the rest of the input and the value.
+/// The result of a parser: the rest of the input and the value.
 pub(crate) type Parsed<'a, T> = nom::IResult<&'a [u8], T, Malformed>;
 
-/// Exactly `N` bytes.
+/// Reads exactly `N` bytes.
 pub(crate) fn array<const N: usize>(input: &[u8]) -> Parsed<'_, [u8; N]> {
     match input.split_first_chunk() {
         Some((bytes, rest)) => Ok((rest, *bytes)),
@@ -100,7 +100,7 @@ pub(crate) fn array<const N: usize>(input: &[u8]) -> Parsed<'_, [u8; N]> {
     }
 }
 
-/// As many values as the input holds.
+/// Reads as many values as the input holds.
 pub(crate) fn all<'a, T>(
     mut parse: impl FnMut(&'a [u8]) -> Parsed<'a, T>,
 ) -> impl FnMut(&'a [u8]) -> Parsed<'a, alloc::vec::Vec<T>> {

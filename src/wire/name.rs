@@ -1,5 +1,5 @@
 //! Names of users, groups and realms: 1–32 bytes of `a-z 0-9 . _ -` that begin with a letter or a
-//! digit (WIRE-3). A value of these types is always valid; they are small and copied freely.
+//! digit (WIRE-3). A value of these types is always valid. The types are small and copied freely.
 
 use alloc::{format, string::String};
 use core::{fmt, str::FromStr};
@@ -15,13 +15,13 @@ pub const NAME_MAX: usize = 32;
 /// Why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("a name may not be empty: give 1 to {NAME_MAX} of a-z 0-9 . _ -")]
     Empty,
     /// More than [`NAME_MAX`] bytes.
     #[error("a name has at most {NAME_MAX} characters, this one has {0}")]
     TooLong(usize),
-    /// A character that names do not have.
+    /// A character that is not allowed in names.
     #[error(
         "a name is made of a-z 0-9 . _ - and begins with a letter or a digit: {} is not allowed there",
         Self::describe(*.0)
@@ -30,7 +30,8 @@ pub enum InvalidName {
 }
 
 impl InvalidName {
-    /// A character as a message may show it: one that cannot be seen, or that drives a terminal, by its name and number.
+    /// Describes a character for a message: an invisible one, or one that controls a terminal, by
+    /// its name and number.
     pub fn describe(character: char) -> String {
         let number = u32::from(character);
         match character {
@@ -54,13 +55,13 @@ struct Name {
 }
 
 impl Name {
-    /// Takes a name as people type it: capital letters are folded.
+    /// Reads a name as people type it: capital letters are folded to small ones.
     fn fold(text: &str) -> Result<Self, InvalidName> {
         if text.is_empty() {
             return Err(InvalidName::Empty);
         }
         Self::fold_bytes(text.as_bytes()).map_err(|at| {
-            // All before it are of one byte.
+            // All bytes before it are single-byte characters.
             let mut rest = text.get(at..).unwrap_or_default().chars();
             match rest.next() {
                 Some(character) if at < NAME_MAX => InvalidName::Character(character),
@@ -69,7 +70,8 @@ impl Name {
         })
     }
 
-    /// The same of bytes; where they stop being a name, if they do. Nothing is a name here too.
+    /// As [`Name::fold`], for bytes. The error is the offset of the first invalid byte; an empty
+    /// name is an error, too.
     fn fold_bytes(text: &[u8]) -> Result<Self, usize> {
         let mut bytes = [0; NAME_MAX];
         let mut places = bytes.iter_mut();
@@ -82,7 +84,7 @@ impl Name {
                 _ => return Err(at),
             }
         }
-        // At most NAME_MAX bytes were written, so the length fits a byte.
+        // At most NAME_MAX bytes were written, so the length fits in a byte.
         Ok(Self {
             bytes,
             len: u8::try_from(text.len()).unwrap_or(0),
@@ -102,7 +104,7 @@ impl Name {
         Ok((rest, Self::exact(bytes)?))
     }
 
-    /// A name as it stands on the wire, where capital letters are not folded but refused.
+    /// Reads a name from the wire, where capital letters are refused and not folded.
     fn exact(bytes: &[u8]) -> Result<Self, nom::Err<Malformed>> {
         match Self::fold_bytes(bytes) {
             Ok(name) if !bytes.is_empty() && name.as_bytes() == bytes => Ok(name),
@@ -123,12 +125,12 @@ macro_rules! names {
         pub struct $Type(Name);
 
         impl $Type {
-            /// The name's text.
+            /// Returns the name's text.
             pub fn as_str(&self) -> &str {
                 self.0.as_str()
             }
 
-            /// The bytes of its text.
+            /// Returns the bytes of its text.
             pub fn as_bytes(&self) -> &[u8] {
                 self.0.as_bytes()
             }
@@ -186,7 +188,7 @@ names! {
     Handle
 }
 
-/// A group has a name that a user could have too: it is who speaks where nobody else does.
+/// A group's name is also valid as a user's name: the group is the author if nobody else is.
 impl From<GroupName> for Username {
     fn from(group: GroupName) -> Self {
         Self(group.0)
@@ -225,7 +227,7 @@ mod tests {
         assert!(said("a\u{202e}b").contains(": U+202E"));
     }
 
-    /// WIRE-3: a second spelling of a name would be a second account's worth of confusion.
+    /// WIRE-3: a name has only one spelling; a second one could be mistaken for a second account.
     #[test]
     fn refuses_capital_letters_on_the_wire() {
         assert!(Username::parse(b"\x03Bob").is_err());

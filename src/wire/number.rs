@@ -1,14 +1,14 @@
-//! Packet numbers, of which only the low 1, 2 or 4 bytes travel (WIRE-5, after RFC 9000 §17.1 and
-//! appendix A): enough of them that the receiver, who knows the largest it has seen, can tell which
-//! full number is meant.
+//! Packet numbers, of which only the low 1, 2 or 4 bytes are sent (WIRE-5, after RFC 9000 §17.1 and
+//! appendix A): enough for the receiver, which knows the largest number it has seen, to restore the
+//! full number.
 
-/// The full number of a packet on a link. Counted up by one a packet, never used again.
+/// The full number of a packet on a link. It increases by one per packet, and is never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PacketNumber(pub u64);
 
 impl PacketNumber {
-    /// Bytes of this number that must travel when the peer is known to have seen all up to
-    /// `acknowledged`: twice the distance must fit.
+    /// Returns how many bytes of this number must be sent if the peer is known to have seen all up
+    /// to `acknowledged`: twice the distance must fit.
     pub const fn wire_len(self, acknowledged: Option<Self>) -> usize {
         let distance = match acknowledged {
             Some(acknowledged) => self.0.saturating_sub(acknowledged.0),
@@ -21,8 +21,8 @@ impl PacketNumber {
         }
     }
 
-    /// The full number meant by the low `len` bytes `truncated`, given the largest number received
-    /// so far: the candidate closest to the next one expected.
+    /// Returns the full number for the low `len` bytes `truncated`, given the largest number
+    /// received so far: the candidate closest to the next expected one.
     pub const fn expand(truncated: u32, len: usize, largest: Option<Self>) -> Self {
         let expected = match largest {
             Some(largest) => largest.0.saturating_add(1),
@@ -60,7 +60,8 @@ mod tests {
     }
 
     proptest! {
-        /// WIRE-5: whatever the receiver has seen since the acknowledged one, it finds the number.
+        /// WIRE-5: the receiver restores the number, whatever it has seen since the acknowledged
+        /// one.
         #[test]
         fn what_is_truncated_is_found_again(
             acknowledged in proptest::option::of(0u64..1 << 40), ahead in 1u64..1 << 30, seen in 0.0..1.0f64,
@@ -69,7 +70,8 @@ mod tests {
             let len = number.wire_len(acknowledged.map(PacketNumber));
             let mask = if len == 4 { u32::MAX.into() } else { (1u64 << (8 * len)) - 1 };
             let truncated = u32::try_from(number.0 & mask).unwrap();
-            // The receiver's largest lies anywhere from the acknowledged number to just before this one.
+            // The receiver's largest number is anywhere from the acknowledged one to just before
+            // this one.
             let base = acknowledged.unwrap_or(0);
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
             let largest = base + ((number.0 - base) as f64 * seen) as u64;

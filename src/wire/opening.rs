@@ -1,4 +1,4 @@
-//! OPEN and WELCOME: how the two sides of a link introduce themselves (LINK-2).
+//! OPEN, WELCOME and UPDATE: the first frames of the two sides of a link (LINK-2).
 //!
 //! ```text
 //! OPEN     max_datagram varint, flags 1, [connection id 4, token 16]
@@ -31,55 +31,57 @@ const WELCOME_FINAL: u8 = 0x10;
 const WELCOME_FLAGS: u8 =
     WELCOME_KNOWN | WELCOME_HAS_SUCCESSOR | WELCOME_LIFE_UNKNOWN | WELCOME_HAS_LIFE | WELCOME_FINAL;
 
-/// Names one life of a realm's store (HS-14): the time from one opening of the store to the next. Random, so that
-/// a store that is restored from a backup never gives a life a name that the lost store gave to one of its own.
+/// A life of a realm's store (HS-14): the time from one opening of the store to the next. It is
+/// random, so that a store that is restored from a backup never reuses a life of the lost store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life(pub [u8; 4]);
 
 impl Life {
-    /// What a client claims that knows no life yet; no life is named so.
+    /// The life that a client without a known life claims. No life has this value.
     pub const NONE: Self = Self([0; 4]);
 }
 
-/// What an initiator says of itself, first in its Init or in its first plain packets.
+/// The initiator's first frame, in its Init or in its first plain packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The largest datagram it takes, in bytes.
+    /// The largest datagram that it accepts, in bytes.
     pub max_datagram: u64,
-    /// How it knows the link by, if not by the realm's address alone: realms say it, clients do not.
+    /// Its name for the link, if the realm's address alone is not enough: realms send it, clients
+    /// do not.
     pub name: Option<LinkName>,
-    /// It means to come back by resumption (HS-18).
+    /// True if it intends to resume the link later (HS-18).
     pub resumes: bool,
 }
 
-/// How a link's initiator knows it among many.
+/// How a link's initiator tells it from its other links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkName {
-    /// The connection id that packets to it carry.
+    /// The connection id of packets to it.
     pub connection: ConnectionId,
-    /// What its Reset of this link will carry.
+    /// The token of its Reset of this link.
     pub token: ResetToken,
 }
 
-/// What a responder answers to [`Open`].
+/// The responder's answer to [`Open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome {
-    /// What a Reset of this link will carry.
+    /// The token of a Reset of this link.
     pub token: ResetToken,
-    /// The largest datagram it takes, in bytes.
+    /// The largest datagram that it accepts, in bytes.
     pub max_datagram: u64,
-    /// True when the initiator's key has a session here.
+    /// True if the initiator's key has a session here.
     pub known: bool,
-    /// The highest operation number the realm has seen from this key.
+    /// The highest operation number that the realm has seen from this key.
     pub highest: OperationNumber,
-    /// The realm's new key, where the link was opened to a former one, which hereby vouches for it.
+    /// The realm's new key, if the link was opened to a former one. The former key thereby vouches
+    /// for it.
     pub successor: Option<[u8; 32]>,
-    /// The store's current life, where the initiator did not claim it.
+    /// The store's current life, if the initiator did not claim it.
     pub life: Option<Life>,
-    /// The store knows nothing of the life that the initiator claimed: the cursors that the initiator remembers
-    /// belong to a store that is lost.
+    /// True if the store does not know the life that the initiator claimed: the initiator's cursors
+    /// belong to a lost store.
     pub is_life_unknown: bool,
-    /// Nobody can come back to the realm by resumption (HS-18).
+    /// True if links to the realm cannot be resumed (HS-18).
     pub is_final: bool,
 }
 
@@ -119,18 +121,19 @@ impl Open {
     }
 }
 
-/// The flags that are set, in one byte.
+/// Returns the flags that are set, in one byte.
 fn set(flags: &[(bool, u8)]) -> u8 {
     let set = flags.iter().filter(|(is_set, _)| *is_set);
     set.fold(0, |flags, (_, flag)| flags | flag)
 }
 
-/// What the responder of a link that was resumed tells its initiator, where there is news (HS-19).
+/// The responder's news for the initiator of a resumed link, if there is any (HS-19).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Update {
-    /// What a Reset of the link will carry, and the highest operation number that the realm has seen from this key.
+    /// The token of a Reset of the link, and the highest operation number that the realm has seen
+    /// from this key.
     pub standing: Option<(ResetToken, OperationNumber)>,
-    /// The store's current life, where the initiator knows another.
+    /// The store's current life, if the initiator knows another.
     pub life: Option<Life>,
 }
 

@@ -1,19 +1,19 @@
-//! Optional fields of a command: type, length, value, ended by a type 0 (WIRE-13). They stand before
-//! the fixed fields and are announced by the high bit of the opcode. Whoever does not know an even
-//! type skips it; an odd one must be understood or the command is refused, so the protocol can grow
-//! without a new version.
+//! Optional fields of a command: type, length, value, ended by a type 0 (WIRE-13). They come before
+//! the fixed fields and are announced by the high bit of the opcode. A receiver skips an unknown
+//! even type. An unknown odd type makes it refuse the command. So the protocol can grow without a
+//! new version.
 //!
 //! ```text
 //! 0x01 after     varint: the position after which a read begins; confirms all up to it
-//! 0x03 limit     varint: at most so many entries
-//! 0x05 bytes     varint: at most so many bytes of answer
+//! 0x03 limit     varint: the maximum number of entries
+//! 0x05 bytes     varint: the maximum number of bytes of the answer
 //! 0x07 offset    varint: where in the first entry's body a read begins
 //! 0x09 ttl       varint: seconds for which a message is worth delivering
 //! 0x0b reply_to  varint: the position that a message answers
 //! 0x0d key       32 bytes: the peer's public key, for addrealm
 //! 0x0f type      1 byte: a message's content type, 0 (text) where absent
-//! 0x11 code      10 bytes: what lets one register
-//! 0x13 behind    sender: the name behind which a list goes on; a group's stands for a user's
+//! 0x11 code      10 bytes: the registration code
+//! 0x13 behind    sender: the name after which a list continues; a group's in place of a user's
 //! 0x15 form     1 byte: another form of the command: of realms 1 (details) or 2 (pending), of addrealm 1 (move), of removerealm 1 (drop)
 //! 0x02 urgent    no bytes: before everything else
 //! ```
@@ -26,43 +26,43 @@ use super::{
     varint_len,
 };
 
-/// Of `realms`: all that there is to tell of each peer (PEER-28).
+/// The form of `realms` with all details of each peer (PEER-28).
 pub const FORM_DETAILS: u8 = 1;
-/// Of `realms`: those that have introduced themselves and wait for a decision.
+/// The form of `realms` with the realms that have introduced themselves and wait for a decision.
 pub const FORM_PENDING: u8 = 2;
-/// Of `addrealm`: the peer that there is is at that address.
+/// The form of `addrealm` that gives an existing peer a new address.
 pub const FORM_MOVE: u8 = 1;
-/// Of `removerealm`: what waits for the peer is dropped.
+/// The form of `removerealm` that drops the messages that wait for the peer.
 pub const FORM_DROP: u8 = 1;
 
 /// The optional fields of one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The position after which a read begins; all up to it is confirmed.
+    /// The position after which a read begins; all entries up to it are confirmed.
     pub after: Option<u64>,
-    /// At most so many entries.
+    /// The maximum number of entries.
     pub limit: Option<u64>,
-    /// At most so many bytes of answer.
+    /// The maximum number of bytes of the answer.
     pub bytes: Option<u64>,
-    /// Where in the first entry's body a read begins.
+    /// The offset in the first entry's body at which a read begins.
     pub offset: Option<u64>,
-    /// Seconds for which the message is worth delivering.
+    /// The message's time to live, in seconds.
     pub ttl: Option<u64>,
     /// The position of the entry that the message answers.
     pub reply_to: Option<u64>,
     /// A peer's public key.
     pub key: Option<[u8; 32]>,
-    /// The message's content type; text where absent.
+    /// The message's content type; text if absent.
     pub content: Option<u8>,
-    /// What lets one register.
+    /// The registration code.
     pub code: Option<RegistrationCode>,
-    /// The name behind which a list goes on: a user's, or a group's in its place.
+    /// The name after which a list continues: a user's, or a group's in its place.
     pub behind: Option<Sender>,
     /// Another form of the command.
     pub form: Option<u8>,
-    /// Before everything else.
+    /// True if the message goes before all others.
     pub urgent: bool,
-    /// An odd type came that this version does not know: the command must be refused.
+    /// True if an odd type came that this version does not know: the command must be refused.
     pub not_understood: bool,
 }
 
@@ -165,7 +165,7 @@ impl Options {
         out.put_u8(0);
     }
 
-    /// True when no field is present, so that nothing needs to be written.
+    /// True if no field is present, so that nothing needs to be written.
     pub fn is_empty(&self) -> bool {
         let Self {
             after,

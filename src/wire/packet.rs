@@ -1,4 +1,4 @@
-//! Datagrams: the layouts that stand in clear around frames (`spec/wire.md`, "Packets").
+//! Datagrams: the clear layouts around frames (`spec/wire.md`, "Packets").
 //!
 //! ```text
 //! Hello       0x01, version 1, nonce 8, padding, crc 4            at least ANSWER_BYTES_MAX
@@ -26,25 +26,26 @@ use nom::{
 
 use super::{Field, Malformed, PacketNumber, Parsed, RealmId, array};
 
-/// The one version there is.
+/// The only protocol version.
 pub const PROTOCOL_VERSION: u8 = 1;
-/// A Hello is at least as long as the longest `HelloReply`, so that asking amplifies nothing (WIRE-11).
+/// The longest `HelloReply`, in bytes. A Hello is at least as long, so that it causes no
+/// amplification (WIRE-11).
 pub const ANSWER_BYTES_MAX: usize = 84;
-/// Bytes of the first MAC of an Init.
+/// The length of the first MAC of an Init, in bytes.
 pub const MAC1_LEN: usize = 8;
-/// Bytes an Init has around its Noise message, without a cookie.
+/// The bytes that an Init adds to its Noise message, without a cookie.
 pub const INIT_OVERHEAD: usize = 6 + MAC1_LEN;
-/// Bytes an Accept has before its Noise message.
+/// The bytes of an Accept before its Noise message.
 pub const ACCEPT_HEADER: usize = 5;
-/// Bytes a Resume has before what is sealed, without a cookie.
+/// The bytes of a Resume before the sealed part, without a cookie.
 pub const RESUME_HEADER: usize = 17;
-/// What is sealed in a Resume has at least so many bytes: two of frames, and the tag (HS-19).
+/// The shortest sealed part of a Resume, in bytes: two of frames, and the tag (HS-19).
 pub const RESUME_SEALED_MIN: usize = 2 + 16;
-/// Bytes a Resumed has before what is sealed.
+/// The bytes of a Resumed before the sealed part.
 pub const RESUMED_HEADER: usize = 9;
-/// Bytes of a Retry.
+/// The length of a Retry, in bytes.
 pub const RETRY_LEN: usize = 25;
-/// Bytes of a Reset.
+/// The length of a Reset, in bytes.
 pub const RESET_LEN: usize = 21;
 const CRC_LEN: usize = 4;
 
@@ -66,32 +67,34 @@ const NUMBER_SHIFT: u8 = 3;
 const NUMBER_MASK: u8 = 0x18;
 const RESERVED: u8 = 0x07;
 
-/// Names one handshake: to its responder it claims a life of the store, and to everybody else it is random (HS-14).
+/// The id of one handshake. To its responder it claims a life of the store; to everybody else it is
+/// random (HS-14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandshakeId(pub u32);
 
-/// Names a link to the side that chose it.
+/// A connection id: identifies a link to the side that chose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u32);
 
-/// What a responder under load hands out and wants to see again.
+/// A cookie that a responder under load sends, and expects back.
 pub type Cookie = [u8; 16];
 
-/// Proves that a Reset comes from the realm: told inside the handshake, sent in clear after a restart.
+/// The proof that a Reset comes from the realm: sent inside the handshake, and in clear after a
+/// restart.
 pub type ResetToken = [u8; 16];
 
-/// What makes the keys of one resumption its own: random, from each side (HS-19).
+/// A random nonce from each side that makes the keys of one resumption unique (HS-19).
 pub type ResumeNonce = [u8; 8];
 
-/// Shows that who names a ticket has been told its Reset token (HS-18).
+/// Shows that the sender of a ticket knows its Reset token (HS-18).
 pub type TicketCheck = [u8; 4];
 
-/// A datagram, taken apart as far as it can be without a key.
+/// A datagram, parsed as far as possible without a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
-    /// Asks who is there.
+    /// Asks for the realm's identity.
     Hello(Hello),
-    /// Tells who is there.
+    /// Returns the realm's identity.
     HelloReply(HelloReply),
     /// Opens a handshake.
     Init(Init<'a>),
@@ -106,127 +109,128 @@ pub enum Packet<'a> {
     Retry {
         /// The Init's handshake id.
         handshake: HandshakeId,
-        /// To be repeated in the next Init.
+        /// The cookie for the next Init.
         cookie: Cookie,
     },
-    /// Says that a connection id means nothing here (any more).
+    /// Says that a connection id is not known (any more).
     Reset {
-        /// The id of the packet that was not understood.
+        /// The id in the packet that was not understood.
         connection: ConnectionId,
-        /// Proof that the realm itself says so.
+        /// The proof that the realm itself sent the Reset.
         token: ResetToken,
     },
-    /// Takes the place of an Init.
+    /// Takes the place of an Init in a resumption.
     Resume(Resume<'a>),
-    /// Takes the place of an Accept.
+    /// Takes the place of an Accept in a resumption.
     Resumed {
-        /// The responder's.
+        /// The responder's nonce.
         nonce: ResumeNonce,
-        /// All before what is sealed.
+        /// The bytes before the sealed part.
         header: &'a [u8],
-        /// The connection id and the frames.
+        /// The sealed connection id and frames.
         sealed: &'a [u8],
     },
     /// A packet of an open link.
     Link(LinkPacket<'a>),
 }
 
-/// How a device that was here before comes back.
+/// The first packet of a resumption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume<'a> {
-    /// The ticket's name: the connection id of the link whose handshake it is of.
+    /// The ticket's name: the connection id of the link whose handshake issued it.
     pub ticket: ConnectionId,
     /// Shows that the sender has the ticket.
     pub check: TicketCheck,
-    /// The sender's.
+    /// The sender's nonce.
     pub nonce: ResumeNonce,
-    /// What a Retry handed out.
+    /// The cookie of a Retry.
     pub cookie: Option<Cookie>,
-    /// The frames.
+    /// The sealed frames.
     pub sealed: &'a [u8],
 }
 
-/// Asks who is there; see [`HelloReply`].
+/// Asks for the realm's identity; see [`HelloReply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Repeated in the answer.
+    /// A nonce that the answer repeats.
     pub nonce: [u8; 8],
 }
 
-/// Who is there.
+/// The realm's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelloReply {
-    /// The Hello's.
+    /// The Hello's nonce.
     pub nonce: [u8; 8],
-    /// The protocol versions the realm speaks; at most [`HelloReply::VERSIONS_MAX`].
+    /// The protocol versions that the realm speaks; at most [`HelloReply::VERSIONS_MAX`].
     pub versions: Vec<u8>,
-    /// How the realm introduces itself.
+    /// The realm's name for itself.
     pub realm: RealmId,
     /// The realm's public key.
     pub key: [u8; 32],
 }
 
 impl HelloReply {
-    /// As many versions as fit beside the longest realm id.
+    /// The maximum number of versions: as many as fit beside the longest realm id.
     pub const VERSIONS_MAX: usize = 5;
 }
 
 /// The first packet of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Init<'a> {
-    /// The version the initiator speaks.
+    /// The version that the initiator speaks.
     pub version: u8,
-    /// Names the handshake.
+    /// The handshake's id.
     pub handshake: HandshakeId,
     /// Noise message 1.
     pub noise: &'a [u8],
     /// Shows that the sender knows the realm's public key.
     pub mac1: [u8; MAC1_LEN],
-    /// What a Retry handed out.
+    /// The cookie of a Retry.
     pub cookie: Option<Cookie>,
     /// The bytes that mac1 covers: all before it.
     pub covered: &'a [u8],
 }
 
-/// How a link's packets are protected. A listener is one or the other, never both.
+/// How a link's packets are protected. A listener uses one protection for all links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
-    /// Authenticated encryption; the tag ends the packet.
+    /// Authenticated encryption; the packet ends with the tag.
     Sealed,
-    /// None; a CRC-32 ends the packet.
+    /// No encryption; the packet ends with a CRC-32.
     Plain,
 }
 
-/// A packet of an open link: its clear header, and the rest as it came.
+/// A packet of an open link: its clear header, and the unparsed rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkPacket<'a> {
-    /// Sealed or plain.
+    /// The protection of the packet.
     pub protection: Protection,
-    /// The receiver's name for the link; absent towards clients, who know it by the address.
+    /// The receiver's connection id; absent in packets to clients, which know the link by the
+    /// address.
     pub connection: Option<ConnectionId>,
     /// The low bytes of the packet number.
     pub truncated: u32,
-    /// How many bytes of the number travelled.
+    /// The number of bytes of the packet number that were sent.
     pub number_len: usize,
-    /// The clear header: what a seal authenticates.
+    /// The clear header, which the seal authenticates.
     pub header: &'a [u8],
     /// Everything after the header.
     pub body: &'a [u8],
 }
 
 impl LinkPacket<'_> {
-    /// The full packet number, given the largest received so far.
+    /// Returns the full packet number, given the largest received so far.
     pub const fn number(&self, largest: Option<PacketNumber>) -> PacketNumber {
         PacketNumber::expand(self.truncated, self.number_len, largest)
     }
 }
 
 impl<'a> Packet<'a> {
-    /// Takes a datagram apart and checks its CRC where it has one; a plain link's packet is checked
-    /// by [`crc_holds`] when its link is known.
+    /// Parses a datagram and checks its CRC if it has one. A plain link's packet is checked by
+    /// [`crc_holds`] once its link is known.
     ///
     /// # Errors
-    /// When the bytes are not a packet.
+    /// If the bytes are not a packet.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, Malformed> {
         let (input, kind) = be_u8::<_, Malformed>(datagram)?;
         let (left, packet) = match kind {
@@ -255,7 +259,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// True when the last four bytes are the CRC-32 of those before (WIRE-6).
+/// True if the last four bytes are the CRC-32 of those before (WIRE-6).
 pub fn crc_holds(datagram: &[u8]) -> bool {
     datagram
         .split_last_chunk::<CRC_LEN>()
@@ -281,7 +285,7 @@ impl Hello {
             return Malformed::error("hello: it is shorter than its answer");
         }
         let (input, ()) = checked(datagram, input)?;
-        // Any version may ask: the answer says which are spoken.
+        // Any version is accepted: the answer lists the versions that the realm speaks.
         let (input, _version) = be_u8(input)?;
         let (_padding, nonce) = array(input)?;
         Ok((&[], Self { nonce }))
@@ -346,20 +350,21 @@ impl<'a> Resume<'a> {
             sealed,
         };
         if sealed.len() < RESUME_SEALED_MIN {
-            // A Reset or a Retry that answers it would be longer than it is.
+            // The Reset or Retry in answer would be longer than this packet.
             return Malformed::error("a Resume shorter than its answers");
         }
         Ok((&[], resume))
     }
 
-    /// What the seal authenticates beside the frames: the packet up to them, as if there were no cookie.
+    /// Returns the bytes that the seal authenticates beside the frames: the packet up to them, as
+    /// if it had no cookie.
     pub fn header(&self) -> [u8; RESUME_HEADER] {
         let mut header = Vec::with_capacity(RESUME_HEADER);
         Self::emit_header(self.ticket, &self.check, &self.nonce, None, &mut header);
         header.try_into().unwrap_or([0; RESUME_HEADER])
     }
 
-    /// Writes all that stands before what is sealed.
+    /// Writes all bytes before the sealed part.
     pub fn emit_header(
         ticket: ConnectionId,
         check: &TicketCheck,
@@ -380,7 +385,7 @@ impl<'a> Resume<'a> {
         }
     }
 
-    /// The first bytes of the nonce, which name the attempt in a Retry (HS-20).
+    /// Returns the first bytes of the nonce, which identify the attempt in a Retry (HS-20).
     pub fn handshake(nonce: &ResumeNonce) -> HandshakeId {
         HandshakeId(u32::from_be_bytes(
             nonce.first_chunk().copied().unwrap_or_default(),
@@ -414,7 +419,7 @@ impl<'a> Init<'a> {
         let Some((noise, mac1)) = input.split_last_chunk() else {
             return Malformed::error("init");
         };
-        // Kind, version and handshake id stand before the Noise message.
+        // Kind, version and handshake id come before the Noise message.
         let Some(covered) = datagram.get(..6 + noise.len()) else {
             return Malformed::error("init");
         };
@@ -431,7 +436,7 @@ impl<'a> Init<'a> {
         ))
     }
 
-    /// Writes everything that mac1 covers; the caller appends mac1, and the cookie where there is one.
+    /// Writes the bytes that mac1 covers. The caller appends mac1, and the cookie if there is one.
     pub fn emit_covered(
         handshake: HandshakeId,
         with_cookie: bool,
@@ -497,7 +502,7 @@ impl Packet<'_> {
         append_crc(out);
     }
 
-    /// Writes all of a Resumed that stands before what is sealed.
+    /// Writes the bytes of a Resumed before the sealed part.
     pub fn emit_resumed_header(nonce: &ResumeNonce, out: &mut Vec<u8>) {
         out.put_u8(RESUMED);
         out.put_slice(nonce);
@@ -545,8 +550,8 @@ fn parse_link<'a>(datagram: &'a [u8], kind: u8, input: &'a [u8]) -> Parsed<'a, P
     Ok((&[], Packet::Link(packet)))
 }
 
-/// Writes the clear header of a link's packet: the first byte, the receiver's connection id where
-/// it wants one, and as much of the number as the receiver needs.
+/// Writes the clear header of a link's packet: the first byte, the receiver's connection id if it
+/// wants one, and as many bytes of the number as the receiver needs.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "only the low bytes of a packet number travel"

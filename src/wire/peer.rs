@@ -1,4 +1,4 @@
-//! What realms ask of each other (`spec/realms.md`). The answers are those to commands.
+//! Requests between realms (`spec/realms.md`). The answers are those to commands.
 //!
 //! ```text
 //! 0x60 introduce   realm, address, port 2, [number 8, the other's number 8]
@@ -42,30 +42,31 @@ const ENDED: u8 = 0x6a;
 /// A request of one realm to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerRequest<'a> {
-    /// Says who asks, and where it wants to be reached.
+    /// Introduces the asking realm, and gives its address.
     Introduce {
-        /// How the asking realm calls itself.
+        /// The asking realm's name for itself.
         realm: RealmId,
         /// Its host.
         address: Text<'a>,
         /// Its port; 0, with an empty host, where it cannot be reached.
         port: Port,
-        /// Its number of the peering, and the other's as it knows it (PEER-27); none from releases of before there were numbers.
+        /// Its peering number, and the other's as it knows it (PEER-27); none from releases without
+        /// peering numbers.
         numbers: Option<(u64, u64)>,
     },
-    /// Brings a private message.
+    /// Delivers a private message.
     Deliver {
-        /// Which of the asking realm's queues, in time: a new one begins when it lost its memory.
+        /// The epoch of the asking realm's queue: a new one begins when the realm lost its memory.
         epoch: u64,
-        /// The message's place in that queue.
+        /// The message's sequence number in that queue.
         sequence: OperationNumber,
-        /// What the message is.
+        /// The content type.
         content: u8,
-        /// Who wrote it.
+        /// The author.
         from: Username,
-        /// To whom.
+        /// The recipient.
         to: Username,
-        /// What was written.
+        /// The contents.
         message: Body<'a>,
     },
     /// Makes a user of the asking realm a member of a group.
@@ -77,7 +78,7 @@ pub enum PeerRequest<'a> {
         /// The group's password.
         password: Password<'a>,
     },
-    /// A user of the asking realm is a member no more.
+    /// Ends the membership of a user of the asking realm.
     Leave {
         /// The group.
         group: GroupName,
@@ -86,22 +87,22 @@ pub enum PeerRequest<'a> {
         /// The number of the membership that ends.
         membership: u64,
     },
-    /// Brings a message to a group.
+    /// Delivers a message to a group.
     Post {
         /// As in a delivery.
         epoch: u64,
         /// As in a delivery.
         sequence: OperationNumber,
-        /// What the message is.
+        /// The content type.
         content: u8,
-        /// Who wrote it.
+        /// The author.
         from: Username,
-        /// To which group.
+        /// The group.
         group: GroupName,
-        /// What was written.
+        /// The contents.
         message: Body<'a>,
     },
-    /// Says that a group has new messages.
+    /// Tells that a group has new messages.
     Grown {
         /// The group.
         group: GroupName,
@@ -110,31 +111,31 @@ pub enum PeerRequest<'a> {
     Read {
         /// The group.
         group: GroupName,
-        /// The group's own epoch, as `join` was answered.
+        /// The group's own epoch, from the answer to `join`.
         epoch: u64,
         /// The position after which to begin.
         after: Position,
-        /// Where in the first entry's body to begin.
+        /// The offset in the first entry's body at which to begin.
         offset: u64,
-        /// In which life of its store the asking realm believes the other to be (PEER-29), where it knows of one.
+        /// The life that the asking realm believes the other's store to be in (PEER-29), if it
+        /// knows one.
         life: Option<Life>,
     },
-    /// Says that the asking realm goes by another key from now on; the one that it has proven vouches
-    /// for it.
+    /// Announces a new key of the asking realm. The key that it has already proven vouches for it.
     Rotate {
         /// The new key.
         key: [u8; 32],
-        /// Shows that the asking realm has it.
+        /// Shows that the asking realm has the new key.
         proof: [u8; 16],
     },
-    /// Asks that a message, should it not have been delivered yet, never be.
+    /// Withdraws a message, if it has not been delivered yet.
     Withdraw {
         /// As in a delivery.
         epoch: u64,
         /// As in a delivery.
         sequence: OperationNumber,
     },
-    /// Says that a user of the other realm is a member of a group here no more.
+    /// Tells that a user of the other realm is no longer a member of a group here.
     Expelled {
         /// As in a delivery.
         epoch: u64,
@@ -147,7 +148,7 @@ pub enum PeerRequest<'a> {
         /// The number of the membership that has ended.
         membership: u64,
     },
-    /// Says that a group here has ended, of which users of the other realm are members.
+    /// Tells that a group here has ended that has members in the other realm.
     Ended {
         /// As in a delivery.
         epoch: u64,
@@ -155,21 +156,23 @@ pub enum PeerRequest<'a> {
         sequence: OperationNumber,
         /// The group.
         group: GroupName,
-        /// The group's own epoch, as `join` was answered: a later group of that name has another.
+        /// The group's own epoch, from the answer to `join`: a later group of that name has
+        /// another.
         life: u64,
     },
 }
 
 impl<'a> PeerRequest<'a> {
-    /// True when `bytes` are meant to be a realm's request and not a client's command.
+    /// True if `bytes` are a realm's request and not a client's command.
     pub fn is_one(bytes: &[u8]) -> bool {
         bytes
             .first()
             .is_some_and(|code| (INTRODUCE..0x80).contains(code))
     }
 
-    /// True when a request may travel in early data: whoever has recorded it can send it again, when it would undo what has been done since
-    /// (PEER-21). What is numbered is done once, and what only asks undoes nothing.
+    /// True if a request may travel in early data. An attacker can replay early data later, which
+    /// must not undo newer changes (PEER-21). A numbered request takes effect once, and a read
+    /// undoes nothing.
     pub fn may_travel_early(&self) -> bool {
         match self {
             Self::Deliver { .. }
@@ -189,7 +192,7 @@ impl<'a> PeerRequest<'a> {
     /// Reads a request.
     ///
     /// # Errors
-    /// When the bytes are not a request this version knows.
+    /// If the bytes are not a request that this version knows.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (input, code) = be_u8::<_, Malformed>(bytes)?;
         match code {
@@ -284,7 +287,7 @@ impl<'a> PeerRequest<'a> {
         }
     }
 
-    /// Reads a request about what was brought before, or about memberships.
+    /// Reads a request about an earlier delivery, or about memberships.
     fn parse_word(code: u8, input: &'a [u8]) -> Result<Self, Malformed> {
         match code {
             WITHDRAW => {
@@ -422,7 +425,7 @@ impl<'a> PeerRequest<'a> {
         }
     }
 
-    /// The request's bytes.
+    /// Returns the request's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.emit(&mut out);
@@ -430,7 +433,7 @@ impl<'a> PeerRequest<'a> {
     }
 }
 
-/// A number that is all there is left.
+/// Reads a number that is the rest of the input.
 fn last_u64(input: &[u8]) -> Result<u64, Malformed> {
     match array(input)? {
         ([], number) => Ok(u64::from_be_bytes(number)),
@@ -440,7 +443,7 @@ fn last_u64(input: &[u8]) -> Result<u64, Malformed> {
     }
 }
 
-/// Writes where a group is read from, and in which life if that is known.
+/// Writes the place to read a group from, and the life if it is known.
 fn emit_place(
     (epoch, after, offset): (u64, Position, u64),
     life: Option<Life>,
@@ -454,7 +457,7 @@ fn emit_place(
     }
 }
 
-/// Reads a life at the end, if there is one.
+/// Reads a life at the end of the input, if there is one.
 fn last_life(input: &[u8]) -> Result<Option<Life>, Malformed> {
     match input {
         [] => Ok(None),
@@ -474,7 +477,7 @@ fn emit_numbers(numbers: Option<(u64, u64)>, out: &mut impl BufMut) {
     }
 }
 
-/// What stands behind that of a message: its content type, who wrote it and to whom, and the message.
+/// Writes the fields behind a message's head: its content type, author, recipient, and contents.
 fn emit_message<'a>(
     content: u8,
     (from, to): (&Username, &impl Field<'a>),
@@ -487,7 +490,7 @@ fn emit_message<'a>(
     message.emit_last(out);
 }
 
-/// What begins whatever is brought once and in order.
+/// Writes the head of a request that takes effect once and in order.
 fn emit_head(code: u8, epoch: u64, sequence: OperationNumber, out: &mut impl BufMut) {
     out.put_u8(code);
     out.put_u64(epoch);

@@ -1,18 +1,18 @@
-//! Variable-length integers (RFC 9000 §16): the two high bits of the first byte tell whether the
-//! number takes 1, 2, 4 or 8 bytes. WIRE-2: they are emitted in the shortest form; any form is read.
+//! Variable-length integers (RFC 9000 §16): the two high bits of the first byte give the length, 1,
+//! 2, 4 or 8 bytes. WIRE-2: the shortest form is written; any form is read.
 
 use bytes::BufMut;
 use nom::number::complete::{be_u8, be_u16, be_u32, be_u64};
 
 use super::Parsed;
 
-/// The largest number a varint holds: 2^62 − 1.
+/// The largest number in a varint: 2^62 − 1.
 pub const VARINT_MAX: u64 = (1 << 62) - 1;
 
 /// Reads one varint.
 ///
 /// # Errors
-/// When the input ends before the number does.
+/// If the input ends before the number does.
 pub fn parse_varint(input: &[u8]) -> Parsed<'_, u64> {
     let (_, first) = be_u8(input)?;
     match first >> 6 {
@@ -23,8 +23,8 @@ pub fn parse_varint(input: &[u8]) -> Parsed<'_, u64> {
     }
 }
 
-/// Writes `n` in its shortest form. Numbers above [`VARINT_MAX`] do not occur: every counter of the
-/// protocol ends earlier; should one come, it is written as [`VARINT_MAX`].
+/// Writes `n` in its shortest form. Numbers above [`VARINT_MAX`] do not occur, as every counter of
+/// the protocol ends earlier; such a number would be written as [`VARINT_MAX`].
 #[expect(
     clippy::cast_possible_truncation,
     reason = "each branch has checked that the number fits"
@@ -39,7 +39,7 @@ pub fn emit_varint(n: u64, out: &mut impl BufMut) {
     }
 }
 
-/// Bytes that `n` takes as a varint: 1, 2, 4 or 8.
+/// Returns the length of `n` as a varint, in bytes: 1, 2, 4 or 8.
 pub const fn varint_len(n: u64) -> usize {
     match n {
         0..=0x3f => 1,

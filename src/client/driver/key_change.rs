@@ -1,4 +1,5 @@
-//! What a driver makes of a silent realm that was asked who it is (HS-6), and what whoever asks is told of the silence.
+//! How a driver handles a realm that may have changed its key (HS-6), and which error its silence
+//! causes.
 
 use tokio::time::Instant;
 
@@ -6,9 +7,10 @@ use super::{Ask, AskError, DOUBT, Driver, HelloReply};
 use crate::{client::who::found, wire::CloseReason};
 
 impl Driver {
-    /// The realm is silent to those who do not know its key, so a changed key looks like no realm at
-    /// all: until it is asked who it is. It may answer to its former key all the same (HS-11) and the
-    /// link be a bad one: so it is tried for as long again.
+    /// Handles the answer to the request for the realm's key. A realm does not answer a client with
+    /// a wrong key, so a changed key looks like an absent realm. The realm may still accept its
+    /// former key (HS-11), and the link may just be bad. So the client keeps trying for the same
+    /// time again.
     pub(super) fn doubts_answered(&mut self, reply: HelloReply) {
         let now = Instant::now();
         match found(reply) {
@@ -16,12 +18,12 @@ impl Driver {
                 self.changed = Some((AskError::KeyChanged(found), now + DOUBT));
             }
             Ok(_) => {}
-            // Anybody can have said so, as of the key.
+            // This answer is as unauthenticated as the key: anybody can have sent it.
             Err(other) => self.changed = Some((other, now + DOUBT)),
         }
     }
 
-    /// Why a question that may have left, or not, has no answer.
+    /// Returns why a request has no answer, whether or not it may have been sent.
     pub(super) fn why_silent(&self, ask: &Ask) -> AskError {
         match &self.changed {
             Some((why, _)) => why.clone(),
@@ -34,7 +36,8 @@ impl Driver {
         }
     }
 
-    /// Whoever is there does not answer to the key that is known, or in no version that this side speaks.
+    /// Gives up: the server there does not answer to the known key, or speaks no version of this
+    /// side.
     pub(super) fn give_up(&mut self) {
         let asked = std::mem::take(&mut self.asked).into_values();
         let all: Vec<_> = asked.chain(self.waiting.drain(..)).collect();
@@ -42,7 +45,7 @@ impl Driver {
             let why = self.why_silent(&ask);
             let _ = ask.answer.send(Err(why));
         }
-        // What was asked early must not leave any more, and whoever asks next is to hear of it as soon.
+        // Early data must not be sent any more, and the next request must get this error as soon.
         let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
         if let Some(link) = opening {
             self.route.forget_last();

@@ -1,5 +1,6 @@
-//! What a driver makes of the lives of the realm's store (HS-14). A link claims the life in which the positions were given out that its questions name:
-//! so the realm knows whether to believe them (READ-9), however often the link is opened, and a question waits for a link that claims its life.
+//! How a driver handles the lives of the realm's store (HS-14). A link claims the life in which the
+//! positions in its requests were given out. So the realm knows whether to believe them (READ-9),
+//! however often the link is opened. A request waits for a link that claims its life.
 
 use super::{Ask, Driver, Welcome};
 use crate::{
@@ -7,10 +8,10 @@ use crate::{
     wire::{CloseReason, Life},
 };
 
-/// What the link claims, or is to claim.
+/// The life that the link claims, now or when it opens.
 pub(super) struct Claim {
     pub life: Option<Life>,
-    /// The one before, which the realm knew too.
+    /// The previously claimed life, which the realm knew too.
     before: Option<Life>,
 }
 
@@ -21,15 +22,15 @@ impl Claim {
 }
 
 impl Driver {
-    /// What the realm says of the life that was claimed. One that it does not know is claimed by the link ever after, should it be opened again:
-    /// what was asked of it names positions of that.
+    /// Learns what the realm reports of the claimed life. If the realm does not know it, the link
+    /// keeps claiming it when it is reopened: the positions in its requests belong to that life.
     pub(super) fn learn_life(&mut self, welcome: &Welcome) {
         let (is_unknown, claimed) = (welcome.is_life_unknown, self.claim.life);
         if is_unknown {
-            // Also what names positions of the life before is to be judged by a claim of its own.
+            // Requests with positions of the life before need a claim of their own too.
             self.claim = Claim::of(claimed);
         } else if welcome.life.is_some() && welcome.life != claimed {
-            // A link that opens again may be told the same.
+            // A reopened link may get the same report.
             self.claim = Claim {
                 life: welcome.life,
                 before: claimed,
@@ -47,12 +48,13 @@ impl Driver {
         self.status.send_modify(|status| status.life = Some(told));
     }
 
-    /// The life in which the link's entries have their positions.
+    /// Returns the life to which the positions of the link's entries belong.
     pub(super) fn life(&self) -> Option<Life> {
         self.status.borrow().life.and_then(|told| told.life)
     }
 
-    /// True when a question has to wait: for the answers to those that the link has, after which another follows that claims its life.
+    /// True if a request has to wait for the answers to earlier requests on the link. After these,
+    /// another link is opened that claims its life.
     pub(super) fn waits_for_claim(&mut self, ask: &Ask) -> bool {
         if ask.life == self.claim.life || ask.life == self.claim.before {
             return false;

@@ -1,4 +1,5 @@
-//! What a driver finds out that the next one may begin with: the path (LINK-25), and what to come back with (HS-18).
+//! What a driver learns for the next one: the path memory (LINK-25) and the resumption ticket
+//! (HS-18).
 
 use super::{Driver, LinkId};
 use crate::{
@@ -7,7 +8,7 @@ use crate::{
 };
 
 impl Driver {
-    /// Has a link that is about to be opened begin with what is known of the path.
+    /// Starts a link that is about to be opened with the path memory.
     pub(super) fn begin_from_memory(&mut self, link: LinkId) {
         let network = self.route.network();
         let known = lock(&self.target.news).path();
@@ -19,7 +20,7 @@ impl Driver {
         }
     }
 
-    /// Notes what the link has found out of the path.
+    /// Records the path memory of the link.
     pub(super) fn learn_path(&self) {
         let memory = self.link.and_then(|link| self.endpoint.path_memory(link));
         if let Some(path) = self.route.network().zip(memory) {
@@ -27,13 +28,14 @@ impl Driver {
         }
     }
 
-    /// There is nothing to come back with any more.
+    /// Forgets the ticket.
     pub(super) fn forget_ticket(&mut self) {
         self.target.ticket = None;
         lock(&self.target.news).ticket = Some(TicketNews::Gone);
     }
 
-    /// What to come back with, unless it has become too old meanwhile: the clock of a process stands still while its machine is asleep.
+    /// Returns the ticket, unless it has become too old meanwhile. A process's clock stands still
+    /// while its machine is asleep.
     pub(super) fn ticket(&mut self) -> Option<Ticket> {
         let (ticket, since) = self.target.ticket.clone()?;
         if tickets::left(since, self.route.time_of_day()).is_none() {
@@ -43,7 +45,8 @@ impl Driver {
         Some(ticket)
     }
 
-    /// Has the link, which may be opened again unasked, come back by no ticket that has become too old meanwhile.
+    /// Keeps the link, which may be reopened at any time, from using a ticket that has become too
+    /// old.
     pub(super) fn look_at_ticket(&mut self) {
         if let Some((link, (_, since))) = self.link.zip(self.target.ticket.as_ref()) {
             let left = tickets::left(*since, self.route.time_of_day()).unwrap_or_default();
@@ -52,7 +55,7 @@ impl Driver {
         }
     }
 
-    /// A link is open: this is what another would come back with.
+    /// Records the ticket of a link that has opened, for the next one.
     pub(super) fn learn_ticket(&mut self, link: LinkId, is_resumed: bool) {
         let before = self.target.ticket.take().map(|(_, since)| since);
         let since = before.filter(|_| is_resumed);

@@ -1,4 +1,4 @@
-//! What a driver tells whoever watches, and that nobody watches any more (WATCH-3).
+//! How a driver reports to a watcher, and handles the end of the watch (WATCH-3).
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,17 +20,18 @@ impl Driver {
         }
     }
 
-    /// A watch that has ended is told to the realm, which else goes on pushing.
+    /// Tells the realm that a watch has ended. Otherwise the realm would continue to push.
     pub(super) async fn leave(&mut self, left: oneshot::Sender<()>) {
         if self.watcher.as_ref().is_some_and(mpsc::Sender::is_closed) {
             self.end_telling();
         }
         self.transmit().await;
-        // Whoever asked may have gone.
+        // The caller may have gone.
         let _ = left.send(());
     }
 
-    /// The link ends with the watch: what is still pushed on it could be taken for part of a later one (WATCH-3).
+    /// Closes the link when the watch ends: later pushes on it could be taken for part of another
+    /// watch (WATCH-3).
     pub(super) fn end_telling(&mut self) {
         let now = self.now();
         self.watcher = None;
@@ -40,7 +41,7 @@ impl Driver {
         }
     }
 
-    /// Hands on what was pushed, as far as it is taken; what comes beyond that is as good as lost on the way.
+    /// Passes on pushes while the watcher has room. The rest counts as lost on the path.
     pub(super) fn tell(&mut self) {
         while let (Some(told), Some(watcher)) = (self.pushed.pop_front(), &self.watcher) {
             if let Err(mpsc::error::TrySendError::Full(told)) = watcher.try_send(told) {

@@ -1,5 +1,6 @@
-//! How long a driver waits before it opens a link again to a realm that takes what this side says for a violation, or says
-//! what makes no sense itself (LINK-22, WIRE-9): else both would go round and round until the deadline.
+//! How long a driver waits before it reopens a link to a realm that treats this side's packets as a
+//! violation, or sends invalid ones itself (LINK-22, WIRE-9). Without a pause both would repeat
+//! this until the deadline.
 
 use std::time::Duration;
 
@@ -7,21 +8,21 @@ use tokio::time::Instant;
 
 use crate::link::{REMEMBERED_MIN, RTO_INITIAL};
 
-/// Each wait is twice as long as the one before, so often.
+/// The maximum number of doublings of the pause.
 const DOUBLED_MAX: u32 = 8;
-/// The longest wait: on a plain link anybody can say that this side has broken the protocol.
+/// The longest pause. On a plain link anybody can claim that this side has broken the protocol.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// The wait before the next link, if there is one.
+/// The pause before the next link, if there is one.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
-    /// How many links have ended so in a row.
+    /// How many links in a row ended in a violation.
     in_a_row: u32,
     until: Option<Instant>,
 }
 
 impl Pause {
-    /// Another link has ended so, on a path with that round trip.
+    /// Starts the pause after another such link, on a path with this round-trip time.
     pub(super) fn begin(&mut self, now: Instant, rtt: Option<Duration>) {
         let timeout = rtt.map_or(RTO_INITIAL, |rtt| (rtt * 3).max(REMEMBERED_MIN));
         let wait = timeout * (1 << self.in_a_row.min(DOUBLED_MAX));
@@ -29,17 +30,17 @@ impl Pause {
         self.in_a_row += 1;
     }
 
-    /// Until when no link is opened.
+    /// Returns until when no link is opened.
     pub(super) const fn until(&self) -> Option<Instant> {
         self.until
     }
 
-    /// True when the wait is over now.
+    /// True if the pause ends now.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         self.until.take_if(|until| *until <= now).is_some()
     }
 
-    /// The two sides get on: something was answered, or pushed.
+    /// Resets the count: the realm has answered or pushed something.
     pub(super) const fn reset(&mut self) {
         self.in_a_row = 0;
     }
@@ -49,7 +50,8 @@ impl Pause {
 mod tests {
     use super::*;
 
-    /// LINK-22: a timeout at first, and twice as long each time until something is answered.
+    /// LINK-22: the pause is one timeout at first, and doubles each time until something is
+    /// answered.
     #[test]
     fn pause_doubles_until_something_is_answered() {
         let (mut pause, now) = (Pause::default(), Instant::now());

@@ -1,4 +1,4 @@
-//! What became of entries, until somebody has been told.
+//! The outcomes of entries, until they are reported.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::client::{
     store::{self, Records},
 };
 
-/// Takes what became of an entry, to tell it.
+/// Removes and returns the outcome of an entry, to report it.
 pub fn take_done(records: &mut dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
     let outcome = done(records, id)?;
     if outcome.is_some() {
@@ -18,28 +18,28 @@ pub fn take_done(records: &mut dyn Records, id: EntryId) -> Result<Option<Outcom
     Ok(outcome)
 }
 
-/// The same, which stays to be told.
+/// Returns the outcome of an entry without removing it.
 pub fn done(records: &dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
     let done = store::get::<Done>(records, &done_key(id))?;
     Ok(done.map(|done| done.outcome))
 }
 
-/// True when it is known what became of an entry, or there is none.
+/// True if the outcome of an entry is known, or there is no such entry.
 pub fn is_done(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     Ok(records.get(&entry_key(id))?.is_none())
 }
 
-/// True when it is known what became of an entry, and nobody has been told.
+/// True if the outcome of an entry is known and has not been reported.
 pub fn has_done_of(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     Ok(records.get(&done_key(id))?.is_some())
 }
 
-/// True when there may be something to be told by [`take_untold`].
+/// True if [`take_untold`] may have something to report.
 pub fn has_done(records: &dyn Records) -> Result<bool, ProfileError> {
     Ok(!records.scan(b"d/", b"", 1)?.is_empty())
 }
 
-/// Takes what became of entries of `account` for which nobody waits any more.
+/// Removes and returns the outcomes of entries of `account` for which no call waits any more.
 pub fn take_untold(
     records: &mut dyn Records,
     account: &Account,
@@ -50,7 +50,7 @@ pub fn take_untold(
     let mut untold = Vec::new();
     for (at, (key, value)) in found.into_iter().enumerate() {
         let done: Done = store::parse(records, &key, &value)?;
-        // What nobody began is told to whoever comes.
+        // Outcomes of entries that belong to nobody are reported to any user.
         let is_of = done.account == *account || done.account.is_nobody_of(account.realm);
         let is_ours = is_of && !done.waiting.is_on(now);
         if is_ours || at < surplus {

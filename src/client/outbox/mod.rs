@@ -1,17 +1,18 @@
-//! The outbox: every command that changes something is an entry here before its first byte leaves, and stays one until it
-//! is known what became of it (EXACT-7 … EXACT-12). All processes of a profile share it.
+//! The outbox. Every command that changes something is an entry here before its first byte is sent,
+//! and remains one until its outcome is known (EXACT-7 … EXACT-12). All processes of a profile
+//! share it.
 //!
 //! ```text
-//! o                     counters: the last entry's number, bytes and tokens kept
+//! o                     counters: the last entry's id, bytes of entries, number of tokens
 //! e/ entry 8            an entry that is not settled
-//! b/ entry 8            its command, without its number; none where it carries a password
-//! d/ entry 8            what became of an entry, until somebody has been told
-//! t/ realm 4 user / hash 16   a token, and what became of the entry that has it
+//! b/ entry 8            its command, without its number; none if it carries a password
+//! d/ entry 8            the outcome of an entry, until it is reported
+//! t/ realm 4 user / hash 16   a token, and the outcome of its entry
 //! a/ time 8 token       tokens by age
 //! ```
 //!
-//! This is the sans-IO part: given the records, the time and what happened, it says what is to be sent next. `carrier`
-//! sends it.
+//! This is the sans-IO part: from the records, the time and the events it decides what to send
+//! next. `carrier` sends it.
 
 mod done;
 mod numbers;
@@ -39,42 +40,42 @@ pub use numbers::{
 pub use scope::{Before, Scope, describe};
 pub use tokens::{TOKENS_MAX, Token};
 
-/// Bytes of all entries that the outbox holds at most.
+/// The maximum size of all entries in the outbox, in bytes.
 pub const OUTBOX_BYTES_MAX: u64 = 16 << 20;
-/// What an entry counts beside its command, in bytes.
+/// What an entry counts in addition to its command, in bytes.
 const ENTRY_BYTES: u64 = 128;
-/// An entry that could not be delivered for so long is given up. Sessions live longer (SES-4).
+/// An entry that could not be delivered for this long is given up. Sessions live longer (SES-4).
 pub const ENTRY_LIFETIME: Duration = Duration::from_hours(28 * 24);
-/// What became of so many entries is kept for somebody to be told.
+/// The maximum number of outcomes that are kept until they are reported.
 const DONE_MAX: usize = 1000;
 
-/// Names an entry of a profile's outbox.
+/// The id of an entry in a profile's outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryId(pub u64);
 
-/// What is to be done with an entry.
+/// What to do with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Aim {
-    /// To be done.
+    /// Execute it.
     Do,
-    /// Not to be done any more, if it has not been: its number is to be used up (EXACT-11).
+    /// Cancel it, if it has not been executed: its number is used up (EXACT-11).
     Cancel(Reason),
 }
 
-/// Why an entry is not to be done any more.
+/// Why an entry is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
-    /// Somebody took it back.
+    /// It was cancelled by a user.
     Cancelled,
-    /// It outlived the time that it was worth, or that an entry may take.
+    /// Its time to live or the lifetime of an entry is over.
     Expired,
-    /// Whoever asked did not want it to be kept, or it cannot be kept because it carried a password.
+    /// The caller did not want it kept, or it cannot be kept because it carried a password.
     NotKept,
-    /// Nobody was logged in when it was typed, and somebody has logged in since.
+    /// Nobody was logged in when it was typed, and a user has logged in since.
     NoSession,
 }
 
-/// A span of a process's waiting, in milliseconds since 1970.
+/// The time in which a process waits for an entry, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
     from: u64,
@@ -82,7 +83,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Somebody waits for `span` from `now` on.
+    /// Returns a wait of `span` from `now` on.
     pub fn new(now: Duration, span: Duration) -> Self {
         Self {
             from: millis(now),
@@ -90,8 +91,9 @@ impl Waiting {
         }
     }
 
-    /// Somebody waits still. A clock that was set back by a minute ends it; by less, the time was asked for before this was
-    /// written, as by another process that had to wait for the records.
+    /// True if the wait is not over. A clock set back by more than a minute ends it. A smaller step
+    /// is accepted: the time may have been read before this was written, as by another process that
+    /// had to wait for the records.
     pub fn is_on(self, now: Duration) -> bool {
         let slack = millis(Duration::from_mins(1));
         (self.from.saturating_sub(slack)..self.until).contains(&millis(now))
@@ -101,59 +103,60 @@ impl Waiting {
 /// An entry that is not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: Account,
-    /// What it does, for people.
+    /// A description for people.
     pub what: String,
-    /// The scope's command, as its bytes: none where it carries a password.
+    /// The scope of the command, as text ([`Scope::to_text`]).
     scope: String,
-    /// Its operation number, once it has one.
+    /// Its operation number, if it has one.
     pub number: Option<u64>,
-    /// Bytes of it may have left this machine.
+    /// Bytes of it may have been sent.
     pub left: bool,
-    /// How often it was begun.
+    /// How many attempts were started.
     pub attempts: u32,
-    /// When it was begun last, in milliseconds since 1970.
+    /// When the last attempt started, in milliseconds since 1970.
     begun: u64,
     /// When it was typed, in seconds since 1970.
     pub created: u64,
-    /// When it is worth nothing any more, in seconds since 1970.
+    /// When its time to live ends, in seconds since 1970.
     pub expires: Option<u64>,
-    /// Nothing is tried before, in milliseconds since 1970.
+    /// No attempt starts before this time, in milliseconds since 1970.
     pub not_before: u64,
-    /// Whoever waits for it.
+    /// The wait of its caller.
     pub waiting: Waiting,
-    /// What is to be done with it.
+    /// What to do with it.
     pub aim: Aim,
-    /// It carries a password, which is not here: only whoever has it can do it.
+    /// It carries a password, which is not stored: only its caller can send it.
     pub is_secret: bool,
-    /// The token under which it was asked for.
+    /// The token of the call.
     pub token: Option<[u8; 16]>,
-    /// Bytes of its command.
+    /// The length of its command, in bytes.
     pub bytes: u32,
 }
 
-/// What became of an entry.
+/// The outcome of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The realm's answer.
     Answer(Vec<u8>),
-    /// It has not been done, and never will be.
+    /// It has not been executed, and never will be.
     NotDone(Reason),
-    /// The realm keeps no record of its number any more: it may have been done or not.
+    /// The realm keeps no record of its number any more: it may have been executed or not.
     Unknown,
 }
 
-/// What became of an entry, for whoever is to be told.
+/// The outcome of an entry, until it is reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
-    /// Whose it was.
+    /// The account it belonged to.
     pub account: Account,
-    /// What it did, for people.
+    /// A description for people.
     pub what: String,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// Whoever waits for it takes this; anybody else may tell it afterwards.
+    /// While this wait lasts, only its caller takes the outcome. Afterwards any process may report
+    /// it.
     pub waiting: Waiting,
 }
 
@@ -167,30 +170,30 @@ struct Counters {
 /// A command to be added.
 #[derive(Debug)]
 pub struct New<'a> {
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: Account,
-    /// The command, with its salt, not numbered.
+    /// The command, with its salt, without a number.
     pub request: &'a Request<'a>,
-    /// The token under which it is asked for.
+    /// The token of the call.
     pub token: Option<&'a Token>,
-    /// Whoever waits for it.
+    /// The wait of its caller.
     pub waiting: Waiting,
-    /// What time it is, since 1970.
+    /// The current time, since 1970.
     pub now: Duration,
 }
 
-/// What came of adding a command.
+/// The result of adding a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Added {
-    /// It is an entry.
+    /// It is an entry now.
     Entry(EntryId),
-    /// Its token was used for it before: this became of it.
+    /// Its token was used for the same command before, with this outcome.
     Done(EntryId, Outcome),
     /// Its token was used for another command.
     TokenReused,
-    /// The outbox is full: so many bytes are in it.
+    /// The outbox is full. It holds this many bytes.
     Full(u64),
-    /// As many tokens are remembered as fit.
+    /// The maximum number of tokens is remembered.
     TokensFull,
 }
 
@@ -198,7 +201,8 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time in whole seconds, rounded up: what expires within a second of rounding would be worth less than was asked for.
+/// Rounds a time up to whole seconds. Rounding down would shorten the time to live that was asked
+/// for.
 fn seconds_up(time: Duration) -> u64 {
     time.as_secs()
         .saturating_add(u64::from(time.subsec_nanos() > 0))
@@ -226,7 +230,7 @@ fn counters(records: &dyn Records) -> Result<Counters, ProfileError> {
     Ok(store::get(records, b"o")?.unwrap_or_default())
 }
 
-/// Adds a command, unless its token says that it is there already.
+/// Adds a command, unless its token is known already.
 pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileError> {
     let mut counters = counters(records)?;
     if let Some(token) = new.token {
@@ -256,7 +260,8 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
     counters.last = id.0;
     counters.bytes += u64::from(bytes) + ENTRY_BYTES;
     let created = new.now.as_secs();
-    // A copy of the profile from here on does the same under the same number, and so not again.
+    // With a number from the start, a copy of the profile made from here on sends it under the same
+    // number, so it is not executed twice.
     let number = numbers::take_early(records, &new.account)?;
     let entry = Entry {
         account: new.account.clone(),
@@ -287,24 +292,24 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
     Ok(Added::Entry(id))
 }
 
-/// An entry that is not settled.
+/// Returns an entry that is not settled.
 pub fn find(records: &dyn Records, id: EntryId) -> Result<Option<Entry>, ProfileError> {
     store::get(records, &entry_key(id))
 }
 
-/// All entries that are not settled, in the order in which they were typed.
+/// Returns all entries that are not settled, in the order in which they were typed.
 pub fn list(records: &dyn Records) -> Result<Vec<(EntryId, Entry)>, ProfileError> {
     let found = records.scan(b"e/", b"", usize::MAX)?;
     let one = |(key, value): &Pair| Ok((id_in(records, key)?, store::parse(records, key, value)?));
     found.iter().map(one).collect()
 }
 
-/// The command of an entry.
+/// Returns the command of an entry.
 pub fn body(records: &dyn Records, id: EntryId) -> Result<Option<Vec<u8>>, ProfileError> {
     store::get(records, &body_key(id))
 }
 
-/// Changes an entry, if it is not settled.
+/// Changes an entry if it is not settled.
 pub fn change(
     records: &mut dyn Records,
     id: EntryId,
@@ -317,7 +322,7 @@ pub fn change(
     Ok(())
 }
 
-/// Writes down what became of an entry. What is settled already stays as it is.
+/// Records the outcome of an entry. A settled entry stays as it is.
 pub fn settle(
     records: &mut dyn Records,
     id: EntryId,
@@ -337,7 +342,7 @@ pub fn settle(
     }
     store::put(records, b"o", &counters)?;
     if *outcome == Outcome::NotDone(Reason::NotKept) {
-        // Its user has been told that it was given up.
+        // The caller has been told that it was given up.
         return Ok(());
     }
     let done = Done {
@@ -349,8 +354,9 @@ pub fn settle(
     store::put(records, &done_key(id), &done)
 }
 
-/// The account whose user is told what became of an entry. A login that turns out to be done is told to the user whom it
-/// logged in: whoever was logged in when it was typed, often nobody, is not any more.
+/// Returns the account to report an outcome to. For a login that turns out to have succeeded, it is
+/// the user who was logged in. The account at the time of typing, often nobody, is no longer logged
+/// in.
 fn told_to(entry: &Entry, outcome: &Outcome) -> Account {
     let mut account = entry.account.clone();
     if let (true, Outcome::Answer(bytes)) = (entry.is_secret, outcome)
@@ -361,7 +367,7 @@ fn told_to(entry: &Entry, outcome: &Outcome) -> Account {
     account
 }
 
-/// Notes what became of something that was no entry here.
+/// Records the outcome of a command that was no entry here.
 #[cfg(feature = "sqlite")]
 pub fn add_done(
     records: &mut dyn Records,
@@ -381,27 +387,27 @@ pub fn add_done(
     store::put(records, &done_key(EntryId(counters.last)), &done)
 }
 
-/// True when there are entries that are not settled.
+/// True if there are entries that are not settled.
 pub fn has_entries(records: &dyn Records) -> Result<bool, ProfileError> {
     Ok(!records.scan(b"e/", b"", 1)?.is_empty())
 }
 
-/// What becomes of an entry that whoever asked for it does not wait for any more.
+/// The state of an entry whose caller has stopped waiting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// It has been settled meanwhile.
+    /// It has been settled in the meantime.
     Settled(Outcome),
-    /// It is kept. Nothing of it has left this machine.
+    /// It is kept. Nothing of it was sent.
     Kept,
-    /// It is kept. Whether it was done is not known yet.
+    /// It is kept. It is not known yet whether it was executed.
     KeptUnknown,
-    /// It is not kept, and has certainly not been done.
+    /// It is not kept, and has certainly not been executed.
     NotDone,
-    /// It is not kept. Whether it was done is not known.
+    /// It is not kept. It is not known whether it was executed.
     Unknown,
 }
 
-/// Nobody waits for an entry any more.
+/// Records that the caller of an entry has stopped waiting.
 pub fn stop_waiting(
     records: &mut dyn Records,
     id: EntryId,
@@ -411,7 +417,7 @@ pub fn stop_waiting(
         return Ok(Left::Settled(outcome));
     }
     let Some(entry) = find(records, id)? else {
-        // Taken by another run of the same token.
+        // Another process with the same token has taken it.
         return Ok(Left::Unknown);
     };
     let is_kept = keep && !entry.is_secret && !is_planted(Fault::KeepNothing);
@@ -436,18 +442,18 @@ pub fn stop_waiting(
     }
 }
 
-/// What comes of taking an entry back.
+/// The result of cancelling an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It has not been done, and never will be.
+    /// It has not been executed, and never will be.
     Certainly,
-    /// Some of it has left: the realm has to say.
+    /// Some of it was sent: the realm has to decide.
     Asked,
     /// There is no such entry.
     NoSuchEntry,
 }
 
-/// Takes an entry back.
+/// Cancels an entry.
 pub fn cancel(
     records: &mut dyn Records,
     id: EntryId,
@@ -457,7 +463,7 @@ pub fn cancel(
         None => Ok(Cancelled::NoSuchEntry),
         Some(entry) if !entry.left => {
             settle(records, id, &Outcome::NotDone(Reason::Cancelled))?;
-            // Whoever waits for it is told; whoever takes it back knows.
+            // A waiting caller is told. The caller of this function knows already.
             if !entry.waiting.is_on(now) {
                 records.delete(&done_key(id))?;
             }
@@ -473,8 +479,8 @@ pub fn cancel(
     }
 }
 
-/// The operation number `number` of an entry is of no use: it was never done under it, and never will be. It gets another, above
-/// `highest`.
+/// Replaces the operation number `number` of an entry: the command was not executed under it, and
+/// never will be. The entry gets another number, above `highest`.
 pub fn renumber(
     records: &mut dyn Records,
     (id, realm): (EntryId, RealmNumber),
@@ -483,16 +489,17 @@ pub fn renumber(
 ) -> Result<(), ProfileError> {
     state::update(records, realm, |state| state.learn_highest(highest.0))?;
     change(records, id, |entry| {
-        // Another process may have learnt the same, and sent it under another number already.
+        // Another process may have learned the same, and sent it under another number already.
         if entry.number == Some(number.0) {
             (entry.number, entry.left, entry.attempts) = (None, false, 0);
         }
     })
 }
 
-/// It is known for the first time who is logged in on a realm. The command `login` may have opened the session; without one the
-/// session is older than all that was typed here, as in an old copy of a profile. What was typed in the session is this user's. What
-/// was typed before it was nobody's, and is not done.
+/// Assigns entries to the account that is found to be logged in on a realm for the first time. The
+/// command `login` may have opened the session. Without one, the session is older than all entries
+/// here, as in an old copy of a profile. Entries typed in the session belong to this user. Entries
+/// typed before it belong to nobody, and are cancelled.
 pub fn adopt(
     records: &mut dyn Records,
     account: &Account,
@@ -502,7 +509,7 @@ pub fn adopt(
     for (id, mut entry) in list(records)? {
         let is_nobodys =
             entry.account.is_nobody_of(account.realm) && !is_planted(Fault::OutboxOfNobody);
-        // What carries a password ends with its call.
+        // A command with a password ends with its call.
         if !is_nobodys || entry.is_secret {
             continue;
         }
@@ -517,7 +524,7 @@ pub fn adopt(
     Ok(())
 }
 
-/// True when a command says in full in which session it is to be done.
+/// True if a command names its session in full.
 fn names_session(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     let body = body(records, id)?.unwrap_or_default();
     let request = Request::parse(&body).map_err(|_| records.damaged())?;
@@ -527,7 +534,7 @@ fn names_session(records: &dyn Records, id: EntryId) -> Result<bool, ProfileErro
     ))
 }
 
-/// The last entry that may have logged somebody in on a realm, beside `id`.
+/// Returns the last entry other than `id` that may have logged a user in on a realm.
 pub fn last_login(
     records: &dyn Records,
     realm: RealmNumber,
@@ -543,7 +550,8 @@ pub fn last_login(
     Ok(last)
 }
 
-/// Notes whether bytes of an entry may have left this machine: what has not is certainly not done.
+/// Records whether bytes of an entry may have been sent. If not, it has certainly not been
+/// executed.
 pub fn note_left(records: &mut dyn Records, id: EntryId, left: bool) -> Result<(), ProfileError> {
     change(records, id, |entry| entry.left = left)
 }

@@ -1,4 +1,4 @@
-//! Which entries are to be sent next, and under which numbers.
+//! Decides which entries are sent next, and under which numbers.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,70 +16,70 @@ use crate::{
     wire::{OperationNumber, Request, SessionId, SessionRef},
 };
 
-/// The realm tells so many numbers up to the highest apart (EXACT-3): no number is given out that is so far above one that
-/// is not settled (EXACT-12).
+/// The realm distinguishes this many numbers up to the highest (EXACT-3). No number is assigned
+/// that is this far above an unsettled one (EXACT-12).
 const WINDOW: u64 = 256;
-/// An entry that another process has begun is left to it for so long.
+/// An entry that another process has started is left to it for this time.
 const STUCK: Duration = Duration::from_secs(45);
-/// The longest pause before an entry is tried again.
+/// The longest pause before the next attempt.
 pub const PAUSE_MAX: Duration = Duration::from_hours(1);
-/// Operation numbers are below this: 2^62.
+/// Operation numbers are below this: 2^62 - 1.
 const VARINT_MAX: u64 = (1 << 62) - 1;
-/// Entries that are on their way at once.
+/// The maximum number of entries in flight.
 pub const ON_THE_WAY_MAX: usize = 64;
 
-/// An entry to be sent.
+/// An entry to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picked {
-    /// The entry.
+    /// Its id.
     pub id: EntryId,
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: Account,
-    /// Its number.
+    /// Its operation number.
     pub number: OperationNumber,
-    /// Its command, not numbered; none where it carried a password.
+    /// Its command, without a number. `None` if it carried a password.
     pub body: Option<Vec<u8>>,
-    /// What is to be done with it.
+    /// What to do with it.
     pub aim: Aim,
-    /// It logs somebody in, with a password that is not here.
+    /// It is a login or changes the login. Its password is not here.
     pub is_login: bool,
-    /// Its session is named in full, and was not when it was typed.
+    /// Its session was named in full here, not when it was typed.
     pub is_named_here: bool,
-    /// It is the first time that anything of it leaves.
+    /// This is its first attempt.
     pub is_first: bool,
-    /// Bytes of it may have left before.
+    /// Bytes of it may have been sent before.
     pub left: bool,
-    /// How often it was begun before.
+    /// How many attempts were started before.
     pub attempts: u32,
-    /// For how long somebody waits for it; none for nobody.
+    /// How long its caller still waits. `None` if no caller waits.
     pub waited: Option<Duration>,
 }
 
-/// What is due.
+/// The due entries.
 #[derive(Debug, Default)]
 pub struct Due {
-    /// To be sent now.
+    /// The entries to send now.
     pub picked: Vec<Picked>,
-    /// When to look again, if nothing changes before, since 1970.
+    /// When to check again if nothing changes earlier, since 1970.
     pub next: Option<Duration>,
-    /// Something has been settled.
+    /// An entry has been settled.
     pub has_settled: bool,
 }
 
 impl Due {
-    /// Looks again at `time`, since 1970, or before.
+    /// Makes the next check happen at `time`, since 1970, or earlier.
     fn look_at(&mut self, time: Duration) {
         self.next = Some(self.next.map_or(time, |next| next.min(time)));
     }
 }
 
-/// True when an entry has to wait for one that was typed before it. A login waits for logins only, lest an earlier one that
-/// was delayed undoes it; what other users began stays theirs (EXACT-6).
+/// True if an entry has to wait for an earlier one. A login waits for logins only, so that a
+/// delayed earlier login does not undo it. Entries of another user remain that user's (EXACT-6).
 pub fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     Ok(first_before(records, id)?.is_some())
 }
 
-/// The first entry that one has to wait for.
+/// Returns the first entry that this entry has to wait for.
 pub fn first_before(records: &dyn Records, id: EntryId) -> Result<Option<EntryId>, ProfileError> {
     let entries = list(records)?;
     let Some((_, own)) = entries.iter().find(|(other, _)| *other == id) else {
@@ -99,8 +99,9 @@ pub fn first_before(records: &dyn Records, id: EntryId) -> Result<Option<EntryId
     Ok(None)
 }
 
-/// Picks what is to be sent of `account`'s entries, except those that are `on_the_way` with the same aim, and gives it numbers. Where nobody
-/// is logged in, only what somebody waits for. At most so many are on their way at once.
+/// Picks the entries of `account` to send, and assigns numbers. Skips those that are `on_the_way`
+/// with the same aim. If nobody is logged in, picks only entries with a waiting caller. At most
+/// `most` are in flight at once.
 pub fn pick(
     records: &mut dyn Records,
     account: &Account,
@@ -110,7 +111,7 @@ pub fn pick(
     let mut due = Due::default();
     let entries = list(records)?;
     let same_realm = |entry: &Entry| entry.account.realm == account.realm;
-    // Where there may be one only, it is the one of which something has left before.
+    // If only one may be in flight, it is the one that may have been sent before.
     let mut left = entries
         .iter()
         .filter(|(_, entry)| same_realm(entry) && entry.left && entry.account == *account);
@@ -118,12 +119,13 @@ pub fn pick(
     let (mut before, mut is_full) = (Before::default(), false);
     for (id, mut entry) in entries {
         let scope = entry.scope(records)?;
-        // Whoever logs in keeps all of the realm's entries waiting. Those of other users wait for theirs to log in.
+        // Any login makes all later entries of the realm wait. Entries of other users wait for
+        // their user's login.
         let is_login = entry.is_login(records)?;
         if same_realm(&entry) && entry.account != *account && !is_login {
             release(records, (id, &mut entry), now)?;
         }
-        // Whoever is logged in uses up the numbers of what nobody's passwords were for.
+        // The logged-in user also cancels commands with passwords that nobody was logged in for.
         let is_ours = entry.account == *account
             || (entry.is_secret && entry.account.is_nobody_of(account.realm))
             || is_planted(Fault::OutboxOfAnybody);
@@ -132,7 +134,7 @@ pub fn pick(
         }
         let is_blocked = before.meets(scope) && !is_planted(Fault::OutboxInNoOrder);
         before.add(scope);
-        // An attempt that is on its way goes on for long: what expires meanwhile is taken back.
+        // An attempt in flight takes long: an entry that expires meanwhile is cancelled.
         let is_over = entry.end_if_over(now);
         if let (Aim::Do, Some(expires)) = (entry.aim, entry.expires) {
             due.look_at(Duration::from_secs(expires));
@@ -151,7 +153,7 @@ pub fn pick(
         let is_held =
             (!is_logged_in && !entry.waiting.is_on(now)) || only.is_some_and(|only| only != id);
         if entry.aim == Aim::Do && (is_held || is_blocked) {
-            // Somebody logs in first, or what is before it is settled; both are changes.
+            // A login, or the end of an earlier entry, comes first. Both are changes.
             continue;
         }
         let later = entry.next_look();
@@ -162,7 +164,7 @@ pub fn pick(
         if entry.is_secret && entry.aim == Aim::Do {
             continue;
         }
-        // One that is on its way with another aim is begun anew.
+        // An attempt with another aim is restarted.
         let others = on_the_way.len() - usize::from(on_the_way.contains_key(&id));
         if due.picked.len() + others >= most {
             break;
@@ -172,15 +174,16 @@ pub fn pick(
         }
         match begin(records, (id, &mut entry), now)? {
             Some(picked) => due.picked.push(picked),
-            // The next look at it comes when something is settled.
+            // It is checked again when an entry is settled.
             None => is_full = true,
         }
     }
     Ok(due)
 }
 
-/// Entries of a user who is not logged in wait for that. A number from before another user's login is of no use to them any
-/// more (EXACT-6), and must not keep that user's waiting (EXACT-12).
+/// Releases the number of an entry whose user is not logged in. The entry waits for that user's
+/// login. A number from before another user's login is useless to it (EXACT-6), and must not block
+/// the numbers of the logged-in user (EXACT-12).
 fn release(
     records: &mut dyn Records,
     (id, entry): (EntryId, &mut Entry),
@@ -200,7 +203,7 @@ fn release(
     Ok(())
 }
 
-/// Picks one entry that another process should have taken up and has not, if nothing is before it.
+/// Picks an entry that another process should have sent and has not, if nothing is before it.
 pub fn pick_one(
     records: &mut dyn Records,
     id: EntryId,
@@ -219,7 +222,8 @@ pub fn pick_one(
     }
 }
 
-/// Writes down that an entry leaves now: one with a password, which only its caller has, or one that the carrier left.
+/// Records that an entry is sent now: one with a password, which only its caller has, or one that
+/// the carrier did not send.
 pub fn begin_now(
     records: &mut dyn Records,
     id: EntryId,
@@ -231,8 +235,9 @@ pub fn begin_now(
     }
 }
 
-/// A number for an entry that is added, above all that were used. None where one of the same user's is so far below it that
-/// the realm would forget it (EXACT-12); the entry gets one when it leaves.
+/// Returns a number for a new entry, above all used numbers. `None` if a number of the same user is
+/// so far below it that the realm would forget it (EXACT-12). Then the entry gets a number when it
+/// is sent.
 pub fn take_early(
     records: &mut dyn Records,
     account: &Account,
@@ -245,7 +250,8 @@ pub fn take_early(
     take_above(records, account.realm, lowest)
 }
 
-/// A number for an entry that leaves. Only numbers of what may have left count: the outcome of others is certain.
+/// Returns a number for an entry to send. Only numbers that may have been sent count: the outcome
+/// of the others is certain.
 fn take(records: &mut dyn Records, realm: RealmNumber) -> Result<Option<u64>, ProfileError> {
     let entries = list(records)?;
     let left = entries
@@ -262,7 +268,7 @@ fn take_above(
 ) -> Result<Option<u64>, ProfileError> {
     let highest = state::load(records, realm)?.highest;
     let number = highest + 1;
-    // What is that far below is forgotten already: it guards nothing.
+    // A number that far below is forgotten already and protects nothing.
     let lowest = lowest.filter(|lowest| lowest + WINDOW > highest);
     let lowest = lowest.filter(|_| !is_planted(Fault::NumbersWithoutWindow));
     if number >= VARINT_MAX || lowest.is_some_and(|lowest| number >= lowest + WINDOW) {
@@ -272,14 +278,15 @@ fn take_above(
     Ok(Some(number))
 }
 
-/// Writes down that an entry leaves, under a number, if there is one for it.
+/// Records that an entry is sent. Assigns a number if it has none. `None` if no number is
+/// available.
 fn begin(
     records: &mut dyn Records,
     (id, entry): (EntryId, &mut Entry),
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
     let is_login = entry.is_login(records)?;
-    // A number above that of a login whose outcome is not known might be the next user's.
+    // While the outcome of a login is unknown, a number above it might belong to the next user.
     let logs_in = super::last_login(records, entry.account.realm, id)?;
     if entry.number.is_none()
         && !is_login
@@ -300,7 +307,7 @@ fn begin(
     };
     let (left, attempts) = (entry.left, entry.attempts);
     entry.number = Some(number);
-    // From here on it may leave, whatever becomes of this process.
+    // From here on it may be sent, even if this process ends.
     entry.left = true;
     entry.attempts = attempts.saturating_add(1);
     entry.begun = millis(now);
@@ -322,8 +329,8 @@ fn begin(
     }))
 }
 
-/// A command that gets another number in an old copy of a profile names its session in full from then on: the device's latest may be
-/// of another user by now (EXACT-8).
+/// Names the session in full in a command that gets another number in an old copy of a profile: the
+/// device's latest session may be another user's by now (EXACT-8).
 fn name_session(records: &mut dyn Records, id: EntryId, entry: &Entry) -> Result<(), ProfileError> {
     let state = state::load(records, entry.account.realm)?;
     let is_own = state.username.as_deref() == Some(entry.account.username.as_str());
@@ -338,7 +345,7 @@ fn name_session(records: &mut dyn Records, id: EntryId, entry: &Entry) -> Result
     })
 }
 
-/// Gives a command's session another name, if there is one for it.
+/// Replaces the session of a command if `name` returns another one.
 fn rename(
     records: &mut dyn Records,
     id: EntryId,
@@ -356,7 +363,8 @@ fn rename(
     store::put(records, &super::body_key(id), &request.to_bytes())
 }
 
-/// A command that was asked in the profile's own session, which has ended, is to be asked in its user's next one.
+/// Rebinds a command that named the profile's ended session, so that it is sent in its user's next
+/// one.
 pub fn unname(
     records: &mut dyn Records,
     id: EntryId,
@@ -368,13 +376,14 @@ pub fn unname(
     })
 }
 
-/// True when a command has been given its session's name here: it is longer than it was when it was typed.
+/// True if the session of a command was named here: the command is longer than when it was typed.
 fn is_named_here(records: &dyn Records, id: EntryId, entry: &Entry) -> Result<bool, ProfileError> {
     let len = body(records, id)?.map_or(0, |body| body.len());
     Ok(u32::try_from(len).is_ok_and(|len| len > entry.bytes))
 }
 
-/// The command of an entry. What a message is worth counts from when it was typed: what it has waited here is gone.
+/// Returns the command of an entry. The time to live of a message counts from when it was typed, so
+/// the time it has waited here is deducted.
 fn shortened(
     records: &dyn Records,
     id: EntryId,
@@ -392,7 +401,7 @@ fn shortened(
         return Ok(Some(bytes.clone()));
     }
     let left = expires.saturating_sub(seconds_up(now)).max(1);
-    // A clock that was set back makes it worth no more than it was.
+    // A clock that was set back does not extend the time to live.
     request.options.ttl = request.options.ttl.map(|ttl| ttl.min(left));
     Ok(Some(request.to_bytes()))
 }
@@ -402,17 +411,19 @@ impl Entry {
         Scope::from_text(&self.scope).ok_or_else(|| records.damaged())
     }
 
-    /// It logs somebody in, or changes who may: with a password, about the account.
+    /// True if it is a login or changes who may log in: a command with a password about the
+    /// account.
     pub(super) fn is_login(&self, records: &dyn Records) -> Result<bool, ProfileError> {
         Ok(self.is_secret && self.scope(records)? == Scope::Account)
     }
 
-    /// Nothing is tried before `time`, since 1970.
+    /// Starts no attempt before `time`, since 1970.
     pub fn wait_until(&mut self, time: Duration) {
         self.not_before = millis(time);
     }
 
-    /// Ends an entry that nobody can do any more, or that is worth nothing any more. True when it is not to be done.
+    /// Ends an entry that nobody can send any more, or whose lifetime is over. True if it must not
+    /// be executed.
     fn end_if_over(&mut self, now: Duration) -> bool {
         let lifetime = self.created.saturating_add(ENTRY_LIFETIME.as_secs());
         let over = self.expires.unwrap_or(u64::MAX).min(lifetime) <= now.as_secs();
@@ -426,7 +437,7 @@ impl Entry {
         self.aim != Aim::Do
     }
 
-    /// When it is worth looking at the entry again, in milliseconds since 1970.
+    /// Returns when to check the entry again, in milliseconds since 1970.
     fn next_look(&self) -> u64 {
         if self.is_secret && self.aim == Aim::Do {
             return self.waiting.until;
@@ -434,7 +445,7 @@ impl Entry {
         self.not_before
     }
 
-    /// Nothing waits for so long honestly: a clock was set back, or a realm makes fun of us.
+    /// True for an implausibly long wait: a clock was set back, or a realm misbehaves.
     fn is_too_far(&self, look: u64, now: Duration) -> bool {
         self.aim == Aim::Do && !self.is_secret && look > millis(now + PAUSE_MAX)
     }

@@ -1,20 +1,20 @@
-//! What a command is about: two commands about the same thing take effect in the order in which they were typed, others
-//! do not wait for each other.
+//! The scope of a command: what it is about. Two commands with a common scope take effect in the
+//! order in which they were typed. Others do not wait for each other.
 
 use std::{collections::HashSet, fmt};
 
 use crate::wire::{Command, GroupName, RealmId, Request, Sender, Username};
 
-/// What a command is about.
+/// The scope of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// The account: meets everything.
+    /// The account: overlaps with everything.
     Account,
     /// A user.
     User(Username),
     /// A group.
     Group(GroupName),
-    /// Another realm: meets all that is there.
+    /// Another realm: overlaps with everything there.
     Realm(RealmId),
     /// A user of another realm.
     RealmUser(RealmId, Username),
@@ -23,7 +23,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// What `command` is about.
+    /// Returns the scope of `command`.
     pub const fn of(command: &Command<'_>) -> Self {
         match *command {
             Command::Send { to, .. } => Self::User(to),
@@ -65,7 +65,7 @@ impl Scope {
         }
     }
 
-    /// The scope as the outbox keeps it. Names hold no `/`.
+    /// Returns the scope as stored in the outbox. Names contain no `/`.
     pub fn to_text(self) -> String {
         match self {
             Self::Account => "a".into(),
@@ -77,7 +77,7 @@ impl Scope {
         }
     }
 
-    /// Reads what [`Scope::to_text`] wrote.
+    /// Parses the text of [`Scope::to_text`].
     pub fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.split('/');
         let (kind, first, second) = (parts.next()?, parts.next(), parts.next());
@@ -106,7 +106,7 @@ impl Scope {
     }
 }
 
-/// What a command does and to whom, for people: never what a message says.
+/// Describes a command and its target for people. Never includes the text of a message.
 pub fn describe(request: &Request<'_>) -> String {
     let name = request.command.name();
     match Scope::of(&request.command) {
@@ -132,17 +132,17 @@ impl fmt::Display for Scope {
     }
 }
 
-/// What commands before one are about.
+/// The scopes of earlier commands.
 #[derive(Debug, Default)]
 pub struct Before(HashSet<Scope>);
 
 impl Before {
-    /// A command about `scope` is not done yet.
+    /// Adds the scope of an unfinished command.
     pub fn add(&mut self, scope: Scope) {
         self.0.insert(scope);
     }
 
-    /// True when one of them is about the same thing as one about `scope`.
+    /// True if one of them overlaps with `scope`.
     pub fn meets(&self, scope: Scope) -> bool {
         let same_realm = |before: &Scope| before.realm() == scope.realm();
         match scope {

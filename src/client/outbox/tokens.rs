@@ -1,4 +1,5 @@
-//! Tokens: a script that repeats a command under the same token means the same command, however often it runs.
+//! Tokens: a script that repeats a command with the same token means the same command, however
+//! often it runs.
 
 use std::time::Duration;
 
@@ -16,26 +17,27 @@ use crate::{
     wire::{Answer, ErrorCode, Operation, Request, SessionRef},
 };
 
-/// So many tokens are remembered at least, and each for [`TOKEN_LIFETIME`] at least.
+/// At least this many tokens are remembered, and each for at least [`TOKEN_LIFETIME`].
 pub const TOKENS_MIN: u64 = 10_000;
 /// See [`TOKENS_MIN`].
 pub const TOKEN_LIFETIME: Duration = Duration::from_hours(30 * 24);
-/// So many tokens fit: about 16 MiB. Beyond, a command with a token is refused until the oldest are old enough to go.
+/// The maximum number of tokens: about 16 MiB. Beyond it, a command with a token is refused until
+/// the oldest tokens are old enough to be forgotten.
 pub const TOKENS_MAX: u64 = 100_000;
-/// Old tokens that go when one is added.
+/// The number of old tokens that are forgotten when one is added.
 const FORGOTTEN_AT_ONCE: usize = 4;
 
-/// Names a command for whoever may repeat it: 1 to 128 bytes of text.
+/// Identifies a command for a caller that may repeat it: 1 to 128 bytes of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token(String);
 
-/// What is kept of a token.
+/// The record of a token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Kept {
-    /// Of the command, without what differs between two attempts to do the same.
+    /// A hash of the command, without the parts that differ between two attempts.
     fingerprint: [u8; 8],
     id: EntryId,
-    /// When it was given, in seconds since 1970.
+    /// When the token was first used, in seconds since 1970.
     created: u64,
     outcome: Option<Outcome>,
 }
@@ -58,7 +60,7 @@ impl Token {
         hash.first_chunk().copied().unwrap_or_default()
     }
 
-    /// What is known of the token: nothing, or what became of it.
+    /// Returns what is known of the token: nothing, or the outcome of its command.
     pub(in crate::client) fn find(
         &self,
         records: &mut dyn Records,
@@ -76,7 +78,7 @@ impl Token {
         Ok(Some(match outcome {
             None => Added::Entry(id),
             Some(outcome) => {
-                // Whoever asks again is told, so nobody else needs to be.
+                // The repeated call is told, so nobody else needs to be.
                 take_done(records, id)?;
                 Added::Done(id, outcome)
             }
@@ -101,7 +103,7 @@ impl Token {
         Ok(())
     }
 
-    /// Remembers that the token is for an entry. False when as many are remembered as fit.
+    /// Remembers the token for an entry. False if the maximum number is remembered.
     pub(super) fn remember(
         &self,
         records: &mut dyn Records,
@@ -140,13 +142,13 @@ fn age_key(created: u64, token: &[u8]) -> Vec<u8> {
     [b"a/", created.to_be_bytes().as_slice(), token].concat()
 }
 
-/// Tells two commands apart, whatever their numbers and salts are.
+/// Returns a hash that distinguishes commands, regardless of their numbers and salts.
 fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     let mut request = request.clone();
     if let Some(operation) = request.command.operation_mut() {
         *operation = Operation::UNNUMBERED;
     }
-    // However its session was named: the account is the same.
+    // Regardless of how the session was named: the account is the same.
     if let Some(session) = request.command.session_mut() {
         *session = SessionRef::Bound;
     }
@@ -154,7 +156,8 @@ fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     hash.first_chunk().copied().unwrap_or_default()
 }
 
-/// True when a token is free again: its command has not been done. Whoever has logged in and repeats it means it to be done.
+/// True if a token is free again: its command was not executed. A user who has logged in and
+/// repeats it wants it executed.
 fn is_free(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::NotDone(Reason::NotKept | Reason::NoSession) => true,
@@ -166,7 +169,7 @@ fn is_free(outcome: &Outcome) -> bool {
     }
 }
 
-/// Notes what became of the entry that has a token.
+/// Records the outcome of the entry that has a token.
 pub(super) fn settle(
     records: &mut dyn Records,
     account: &Account,
@@ -181,7 +184,7 @@ pub(super) fn settle(
     store::put(records, &key, &Kept { outcome, ..kept })
 }
 
-/// The tokens of what was typed before it was known who is logged in become those of `account`.
+/// Assigns the tokens used before the logged-in account was known to `account`.
 pub(super) fn adopt(records: &mut dyn Records, account: &Account) -> Result<(), ProfileError> {
     let nobody = Account {
         username: String::new(),
@@ -202,7 +205,7 @@ pub(super) fn adopt(records: &mut dyn Records, account: &Account) -> Result<(), 
     Ok(())
 }
 
-/// Forgets a few of the oldest tokens, if there are more than have to be remembered.
+/// Forgets a few of the oldest tokens, if more than the minimum are remembered.
 fn forget_old(
     records: &mut dyn Records,
     tokens: &mut u64,

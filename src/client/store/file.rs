@@ -1,5 +1,5 @@
-//! The light client's store: all records in one small file, which is replaced as a whole under a lock. A database would be
-//! larger than the client.
+//! The light client's store: all records in one small file, replaced as a whole under a lock. A
+//! database would be larger than the client.
 
 use std::{
     fs, io,
@@ -13,7 +13,7 @@ use crate::{
     crypto::write_private,
 };
 
-/// The records in a directory.
+/// The records of a directory.
 #[derive(Debug)]
 pub struct FileStore {
     directory: PathBuf,

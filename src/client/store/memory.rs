@@ -1,5 +1,5 @@
-//! Records in memory: a simulated machine's profile, which outlives its processes and can be copied and restored; and what
-//! the light client's file holds.
+//! Records in memory. They are the profile of a simulated machine, which outlives its processes and
+//! can be copied and restored, and the contents of the light client's file.
 
 use std::{collections::BTreeMap, ops::Bound, path::PathBuf};
 
@@ -9,7 +9,7 @@ use crate::client::ProfileError;
 #[cfg(test)]
 pub use shared::Memory;
 
-/// Records in order.
+/// Records, sorted by key.
 #[derive(Clone, Debug, Default)]
 pub struct Table(pub BTreeMap<Vec<u8>, Vec<u8>>);
 
@@ -66,7 +66,7 @@ mod shared {
         ProfileError, Table,
     };
 
-    /// Asks whether a process has died.
+    /// Returns true if a process has died.
     #[derive(Clone)]
     struct IsDead(Arc<dyn Fn() -> bool + Send + Sync>);
 
@@ -76,14 +76,14 @@ mod shared {
         }
     }
 
-    /// The records of a simulated machine's profile. Its clones are the same records, as other processes of the profile see
-    /// them.
+    /// The records of a simulated machine's profile. Clones share the records, like other processes
+    /// of the profile.
     #[derive(Debug, Default)]
     pub struct Memory {
         shared: Arc<Shared>,
-        /// Whether the process that this is has died: it writes nothing any more.
+        /// Returns true if this process has died. A dead process writes nothing.
         is_dead: Option<IsDead>,
-        /// The change that this process has seen.
+        /// The last change that this process has seen.
         seen: AtomicU64,
     }
 
@@ -95,7 +95,7 @@ mod shared {
     }
 
     impl Clone for Memory {
-        /// The same records, for another process.
+        /// Returns the same records, for another process.
         fn clone(&self) -> Self {
             Self {
                 shared: Arc::clone(&self.shared),
@@ -106,7 +106,7 @@ mod shared {
     }
 
     impl Memory {
-        /// The same records, for a process of a machine.
+        /// Returns the same records, for a process of a machine.
         pub fn of(&self, is_dead: impl Fn() -> bool + Send + Sync + 'static) -> Self {
             Self {
                 is_dead: Some(IsDead(Arc::new(is_dead))),
@@ -114,14 +114,14 @@ mod shared {
             }
         }
 
-        /// The same records, for a machine of their own: what a backup has.
+        /// Returns a copy of the records, as in a backup.
         pub fn copy(&self) -> Self {
             let copy = Self::default();
             copy.restore(self);
             copy
         }
 
-        /// Takes what `backup` has.
+        /// Restores the records from `backup`.
         pub fn restore(&self, backup: &Self) {
             let table = backup.lock().clone();
             *self.lock() = table;
@@ -176,7 +176,7 @@ mod shared {
             let mut changes = self.shared.changes.subscribe();
             Box::pin(async move {
                 let seen = self.seen.load(Ordering::Acquire);
-                // The sender lives as long as this.
+                // The sender lives as long as `self`.
                 if let Ok(now) = changes.wait_for(|now| *now != seen).await {
                     self.seen.store(*now, Ordering::Release);
                 }

@@ -1,11 +1,12 @@
-//! Where a profile keeps its records: keys and values in transactions, shared by all processes of the profile.
+//! The storage of a profile's records: keys and values in transactions, shared by all processes of
+//! the profile.
 //!
-//! The interface is narrow, so that the program can use a database ([`sqlite`](self)), a light client one small file, and
-//! a simulated machine its memory. What the records mean is the business of `state` and `outbox`, which are written once,
-//! against [`Records`].
+//! The interface is narrow, so that the program can use a database ([`sqlite`](self)), a light
+//! client a small file, and a simulated machine its memory. The meaning of the records is defined
+//! in `state` and `outbox`, which are written once, against [`Records`].
 //!
-//! Every value is a format number, one byte, a CRC-32 of key and value, four bytes, and a `postcard` record: a value that
-//! was bent on the disk, or stands under another's key, is an error and never believed.
+//! Every value is a format number (one byte), a CRC-32 of key and value (four bytes), and a
+//! `postcard` record. A value that is corrupt or under another value's key is an error.
 
 #[cfg(not(feature = "sqlite"))]
 mod file;
@@ -35,54 +36,56 @@ use sqlite::SqliteStore;
 use super::{ProfileError, profile::open_lock};
 use crate::faults::{Fault, is_planted};
 
-/// The format of the values so far.
+/// The current format of values.
 const FORMAT: u8 = 1;
-/// Bytes of a value before its record.
+/// The size of the header of a value, in bytes.
 const HEAD: usize = 5;
 
-/// How often changes are looked for where the system does not tell.
+/// How often to check for changes if the system does not report them.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A key and its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
-/// The records of a profile, within a transaction.
+/// The records of a profile in a transaction.
 pub trait Records {
-    /// The value of a key.
+    /// Returns the value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ProfileError>;
-    /// Keys that begin with `prefix` and are greater than `after`, with their values, in order, at most `limit`.
+    /// Returns at most `limit` pairs with keys that begin with `prefix` and are greater than
+    /// `after`, sorted by key.
     fn scan(&self, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, ProfileError>;
-    /// Gives a key a value.
+    /// Sets the value of a key.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), ProfileError>;
-    /// Removes a key.
+    /// Deletes a key.
     fn delete(&mut self, key: &[u8]) -> Result<(), ProfileError>;
-    /// The error for a value that makes no sense.
+    /// Returns the error for an invalid value.
     fn damaged(&self) -> ProfileError;
 }
 
-/// Work in a transaction.
+/// The work of a transaction.
 pub type Work<'a> = &'a mut dyn FnMut(&mut dyn Records) -> Result<(), ProfileError>;
 
-/// Keeps the records of one profile.
+/// A store for the records of one profile.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// Does all of `work` or nothing, alone among all processes of the profile; durable when it returns. Work that fails
-    /// changes nothing.
+    /// Runs `work` as a transaction: all or nothing, isolated from all other processes of the
+    /// profile, durable on return. If `work` fails, nothing changes.
     fn write(&self, work: Work<'_>) -> Result<(), ProfileError>;
 
-    /// Does `work`, which only reads, on one state of the records.
+    /// Runs the read-only `work` on one snapshot of the records.
     fn read(&self, work: Work<'_>) -> Result<(), ProfileError> {
         self.write(work)
     }
 
-    /// Waits until records may have changed, whoever has changed them, since this was last called. May come for nothing.
+    /// Waits until records may have changed since the last call, by any process. It may return
+    /// without a change.
     fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 
-    /// The role of the one process that sends what is in the outbox for a realm, unless another has it. Held until it is
-    /// dropped.
+    /// Takes the role of the carrier for a realm. `None` if another process has it. Held until it
+    /// is dropped.
     fn try_carry(&self, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError>;
 }
 
-/// The role of the process that sends what is in the outbox, held until it is dropped or the process ends.
+/// The role of the carrier. Held until it is dropped or the process ends.
 pub trait Carrying: fmt::Debug + Send + Sync {}
 
 #[derive(Debug)]
@@ -90,14 +93,15 @@ struct Locked(#[expect(dead_code, reason = "the lock ends with the file")] File)
 
 impl Carrying for Locked {}
 
-/// Takes the role for a realm by the lock on a file in the profile's directory, unless another process has it.
+/// Takes the role for a realm by locking a file in the profile's directory. `None` if another
+/// process has it.
 fn lock_role(directory: &Path, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
     let path = directory.join(format!("carrier-{realm}"));
     let lock = open_lock(&path)?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(Box::new(Locked(lock)))),
         Err(TryLockError::WouldBlock) => Ok(None),
-        // A file system without locks: nobody would ever send.
+        // On a file system without locks no process would ever be the carrier.
         Err(TryLockError::Error(source)) => Err(ProfileError::Io { path, source }),
     }
 }
@@ -114,7 +118,7 @@ pub fn open(directory: &Path) -> Result<Box<dyn Store>, ProfileError> {
     return Ok(Box::new(FileStore::open(directory)));
 }
 
-/// A transaction that gives a result.
+/// Runs a transaction and returns its result.
 pub fn write<T>(
     store: &dyn Store,
     work: impl FnOnce(&mut dyn Records) -> Result<T, ProfileError>,
@@ -129,7 +133,7 @@ pub fn write<T>(
     result.ok_or_else(nothing_done)
 }
 
-/// A transaction that only reads, and gives a result.
+/// Runs a read-only transaction and returns its result.
 pub fn read<T>(
     store: &dyn Store,
     work: impl FnOnce(&dyn Records) -> Result<T, ProfileError>,
@@ -144,7 +148,7 @@ pub fn read<T>(
     result.ok_or_else(nothing_done)
 }
 
-/// Every store runs the work it is given.
+/// Returns the error for a store that did not run the work. Every store runs it.
 fn nothing_done() -> ProfileError {
     ProfileError::Io {
         path: PathBuf::new(),
@@ -171,7 +175,7 @@ fn open_value<'a>(
     }
 }
 
-/// The record under a key.
+/// Returns the record under a key.
 pub fn get<T: DeserializeOwned>(
     records: &dyn Records,
     key: &[u8],
@@ -184,7 +188,7 @@ pub fn get<T: DeserializeOwned>(
         .map_err(|_| records.damaged())
 }
 
-/// The bytes of the record under a key.
+/// Returns the bytes of the record under a key.
 pub fn get_bytes(records: &dyn Records, key: &[u8]) -> Result<Option<Vec<u8>>, ProfileError> {
     let Some(value) = records.get(key)? else {
         return Ok(None);
@@ -192,7 +196,7 @@ pub fn get_bytes(records: &dyn Records, key: &[u8]) -> Result<Option<Vec<u8>>, P
     open_value(records, key, &value).map(|record| Some(record.to_vec()))
 }
 
-/// Reads a value that a scan has given.
+/// Parses a value from a scan.
 pub fn parse<T: DeserializeOwned>(
     records: &dyn Records,
     key: &[u8],
@@ -202,7 +206,7 @@ pub fn parse<T: DeserializeOwned>(
     postcard::from_bytes(record).map_err(|_| records.damaged())
 }
 
-/// Puts a record under a key.
+/// Stores a record under a key.
 pub fn put<T: Serialize>(
     records: &mut dyn Records,
     key: &[u8],
@@ -212,7 +216,7 @@ pub fn put<T: Serialize>(
     put_bytes(records, key, &record)
 }
 
-/// Puts the bytes of a record under a key.
+/// Stores the bytes of a record under a key.
 pub fn put_bytes(records: &mut dyn Records, key: &[u8], record: &[u8]) -> Result<(), ProfileError> {
     let mut value = Vec::with_capacity(HEAD + record.len());
     value.push(FORMAT);
@@ -225,7 +229,7 @@ pub fn put_bytes(records: &mut dyn Records, key: &[u8], record: &[u8]) -> Result
 mod tests {
     use super::*;
 
-    /// What every store promises.
+    /// Tests the contract of every store.
     async fn suite(store: &dyn Store, again: &dyn Store) {
         tokio::join!(again.changed(), async {
             write(store, |records| put(records, b"c", &1_u32)).unwrap();

@@ -1,5 +1,5 @@
-//! The program's store: one table in an `SQLite` database. Several processes, transactions and crashes in their midst are
-//! what `SQLite` is made for.
+//! The program's store: one table in an `SQLite` database, which handles concurrent processes,
+//! transactions and crashes.
 
 use std::{
     cell::Cell,
@@ -24,29 +24,29 @@ use crate::client::{
     profile::{make, open_lock},
 };
 
-/// For how long a process waits for the others of its profile to be done with a transaction, which takes milliseconds.
+/// How long a process waits for transactions of other processes, which take milliseconds.
 const BUSY: Duration = Duration::from_secs(20);
 
-/// The records in a directory's database.
+/// The records in the database of a directory.
 #[derive(Debug)]
 pub struct SqliteStore {
     directory: PathBuf,
     connection: Mutex<Connection>,
-    /// Written to after each commit: what `SQLite` writes itself is there before it can be read.
+    /// Written to after each commit: `SQLite`'s own writes happen before the commit can be read.
     wake: File,
     #[cfg(target_os = "linux")]
     watcher: OnceLock<Option<Watcher>>,
 }
 
-/// What tells that a process of the profile has written something: the kernel, of the file that is written to after each
-/// commit. Its events are read like a pipe's bytes; what they say is of no interest.
+/// Watches for changes by other processes, with inotify on the file that is written to after each
+/// commit. Its events are read like bytes of a pipe; their content is ignored.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
 struct Watcher(Receiver);
 
 #[cfg(target_os = "linux")]
 impl Watcher {
-    /// None where the system gives none: changes are looked for then.
+    /// Returns `None` if the system provides none. Then changes are polled.
     fn new(directory: &Path) -> Option<Self> {
         let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
         let events = inotify::init(flags).ok()?;
@@ -63,7 +63,7 @@ impl Watcher {
     }
 }
 
-/// The database within a transaction.
+/// The database in a transaction.
 struct Open<'a> {
     connection: &'a Connection,
     path: PathBuf,
@@ -73,7 +73,8 @@ struct Open<'a> {
 impl SqliteStore {
     pub fn open(directory: &Path) -> Result<Self, ProfileError> {
         let path = directory.join("profile.db");
-        // Made by us, so that nobody else can ever read it; what SQLite puts beside it gets the same mode and owner.
+        // Created here so that nobody else can read it. SQLite gives its other files the same mode
+        // and owner.
         make(&path)?;
         let made = || {
             let connection = Connection::open(&path)?;
@@ -81,7 +82,7 @@ impl SqliteStore {
             // An answer `ok` means durable, here as on the realm.
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "FULL")?;
-            // What was delivered is not to be read in free pages.
+            // Delivered messages must not remain readable in free pages.
             connection.pragma_update(None, "secure_delete", "ON")?;
             connection.execute_batch(
                 "CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
@@ -115,7 +116,7 @@ impl SqliteStore {
         let transaction = connection
             .transaction_with_behavior(behavior)
             .map_err(|error| failed(&path, &error))?;
-        // What is dropped before it is committed is undone.
+        // A transaction that is dropped before its commit is rolled back.
         work(&mut Open {
             connection: &transaction,
             path: path.clone(),
@@ -125,7 +126,7 @@ impl SqliteStore {
             .commit()
             .map_err(|error| failed(&path, &error))?;
         if is_changed.get() {
-            // Who is not woken looks again in a while.
+            // A process that is not woken checks again after a while.
             let _ = (&self.wake).write(b".");
             let _ = (&self.wake).rewind();
         }

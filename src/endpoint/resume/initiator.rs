@@ -1,4 +1,4 @@
-//! The side that comes back.
+//! Resumption on the initiator.
 
 use super::{Resumption, TICKET_SHOWN, Ticket, TicketState};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Endpoint {
-    /// Has `link` come back by a ticket. To be called before anything of the link is transmitted.
+    /// Resumes `link` with a ticket. Call it before anything of the link is transmitted.
     pub fn come_back(&mut self, link: LinkId, ticket: Ticket) {
         let max_datagram = self.config.max_datagram;
         if let Some(slot) = self.slots.get_mut(&link)
@@ -23,7 +23,7 @@ impl Endpoint {
         }
     }
 
-    /// Shows what `link` comes back with until then, and not later.
+    /// Limits the use of the ticket of `link` to times before `until`.
     pub fn show_ticket_until(&mut self, link: LinkId, until: Time) {
         let slot = self.slots.get_mut(&link);
         let resumption = slot.and_then(|slot| slot.resumption.as_deref_mut());
@@ -32,12 +32,13 @@ impl Endpoint {
         }
     }
 
-    /// What to come back with to where `link` leads; `None` where that is not known, or was refused.
+    /// Returns the ticket for the other side of `link`; `None` if there is none, or if it was
+    /// refused.
     pub fn ticket(&self, link: LinkId) -> Option<&Ticket> {
         self.slots.get(&link)?.ticket()
     }
 
-    /// A handshake is over: this is what to come back with.
+    /// Keeps the ticket of a completed handshake.
     pub(in crate::endpoint) fn keep_ticket(&mut self, link: LinkId, welcome: &Welcome) {
         let (resumes, own) = (self.config.resumes, self.config.max_datagram);
         let Some(slot) = self.slots.get_mut(&link) else {
@@ -49,7 +50,7 @@ impl Endpoint {
             .link
             .initiators_secret()
             .filter(|_| resumes && !slot.is_shared && slot.role == Role::Initiator)
-            // One of a key that the realm goes by no more would be refused.
+            // A ticket of the realm's former key would be refused.
             .filter(|_| welcome.successor.is_none() && !welcome.is_final)
             .zip(slot.remote)
             .map(|(secret, id)| {
@@ -64,8 +65,9 @@ impl Endpoint {
             });
     }
 
-    /// A link that was resumed and has carried nothing since is forgotten on the other side by now (HS-5): it is resumed anew rather than
-    /// asked in vain, since a Reset of it is not believed at once (HS-19).
+    /// Resumes a link again if it was resumed and has carried nothing since. By now the other side
+    /// has forgotten it (HS-5), and a Reset of it is not believed at once (HS-19), so a request on
+    /// it would be delayed.
     pub(in crate::endpoint) fn come_back_again(&mut self, now: Time, link: LinkId) {
         let is_forgotten = self.slots.get(&link).is_some_and(|slot| {
             slot.ticket_state == TicketState::Used
@@ -79,7 +81,7 @@ impl Endpoint {
         }
     }
 
-    /// True when `link` was resumed, or is about to be: what is said on it has no forward secrecy (HS-19).
+    /// True if `link` was resumed or is about to be: its contents have no forward secrecy (HS-19).
     pub fn is_resumed(&self, link: LinkId) -> bool {
         let slot = self.slots.get(&link);
         slot.is_some_and(|slot| match &slot.stage {
@@ -91,7 +93,7 @@ impl Endpoint {
         })
     }
 
-    /// The answer to a resumption. One that is of no link that waits for it is noise.
+    /// Handles a Resumed. One that belongs to no waiting link is ignored.
     pub(in crate::endpoint) fn handle_resumed(
         &mut self,
         now: Time,
@@ -137,7 +139,7 @@ impl Endpoint {
             );
             slot.stage = Stage::Open;
             slot.ticket_state = TicketState::Used;
-            // It is told by the first UPDATE.
+            // The first UPDATE carries the new token.
             slot.token = None;
             slot.heard = Some(now);
             slot.remote = Some(connection);
@@ -145,7 +147,7 @@ impl Endpoint {
             slot.link.is_let_in_again(max_datagram);
             slot.link.early_arrived(now);
             if slot.link.handle_early(now, frames).is_err() {
-                // Shown again, the ticket would be answered so again.
+                // A repeat with the same ticket would get the same answer.
                 self.ticket_is_refused(now, id);
                 return Err(Dropped::Malformed);
             }
@@ -175,7 +177,8 @@ impl Endpoint {
         outcome
     }
 
-    /// The other side does not take this ticket (any more): a handshake begins at once. True if it was of a link that waits.
+    /// Handles a Reset that refuses a ticket: a handshake begins at once. True if it belongs to a
+    /// link that waits.
     pub(in crate::endpoint) fn ticket_refused(
         &mut self,
         now: Time,
@@ -188,7 +191,8 @@ impl Endpoint {
                 let Stage::Dialing(dial) = &slot.stage else {
                     return false;
                 };
-                // What comes sooner than an answer can is of the link before, whose name may be the same.
+                // A Reset that arrives sooner than an answer can belongs to the link before, whose
+                // name may be the same.
                 let rtt = slot.link.rtt();
                 let is_stray = dial.is_unanswerable(now, rtt);
                 !is_stray
@@ -209,7 +213,7 @@ impl Endpoint {
         self.forget_ticket(now, id);
     }
 
-    /// Goes on without a ticket.
+    /// Drops the ticket of a link and begins a handshake.
     pub(in crate::endpoint) fn forget_ticket(&mut self, now: Time, id: LinkId) {
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.resumption = None;

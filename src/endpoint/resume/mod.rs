@@ -1,6 +1,6 @@
-//! Resumption (HS-18 … HS-21): how a device that was here before comes back in one round trip. What this side comes back with
-//! is a [`Ticket`]; what it takes others back by is a [`Known`], found at the link that their handshake opened, or else by
-//! whoever keeps them ([`Event::UnknownTicket`]).
+//! Resumption (HS-18 … HS-21): a returning device opens a link in one round trip. The initiator
+//! resumes with a [`Ticket`]. The responder accepts it with a [`Known`], found at the link that the
+//! ticket's handshake opened, or else in the caller's records ([`Event::UnknownTicket`]).
 
 mod initiator;
 mod responder;
@@ -19,113 +19,117 @@ use crate::{
     wire::{ConnectionId, Life, OperationNumber, RESUMED_HEADER, ResetToken, Update},
 };
 
-/// A ticket is good for so long.
+/// How long a ticket is valid.
 pub const TICKET_LIFETIME: Duration = Duration::from_hours(24);
-/// It is shown for so long after its handshake.
+/// How long after its handshake an initiator uses a ticket.
 pub const TICKET_SHOWN: Duration = TICKET_LIFETIME.saturating_sub(Duration::from_mins(10));
-/// Tickets of one device that are remembered of links that were never proven.
+/// The largest number of tickets of one device remembered from links that were never proven.
 const UNPROVEN_PER_DEVICE: usize = 4;
-/// Bytes of the connection id that a Resumed begins with.
+/// Length of the connection id at the start of a Resumed's payload, in bytes.
 const CONNECTION_LEN: usize = 4;
 
-/// What this side comes back with.
+/// What an initiator resumes with.
 #[derive(Clone, Debug)]
 pub struct Ticket {
-    /// Its name: the connection id of the link that its handshake opened.
+    /// The ticket's name: the connection id of the link that its handshake opened.
     pub id: ConnectionId,
-    /// What a Reset of it carries.
+    /// The token that a Reset of the ticket carries.
     pub token: ResetToken,
-    /// What only the two sides know.
+    /// The secret that only the two sides know.
     pub secret: ResumptionSecret,
-    /// The largest datagram that each side takes, in bytes: this one's, and the other's.
+    /// The largest datagram of each side, in bytes: this side's, then the other's.
     pub max_datagrams: (usize, usize),
-    /// It is not shown any more from then on: the other side would refuse it soon.
+    /// When this side stops using it: the other side would refuse it soon.
     pub until: Time,
 }
 
-/// What this side knows of who comes back.
+/// What a responder knows of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// The device's key.
     pub peer: PublicKey,
-    /// This side's key that its handshake was with.
+    /// This side's key in the ticket's handshake.
     pub own: PublicKey,
-    /// What only the two sides know.
+    /// The secret that only the two sides know.
     pub secret: ResumptionSecret,
     /// The largest datagram that the device takes, in bytes.
     pub max_datagram: usize,
-    /// Who was logged in.
+    /// The account that was logged in.
     pub account: Option<AccountId>,
-    /// Where it has been shown to be.
+    /// The address that the device has proven.
     pub place: Option<IpAddr>,
 }
 
-/// What was found out of a ticket that an endpoint did not know.
+/// The result of looking up a ticket that an endpoint did not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TicketFound {
-    /// It is good: who comes back by it.
+    /// The ticket is valid.
     Good(Known),
-    /// It is not, or not any more.
+    /// The ticket is invalid or expired.
     NotGood,
-    /// What is kept could not be read.
+    /// The records could not be read.
     Unknown,
 }
 
-/// What there is to a link that was resumed, beside what any has.
+/// The additional state of a resumed link on the responder.
 #[derive(Clone, Debug)]
 pub(super) struct Resumed {
-    /// Who was logged in before.
+    /// The account that was logged in before.
     pub account: Option<AccountId>,
     /// The ticket's name.
     pub ticket: ConnectionId,
-    /// It is known where its device has been shown to be.
+    /// True if the ticket has a proven address of its device.
     has_place: bool,
-    /// The current life of the store, where the device knows another.
+    /// The current life of the store, if the device knows another.
     life: Option<Life>,
-    /// It has been let in again.
+    /// True once the link is accepted again.
     is_welcome: bool,
     highest: OperationNumber,
 }
 
-/// Whether the initiator of a link means to come back.
+/// Whether the initiator of a link wants to resume later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TicketState {
-    /// It does not, or has come back itself.
+    /// It does not, or the link is itself resumed.
     Unwanted,
-    /// It does, if the link's handshake was none that somebody has recorded.
+    /// It does, but the link's handshake may be a replayed recording.
     Wanted,
-    /// It does, and the handshake was none such; there are no keys yet.
+    /// It does, and the handshake is not a replay; there are no keys yet.
     Genuine,
-    /// It has been told that what it takes may be kept ([`Event::TicketDue`]).
+    /// The ticket's record was passed to the caller to store ([`Event::TicketDue`]).
     Due,
-    /// On an initiator's link: it has come back by one.
+    /// On an initiator's link: it was resumed by a ticket.
     Used,
 }
 
-/// What there is to a link that may be resumed, or was.
+/// The resumption state of a link.
 #[derive(Clone, Debug)]
 pub(super) enum Resumption {
-    /// An initiator's: what to come back with.
+    /// On an initiator's link: the ticket to resume with.
     Ticket(Ticket),
-    /// A responder's: the initiator has come back.
+    /// On a responder's link: the initiator has resumed.
     Resumed(Resumed),
 }
 
-/// Tickets that are being looked up elsewhere, and the lives of the store that a Resume may name.
+/// Pending ticket lookups, the lives of the store that a Resume may name, and tickets of unproven
+/// links.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
-    /// Whether whoever sent each has shown where they are.
+    /// The Resumes whose tickets are looked up, and whether each sender has proven its address.
     waiting: BTreeMap<InitHash, bool>,
     lives: Vec<Life>,
-    /// How old what was opened before is, is not known: the clock stood still, or the time of day was set.
+    /// The age of links opened before this is unknown: the clock stopped, or the time of day was
+    /// set.
     since: Time,
-    /// Of links that have ended and never proved genuine: who comes back by one does.
+    /// Tickets of links that ended without a proof that their handshake was genuine. A resumption
+    /// by one proves it.
     unproven: BTreeMap<ConnectionId, (Time, Known)>,
 }
 
 impl Lookups {
-    /// Remembers by what a device may come back whose link ends. There are few of one device: somebody may have recorded an Init of it
-    /// and send it again, and what came before that stays. Of all the oldest makes room.
+    /// Remembers the ticket of a link that ends. Keeps few of one device, and the first ones stay,
+    /// because an attacker may replay a recorded Init of it. When the table is full the oldest
+    /// ticket of all is evicted.
     fn remember(&mut self, opened: Time, ticket: ConnectionId, known: Known) {
         let theirs = self.unproven.values();
         let theirs =
@@ -144,7 +148,7 @@ impl Lookups {
 }
 
 impl LinkEntry {
-    /// What to come back with.
+    /// Returns the ticket to resume with.
     pub fn ticket(&self) -> Option<&Ticket> {
         match self.resumption.as_deref()? {
             Resumption::Ticket(ticket) => Some(ticket),
@@ -152,7 +156,7 @@ impl LinkEntry {
         }
     }
 
-    /// How the other side has come back, if it has.
+    /// Returns how the other side has resumed, if it has.
     pub fn resumed(&self) -> Option<&Resumed> {
         match self.resumption.as_deref()? {
             Resumption::Resumed(resumed) => Some(resumed),
@@ -160,8 +164,9 @@ impl LinkEntry {
         }
     }
 
-    /// True when a Reset of the link comes from its other side. An initiator that has come back is told the token only when it has shown
-    /// that it is there: until then, a Reset that names its link will do once something has had no answer for a timeout.
+    /// True if a Reset of the link is accepted as the other side's. An initiator that has resumed
+    /// gets the token only after it has proven its address. Until then a Reset that names its link
+    /// is accepted once something has timed out.
     pub fn believes_reset(&self, token: &ResetToken) -> bool {
         match &self.token {
             Some(known) => same(known, token),
@@ -179,12 +184,14 @@ impl LinkEntry {
         }
     }
 
-    /// True while nothing is carried out on a link that was resumed: whether it is still the same user's is being asked.
+    /// True while a resumed link executes no commands, because the realm checks that the user is
+    /// still the same.
     pub fn waits_for_welcome(&self) -> bool {
         self.resumed().is_some_and(|one| !one.is_welcome)
     }
 
-    /// The device that has resumed this link is let in, which has used operation numbers up to `highest`. What it is to be told at once.
+    /// Accepts the device that resumed this link and that has used operation numbers up to
+    /// `highest`. Returns the UPDATE to send at once.
     pub fn come_back(&mut self, highest: OperationNumber) -> Option<Update> {
         let resumed = self.resumed_mut()?;
         resumed.highest = highest;
@@ -196,5 +203,5 @@ impl LinkEntry {
     }
 }
 
-/// Bytes around the frames of a Resumed.
+/// Bytes of a Resumed besides its frames.
 pub(super) const RESUMED_AROUND: usize = RESUMED_HEADER + CONNECTION_LEN + TAG_LEN;

@@ -1,4 +1,4 @@
-//! The side that takes others back.
+//! Resumption on the responder.
 
 use std::collections::btree_map::Entry;
 
@@ -24,40 +24,43 @@ use crate::{
     },
 };
 
-/// To where a device has been shown to be goes so many times what it brings.
+/// The answer to a device at its proven address may be this many times as long as its Resume.
 const KNOWN_PLACE_FACTOR: usize = 3;
-/// Resumes from one subnet from the places of their tickets, before whoever sends another has to show that they receive there.
+/// The rate of Resumes from one subnet, from the places of their tickets, beyond which a sender has
+/// to prove its address.
 const RETURNED_PER_SUBNET: RateLimit = RateLimit::per_second(2500);
-/// Resumes from one subnet that are refused, before whoever sends another has to show that they receive there.
+/// The rate of refused Resumes from one subnet beyond which a sender has to prove its address.
 const REFUSALS_PER_SUBNET: RateLimit = RateLimit::per_second(20);
-/// The same, from everywhere.
+/// The same for all subnets together.
 const REFUSALS: RateLimit = RateLimit::per_second(1000);
-/// Former lives of the store that a Resume may name.
+/// The number of former lives of the store that a Resume may name.
 const LIVES_TRIED: usize = 8;
 
 impl Endpoint {
-    /// The lives of the store, the current one first: what a Resume may name.
+    /// Sets the lives of the store that a Resume may name, the current one first.
     pub fn know_lives(&mut self, lives: impl IntoIterator<Item = Life>) {
         let lives = lives.into_iter().take(LIVES_TRIED + 1);
         self.lookups.lives = lives.chain([Life::NONE]).collect();
     }
 
-    /// The time of day has gone on otherwise than the time that is given here: how old tickets are is not known here any more. What is
-    /// kept elsewhere, with the time of day of its handshake, is still found.
+    /// Forgets the tickets known here, after the time of day has diverged from the time passed in
+    /// here: their age is unknown. Records that the caller stores with the time of day of their
+    /// handshakes stay valid.
     pub fn forget_tickets(&mut self, now: Time) {
         self.lookups.since = now;
         self.lookups.unproven.clear();
     }
 
-    /// What is to be kept of the handshake of `link`, so that its device may come back after a restart; `None` where it does
-    /// not mean to, or has come back itself.
+    /// Returns the record of the handshake of `link` to store, so that its device may resume after
+    /// a restart. `None` if the device does not want to, or if the link is itself resumed.
     pub fn known(&self, link: LinkId) -> Option<Known> {
         let slot = self.slots.get(&link)?;
-        // One that is not proven may still turn out to have had its answer elsewhere.
+        // An unproven link may turn out to have had its answer elsewhere.
         self.known_of(slot, slot.link.is_proven())
     }
 
-    /// `is_settled`: nothing that is still to come can show that its device had the answer elsewhere.
+    /// Returns the record of a link. With `is_settled` no later event can show that its device had
+    /// the answer at another address.
     fn known_of(&self, slot: &LinkEntry, is_settled: bool) -> Option<Known> {
         let is_ticket = match slot.ticket_state {
             TicketState::Unwanted | TicketState::Used => false,
@@ -65,7 +68,7 @@ impl Endpoint {
                 slot.opened >= self.lookups.since
             }
         };
-        // Who has come by a former key does so by the current one next time.
+        // A device that used a former key uses the current one next time.
         let own = self.keys.first().filter(|_| slot.own == 0)?.public;
         let (secret, max_datagram) = slot.link.responders_ticket().filter(|_| is_ticket)?;
         Some(Known {
@@ -78,8 +81,8 @@ impl Endpoint {
         })
     }
 
-    /// True when `link` is being let in, and its device is known to have used no number as high as `operation`: the Init that brought it is
-    /// none that somebody has recorded.
+    /// True if `link` is being accepted and its device is known to have used no number as high as
+    /// `operation`. Then the Init is not a replayed recording.
     pub fn is_fresh(&self, link: LinkId, operation: OperationNumber) -> bool {
         let slot = self.slots.get(&link);
         slot.is_some_and(|slot| match &slot.stage {
@@ -90,7 +93,8 @@ impl Endpoint {
         })
     }
 
-    /// HS-20: what is junk costs a hash; what is known by its ticket, no more than a packet of an open link.
+    /// HS-20: an invalid Resume costs one hash. A Resume with a known ticket costs no more than a
+    /// packet of an open link.
     pub(in crate::endpoint) fn handle_resume(
         &mut self,
         now: Time,
@@ -108,8 +112,8 @@ impl Endpoint {
         let hash = AcceptCache::hash_of_resume(resume);
         match self.accepts.look_up(&hash) {
             Answer::Answered(answer, link, from) => {
-                // WIRE-11: it may be longer than what it answers, where the first came from. A copy may come from anywhere, and its link may
-                // have gone there.
+                // WIRE-11: the answer may be longer than the Resume at the address of the first
+                // copy. Another copy may come from anywhere, and its link may have migrated there.
                 let is_there = from == path.remote.ip();
                 let (answer, is_longer) = (answer.to_vec(), answer.len() > datagram.len());
                 if is_there || !is_longer || self.has_shown(now, path, resume) {
@@ -123,8 +127,9 @@ impl Endpoint {
             Answer::No => {}
         }
         let has_shown = self.has_shown(now, path, resume);
-        // All places are taken: only who is where they say they are makes somebody go. And who has been refused often
-        // may have seen a ticket's token, in a Reset, and nothing else of it.
+        // If all link slots are taken, only a sender with a proven address causes an eviction.
+        // After many refusals, senders may know a ticket's token from a Reset, and nothing else of
+        // it.
         if !has_shown && (self.is_full() || self.is_refused_often(now, path)) {
             self.ask_for_cookie(now, path, resume);
             return Ok(());
@@ -143,13 +148,13 @@ impl Endpoint {
                 datagram: datagram.to_vec(),
             });
         } else {
-            // What another copy of it has shown says nothing of where that one came from.
+            // The cookie of another copy proves nothing about the address of the first copy.
             return Err(Dropped::InWork);
         }
         Ok(())
     }
 
-    /// What this endpoint itself remembers of a ticket.
+    /// Returns what this endpoint itself remembers of a ticket.
     fn known_here(&self, now: Time, ticket: ConnectionId) -> Option<Known> {
         let is_young =
             |opened: Time| now - opened < TICKET_LIFETIME || is_planted(Fault::TicketsWithoutEnd);
@@ -161,8 +166,9 @@ impl Endpoint {
         is_young(*opened).then(|| known.clone())
     }
 
-    /// A link ends that was never proven. Its device may come back all the same: by what is remembered of it here if nothing has shown that
-    /// its handshake was none that somebody has recorded, or else by what is kept, which now may say where it was.
+    /// Keeps the ticket of a link that ends unproven, so that its device may still resume. If
+    /// nothing has shown that the handshake was not a replay, this endpoint remembers the ticket.
+    /// Otherwise the stored record is updated, which may now include the device's address.
     pub(in crate::endpoint) fn remember_ticket(&mut self, id: LinkId, slot: &LinkEntry) {
         let (is_wanted, is_due) = match slot.ticket_state {
             TicketState::Wanted => (slot.account.is_some(), false),
@@ -172,7 +178,7 @@ impl Endpoint {
         if !SERVES || slot.link.is_proven() || !(is_wanted || is_due) {
             return;
         }
-        // From here on its Accept goes nowhere else.
+        // From here on its Accept is sent to no other address.
         self.accepts.forget_link(id);
         let Some(known) = self.known_of(slot, true) else {
             return;
@@ -189,7 +195,7 @@ impl Endpoint {
         }
     }
 
-    /// The device has come back by this ticket: its handshake was genuine.
+    /// Records that the handshake of a ticket was genuine, because its device has resumed with it.
     fn note_genuine(&mut self, ticket: ConnectionId, known: &Known) {
         let of_link = self.slots.get_mut(&LinkId(ticket.0)).and_then(|slot| {
             let state = core::mem::replace(&mut slot.ticket_state, TicketState::Due);
@@ -206,7 +212,7 @@ impl Endpoint {
         }
     }
 
-    /// True when a Resume comes with a cookie: its sender receives where it comes from.
+    /// True if a Resume carries a valid cookie: its sender receives at its source address.
     fn has_shown(&self, now: Time, path: Path, resume: &Resume<'_>) -> bool {
         let shown = resume.cookie.zip(self.counts.as_ref());
         shown.is_some_and(|(cookie, counts)| {
@@ -215,13 +221,14 @@ impl Endpoint {
         })
     }
 
-    /// True when another link may begin from where nobody has been shown to be; counts it as a handshake without a cookie (HS-12).
+    /// True if another link may be opened from an unproven address. Counts it as a handshake
+    /// without a cookie (HS-12).
     fn admits_from_anywhere(&self, now: Time, path: Path) -> bool {
         let counts = self.counts.as_ref();
         counts.is_some_and(|counts| self.gate.admits(now, path.remote.ip(), counts))
     }
 
-    /// True when another link may be resumed from the place of its ticket; counts it.
+    /// True if another link may be resumed from the place of its ticket. Counts it.
     fn admits_from_its_place(&self, now: Time, path: Path) -> bool {
         let subnet = Subnet::from(path.remote);
         self.counts.as_ref().is_some_and(|counts| {
@@ -240,7 +247,7 @@ impl Endpoint {
         self.stats.answers.retries += 1;
     }
 
-    /// True when many Resumes were refused lately, from there or in all.
+    /// True if many Resumes were refused lately, from that subnet or in all.
     fn is_refused_often(&self, now: Time, path: Path) -> bool {
         self.counts.as_ref().is_none_or(|counts| {
             let subnet = Subnet::from(path.remote);
@@ -252,8 +259,8 @@ impl Endpoint {
         })
     }
 
-    /// What was found out of a ticket that this endpoint did not know ([`Event::UnknownTicket`]): who comes back by it, or that it is not good.
-    /// Where nothing could be found out, nobody is told anything: the Resume comes again.
+    /// Continues a Resume with the result of a lookup ([`Event::UnknownTicket`]): accepts it, or
+    /// refuses it. With [`TicketFound::Unknown`] no answer is sent, and the Resume comes again.
     pub fn ticket_found(&mut self, now: Time, path: Path, datagram: &[u8], found: TicketFound) {
         let Ok(Packet::Resume(resume)) = Packet::parse(datagram) else {
             return;
@@ -274,8 +281,8 @@ impl Endpoint {
         }
     }
 
-    /// Says that a ticket is not good (any more), to who has brought more than a Reset is long. Refusals are counted, but for those of whoever
-    /// has shown where they are: these were counted by their cookies.
+    /// Refuses a ticket with a Reset, which is shorter than the Resume. Counts refusals, except
+    /// those of senders with a proven address: these were counted by their cookies.
     fn refuse_ticket(&mut self, now: Time, path: Path, ticket: ConnectionId, has_shown: bool) {
         if let Some(counts) = self.counts.as_ref().filter(|_| !has_shown) {
             let subnet = Subnet::from(path.remote);
@@ -290,7 +297,7 @@ impl Endpoint {
         self.stats.answers.refused += 1;
     }
 
-    /// Lets a device in that is known.
+    /// Accepts a resumption by a known ticket.
     fn take_back(
         &mut self,
         now: Time,
@@ -315,7 +322,8 @@ impl Endpoint {
             (true, _) => (Shown::Cookie, true),
             (false, true) if is_planted(Fault::PushOutOthers) => (Shown::Nothing, true),
             (false, true) => (Shown::WorkerId, self.admits_from_its_place(now, path)),
-            // The seal says who sent it, and not from where: what it asks would count there.
+            // The seal authenticates the sender, not its address, and the cost of its requests
+            // would count for that address.
             (false, false) => (Shown::Nothing, self.admits_from_anywhere(now, path)),
         };
         if !is_let_in {
@@ -356,8 +364,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// What a Resume carries, and the current life of the store if it names another; `None` where it is not authentic, or names a life that
-    /// is not known.
+    /// Decrypts a Resume. Returns its payload, and the current life of the store if the Resume
+    /// names another. `None` if it is not authentic, or names an unknown life.
     fn open_resume(
         &self,
         resume: &Resume<'_>,
@@ -379,7 +387,8 @@ impl Endpoint {
         })
     }
 
-    /// The device's ticket is of another user's time: it has to begin anew.
+    /// Refuses a resumed link whose ticket belongs to a former user of the device, which has to
+    /// make a handshake.
     pub(in crate::endpoint) fn refuse_resumed(&mut self, now: Time, link: LinkId) {
         let Some(slot) = self.slots.get(&link) else {
             return;
@@ -391,7 +400,7 @@ impl Endpoint {
         self.end(link, None);
     }
 
-    /// What waited for a link to be let in again is carried out.
+    /// Passes on the requests that waited until a resumed link was accepted again.
     pub(in crate::endpoint) fn release_held(&mut self, link: LinkId) {
         let early_data = self.config.early_data;
         let Some(slot) = self.slots.get_mut(&link) else {
@@ -414,8 +423,8 @@ impl Endpoint {
             }));
     }
 
-    /// A link has turned out genuine. One that was resumed is told what its WELCOME would have; of another that is to be resumed it is
-    /// told that it may be kept.
+    /// Completes the resumption state of a link that was just proven. A resumed link is sent in an
+    /// UPDATE what its WELCOME would have carried. The ticket of another link may be stored now.
     pub(in crate::endpoint) fn settle_ticket(&mut self, link: LinkId) {
         if !SERVES {
             return;
@@ -437,14 +446,14 @@ impl Endpoint {
             }
         } else {
             if slot.ticket_state == TicketState::Due {
-                // It was kept before it was known where its device is.
+                // The record was stored before the device's address was known.
                 slot.ticket_state = TicketState::Wanted;
             }
             self.ticket_is_genuine(link);
         }
     }
 
-    /// The device of a link has another session than before: its ticket is to be kept anew, if it may.
+    /// Stores the ticket of a link again, if allowed, after the session of its device has changed.
     pub fn ticket_is_due_again(&mut self, link: LinkId) {
         if let Some(slot) = self.slots.get_mut(&link)
             && slot.ticket_state == TicketState::Due
@@ -454,7 +463,8 @@ impl Endpoint {
         }
     }
 
-    /// What has come over a link shows that its handshake was none that somebody has recorded: its ticket may be kept.
+    /// Marks the handshake of a link as genuine, not replayed, after a message on the link has
+    /// shown it: its ticket may be stored.
     pub fn ticket_is_genuine(&mut self, link: LinkId) {
         if !SERVES {
             return;
@@ -468,7 +478,8 @@ impl Endpoint {
         }
     }
 
-    /// The datagram that answers a Resume: its clear bytes, and what is to be sealed behind them.
+    /// Writes the datagram that answers a Resume, with its header in the clear and the rest sealed.
+    /// Returns the keys of the link.
     pub(in crate::endpoint) fn resumed_answer(
         &mut self,
         id: LinkId,

@@ -1,5 +1,5 @@
-//! What is to be done for the groups that this realm and a peer share, and when. A group that fails waits by itself: neither the other groups
-//! nor the queue wait for it.
+//! Schedules the work for groups that this realm shares with a peer. A failing group waits alone:
+//! it delays neither the other groups nor the queue.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,24 +21,26 @@ use crate::{
     wire::{Answer, ErrorCode, GroupName},
 };
 
-/// What has failed: the wait after the next failure, and when it is tried again. None while it is being tried.
+/// Work that has failed: the wait after the next failure, and when it is retried. None while the
+/// retry is under way.
 #[derive(Debug)]
 struct Failing {
     wait: Duration,
     again: Option<Duration>,
 }
 
-/// All that is to be done for groups.
+/// All pending work for groups.
 #[derive(Debug, Default)]
 pub struct Groups {
     due: BTreeSet<GroupWork>,
-    /// What is left of what was done: the queue has its turn first.
+    /// The rest of work that was begun. The queue has its turn first.
     put_off: BTreeSet<GroupWork>,
     failing: BTreeMap<GroupWork, Failing>,
 }
 
 impl Groups {
-    /// Something is to be done. What has failed waits all the same: a peer could else make this realm ask as often as it likes.
+    /// Adds work. Failed work keeps waiting: otherwise a peer could make this realm ask without
+    /// limit.
     pub fn add(&mut self, work: GroupWork) {
         let waits = self.failing.get(&work);
         if waits.is_none_or(|failing| failing.again.is_none()) {
@@ -46,7 +48,7 @@ impl Groups {
         }
     }
 
-    /// What is to be done first.
+    /// Returns the next work.
     pub fn next(&mut self, now: Duration) -> Option<GroupWork> {
         for (work, failing) in &mut self.failing {
             if failing.again.is_some_and(|again| again <= now) {
@@ -57,53 +59,53 @@ impl Groups {
         self.due.pop_first()
     }
 
-    /// When something that has failed is tried again, in time since the start.
+    /// Returns when failed work is retried, in time since the start.
     pub fn timeout(&self) -> Option<Duration> {
         let again = self.failing.values().filter_map(|failing| failing.again);
         again.min()
     }
 
-    /// The queue has its turn now; what was put off follows that. True if anything was.
+    /// Gives the queue its turn; work that was put off follows. Returns true if there was any.
     pub fn queue_has_turn(&mut self) -> bool {
         let is_put_off = !self.put_off.is_empty();
         self.due.append(&mut self.put_off);
         is_put_off
     }
 
-    /// It is to be done when the queue has had its turn.
+    /// Puts work off until the queue has had its turn.
     pub fn put_off(&mut self, work: GroupWork) {
         self.put_off.insert(work);
     }
 
-    /// It is done.
+    /// Records that the work is done.
     pub fn done(&mut self, work: GroupWork) {
         self.failing.remove(&work);
     }
 
-    /// It has failed: it is tried again after a while, twice as long each time.
+    /// Records a failure. The work is retried after a wait that doubles each time.
     pub fn failed(&mut self, now: Duration, work: GroupWork) {
         let failing = self.failing.entry(work).or_insert(Failing {
             wait: BACKOFF_MIN,
             again: None,
         });
         failing.again = Some(now + failing.wait);
-        // Also what was added while it was tried waits for that.
+        // Work that was added during the attempt waits, too.
         self.due.remove(&work);
         failing.wait = (failing.wait * 2).min(BUSY_MAX);
     }
 }
 
-/// Why something could not be done for a group.
+/// The reason why work for a group failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupFailed {
-    /// The peer takes nothing now.
+    /// The peer cannot take anything now.
     Busy,
-    /// It is about this group.
+    /// The fault concerns this group only.
     Alone,
 }
 
 impl PeerTask {
-    /// A peer has been told that a group has grown.
+    /// Handles the peer's answer to the report that a group has grown.
     pub(super) fn told(&mut self, now: Moment, group: GroupName, answer: Option<&[u8]>) -> Next {
         let work = GroupWork::Tell(group);
         let Some(answer) = answer else {
@@ -158,19 +160,19 @@ impl PeerTask {
             Reading::Unread => return self.later(now, work, GroupFailed::Alone),
             Reading::Entries(entries, _) if entries.is_empty() => return self.group_done(work),
             Reading::Entries(entries, more) => (Kept::Entries(entries), more),
-            // Whatever became of the word that it has ended.
+            // This holds even if the notice about the end was lost.
             Reading::Gone => (Kept::Gone, false),
         };
         let step = Step::Keep(peer.clone(), group, Box::new((reading.1, kept)));
         Next::act(step, Doing::Keeping(peer, group, more))
     }
 
-    /// There is no room now to read on what is long.
+    /// Handles that there is no buffer space to continue reading a long entry.
     pub fn lacks_room(&mut self, now: Moment, group: GroupName) -> Next {
         self.later(now, GroupWork::Read(group), GroupFailed::Alone)
     }
 
-    /// What is to be done for a group has failed, and is tried again later.
+    /// Schedules a retry of failed work for a group.
     pub(super) fn later(&mut self, now: Moment, work: GroupWork, failed: GroupFailed) -> Next {
         self.groups.failed(now.since_start(), work);
         self.group_failed = Some(failed);

@@ -1,4 +1,4 @@
-//! Telling a peer of this realm: who it is, and which key it has by now (PEER-1, PEER-13, PEER-27).
+//! Introduces this realm to a peer: its identity and its current key (PEER-1, PEER-13, PEER-27).
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use crate::{
 };
 
 impl PeerTask {
-    /// A peer has been told of this realm's new key. One that does not know the old one (any more) may know the new one.
+    /// Handles the peer's answer to this realm's new key. A peer that does not know the old key may
+    /// know the new one.
     pub(super) fn told_key(
         &mut self,
         own: &RealmIdentity,
@@ -28,11 +29,11 @@ impl PeerTask {
         };
         match Answer::parse(answer) {
             Ok(Answer::Done) => tracing::info!(peer = %self.id, "a peer follows to the new key"),
-            // It does not know the old one any more.
+            // The peer no longer knows the old key.
             Ok(Answer::Refused(refusal)) if refusal.is_final() => {
                 tracing::debug!(peer = %self.id, code = %refusal.code, "a peer does not follow to the new key");
             }
-            // Whoever was introduced to now under the new key would take this realm for another.
+            // An introduction under the new key would make the peer see a different realm.
             answer => {
                 self.news.push_back(News::Answers);
                 if let Ok(Answer::Refused(refusal)) = answer {
@@ -64,7 +65,7 @@ impl PeerTask {
             _ => return Next::Wait(Until::HeardLater),
         };
         if refusal.code == ErrorCode::Unsupported && is_numbered {
-            // It is of a release from before there were numbers.
+            // The peer runs a release without peering numbers.
             return introduce_as(own, peer, false);
         }
         if refusal.is_transient() || refusal.is_unknown() {
@@ -74,11 +75,11 @@ impl PeerTask {
         }
         tracing::warn!(peer = %self.id, code = %refusal.code, "a peer refuses the peering");
         self.news.push_back(News::Refuses(refusal.code));
-        // It may have been told meanwhile that it is to accept.
+        // The peer's operator may have accepted the peering in the meantime.
         Next::Wait(Until::HeardLater)
     }
 
-    /// A peer is in trouble, which is shown; that it is busy is none.
+    /// Reports a peer's refusal, unless it is transient.
     pub(super) fn not_now(&mut self, refusal: Refusal) {
         if !refusal.is_transient() {
             self.news.push_back(News::Refuses(refusal.code));

@@ -1,4 +1,4 @@
-//! A peer that says that it is somewhere else.
+//! Tests of peers that claim another address (PEER-23).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,14 +7,15 @@ use super::*;
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
 
 impl Scene {
-    /// The peer says that it is elsewhere.
+    /// The peer claims another address.
     fn claims(&mut self) {
         let peer = self.peers.remove(0);
         self.peers.push(peer.claiming("192.0.2.77", 6377));
         self.happens(Input::Claimed(beta()));
     }
 
-    /// Lets so long pass; gives the tries at an address and what is written down of them.
+    /// Lets this many seconds pass. Returns the tries of claimed addresses and the writes of their
+    /// results.
     fn passes(&mut self, seconds: u64) -> Vec<(StepId, Step)> {
         let until = self.seconds + seconds;
         let mut done = Vec::new();
@@ -40,8 +41,9 @@ impl Scene {
     }
 }
 
-/// PEER-23: found by the simulator (seed 14260168): a peer was found where it said that it is while the disk was full, and nobody wrote that down later:
-/// it was called where it had been, for good, and what waited for it waited.
+/// PEER-23: an address at which a peer answered is stored once the disk has space. Found by the
+/// simulator (seed 14260168): a peer answered at its claimed address while the disk was full, and
+/// the write was not retried. The old address was used for good, and the peer's queue stood still.
 #[test]
 fn where_a_peer_was_found_is_written_down_once_there_is_room() {
     let mut scene = Scene::introduced();
@@ -72,7 +74,8 @@ fn where_a_peer_was_found_is_written_down_once_there_is_room() {
     assert_eq!(scene.machine.poll_timeout(), None, "nothing is to be done");
 }
 
-/// PEER-23: what is kept of the peer could not be read: it is tried once it can, and not only when it says so again.
+/// PEER-23: if the peer's state could not be read, its claim is tried once it can be read, and not
+/// only when the peer repeats it.
 #[test]
 fn claim_that_could_not_be_looked_at_is_tried_later() {
     let mut scene = Scene::introduced();
@@ -86,8 +89,9 @@ fn claim_that_could_not_be_looked_at_is_tried_later() {
     assert!(matches!(tried[..], [(_, Step::Try { .. })]), "{tried:?}");
 }
 
-/// PEER-23: a peer that is silent where it was found is tried again at the name that it goes by, once an hour: its address may have changed while nobody
-/// heard of it. It was called where it had been until it wrote itself.
+/// PEER-23: a peer that is silent at its stored address is tried again at its hostname, once an
+/// hour. Its IP address may have changed unnoticed. The old address was used until the peer itself
+/// sent a packet.
 #[test]
 fn silent_peer_is_tried_where_its_name_leads_by_now() {
     let mut scene = Scene::introduced();

@@ -1,4 +1,4 @@
-//! Groups that fail: neither the other groups nor what waits in the queue wait for them.
+//! Tests of failing groups: they delay neither the other groups nor the queue.
 
 use super::{
     super::reader::{Reader, Reading},
@@ -16,7 +16,8 @@ fn is_about_a_group(bytes: &[u8]) -> bool {
     )
 }
 
-/// PEER-10: many groups that cannot be read cost a message no wait. Each had its turn, and a wait of the whole peer, before the next message.
+/// PEER-10: many unreadable groups do not delay a message. Each had its turn, and a wait of the
+/// whole peer, before the next message.
 #[test]
 fn groups_that_fail_cost_messages_no_wait() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
@@ -37,7 +38,7 @@ fn groups_that_fail_cost_messages_no_wait() {
     }
 }
 
-/// PEER-10: a group that fails is asked about less often each time, whatever the peer says of it.
+/// PEER-10: a failing group is asked about after growing waits, whatever the peer sends about it.
 #[test]
 fn group_that_fails_is_asked_about_less_often_each_time() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
@@ -47,7 +48,7 @@ fn group_that_fails_is_asked_about_less_often_each_time() {
     while scene.seconds < 3600 {
         scene.happens(more());
         let (_, id, _) = scene.wait_for_question();
-        // Also while it is asked.
+        // Also while the request is under way.
         scene.happens(more());
         scene.answer(id, Some(&internal));
         asked += 1;
@@ -55,7 +56,7 @@ fn group_that_fails_is_asked_about_less_often_each_time() {
     assert!((20..60).contains(&asked), "{asked}");
 }
 
-/// PEER-5: a peer that is busy is not asked about one group after the other.
+/// PEER-5: a busy peer is not asked about one group after the other.
 #[test]
 fn busy_peer_is_not_asked_about_all_groups() {
     let busy = Answer::Refused(Refusal::busy(100));
@@ -81,7 +82,8 @@ fn busy_peer_is_not_asked_about_all_groups() {
     assert_eq!(scene.machine.poll_timeout(), None);
 }
 
-/// PEER-6: a peer that does not know this realm any more says so also where it is asked about a group, and is introduced to.
+/// PEER-6: a peer that no longer knows this realm also says so in an answer about a group, and gets
+/// an introduction.
 #[test]
 fn peer_that_refuses_about_a_group_is_introduced_to_again() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
@@ -101,7 +103,8 @@ fn peer_that_refuses_about_a_group_is_introduced_to_again() {
     }
 }
 
-/// PEER-10, READ-11: an entry that stands where another did is read from its beginning: its end is never taken for all of it.
+/// PEER-10, READ-11: an entry that replaced another at its position is read from its beginning: its
+/// tail is never taken for the whole entry.
 #[test]
 fn end_of_another_entry_is_not_taken_for_all_of_it() {
     let mut reader = Reader::new(crew(), 0, 0, None);

@@ -1,12 +1,13 @@
-//! A peer that refuses, or says nothing that helps.
+//! Tests of peers that refuse, or give no useful answer.
 
 use super::{
     super::queue::{Asked, Verdict, verdict},
     *,
 };
 
-/// PEER-6: a peer that does not know this realm any more, as when it was restored from a copy, is introduced to before anything else is brought to it.
-/// All that waited came back at once to its senders.
+/// PEER-6: a peer that no longer knows this realm, for example after a restore from a backup, gets
+/// an introduction before anything else is delivered to it. All queued messages were returned to
+/// their senders at once.
 #[test]
 fn peer_that_knows_this_realm_no_more_is_introduced_to_again() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
@@ -45,8 +46,9 @@ fn peer_that_knows_this_realm_no_more_is_introduced_to_again() {
     assert!(scene.next_question().is_none() && scene.queue.is_empty());
 }
 
-/// PEER-6, PEER-5: one that accepts the peering and does not know this realm the next moment says nothing of the message, is asked less often each time, is shown as one that
-/// refuses, and is brought all once it does.
+/// PEER-6, PEER-5: a peer that accepts the peering and then does not know this realm says nothing
+/// about the message. It is asked after growing waits, is shown as refusing, and gets all messages
+/// once it knows this realm.
 #[test]
 fn peer_that_accepts_and_refuses_loses_nothing() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
@@ -68,7 +70,8 @@ fn peer_that_accepts_and_refuses_loses_nothing() {
     scene.answer(id, Some(&STORED));
 }
 
-/// PEER-13: *rotate* that is not answered for good is asked again: the peer would take whoever is introduced to it under the new key for another realm.
+/// PEER-13: *rotate* is repeated until it has a final answer. Otherwise the peer would take an
+/// introduction under the new key for another realm.
 #[test]
 fn peer_that_is_busy_is_told_of_the_new_key_again() {
     let mut scene = Scene::new();
@@ -89,7 +92,8 @@ fn peer_that_is_busy_is_told_of_the_new_key_again() {
     assert!(matches!(asked, PeerRequest::Introduce { .. }), "{asked:?}");
 }
 
-/// PEER-14: what has been withdrawn, perhaps, is not brought under its number again, also when nothing waits behind it any more.
+/// PEER-14: a message that may have been withdrawn is not delivered again under its number, even if
+/// nothing waits behind it any more.
 #[test]
 fn message_that_is_withdrawn_stays_so() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
@@ -115,8 +119,8 @@ fn message_that_is_withdrawn_stays_so() {
     assert_eq!(sequence(&bytes), 1001);
 }
 
-/// PEER-7: what was withdrawn in a life that this realm does not know may have been delivered; word of memberships is brought again all the same: it
-/// does nothing twice, and must not be lost.
+/// PEER-7: a message that was withdrawn in a life unknown to this realm may have been delivered. A
+/// membership report is delivered again anyway: it has no effect twice, and must not be lost.
 #[test]
 fn word_that_was_withdrawn_is_brought_again() {
     let expired = Answer::Refused(ErrorCode::Expired.into()).to_bytes();
@@ -129,7 +133,7 @@ fn word_that_was_withdrawn_is_brought_again() {
     }
 }
 
-/// PEER-6: what says neither that a message was delivered nor that it is refused says nothing of it.
+/// PEER-6: an answer that says neither delivered nor refused leaves the outcome of a message open.
 #[test]
 fn odd_answers_say_nothing_of_a_message() {
     for odd in [
@@ -146,8 +150,10 @@ fn odd_answers_say_nothing_of_a_message() {
     }
 }
 
-/// PEER-6: a peer has no say in its users' sessions and numbers. Their clients would take it for the word of their own realm: log the device out, or
-/// send the same again under another number, for as long as the peer likes. A message of which it says such a thing is tried again.
+/// PEER-6: refusals about sessions and numbers are not passed on from a peer to users. Their
+/// clients would take them for refusals of their own realm: they would log the device out, or
+/// resend under another number for as long as the peer likes. A message with such a refusal is
+/// retried.
 #[test]
 fn refusals_that_are_for_the_own_realm_to_give_are_not_passed_on() {
     let told = |code, detail| match verdict(
@@ -160,7 +166,8 @@ fn refusals_that_are_for_the_own_realm_to_give_are_not_passed_on() {
     for code in ErrorCode::ALL {
         let expected = match code {
             ErrorCode::TooLarge => Some(Refusal::too_large(7)),
-            ErrorCode::NoSuchUser
+            ErrorCode::BadRequest
+            | ErrorCode::NoSuchUser
             | ErrorCode::NoSuchGroup
             | ErrorCode::WrongPassword
             | ErrorCode::NotAMember
@@ -170,7 +177,7 @@ fn refusals_that_are_for_the_own_realm_to_give_are_not_passed_on() {
             | ErrorCode::Unsupported
             | ErrorCode::NotPermitted
             | ErrorCode::Banned => Some((*code).into()),
-            // What became of it is not known: its number is an old one there.
+            // The outcome is unknown: the number is an old one at the peer.
             ErrorCode::AlreadyDone | ErrorCode::Expired => Some(ErrorCode::RealmUnreachable.into()),
             _ => None,
         };

@@ -1,5 +1,6 @@
-//! Realms that have introduced themselves to one that is not open, until an operator decides (PEER-28). They are kept in memory: whoever
-//! still wants to be a peer introduces itself again.
+//! Realms that have introduced themselves to a realm that is not open, and wait for an operator's
+//! decision (PEER-28). They are kept in memory: a realm that still wants to be a peer introduces
+//! itself again.
 
 use std::time::Duration;
 
@@ -7,33 +8,33 @@ use tokio::time::Instant;
 
 use crate::{crypto::PublicKey, wire::RealmId};
 
-/// Realms that wait for a decision; the one that was heard from longest ago makes way for another.
+/// The most realms that wait for a decision. The one heard from longest ago is dropped for another.
 pub const PENDING_MAX: usize = 32;
-/// Realms of which it is remembered that they were refused.
+/// The most refused realms that are remembered.
 const REFUSED_MAX: usize = 256;
-/// For how long.
+/// How long a refusal is remembered.
 const REFUSED_FOR: Duration = Duration::from_hours(24);
 
 /// A realm that has introduced itself.
 #[derive(Clone, Debug)]
 pub struct Introduction {
-    /// How it calls itself.
+    /// Its name for itself.
     pub realm: RealmId,
     /// The key that it has proven.
     pub key: PublicKey,
     /// The key by which it knows this realm.
     pub own: PublicKey,
-    /// Where it says that it is.
+    /// The address that it claims.
     pub address: (String, u16),
-    /// When it asked first, in seconds since 1970.
+    /// When it first asked, in seconds since 1970.
     pub first: u32,
-    /// When it asked last.
+    /// When it last asked.
     pub last: u32,
-    /// How often it has.
+    /// How often it has asked.
     pub times: u64,
 }
 
-/// Those that wait, the one that was heard from longest ago first, and those that were refused.
+/// The realms that wait, the one heard from longest ago first, and those that were refused.
 #[derive(Debug, Default)]
 pub struct Pending {
     waiting: Vec<Introduction>,
@@ -41,7 +42,8 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// A realm has introduced itself. It is kept if it waits already; else as `may_be_new` says.
+    /// Notes an introduction. A realm that waits already is updated; another is added if
+    /// `may_be_new`.
     pub fn note(&mut self, new: Introduction, may_be_new: impl FnOnce() -> bool) {
         if self.is_refused(&new.key) {
             return;
@@ -63,29 +65,29 @@ impl Pending {
         }
     }
 
-    /// True when an operator has refused or removed it lately.
+    /// True if an operator has refused or removed it lately.
     pub fn is_refused(&mut self, key: &PublicKey) -> bool {
         self.refused.retain(|(_, at)| at.elapsed() < REFUSED_FOR);
         self.refused.iter().any(|(refused, _)| refused == key)
     }
 
-    /// All that wait.
+    /// Returns all that wait.
     pub fn all(&self) -> Vec<Introduction> {
         self.waiting.clone()
     }
 
-    /// The one with that key.
+    /// Returns the one with that key.
     pub fn find(&self, key: &PublicKey) -> Option<Introduction> {
         self.waiting.iter().find(|one| one.key == *key).cloned()
     }
 
-    /// It waits no more, and is wanted.
+    /// Removes a realm that is wanted now.
     pub fn forget(&mut self, key: &PublicKey) {
         self.waiting.retain(|one| one.key != *key);
         self.refused.retain(|(refused, _)| refused != key);
     }
 
-    /// It waits no more, and is not kept again for a while.
+    /// Removes a realm and refuses it for a while.
     pub fn refuse(&mut self, key: &PublicKey) {
         self.forget(key);
         if self.refused.len() >= REFUSED_MAX {

@@ -1,4 +1,4 @@
-//! Under which keys and in which logs a realm keeps its records.
+//! The keys and logs of a realm's records.
 
 use crate::{
     crypto::PublicKey,
@@ -28,7 +28,7 @@ pub fn sessions() -> Prefix {
     Prefix(concat(&[b"s/"]))
 }
 
-/// The session that stands under a key.
+/// Returns the session of a key.
 pub fn session_in(key: &Key) -> Option<SessionHash> {
     key.0.strip_prefix(b"s/")?.try_into().ok()
 }
@@ -37,7 +37,7 @@ pub fn handle(user: Username, handle: Handle) -> Key {
     key(&[b"h/", user.as_bytes(), b"/", handle.as_bytes()])
 }
 
-/// From which devices (`d`) or networks (`n`) a user has logged in.
+/// The devices (`d`) or networks (`n`) from which a user has logged in.
 pub fn known_of_kind(user: Username, kind: u8) -> Prefix {
     Prefix(concat(&[b"a/", user.as_bytes(), b"/", &[kind]]))
 }
@@ -56,7 +56,7 @@ pub fn handles(user: Username) -> Prefix {
     Prefix(concat(&[b"h/", user.as_bytes(), b"/"]))
 }
 
-/// The devices with sessions whose numbers' owner is this.
+/// The devices with sessions that own these numbers.
 pub fn devices_like(owner: [u8; 16]) -> Prefix {
     Prefix(concat(&[b"d/", &owner]))
 }
@@ -65,7 +65,8 @@ pub fn device(key_of: &PublicKey) -> Key {
     key(&[b"d/", &key_of.0])
 }
 
-/// Where what is written of a number stands among its owner's: in the place of the one 256 before it.
+/// Returns the slot of a number's record among its owner's: it is shared with the number 256 before
+/// it.
 pub const fn slot(number: u64) -> u8 {
     number.to_be_bytes()[7]
 }
@@ -78,7 +79,7 @@ pub fn operations(owner: &Owner) -> Prefix {
     operations_of(owner.short())
 }
 
-/// The operations of whoever's [`Owner::short`] this is.
+/// The operations of the owner with this [`Owner::short`].
 pub fn operations_of(owner: [u8; 16]) -> Prefix {
     Prefix(concat(&[b"o/", &owner]))
 }
@@ -87,12 +88,12 @@ pub fn all_operations() -> Prefix {
     Prefix(concat(&[b"o/"]))
 }
 
-/// The last place that an operation of an owner may have.
+/// The last key that an operation of an owner may have.
 pub fn operations_end(owner: [u8; 16]) -> Key {
     key(&[b"o/", &owner, &[u8::MAX]])
 }
 
-/// Whose operation stands under a key.
+/// Returns the owner of the operation under a key.
 pub fn owner_in(key: &Key) -> Option<[u8; 16]> {
     key.0.strip_prefix(b"o/")?.first_chunk().copied()
 }
@@ -101,15 +102,15 @@ pub fn idle(owner: [u8; 16]) -> Key {
     key(&[b"I/", &owner])
 }
 
-/// Where a mailbox is kept.
+/// The log of a mailbox.
 #[derive(Clone, Debug)]
 pub struct MailboxLog {
     pub log: Log,
-    /// Entries up to this position are none of the mailbox's: they belonged to one of that name before it (READ-6).
+    /// Entries up to this position belonged to an earlier mailbox of that name (READ-6).
     pub floor: u64,
     /// Names the mailbox among a user's cursors.
     name: NameBytes,
-    /// In whose name the realm speaks of the mailbox: its user's, or the group's.
+    /// The name in which the realm speaks in the mailbox: its user's, or the group's.
     pub says: Username,
 }
 
@@ -146,7 +147,7 @@ impl MailboxLog {
         }
     }
 
-    /// This realm's copy of a group that lives in another.
+    /// This realm's replica of a group of another realm.
     pub fn copy(realm: RealmId, group: GroupName, record: &ReplicaRecord) -> Self {
         let Prefix(mut name) = copies(realm);
         name.extend_from_slice(group.as_bytes());
@@ -161,22 +162,22 @@ impl MailboxLog {
     }
 }
 
-/// What a log holds.
+/// The contents of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogKind {
     /// A user's private messages.
     Private(Username),
-    /// The same from one realm, which are among the private ones too.
+    /// A user's private messages from one realm, which are also among the private ones.
     FromRealm(Username, RealmId),
     /// The messages of the groups of that name.
     Group(GroupName, u64),
-    /// The copy of a group of a realm.
+    /// The replica of a group of a realm.
     Copy(RealmId, GroupName, u64),
-    /// What waits for a peer.
+    /// The queue to a peer.
     Queue,
 }
 
-/// What a log holds, by its name. None if no log of a realm has such a name.
+/// Returns the contents of a log by its name, or `None` if no log of a realm has such a name.
 pub fn log_kind(log: &Log) -> Option<LogKind> {
     let (kind, rest) = log.0.split_at_checked(2)?;
     // The number at the end may have any bytes; a name has no slash.
@@ -209,14 +210,14 @@ pub fn former_log(group: GroupName) -> Key {
     key(&[b"l/", group.as_bytes()])
 }
 
-/// How far a user has read a mailbox: on one device, or on any.
+/// The cursor of a user in a mailbox: on one device, or on any.
 pub fn cursor(user: Username, owner: Option<&Owner>, place: &MailboxLog) -> Key {
     let Prefix(mut key) = cursors(user, owner);
     key.extend_from_slice(&place.name);
     Key(key)
 }
 
-/// How far a user has read all mailboxes on one device, or on any.
+/// The cursors of a user in all mailboxes, on one device, or on any.
 pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
     let owner = owner.map_or(&[][..], Owner::bytes);
     Prefix(concat(&[b"c/", user.as_bytes(), b"/", owner, b"/"]))
@@ -227,13 +228,14 @@ pub fn all_cursors() -> Prefix {
     Prefix(concat(&[b"c/"]))
 }
 
-/// The log of the group, or of the copy of one, that a cursor is for, and if it is one device's, the key that says that the device has
-/// cursors of its own. None for other mailboxes, and where that cannot be told: an owner is any bytes.
+/// Returns the log of the group or replica that a cursor is for, and, if it is one device's, the
+/// key that says that the device has its own cursors. `None` for other mailboxes, and if that is
+/// unclear: an owner may be any bytes.
 pub fn cursor_log(key: &Key) -> Option<(Log, Option<Key>)> {
     let rest = key.0.strip_prefix(b"c/")?;
     let (_user, rest) = rest.split_at_checked(rest.iter().position(|byte| *byte == b'/')? + 1)?;
     let mut found = None;
-    // Nobody, a session or a device.
+    // The lengths of no owner, a session and a device.
     for owner in [0, 16, 32] {
         let mailbox = rest.get(owner..).and_then(|rest| rest.strip_prefix(b"/"));
         let log = mailbox.map(|name| Log(name.into()));
@@ -253,14 +255,14 @@ pub fn cursor_log(key: &Key) -> Option<(Log, Option<Key>)> {
     found
 }
 
-/// Says that a device has cursors of its own for each mailbox of a user, and goes with them.
+/// Says that a device has its own cursor for each mailbox of a user. Removed together with them.
 pub fn linked(user: Username, owner: &Owner) -> Key {
     let Prefix(name) = cursors(user, Some(owner));
     Key(name)
 }
 
-/// The cursor of a device that belongs to what `any` is the cursor of any device for. None where `any` is another key
-/// that begins alike: the key of a device may begin with a slash.
+/// Returns a device's cursor for the mailbox of the cursor `any`, which is for any device. `None`
+/// if `any` is another key with the same beginning: a device's key may begin with a slash.
 pub fn own_cursor(user: Username, owner: &Owner, any: &Key) -> Option<Key> {
     let Prefix(prefix) = cursors(user, None);
     let mailbox = any.0.strip_prefix(prefix.as_slice())?;
@@ -295,12 +297,12 @@ pub fn member(group: GroupName, epoch: u64, who: &Sender) -> Key {
     key(&[&of_group(b"m/", group, epoch), who.to_string().as_bytes()])
 }
 
-/// Changes whenever a user of this realm comes into a group, leaves it, or may do other things there.
+/// Changes whenever a user of this realm joins or leaves a group, or gets other rights there.
 pub fn members_changed(group: GroupName, epoch: u64) -> Key {
     Key(of_group(b"n/", group, epoch))
 }
 
-/// All users of this realm who are in a group are listed by their standing.
+/// Says that all members of this realm in a group are listed by their standing.
 pub fn standings(group: GroupName, epoch: u64) -> Key {
     Key(of_group(b"w/", group, epoch))
 }
@@ -319,7 +321,7 @@ pub fn standing(group: GroupName, epoch: u64, user: Username, member: &MemberRec
     Key(name)
 }
 
-/// The user at the end of such a key.
+/// Returns the user at the end of such a key.
 pub fn ranked_in(key: &Key, prefix: &Prefix) -> Option<Username> {
     let standing = key.0.strip_prefix(prefix.0.as_slice())?;
     core::str::from_utf8(standing.get(4..)?).ok()?.parse().ok()
@@ -329,12 +331,12 @@ pub fn realm_members(group: GroupName, epoch: u64, realm: RealmId) -> Key {
     key(&[&of_group(b"i/", group, epoch), realm.as_bytes()])
 }
 
-/// The member at the end of a key.
+/// Returns the member at the end of a key.
 pub fn member_in(key: &Key, prefix: &Prefix) -> Option<Sender> {
     name_in(key, prefix)
 }
 
-/// Who is banned from a group.
+/// The users that are banned from a group.
 pub fn bans(group: GroupName, epoch: u64) -> Prefix {
     Prefix(of_group(b"b/", group, epoch))
 }
@@ -343,7 +345,7 @@ pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
     key(&[&of_group(b"b/", group, epoch), who.to_string().as_bytes()])
 }
 
-/// All that is kept of a group of this realm beside its members, each kind of it under a prefix.
+/// The prefixes of all records of a group of this realm except its members.
 pub fn beside_members(group: GroupName, epoch: u64) -> [Prefix; 4] {
     [b"b/", b"i/", b"n/", b"w/"].map(|kind| Prefix(of_group(kind, group, epoch)))
 }
@@ -356,7 +358,7 @@ pub fn running() -> Key {
     key(&[b"t/"])
 }
 
-/// The same once more, in another part of the key space: the disk rarely damages both.
+/// The second copy of it, in another part of the key space: the disk rarely damages both.
 pub fn running_again() -> Key {
     key(&[b"T/"])
 }
@@ -373,7 +375,7 @@ pub fn lives() -> Key {
     key(&[b"l/"])
 }
 
-/// By what devices come back.
+/// The tickets of devices.
 pub fn all_tickets() -> Prefix {
     Prefix(concat(&[b"Q/"]))
 }
@@ -382,7 +384,7 @@ pub fn tickets_of(device: &PublicKey) -> Key {
     key(&[b"Q/", &device.0])
 }
 
-/// Whose the ticket of that name is.
+/// The ticket of that name.
 pub fn ticket(id: u32) -> Key {
     key(&[b"W/", &id.to_be_bytes()])
 }
@@ -396,7 +398,7 @@ pub fn watcher(link: u32) -> Key {
     key(&[b"B/", &link.to_be_bytes()])
 }
 
-/// The link of a key of these.
+/// Returns the link of such a key.
 pub fn watcher_of(key: &Key) -> Option<u32> {
     let link = key.0.strip_prefix(b"B/")?;
     Some(u32::from_be_bytes(link.try_into().ok()?))
@@ -410,7 +412,7 @@ pub fn peer_name(key_of: &PublicKey) -> Key {
     key(&[b"k/", &key_of.0])
 }
 
-/// The realms that were removed and have left something behind that has not ended yet.
+/// The realms that were removed and whose leftovers are not all removed yet.
 pub fn departures() -> Prefix {
     Prefix(concat(&[b"D/"]))
 }
@@ -424,7 +426,8 @@ pub fn places() -> Key {
     key(&[b"A/"])
 }
 
-/// The peers that have begun a new peering, and have left something behind of the former that has not ended yet.
+/// The peers that have begun a new peering, and whose leftovers of the former one are not all
+/// removed yet.
 pub fn voids() -> Prefix {
     Prefix(concat(&[b"V/"]))
 }
@@ -433,23 +436,23 @@ pub fn void(realm: RealmId) -> Key {
     key(&[b"V/", realm.as_bytes()])
 }
 
-/// All who are banned from a group.
+/// All users that are banned from any group.
 pub fn all_bans() -> Prefix {
     Prefix(concat(&[b"b/"]))
 }
 
-/// The realm at the end of a key of a ban, if it is of another realm's user.
+/// Returns the realm at the end of a ban's key, if it bans a user of another realm.
 pub fn banned_realm(key: &Key) -> Option<RealmId> {
     let at = key.0.iter().rposition(|byte| *byte == b'@')?;
     name_of(key.0.get(at + 1..)?)
 }
 
-/// The users here who are in any group of one realm.
+/// The users here that are in any group of one realm.
 pub fn copy_members_of(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"y/", realm.as_bytes(), b"/"]))
 }
 
-/// The keys that a realm had which went by this one when it was removed.
+/// The former keys of a realm that had this key when it was removed.
 pub fn former_keys(key_of: &PublicKey) -> Key {
     key(&[b"K/", &key_of.0])
 }
@@ -462,7 +465,7 @@ pub fn returned(realm: RealmId, position: u64) -> Key {
     key(&[b"t/", realm.as_bytes(), b"/", &position.to_be_bytes()])
 }
 
-/// All that was given back before its turn.
+/// All messages that were returned before their turn.
 pub fn all_returned(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"t/", realm.as_bytes(), b"/"]))
 }
@@ -471,7 +474,7 @@ pub fn queue(realm: RealmId) -> Log {
     Log(concat(&[b"q/", realm.as_bytes()]))
 }
 
-/// The name at the end of a key, behind its prefix.
+/// Returns the name at the end of a key, behind its prefix.
 pub fn name_in<T: core::str::FromStr>(key: &Key, prefix: &Prefix) -> Option<T> {
     let name = key.0.strip_prefix(prefix.0.as_slice())?;
     core::str::from_utf8(name).ok()?.parse().ok()

@@ -1,4 +1,4 @@
-//! What is kept of who is in which group, as seen from its users and from the copies of other realms' groups.
+//! Records of group memberships, by user and by replica.
 
 use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize};
@@ -9,9 +9,10 @@ use crate::{
     wire::{GroupName, RealmId, Username},
 };
 
-/// This realm's copy of a group that lives in another, up to a position there. `known_as` is this realm's name
-/// there. `log` names the copy's log, which stays when the group is made again; the entries of the group that there
-/// is now stand behind the position `floor`. `ended`: its home realm has said that the group has ended.
+/// This realm's replica of a group of another realm, up to a position there. `known_as` is this
+/// realm's name there. `log` names the replica's log, which stays when the group is made again; the
+/// entries of the present group are behind the position `floor`. `ended`: its home realm has said
+/// that the group has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaRecord {
     pub epoch: u64,
@@ -68,8 +69,8 @@ impl Record for ReplicaRecord {
     }
 }
 
-/// A user of this realm is in a group of another, of that epoch if that is written. `membership` is the number that the other realm gave
-/// it; 0 where it gave none.
+/// A user of this realm is in a group of another realm, with that epoch if it is recorded.
+/// `membership` is the number that the other realm gave the membership, or 0 if it gave none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaMemberRecord {
     pub joined: u32,
@@ -113,52 +114,54 @@ impl Record for ReplicaMemberRecord {
 }
 
 impl ReplicaMemberRecord {
-    /// True when the membership is of the group that is copied.
+    /// True if the membership is of the group that the replica is of.
     pub fn is_of(&self, copy: &ReplicaRecord) -> bool {
         self.epoch.is_none_or(|epoch| epoch == copy.epoch)
     }
 }
 
-/// How far the copies of each user have been listed by user, in a store from before they were.
+/// How far the replicas of each user have been listed by user, in a store that is older than this
+/// list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedRecord {
-    /// The last membership that has been.
+    /// The last membership that was listed.
     pub after: Vec<u8>,
-    /// All have been.
+    /// True if all were listed.
     pub is_whole: bool,
 }
 
 impl Record for ListedRecord {}
 
-/// What is still to be done for the members of a group that has ended.
+/// Work that is left for the members of a group that has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndingRecord {
-    /// Where the group lived; nothing when that was here.
+    /// The group's home realm. `None` if it was this one.
     pub realm: Option<String>,
     pub group: String,
     /// The group's epoch.
     pub epoch: u64,
-    /// Names its log; the groups of that name after it have the same.
+    /// Names its log. Later groups of that name use the same log.
     pub log: u64,
-    /// The last member for whom it has been done.
+    /// The last member for which it is done.
     pub after: Vec<u8>,
 }
 
 impl Record for EndingRecord {}
 
-/// What is to be done for the members of a group that has ended, in the order in which it is.
+/// The kinds of work for the members of a group that has ended, in the order in which they are
+/// done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// Tell the users here that a group of another realm has ended.
     Tell = 0,
-    /// Forget who was in it: another group of its name is copied by now.
+    /// Remove the members of a replica: by now there is a replica of another group of its name.
     ForgetCopy = 1,
-    /// Forget who was in a group of this realm.
+    /// Remove the members of a group of this realm.
     Forget = 2,
 }
 
 impl Ending {
-    /// What a key of [`endings`] is for.
+    /// Returns the kind of work of a key of [`endings`].
     pub fn of(key: &Key) -> Option<Self> {
         let Prefix(prefix) = endings();
         let kind = key.0.strip_prefix(prefix.as_slice())?.first()?;
@@ -185,29 +188,29 @@ pub fn ending(kind: Ending, realm: Option<RealmId>, group: GroupName, epoch: u64
     ])
 }
 
-/// Changes whenever a peer says that a user here is a member of a group there no more, or that the group has ended. A
-/// peer may name any group, so groups share 256 of these.
+/// Changes whenever a peer says that a user here is no member of a group there any more, or that
+/// the group has ended. A peer may name any group, so groups share 256 of these keys.
 pub fn words(realm: RealmId, group: GroupName) -> Key {
     let hash: [u8; 32] = Blake2s256::digest(group.as_bytes()).into();
     key(&[b"q/", realm.as_bytes(), b"/", &hash[..1]])
 }
 
-/// All of these of one peer.
+/// All of these keys of one peer.
 pub fn words_of(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"q/", realm.as_bytes(), b"/"]))
 }
 
-/// What a release kept of memberships whose end a peer had not heard of.
+/// What a former release recorded of memberships whose end a peer had not heard of.
 pub fn all_expelling() -> Prefix {
     Prefix(concat(&[b"f/"]))
 }
 
-/// What users here have sent to groups of other realms.
+/// The posts of users here to groups of other realms.
 pub fn posts() -> Prefix {
     Prefix(concat(&[b"P/"]))
 }
 
-/// The same of one realm.
+/// The posts to groups of one realm.
 pub fn posts_of(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"P/", realm.as_bytes(), b"/"]))
 }
@@ -224,12 +227,12 @@ pub fn copy(realm: RealmId, group: GroupName) -> Key {
     key(&[&copies(realm).0, group.as_bytes()])
 }
 
-/// The users here who are in any group of another realm.
+/// The users here that are in any group of another realm.
 pub fn all_copy_members() -> Prefix {
     Prefix(concat(&[b"y/"]))
 }
 
-/// The users here who are in one.
+/// The users here that are in one group.
 pub fn copy_members(realm: RealmId, group: GroupName) -> Prefix {
     let Prefix(all) = all_copy_members();
     Prefix(concat(&[
@@ -245,14 +248,14 @@ pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
     key(&[&copy_members(realm, group).0, user.as_bytes()])
 }
 
-/// What such a key names.
+/// Returns what such a key names.
 pub fn copy_member_in(key: &Key) -> Option<(RealmId, GroupName, Username)> {
     let Prefix(all) = all_copy_members();
     let (realm, group, user) = three_names(key.0.strip_prefix(all.as_slice())?)?;
     Some((realm.parse().ok()?, group.parse().ok()?, user.parse().ok()?))
 }
 
-/// The copies that a user is in.
+/// The replicas that a user is in.
 pub fn copied(user: Username) -> Prefix {
     Prefix(concat(&[b"z/", user.as_bytes(), b"/"]))
 }
@@ -261,7 +264,7 @@ pub fn copied_group(user: Username, realm: RealmId, group: GroupName) -> Key {
     key(&[&copied(user).0, realm.as_bytes(), b"/", group.as_bytes()])
 }
 
-/// The group of another realm at the end of such a key.
+/// Returns the group of another realm at the end of such a key.
 pub fn copied_in(key: &Key, prefix: &Prefix) -> Option<(RealmId, GroupName)> {
     let names = key.0.strip_prefix(prefix.0.as_slice())?;
     let names = core::str::from_utf8(names).ok()?;
@@ -269,7 +272,7 @@ pub fn copied_in(key: &Key, prefix: &Prefix) -> Option<(RealmId, GroupName)> {
     Some((realm.parse().ok()?, group.parse().ok()?))
 }
 
-/// How far [`copied_group`] has been filled.
+/// How far the list of [`copied_group`] keys is filled.
 pub fn copies_listed() -> Key {
     key(&[b"z/"])
 }
@@ -289,7 +292,7 @@ pub fn joined_group(user: Username, group: GroupName) -> Key {
     key(&[&joined(user).0, group.as_bytes()])
 }
 
-/// Changes whenever a user who is in nearly as many groups as one may be joins another.
+/// Changes whenever a user with nearly the most groups joins another.
 pub fn joins(user: Username) -> Key {
     key(&[b"j/", user.as_bytes()])
 }

@@ -1,23 +1,24 @@
-//! What is kept of the tickets by which devices come back (HS-20).
+//! Records of the tickets by which devices resume (HS-20).
 
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT_2, FORMAT_3, Record, SessionHash, parse};
 use crate::store::StoreError;
 
-/// A ticket, under its own name: whoever comes back names it and nothing else, and all that is kept of it is found with one look-up.
-/// After a restart many come at once, and nothing of them is in memory.
+/// A ticket, under its own name: a resuming device names only the ticket, and one look-up finds all
+/// of it. After a restart many devices come at once, and none of their tickets is in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketRecord {
-    /// Whose it is.
+    /// The key of its device.
     pub device: [u8; 32],
     /// The time of day of its handshake, in seconds since 1970.
     pub made: u32,
-    /// What it is good for; none of one that an earlier version has written, which is refused.
+    /// Its contents. `None` if an earlier version wrote it: such a ticket is refused.
     pub kept: Option<KeptTicket>,
 }
 
-/// By what the device comes back that is bound to that session, since this time of the realm's running. `place`: where it has been shown to be.
+/// The secret by which the device of that session resumes, since this running time of the realm.
+/// `place`: the address at which it was validated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptTicket {
     pub own: [u8; 32],
@@ -63,20 +64,20 @@ impl Record for TicketRecord {
     }
 }
 
-/// Which tickets a device has: each copy of its profile its own, the latest last.
+/// The tickets of a device, the latest last: each copy of its profile has its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketsRecord {
     pub tickets: Vec<NamedTicket>,
 }
 
-/// A ticket's name, and the time of the realm's running since which there is one.
+/// A ticket's name, and the running time of the realm when it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedTicket {
     pub id: u32,
     pub since: u32,
 }
 
-/// The same in format 1, which had all of each ticket.
+/// The same in format 1, which contained all of each ticket.
 #[derive(Deserialize)]
 struct FirstTicketsRecord {
     tickets: Vec<FirstNamedTicket>,
@@ -113,7 +114,8 @@ impl Record for TicketsRecord {
 mod tests {
     use super::*;
 
-    /// HS-20: what an earlier version has kept is read, as tickets that are not good any more, and goes when they are too old.
+    /// HS-20: records of an earlier version are read as tickets that are not valid any more, and
+    /// are removed when they are too old.
     #[test]
     fn tickets_of_earlier_formats_are_read_and_not_good() {
         let device = [7; 32];

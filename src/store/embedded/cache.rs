@@ -1,7 +1,8 @@
-//! The values that are asked for all the time, in memory: sessions, accounts, who is in which group.
+//! The cache of values that are read often: sessions, accounts, members of groups.
 //!
-//! Readers bring in what they have looked up, the writer tells what has changed once it is on the disk; so what is
-//! found here is what stands there. What the writer changes and nobody has asked for is not brought in.
+//! Readers add values that they have read from the disk, and the writer updates them once a change
+//! is on the disk. So a cached value is the value on the disk. The writer does not add values that
+//! nobody has read.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -18,34 +19,35 @@ use super::{
     layout::Latest,
 };
 
-/// Memory for them, in bytes.
+/// The memory for cached values, in bytes.
 pub const VALUES_BYTES: usize = 16 << 20;
-/// So many parts, each with a lock of its own, so that workers seldom wait for each other.
+/// The number of parts. Each has its own lock, so that workers seldom wait for each other.
 const PARTS: usize = 16;
-/// What a value takes besides its bytes and its key's, about: its place in the table, and what is around its bytes.
+/// The approximate overhead of a value besides its bytes and its key's, in bytes: its slot in the
+/// table and its allocation.
 const AROUND: usize = 160;
-/// Larger ones are not kept: they would push out many that are small.
+/// The largest cached value, in bytes. A larger one would push out many small ones.
 const VALUE_BYTES_MAX: usize = 4096;
 
-/// What stands under some keys.
+/// The values of some keys.
 #[derive(Debug)]
 pub struct Cache {
     hasher: RandomState,
     parts: [Mutex<Part>; PARTS],
-    /// The last version that is on the disk.
+    /// The last version on the disk.
     committed: AtomicU64,
 }
 
-/// What is known of a key.
+/// The result of a cache look-up.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Lookup<T> {
-    /// What stands there, or that nothing does.
+    /// The value, or none if the key has no value.
     Known(Option<T>),
-    /// The disk has to be asked.
+    /// Not cached: the value must be read from the disk.
     Unknown,
 }
 
-/// A key and its hash, which is made once for all that is asked of it.
+/// A key and its hash, which is computed once for all look-ups of an operation.
 #[derive(Clone, Copy)]
 struct Hashed<'a> {
     key: &'a Key,
@@ -66,20 +68,20 @@ impl Known {
     }
 }
 
-/// The younger half of a part's values, and the older. What is found among the older moves to the younger; when those
-/// fill their half, the older ones go.
+/// The young and the old half of a part's values. A value found in the old half moves to the young
+/// half. When the young half is full, the old half is dropped.
 #[derive(Debug, Default)]
 struct Part {
     young: HashTable<Known>,
     old: HashTable<Known>,
     young_bytes: usize,
-    /// The last version by which something changed that is not here.
+    /// The last version that changed a value not cached here.
     missed: u64,
-    /// The last by which something changed that is, or was.
+    /// The last version that changed a value that is or was cached here.
     noted: u64,
 }
 
-/// Takes one out.
+/// Removes and returns an entry.
 fn take(table: &mut HashTable<Known>, Hashed { key, hash }: Hashed<'_>) -> Option<Known> {
     let found = table.find_entry(hash, |known| known.key == *key).ok()?;
     Some(found.remove().0)
@@ -97,7 +99,7 @@ impl Part {
     }
 
     fn forget(&mut self, hashed: Hashed<'_>, version: Version) {
-        // It is in one of them at most.
+        // It is in one of the two tables at most.
         if take(&mut self.young, hashed).is_none() {
             take(&mut self.old, hashed);
         }
@@ -109,23 +111,23 @@ impl Part {
         if self.young_bytes > VALUES_BYTES / PARTS / 2 {
             self.swap();
             self.young_bytes = known.bytes();
-            // To let it grow costs as much as to fill it.
+            // Growing the table step by step costs as much as filling it.
             self.young.reserve(self.old.len(), |known| known.hash);
         }
         self.young
             .insert_unique(known.hash, known, |known| known.hash);
     }
 
-    /// The younger ones are the older ones now, and those go.
+    /// Makes the young half the old half, and drops the old half.
     fn swap(&mut self) {
-        // Whoever began to look before what goes now was changed must not bring in how it was.
+        // A reader that started before a dropped value changed must not add the old value.
         self.missed = self.missed.max(self.noted);
         self.young_bytes = 0;
         std::mem::swap(&mut self.old, &mut self.young);
         self.young.clear();
     }
 
-    /// The same, and what is not in use takes no memory.
+    /// As [`Part::swap`], and frees the memory of the unused table.
     fn age(&mut self) {
         self.swap();
         self.young = HashTable::new();
@@ -133,7 +135,7 @@ impl Part {
 }
 
 impl Cache {
-    /// An empty one, of a store whose last version is `committed`.
+    /// Returns an empty cache of a store whose last version is `committed`.
     pub fn new(committed: u64) -> Self {
         const { assert!(VALUES_BYTES / PARTS / 2 > VALUE_BYTES_MAX + NAME_BYTES_MAX + AROUND) };
         Self {
@@ -143,7 +145,7 @@ impl Cache {
         }
     }
 
-    /// Forgets what nobody has asked for since this was called the last time but one.
+    /// Drops values that were not read since the call before the last.
     pub fn age(&self) {
         for part in &self.parts {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +159,7 @@ impl Cache {
     )]
     fn part<'a>(&self, key: &'a Key) -> (MutexGuard<'_, Part>, Hashed<'a>) {
         let hash = self.hasher.hash_one(key);
-        // Not by the bits by which a table goes.
+        // The table uses the other bits of the hash.
         let at = usize::try_from((hash >> 32) % PARTS as u64).unwrap_or_default();
         let part = self.parts[at]
             .lock()
@@ -165,7 +167,7 @@ impl Cache {
         (part, Hashed { key, hash })
     }
 
-    /// What stands under `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, key: &Key) -> Lookup<Versioned> {
         let (mut part, hashed) = self.part(key);
         match part.find(hashed) {
@@ -174,7 +176,7 @@ impl Cache {
         }
     }
 
-    /// Which of `key`'s values is the present one.
+    /// Returns the version of `key`'s current value.
     pub fn version(&self, key: &Key) -> Lookup<Version> {
         let (mut part, hashed) = self.part(key);
         match part.find(hashed) {
@@ -183,12 +185,14 @@ impl Cache {
         }
     }
 
-    /// To be asked before a value is looked up that is to be brought in.
+    /// Returns the last version on the disk. A reader must ask for it before it reads a value that
+    /// it then adds with [`Cache::bring`].
     pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
     }
 
-    /// Brings in what a reader has found on the disk, where nothing can have changed since it asked for `committed`.
+    /// Adds a value that a reader has read from the disk, unless it may have changed since the
+    /// reader asked for `committed`.
     pub fn bring(&self, key: &Key, value: Option<&Versioned>, committed: u64) {
         if value.is_some_and(|value| value.value.len() > VALUE_BYTES_MAX) {
             return;
@@ -203,7 +207,7 @@ impl Cache {
         }
     }
 
-    /// Takes in what has been written; it is on the disk.
+    /// Updates a value with a change that is on the disk.
     pub fn changed(&self, key: &Key, latest: &Latest) {
         let (mut part, hashed) = self.part(key);
         let value = latest.value.as_ref();
@@ -216,13 +220,13 @@ impl Cache {
         }
     }
 
-    /// Only the disk can tell whether what was written stands.
+    /// Drops a value whose write may or may not have reached the disk: only the disk can tell.
     pub fn forget(&self, key: &Key, version: Version) {
         let (mut part, hashed) = self.part(key);
         part.forget(hashed, version);
     }
 
-    /// All up to this version is on the disk, and has been taken in.
+    /// Notes that all changes up to this version are on the disk and in the cache.
     pub fn note_committed(&self, version: u64) {
         self.committed.store(version, Ordering::Release);
     }
@@ -262,7 +266,7 @@ mod tests {
         cache.note_committed(5);
         assert_eq!(cache.get(&key(1)), Lookup::Known(None));
         assert_eq!(cache.get(&key(2)), Lookup::Known(Some(value(4, 2))));
-        // What has grown too large is not known any more, and not half known either.
+        // A value that has grown too large is dropped as a whole.
         let large = latest(6, Some(VALUE_BYTES_MAX + 1));
         cache.changed(&key(2), &large);
         cache.note_committed(6);
@@ -270,7 +274,8 @@ mod tests {
         assert_eq!(cache.get(&key(2)), Lookup::Unknown);
     }
 
-    /// A reader looks on the disk, then the value changes, and only then does the reader bring in what it has seen.
+    /// A late reader must not add an old value: it reads from the disk, then the value changes, and
+    /// only then does the reader add it.
     #[test]
     fn a_reader_who_is_late_brings_nothing_in() {
         let cache = Cache::new(3);
@@ -297,7 +302,7 @@ mod tests {
             assert_eq!(cache.get(&key(1)), Lookup::Known(Some(value(2, 9))));
         }
         assert_eq!(cache.get(&key(2)), Lookup::Unknown);
-        // Who has looked before it was changed, and comes only now.
+        // A reader that read the value before the change, and adds it only now.
         cache.bring(&key(2), Some(&value(2, 9)), before);
         assert_eq!(cache.get(&key(2)), Lookup::Unknown);
     }

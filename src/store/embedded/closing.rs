@@ -1,5 +1,6 @@
-//! Closes the engine. That waits for its worker, which may be merging tables of hundreds of MiB; what it makes of them is of no use
-//! before it is whole, so that a process that is to end need not wait for it: the next start begins with it anew.
+//! Closes the engine. This waits for the engine's worker, which may be merging tables of hundreds
+//! of MiB. An unfinished merge is of no use, so a process that must end need not wait for it: the
+//! next start begins the merge anew.
 
 use std::{
     fs::File,
@@ -14,12 +15,12 @@ use std::{
 
 use fjall::Database;
 
-/// How long a store that is dropped waits for the engine's worker. Who manages services kills what has not ended after ten seconds or
-/// more.
+/// The longest wait for the engine's worker when a store is dropped. Service managers kill a
+/// process that has not ended after ten seconds or more.
 const CLOSE_WAIT: Duration = Duration::from_secs(3);
 
-/// Closes the engine of the store in a data directory, and waits for that a little. Until it is closed nobody else opens the store, as
-/// the lock is held so long.
+/// Closes the engine of the store in a data directory, and waits for at most `CLOSE_WAIT`. The
+/// lock is held until the engine is closed, so no other process opens the store before.
 pub fn close(directory: &Path, engine: Database, lock: Arc<File>) {
     let (done, closed) = mpsc::channel::<()>();
     #[cfg(test)]
@@ -29,14 +30,14 @@ pub fn close(directory: &Path, engine: Database, lock: Arc<File>) {
         .spawn(move || {
             #[cfg(test)]
             if let Some(held) = held {
-                // Bounded, so that a test of this ends where it would wait for itself.
+                // Bounded, so that a test that would wait for itself ends.
                 let _ = held.recv_timeout(Duration::from_mins(1));
             }
             drop(engine);
             drop(lock);
             drop(done);
         });
-    // Where there is no thread, it was closed here.
+    // If the thread could not be started, the engine was closed here.
     if closing.is_ok() && closed.recv_timeout(CLOSE_WAIT) == Err(RecvTimeoutError::Timeout) {
         tracing::info!(
             directory = %directory.display(),

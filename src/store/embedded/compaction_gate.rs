@@ -1,7 +1,9 @@
-//! Lets the engine merge tables only when there is room for what that writes. A merge that runs out of room ends the engine's worker
-//! and leaves what it has written: the disk is full then, and stays so until the store is opened again.
+//! Lets the engine merge tables only when the disk has room for the merge. A merge that runs out of
+//! room ends the engine's worker and leaves its partial files: the disk is full then, and stays
+//! full until the store is opened again.
 //!
-//! The engine asks a filter about each value that it merges, when it holds no lock. Before the first, this one waits for room.
+//! The engine calls a filter for each value that it merges, while it holds no lock. Before the
+//! first value, this filter waits for room.
 
 use std::{
     io,
@@ -16,21 +18,21 @@ use fjall::compaction::filter::{
 
 use super::disk_space::Disk;
 
-/// The wait before the free room is asked for again.
+/// The wait before the free space is checked again.
 const ROOM_AGAIN: Duration = Duration::from_millis(500);
 
-/// What has come to the gate.
+/// The state of the gate.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Passage {
-    /// Merges that have passed.
+    /// The number of merges that have passed.
     #[cfg(test)]
     pub passed: u64,
-    /// True while one waits for room.
+    /// True while a merge waits for room.
     pub waits: bool,
     is_closed: bool,
 }
 
-/// What merges wait at for room.
+/// The gate at which merges wait for room.
 pub struct CompactionGate {
     disk: Disk,
     passage: Mutex<Passage>,
@@ -38,7 +40,7 @@ pub struct CompactionGate {
 }
 
 impl CompactionGate {
-    /// One for the tables on `disk`.
+    /// Returns a gate for the tables on `disk`.
     pub fn new(disk: Disk) -> Arc<Self> {
         Arc::new(Self {
             disk,
@@ -47,7 +49,7 @@ impl CompactionGate {
         })
     }
 
-    /// What makes the engine's merges wait at this gate.
+    /// Returns the filters that make the engine's merges wait at this gate.
     #[expect(clippy::type_complexity, reason = "the engine asks for it")]
     pub fn filters(
         self: &Arc<Self>,
@@ -56,12 +58,12 @@ impl CompactionGate {
         Arc::new(move |_| Some(Arc::clone(&filters)))
     }
 
-    /// True once the store is being closed: a merge that waited has failed then, and nothing is wrong.
+    /// True once the store is being closed: a waiting merge then fails, which is no fault.
     pub fn is_closed(&self) -> bool {
         self.passage().is_closed
     }
 
-    /// Waits until a merge has come.
+    /// Waits until a merge has reached the gate.
     #[cfg(test)]
     pub fn arrival(&self) -> Passage {
         let nobody = |passage: &mut Passage| passage.passed == 0 && !passage.waits;
@@ -73,7 +75,10 @@ impl CompactionGate {
         self.passage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room for a merge; an error if the store is closed before.
+    /// Waits until there is room for a merge.
+    ///
+    /// # Errors
+    /// If the store is closed before.
     fn pass(&self) -> io::Result<()> {
         let mut passage = self.passage();
         loop {
@@ -106,7 +111,8 @@ impl CompactionGate {
     }
 }
 
-/// Closes a gate when it is dropped. The engine can be closed only behind that: it waits for its worker, which may wait at the gate.
+/// Closes a gate when dropped. The engine can be closed only after that: closing waits for the
+/// engine's worker, which may wait at the gate.
 pub struct Closing(pub Arc<CompactionGate>);
 
 impl Drop for Closing {
@@ -131,7 +137,7 @@ impl Factory for Filters {
     }
 }
 
-/// That of one merge.
+/// The filter of one merge.
 struct Filter {
     gate: Arc<CompactionGate>,
     has_passed: bool,

@@ -1,4 +1,5 @@
-//! Whether the disk has room, asked before each group is written: a write that fails for want of room ends all reading, too.
+//! Checks the free space on the disk before each group is written: a write that fails for lack of
+//! space ends all reads, too.
 
 use std::{
     fs, io,
@@ -14,30 +15,33 @@ use super::{
     manifest,
 };
 
-/// Room on the disk that is left alone unless it is set otherwise, in bytes: the engine needs it to tidy up, and so does the operator.
+/// The default disk space that is kept free, in bytes: the engine needs it to tidy up, and so does
+/// the operator.
 pub const RESERVE_BYTES: u64 = 32 << 20;
-/// How long a look at the free room holds.
+/// How long a check of the free space stays valid.
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
-/// It holds no longer than until this part of the reserve has been written. Journals take that, and tables once more.
+/// A check also expires once this fraction of the reserve has been written. Journals take that
+/// space, and tables take it once more.
 const WRITTEN_SHARE: u64 = 8;
-/// So much may always be written before the next look, which looks at each table.
+/// The number of bytes that may always be written before the next check, which lists all tables.
 const WRITTEN_BYTES: u64 = 64 << 10;
-/// This part of the reserve is left alone also by what gives room back: that is written first, and gives room back later.
+/// The fraction of the reserve that even tidying batches leave free: they are written first, and
+/// free space only later.
 const TIDYING_SHARE: u64 = 4;
 
-/// How much may be written.
+/// Which batches may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
-    /// Anything.
+    /// All batches.
     Enough,
-    /// Only what gives room back.
+    /// Only batches that free space.
     Little,
-    /// Nothing.
+    /// No batch.
     None,
 }
 
 impl Space {
-    /// True when `batch` may be written.
+    /// True if `batch` may be written.
     pub const fn admits(self, batch: &Batch) -> bool {
         match self {
             Self::Enough => true,
@@ -50,53 +54,54 @@ impl Space {
 /// The disk that a store is on.
 #[derive(Clone)]
 pub struct Disk {
-    /// The engine's files.
+    /// The directory of the engine's files.
     store: PathBuf,
-    /// The room that is left, in bytes.
+    /// Returns the free space, in bytes.
     free: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
-    /// The part of the reserve that is left alone also by what gives room back, in bytes.
+    /// The part of the reserve that even tidying batches leave free, in bytes.
     spare: u64,
 }
 
-/// What the engine's tables take and may take, in bytes.
+/// The space that the engine's tables take and may take, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tables {
-    /// Merging them may take so much.
+    /// The most that a merge may write.
     merging: u64,
-    /// Files have so much that are not tables: those that a merge writes, until it is done. They are given back with what they are
-    /// made from, or become what was counted as `merging`.
+    /// The size of the files that no table list names: a merge writes them until it is done. They
+    /// are freed with the merge's input, or become what was counted as `merging`.
     unlisted: u64,
 }
 
 impl Disk {
-    /// What merging tables takes and the disk does not have: how much is free, and how much has to be, so that the merge leaves the
-    /// spare room alone.
+    /// Returns the free space and the space that a merge needs while it leaves the spare space
+    /// alone, if the disk has too little. None if it has enough.
     pub fn lacks(&self) -> Option<(u64, u64)> {
-        // If either cannot be said, the merge may as well be tried.
+        // If either is unknown, try the merge.
         let (free, tables) = ((self.free)().ok()?, self.tables()?);
         let needed = tables.merging.saturating_add(self.spare);
         (free < needed).then_some((free, needed))
     }
 
-    /// False if a store could not be opened again whose engine has failed with so much that is not in tables: what merges have left
-    /// is removed then, the last journal is written anew, and what is not in tables yet is written to some.
+    /// False if a store with a failed engine and `unflushed` bytes outside tables could not be
+    /// opened again. Opening removes the files that merges have left, rewrites the last journal,
+    /// and flushes the unflushed data to tables.
     pub fn can_reopen(&self, unflushed: u64) -> bool {
         let needed = || {
-            // What cannot be told apart now is not relied on.
+            // If the tables cannot be listed now, count no unlisted files.
             let unlisted = self.tables().unwrap_or_default().unlisted;
             let free = (self.free)().ok()?.saturating_add(unlisted);
             let journals = journals(&self.store).ok()?;
-            // The newest may be empty: then it is the one before that is written anew.
+            // The newest journal may be empty: then the one before it is rewritten.
             let last = journals.iter().rev().take(2);
             let taken = last.map(|(_, path)| Some(taken_bytes(&fs::metadata(path).ok()?)));
             let journal = taken.collect::<Option<Vec<_>>>()?.into_iter().max()?;
             Some(free >= journal.saturating_add(unflushed))
         };
-        // If it cannot be said, it may as well be tried.
+        // If the sizes are unknown, try to open it.
         needed().unwrap_or(true)
     }
 
-    /// None if it cannot be read now, because it changes.
+    /// Returns the tables' sizes. None if they cannot be read now because they change.
     fn tables(&self) -> Option<Tables> {
         let mut all = Tables::default();
         for tree in trees(&self.store).ok()? {
@@ -108,25 +113,25 @@ impl Disk {
     }
 }
 
-/// Whether the disk has room, asked once in a while.
+/// Checks from time to time whether the disk has space.
 pub struct Room {
     disk: Disk,
     looked: Option<(Instant, Space)>,
-    /// What was written since, in bytes.
+    /// The number of bytes written since the last check.
     written: u64,
-    /// When it was found out last that the store could not be opened again.
+    /// When the last check found that the store could not be opened again.
     found_stuck: Option<Instant>,
     lifetime: Duration,
-    /// The room that is left alone, in bytes.
+    /// The space that is kept free, in bytes.
     reserve: u64,
-    /// The engine's tables when they could be looked at last.
+    /// The engine's tables at the last check that could list them.
     tables: Tables,
-    /// The disk has not said how much is free.
+    /// True if the disk did not report its free space.
     is_unknown: bool,
 }
 
 impl Room {
-    /// The room on the disk that holds `directory`.
+    /// Returns the space check for the disk that holds `directory`.
     pub fn of(directory: &Path, reserve: u64) -> Self {
         let free = {
             let directory = PathBuf::from(directory);
@@ -135,7 +140,7 @@ impl Room {
         Self::new(directory, reserve, ROOM_LIFETIME, free)
     }
 
-    /// Room as a test has it.
+    /// Returns a space check for tests.
     #[cfg(test)]
     pub fn scripted(
         directory: &Path,
@@ -145,7 +150,8 @@ impl Room {
         Self::new(directory, reserve, Duration::ZERO, free)
     }
 
-    /// The room that `free` says there is, where each look holds for `lifetime` at most.
+    /// Returns a space check in which `free` returns the free space and each check is valid for at
+    /// most `lifetime`.
     pub fn new(
         directory: &Path,
         reserve: u64,
@@ -168,12 +174,13 @@ impl Room {
         }
     }
 
-    /// The disk.
+    /// Returns the disk.
     pub fn disk(&self) -> Disk {
         self.disk.clone()
     }
 
-    /// How much may be written now, while `unflushed` bytes are to be written to tables.
+    /// Returns which batches may be written now, with `unflushed` bytes still to be written to
+    /// tables.
     pub fn look(&mut self, unflushed: u64) -> Space {
         if let Some((at, space)) = self.looked
             && at.elapsed() < self.lifetime
@@ -195,7 +202,8 @@ impl Room {
                     );
                 }
                 self.is_unknown = true;
-                // A write that fails for want of room is survived; one that is refused for ever for nothing is not better.
+                // A write that fails for lack of space can be survived. Refusing writes for ever
+                // without need is no better.
                 self.looked.map_or(Space::Enough, |(_, space)| space)
             }
         };
@@ -203,12 +211,12 @@ impl Room {
         space
     }
 
-    /// So many bytes are being written: what was seen last holds the shorter.
+    /// Notes that `bytes` are being written, so that the last check expires sooner.
     pub const fn note_written(&mut self, bytes: u64) {
         self.written = self.written.saturating_add(bytes);
     }
 
-    /// The same as [`Disk::can_reopen`], found out once in a while where it cannot.
+    /// As [`Disk::can_reopen`]; a negative result is checked again only from time to time.
     pub fn can_reopen(&mut self, unflushed: u64) -> bool {
         if self
             .found_stuck
@@ -222,7 +230,8 @@ impl Room {
     }
 
     fn judge(&mut self, free: u64, unflushed: u64) -> Space {
-        // Where they cannot be looked at, a merge has ended, perhaps, and what it wrote is in the list.
+        // If the tables cannot be listed, a merge has probably ended, and its output is in the
+        // list.
         let merging = self.tables.merging;
         let as_before = || Tables {
             merging,
@@ -231,10 +240,11 @@ impl Room {
         self.tables = self.disk.tables().unwrap_or_else(as_before);
         let Tables { merging, unlisted } = self.tables;
         let spare = self.disk.spare;
-        // A merge begins only where it leaves the spare room alone. Writing something that gives room back gives none back before
-        // tables are merged: below this, it only takes some.
+        // A merge starts only if it leaves the spare space alone. A tidying batch frees no space
+        // before tables are merged: below this limit, it only takes space.
         let engine = merging.saturating_add(unflushed).saturating_add(spare);
-        // While a merge runs, what it has written is no longer to come; but it is not free, and so is none of the reserve.
+        // While a merge runs, its output is already written. That space is not free, and not part
+        // of the reserve.
         let has_engine_room = free.saturating_add(unlisted) >= engine;
         let space = if has_engine_room && free >= self.reserve {
             Space::Enough
@@ -250,7 +260,8 @@ impl Room {
         space
     }
 
-    /// Tells the operator how much may be written from now on: `free` bytes are free, and the engine needs `needed`.
+    /// Logs for the operator which batches may be written from now on: `free` bytes are free, and
+    /// the engine needs `needed`.
     fn log(&self, space: Space, free: u64, needed: u64) {
         let reserve = self.reserve;
         match space {
@@ -274,7 +285,7 @@ impl Room {
     }
 }
 
-/// Room that the disk has left, in bytes.
+/// Returns the free space on the disk, in bytes.
 #[cfg(unix)]
 fn free_bytes(directory: &Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(directory)?;
@@ -287,7 +298,7 @@ fn free_bytes(_: &Path) -> io::Result<u64> {
     Ok(u64::MAX)
 }
 
-/// Room that a file takes. The engine makes journals of 64 MiB, and fills them later.
+/// Returns the space that a file takes. The engine makes journals of 64 MiB, and fills them later.
 #[cfg(unix)]
 fn taken_bytes(file: &fs::Metadata) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
@@ -313,7 +324,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps what is logged.
+    /// Records log lines.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<Line>>>);
 
@@ -357,7 +368,7 @@ mod tests {
         fn exit(&self, _: &span::Id) {}
     }
 
-    /// The operator reads what is written, and what helps, each time that is something else, and once.
+    /// Each change of what may be written is logged once, with a remedy.
     #[test]
     fn full_disk_is_logged_as_what_is_still_written() {
         let directory = tempfile::tempdir().unwrap();

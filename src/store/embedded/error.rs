@@ -1,4 +1,4 @@
-//! Why a store cannot be opened, and which of that may pass.
+//! Why a store cannot be opened, and which of these errors may be temporary.
 
 use std::{
     io,
@@ -15,16 +15,16 @@ pub enum OpenError {
     Io {
         /// The directory.
         path: PathBuf,
-        /// What the file system said.
+        /// The file system's error.
         source: io::Error,
     },
-    /// Another process has it open.
+    /// Another process has the store open.
     #[error("another merpati serves from the directory {}; stop it first, or give --data another directory", .0.display())]
     Locked(PathBuf),
-    /// This directory's own lock was free, and the engine's is not.
+    /// The lock of the data directory was free, but the engine's lock is not.
     #[error("the engine's files in {} are still locked, by this process or another program: end it and start merpati again", .0.display())]
     Held(PathBuf),
-    /// The file system has no room to open it, or to make it.
+    /// The file system has no space to open or create the store.
     #[error("no room on the file system of {}: {source}; make room there{}", path.display(), if *is_new {
         " and start again: there was no store yet"
     } else {
@@ -33,9 +33,9 @@ pub enum OpenError {
     Full {
         /// The file or directory.
         path: PathBuf,
-        /// What the file system said.
+        /// The file system's error.
         source: io::Error,
-        /// There was none before.
+        /// True if there was no store before.
         is_new: bool,
     },
     /// A newer release wrote it.
@@ -46,24 +46,24 @@ pub enum OpenError {
         /// The format number found.
         found: u32,
     },
-    /// The engine refused it.
+    /// The engine refused the store.
     #[error("the store in {} cannot be opened: {reason}; restore the whole data directory from a backup, or see docs/disk.md", path.display())]
     Engine {
         /// The directory.
         path: PathBuf,
-        /// What the engine said.
+        /// The engine's error.
         reason: String,
     },
-    /// What was acknowledged is not there any more, and going on without it is possible.
+    /// Acknowledged writes are lost. The store can be opened without them.
     #[error("the store has lost writes: {what} ({}). Restore the whole data directory from a backup, or start once with --accept-damage to \
         go on without what is lost: docs/disk.md says what that takes", path.display())]
     Lost {
         /// The file, or the directory of several.
         path: PathBuf,
-        /// What is lost.
+        /// What was lost.
         what: String,
     },
-    /// A file is damaged or missing without which nothing can be made of the others.
+    /// A file is damaged or missing, and without it the other files are of no use.
     #[error("the store is damaged: {} {what}. --accept-damage is of no use here: restore the whole data directory from a backup. Without one, \
         move `store` and `store.mark` away and start once with --restored: the realm keeps its key, and accounts are made anew (docs/disk.md)", path.display())]
     Damaged {
@@ -75,8 +75,8 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// True when it is one of the system's refusals that may end by themselves or once somebody makes room, or when the lock is held:
-    /// nothing is known to be wrong with the store.
+    /// True if the system refused something that may work later, possibly after somebody frees
+    /// space, or if the lock is held: there is no sign of a fault in the store.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Locked(_) | Self::Full { .. } => true,
@@ -86,7 +86,7 @@ impl OpenError {
     }
 }
 
-/// True when the disk has no room.
+/// True if the disk is full.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -94,8 +94,8 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// True when the system may not refuse the same later: there is no room, no memory, no thread or no file left, or the file system cannot be
-/// written to.
+/// True if the system may not refuse the same later: it has no space, memory, thread or file
+/// descriptor left, or the file system is read-only.
 pub fn may_pass(error: &io::Error) -> bool {
     use io::ErrorKind::{OutOfMemory, ReadOnlyFilesystem, ResourceBusy, WouldBlock};
 
@@ -107,7 +107,7 @@ pub fn may_pass(error: &io::Error) -> bool {
         || has_no_files(error)
 }
 
-/// True when too many files are open, in this process or on this machine.
+/// True if too many files are open, in this process or on this machine.
 #[cfg(unix)]
 fn has_no_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -123,7 +123,8 @@ const fn has_no_files(_: &io::Error) -> bool {
     false
 }
 
-/// What the engine has said. What the system has refused it is told as such: it says nothing of the store.
+/// Converts an error of the engine. A refusal by the system is reported as such: it says nothing
+/// about the store.
 pub(super) fn engine_error(directory: &Path, error: fjall::Error) -> OpenError {
     let path = directory.into();
     match error {
@@ -140,7 +141,8 @@ pub(super) fn engine_error(directory: &Path, error: fjall::Error) -> OpenError {
     }
 }
 
-/// A read has failed. What can be read no more, or makes no sense, is damaged; what the system has only failed to read may be sound.
+/// Converts the error of a failed read. Data that is unreadable for good or invalid is damaged.
+/// Data that the system only failed to read may be intact.
 pub(super) fn read_error(error: &fjall::Error) -> StoreError {
     use io::ErrorKind::{InvalidData, UnexpectedEof};
 
@@ -155,7 +157,7 @@ pub(super) fn read_error(error: &fjall::Error) -> StoreError {
     }
 }
 
-/// Something that the engine gave cannot be made out.
+/// Converts the error of an invalid record.
 pub(super) fn unreadable(directory: &Path, error: &StoreError) -> OpenError {
     OpenError::Engine {
         path: directory.into(),

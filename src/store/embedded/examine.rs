@@ -1,8 +1,10 @@
-//! Looks at the engine's files before the engine does, which takes what it cannot read for what was never written.
+//! Checks the engine's files before the engine opens them, as the engine treats unreadable data as
+//! never written.
 //!
-//! The writer syncs each group before it begins the next, so a stop leaves at most one record that is not whole, the last:
-//! it is cut off, and that is said. Whatever else is missing or does not fit its checksum was acknowledged: then the store
-//! is not opened, unless its operator accepts the loss; and nothing is changed before that is known.
+//! The writer syncs each group before it begins the next. So a crash leaves at most one incomplete
+//! record, the last: it is cut off, and logged. Anything else that is missing or fails its checksum
+//! was acknowledged: then the store is not opened unless its operator accepts the loss, and nothing
+//! is changed before that is known.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -24,30 +26,32 @@ use crate::{
     store::Version,
 };
 
-/// The directory of the engine's trees in its own.
+/// The directory of the engine's trees, inside the engine's own.
 const TREES: &str = "keyspaces";
-/// The first of them, which says what the others are.
+/// The number of the first tree, which lists the others.
 const TREE_OF_TREES: u64 = 0;
-/// Where journals go that were mended, as they were.
+/// The directory for the original copies of repaired journals.
 const ASIDE: &str = "damaged";
-/// What the engine's file `version` holds.
+/// The contents of the engine's file `version`.
 const ENGINE_VERSION: &[u8] = b"FJL\x03";
-/// How often the engine's lock is tried, as the engine does: one that has just been closed may give it back a little later.
+/// The number of tries to take the engine's lock, as in the engine itself: a store that was just
+/// closed may release it a little later.
 const LOCK_TRIES: usize = 3;
-/// The wait before it is tried again.
+/// The wait between two tries.
 const LOCK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How a store is to be looked at.
+/// How a store is examined.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manner {
-    /// What cannot be read is left out, and the store is opened without it.
+    /// True if unreadable data is dropped, and the store is opened without it.
     pub accepts_damage: bool,
-    /// The last journal that holds a record is written anew, and those behind it: a sync has failed, so what is read there need
-    /// not be on the disk. The engine may have made another journal since.
+    /// True if the last journal with a record is rewritten, and those behind it: a sync has failed,
+    /// so data that is read there may not be on the disk. The engine may have made another journal
+    /// since.
     pub distrusts_journal: bool,
 }
 
-/// Bytes of a file.
+/// A range of bytes of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub file: PathBuf,
@@ -55,29 +59,29 @@ pub struct Piece {
     pub bytes: u64,
 }
 
-/// What was found, and done about it.
+/// The findings, and the repairs that were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What was cut off the end of the last journal in which anything stands.
+    /// The bytes that were cut off the end of the last journal that holds data.
     pub cut: Option<Piece>,
-    /// What was left out because its loss is accepted.
+    /// The ranges that were dropped because their loss is accepted.
     pub dropped: Vec<Piece>,
-    /// What is missing besides, and accepted.
+    /// What else is missing, with its loss accepted.
     pub missing: Vec<String>,
-    /// The engine's number of the last commit that is in the journals; 0 if they hold none.
+    /// The engine's sequence number of the last commit in the journals; 0 if they hold none.
     pub last_sequence: u64,
-    /// The highest version that the journals name; None if they name none.
+    /// The highest version in the journals' seals; None if there is none.
     pub sealed: Option<Version>,
 }
 
 impl Report {
-    /// True when there was no loss to accept.
+    /// True if there was no loss to accept.
     pub fn is_sound(&self) -> bool {
         self.dropped.is_empty() && self.missing.is_empty()
     }
 }
 
-/// Looks at the store in `directory`.
+/// Examines the store in `directory`.
 pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<Report, OpenError> {
     if is_planted(Fault::SkipExamine) {
         return Ok(Report::default());
@@ -85,7 +89,7 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
     let store = directory.join(STORE);
     let mut report = Report::default();
     look_at_trees(&store)?;
-    // Held until all is done: whatever is changed here, an engine that is still alive would not know of it.
+    // Held until the end: an engine that is still running would not notice the changes made here.
     let _lock = lock_engine(directory)?;
     let journals = journals(&store).map_err(|source| io_at(&store, source))?;
     for what in missing(&store, &journals, mark) {
@@ -102,7 +106,8 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
     report.last_sequence = walk.last.as_ref().map_or(0, |(_, record)| record.sequence);
     report.sealed = walk.sealed;
     let last_held = walk.last.as_ref().map(|(path, _)| path.clone());
-    // The version is compared later, too; where no seal has told it, that may yet find the store behind.
+    // The version is compared later, too. If no seal contained a version, that check may still find
+    // the store behind its mark.
     let is_compared = mark.is_none() || walk.sealed.is_some();
     let (gaps, cut) = walk.verdict().map_err(|source| io_at(&store, source))?;
     if let (Some(first), false) = (gaps.first(), manner.accepts_damage) {
@@ -164,7 +169,7 @@ impl From<Trouble> for OpenError {
     }
 }
 
-/// The directories of the engine's trees in `store`.
+/// Returns the directories of the engine's trees in `store`.
 pub fn trees(store: &Path) -> Result<Vec<PathBuf>, Trouble> {
     let place = store.join(TREES);
     let io = |error| Trouble::from_io(&place, error);
@@ -175,7 +180,7 @@ pub fn trees(store: &Path) -> Result<Vec<PathBuf>, Trouble> {
     }
     trees.sort_unstable();
     let tree_at = |tree: u64| place.join(tree.to_string());
-    // The engine makes what is missing here, and deletes what it then finds no use for.
+    // The engine creates missing files here, and then deletes files that it finds unused.
     if trees.first() != Some(&TREE_OF_TREES) {
         return Err(Trouble::unsound(&tree_at(TREE_OF_TREES), "is missing"));
     }
@@ -185,7 +190,8 @@ pub fn trees(store: &Path) -> Result<Vec<PathBuf>, Trouble> {
     Ok(trees.into_iter().map(tree_at).collect())
 }
 
-/// Looks at the engine's files besides its journals, the larger ones only by their tables of contents.
+/// Checks the engine's files except its journals. Of the larger ones only the tables of contents
+/// are read.
 fn look_at_trees(store: &Path) -> Result<(), Trouble> {
     let version = store.join("version");
     let found = fs::read(&version).map_err(|error| Trouble::from_io(&version, error))?;
@@ -195,7 +201,7 @@ fn look_at_trees(store: &Path) -> Result<(), Trouble> {
     for (number, tree) in trees(store)?.iter().enumerate() {
         for table in manifest::tables(tree)? {
             if number == 0 {
-                // The engine panics at what it does not find there.
+                // The engine panics if this file lacks what it expects.
                 table.check(|| true)?;
             }
             table.glance()?;
@@ -204,8 +210,9 @@ fn look_at_trees(store: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Removes what a merge has left that has not ended. The engine does that, too, but only when it is opened: before, a journal may
-/// have to be written anew, and on a disk that the merge has filled there is no other room for it.
+/// Removes the files of an unfinished merge. The engine does so, too, but only when it is opened.
+/// Before that, a journal may have to be rewritten, and on a disk that the merge has filled there
+/// is no other space.
 fn remove_unlisted(store: &Path) -> Result<(), OpenError> {
     for tree in trees(store)? {
         for (path, bytes) in manifest::files(&tree)?.unlisted {
@@ -216,7 +223,7 @@ fn remove_unlisted(store: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Locks the file that the engine locks, which is made anew if it is missing: there is nothing in it.
+/// Takes the engine's lock. The lock file is empty; it is created if it is missing.
 fn lock_engine(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join(STORE).join("lock");
     let io = |source| io_at(&path, source);
@@ -234,7 +241,7 @@ fn lock_engine(directory: &Path) -> Result<File, OpenError> {
     Err(OpenError::Held(directory.into()))
 }
 
-/// The journals in `store` and their numbers, the oldest first.
+/// Returns the numbers and paths of the journals in `store`, the oldest first.
 pub fn journals(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(store)? {
@@ -247,7 +254,8 @@ pub fn journals(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(journals)
 }
 
-/// What is missing of the journals: the engine deletes the oldest only, and always writes in one.
+/// Returns which journals are missing. The engine deletes only the oldest, and always has one to
+/// write to.
 fn missing(store: &Path, journals: &[(u64, PathBuf)], mark: Option<&Mark>) -> Vec<String> {
     let mut missing = Vec::new();
     let path = |number: u64| store.join(format!("{number}.jnl")).display().to_string();
@@ -267,19 +275,19 @@ fn missing(store: &Path, journals: &[(u64, PathBuf)], mark: Option<&Mark>) -> Ve
     missing
 }
 
-/// A way through all journals.
+/// A pass over all journals.
 struct Walk<'a> {
     mark: Option<&'a Mark>,
     gaps: Vec<Piece>,
-    /// Where the last journal that was walked through stops making sense, if it does.
+    /// The place where the last journal read so far stops being valid, if it does.
     open_end: Option<(PathBuf, u64)>,
-    /// The last record, and the file that it is in.
+    /// The last record and its file.
     last: Option<(PathBuf, Record)>,
-    /// The sequence number of the one before.
+    /// The sequence number of the record before it.
     before: u64,
-    /// The highest version that a seal names.
+    /// The highest version in a seal.
     sealed: Option<Version>,
-    /// What the seals begin with, by the mark or by the first record that has one.
+    /// The token in the seals, from the mark or from the first record that has one.
     token: Option<[u8; 8]>,
 }
 
@@ -305,8 +313,9 @@ impl<'a> Walk<'a> {
         loop {
             let found = journal.at(at)?;
             if found != Found::End {
-                // A journal is synced before the next is written in: where something stands in that one, this one was whole. That the
-                // next is there does not say so: the engine makes it also after a write has failed.
+                // A journal is synced before the next one is written to: if the next one has data,
+                // this one was complete. The existence of the next one alone does not prove that:
+                // the engine creates it also after a failed write.
                 self.close_end()?;
             }
             match found {
@@ -341,7 +350,7 @@ impl<'a> Walk<'a> {
         last.is_none_or(|last| record.sequence > last)
     }
 
-    /// The first record behind `at` that this store has written.
+    /// Returns the first record behind `at` that this store has written.
     fn next_own(
         &self,
         journal: &mut Journal,
@@ -355,8 +364,9 @@ impl<'a> Walk<'a> {
         journal.next_record(at + 1, |record| self.is_later(record) && is_own(record))
     }
 
-    /// True when what looks like a record stands behind `at`. Where no seal is known, a user may have written it; so it shows that
-    /// there may be more, but none is taken for one. What a record torn at `at` says of itself is a user's for certain.
+    /// True if something that looks like a record follows `at`. If no seal is known, a user may
+    /// have written it: so it shows that there may be more data, but is not used as a record. The
+    /// bytes that a record torn at `at` claims for itself are certainly a user's.
     fn has_more(&self, journal: &mut Journal, at: u64) -> io::Result<bool> {
         let from = journal.claimed_end(at)?.max(at + 1);
         let found = journal.next_record(from, |record| self.is_later(record))?;
@@ -371,14 +381,15 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// Takes a record in whose checksum holds. That is not over its sequence number, but each is higher than the one before.
+    /// Adds a record with a valid checksum. The checksum does not cover its sequence number, but
+    /// each number is higher than the one before.
     fn record(&mut self, path: &Path, record: Record) {
         let last = self.last.as_ref().map(|(_, last)| last.sequence);
         if last.is_some_and(|last| record.sequence <= last) {
             if record.sequence <= self.before {
                 return self.gap(path, record.at, record.end);
             }
-            // Without the one before it is in order.
+            // Without the record before it, the order is right.
             if let Some((path, last)) = self.last.take() {
                 self.gap(&path, last.at, last.end);
             }
@@ -400,7 +411,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// What was damaged, and what was not written whole.
+    /// Returns the damaged ranges, and the range that was not written completely.
     fn verdict(mut self) -> io::Result<(Vec<Piece>, Option<Piece>)> {
         let is_behind = |mark: &Mark| self.sealed.is_some_and(|sealed| sealed < mark.version);
         if self.mark.is_some_and(is_behind) && !is_planted(Fault::IgnoreMark) {
@@ -418,7 +429,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Keeps a journal as it is under another name. That takes no room; a file system without links does without.
+/// Keeps a copy of a journal under another name by a hard link, which takes no space. On a file
+/// system without hard links no copy is kept.
 fn set_aside(directory: &Path, path: &Path) -> io::Result<()> {
     let place = directory.join(ASIDE);
     fs::create_dir_all(&place)?;
@@ -436,21 +448,21 @@ fn set_aside(directory: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps what is to be cut off a journal: the place that it stood at is in the file's name.
+/// Saves the bytes that are to be cut off a journal. The file's name contains their offset.
 fn keep_tail(directory: &Path, tail: &Piece) -> io::Result<()> {
     let place = directory.join(ASIDE);
     fs::create_dir_all(&place)?;
     let name = tail.file.file_name().unwrap_or_default().to_string_lossy();
     let mut from = File::open(&tail.file)?;
     from.seek(SeekFrom::Start(tail.at))?;
-    // One that has the same name stood at the same place.
+    // A file with the same name was cut off at the same offset.
     let mut kept = File::create(place.join(format!("{name}.at-{}", tail.at)))?;
     io::copy(&mut from.take(tail.bytes), &mut kept)?;
     kept.sync_all()?;
     sync_directory(&place)
 }
 
-/// Writes a journal anew without some pieces. Until that is on the disk the old one stays.
+/// Rewrites a journal without some ranges. The old one stays until the new one is on the disk.
 fn rewrite(path: &Path, gaps: &[&Piece], tail: Option<&Piece>) -> io::Result<()> {
     let mut journal = Journal::open(path)?;
     let end = match tail {
@@ -477,7 +489,7 @@ fn rewrite(path: &Path, gaps: &[&Piece], tail: Option<&Piece>) -> io::Result<()>
         fs::rename(&fresh, path)
     })();
     if written.is_err() {
-        // The disk may be full.
+        // The disk may be full: leave no partial file.
         let _ = fs::remove_file(&fresh);
     }
     written?;

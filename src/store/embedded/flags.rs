@@ -1,4 +1,5 @@
-//! Small files beside the store that say, by being there, what the next start has to know and this process may not live to do.
+//! Flag files beside the store. Their existence tells the next start what this process may not live
+//! to report.
 
 use std::{
     fs::{self, File},
@@ -8,13 +9,13 @@ use std::{
 
 use super::mark::sync_directory;
 
-/// Something that the next start has to know.
+/// A flag for the next start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flag {
-    /// The store is not the one that others remember: it was restored, or damage to it was accepted. Positions that were given
-    /// out are given out again.
+    /// The store differs from the one that others remember: it was restored, or damage to it was
+    /// accepted. Positions that were used may be used again.
     Restored,
-    /// A write has failed: what is read of the store need not be on the disk.
+    /// A write has failed: data that is read from the store may not be on the disk.
     Distrusted,
 }
 
@@ -26,7 +27,8 @@ impl Flag {
         })
     }
 
-    /// The file that is renamed to raise it: that takes no room, of which the disk may have none just then.
+    /// Returns the file that is renamed to raise the flag: a rename takes no space, and the disk
+    /// may have none at that moment.
     fn spare(self, directory: &Path) -> Option<PathBuf> {
         match self {
             Self::Restored => None,
@@ -34,12 +36,12 @@ impl Flag {
         }
     }
 
-    /// True when it is raised in a data directory.
+    /// True if the flag is raised in a data directory.
     pub fn is_raised(self, directory: &Path) -> io::Result<bool> {
         self.file(directory).try_exists()
     }
 
-    /// Makes what it takes to raise it on a full disk.
+    /// Creates the file that is needed to raise the flag on a full disk.
     pub fn prepare(self, directory: &Path) -> io::Result<()> {
         match self.spare(directory) {
             Some(spare) if !spare.try_exists()? => {
@@ -50,7 +52,7 @@ impl Flag {
         }
     }
 
-    /// Raises it, for good when this returns.
+    /// Raises the flag. It is durable when this returns.
     pub fn raise(self, directory: &Path) -> io::Result<()> {
         let file = self.file(directory);
         let spare = self.spare(directory);
@@ -59,11 +61,11 @@ impl Flag {
         if !is_there {
             File::create(&file)?.sync_all()?;
         }
-        // Also if it is there: what failed before may have been this.
+        // Sync also if the file exists: an earlier sync may have failed.
         sync_directory(directory)
     }
 
-    /// Takes it down.
+    /// Lowers the flag.
     pub fn lower(self, directory: &Path) -> io::Result<()> {
         let file = self.file(directory);
         let lowered = match self.spare(directory) {
@@ -84,13 +86,13 @@ mod tests {
 
     use super::*;
 
-    /// The disk is full when it is to be raised, as that is what the write has failed of.
+    /// The flag can be raised on a full disk, which may be the reason for the failed write.
     #[test]
     fn distrust_is_noted_where_no_file_can_be_made() {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path();
         let file = Flag::Distrusted.file(data);
-        // No file can be made under this name, be it by root.
+        // No file can be created under this name, even by root.
         let block = || symlink(data.join("nowhere/file"), &file).unwrap();
         block();
         File::create(&file).unwrap_err();
@@ -102,7 +104,7 @@ mod tests {
             Flag::Distrusted.raise(data).unwrap();
             assert!(Flag::Distrusted.is_raised(data).unwrap());
             assert_eq!(inode(&file), spare);
-            // Once more is as good.
+            // Raising it again has the same result.
             Flag::Distrusted.raise(data).unwrap();
             Flag::Distrusted.lower(data).unwrap();
             assert!(!Flag::Distrusted.is_raised(data).unwrap());

@@ -1,4 +1,4 @@
-//! Whether what the engine says can be relied on.
+//! Whether the engine's data can be trusted.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,19 +10,20 @@ use tokio::sync::Notify;
 
 use super::{super::StoreError, flags::Flag};
 
-/// After a write has failed nobody knows what is on the disk: the system may have dropped what it could not write, and
-/// shows it to readers all the same, until it is read from the disk again. So from then on nothing is served.
+/// The health of the engine. After a failed write nobody knows what is on the disk: the system may
+/// have dropped the data that it could not write, and still shows it to readers until it is read
+/// from the disk again. So from then on nothing is served.
 #[derive(Debug)]
 pub struct Health {
     /// The directory that holds the store.
     directory: PathBuf,
     failed: OnceLock<StoreError>,
-    /// Wakes those who wait for that.
+    /// Wakes the tasks that wait for a failure.
     failing: Notify,
 }
 
 impl Health {
-    /// That of the store in a data directory, which is well.
+    /// Returns the health of the store in a data directory, without a failure.
     pub fn of(directory: &Path) -> Self {
         Self {
             directory: directory.into(),
@@ -37,15 +38,15 @@ impl Health {
         &self.directory
     }
 
-    /// An error once a write has failed.
+    /// Returns an error once a write has failed.
     pub fn check(&self) -> Result<(), StoreError> {
         self.failed.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Waits until a write has failed.
+    /// Waits until a write has failed, and returns the error.
     pub async fn failed(&self) -> StoreError {
         loop {
-            // Made before the look, so that none is missed.
+            // Created before the check, so that no failure is missed.
             let failing = self.failing.notified();
             if let Err(error) = self.check() {
                 return error;
@@ -54,7 +55,7 @@ impl Health {
         }
     }
 
-    /// A write has failed. What the first has failed of is what everybody is told.
+    /// Notes that a write has failed. Later calls report the first error.
     pub fn fail(&self, error: &StoreError) {
         if self.failed.set(error.clone()).is_err() {
             return;
@@ -67,7 +68,7 @@ impl Health {
     }
 }
 
-/// Whoever holds this writes. A writer that panics has failed to write.
+/// The right to write. A writer that panics counts as a failed write.
 #[derive(Debug)]
 pub struct Writing(pub Arc<Health>);
 
@@ -81,7 +82,7 @@ impl Drop for Writing {
     }
 }
 
-/// Writes that fail because a test wants them to.
+/// Write failures for tests.
 #[cfg(test)]
 pub mod scripted {
     use std::{
@@ -89,12 +90,13 @@ pub mod scripted {
         sync::{Mutex, PoisonError, mpsc},
     };
 
-    /// Where those who close a store in a directory wait for a test.
+    /// The directory of a store, and the channel on which its closing waits.
     type Held = (PathBuf, mpsc::Receiver<()>);
 
     static HELD: Mutex<Vec<Held>> = Mutex::new(Vec::new());
 
-    /// The engine of the store in a data directory is not closed before what this gives is dropped, as if it were merging.
+    /// Delays the closing of the engine of the store in a data directory until the returned sender
+    /// is dropped, as a running merge would.
     pub fn hold_closing(directory: &Path) -> mpsc::Sender<()> {
         let (hold, held) = mpsc::channel();
         let mut all = HELD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,7 +104,7 @@ pub mod scripted {
         hold
     }
 
-    /// What whoever closes this store waits for.
+    /// Returns the channel that the closing of this store waits for.
     pub fn held_closing(directory: &Path) -> Option<mpsc::Receiver<()>> {
         let mut all = HELD.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all.iter().position(|(at, _)| at == directory)?;
@@ -123,17 +125,17 @@ pub mod scripted {
         all.push((directory.into(), failing));
     }
 
-    /// The next sync of the store in a data directory fails.
+    /// Makes the next sync of the store in a data directory fail.
     pub fn fail_next_sync(directory: &Path) {
         plant(directory, Failing::Sync);
     }
 
-    /// With the next write the writer of the store in a data directory panics.
+    /// Makes the writer of the store in a data directory panic at the next write.
     pub fn panic_at_next_write(directory: &Path) {
         plant(directory, Failing::Panic);
     }
 
-    /// True when this sync is to fail.
+    /// True if this sync must fail.
     pub fn fails(directory: &Path) -> bool {
         let mut all = FAILING.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all.iter().position(|(at, _)| at == directory);

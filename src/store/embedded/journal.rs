@@ -1,7 +1,7 @@
-//! Reads the engine's journal files record by record, each against its checksum, as they stand on the disk.
+//! Reads the engine's journal files record by record, and checks each checksum.
 //!
-//! A journal is a file of records with nothing between them, and zeros behind the last: the engine makes it 64 MiB long
-//! before it writes. Each commit is one record. Numbers are little-endian.
+//! A journal is a file of records without gaps, and zeros behind the last: the engine makes it
+//! 64 MiB long before it writes. Each commit is one record. Numbers are little-endian.
 //!
 //! ```text
 //! 01  items 4, sequence number 8
@@ -10,8 +10,9 @@
 //! 03  checksum 8, "FJL" 03             (XXH3 of all items; of the first line nothing is under it)
 //! ```
 //!
-//! The engine itself takes whatever it cannot read for the end of the journal and cuts it off without a word, with all
-//! that stands behind it; where only the checksum is wrong it does not open. So it is not asked before this has looked.
+//! The engine itself treats unreadable data as the end of the journal and cuts it off without a
+//! message, with everything behind it. If only a checksum is wrong, the engine does not open. So
+//! this module checks the journal first.
 
 use std::{
     fs::File,
@@ -23,44 +24,45 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::layout;
 
-/// What a start of a record takes.
+/// The size of a record's start, in bytes.
 const START_BYTES: usize = 13;
-/// What stands before an item's key.
+/// The size of an item before its key, in bytes.
 const ITEM_BYTES: usize = 21;
-/// What a cleared keyspace takes.
+/// The size of an item that clears a keyspace, in bytes.
 const CLEAR_BYTES: usize = 9;
-/// What an end of a record takes.
+/// The size of a record's end, in bytes.
 const END_BYTES: usize = 13;
-/// What an end ends with.
+/// The last bytes of a record.
 const MAGIC: &[u8] = b"FJL\x03";
-/// Sequence numbers stay below this; the engine stops at twice as many.
+/// The limit of sequence numbers. The engine stops at twice as many.
 const SEQUENCE_MAX: u64 = 1 << 62;
-/// Items that are looked at in the search for a record. What users write can look like the beginnings of many.
+/// The maximum number of items examined in the search for a record. Data of users can look like the
+/// start of many records.
 const STEPS_MAX: u64 = 20_000_000;
-/// What is read at once, in bytes.
+/// The number of bytes read at once.
 const WINDOW: usize = 128 << 10;
 
-/// A record whose checksum holds.
+/// A record with a valid checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Where it begins.
+    /// The offset of its first byte.
     pub at: u64,
-    /// The first byte behind it.
+    /// The offset behind its last byte.
     pub end: u64,
-    /// The engine's number of the commit: the next one's is higher.
+    /// The engine's sequence number of the commit. The next commit has a higher one.
     pub sequence: u64,
-    /// What the store has marked it with, if it did.
+    /// The seal of the store, if there is one.
     pub seal: Option<layout::Seal>,
 }
 
-/// What stands at some place of a journal.
+/// The contents at an offset of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A record.
     Record(Record),
-    /// Nothing, and nothing behind it.
+    /// The end: no data from here on.
     End,
-    /// Something that is no record.
+    /// Invalid data.
     Bad,
 }
 
@@ -69,7 +71,7 @@ pub enum Found {
 pub struct Journal {
     file: File,
     len: u64,
-    /// What was read last, and where it begins.
+    /// The bytes that were read last, and their offset.
     window: Vec<u8>,
     start: u64,
 }
@@ -87,7 +89,7 @@ impl Journal {
         })
     }
 
-    /// So many bytes at `at`; None where the file ends before.
+    /// Returns `len` bytes at `at`. None if the file ends before.
     fn bytes(&mut self, at: u64, len: usize) -> io::Result<Option<&[u8]>> {
         let Some(end) = at.checked_add(len as u64).filter(|end| *end <= self.len) else {
             return Ok(None);
@@ -103,7 +105,7 @@ impl Journal {
         Ok(self.window.get(from..).and_then(|rest| rest.get(..len)))
     }
 
-    /// The first byte at or behind `at` that is not zero.
+    /// Returns the offset of the first byte at or behind `at` that is not zero.
     pub fn next_written(&mut self, at: u64) -> io::Result<Option<u64>> {
         let mut at = at;
         while at < self.len {
@@ -123,7 +125,7 @@ impl Journal {
         Ok(None)
     }
 
-    /// The byte behind the last one that is not zero, from `at` on.
+    /// Returns the offset behind the last byte that is not zero, from `at` on.
     pub fn written_end(&mut self, at: u64) -> io::Result<u64> {
         let (mut at, mut end) = (at, at);
         while let Some(found) = self.next_written(at)? {
@@ -140,7 +142,7 @@ impl Journal {
         Ok(end)
     }
 
-    /// Leaves out what the file system knows to be nothing: most of a new journal.
+    /// Skips the holes of a sparse file, which are most of a new journal.
     #[cfg(target_os = "linux")]
     fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
         use rustix::{fs::SeekFrom, io::Errno};
@@ -148,7 +150,7 @@ impl Journal {
         match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NXIO) => Ok(None),
-            // Not every file system knows.
+            // Not every file system supports this.
             Err(Errno::INVAL | Errno::NOTSUP) => Ok(Some(at)),
             Err(error) => Err(error.into()),
         }
@@ -160,7 +162,7 @@ impl Journal {
         Ok(Some(at))
     }
 
-    /// What stands at `at`.
+    /// Returns the contents at `at`.
     pub fn at(&mut self, at: u64) -> io::Result<Found> {
         match self.record(at)? {
             Some(record) => Ok(Found::Record(record)),
@@ -169,8 +171,8 @@ impl Journal {
         }
     }
 
-    /// The first record at or behind `at` for which `counts` holds; None when there is none, or when so much looks like
-    /// the beginning of one that it takes too long to tell.
+    /// Returns the first record at or behind `at` for which `counts` holds. None if there is none,
+    /// or if so much data looks like the start of a record that the search takes too long.
     pub fn next_record(
         &mut self,
         at: u64,
@@ -189,7 +191,7 @@ impl Journal {
         Ok(None)
     }
 
-    /// The record at `at`, if there is one whose checksum holds.
+    /// Returns the record at `at`, if there is one with a valid checksum.
     fn record(&mut self, at: u64) -> io::Result<Option<Record>> {
         match self.outline(at, &mut { u64::MAX })? {
             Some((record, checksum)) if self.is_sound(&record, checksum)? => Ok(Some(record)),
@@ -197,7 +199,7 @@ impl Journal {
         }
     }
 
-    /// What has the shape of a record at `at`, and the checksum that it names.
+    /// Returns a record that parses at `at`, and its checksum, which is not yet checked.
     fn outline(&mut self, at: u64, budget: &mut u64) -> io::Result<Option<(Record, u64)>> {
         let Some((items, sequence)) = self.bytes(at, START_BYTES)?.and_then(parse_start) else {
             return Ok(None);
@@ -238,7 +240,8 @@ impl Journal {
         }))
     }
 
-    /// Where what begins at `at` ends by its own account, as far as there is one: up to there stands what somebody has written.
+    /// Returns the offset where the record that starts at `at` ends by its own lengths, as far as
+    /// they can be read: the data up to there belongs to that record.
     pub fn claimed_end(&mut self, at: u64) -> io::Result<u64> {
         let Some((items, _)) = self.bytes(at, START_BYTES)?.and_then(parse_start) else {
             return Ok(at);
@@ -258,7 +261,7 @@ impl Journal {
         Ok(next)
     }
 
-    /// True when the checksum is that of the record's items.
+    /// True if the checksum matches the record's items.
     fn is_sound(&mut self, record: &Record, checksum: u64) -> io::Result<bool> {
         let mut hash = Xxh3::new();
         let (mut at, end) = (
@@ -277,7 +280,7 @@ impl Journal {
     }
 }
 
-/// The items that a record has, and its sequence number.
+/// Parses the number of items of a record, and its sequence number.
 fn parse_start(bytes: &[u8]) -> Option<(u32, u64)> {
     let rest = bytes.strip_prefix(&[1])?;
     let (items, rest) = rest.split_first_chunk()?;
@@ -286,7 +289,7 @@ fn parse_start(bytes: &[u8]) -> Option<(u32, u64)> {
     (items > 0 && sequence < SEQUENCE_MAX).then_some((items, sequence))
 }
 
-/// How an item begins.
+/// The start of an item.
 struct Item {
     key: u16,
     value: u32,
@@ -320,7 +323,7 @@ fn parse_item(bytes: &[u8]) -> Option<Item> {
     })
 }
 
-/// The checksum of a record.
+/// Parses the checksum of a record.
 fn parse_end(bytes: &[u8]) -> Option<u64> {
     let rest = bytes.strip_prefix(&[3])?;
     let (checksum, rest) = rest.split_first_chunk()?;

@@ -1,9 +1,9 @@
-//! Where things stand in the one keyspace of the embedded engine: the first byte says what a record is.
+//! The layout of the embedded engine's one keyspace: the first byte gives the kind of a record.
 //!
 //! ```text
 //! f                                format number 4
-//! v                                version 8: what was put up to it stands under its own key
-//! g place in the ring 2            what a group has put: key length 1, key, version 8, value length + 1 or 0 if it
+//! v                                version 8: values put up to it are under their own keys
+//! g place in the ring 2            the values of a group: key length 1, key, version 8, value length + 1 or 0 if it
 //!                                  was deleted 4, value; and so on
 //! k key                            version 8, value
 //! l name length 1, name, position 8     entry
@@ -11,20 +11,21 @@
 //! s                                token 8, version 8: the seal of the last group
 //! ```
 //!
-//! Keys are emitted in one order only, so a prefix of the keyspace is a kind, a log, a range of keys.
+//! Each key has only one encoding, so a prefix of the keyspace is a kind, a log, or a range of
+//! keys.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::super::{Key, Log, Position, Prefix, Version, Versioned, concat};
 
-/// The layout this release writes. A newer one is refused, an older one is read.
+/// The layout version that this release writes. A newer one is refused, an older one is read.
 pub const FORMAT: u32 = 2;
 
 pub const FORMAT_KEY: &[u8] = b"f";
 pub const VERSION_KEY: &[u8] = b"v";
 
-/// What has become of a key: a value, or none any more.
+/// The latest state of a key: a value, or none if it was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latest {
     pub version: Version,
@@ -32,7 +33,7 @@ pub struct Latest {
 }
 
 impl Latest {
-    /// The value, if there is one.
+    /// Returns the value and its version, if there is a value.
     pub fn versioned(&self) -> Option<Versioned> {
         self.value.as_ref().map(|value| Versioned {
             version: self.version,
@@ -41,7 +42,7 @@ impl Latest {
     }
 }
 
-/// The key of a record; nearly all are in place.
+/// The key of a record. Nearly all are stored inline.
 pub type Place = SmallVec<[u8; 48]>;
 
 pub fn key(key: &Key) -> Place {
@@ -52,7 +53,8 @@ pub fn prefix(prefix: &Prefix) -> Place {
     concat(&[b"k", &prefix.0])
 }
 
-/// The first place after all that begins with `prefix`, which has a byte that is not the greatest.
+/// Returns the first place behind all keys that begin with `prefix`, which must have a byte that is
+/// not 255.
 pub fn after_prefix(prefix: &[u8]) -> Place {
     let mut end: Place = prefix.into();
     while let Some(last) = end.pop() {
@@ -64,17 +66,17 @@ pub fn after_prefix(prefix: &[u8]) -> Place {
     end
 }
 
-/// The first place after that of `key`.
+/// Returns the first place behind that of `key`.
 pub fn after(key: &Key) -> Place {
     concat(&[b"k", &key.0, &[0]])
 }
 
-/// The key that a keyspace key stands for.
+/// Parses the key in a keyspace key.
 pub fn parse_key(stored: &[u8]) -> Key {
     Key(stored.get(1..).unwrap_or_default().into())
 }
 
-/// Adds what stands under a key of its own.
+/// Appends the record of a value under its own key.
 pub fn add_value(stored: &mut Vec<u8>, version: Version, value: &[u8]) {
     stored.extend_from_slice(&version.0.to_be_bytes());
     stored.extend_from_slice(value);
@@ -88,14 +90,14 @@ pub fn parse_value(stored: &[u8]) -> Option<Versioned> {
     })
 }
 
-/// What all rows of groups begin with.
+/// The prefix of the rows of all groups.
 pub const ROW_PREFIX: &[u8] = b"g";
 
 pub fn row_key(at: u16) -> Place {
     concat(&[ROW_PREFIX, &at.to_be_bytes()])
 }
 
-/// Adds what has become of a key to the row of its group.
+/// Appends the latest state of a key to the row of its group.
 pub fn add_to_row(row: &mut Vec<u8>, key: &Key, latest: &Latest) {
     row.push(u8::try_from(key.0.len()).unwrap_or(u8::MAX));
     row.extend_from_slice(&key.0);
@@ -108,7 +110,7 @@ pub fn add_to_row(row: &mut Vec<u8>, key: &Key, latest: &Latest) {
     row.extend_from_slice(value.unwrap_or_default());
 }
 
-/// A row's place in the ring, and what it says. None if it is damaged.
+/// Parses a row: its place in the ring, and its contents. None if it is damaged.
 pub fn parse_row(key: &[u8], row: &[u8]) -> Option<(u16, Vec<(Key, Latest)>)> {
     let at = key.strip_prefix(ROW_PREFIX)?.try_into().ok()?;
     let mut values = Vec::new();
@@ -129,17 +131,18 @@ pub fn parse_row(key: &[u8], row: &[u8]) -> Option<(u16, Vec<(Key, Latest)>)> {
     Some((u16::from_be_bytes(at), values))
 }
 
-/// Where the seal of each group goes, over that of the one before.
+/// The key of the seal. Each group overwrites the seal of the one before.
 pub const SEAL_KEY: &[u8] = b"s";
 pub const SEAL_BYTES: usize = 16;
 
-/// What marks a group's record in the engine's journal as written by this store. Whoever looks for records behind a
-/// place that has become unreadable meets what users have written, too; and that may look just like a record.
+/// The seal that marks a group's record in the engine's journal as written by this store. A search
+/// for records behind an unreadable place also meets data of users, which may look just like a
+/// record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seal {
-    /// Known to nobody but the store.
+    /// A random token that only the store knows.
     pub token: [u8; 8],
-    /// The version that the store was at with this group.
+    /// The version of the store after this group.
     pub version: Version,
 }
 
@@ -165,25 +168,25 @@ fn named(kind: u8, log: &Log) -> Place {
     concat(&[&[kind, len], &log.0])
 }
 
-/// What all entries of all logs begin with.
+/// The prefix of all entries of all logs.
 pub const LOG_PREFIX: &[u8] = b"l";
-/// What stands behind all of them.
+/// The first place behind all entries.
 pub const LOGS_END: &[u8] = b"m";
 
-/// What stands behind the entries of `log`.
+/// Returns the first place behind the entries of `log`.
 pub fn after_log(log: &Log) -> Place {
     let mut out = entry(log, Position(u64::MAX));
     out.push(0);
     out
 }
 
-/// The log of an entry's keyspace key.
+/// Parses the log in an entry's keyspace key.
 pub fn parse_log(stored: &[u8]) -> Option<Log> {
     let (len, rest) = stored.strip_prefix(LOG_PREFIX)?.split_first()?;
     Some(Log(rest.get(..usize::from(*len))?.into()))
 }
 
-/// What all entries of `log` begin with.
+/// Returns the prefix of all entries of `log`.
 pub fn log(log: &Log) -> Place {
     named(b'l', log)
 }
@@ -194,7 +197,7 @@ pub fn entry(log: &Log, position: Position) -> Place {
     out
 }
 
-/// The position in an entry's keyspace key.
+/// Parses the position in an entry's keyspace key.
 pub fn parse_entry_position(stored: &[u8]) -> Position {
     let position = stored.last_chunk().copied().unwrap_or_default();
     Position(u64::from_be_bytes(position))

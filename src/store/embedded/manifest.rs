@@ -1,11 +1,13 @@
-//! Reads which tables the engine's trees consist of, and the checksums of these files.
+//! Reads the list of tables of the engine's trees, and the checksums of these files.
 //!
-//! A tree is a directory. `current` says which of the files `v1`, `v2`, … counts (its number 8, its checksum 16, 0),
-//! and that lists the tables, each with the checksum of its whole file (XXH3 with 128 bits). The engine does not look at
-//! these checksums, only at those of the blocks that it reads; and a tree without `current` it takes for a new one.
+//! A tree is a directory. `current` names the current one of the files `v1`, `v2`, … (its number 8,
+//! its checksum 16, 0). That file lists the tables, each with the checksum of its whole file (XXH3
+//! with 128 bits). The engine does not check these checksums, only those of the blocks that it
+//! reads. It treats a tree without `current` as a new one.
 //!
-//! Both kinds of files are archives: sections, then a table of contents ("TOC!", count 4, each: position 8, length 8,
-//! name length 2, name), then its own place ("SFA!", 1, 0, checksum 16, position 8, length 8).
+//! Both kinds of files are archives: sections, then a table of contents ("TOC!", count 4, each:
+//! position 8, length 8, name length 2, name), then its own place ("SFA!", 1, 0, checksum 16,
+//! position 8, length 8).
 
 use std::{
     collections::HashMap,
@@ -18,32 +20,32 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::compaction::Level;
 
-/// The directory of a tree's tables in its own.
+/// The directory of a tree's tables, inside the tree's own.
 const TABLES: &str = "tables";
-/// What stands behind the contents of an archive.
+/// The size of the trailer behind an archive's table of contents, in bytes.
 const TRAILER_BYTES: usize = 38;
-/// The longest list of tables and the longest table of contents that are read, in bytes.
+/// The longest list of tables and the longest table of contents that this module reads, in bytes.
 const LIST_BYTES_MAX: u64 = 64 << 20;
-/// What is hashed at once, in bytes.
+/// The number of bytes hashed at once.
 const PIECE: usize = 256 << 10;
-/// So often a tree is looked at anew whose list changes meanwhile.
+/// The number of tries to read a tree whose list changes meanwhile.
 const TRIES: usize = 5;
 
-/// A file of the engine's, and the checksum that it must have.
+/// A file of the engine and its expected checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     pub path: PathBuf,
     pub checksum: u128,
 }
 
-/// A file that is not what the engine has written.
+/// A file that differs from the one that the engine wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsound {
     pub path: PathBuf,
     pub how: &'static str,
 }
 
-/// A file is unsound, or it cannot be read.
+/// A file is damaged, or it cannot be read.
 #[derive(Debug)]
 pub enum Trouble {
     Unsound(Unsound),
@@ -58,7 +60,7 @@ impl Trouble {
         })
     }
 
-    /// For a file that has to be there.
+    /// Converts the error for a file that must exist.
     pub fn from_io(path: &Path, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::unsound(path, "is missing"),
@@ -67,21 +69,22 @@ impl Trouble {
     }
 }
 
-/// Has what is read next of a file come from the disk: until then the system shows what it holds in memory, which is as it was when it was
-/// written, whatever the disk has made of it. What is not written yet stays.
+/// Drops the file's pages from the system's cache, so that the next read comes from the disk.
+/// Otherwise the system returns the cached data as it was written, even if the disk has damaged it.
+/// Pages that are not written yet stay.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn drop_cached(file: &File) {
-    // Where the system does not take the advice, what it shows is all that can be had.
+    // If the system does not take the advice, its cached data is the best available.
     let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }
 
-/// There is no such advice: what the system shows is all that can be had.
+/// Does nothing: this system has no such advice, so its cached data is the best available.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn drop_cached(_: &File) {}
 
-/// The same as [`tables`], by what stands on the disk.
+/// As [`tables`], read from the disk and not from the system's cache.
 pub fn tables_on_disk(tree: &Path) -> Result<Vec<Table>, Trouble> {
-    // That a file is missing is found out by those who need it.
+    // The code that needs a missing file reports it.
     for entry in fs::read_dir(tree).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_file())
             && let Ok(file) = File::open(entry.path())
@@ -92,7 +95,7 @@ pub fn tables_on_disk(tree: &Path) -> Result<Vec<Table>, Trouble> {
     tables(tree)
 }
 
-/// The tables of the tree in a directory.
+/// Returns the tables of the tree in a directory.
 pub fn tables(tree: &Path) -> Result<Vec<Table>, Trouble> {
     let place = tree.join(TABLES);
     let listed = listed(tree)?.into_iter();
@@ -104,22 +107,22 @@ pub fn tables(tree: &Path) -> Result<Vec<Table>, Trouble> {
         .collect())
 }
 
-/// The files of a tree's tables.
+/// The table files of a tree.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Files {
-    /// What the list names, the fresh tables first.
+    /// The tables that the list names by level, the fresh tables first.
     pub levels: Vec<Level>,
-    /// Files that the list does not name, and their lengths: a merge writes them or has written them in vain, or they are about to be
-    /// deleted.
+    /// Files that the list does not name, and their lengths: a merge is writing them or has left
+    /// them unfinished, or they are about to be deleted.
     pub unlisted: Vec<(PathBuf, u64)>,
 }
 
-/// The files of the tables of the tree in a directory.
+/// Returns the table files of the tree in a directory.
 pub fn files(tree: &Path) -> Result<Files, Trouble> {
     files_with(tree, || {})
 }
 
-/// The same; between the list and the directory `between` happens.
+/// As [`files`]; calls `between` between the read of the list and the read of the directory.
 fn files_with(tree: &Path, mut between: impl FnMut()) -> Result<Files, Trouble> {
     let current = tree.join("current");
     for _ in 0..TRIES {
@@ -128,7 +131,7 @@ fn files_with(tree: &Path, mut between: impl FnMut()) -> Result<Files, Trouble> 
             between();
             files_of(tree, &listed)
         });
-        // A merge that ends in between puts into the list what was not in it.
+        // A merge that ends in between adds files to the list.
         if read_bounded(&current)? == before {
             return found;
         }
@@ -136,7 +139,7 @@ fn files_with(tree: &Path, mut between: impl FnMut()) -> Result<Files, Trouble> 
     Err(Trouble::unsound(&current, "changes all the time"))
 }
 
-/// The files of a tree whose list names these tables.
+/// Returns the files of a tree whose list names these tables.
 fn files_of(tree: &Path, listed: &[Listed]) -> Result<Files, Trouble> {
     let place = tree.join(TABLES);
     let io = |error| Trouble::from_io(&place, error);
@@ -154,7 +157,7 @@ fn files_of(tree: &Path, listed: &[Listed]) -> Result<Files, Trouble> {
         };
         let bytes = match fs::metadata(&path) {
             Ok(file) => file.len(),
-            // It is deleted by now.
+            // It was deleted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(io(error)),
         };
@@ -173,10 +176,10 @@ fn files_of(tree: &Path, listed: &[Listed]) -> Result<Files, Trouble> {
     Ok(found)
 }
 
-/// A table as the list names it: its level, its number, and its checksum.
+/// A table in the list: its level, its number, and its checksum.
 type Listed = (u8, u64, u128);
 
-/// The tables that the list of the tree in a directory names.
+/// Returns the tables in the list of the tree in a directory.
 fn listed(tree: &Path) -> Result<Vec<Listed>, Trouble> {
     let current = tree.join("current");
     let read = read_bounded(&current)?;
@@ -199,8 +202,8 @@ fn listed(tree: &Path) -> Result<Vec<Listed>, Trouble> {
 }
 
 impl Table {
-    /// Looks at the file's length and its table of contents only. The engine reserves memory by a number that stands there
-    /// before it checks it.
+    /// Checks only the file's length and its table of contents. The engine allocates memory by a
+    /// number in there before it checks it.
     pub fn glance(&self) -> Result<(), Trouble> {
         let io = |error| Trouble::from_io(&self.path, error);
         let mut file = File::open(&self.path).map_err(io)?;
@@ -214,11 +217,13 @@ impl Table {
         }
     }
 
-    /// Reads all of the file from the disk. After each piece `pause` is asked whether to go on; None when it was not.
+    /// Reads the whole file from the disk. Calls `pause` after each piece, and stops if it returns
+    /// false. Returns None if it was stopped.
     pub fn check(&self, mut pause: impl FnMut() -> bool) -> Result<Option<u64>, Trouble> {
         let io = |error| Trouble::from_io(&self.path, error);
         let mut file = File::open(&self.path).map_err(io)?;
-        // Not again behind it: what others had in memory of it is there again by then, and what they do not ask for leaves first.
+        // The cache is not dropped again afterwards: pages that others use are back by then, and
+        // pages that nobody uses leave the cache first.
         drop_cached(&file);
         let mut hash = Xxh3::new();
         let mut piece = vec![0; PIECE];
@@ -272,7 +277,7 @@ impl Section {
     }
 }
 
-/// The sections of an archive; None if its table of contents is damaged.
+/// Returns the sections of an archive. None if its table of contents is damaged.
 fn contents(archive: &mut (impl io::Read + io::Seek)) -> io::Result<Option<Vec<Section>>> {
     let len = archive.seek(SeekFrom::End(0))?;
     let Some(trailer_at) = len.checked_sub(TRAILER_BYTES as u64) else {
@@ -324,8 +329,8 @@ fn parse_contents(bytes: &[u8]) -> Option<Vec<Section>> {
     Some(sections)
 }
 
-/// The levels of the tables, their numbers, and their checksums: levels 1, in each runs 1, in each tables 4, in each its number 8, 0,
-/// checksum 16, sequence number 8.
+/// Parses the levels, numbers and checksums of the tables: levels 1, in each runs 1, in each tables
+/// 4, in each its number 8, 0, checksum 16, sequence number 8.
 fn parse_tables(bytes: &[u8]) -> Option<Vec<Listed>> {
     let mut tables = Vec::new();
     let (levels, mut rest) = bytes.split_first()?;
@@ -362,10 +367,10 @@ mod tests {
 
     const BYTES: usize = 32 << 20;
     const TRIES: usize = 20;
-    /// The kind of file systems that have nothing but memory.
+    /// The type number of tmpfs, a file system without a disk.
     const TMPFS: i64 = 0x0102_1994;
 
-    /// True when the system has the byte at `at` in memory; None where it does not say.
+    /// True if the system has the byte at `at` in its cache. None if it does not tell.
     fn is_cached(file: &File, at: u64) -> Option<bool> {
         let mut byte = [0];
         let mut into = [IoSliceMut::new(&mut byte)];
@@ -376,7 +381,8 @@ mod tests {
         }
     }
 
-    /// With more memory than store the system would show for ever what it has once written.
+    /// The check reads from the disk: if the store fits into memory, the system would always return
+    /// the cached data.
     #[test]
     fn table_in_memory_is_checked_as_it_is_on_the_disk() {
         let program = std::env::current_exe().unwrap();
@@ -397,11 +403,11 @@ mod tests {
             path: path.clone(),
             checksum,
         };
-        // The system need not follow the advice: it keeps a page that it is just moving.
+        // The system may ignore the advice: it keeps a page that it is just moving.
         let was_read_from_disk = (0..TRIES).any(|_| {
             fs::read(&path).unwrap();
             assert_eq!(is_cached(&file, end), Some(true));
-            // After the first piece the last one has not been read yet.
+            // The last piece has not been read yet after the first one.
             let mut seen = None;
             let checked = table.check(|| {
                 seen.get_or_insert_with(|| is_cached(&file, end));
@@ -421,7 +427,8 @@ mod list_tests {
         *,
     };
 
-    /// A table that is listed while the directory is read is not taken for one that a merge still writes: its room is not free.
+    /// A table that is added to the list while the directory is read does not count as the
+    /// unfinished file of a merge: its space is not free.
     #[tokio::test]
     async fn table_that_has_just_been_listed_is_not_unlisted() {
         let directory = tempfile::tempdir().unwrap();
@@ -443,7 +450,7 @@ mod list_tests {
         let old = trees(&before.join(STORE)).unwrap().pop().unwrap();
         let now = files(&tree).unwrap();
         assert_eq!((now.unlisted.len(), now.levels.is_empty()), (0, false));
-        // The list as it was, until the directory is about to be read.
+        // The old list, until the directory is about to be read.
         let current = tree.join("current");
         let listed = fs::read(&current).unwrap();
         for entry in fs::read_dir(&old).unwrap() {
@@ -456,7 +463,7 @@ mod list_tests {
         assert!(!files(&tree).unwrap().unlisted.is_empty());
         let found = files_with(&tree, || fs::write(&current, &listed).unwrap());
         assert_eq!(found.unwrap(), now);
-        // One that never stays the same is not relied on.
+        // A list that changes each time is not used.
         let mut changes = 0u64;
         let changing = files_with(&tree, || {
             changes += 1;

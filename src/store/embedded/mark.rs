@@ -1,8 +1,10 @@
-//! A small file beside the store that says how far the store had come. Where the engine finds fewer files than there
-//! were, it goes on with what it finds, and with nothing if it finds none; so somebody else has to remember.
+//! The mark: a small file beside the store that notes how far the store had come. If files of the
+//! engine are missing, the engine continues with the others, or with an empty store if all are
+//! missing. So the number of files must be noted elsewhere.
 //!
-//! It is written at each start, at each stop and each ten seconds, so it may be behind, and never ahead. Magic 8, token 8,
-//! sequence number 8, version 8, journal 8, CRC-32 of these 4, big-endian.
+//! The mark is written at each start, at each stop and every ten seconds, so it may be behind, and
+//! is never ahead. Magic 8, token 8, sequence number 8, version 8, journal 8, CRC-32 of these 4,
+//! big-endian.
 
 use std::{
     fs::{self, File},
@@ -13,31 +15,31 @@ use std::{
 use super::{super::Version, journal::Record};
 
 const FILE: &str = "store.mark";
-/// The same while it is written.
+/// The mark while it is written.
 const FILE_NEW: &str = "store.mark.new";
 const MAGIC: &[u8; 8] = b"MPMARK1\n";
 const BYTES: usize = 44;
 
-/// How far a store had come for certain.
+/// A state that the store has certainly reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// What the seals of its groups begin with.
+    /// The token in the seals of its groups.
     pub token: [u8; 8],
-    /// The engine's number of the first commit that may have such a seal.
+    /// The engine's sequence number of the first commit that may have such a seal.
     pub sealed_from: u64,
     /// A version that was durable.
     pub version: Version,
-    /// The number of the newest of its journals.
+    /// The number of its newest journal.
     pub journal: u64,
 }
 
-/// What has become of a mark.
+/// The result of reading a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     Mark(Mark),
-    /// The store is new, or an earlier release has written it.
+    /// No mark: the store is new, or an earlier release has written it.
     Nothing,
-    /// It cannot be made out.
+    /// The mark is invalid.
     Unreadable,
 }
 
@@ -51,7 +53,7 @@ impl Mark {
         }
     }
 
-    /// Writes it, so that a crash leaves this one or the one before.
+    /// Writes the mark. After a crash either this one or the one before exists.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
         let (place, fresh) = (directory.join(FILE), directory.join(FILE_NEW));
         let mut file = File::create(&fresh)?;
@@ -61,7 +63,7 @@ impl Mark {
         sync_directory(directory)
     }
 
-    /// True when this store has written a record, and not a user who wrote something that looks like one.
+    /// True if this store wrote a record, and not a user whose data looks like one.
     pub fn is_own(&self, record: &Record) -> bool {
         record.sequence < self.sealed_from
             || record.seal.is_some_and(|seal| seal.token == self.token)
@@ -98,7 +100,7 @@ impl Mark {
     }
 }
 
-/// Makes what was renamed in a directory last.
+/// Makes the last renames in a directory durable.
 #[cfg(unix)]
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()

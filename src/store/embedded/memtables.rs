@@ -1,8 +1,9 @@
-//! Bounds what the engine holds in memory of what was written, until it has sorted it into files.
+//! Bounds the data that the engine holds in memory until it has sorted it into files.
 //!
-//! The engine's only worker does not write files while it merges tables. From a memtable's limit on, each commit then adds a message
-//! to the worker's queue; when the queue is full, the worker blocks itself for ever, as it puts messages into it, too. So this store's
-//! writer seals a memtable as soon as it is full, which takes one message, and waits when too many are sealed.
+//! The engine's only worker does not write files while it merges tables. Once a memtable exceeds
+//! its limit, each commit adds a message to the worker's queue. When the queue is full, the worker
+//! blocks itself for ever, as it also sends messages to this queue. So this store's writer seals a
+//! memtable as soon as it is full, which takes one message, and waits when too many are sealed.
 
 use std::{
     sync::{
@@ -15,21 +16,22 @@ use std::{
 
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 
-/// Memory for what was written lately, until it is sorted into files, in bytes. What is larger than the processor's
-/// cache takes twice as long to sort in.
+/// The size of a memtable, in bytes: recent writes stay there until they are sorted into files.
+/// Sorting a memtable larger than the processor's cache takes twice as long.
 pub const MEMTABLE_BYTES: u64 = 16 << 20;
-/// Memtables at most: one is filled while the others wait to be written to files. With one more than that the engine
-/// itself would hold each commit back, and would do so for ever once its worker has ended.
+/// The maximum number of memtables: one is filled while the others wait to be written to files.
+/// With one more, the engine itself would delay each commit, and would do so for ever once its
+/// worker has ended.
 pub const MEMTABLES: usize = 4;
-/// How long a group waits for the engine. Those who come later are told to come again.
+/// How long a group waits for the engine. Later batches are told to try again.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The wait before the engine is asked again.
+/// The wait before the engine is checked again.
 const ASKED_AGAIN: Duration = Duration::from_millis(5);
 
-/// How much may be in memory, and how long a group waits when that much is.
+/// The limits of the data in memory, and how long a group waits at them.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of one memtable; the group that leads beyond it still goes into it.
+    /// The size of one memtable, in bytes. The group that exceeds it still goes into it.
     pub bytes: u64,
     pub patience: Duration,
 }
@@ -43,12 +45,12 @@ impl Default for Limits {
     }
 }
 
-/// Finds out whether the engine's worker has failed.
+/// Checks whether the engine's worker has failed.
 ///
 /// # Errors
-/// When it has: then nothing can be written.
+/// If it has failed: then nothing can be written.
 pub fn check_worker(database: &Database) -> Result<(), fjall::Error> {
-    // Writes nothing that is not written already.
+    // Writes no new data.
     database.persist(PersistMode::Buffer)
 }
 
@@ -59,7 +61,7 @@ pub struct Memtables {
     limits: Limits,
     /// Set once the store is being closed: then no group waits.
     is_closing: Arc<AtomicBool>,
-    /// True once a group has waited in vain, until there is place again.
+    /// True after a group has waited without success, until there is room again.
     lags: bool,
 }
 
@@ -79,7 +81,7 @@ impl Memtables {
         }
     }
 
-    /// Bytes of what is not in files yet.
+    /// Returns the number of bytes that are not in files yet.
     pub fn bytes(&self) -> u64 {
         self.database.write_buffer_size()
     }
@@ -89,15 +91,15 @@ impl Memtables {
         check_worker(&self.database)
     }
 
-    /// Makes place for the next group, and waits for it. False when the engine lags for too long, or lags while the store is being
-    /// closed: then nothing may be written.
+    /// Waits for room for the next group, and makes it if possible. False if the engine lags for
+    /// too long, or lags while the store is being closed: then nothing may be written.
     ///
     /// # Errors
-    /// When the engine's worker has failed: it will make no place.
+    /// If the engine's worker has failed: it will never make room.
     pub fn make_place(&mut self) -> Result<bool, fjall::Error> {
         let began = Instant::now();
         while !self.has_place()? {
-            // Whoever manages services kills what takes long to end.
+            // Service managers kill a process that takes long to end.
             if self.is_closing.load(Ordering::Acquire) {
                 return Ok(false);
             }
@@ -121,7 +123,7 @@ impl Memtables {
         Ok(true)
     }
 
-    /// True when the next group may be written. Seals the memtable that is full, if there may be another.
+    /// True if the next group may be written. Seals a full memtable if the limit allows another.
     fn has_place(&self) -> Result<bool, fjall::Error> {
         let sealed = self.data.sealed_memtable_count();
         let is_full = self.data.tree.active_memtable().size() >= self.limits.bytes;

@@ -1,7 +1,7 @@
-//! The embedded engine: `fjall`, an LSM tree in one directory, nothing to set up.
+//! The embedded engine: `fjall`, an LSM tree in one directory that needs no setup.
 //!
-//! One thread writes ([`writer`]): it takes all batches that wait, applies them in order, syncs once
-//! and answers them all. Reading goes on beside it, and sees nothing that is not on the disk yet.
+//! One thread writes ([`writer`]): it takes all batches that wait, applies them in order, syncs
+//! once and answers them all. Reads run concurrently, and see only data that is on the disk.
 
 mod cache;
 mod closing;
@@ -61,13 +61,14 @@ use super::{
 };
 use crate::faults::{Fault, is_planted};
 
-/// Memory for what was read lately, in bytes.
+/// The memory for recently read data, in bytes.
 pub const CACHE_BYTES: u64 = 32 << 20;
-/// Files of what was written lately, before they are merged with what is older: each time all of that is written anew.
+/// The number of files of recent writes before they are merged with older ones. Each merge rewrites
+/// all of that data.
 const FRESH_FILES: u8 = 8;
-/// The engine's files, a directory in that of the data.
+/// The directory of the engine's files, inside the data directory.
 const STORE: &str = "store";
-/// Batches that may wait for the writer; whoever comes then waits to be let in.
+/// The maximum number of batches that wait for the writer. Further callers wait for a free slot.
 pub const WRITES_WAITING: usize = 1024;
 
 impl From<fjall::Error> for StoreError {
@@ -78,10 +79,10 @@ impl From<fjall::Error> for StoreError {
 
 /// A store in a directory of this machine.
 pub struct Embedded {
-    // Dropped first to last: the queue's end lets the writer finish.
+    // Fields are dropped in order: the end of the queue lets the writer finish.
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
-    /// Set when the store is being closed: the writer waits for nothing then.
+    /// Set when the store is being closed: then the writer waits for nothing.
     is_closing: Arc<AtomicBool>,
     gate: Option<Closing>,
     data: Keyspace,
@@ -90,7 +91,7 @@ pub struct Embedded {
     desks: Desks,
     subscribers: Arc<Subscribers>,
     health: Arc<Health>,
-    // Writes the mark for the last time, when the writer has ended.
+    // Writes the mark for the last time, after the writer has ended.
     keeper: Keeper,
     #[cfg_attr(not(test), expect(dead_code, reason = "it was logged"))]
     report: examine::Report,
@@ -107,19 +108,20 @@ impl std::fmt::Debug for Embedded {
 }
 
 impl Embedded {
-    /// Opens the store in `directory`, which is made if it is missing.
+    /// Opens the store in `directory`, and creates it if it is missing.
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         Self::open_as(directory, Opening::default())
     }
 
-    /// The same as asked for.
+    /// As [`Embedded::open`], with options.
     pub fn open_as(directory: &Path, opening: Opening) -> Result<Self, OpenError> {
         let room = Room::of(directory, opening.reserve);
         let limits = memtables::Limits::default();
         Self::open_with(directory, opening, room, Bounds::default(), limits)
     }
 
-    /// The same on a disk as a test has it, of which `reserve` bytes are left alone, and `free` says how many are free.
+    /// As [`Embedded::open`], with a test's disk: `free` returns its free bytes, and `reserve`
+    /// bytes are kept free.
     #[cfg(test)]
     pub(crate) fn open_on(
         directory: &Path,
@@ -131,42 +133,44 @@ impl Embedded {
         Self::open_with(directory, opening, room, Bounds::default(), limits)
     }
 
-    /// True when there is a store in `directory`.
+    /// True if there is a store in `directory`.
     pub fn exists(directory: &Path) -> bool {
         directory.join(STORE).exists()
     }
 
-    /// True when the store in `directory` was restored, or damage to it was accepted, and [`Embedded::forget_restored`] has not been
-    /// called since, be it in another process.
+    /// True if the store in `directory` was restored, or damage to it was accepted, and
+    /// [`Embedded::forget_restored`] has not been called since, in this or another process.
     pub fn is_restored(directory: &Path) -> io::Result<bool> {
         Flag::Restored.is_raised(directory)
     }
 
-    /// From now on the store in `directory` is one like any other: what others remember of the one before is told apart.
+    /// Clears the restored state of the store in `directory`, once data that others remember of the
+    /// lost store can be distinguished.
     pub fn forget_restored(directory: &Path) -> io::Result<()> {
         Flag::Restored.lower(directory)
     }
 
-    /// Notes that a write has failed, so that whoever opens the store in `directory` next does not trust what it reads. That may fail where
-    /// the write did, so whoever waits for the disk notes it again.
+    /// Notes that a write has failed, so that the next process that opens the store in `directory`
+    /// does not trust what it reads. This may fail for the same reason as the write, so a process
+    /// that waits for the disk notes it again.
     pub fn distrust(directory: &Path) -> io::Result<()> {
         Flag::Distrusted.raise(directory)
     }
 
-    /// What was found amiss when it was opened, and done about it.
+    /// Returns the findings and repairs of the opening.
     #[cfg(test)]
     fn report(&self) -> &examine::Report {
         &self.report
     }
 
-    /// A read has failed: what is told of it, and to whom.
+    /// Converts the error of a failed read, and reports it.
     fn unread(&self, error: &fjall::Error) -> StoreError {
         self.keeper.look();
-        // Those that write find out about a disk that fails as a whole.
+        // The writers detect a disk that fails as a whole.
         error::read_error(error)
     }
 
-    /// The first log with an entry at `from` or behind it.
+    /// Returns the first log with an entry at or behind `from`.
     fn log_from(&self, from: &[u8]) -> Result<Option<Log>, StoreError> {
         let Some(guard) = self.data.range(from..layout::LOGS_END).next() else {
             return Ok(None);
@@ -177,7 +181,7 @@ impl Embedded {
             .ok_or_else(|| StoreError::Damaged("an entry without its log".into()))
     }
 
-    /// Where logs can be read again behind `from`, where they cannot.
+    /// Returns the place where logs can be read again behind `from`, which is unreadable.
     fn after_gap(&self, from: &[u8]) -> Option<layout::Place> {
         let place = |behind: &[u8]| concat(&[layout::LOG_PREFIX, behind]);
         let mut gap = Gap::behind(from.get(layout::LOG_PREFIX.len()..).unwrap_or_default());
@@ -187,7 +191,7 @@ impl Embedded {
         gap.end().map(|behind| place(&behind))
     }
 
-    /// The writer is gone, and left no answer.
+    /// Returns the error if the writer is gone without an answer.
     fn unwritten(&self) -> StoreError {
         let error = StoreError::Failed("the store's writer has ended".into());
         self.health.fail(&error);
@@ -210,9 +214,9 @@ impl Drop for Embedded {
             // A writer that panicked has already failed every commit; there is nothing left to do.
             let _ = writer.join();
         }
-        // A merge that waits for room there is given up.
+        // A merge that waits for room is given up.
         self.gate = None;
-        // All that was answered is on the disk; how far that is is noted before the engine is waited for.
+        // All answered commits are on the disk. Write the mark before the wait for the engine.
         self.keeper.stop();
         if let Some(engine) = self.engine.take() {
             closing::close(&self.directory, engine, Arc::clone(&self.lock));
@@ -220,8 +224,8 @@ impl Drop for Embedded {
     }
 }
 
-// Reads are done where they are asked for: most find their block in memory, and the others take less
-// time than handing them to another thread and back.
+// Reads run on the calling thread: most find their block in memory, and the others take less time
+// than a hand-over to another thread and back.
 impl Store for Embedded {
     async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
         self.health.check()?;
@@ -333,7 +337,7 @@ impl Store for Embedded {
         let mut found: Vec<Log> = Vec::new();
         let mut from = after.map_or_else(|| layout::LOG_PREFIX.into(), layout::after_log);
         while found.len() < limit {
-            // All entries of a log are passed over at once.
+            // All entries of a log are skipped at once.
             match self.log_from(&from) {
                 Ok(Some(log)) => {
                     from = layout::after_log(&log);

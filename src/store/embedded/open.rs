@@ -1,4 +1,4 @@
-//! Opens a store, or says why it cannot be opened.
+//! Opens a store, or reports why it cannot be opened.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -36,22 +36,23 @@ use super::{
 };
 use crate::faults::{Fault, is_planted};
 
-/// How a store is to be opened.
+/// The options for opening a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening {
-    /// So much of the disk's room is left alone, in bytes.
+    /// The disk space that is kept free, in bytes.
     pub reserve: u64,
-    /// What cannot be read is left out, and what has been lost is done without.
+    /// True if unreadable data is dropped, and lost data is accepted as lost.
     pub accepts_damage: bool,
-    /// The store was copied from one that was in use.
+    /// True if the store was copied from one that was in use.
     pub is_restored: bool,
-    /// A write has failed since the store was opened last: what is read need not be on the disk.
+    /// True if a write has failed since the store was last opened: data that is read may not be on
+    /// the disk.
     pub is_after_failure: bool,
-    /// All tables are read at the start and each time so much time has passed, or never.
+    /// The interval at which all tables are read, the first time at the start; None for never.
     pub scrub: Option<Duration>,
 }
 
-/// All tables are read as often unless it is set otherwise.
+/// The default interval at which all tables are read.
 pub const SCRUB: Duration = Duration::from_hours(7 * 24);
 
 impl Default for Opening {
@@ -66,9 +67,9 @@ impl Default for Opening {
     }
 }
 
-/// What the engine calls the tree of everything.
+/// The engine's name for the tree that holds all data.
 const DATA: &str = "data";
-/// The engine's files while they are made.
+/// The directory of the engine's files while they are created.
 pub(super) const STORE_NEW: &str = "store.new";
 
 impl Embedded {
@@ -102,7 +103,7 @@ impl Embedded {
             path: directory.into(),
             source,
         };
-        // The engine does not say which file it is about.
+        // The engine does not say which file is damaged.
         let unread = |error: OpenError| match error {
             OpenError::Engine { .. } => damaged_table(directory).unwrap_or(error),
             error => error,
@@ -116,10 +117,10 @@ impl Embedded {
             make(directory).map_err(io)??;
         }
         if opening.is_restored || opening.accepts_damage {
-            // Before anything is changed: whoever starts next has to know, however this ends.
+            // Before any change: the next process must know, however this one ends.
             Flag::Restored.raise(directory).map_err(io)?;
         }
-        // Perhaps the process in which it failed has ended for another reason.
+        // The process in which a write failed may have ended for another reason.
         let opening = Opening {
             is_after_failure: opening.is_after_failure
                 || Flag::Distrusted.is_raised(directory).map_err(io)?,
@@ -152,7 +153,7 @@ impl Embedded {
         let durable = Arc::new(AtomicU64::new(version.0));
         let scrub = Scrub {
             every: opening.scrub,
-            // They have just been read.
+            // The tables have just been read.
             begins_later: opening.is_after_failure,
         };
         let engine = Engine {
@@ -162,7 +163,8 @@ impl Embedded {
             health: Arc::clone(&health),
             is_noted: false,
         };
-        // Before the writer, which nobody would wait for if this failed: the lock would be given back while it still has the engine.
+        // Started before the writer: if this failed, nobody would wait for the writer, and the lock
+        // would be released while it still uses the engine.
         let keeper = Keeper::start(directory, mark, Arc::clone(&durable), engine, scrub);
         let keeper = keeper.map_err(io)?;
         let is_closing = Arc::<AtomicBool>::default();
@@ -206,7 +208,7 @@ impl Embedded {
     }
 }
 
-/// Keeps other processes out.
+/// Locks the directory against other processes.
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let io = |source| OpenError::Io {
         path: directory.into(),
@@ -220,7 +222,8 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// The mark, if there is one. Without it less is found out, but it is not worth stopping for.
+/// Reads the mark, if there is one. Without it fewer losses are found, but that is no reason to
+/// stop.
 fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
     Ok(match Mark::read(directory)? {
         mark::Found::Mark(mark) => Some(mark),
@@ -244,7 +247,8 @@ fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
     })
 }
 
-/// Refuses to begin anew where there was a store; what is lost with it, if that is accepted.
+/// Refuses to create a new store if there was one before, unless that loss is accepted: then
+/// returns what is lost.
 fn refuse_lost(
     directory: &Path,
     mark: Option<&Mark>,
@@ -264,13 +268,14 @@ fn refuse_lost(
     Err(OpenError::Lost { path, what })
 }
 
-/// Looks at the files, and tells the operator what was done about them.
+/// Examines the files, and logs the repairs for the operator.
 fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Report, OpenError> {
     let manner = Manner {
         accepts_damage: opening.accepts_damage,
         distrusts_journal: opening.is_after_failure,
     };
-    // The journal is written anew before the tables are read: on a full disk that fails, and need not be preceded by long reading.
+    // The journal is rewritten before the tables are read: on a full disk that fails, and a long
+    // read before it would be wasted.
     let report = examine::examine(directory, mark, manner)?;
     if let Some(cut) = &report.cut {
         let lost = if mark.is_some() {
@@ -296,14 +301,14 @@ fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Repor
     if opening.is_after_failure
         && let Some(error) = damaged_table(directory)
     {
-        // What is not sound then is what the write has failed of, perhaps.
+        // The failed write may be the cause of this damage.
         return Err(error);
     }
     Ok(report)
 }
 
-/// Refuses a store that is behind its mark before the engine's worker changes anything of it. Where the journals show that it is not, as
-/// nearly always, the engine is not asked.
+/// Refuses a store that is behind its mark before the engine's worker changes any of it. If the
+/// journals show that it is not behind, as nearly always, the engine is not opened for this.
 fn refuse_behind(
     directory: &Path,
     mark: Option<Mark>,
@@ -324,7 +329,7 @@ fn refuse_behind(
     Ok(())
 }
 
-/// The version that the store is at, by an engine that does nothing but read, and deletes what it had begun and not finished.
+/// Returns the store's version. Opens the engine only to read; it deletes its unfinished files.
 fn preview(directory: &Path) -> Result<Version, OpenError> {
     let engine = |error| engine_error(directory, error);
     let database = Database::builder(directory.join(STORE))
@@ -355,7 +360,7 @@ fn said_behind(version: Version, mark: &Mark) -> String {
     )
 }
 
-/// Refuses a store that is behind its mark, and writes the mark that counts from now on.
+/// Refuses a store that is behind its mark, and writes the new mark.
 fn go_on(
     directory: &Path,
     version: Version,
@@ -392,13 +397,13 @@ fn go_on(
         journal: journals.last().map_or(0, |(number, _)| *number),
     };
     if let Err(error) = mark.write(directory) {
-        // The disk may be full, and is to be read all the same.
+        // The disk may be full, but the store must remain readable.
         tracing::warn!(%error, "how far the store has come cannot be noted in store.mark; the next start finds out less of what is lost");
     }
     Ok(mark)
 }
 
-/// Which of the engine's files is damaged. Reads all of them.
+/// Returns which of the engine's files is damaged. Reads all of them.
 fn damaged_table(directory: &Path) -> Option<OpenError> {
     let check = || {
         for tree in examine::trees(&directory.join(STORE))? {
@@ -411,14 +416,14 @@ fn damaged_table(directory: &Path) -> Option<OpenError> {
     check().err().map(OpenError::from)
 }
 
-/// Opens the engine's files. With a gate it can be closed only behind that.
+/// Opens the engine's files. With a gate, the engine can be closed only after the gate.
 fn open_engine(
     path: &Path,
     gate: Option<&Arc<CompactionGate>>,
 ) -> Result<(Database, Keyspace), fjall::Error> {
     let mut builder = Database::builder(path)
         .cache_size(CACHE_BYTES)
-        // Of several, one would keep a processor busy with handing work to the others.
+        // With several workers, one would keep a processor busy with handing work to the others.
         .worker_threads(1);
     if let Some(gate) = gate {
         builder = builder.with_compaction_filter_factories(gate.filters());
@@ -432,7 +437,8 @@ fn open_engine(
     Ok((database, data))
 }
 
-/// Makes a store beside its place, and puts it there when it is whole: the engine does not open one whose making was cut off.
+/// Creates a store beside its final place, and moves it there when it is complete: the engine does
+/// not open a partly created one.
 fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
     let (place, fresh) = (directory.join(STORE), directory.join(STORE_NEW));
     match fs::remove_dir_all(&fresh) {
@@ -451,7 +457,7 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
     Ok(Ok(()))
 }
 
-/// The version that the store is at, and what is behind.
+/// Returns the store's version, and the values that are not in their places yet.
 fn read_state(
     directory: &Path,
     data: &Keyspace,
@@ -471,7 +477,7 @@ fn read_state(
     Ok((version, rows, behind))
 }
 
-/// What the rows of the last groups say, of which those up to `placed` count no more.
+/// Returns the contents of the rows of the last groups. Those up to `placed` no longer count.
 fn read_rows(
     data: &Keyspace,
     placed: Version,
@@ -484,7 +490,7 @@ fn read_rows(
     Rows::read(rows, placed, bounds)
 }
 
-/// The format that the store is in, if it says; refuses one that a newer release wrote.
+/// Returns the format of the store, if it has one. Refuses one that a newer release wrote.
 fn find_format(directory: &Path, data: &Keyspace) -> Result<Option<u32>, OpenError> {
     let stored = data.get(layout::FORMAT_KEY);
     let stored = stored.map_err(|error| engine_error(directory, error))?;
@@ -501,8 +507,8 @@ fn find_format(directory: &Path, data: &Keyspace) -> Result<Option<u32>, OpenErr
     }
 }
 
-/// Refuses a store that a newer release wrote; marks a new one, and one that an older release wrote: from now on that
-/// would miss what is in rows.
+/// Refuses a store that a newer release wrote. Marks a new one, and one that an older release
+/// wrote: from now on the older release would miss the values in rows.
 fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
     if find_format(directory, data)? == Some(layout::FORMAT) {
         return Ok(());

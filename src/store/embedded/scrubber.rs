@@ -1,5 +1,5 @@
-//! Looks after a store that is open, on a thread of its own: writes the mark, and reads all tables once in a while, so
-//! that damage is found while there is a backup without it.
+//! The maintenance thread of an open store: writes the mark, and reads all tables from time to
+//! time, so that damage is found while there is still a backup without it.
 
 use std::{
     io,
@@ -27,48 +27,48 @@ use super::{
     memtables::check_worker,
 };
 
-/// How often the mark is written, if the store has changed: what is lost of the end of the journal is found out but for the
-/// last seconds. Each time takes two syncs, beside those of the commits.
+/// How often the mark is written, if the store has changed: a loss at the end of the journal is
+/// detected except for the last seconds. Each write takes two syncs besides those of the commits.
 const MARK_EVERY: Duration = Duration::from_secs(10);
-/// A pause after each piece of 256 KiB that is read: 25 MB/s at most.
+/// The pause after each piece of 256 KiB: at most 25 MB/s are read.
 const PAUSE: Duration = Duration::from_millis(10);
-/// After a look at all tables, reads that meet damage ask for no other for so long.
+/// After all tables were read, reads that meet damage start no other pass for this long.
 const LOOK_AGAIN: Duration = Duration::from_hours(1);
-/// So often a tree is looked at anew that changes meanwhile.
+/// The number of tries to list a tree that changes meanwhile.
 const TRIES: usize = 5;
 
-/// What the last look at all tables has found.
+/// The result of the last pass over all tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scrubbed {
-    /// How often all were looked at.
+    /// The number of passes so far.
     pub times: u64,
-    /// The files that are damaged.
+    /// The damaged files.
     pub damaged: Vec<PathBuf>,
 }
 
 /// When all tables are read.
 #[derive(Clone, Copy, Debug)]
 pub struct Scrub {
-    /// Each time so much time has passed; never without it.
+    /// The interval; None for never.
     pub every: Option<Duration>,
-    /// Not at the start already.
+    /// True if the first pass is not at the start.
     pub begins_later: bool,
 }
 
-/// What does the store's work, and may have stopped.
+/// The engine, which may have failed.
 pub struct Engine {
     pub database: Database,
     pub disk: Disk,
     pub gate: Arc<CompactionGate>,
     pub health: Arc<Health>,
-    /// It has failed, and the log says so.
+    /// True if it has failed, and the log says so.
     pub is_noted: bool,
 }
 
 impl Engine {
-    /// Finds out whether the engine's worker has failed. Nobody else does while nothing is written, as on a disk that a merge has
-    /// filled; and what that has left is removed only when the store is opened again. Where there is no room for that, reading goes
-    /// on meanwhile.
+    /// Checks whether the engine's worker has failed. Nothing else detects that while nothing is
+    /// written, as on a disk that a merge has filled. The files of that merge are removed only when
+    /// the store is opened again. If there is no room for that, reads continue meanwhile.
     fn look(&mut self) {
         let Err(error) = check_worker(&self.database) else {
             return;
@@ -88,7 +88,7 @@ impl Engine {
     }
 }
 
-/// The keeper of one store.
+/// The maintenance thread of one store.
 #[derive(Debug)]
 pub struct Keeper {
     wake: Option<mpsc::SyncSender<()>>,
@@ -109,7 +109,8 @@ struct Work {
 }
 
 impl Keeper {
-    /// Looks after the store in `directory`, whose last durable version is always in `durable`.
+    /// Starts the maintenance of the store in `directory`. `durable` always holds its last durable
+    /// version.
     pub fn start(
         directory: &Path,
         mark: Mark,
@@ -139,15 +140,15 @@ impl Keeper {
         })
     }
 
-    /// A read has met damage: which file it is in is to be found out.
+    /// Starts a search for the damaged file after a read has met damage.
     pub fn look(&self) {
         if let Some(wake) = &self.wake {
-            // One that waits stands for all.
+            // One waiting request stands for all.
             let _ = wake.try_send(());
         }
     }
 
-    /// Waits until all tables were looked at so often.
+    /// Waits until all tables were read `times` times.
     #[cfg(test)]
     pub fn scrubbed(&self, times: u64) -> Scrubbed {
         let (found, changed) = &*self.found;
@@ -158,7 +159,7 @@ impl Keeper {
 }
 
 impl Keeper {
-    /// Writes the mark for the last time; the store must have stopped writing.
+    /// Writes the mark for the last time. The store must have stopped writing.
     pub fn stop(&mut self) {
         self.wake = None;
         if let Some(thread) = self.thread.take() {
@@ -201,7 +202,7 @@ impl Work {
         self.write_mark();
     }
 
-    /// Writes the mark if it is time; true if it was.
+    /// Writes the mark if it is due. True if it was due.
     fn keep_mark(&mut self) -> bool {
         let is_time = self.mark_at <= Instant::now();
         if is_time {
@@ -231,9 +232,9 @@ impl Work {
         }
     }
 
-    /// Waits a little; false when the store is closed.
+    /// Waits a little. False if the store is closed.
     fn pause(&mut self) -> bool {
-        // Reading all tables may take hours.
+        // A pass over all tables may take hours.
         if self.keep_mark() {
             self.engine.look();
         }
@@ -243,7 +244,7 @@ impl Work {
         )
     }
 
-    /// Reads all tables; false when the store is closed meanwhile.
+    /// Reads all tables. False if the store is closed meanwhile.
     fn scrub(&mut self) -> bool {
         let (mut tables, mut bytes, mut damaged) = (0u64, 0, Vec::new());
         let trees = match trees(&self.directory.join(STORE)) {
@@ -290,7 +291,7 @@ impl Work {
     }
 }
 
-/// The tables of a tree that changes meanwhile, by what stands on the disk.
+/// Returns the tables of a tree that changes meanwhile, read from the disk.
 fn list(tree: &Path) -> Result<Vec<Table>, Trouble> {
     let mut listed = manifest::tables_on_disk(tree);
     for _ in 1..TRIES {
@@ -309,7 +310,7 @@ impl Drop for Keeper {
     }
 }
 
-/// Tells the operator.
+/// Logs a fault for the operator.
 fn note(trouble: Trouble, damaged: &mut Vec<PathBuf>) {
     let (path, how) = match trouble {
         Trouble::Unsound(file) => (file.path, file.how.to_owned()),

@@ -1,5 +1,5 @@
-//! Tells those who wait for their commits. Waking another thread costs more than writing a message, so all who wait on
-//! one thread are told together: by a task there, which is woken once for a group.
+//! Answers commits. Waking another thread costs more than writing a message, so all callers that
+//! wait on one thread are answered together: by a task there, which is woken once per group.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -13,10 +13,10 @@ use tokio::{
 
 use super::super::{CommitError, Committed};
 
-/// What has become of a batch.
+/// The result of a batch.
 pub type Outcome = Result<Committed, CommitError>;
 
-/// Somebody who waits, and what they are to be told.
+/// A waiting caller and its answer.
 #[derive(Debug)]
 pub struct Answer {
     pub to: oneshot::Sender<Outcome>,
@@ -25,17 +25,17 @@ pub struct Answer {
 
 impl Answer {
     fn give(self) {
-        // Whoever asked may be gone; the effect stands all the same.
+        // The caller may be gone; the commit stands all the same.
         let _ = self.to.send(self.outcome);
     }
 }
 
-/// Where answers for one thread are given out.
+/// The desk that gives out the answers for one thread.
 #[derive(Clone, Debug)]
 pub struct Desk(Option<mpsc::UnboundedSender<Vec<Answer>>>);
 
 impl Desk {
-    /// True when both are the same thread's.
+    /// True if both belong to the same thread.
     pub fn is(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Some(one), Some(other)) => one.same_channel(other),
@@ -50,7 +50,7 @@ impl Desk {
             Some(desk) => desk.send(answers).map_err(|unsent| unsent.0).err(),
             None => Some(answers),
         };
-        // Nobody is there to do it: then here.
+        // The task is gone: give them out here.
         left.into_iter().flatten().for_each(Answer::give);
     }
 }
@@ -60,7 +60,7 @@ impl Desk {
 pub struct Desks(Mutex<Vec<(ThreadId, Desk)>>);
 
 impl Desks {
-    /// The desk of the calling thread.
+    /// Returns the desk of the calling thread.
     pub fn here(&self) -> Desk {
         let mut desks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_open = |desk: &Desk| desk.0.as_ref().is_some_and(|desk| !desk.is_closed());
@@ -78,7 +78,7 @@ impl Desks {
                 answers.into_iter().for_each(Answer::give);
             }
         });
-        // Those of threads and runtimes that are gone go with them.
+        // Removes the desks of threads and runtimes that are gone.
         desks.retain(|(_, desk)| is_open(desk));
         let desk = Desk(Some(desk));
         desks.push((here, desk.clone()));

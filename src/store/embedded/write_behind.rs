@@ -1,9 +1,11 @@
-//! Values on their way to their places. What a group of batches puts or deletes goes to the disk in one row; to its own
-//! keys it comes later, a little with each group. What is overwritten before that never gets there: the answers to
-//! commands, of which each device has a few hundred that it writes over and over, are most of what a realm puts.
+//! Write-behind: a group's values are in one row first, and reach their own keys later, a few with
+//! each group. A value that is overwritten before that is never written to its own key. Most values
+//! of a realm are answers to commands, and each device overwrites its few hundred of them over and
+//! over.
 //!
-//! The rows stand in a ring. The writer knows which of them still count ([`Rows`]); what stands in those is in memory
-//! ([`Behind`]), where readers look before they ask the disk. At a start it is read from there.
+//! The rows form a ring. The writer knows which of them still count ([`Rows`]). Their values are in
+//! memory ([`Behind`]), where readers look before they read the disk. At a start they are read from
+//! the rows.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,17 +21,19 @@ use super::{
     layout::{self, Latest},
 };
 
-/// Memory of the values that are behind, in bytes: from half of it on they are written to their places, and a group
-/// that leads beyond it waits for all of them.
+/// The memory for values that are not in their places yet, in bytes. From half of it on they are
+/// written to their places, and a group that exceeds it waits for all of them.
 pub const BEHIND_BYTES: usize = 8 << 20;
-/// Rows of groups at most, and so what is read at a start.
+/// The maximum number of rows, and so of rows to read at a start.
 const ROWS: usize = 4096;
-/// What a value takes besides its bytes and its key's, about: its place in the tree, and what is around its bytes.
+/// The approximate overhead of a value besides its bytes and its key's, in bytes: its slot in the
+/// tree and its allocation.
 const AROUND: usize = 160;
-/// Values that one group brings to their places at least, while any are brought there.
+/// The minimum number of values that one group writes to their places, while any are being written
+/// there.
 const SWEPT_MIN: usize = 16;
 
-/// How much may be behind.
+/// The limits of write-behind.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub rows: usize,
@@ -46,7 +50,7 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// The place in the ring after `at`.
+    /// Returns the place in the ring after `at`.
     fn after(self, at: u16) -> u16 {
         u16::try_from((usize::from(at) + 1) % self.rows).unwrap_or(0)
     }
@@ -87,7 +91,7 @@ impl Behind {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What stands under `key`, if that is not to be found on the disk.
+    /// Returns the value of `key`, if it is not in its place on the disk yet.
     pub fn get(&self, key: &Key) -> Lookup<Versioned> {
         match self.values().by_key.get(key) {
             Some(latest) => Lookup::Known(latest.versioned()),
@@ -95,7 +99,7 @@ impl Behind {
         }
     }
 
-    /// Which of `key`'s values is the present one, if that is not to be found on the disk.
+    /// Returns the version of `key`'s current value, if that is not in its place on the disk yet.
     pub fn version(&self, key: &Key) -> Lookup<Version> {
         match self.values().by_key.get(key) {
             Some(latest) => Lookup::Known(latest.value.as_ref().map(|_| latest.version)),
@@ -103,8 +107,9 @@ impl Behind {
         }
     }
 
-    /// The keys under a prefix, those after `after` if that is one of them, and what has become of them; as many as it takes to find
-    /// `limit` with a value. To be asked for before the disk is: what comes to its place meanwhile is then found twice, and not missed.
+    /// Returns the keys under a prefix after `after` (if that is one of them) and their latest
+    /// states; as many as it takes to find `limit` with a value. Call this before the disk is read:
+    /// a value that reaches its place meanwhile is then found twice, and not missed.
     pub fn list(
         &self,
         prefix: &Prefix,
@@ -133,7 +138,7 @@ impl Behind {
         self.values().bytes
     }
 
-    /// So many keys after `after`.
+    /// Returns at most `count` keys after `after`.
     fn some_after(&self, after: Option<&Key>, count: usize) -> Vec<(Key, Latest)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let values = self.values();
@@ -148,7 +153,8 @@ impl Behind {
         self.values().by_key.len()
     }
 
-    /// Takes in what a group has put, and forgets what has come to its place, unless that has been put anew.
+    /// Adds the values of a group, and removes those that have reached their places, unless they
+    /// were written anew.
     fn change(&self, put: impl Iterator<Item = (Key, Latest)>, placed: &[(Key, Latest)]) {
         let mut values = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for (key, latest) in placed {
@@ -160,29 +166,30 @@ impl Behind {
     }
 }
 
-/// What one group brings to its place, and how far that leads.
+/// The values that one group writes to their places.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    /// The keys and what has become of them.
+    /// The keys and their latest states.
     pub placed: Vec<(Key, Latest)>,
-    /// All rows up to this version count no more.
+    /// The version up to which all rows no longer count.
     pub done: Option<Version>,
 }
 
-/// The rows of groups that still count, for the writer.
+/// The rows that still count, for the writer.
 #[derive(Debug)]
 pub struct Rows {
     bounds: Bounds,
-    /// Where the next goes.
+    /// The place of the next row.
     next: u16,
-    /// The versions of those that count, the oldest first.
+    /// The versions of the rows that count, the oldest first.
     counting: VecDeque<Version>,
-    /// Until which version values are being brought to their places, and the last key that was.
+    /// While values are written to their places: the version up to which, and the last key that was
+    /// written.
     sweeping: Option<(Version, Option<Key>)>,
 }
 
 impl Rows {
-    /// What the rows found on the disk say, of which those up to `placed` count no more.
+    /// Returns the contents of the rows on the disk. Those up to `placed` no longer count.
     pub fn read(
         rows: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>>,
         placed: Version,
@@ -211,17 +218,17 @@ impl Rows {
         Ok((rows, behind))
     }
 
-    /// The last version that a row has.
+    /// Returns the last version that has a row.
     pub fn last(&self) -> Option<Version> {
         self.counting.back().copied()
     }
 
-    /// Where the row of the next group goes.
+    /// Returns the place of the next group's row.
     pub const fn next(&self) -> u16 {
         self.next
     }
 
-    /// What the next group is to bring to its place: nothing, while there is room.
+    /// Returns the values that the next group must write to their places: none while there is room.
     pub fn sweep(&mut self, behind: &Behind) -> Sweep {
         let (rows, bytes) = (self.counting.len(), behind.bytes());
         if self.sweeping.is_none()
@@ -233,7 +240,7 @@ impl Rows {
             return Sweep::default();
         };
         let is_full = rows + 1 >= self.bounds.rows || bytes >= self.bounds.bytes;
-        // A quarter of the room is used up until it is done.
+        // A quarter of the room is used up by the time this is done.
         let count = if is_full {
             usize::MAX
         } else {
@@ -245,7 +252,8 @@ impl Rows {
         Sweep { placed, done }
     }
 
-    /// A group is on the disk, with what it has put and with what it has brought to its place.
+    /// Notes that a group is on the disk, with its own values and those that it wrote to their
+    /// places.
     pub fn committed(
         &mut self,
         behind: &Behind,
@@ -267,15 +275,15 @@ impl Rows {
         behind.change(put, &sweep.placed);
     }
 
-    /// A group is not on the disk.
+    /// Notes that a group is not on the disk.
     pub fn failed(&mut self) {
-        // What it would have brought to its place is brought again.
+        // The values that it would have written to their places are written again.
         self.sweeping = None;
     }
 }
 
-/// The first keys of what is behind and what is in its place together, with their values, so many at most. Of a key
-/// that is in both, the newer counts.
+/// Returns at most a number of the first keys, with their values, from write-behind and from the
+/// disk together. If a key is in both, the newer value counts.
 pub fn merge<E>(
     behind: BTreeMap<Key, Latest>,
     placed: &mut impl Iterator<Item = Result<(Key, Option<Versioned>), E>>,

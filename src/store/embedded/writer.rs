@@ -1,5 +1,5 @@
-//! The one thread that writes. Group commit: whatever waits when it looks goes to the disk together,
-//! so an idle store commits at once, and a busy disk is asked once for many.
+//! The single writer thread. Group commit: all batches that wait go to the disk together, so an
+//! idle store commits at once, and a busy disk syncs once for many.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
@@ -29,31 +29,33 @@ use super::{
     writes::Writes,
 };
 
-/// Batches that share one sync.
+/// The maximum number of batches that share one sync.
 const GROUP_MAX: usize = 512;
-/// Logs whose end is remembered from one group to the next, so that appending needs no look-up.
+/// The number of logs whose last position is cached between groups, so that an append needs no
+/// look-up.
 const ENDS_MAX: usize = 65_536;
-/// Entries that one batch trims; the rest of a longer trim goes when the log is trimmed next.
+/// The maximum number of entries that one batch trims. The rest of a longer trim is removed by the
+/// log's next trim.
 const TRIM_MAX: usize = 10_000;
 
-/// A batch on its way to the disk.
+/// A batch for the writer.
 #[derive(Debug)]
 pub struct Job {
     pub batch: Batch,
     pub answer: oneshot::Sender<Outcome>,
-    /// Where the answer is given out.
+    /// The desk that gives out the answer.
     pub desk: Desk,
 }
 
-/// What the writer says of what is on the disk.
+/// What the writer reports about the data on the disk.
 pub struct Durable {
-    /// What the seals begin with.
+    /// The token in the seals.
     pub token: [u8; 8],
-    /// The version of the last group that is on the disk.
+    /// The version of the last group on the disk.
     pub version: Arc<AtomicU64>,
     /// Whether all writes have succeeded so far.
     pub health: Arc<Health>,
-    /// As a planted fault, writing goes on after one has failed.
+    /// Planted fault: writes continue after one has failed.
     pub trusts: bool,
 }
 
@@ -76,41 +78,42 @@ pub struct Writer {
     subscribers: Arc<Subscribers>,
     version: u64,
     ends: HashMap<Log, u64>,
-    /// Where logs that were trimmed lately begin.
+    /// The first positions of logs that were trimmed recently.
     begins: HashMap<Log, u64>,
     room: Room,
     durable: Durable,
 }
 
-/// The changes of one group, and what they make of the keys they touch.
+/// The changes of one group, and the resulting states of its keys.
 struct Group {
     writes: Writes,
     values: HashMap<Key, Latest>,
     grown: Vec<Log>,
-    /// Up to where logs have been trimmed.
+    /// The positions up to which logs are trimmed.
     trimmed: HashMap<Log, u64>,
 }
 
-/// What is on the disk of the logs that a batch shortens.
+/// The data on the disk for the logs that a batch trims or forgets.
 #[derive(Default)]
 struct Found {
-    /// For each trim, in their order: the keys of the entries that it removes, and of one more if there are more.
+    /// For each trim, in order: the keys of the entries that it removes, and of one more if there
+    /// are more.
     entries: VecDeque<Vec<UserKey>>,
-    /// Up to where logs have been trimmed.
+    /// The positions up to which logs are trimmed.
     trimmed: HashMap<Log, u64>,
-    /// Logs that are to be forgotten and have entries.
+    /// Logs to be forgotten that still have entries.
     filled: HashSet<Log>,
 }
 
 impl Found {
-    /// The first position of a log that has not been trimmed, in the group so far.
+    /// Returns the first position of a log that is not trimmed, with the group so far.
     fn mark_of(&self, log: &Log, group: &Group) -> u64 {
         let on_disk = || self.trimmed.get(log).map_or(1, |end| end + 1);
         group.trimmed.get(log).copied().unwrap_or_else(on_disk)
     }
 }
 
-/// Tells everybody what has become of their batch, all at one desk together.
+/// Gives out the results of all batches, together for each desk.
 fn give_out(answers: Vec<(Desk, Answer)>, failed: Option<&StoreError>) {
     let mut desks: Vec<(Desk, Vec<Answer>)> = Vec::new();
     for (desk, mut answer) in answers {
@@ -127,8 +130,8 @@ fn give_out(answers: Vec<(Desk, Answer)>, failed: Option<&StoreError>) {
     }
 }
 
-/// Adds what comes while others have their turn on the processor: where they have work, several batches share the sync,
-/// and where they have none this takes no time.
+/// Adds the batches that arrive while this thread yields the processor: if other threads have work,
+/// several batches share the sync, and otherwise this takes no time.
 fn gather(jobs: &mut mpsc::Receiver<Job>, group: &mut Vec<Job>) {
     loop {
         let before = group.len();
@@ -170,7 +173,7 @@ impl Writer {
         }
     }
 
-    /// Writes until nobody is left who could ask.
+    /// Writes until all senders are gone.
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let _writing = Writing(Arc::clone(&self.durable.health));
         let mut group = Vec::with_capacity(GROUP_MAX);
@@ -187,14 +190,15 @@ impl Writer {
             grown: Vec::with_capacity(jobs.len()),
             trimmed: HashMap::new(),
         };
-        // Only between groups: of what a group appends the disk does not know yet.
+        // Only between groups: the disk does not have the appends of the current group yet.
         if self.ends.len() >= ENDS_MAX {
             self.ends.clear();
         }
         if self.begins.len() >= ENDS_MAX {
             self.begins.clear();
         }
-        // What the engine has failed to write before may yet reach the disk, or not: nothing can be put upon it.
+        // Data that the engine failed to write earlier may or may not reach the disk: nothing may
+        // be written on top of it.
         let (space, mut failed) = match self.space() {
             Ok(space) => (space, None),
             Err(error) => (Space::Enough, Some(error)),
@@ -212,11 +216,12 @@ impl Writer {
             } else if !space.admits(&batch) {
                 Err(CommitError::Full)
             } else {
-                // If it is refused, nothing of it is in the group: the others go on.
+                // A refused batch adds nothing to the group: the others proceed.
                 self.expects(&batch, &group).and_then(|found| {
                     let applied = self.apply(batch, found, &mut group);
                     accepted += 1;
-                    // A batch that failed half-way must not reach the disk, and with it none of its group.
+                    // A batch that failed half-way must not reach the disk, so the whole group must
+                    // not.
                     failed = applied.as_ref().err().cloned();
                     applied.map_err(CommitError::from)
                 })
@@ -229,7 +234,8 @@ impl Writer {
                 },
             ));
         }
-        // Without room nothing is written unasked: a write that fails for it ends all reading, too.
+        // Without space nothing is written unasked: a write that fails for lack of space ends all
+        // reads, too.
         let is_idle = accepted == 0 && space != Space::Enough;
         let sweep = if is_idle {
             Sweep::default()
@@ -243,7 +249,7 @@ impl Writer {
             }
         }
         if failed.is_some() {
-            // What was remembered may not have happened.
+            // The cached state may not be on the disk.
             self.ends.clear();
             self.begins.clear();
             self.rows.failed();
@@ -265,21 +271,21 @@ impl Writer {
         }
     }
 
-    /// How much may be written now.
+    /// Returns which batches may be written now.
     fn space(&mut self) -> Result<Space, StoreError> {
         self.durable.health.check()?;
         let unflushed = self.memtables.bytes();
         let space = self.room.look(unflushed);
         if space == Space::None {
-            // Whether the engine has failed does not matter yet: without room it cannot be opened again.
+            // A failure of the engine does not matter yet: without space it cannot be opened again.
             return Ok(space);
         }
-        // Asked before a group is written: a write that meets an engine that has failed ends all reading.
+        // Checked before a group is written: a write that meets a failed engine ends all reads.
         let has_place = self.memtables.check();
         match has_place.and_then(|()| self.memtables.make_place()) {
             Ok(true) => Ok(space),
             Ok(false) => Ok(Space::None),
-            // Reading goes on until there is room to open the store again. The keeper logs it.
+            // Reads continue until there is space to open the store again. The keeper logs it.
             Err(_) if !self.room.can_reopen(unflushed) => Ok(Space::None),
             Err(error) => {
                 let error = error.into();
@@ -289,7 +295,7 @@ impl Writer {
         }
     }
 
-    /// Writes what a group changes, and what it brings to its place.
+    /// Writes the changes of a group, and the values that it writes to their places.
     fn write(&mut self, group: &mut Group, sweep: &Sweep) -> Result<(), StoreError> {
         let none = Writes::new(&self.database, &self.data);
         let mut writes = core::mem::replace(&mut group.writes, none);
@@ -333,8 +339,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Checks one batch against the disk and the group so far. All that its changes depend on is read here, before anything is
-    /// changed: what cannot be read then keeps nobody else's batch from the disk.
+    /// Checks one batch against the disk and the group so far. All data that its changes need is
+    /// read here, before anything is changed: so unreadable data does not keep other batches from
+    /// the disk.
     fn expects(&mut self, batch: &Batch, group: &Group) -> Result<Found, CommitError> {
         if !batch.names_fit() {
             let reason = format!("a key or log name is longer than {NAME_BYTES_MAX} bytes");
@@ -383,9 +390,10 @@ impl Writer {
         Ok(found)
     }
 
-    /// The keys of the entries on the disk that a trim removes, and of one more if there are more.
+    /// Returns the keys of the entries on the disk that a trim removes, and of one more if there
+    /// are more.
     fn entries_below(&self, log: &Log, below: Position) -> Result<Vec<UserKey>, StoreError> {
-        // What has been trimmed is slow to pass over.
+        // Trimmed entries are slow to skip.
         let begin = self.begins.get(log).copied().unwrap_or_default();
         let from = layout::entry(log, Position(begin));
         let to = layout::entry(log, Position(below.0.max(begin)));
@@ -447,7 +455,7 @@ impl Writer {
         Ok(Some(value.version))
     }
 
-    /// The last position given out in `log`; 0 when there was none.
+    /// Returns the last position used in `log`; 0 if there was none.
     fn end_of(&mut self, log: &Log) -> Result<&mut u64, StoreError> {
         Ok(match self.ends.entry(log.clone()) {
             Entry::Occupied(end) => end.into_mut(),
@@ -455,7 +463,8 @@ impl Writer {
         })
     }
 
-    /// Removes entries below a position, so many at most; the mark says up to where they are gone.
+    /// Removes entries below a position, up to a limit. The mark notes the position up to which
+    /// they are gone.
     fn trim(
         &mut self,
         log: &Log,
@@ -494,9 +503,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Forgets where a log ended, unless it has entries, be it in the group.
+    /// Forgets the last position of a log, unless it has entries on the disk or in the group.
     fn forget(&mut self, log: &Log, found: &Found, group: &mut Group) -> Result<(), StoreError> {
-        // It has not been trimmed in the group either, or appended to.
+        // The group has neither trimmed it nor appended to it.
         let is_settled =
             !group.trimmed.contains_key(log) && found.trimmed.get(log) == Some(&*self.end_of(log)?);
         if !found.filled.contains(log) && is_settled {
@@ -509,22 +518,22 @@ impl Writer {
     }
 }
 
-/// What cannot be read leaves what can be as good as before.
+/// Converts the error of a failed read. The other records are not affected.
 #[expect(clippy::needless_pass_by_value, reason = "it is what is mapped")]
 fn unread(error: fjall::Error) -> StoreError {
     read_error(&error)
 }
 
-/// The last position given out in `log`, as the disk has it.
+/// Returns the last position used in `log`, read from the disk.
 fn find_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
     match data.prefix(layout::log(log)).next_back() {
-        // Nothing behind it can have been trimmed.
+        // Nothing behind the last entry can have been trimmed.
         Some(last) => Ok(layout::parse_entry_position(&last.key().map_err(unread)?).0),
         None => trimmed_end(data, log),
     }
 }
 
-/// The last position of `log` that was trimmed: a log that was trimmed to nothing goes on behind it.
+/// Returns the last trimmed position of `log`: a log without entries continues after it.
 pub fn trimmed_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
     let below = data.get(layout::trimmed(log)).map_err(unread)?;
     Ok(below.map_or(0, |stored| layout::number(&stored).saturating_sub(1)))

@@ -1,8 +1,8 @@
-//! What one group writes, and how much that is.
+//! The writes of one group, and their size.
 
 use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode, UserKey, UserValue};
 
-/// What the journal takes for a record besides its key and its value, in bytes.
+/// The journal's overhead for a record besides its key and its value, in bytes.
 const AROUND_ITEM: usize = 24;
 
 /// Writes that go to the disk together.
@@ -13,7 +13,7 @@ pub struct Writes {
 }
 
 impl Writes {
-    /// None yet.
+    /// Returns an empty set of writes.
     pub fn new(database: &Database, data: &Keyspace) -> Self {
         Self {
             batch: database.batch(),
@@ -22,31 +22,31 @@ impl Writes {
         }
     }
 
-    /// True while there are none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty()
     }
 
-    /// What the journal takes for them at most, in bytes: it compresses values.
+    /// Returns the most that they take in the journal, in bytes: it compresses values.
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Puts a value.
+    /// Adds a write of a value.
     pub fn insert(&mut self, key: impl Into<UserKey>, value: impl Into<UserValue>) {
         let (key, value) = (key.into(), value.into());
         self.count(key.len() + value.len());
         self.batch.insert(&self.data, key, value);
     }
 
-    /// Removes a value.
+    /// Adds a removal of a value.
     pub fn remove(&mut self, key: impl Into<UserKey>) {
         let key = key.into();
         self.count(key.len());
         self.batch.remove(&self.data, key);
     }
 
-    /// Writes them, on the disk before anybody sees them: what is read is on the disk.
+    /// Commits the writes. They are on the disk before a reader sees them.
     pub fn commit(self) -> Result<(), fjall::Error> {
         self.batch.durability(Some(PersistMode::SyncData)).commit()
     }
