@@ -159,8 +159,9 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
         // its outcome is unknown, too. AlreadyDone: the number is so old that the peer has
         // forgotten its answer. A restored backup of this realm's store can use such a number. A
         // membership report may arrive twice and must arrive once, so it is sent again.
-        (Ok(Answer::Refused(refusal)), Asked::Deliver)
-            if matches!(refusal.code, ErrorCode::Expired | ErrorCode::AlreadyDone) =>
+        (Ok(Answer::Refused(refusal)), asked)
+            if refusal.code == ErrorCode::AlreadyDone
+                || (refusal.code == ErrorCode::Expired && asked == Asked::Deliver) =>
         {
             let perhaps = Answer::Refused(ErrorCode::RealmUnreachable.into());
             Verdict::Settle(if is_word {

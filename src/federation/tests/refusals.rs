@@ -183,4 +183,14 @@ fn refusals_that_are_for_the_own_realm_to_give_are_not_passed_on() {
         };
         assert_eq!(told(*code, Some(7)), expected, "{code}");
     }
+    // Nor is it known of one that was to be withdrawn: its queue would stand still.
+    let old = Answer::Refused(ErrorCode::AlreadyDone.into()).to_bytes();
+    for asked in [Asked::Withdraw, Asked::MakeWay] {
+        let settled = verdict((asked, false), Some(&old));
+        let told = Answer::Refused(ErrorCode::RealmUnreachable.into());
+        assert!(
+            matches!(&settled, Verdict::Settle(Settling::Told(answer)) if *answer == told),
+            "{settled:?}"
+        );
+    }
 }
