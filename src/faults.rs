@@ -34,6 +34,8 @@ pub enum Fault {
     QueueOutOfOrder,
     /// A peer that is to be called back so soon after a call that it has to wait for it is not called back.
     LeaveOutCallBack,
+    /// A peer that has opened a link soon after this realm sent to it counts as one that can at any time.
+    BelieveAnyCall,
     /// A peer that has not answered is not tried again.
     GiveUpPeer,
     /// A command that was cut off is finished as if it were another one.

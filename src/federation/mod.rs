@@ -19,6 +19,7 @@
 mod backoff;
 mod maintenance;
 mod peer;
+mod peer_links;
 mod queue;
 mod reader;
 mod side_tasks;
@@ -37,6 +38,7 @@ use std::{
 
 use rand::{SeedableRng as _, rngs::StdRng};
 
+pub use self::peer_links::{Happened, Opener, PeerLinks, Seat};
 use self::{
     maintenance::Upkeep,
     peer::PeerTask,

@@ -30,8 +30,11 @@ const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 /// How often this realm retries at once when a peer does not know its peering numbers.
 const NUMBERS_TOLD: u32 = 3;
-/// The time between two tries of the claimed address of a silent peer.
+/// The first wait before the claimed address of a silent peer is tried again. The wait doubles each
+/// time.
 const CLAIM_AGAIN: Duration = Duration::from_hours(1);
+/// The longest such wait.
+const CLAIM_AGAIN_MAX: Duration = Duration::from_hours(24);
 
 /// The current state.
 #[derive(Debug)]
@@ -76,9 +79,9 @@ pub struct PeerTask {
     is_heard: bool,
     news: VecDeque<News>,
     aside: Aside,
-    /// When the claimed address was last tried because the peer was silent at its stored address,
-    /// in time since the start.
-    claim_tried: Option<Duration>,
+    /// When the claimed address may be tried because the peer is silent at its stored address, in
+    /// time since the start, and the wait after that.
+    claim_again: (Duration, Duration),
     /// A step that runs in parallel to the current stage.
     step_aside: Option<Step>,
 }
@@ -103,7 +106,7 @@ impl PeerTask {
             is_heard: false,
             news: VecDeque::new(),
             aside: Aside::new(peer.realm),
-            claim_tried: None,
+            claim_again: (Duration::ZERO, CLAIM_AGAIN),
             step_aside: None,
         }
     }
@@ -193,6 +196,7 @@ impl PeerTask {
     /// Handles that the peer has sent a request or answered one outside this task.
     pub fn heard(&mut self, now: Moment) -> Option<Next> {
         self.is_heard = true;
+        self.claim_again.1 = CLAIM_AGAIN;
         let Stage::Waiting(wait) = &mut self.stage else {
             return None;
         };
@@ -216,11 +220,11 @@ impl PeerTask {
     /// Starts a wait. Returns how long it is.
     pub fn waits(&mut self, now: Moment, until: Until, rng: &mut impl Rng) -> Duration {
         self.silent_at = None;
-        let silent_since_try = |at| at + CLAIM_AGAIN <= now.since_start();
         let is_silent = until == Until::Heard && !is_planted(Fault::BelieveForever);
-        if is_silent && self.claim_tried.is_none_or(silent_since_try) {
+        let (due, wait) = self.claim_again;
+        if is_silent && due <= now.since_start() {
             // The peer's hostname may resolve to another address now.
-            self.claim_tried = Some(now.since_start());
+            self.claim_again = (now.since_start() + wait, (wait * 2).min(CLAIM_AGAIN_MAX));
             self.aside.try_claim();
         }
         let mut wait = self.backoff.begin(now.since_start(), until, rng);

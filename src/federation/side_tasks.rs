@@ -163,7 +163,7 @@ impl Aside {
             }
             (Doing::Trying(peer), Done::Tried(None)) => {
                 let (host, port) = peer.address();
-                tracing::info!(peer = %self.peer, host, port, "a peer was not found at the address that it gives; it is not tried again before the peer introduces itself");
+                tracing::info!(peer = %self.peer, host, port, "a peer was not found at the address that it gives; it is tried again when the peer introduces itself, and while it is silent");
                 return None;
             }
             (Doing::CallingBack(peer), Done::Answered(Some(answer))) => {

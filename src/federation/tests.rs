@@ -2,6 +2,7 @@
 
 mod claims;
 mod groups;
+mod peer_links;
 mod refusals;
 
 use rand::RngExt as _;

@@ -122,7 +122,13 @@ impl<S: Store> Realm<S> {
                 } else {
                     self.network.silent(peer.realm);
                 }
-                Said::Peer(answer.map(|answer| understood(&answer)))
+                let answer = answer.map(|answer| understood(&answer));
+                let refused = ErrorCode::PeerRefused;
+                if matches!(&answer, Some(Answer::Refused(refusal)) if refusal.code == refused) {
+                    // It may not know this realm's present key (PEER-6).
+                    self.network.introduction_due(peer.realm);
+                }
+                Said::Peer(answer)
             }
         };
         work.asked.push(Asked {

@@ -76,8 +76,6 @@ pub enum Written {
 pub struct Outgoing {
     position: u64,
     record: QueuedRecord,
-    /// The membership of its sender in its group, as it was when this was read.
-    membership: Option<u64>,
 }
 
 impl Outgoing {
@@ -86,7 +84,6 @@ impl Outgoing {
         Ok(Self {
             position: position.0,
             record: QueuedRecord::from_value(value)?,
-            membership: None,
         })
     }
 
@@ -105,19 +102,17 @@ impl Outgoing {
             lifetime: QUEUED_LIFETIME_SECONDS,
             operation: None,
             epoch: 7,
+            membership: 0,
         };
-        Self {
-            position,
-            record,
-            membership: None,
-        }
+        Self { position, record }
     }
 
-    /// Returns the group and the user of its sender's replica membership, if it is a group message.
-    fn sender_membership(&self) -> Option<(GroupName, Username)> {
+    /// Returns the group, the user and the number of the membership by which its sender has sent a
+    /// group message, if that is known.
+    fn sender_membership(&self) -> Option<(GroupName, Username, u64)> {
         let QueuedRecord { kind, from, to, .. } = &self.record;
-        let is_post = *kind == QueuedKind::Group;
-        is_post.then(|| Some((to.parse().ok()?, from.parse().ok()?)))?
+        let is_post = *kind == QueuedKind::Group && self.record.membership != 0;
+        is_post.then(|| Some((to.parse().ok()?, from.parse().ok()?, self.record.membership)))?
     }
 
     /// True if its lifetime is shorter than the default.
@@ -248,15 +243,9 @@ impl<S: Store> Realm<S> {
     }
 
     async fn find_next(&self, realm: RealmId, more: bool) -> Result<Option<NextOutgoing>, Failure> {
-        let Some(mut outgoing) = self.find_readable(realm).await? else {
+        let Some(outgoing) = self.find_readable(realm).await? else {
             return Ok(None);
         };
-        if let Some((group, user)) = outgoing.sender_membership() {
-            // This is read before the peer is asked, because the user may join anew meanwhile.
-            let key = records::copy_member(realm, group, user);
-            let member = self.record::<ReplicaMemberRecord>(&key).await?;
-            outgoing.membership = member.map(|(member, _)| member.membership);
-        }
         Ok(Some(NextOutgoing {
             is_returned: match self.is_returned(realm, &outgoing).await {
                 // The sender may be told twice.
@@ -387,8 +376,14 @@ impl<S: Store> Realm<S> {
     /// Moves a message to the end of the queue, with a number in an epoch that the peer has never
     /// heard of.
     async fn number_anew(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
+        // A peer lets only few epochs of a queue begin at once.
+        let epoch = if outgoing.record.epoch == self.epoch {
+            u64::from_be_bytes(self.random()).max(1)
+        } else {
+            self.epoch
+        };
         let record = QueuedRecord {
-            epoch: u64::from_be_bytes(self.random()).max(1),
+            epoch,
             ..outgoing.record.clone()
         };
         tracing::warn!(peer = %peer.realm, "the number of a message means another to a peer; it is numbered anew, behind the others");
@@ -524,13 +519,19 @@ impl<S: Store> Realm<S> {
         outgoing: &Outgoing,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let Some((group, user)) = outgoing.sender_membership() else {
+        let Some((group, user, membership)) = outgoing.sender_membership() else {
             return Ok(());
         };
         let key = records::copy_member(realm, group, user);
-        let member = self.noted::<ReplicaMemberRecord>(batch, &key).await?;
-        let is_same = |member: &ReplicaMemberRecord| Some(member.membership) == outgoing.membership;
-        if member.is_some_and(|(member, _)| is_same(&member))
+        let member = match self.noted::<ReplicaMemberRecord>(batch, &key).await {
+            // A record that cannot be read must not stop the queue.
+            Err(failure) if failure.is_of_one_record() => {
+                self.note("membership", &failure);
+                return Ok(());
+            }
+            member => member?,
+        };
+        if member.is_some_and(|(member, _)| member.membership == membership)
             && !is_planted(Fault::KeepStaleMembership)
         {
             // A user that is joining right now must ask again.

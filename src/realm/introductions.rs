@@ -132,7 +132,7 @@ impl<S: Store> Realm<S> {
                 peer.record.apart = false;
             }
             let ends = was.number != peer.record.number;
-            let knows_another = was.knows != peer.record.knows;
+            let knows_former = was.knows != peer.record.knows && peer.knows() != self.own.key();
             if is_new {
                 self.put_new_peer(&peer, &mut batch).await?;
             } else if peer.record != was {
@@ -152,11 +152,12 @@ impl<S: Store> Realm<S> {
                 }
                 // Other changes can wait until the peer is next looked at: any peer may change its
                 // address as often as it likes.
-                if is_new || ends || knows_another {
+                if is_new || ends {
                     self.network.peers_changed();
                 }
-                if ends {
+                if ends || knows_former {
                     // If the answer is lost, the former peering would have ended on this side only.
+                    // A peer that knows this realm by a former key has to be told the present one.
                     self.network.introduction_due(peer.realm);
                 }
                 self.network.heard(peer.realm, caller.now.wall);

@@ -169,7 +169,7 @@ impl<S: Store> Realm<S> {
         group: GroupName,
     ) -> Result<Option<MailboxLog>, Failure> {
         match self.copy_for(&mut Unnoted, (realm, group), user).await {
-            Ok(copy) => Ok(Some(copy.place(realm, group))),
+            Ok((copy, _)) => Ok(Some(copy.place(realm, group))),
             Err(Failure::Refused(refusal)) if refusal.code == ErrorCode::NotAMember => Ok(None),
             Err(failure) => Err(failure),
         }

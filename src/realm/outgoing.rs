@@ -62,7 +62,7 @@ impl<S: Store> Realm<S> {
         }
         let peer = self.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
-        let to = (QueuedKind::Private, to.as_str());
+        let to = (QueuedKind::Private, to.as_str(), 0);
         self.enqueue(work, &current, (&peer, source), to, &message)
             .await
     }
@@ -84,11 +84,11 @@ impl<S: Store> Realm<S> {
         let peer = self.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
         let which = (realm, group);
-        let copy = self.copy_for(&mut work.batch, which, current.user).await?;
+        let (copy, member) = self.copy_for(&mut work.batch, which, current.user).await?;
         if copy.has_ended() {
             return Err(ErrorCode::NoSuchGroup.into());
         }
-        let to = (QueuedKind::Group, group.as_str());
+        let to = (QueuedKind::Group, group.as_str(), member.membership);
         self.enqueue(work, &current, (&peer, source), to, &message)
             .await
     }
@@ -106,13 +106,14 @@ impl<S: Store> Realm<S> {
         self.source(address, port).map(Some)
     }
 
-    /// Adds to the work's batch that a message waits for a peer.
+    /// Adds to the work's batch that a message waits for a peer. `membership` is the sender's in
+    /// the group that it goes to, or 0.
     async fn enqueue(
         &self,
         work: &mut Work<'_>,
         current: &Current,
         (peer, source): (&Peer, Option<(String, u16)>),
-        (kind, to): (QueuedKind, &str),
+        (kind, to, membership): (QueuedKind, &str, u64),
         message: &Body<'_>,
     ) -> Result<Answer, Failure> {
         let content = self.check_message(&work.request.options, message)?;
@@ -136,6 +137,7 @@ impl<S: Store> Realm<S> {
                 number,
             }),
             epoch: self.epoch,
+            membership,
         };
         // If the peer is removed meanwhile, no message may be left behind.
         work.batch
@@ -170,6 +172,7 @@ impl<S: Store> Realm<S> {
             lifetime: QUEUED_LIFETIME_SECONDS,
             operation: None,
             epoch: self.epoch,
+            membership: 0,
         };
         work.batch
             .append(records::queue(peer.realm), queued.to_value()?);

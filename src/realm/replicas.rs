@@ -122,23 +122,23 @@ impl<S: Store> Realm<S> {
         Ok(found.map(|(record, _)| Copy { record }))
     }
 
-    /// Returns the replica of a group that `user` is in.
+    /// Returns the replica of a group that `user` is in, and the user's membership.
     pub(super) async fn copy_for(
         &self,
         notes: &mut impl Notes,
         (realm, group): (RealmId, GroupName),
         user: Username,
-    ) -> Result<Copy, Failure> {
+    ) -> Result<(Copy, ReplicaMemberRecord), Failure> {
         let copy = self.find_copy(notes, realm, group).await?;
         // Only the home realm can say whether the group exists.
         let copy = copy.ok_or(ErrorCode::NotAMember)?;
         let key = records::copy_member(realm, group, user);
         let member = self.noted::<ReplicaMemberRecord>(notes, &key).await?;
         // A member of a group that has ended is no member of a later group of that name.
-        member
+        let (member, _) = member
             .filter(|(member, _)| member.is_of(&copy.record))
             .ok_or(ErrorCode::NotAMember)?;
-        Ok(copy)
+        Ok((copy, member))
     }
 
     pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
@@ -256,19 +256,15 @@ impl<S: Store> Realm<S> {
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
         let user = current.user;
-        let copy = self.copy_for(&mut work.batch, (realm, group), user).await?;
+        let (copy, member) = self.copy_for(&mut work.batch, (realm, group), user).await?;
         // If the group has ended, only this realm knows of the membership. The home realm may have
         // another group of that name.
         if !copy.has_ended() {
             let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
-            let key = records::copy_member(realm, group, user);
-            let member = self
-                .noted::<ReplicaMemberRecord>(&mut work.batch, &key)
-                .await?;
             let leave = PeerRequest::Leave {
                 group,
                 user,
-                membership: member.map_or(0, |(member, _)| member.membership),
+                membership: member.membership,
             };
             let answer = match work.answer_of(&peer, leave.to_bytes()) {
                 Ok(answer) => needed(answer)?,
@@ -296,7 +292,7 @@ impl<S: Store> Realm<S> {
         let current = self.session(caller, session).await?;
         self.peer(&mut Unnoted, realm).await?;
         let which = (realm, group);
-        let copy = self.copy_for(&mut Unnoted, which, current.user).await?;
+        let (copy, _) = self.copy_for(&mut Unnoted, which, current.user).await?;
         let place = copy.place(realm, group);
         self.read_page(caller, &current, &place, options).await
     }

@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     limits::HANDED_MAX,
-    peer_link_table::{Links, Seat, Seated},
+    peer_link_table::{Links, Seated},
 };
-use crate::{crypto::PublicKey, endpoint::Path, link::Silence};
+use crate::{crypto::PublicKey, endpoint::Path, federation::Seat, link::Silence};
 
 /// A datagram that arrived at another worker.
 #[derive(Debug)]

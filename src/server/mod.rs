@@ -4,7 +4,7 @@
 //! that the addresses of a [`Server`] are known. [`Server::run`] serves until told to stop.
 
 mod admission;
-mod assembly;
+mod builder;
 mod clock;
 mod completion;
 pub mod config;
@@ -39,8 +39,9 @@ use std::{
 
 pub(crate) use admission::WorkLimits;
 #[cfg(test)]
-pub(crate) use assembly::Post;
-pub(crate) use assembly::{Assembly, Reached};
+pub(crate) use builder::{BuiltWorker, ConfiguredPeer};
+pub(crate) use builder::{Reached, ServerBuilder, Starting};
+use builder::{StartError, Started};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
@@ -366,26 +367,30 @@ impl Server {
     /// Serves until `stop` completes. Then answers the commands in progress, closes the links and
     /// returns.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let clock = Clock::start(Host::Real, &self.realm, self.accepts_damage).await;
-        let clock = self.kept.go_on(clock.map_err(time_unknown)?);
+        let starting = Starting {
+            accepts_damage: self.accepts_damage,
+            is_restored: self.is_restored,
+            ran: self.kept.ran(),
+            retention: self.retention,
+            peers: self.peers.iter().map(PeerConfig::configured).collect(),
+        };
+        let realm = Arc::clone(&self.realm);
+        let limits = (self.work, self.keepalive);
+        let begun = ServerBuilder::start(realm, Host::Real, starting, limits).await;
+        let (mut builder, started) = begun.map_err(cannot_start)?;
+        let clock = builder.clock();
         let _kept_time = self.kept.keep_time(clock.clone());
-        say_keeping(self.realm.begin_keeping(self.retention).await);
-        let is_begun = self.realm.begin_life(self.is_restored).await;
+        log_start(&started);
         if self.is_restored
-            && is_begun
+            && started.is_life_begun
             && let Err(error) = Embedded::forget_restored(&self.data)
         {
             tracing::warn!(%error, "the next start takes the store for a restored one again");
         }
         let (stopping, told_to_stop) = watch::channel(false);
-        // The configuration may name a peer that was removed. It starts anew.
-        self.realm.do_departures(clock.now().wall).await;
-        list_peers(&self.realm, &self.peers).await?;
         let mut rng = Host::Real.rng()?;
         let mut workers = Vec::new();
         let (ending, mut ended) = mpsc::unbounded_channel();
-        let realm = Arc::clone(&self.realm);
-        let mut assembly = Assembly::new(realm, clock.clone(), self.work, self.keepalive);
         for listener in self.listeners {
             let is_sealed = listener.config.security == Security::Sealed;
             let reached = is_sealed.then(|| Reached {
@@ -394,8 +399,8 @@ impl Server {
                 is_local: listener.address.ip().is_loopback(),
             });
             let (sockets, endpoints): (Vec<_>, _) = listener.workers.into_iter().unzip();
-            let posts = assembly.listen(reached, endpoints, &mut rng);
-            for (socket, mut post) in sockets.into_iter().zip(posts) {
+            let built = builder.listen(reached, endpoints, &mut rng);
+            for (socket, mut worker) in sockets.into_iter().zip(built) {
                 let told_to_stop = told_to_stop.clone();
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -406,7 +411,7 @@ impl Server {
                     let _ending = ending;
                     runtime.block_on(async {
                         let socket = Listening::start(socket)?;
-                        post.run(socket, told_to_stop).await
+                        worker.run(socket, told_to_stop).await
                     })
                 };
                 workers.push(thread::Builder::new().name(name).spawn(work)?);
@@ -416,7 +421,7 @@ impl Server {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
-            () = assembly.keep(self.errands, self.seed) => Ok(()),
+            () = builder.keep(self.errands, self.seed) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);
@@ -469,24 +474,13 @@ fn open_store(config: &Config, start: Start) -> Result<Embedded, OpenError> {
     Embedded::open_as(&config.store.path, opening)
 }
 
-/// Adds the configured peers. A peer that cannot be stored now, as on a full disk, stays as it was.
-async fn list_peers(realm: &Realm<Embedded>, peers: &[PeerConfig]) -> Result<(), ServerError> {
-    for peer in peers {
-        let listing = realm.list_peer(peer.realm, peer.key, peer.address(), peer.source());
-        match listing.await {
-            Ok(true) => {}
-            Ok(false) => return Err(ServerError::Peer(peer.realm)),
-            Err(
-                Failure::Store(error @ (StoreError::Failed(_) | StoreError::Closed))
-                | Failure::Unknown(error),
-            ) => return Err(ServerError::Store(error)),
-            Err(failure) => tracing::warn!(
-                peer = %peer.realm, ?failure,
-                "what the configuration says of this peer cannot be stored now: it is as it was before, until the next start"
-            ),
-        }
+/// Converts the reason why a realm could not start.
+fn cannot_start(error: StartError) -> ServerError {
+    match error {
+        StartError::Time(failure) => time_unknown(failure),
+        StartError::Peer(realm) => ServerError::Peer(realm),
+        StartError::Store(error) => ServerError::Store(error),
     }
-    Ok(())
 }
 
 /// Converts a failure to read the running time. A failed store is reopened, which may help.
@@ -501,8 +495,19 @@ fn time_unknown(failure: Failure) -> ServerError {
     }
 }
 
-/// Logs the retention of messages if the operator has not configured one.
-fn say_keeping((keeping, retention): (Keeping, Retention)) {
+/// Logs what the operator has to know of a start.
+fn log_start(started: &Started) {
+    for (peer, failure) in &started.peers_as_before {
+        tracing::warn!(
+            %peer, ?failure,
+            "what the configuration says of this peer cannot be stored now: it is as it was before, until the next start"
+        );
+    }
+    log_retention(started.keeping);
+}
+
+/// Logs the retention of messages.
+fn log_retention((keeping, retention): (Keeping, Retention)) {
     let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), units::whole);
     match keeping {
         Keeping::Configured => tracing::info!(

@@ -353,10 +353,11 @@ impl OutboundRequests {
 mod tests {
     use std::sync::Arc;
 
-    use super::{super::peer_link_table::Seat, *};
+    use super::*;
     use crate::{
         crypto::SecretKey,
         endpoint,
+        federation::Seat,
         link::{Redundancy, Silence},
     };
 

@@ -12,14 +12,10 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-use super::{
-    clock::Clock,
-    peer_link_table::{Happened, Links},
-    routes::Routes,
-};
+use super::{clock::Clock, peer_link_table::Links, routes::Routes};
 use crate::{
     crypto::PublicKey,
-    federation::{Done, Federation, Input, News, Step},
+    federation::{Done, Federation, Happened, Input, News, Step},
     realm::{Peer, PeerCall, Realm, Signals},
     store::{Store, Subscription},
     wire::RealmId,
@@ -239,7 +235,7 @@ impl Watched {
 
     /// Waits until events may have happened or are due.
     async fn changed(&mut self, links: &Links) {
-        let due = links.due();
+        let due = links.poll_timeout();
         let due = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -258,7 +254,7 @@ impl Watched {
     /// Returns the events since the last call.
     fn take(&mut self, links: &Links) -> Vec<Input> {
         let mut inputs = Vec::new();
-        links.look_at_time();
+        links.handle_timeout();
         for (realm, (key, seen)) in &mut self.seen {
             let happened = links.happened(key);
             if happened.lost > seen.lost {

@@ -94,10 +94,10 @@ impl Kept {
         }
     }
 
-    /// Returns the clock, continued from the end of the former one, even if the store did not
-    /// record that.
-    pub fn go_on(&self, clock: Clock) -> Clock {
-        clock.not_before(self.ran.load(Ordering::Acquire))
+    /// Returns the total running time of the realm when its last clock ended, in seconds, even if
+    /// the store did not record that.
+    pub fn ran(&self) -> u32 {
+        self.ran.load(Ordering::Acquire)
     }
 
     /// Returns a guard that records the time of `clock` when dropped, however the server ends.

@@ -153,6 +153,7 @@ impl Routes {
         let has_address = !peer.address().0.is_empty() && peer.address().1 > 0;
         let mut dialing = if has_address { dialing } else { Dialing::Never };
         let (key, (name, number)) = (peer.key(), peer.source());
+        let _asking = self.links.ask(&key);
         let source = (name.to_string(), number);
         let listener = self.all.iter().position(|way| way.source == source);
         let listener = listener.unwrap_or(0);

@@ -14,6 +14,8 @@ const WORKERS: f64 = 0.2;
 const MOVES: f64 = 0.1;
 /// and in which one is behind an address translator.
 const NAT: f64 = 0.1;
+/// The part of those in which it is a firewall.
+const FIREWALL: f64 = 0.5;
 /// The part of the worlds in which a realm lies.
 const LIAR: f64 = 0.1;
 /// The part of the worlds with several realms in which somebody on the path sends again what they have recorded.
@@ -34,8 +36,10 @@ pub struct Nat {
     pub realm: usize,
     /// The translator forgets after so long a silence.
     pub forgets: Duration,
-    /// The realm tells its own address, which leads nowhere, or else none.
+    /// The realm tells its own address, or else none.
     pub tells: bool,
+    /// It is a firewall: the realm's own address leads there, for whom the realm has sent to lately.
+    pub is_firewall: bool,
 }
 
 /// Of which kinds a world is.
@@ -67,6 +71,8 @@ impl Kinds {
         let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
         let (many, moves, nat) = (is("workers", WORKERS), is("moves", MOVES), is("nat", NAT));
         let lies = is("liar", LIAR);
+        let is_firewall = wanted == "firewall";
+        let nat = nat || is_firewall;
         let are_several = realms > 1;
         let workers = (0..realms).map(|_| if many { rng.random_range(1..=8) } else { 1 });
         let workers = workers.collect();
@@ -74,6 +80,7 @@ impl Kinds {
             realm: rng.random_range(0..realms),
             forgets: Duration::from_secs(rng.random_range(30..=120)),
             tells: rng.random_bool(0.5),
+            is_firewall: false,
         });
         // What came later is drawn last, so that a seed stands for what it stood for.
         let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
@@ -87,6 +94,13 @@ impl Kinds {
         let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
         let taken = is("taken", TAKEN) && are_several;
         let are_away = is("away", AWAY);
+        let firewall = is("firewall", FIREWALL);
+        let nat = nat.map(|nat| Nat {
+            // A firewall leaves the realm its own address.
+            tells: nat.tells || is_firewall,
+            is_firewall: firewall && (nat.tells || is_firewall),
+            ..nat
+        });
         if taken {
             return Self {
                 workers,

@@ -1,5 +1,6 @@
-//! Address translators: a realm behind one calls others, who see it at an address that is forgotten after a silence, and cannot be called
-//! by them. The users of the realm are behind it, too, and reach it as before.
+//! Address translators and stateful firewalls. A realm behind a translator opens links to others, which see it at an address that is
+//! forgotten after a silence. Behind a firewall it keeps its own address, at which those are let in to whom it has sent lately. The users
+//! of the realm are behind it, too, and reach it as before.
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,8 @@ struct Mapping {
 #[derive(Debug)]
 struct Nat {
     forgets: Duration,
+    /// It translates no addresses.
+    is_firewall: bool,
     mappings: Vec<Mapping>,
 }
 
@@ -37,9 +40,13 @@ pub const fn is_realm(address: SocketAddr) -> bool {
 }
 
 impl Nats {
-    pub fn begin(&mut self, machine: &str, forgets: Duration) {
-        let mappings = Vec::new();
-        self.of.insert(machine.into(), Nat { forgets, mappings });
+    pub fn begin(&mut self, machine: &str, forgets: Duration, is_firewall: bool) {
+        let nat = Nat {
+            forgets,
+            is_firewall,
+            mappings: Vec::new(),
+        };
+        self.of.insert(machine.into(), nat);
     }
 
     /// The translator of a machine has begun anew.
@@ -55,7 +62,7 @@ impl Nats {
             return inside;
         };
         let now = Instant::now();
-        let forgets = nat.forgets;
+        let (forgets, is_firewall) = (nat.forgets, nat.is_firewall);
         nat.mappings
             .retain(|mapping| now.duration_since(mapping.used) < forgets);
         let mut known = nat.mappings.iter_mut();
@@ -63,9 +70,13 @@ impl Nats {
             mapping.used = now;
             return mapping.outside;
         }
-        self.given += 1;
-        let [_, b, c, d] = self.given.to_be_bytes();
-        let outside = SocketAddr::from((Ipv4Addr::new(172, b, c, d), 20_000));
+        let outside = if is_firewall {
+            inside
+        } else {
+            self.given += 1;
+            let [_, b, c, d] = self.given.to_be_bytes();
+            SocketAddr::from((Ipv4Addr::new(172, b, c, d), 20_000))
+        };
         nat.mappings.push(Mapping {
             inside,
             outside,

@@ -226,9 +226,10 @@ impl Network {
         Ok(each)
     }
 
-    /// The machine is behind an address translator, which forgets who is spoken to after so long a silence.
-    pub fn translate(&self, machine: &str, forgets: Duration) {
-        self.state.lock().unwrap().nats.begin(machine, forgets);
+    /// The machine is behind an address translator or a firewall, which forgets who is spoken to after so long a silence.
+    pub fn translate(&self, machine: &str, forgets: Duration, is_firewall: bool) {
+        let nats = &mut self.state.lock().unwrap().nats;
+        nats.begin(machine, forgets, is_firewall);
     }
 
     /// Somebody begins to record what realms send each other.

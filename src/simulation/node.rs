@@ -23,7 +23,7 @@ use crate::{
     link::{LinkParameters, Redundancy},
     rate_limit::RateLimit,
     realm::{Limits, Network, Peering, Realm, RealmIdentity, Registration, Retention},
-    server::{Assembly, Clock, Post, Reached, WorkLimits},
+    server::{BuiltWorker, ConfiguredPeer, Reached, ServerBuilder, Starting, WorkLimits},
     store::Memory,
     wire::{Protection, RealmId},
 };
@@ -155,21 +155,18 @@ impl Node {
         endpoints
     }
 
-    /// Adds the peers, as an operator would; false when the disk was full, or failed. Once that is done, realms that move tell each other
-    /// where they are.
-    async fn add_peers(&self, realm: &Realm<SimulatedStore>) -> bool {
+    /// The peers that the configuration names. Once they have been added, realms that move tell each other where they are.
+    fn configured_peers(&self) -> Vec<ConfiguredPeer> {
         if self.adds_once && self.standing.lock().unwrap().has_peers {
-            return true;
+            return Vec::new();
         }
-        for peer in &self.neighbours {
-            let address = peer.address.map(host_and_port).unwrap_or_default();
-            let listed = realm.list_peer(peer.realm, peer.key, address, None).await;
-            if !listed.unwrap_or(false) {
-                return false;
-            }
-        }
-        self.standing.lock().unwrap().has_peers = true;
-        true
+        let each = self.neighbours.iter().map(|peer| ConfiguredPeer {
+            realm: peer.realm,
+            key: peer.key,
+            address: peer.address.map(host_and_port).unwrap_or_default(),
+            source: None,
+        });
+        each.collect()
     }
 
     /// Serves as one process, until told to stop (in order, or to be looked at) or until the store fails. What it
@@ -215,25 +212,16 @@ impl Node {
         let store = self.disk.open(machine.clone());
         let realm = Realm::new(store, &self.key, own, limits, network, seed);
         let realm = Arc::new(realm.expect("nothing can be missing"));
-        let Ok(clock) = Clock::start(host, &realm, false).await else {
-            return Vec::new();
-        };
-        let retention = Retention {
-            age: self.kept,
-            ..Retention::FOREVER
-        };
-        realm.begin_keeping(Some(retention)).await;
         let is_restored = self.standing.lock().unwrap().is_restored;
-        if realm.begin_life(is_restored).await {
-            self.standing.lock().unwrap().is_restored = false;
-        }
-        if !self.add_peers(&realm).await {
-            return Vec::new();
-        }
-        let Ok(sockets) = machine.bind_all(address, self.workers) else {
-            return vec![format!("{address} is taken")];
+        let starting = Starting {
+            is_restored,
+            retention: Some(Retention {
+                age: self.kept,
+                ..Retention::FOREVER
+            }),
+            peers: self.configured_peers(),
+            ..Starting::default()
         };
-        self.standing.lock().unwrap().realm = Some(Arc::clone(&realm));
         let work = WorkLimits {
             commands_max: 1024,
             max_message: MESSAGE_MAX,
@@ -241,20 +229,37 @@ impl Node {
             per_subnet: RateLimit::per_second(2000),
         };
         let keepalive = LinkParameters::default().keepalive;
+        let own = Arc::clone(&realm);
+        let begun = ServerBuilder::start(own, host, starting, (work, keepalive)).await;
+        let Ok((mut builder, started)) = begun else {
+            return Vec::new();
+        };
+        {
+            let mut standing = self.standing.lock().unwrap();
+            standing.is_restored &= !started.is_life_begun;
+            standing.has_peers |= started.peers_as_before.is_empty();
+        }
+        if !started.peers_as_before.is_empty() {
+            // The disk was full: an operator starts it again.
+            return Vec::new();
+        }
+        let Ok(sockets) = machine.bind_all(address, self.workers) else {
+            return vec![format!("{address} is taken")];
+        };
+        self.standing.lock().unwrap().realm = Some(Arc::clone(&realm));
         let mut rng = machine.rng();
-        let mut assembly = Assembly::new(Arc::clone(&realm), clock, work, keepalive);
         let reached = Reached {
             is_local: false,
             source: place,
             is_ipv6: false,
         };
         let endpoints = self.endpoints(&machine);
-        let mut posts = assembly.listen(Some(reached), endpoints, &mut rng);
+        let mut workers = builder.listen(Some(reached), endpoints, &mut rng);
         let seed = machine.rng().next_u64();
         {
-            let serving = posts.iter_mut().zip(sockets);
-            let serving = serving
-                .map(|(post, socket)| post.run(Listening::Simulated(socket), told_to_stop.clone()));
+            let serving = workers.iter_mut().zip(sockets).map(|(worker, socket)| {
+                worker.run(Listening::Simulated(socket), told_to_stop.clone())
+            });
             tokio::select! {
                 biased;
                 () = looked_at => {}
@@ -266,11 +271,11 @@ impl Node {
                     machine.note(|| "has stopped".into());
                     return Vec::new();
                 }
-                () = assembly.keep(errands, seed) => {}
+                () = builder.keep(errands, seed) => {}
                 () = look_at_watches(&realm, watch_memory) => {}
             }
         }
-        posts.iter().flat_map(Post::leftovers).collect()
+        workers.iter().flat_map(BuiltWorker::leftovers).collect()
     }
 }
 

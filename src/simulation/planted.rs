@@ -38,7 +38,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 28] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 65] = [
+const FOUND_BY_TESTS: [(Fault, &str); 66] = [
     (
         Fault::BelieveForever,
         "federation::tests::claims::silent_peer_is_tried_where_its_name_leads_by_now",
@@ -102,6 +102,10 @@ const FOUND_BY_TESTS: [(Fault, &str); 65] = [
     (
         Fault::TakeCopyForOriginal,
         "simulation::owners::owner_of_a_copy_sends_nothing_twice",
+    ),
+    (
+        Fault::BelieveAnyCall,
+        "federation::tests::peer_links::peer_behind_a_firewall_keeps_its_link_open",
     ),
     (
         Fault::LetLinksIdleOut,

@@ -265,7 +265,8 @@ impl World {
         }
         if let Some(nat) = self.plan.kinds.nat {
             let (site, _) = &self.sites[nat.realm];
-            self.network.translate(site.id.as_str(), nat.forgets);
+            self.network
+                .translate(site.id.as_str(), nat.forgets, nat.is_firewall);
         }
     }
 

@@ -99,7 +99,7 @@ fn silent_peer_is_tried_where_its_name_leads_by_now() {
     scene.peers.push(peer.claiming("beta.example", 6377));
     scene.queue(1);
     let mut tried = Vec::new();
-    while scene.seconds < 5 * 3600 {
+    while scene.seconds < 72 * 3600 {
         while let Some((id, step)) = scene.machine.poll_step() {
             let done = match &step {
                 Step::Try { peer, .. } => {
@@ -118,7 +118,7 @@ fn silent_peer_is_tried_where_its_name_leads_by_now() {
         scene.seconds = scene.seconds.max(next.as_secs() + 1);
         scene.machine.handle_timeout(scene.now());
     }
-    assert!((4..=6).contains(&tried.len()), "{tried:?}");
+    assert!((6..=8).contains(&tried.len()), "{tried:?}");
     assert!(tried.iter().all(|(_, host)| host == "beta.example"));
     assert!(tried.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 3600));
 }

@@ -258,8 +258,8 @@ changed_records! {
     /// A message on its way to another realm. `source`: this realm's address for it, if not the
     /// peering's. `set_aside`: it has made way for others, because the peer refused to take it.
     /// `lifetime`: how long it is worth delivering, in seconds. `epoch`: the epoch of its number,
-    /// or 0 for the peering's.
-    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32; epoch: u64 = (_old) 0 } was FirstQueuedRecord
+    /// or 0 for the peering's. `membership`: its sender's in the group that it goes to, if known.
+    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32; epoch: u64 = (_old) 0, membership: u64 = (_old) 0 } was FirstQueuedRecord
     /// A group. The owner is a member like any other. `log` names its log, which it takes over from
     /// the former groups of that name; its own entries are behind the position `floor`.
     GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord

@@ -36,6 +36,7 @@ fn put(store: &Held, count: usize, from: &str, kind: QueuedKind) {
         set_aside: false,
         lifetime: 1000,
         epoch: 1,
+        membership: 0,
     };
     let mut batch = Batch::new();
     for _ in 0..count {

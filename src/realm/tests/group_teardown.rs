@@ -140,6 +140,7 @@ async fn ended_group_is_told_beyond_the_bound_of_the_queue() {
         set_aside: false,
         lifetime: 1000,
         epoch: 1,
+        membership: 0,
     };
     let mut batch = Batch::new();
     for _ in 0..4096 {

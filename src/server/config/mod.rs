@@ -18,7 +18,10 @@ use serde::{Deserialize, Deserializer, de};
 pub use limits::LimitsConfig;
 pub use retention::RetentionConfig;
 
-use super::units::{Rate, Size, Span};
+use super::{
+    builder::ConfiguredPeer,
+    units::{Rate, Size, Span},
+};
 use crate::{
     crypto::{ConnectionString, DEFAULT_PORT, PublicKey},
     endpoint::LINK_LIFETIME,
@@ -144,6 +147,16 @@ impl PeerConfig {
     /// At which of this realm's addresses it is to answer.
     pub fn source(&self) -> Option<(String, u16)> {
         host_and_port(self.src.as_deref()?).ok()
+    }
+
+    /// Returns the peer as a server is started with it.
+    pub(crate) fn configured(&self) -> ConfiguredPeer {
+        ConfiguredPeer {
+            realm: self.realm,
+            key: self.key,
+            address: self.address(),
+            source: self.source(),
+        }
     }
 }
 

@@ -3,12 +3,10 @@
 use super::*;
 use crate::{
     endpoint::{self, Endpoint, Event, LinkId},
+    federation::Seat,
     link::{Redundancy, Silence, Time},
     realm::Dialing,
-    server::{
-        outbound::By,
-        peer_link_table::{Seat, Seated},
-    },
+    server::{outbound::By, peer_link_table::Seated},
     wire::{OperationNumber, Protection},
 };
 
@@ -371,30 +369,39 @@ async fn a_peer_that_calls_is_called_back() {
     assert_eq!(links.happened(&peer).back, 0);
     // It may have started again since it was called: it is called back as soon as that may be.
     tokio::time::advance(Duration::from_secs(59)).await;
-    links.look_at_time();
+    links.handle_timeout();
     assert_eq!(links.happened(&peer).back, 0);
     assert_eq!(
-        links.due(),
+        links.poll_timeout(),
         Some(tokio::time::Instant::now() + Duration::from_secs(1))
     );
     tokio::time::advance(Duration::from_secs(1)).await;
-    links.look_at_time();
-    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    links.handle_timeout();
+    assert_eq!(
+        (links.happened(&peer).back, links.poll_timeout()),
+        (1, None)
+    );
     // What it says over the links that it has is no reason for another so soon.
     tokio::time::advance(Duration::from_secs(50)).await;
     links.introduced(&peer);
-    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    assert_eq!(
+        (links.happened(&peer).back, links.poll_timeout()),
+        (1, None)
+    );
     // Nor is that it calls back itself because of that.
     called
         .seated
         .dialled(called.now, &mut called.sides[0], called.link);
     Seated::new(&links, seat, SILENCE).proven(LinkId(10), peer);
     links.introduced(&peer);
-    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    assert_eq!(
+        (links.happened(&peer).back, links.poll_timeout()),
+        (1, None)
+    );
     // But the next time it may have started again.
     Seated::new(&links, seat, SILENCE).proven(LinkId(11), peer);
     links.introduced(&peer);
-    assert!(links.due().is_some());
+    assert!(links.poll_timeout().is_some());
 }
 
 /// PEER-24: a peer that introduces itself over a link that is there may keep that open because what was opened to it was lost: it is called

@@ -1,6 +1,6 @@
-//! Assembles a serving realm: the workers of each listener, and the tasks that run beside them.
-//! Both the server program, which runs the workers on threads, and the simulator, which runs them
-//! side by side, use it.
+//! The one way to start a server, over any store: the order of a start, the workers of each
+//! listener, and the tasks that run beside them. The server program runs the workers on threads,
+//! the simulator runs them side by side.
 
 use std::sync::Arc;
 
@@ -21,10 +21,11 @@ use super::{
 use crate::{
     crypto::PublicKey,
     endpoint::Endpoint,
-    host::Listening,
+    host::{Host, Listening},
     link::Silence,
-    realm::{PeerCall, Realm},
-    store::Store,
+    realm::{Failure, Keeping, PeerCall, Realm, Retention},
+    store::{Store, StoreError},
+    wire::RealmId,
 };
 
 /// How other realms reach a listener over sealed links.
@@ -38,13 +39,62 @@ pub struct Reached {
     pub is_local: bool,
 }
 
+/// A peer that the configuration names.
+#[derive(Clone, Debug)]
+pub struct ConfiguredPeer {
+    pub realm: RealmId,
+    pub key: PublicKey,
+    /// Its host and port. Empty and 0 if they are not known.
+    pub address: (String, u16),
+    /// The address that it is told of this realm, if one is chosen.
+    pub source: Option<(String, u16)>,
+}
+
+/// How a realm starts.
+#[derive(Clone, Debug, Default)]
+pub struct Starting {
+    /// Continue from the last use of a session if the record of the running time is damaged.
+    pub accepts_damage: bool,
+    /// The store is a copy of one that was in use, so positions that clients remember are not
+    /// trusted (READ-9).
+    pub is_restored: bool,
+    /// The running time at the end of an earlier server of this process, in seconds.
+    pub ran: u32,
+    /// The configured retention of messages.
+    pub retention: Option<Retention>,
+    /// The peers that the configuration names.
+    pub peers: Vec<ConfiguredPeer>,
+}
+
+/// Why a realm could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The running time cannot be read.
+    Time(Failure),
+    /// The peer's name or key is known as another's.
+    Peer(RealmId),
+    /// The store has failed.
+    Store(StoreError),
+}
+
+/// What was found out at the start of a realm.
+#[derive(Debug)]
+pub struct Started {
+    /// The retention in force, and who has set it.
+    pub keeping: (Keeping, Retention),
+    /// A new life has begun and is stored.
+    pub is_life_begun: bool,
+    /// The configured peers that could not be stored now. They are as they were before.
+    pub peers_as_before: Vec<(RealmId, Failure)>,
+}
+
 /// A worker with its queue of requests to other realms.
-pub struct Post<S> {
+pub struct BuiltWorker<S> {
     worker: Worker<S>,
     to_call: mpsc::Receiver<OutboundRequest>,
 }
 
-impl<S: Store> Post<S> {
+impl<S: Store> BuiltWorker<S> {
     /// Serves from its socket until told to stop, then until all commands in progress are answered.
     pub async fn run(
         &mut self,
@@ -63,8 +113,8 @@ impl<S: Store> Post<S> {
     }
 }
 
-/// A realm that is being assembled.
-pub struct Assembly<S> {
+/// A server that is being built.
+pub struct ServerBuilder<S> {
     realm: Arc<Realm<S>>,
     clock: Clock,
     work: WorkLimits,
@@ -79,11 +129,40 @@ pub struct Assembly<S> {
     realms: watch::Receiver<Vec<PublicKey>>,
 }
 
-impl<S: Store> Assembly<S> {
-    /// Starts with a realm whose life has begun and which has no listener yet.
-    pub fn new(realm: Arc<Realm<S>>, clock: Clock, work: WorkLimits, keepalive: Silence) -> Self {
+impl<S: Store> ServerBuilder<S> {
+    /// Starts the realm: reads its running time, begins a life, finishes what an earlier start left,
+    /// and adds the configured peers.
+    ///
+    /// # Errors
+    /// Fails if the running time cannot be read, if a configured peer is known as another, or if the
+    /// store fails. Nothing is served then.
+    pub async fn start(
+        realm: Arc<Realm<S>>,
+        host: Host,
+        starting: Starting,
+        (work, keepalive): (WorkLimits, Silence),
+    ) -> Result<(Self, Started), StartError> {
+        let clock = Clock::start(host, &realm, starting.accepts_damage).await;
+        let clock = clock.map_err(StartError::Time)?.not_before(starting.ran);
+        let keeping = realm.begin_keeping(starting.retention).await;
+        let is_life_begun = realm.begin_life(starting.is_restored).await;
+        // The configuration may name a peer that was removed. It starts anew.
+        realm.do_departures(clock.now().wall).await;
+        let mut peers_as_before = Vec::new();
+        for peer in starting.peers {
+            let listing = realm.list_peer(peer.realm, peer.key, peer.address, peer.source);
+            match listing.await {
+                Ok(true) => {}
+                Ok(false) => return Err(StartError::Peer(peer.realm)),
+                Err(
+                    Failure::Store(error @ (StoreError::Failed(_) | StoreError::Closed))
+                    | Failure::Unknown(error),
+                ) => return Err(StartError::Store(error)),
+                Err(failure) => peers_as_before.push((peer.realm, failure)),
+            }
+        }
         let (known, realms) = watch::channel(Vec::new());
-        Self {
+        let builder = Self {
             realm,
             clock,
             work,
@@ -93,7 +172,18 @@ impl<S: Store> Assembly<S> {
             start: None,
             known,
             realms,
-        }
+        };
+        let started = Started {
+            keeping,
+            is_life_begun,
+            peers_as_before,
+        };
+        Ok((builder, started))
+    }
+
+    /// Returns the clock of the realm.
+    pub fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 
     /// Adds a listener with an endpoint for each of its workers. Without `reached` its links are
@@ -103,7 +193,7 @@ impl<S: Store> Assembly<S> {
         reached: Option<Reached>,
         endpoints: Vec<Endpoint>,
         rng: &mut StdRng,
-    ) -> Vec<Post<S>> {
+    ) -> Vec<BuiltWorker<S>> {
         let count = endpoints.len();
         let (calls, each_to_call): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(CALLS_MAX)).unzip();
@@ -134,7 +224,7 @@ impl<S: Store> Assembly<S> {
             let (realm, admission) = (Arc::clone(&self.realm), Arc::clone(&admission));
             let clock = self.clock.clone();
             let worker = Worker::new(endpoint, realm, admission, beside, (clock, listener));
-            Post { worker, to_call }
+            BuiltWorker { worker, to_call }
         })
         .collect()
     }

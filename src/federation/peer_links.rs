@@ -1,0 +1,453 @@
+//! The links with peers, as a state machine: which worker has a link with which peer, who can open
+//! one to whom, and when that is tried (PEER-24). Events and time drive it. It holds no links
+//! itself: `I` identifies a link at its worker.
+//!
+//! A peer that can open a link to this realm gets none kept open. Whether it can, is one state:
+//!
+//! ```text
+//!            opens a link soon after this realm sent to it
+//!  ┌─▶ Unknown ──────────────────────────────────────────▶ Trial ─┐
+//!  │      │                                                 │     │ 9 min without traffic
+//!  │      │ opens a link after 5 min without traffic        │     │ and without such a link
+//!  │      └───────────────────────▶ Proven ◀────────────────┘     │
+//!  └──────────────────────────────────────────────────────────────┘
+//! ```
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    crypto::PublicKey,
+    faults::{Fault, is_planted},
+};
+
+/// The shortest time between two dial-backs to a peer that has opened a link.
+const BACK_AGAIN: Duration = Duration::from_mins(1);
+/// After a late dial-back the peer may dial back at once. An introduction from it within this time
+/// causes no further dial-back.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// The first wait before this realm introduces itself again to a peer that has opened no link. The
+/// wait doubles each time. The peer may have been unable to open one, or its link was lost.
+const ASK_AGAIN: Duration = Duration::from_mins(10);
+/// The longest wait between two such introductions.
+const ASK_AGAIN_MAX: Duration = Duration::from_hours(24);
+
+/// After so long a silence, firewalls and address translators no longer let a peer in because this
+/// realm sent to it. RFC 4787 REQ-5 recommends that they remember for five minutes.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(5);
+/// After so long a silence, a peer is dialled once to show it that this works without one either.
+const CHECK_AFTER: Duration = Duration::from_mins(6);
+/// How long such a check is worth: an introduction from the peer within this time asks for no
+/// other one.
+const CHECK_AGAIN: Duration = Duration::from_mins(10);
+/// How long this realm waits, without traffic, for a peer to open a link after a silence.
+const TRIAL: Duration = Duration::from_mins(9);
+
+/// A worker of a listener. Both are numbered from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The number of the listener.
+    pub listener: usize,
+    /// The number of the worker among those of its listener.
+    pub worker: usize,
+}
+
+/// The side that opened a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// The peer.
+    Peer,
+    /// This realm.
+    This,
+}
+
+/// Counters of events on the links with a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Happened {
+    /// How often the peer turned out to be unable to reach this realm until this realm introduces
+    /// itself again.
+    pub lost: u64,
+    /// How often this realm has to open a link to the peer, to find out or to show that it can.
+    pub back: u64,
+}
+
+/// Whether the peer can open a link to this realm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reach {
+    /// Not known. This realm keeps its own link open: nothing else may lead to it.
+    #[default]
+    Unknown,
+    /// The peer has opened a link soon after this realm sent to it. A firewall or an address
+    /// translator may let it in only then. This realm keeps no link open, to find out.
+    Trial,
+    /// The peer has opened a link after a silence.
+    Proven,
+}
+
+/// The links with one peer, under one of its keys. Times count from the start of the table.
+#[derive(Debug)]
+struct LinksWithPeer<I> {
+    /// Proven links that the peer has opened, the latest last.
+    theirs: Vec<(Seat, I)>,
+    /// Open links that this realm has opened to the peer, the latest last.
+    ours: Vec<(Seat, I)>,
+    reach: Reach,
+    /// A trial may begin. False after one that failed, until this realm introduces itself again.
+    may_try: bool,
+    /// When this realm and the peer last sent to each other, as far as the table knows.
+    spoke: Duration,
+    /// The number of requests to the peer in progress.
+    asking: usize,
+    /// The peer is to be dialled once after a silence.
+    wants_check: bool,
+    /// When the peer was last dialled after a silence.
+    checked: Option<Duration>,
+    /// When this realm last opened a link to the peer.
+    reached: Option<Duration>,
+    /// Listeners from which the peer could not be dialled.
+    unreached: Vec<usize>,
+    /// See [`Happened::lost`].
+    lost: u64,
+    /// Since when a link to the peer is kept open, or when the last introduction for that was made.
+    kept_since: Option<Duration>,
+    /// The wait after [`LinksWithPeer::kept_since`] before the next introduction.
+    ask_again: Duration,
+    /// See [`Happened::back`], and the time of the last one.
+    back: u64,
+    back_at: Option<Duration>,
+    /// When the next dial-back is due, and true if it was postponed.
+    back_due: Option<(Duration, bool)>,
+    /// The peer has opened a link since this realm last opened one. It may have restarted.
+    is_fresh: bool,
+    /// The last dial-back was late, and a link may have to be opened for it.
+    is_back_late: bool,
+    /// Until when the peer may dial back for that. Such a dial-back causes no further one.
+    answers_until: Option<Duration>,
+}
+
+impl<I: Copy + Eq> LinksWithPeer<I> {
+    const fn new(now: Duration) -> Self {
+        Self {
+            theirs: Vec::new(),
+            ours: Vec::new(),
+            reach: Reach::Unknown,
+            may_try: true,
+            spoke: now,
+            asking: 0,
+            wants_check: true,
+            checked: None,
+            reached: None,
+            unreached: Vec::new(),
+            lost: 0,
+            kept_since: None,
+            ask_again: ASK_AGAIN,
+            back: 0,
+            back_at: None,
+            back_due: None,
+            is_fresh: false,
+            is_back_late: false,
+            answers_until: None,
+        }
+    }
+
+    /// True if the two have sent nothing to each other for that time, as far as the table knows. A
+    /// link that the peer keeps open does not count: the peer has not forgotten it, or is gone.
+    fn is_silent(&self, now: Duration, time: Duration) -> bool {
+        self.ours.is_empty() && now >= self.spoke + time
+    }
+
+    /// Requests a dial-back: at once, or [`BACK_AGAIN`] after the last one. It is postponed, not
+    /// skipped: a peer that has restarted since does not know that it could be dialled before.
+    fn call_back(&mut self, now: Duration) {
+        let lately = self.reached.max(self.back_at);
+        let due = lately.map_or(now, |lately| now.max(lately + BACK_AGAIN));
+        if due > now && is_planted(Fault::LeaveOutCallBack) {
+            return;
+        }
+        self.back_due.get_or_insert((due, due > now));
+        self.handle_timeout(now);
+    }
+
+    fn introduced(&mut self, now: Duration) {
+        let is_fresh = core::mem::take(&mut self.is_fresh);
+        let answers = self.answers_until.take_if(|_| is_fresh);
+        if is_fresh && answers.is_none_or(|until| until <= now) {
+            self.call_back(now);
+        }
+        // The peer may introduce itself because it keeps a link to this realm open although it can
+        // be dialled: this realm's link to it was lost.
+        let lately = self.reached.max(self.back_at);
+        if !is_fresh && lately.is_none_or(|lately| now >= lately + BACK_AGAIN) {
+            self.call_back(now);
+        }
+        // Or because it does not know whether it can be dialled after a silence.
+        self.wants_check |= self.checked.is_none_or(|at| now >= at + CHECK_AGAIN);
+    }
+
+    fn handle_timeout(&mut self, now: Duration) {
+        if let Some((_, is_late)) = self.back_due.take_if(|(due, _)| *due <= now) {
+            self.back += 1;
+            self.back_at = Some(now);
+            self.is_back_late = is_late;
+        }
+        if self.check_due().is_some_and(|due| due <= now) {
+            self.wants_check = false;
+            self.checked = Some(now);
+            self.back += 1;
+            self.back_at = Some(now);
+        }
+        if self.trial_ends().is_some_and(|end| end <= now) {
+            self.reach = Reach::Unknown;
+            self.may_try = false;
+            self.kept_since = None;
+            self.lost += 1;
+        }
+    }
+
+    /// When the peer is dialled to show it that this works after a silence.
+    fn check_due(&self) -> Option<Duration> {
+        let may = self.wants_check && self.reached.is_some() && self.ours.is_empty();
+        may.then_some(self.spoke + CHECK_AFTER)
+    }
+
+    /// When the peer has not opened a link after a silence that was long enough.
+    fn trial_ends(&self) -> Option<Duration> {
+        let is_silent = self.ours.is_empty() && self.asking == 0;
+        (self.reach == Reach::Trial && is_silent).then_some(self.spoke + TRIAL)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let back = self.back_due.map(|(due, _)| due);
+        let others = self.check_due().into_iter().chain(self.trial_ends());
+        back.into_iter().chain(others).min()
+    }
+
+    /// Handles a link that the peer has opened. `is_again` is true if the link is in the table
+    /// already.
+    fn has_called(&mut self, now: Duration, is_again: bool) {
+        let is_silent = self.asking == 0 && self.is_silent(now, FORGOTTEN_AFTER);
+        if is_silent || is_planted(Fault::BelieveAnyCall) {
+            self.reach = Reach::Proven;
+            self.ask_again = ASK_AGAIN;
+        } else if self.reach == Reach::Unknown && self.may_try {
+            self.reach = Reach::Trial;
+        }
+        self.spoke = now;
+        self.is_fresh |= !is_again;
+        if self.reached.is_none() {
+            self.call_back(now);
+        }
+    }
+
+    /// Handles a link to the peer that is open. `is_again` is true if it had to be opened anew.
+    fn was_called(&mut self, now: Duration, listener: usize, is_again: bool) {
+        // The peer has forgotten the link, and with it this realm's address.
+        self.lost += u64::from(is_again && self.reach == Reach::Unknown);
+        if !is_again && self.is_silent(now, FORGOTTEN_AFTER) {
+            self.wants_check = false;
+            self.checked = Some(now);
+        }
+        self.reached = Some(now);
+        self.unreached.retain(|unreached| *unreached != listener);
+        self.back_due = None;
+        self.is_fresh = false;
+        self.answers_until =
+            core::mem::take(&mut self.is_back_late).then_some(now + ANSWERS_WITHIN);
+    }
+
+    fn closed(&mut self, now: Duration, link: (Seat, I)) {
+        let was_ours = self.ours.contains(&link);
+        let was_theirs = self.theirs.contains(&link);
+        self.theirs.retain(|other| *other != link);
+        self.ours.retain(|other| *other != link);
+        if was_ours || was_theirs {
+            self.spoke = now;
+        }
+        let is_last = was_ours && self.ours.is_empty();
+        self.lost += u64::from(is_last && self.reach == Reach::Unknown);
+    }
+
+    /// Returns true if this realm introduces itself to the peer again, because it keeps a link to
+    /// it open for long.
+    fn ask_again(&mut self, now: Duration) -> bool {
+        if self.reach != Reach::Unknown || self.ours.is_empty() {
+            self.kept_since = None;
+            return false;
+        }
+        // The time counts on when the link is renewed.
+        let since = *self.kept_since.get_or_insert(now);
+        let is_due = now >= since + self.ask_again;
+        if is_due {
+            self.ask_again = (self.ask_again * 2).min(ASK_AGAIN_MAX);
+            self.kept_since = Some(now);
+            self.may_try = true;
+            self.lost += 1;
+        }
+        is_due
+    }
+}
+
+/// Which worker has a link with which peer. Times count from the start of the table.
+#[derive(Debug)]
+pub struct PeerLinks<I> {
+    peers: BTreeMap<PublicKey, LinksWithPeer<I>>,
+}
+
+impl<I> Default for PeerLinks<I> {
+    fn default() -> Self {
+        Self {
+            peers: BTreeMap::new(),
+        }
+    }
+}
+
+impl<I: Copy + Eq> PeerLinks<I> {
+    /// Limits the table to these keys, which are those of all peers.
+    pub fn keep_only(&mut self, now: Duration, keys: &[PublicKey]) {
+        self.peers.retain(|key, _| keys.contains(key));
+        for key in keys {
+            let new = || LinksWithPeer::new(now);
+            self.peers.entry(*key).or_insert_with(new);
+        }
+    }
+
+    /// Returns the worker with an open link to the peer: at `listener`, or at any listener if
+    /// `elsewhere` is true or the peer could not be dialled from `listener`.
+    pub fn seat(&self, peer: &PublicKey, listener: usize, elsewhere: bool) -> Option<Seat> {
+        let peer = self.peers.get(peer)?;
+        let seats = || peer.theirs.iter().rev().chain(peer.ours.iter().rev());
+        let mut here = seats().filter(|(seat, _)| seat.listener == listener);
+        let elsewhere = elsewhere || peer.unreached.contains(&listener);
+        let found = here.next().or_else(|| seats().next().filter(|_| elsewhere));
+        found.map(|(seat, _)| *seat)
+    }
+
+    /// Records that the peer could not be dialled from that listener. Links of other listeners are
+    /// used from now on.
+    pub fn not_reached(&mut self, peer: &PublicKey, listener: usize) {
+        if let Some(peer) = self.peers.get_mut(peer)
+            && !peer.unreached.contains(&listener)
+        {
+            peer.unreached.push(listener);
+        }
+    }
+
+    /// Returns the worker of the latest link that the peer has opened.
+    pub fn latest(&self, peer: &PublicKey) -> Option<Seat> {
+        let peer = self.peers.get(peer)?;
+        peer.theirs.last().map(|(seat, _)| *seat)
+    }
+
+    /// True if the peer has opened `link`, and later a link to another worker of that listener. It
+    /// may have forgotten `link`.
+    pub fn is_superseded(&self, peer: &PublicKey, link: (Seat, I)) -> bool {
+        let Some(peer) = self.peers.get(peer) else {
+            return false;
+        };
+        let mut after = peer.theirs.iter().skip_while(|other| **other != link);
+        let is_other = |(seat, _): &(Seat, I)| {
+            seat.listener == link.0.listener && seat.worker != link.0.worker
+        };
+        after.any(is_other)
+    }
+
+    /// True if this realm keeps its own link to the peer open.
+    pub fn keeps_open(&self, peer: &PublicKey) -> bool {
+        let peer = self.peers.get(peer);
+        peer.is_none_or(|peer| peer.reach == Reach::Unknown)
+    }
+
+    /// Handles the begin of a request to the peer. [`PeerLinks::asked`] must follow.
+    pub fn asks(&mut self, peer: &PublicKey) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.asking += 1;
+        }
+    }
+
+    /// Handles the end of a request to the peer, however it ended. Returns true if a timer has been
+    /// set.
+    pub fn asked(&mut self, now: Duration, peer: &PublicKey) -> bool {
+        let Some(peer) = self.peers.get_mut(peer) else {
+            return false;
+        };
+        // A key that was removed in the meantime, and added again, has none in progress.
+        peer.asking = peer.asking.saturating_sub(1);
+        peer.spoke = now;
+        peer.trial_ends().is_some()
+    }
+
+    /// Handles an introduction from the peer. It may have restarted, and then does not know that it
+    /// can be dialled.
+    pub fn introduced(&mut self, now: Duration, peer: &PublicKey) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.introduced(now);
+            peer.handle_timeout(now);
+        }
+    }
+
+    /// Requests a new introduction to peers that have opened no link for long while this realm
+    /// keeps one to them open. They may be able to open one by now, and then the link need not be
+    /// kept open any more. Returns true if there is such a peer.
+    pub fn ask_again(&mut self, now: Duration) -> bool {
+        let asked = self.peers.values_mut().map(|peer| peer.ask_again(now));
+        asked.fold(false, |is_any, is_due| is_any | is_due)
+    }
+
+    /// Returns the counters of a peer.
+    pub fn happened(&self, peer: &PublicKey) -> Happened {
+        let peer = self.peers.get(peer);
+        peer.map_or_else(Happened::default, |peer| {
+            let (lost, back) = (peer.lost, peer.back);
+            Happened { lost, back }
+        })
+    }
+
+    /// Returns when [`PeerLinks::handle_timeout`] must be called next.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.peers.values().filter_map(LinksWithPeer::timeout).min()
+    }
+
+    /// Handles timers that are due.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        for peer in self.peers.values_mut() {
+            peer.handle_timeout(now);
+        }
+    }
+
+    /// Handles a link that has opened, or has been opened anew. Returns false if its other side is
+    /// no peer.
+    pub fn opened(
+        &mut self,
+        now: Duration,
+        peer: &PublicKey,
+        link: (Seat, I),
+        opener: Opener,
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(peer) else {
+            return false;
+        };
+        let links = match opener {
+            Opener::Peer => &mut peer.theirs,
+            Opener::This => &mut peer.ours,
+        };
+        let is_again = links.contains(&link);
+        links.retain(|other| *other != link);
+        match opener {
+            Opener::Peer => peer.has_called(now, is_again),
+            Opener::This => peer.was_called(now, link.0.listener, is_again),
+        }
+        let links = match opener {
+            Opener::Peer => &mut peer.theirs,
+            Opener::This => &mut peer.ours,
+        };
+        links.push(link);
+        true
+    }
+
+    /// Handles a link that has ended.
+    pub fn closed(&mut self, now: Duration, peer: &PublicKey, link: (Seat, I)) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.closed(now, link);
+        }
+    }
+}

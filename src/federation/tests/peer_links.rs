@@ -1,0 +1,243 @@
+//! The links of two realms with each other, one of which may be behind a firewall.
+
+use super::*;
+use crate::{
+    crypto::SecretKey,
+    federation::{Happened, Opener, PeerLinks, Seat},
+};
+
+const SEAT: Seat = Seat {
+    listener: 0,
+    worker: 0,
+};
+/// A link that is not kept open ends after this time.
+const IDLE: u64 = 5;
+/// A link that is kept open sends in between.
+const KEEP_ALIVE: u64 = 25;
+const DAY: u64 = 24 * 3600;
+
+/// One of the two.
+struct Side {
+    table: PeerLinks<u32>,
+    seen: Happened,
+    /// Its links, with the time of the last packet.
+    links: Vec<(u32, u64)>,
+    /// When it last sent to the other side.
+    sent: Option<u64>,
+    /// Behind a firewall, the time after which that forgets to whom it sent.
+    forgets: Option<u64>,
+    /// The number of links that it has tried to open.
+    dialled: u32,
+}
+
+impl Side {
+    fn new(forgets: Option<u64>) -> Self {
+        let mut table = PeerLinks::default();
+        table.keep_only(Duration::ZERO, &[key()]);
+        Self {
+            table,
+            seen: Happened::default(),
+            links: vec![],
+            sent: None,
+            forgets,
+            dialled: 0,
+        }
+    }
+
+    fn lets_in(&self, now: u64) -> bool {
+        let sent = self.sent.map(|sent| now - sent);
+        self.forgets
+            .is_none_or(|forgets| sent.is_some_and(|since| since < forgets))
+    }
+}
+
+fn key() -> PublicKey {
+    SecretKey::from_bytes([9; 32]).public()
+}
+
+/// Two realms that have just started, by the second.
+struct Pair {
+    now: u64,
+    sides: [Side; 2],
+    links: u32,
+}
+
+impl Pair {
+    fn new(forgets: [Option<u64>; 2]) -> Self {
+        let mut pair = Self {
+            now: 0,
+            sides: forgets.map(Side::new),
+            links: 0,
+        };
+        for which in [0, 1] {
+            pair.introduce(which, false);
+        }
+        pair
+    }
+
+    fn at(&self) -> Duration {
+        Duration::from_secs(self.now)
+    }
+
+    /// A side sends to the other one, if the firewall before that lets it.
+    fn send(&mut self, from: usize) -> bool {
+        self.sides[from].sent = Some(self.now);
+        self.sides[1 - from].lets_in(self.now)
+    }
+
+    /// A side introduces itself to the other: over an open link, or one that it opens.
+    fn introduce(&mut self, which: usize, must_open: bool) {
+        let at = self.at();
+        self.sides[which].table.asks(&key());
+        let is_open =
+            !self.sides[which].links.is_empty() || !self.sides[1 - which].links.is_empty();
+        let is_there = if is_open && !must_open {
+            self.send(which)
+        } else {
+            self.dial(which)
+        };
+        if is_there {
+            self.sides[1 - which].sent = Some(self.now);
+            self.sides[1 - which].table.introduced(at, &key());
+        }
+        self.sides[which].table.asked(at, &key());
+    }
+
+    fn dial(&mut self, which: usize) -> bool {
+        let at = self.at();
+        self.sides[which].dialled += 1;
+        if !self.send(which) {
+            return false;
+        }
+        if let Some(link) = self.sides[which].links.first_mut() {
+            link.1 = self.now;
+            return true;
+        }
+        self.links += 1;
+        let link = (SEAT, self.links);
+        self.sides[1 - which].sent = Some(self.now);
+        for (side, opener) in [(which, Opener::This), (1 - which, Opener::Peer)] {
+            let is_peer = self.sides[side].table.opened(at, &key(), link, opener);
+            assert!(is_peer);
+        }
+        self.sides[which].links.push((self.links, self.now));
+        true
+    }
+
+    fn tick(&mut self) {
+        self.now += 1;
+        let at = self.at();
+        for which in [0, 1] {
+            self.keep_links(which);
+            let side = &mut self.sides[which];
+            if self.now.is_multiple_of(60) {
+                side.table.ask_again(at);
+            }
+            side.table.handle_timeout(at);
+            let (seen, happened) = (side.seen, side.table.happened(&key()));
+            side.seen = happened;
+            if happened.back > seen.back {
+                self.introduce(which, true);
+            } else if happened.lost > seen.lost {
+                self.introduce(which, false);
+            }
+        }
+    }
+
+    fn keep_links(&mut self, which: usize) {
+        let is_kept = self.sides[which].table.keeps_open(&key());
+        let mut ended = vec![];
+        for at in 0..self.sides[which].links.len() {
+            let (link, used) = self.sides[which].links[at];
+            if is_kept && self.now - used >= KEEP_ALIVE {
+                self.send(which);
+                self.sides[1 - which].sent = Some(self.now);
+                self.sides[which].links[at].1 = self.now;
+            } else if !is_kept && self.now - used >= IDLE {
+                ended.push(link);
+            }
+        }
+        self.sides[which]
+            .links
+            .retain(|(link, _)| !ended.contains(link));
+        let now = self.at();
+        for link in ended {
+            for side in &mut self.sides {
+                side.table.closed(now, &key(), (SEAT, link));
+            }
+        }
+    }
+
+    /// True if a message from that side would reach the other one now.
+    fn reaches(&self, which: usize) -> bool {
+        let has_link = self.sides.iter().any(|side| !side.links.is_empty());
+        has_link || self.sides[1 - which].lets_in(self.now)
+    }
+}
+
+/// PEER-24: a peer that can be dialled after a silence gets no link kept open. Both sides learn that
+/// within minutes of a start, and say nothing more about it.
+#[test]
+fn realms_that_can_be_dialled_are_silent_after_minutes() {
+    let mut pair = Pair::new([None, None]);
+    for _ in 0..20 * 60 {
+        pair.tick();
+    }
+    let dialled = pair.sides.each_ref().map(|side| side.dialled);
+    assert!(dialled.iter().sum::<u32>() <= 12, "{dialled:?}");
+    for side in &pair.sides {
+        assert!(!side.table.keeps_open(&key()) && side.links.is_empty());
+    }
+    for _ in 0..2 * DAY {
+        pair.tick();
+    }
+    assert_eq!(pair.sides.each_ref().map(|side| side.dialled), dialled);
+}
+
+/// PEER-24: a realm behind a stateful firewall, or behind an address translator that keeps its port,
+/// is let called only soon after it has sent something. It took the first such call for proof, kept
+/// no link open, and its mail waited until it spoke again.
+#[test]
+fn peer_behind_a_firewall_keeps_its_link_open() {
+    for forgets in [10, 30, 120, 299] {
+        let mut pair = Pair::new([None, Some(forgets)]);
+        let (mut unreachable, mut longest) = (0, 0);
+        for _ in 0..3 * DAY {
+            pair.tick();
+            unreachable = if pair.reaches(0) { 0 } else { unreachable + 1 };
+            longest = longest.max(unreachable);
+        }
+        assert!(longest <= 9 * 60, "{longest} s without a way, {forgets}");
+        assert!(!pair.sides[0].table.keeps_open(&key()));
+        let dialled = pair.sides.each_ref().map(|side| side.dialled);
+        assert!(dialled.iter().sum::<u32>() <= 130, "{dialled:?}");
+        // Somebody opens the port.
+        pair.sides[1].forgets = None;
+        for _ in 0..2 * DAY {
+            pair.tick();
+        }
+        let side = &pair.sides[1];
+        assert!(!side.table.keeps_open(&key()) && side.links.is_empty());
+    }
+}
+
+/// PEER-24: two realms that are both behind firewalls keep links open to each other.
+#[test]
+fn realms_behind_two_firewalls_lose_each_other_for_minutes_at_most() {
+    let mut pair = Pair::new([Some(60), Some(90)]);
+    // Their operators have each other's address: both send until one gets through.
+    let mut longest = [0; 2];
+    let mut unreachable = [0; 2];
+    for _ in 0..3 * DAY {
+        pair.tick();
+        for which in [0, 1] {
+            let count = unreachable[which] + 1;
+            unreachable[which] = if pair.reaches(which) { 0 } else { count };
+            longest[which] = longest[which].max(unreachable[which]);
+        }
+    }
+    assert!(
+        longest.iter().all(|longest| *longest <= 9 * 60),
+        "{longest:?}"
+    );
+}
