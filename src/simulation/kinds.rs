@@ -124,6 +124,9 @@ impl Kinds {
 
 /// What the link to a realm that cannot be called, and one that cannot be opened to it, may take in the end: it is kept open (PEER-24).
 const KEPT_OPEN: u64 = 4;
+/// The same for a realm behind a firewall. Those that were opened to it while the firewall let them in are closed in vain later, and stay until
+/// they have been idle for long.
+const LET_IN: u64 = 16;
 /// Inits of such links that are remembered: the links are renewed, as often as every minute.
 const RENEWED: u64 = 16;
 /// Whoever cannot be called is called now and then all the same, to see whether it can be by now, and is asked beside that on its own link.
@@ -141,6 +144,7 @@ impl Kinds {
     pub fn may_be_left(&self, left: &str, rate: Option<u64>) -> bool {
         let links = match (self.nat, self.liar) {
             (_, Some(_)) => LIED_TO,
+            (Some(nat), None) if nat.is_firewall => LET_IN,
             (Some(_), None) => KEPT_OPEN,
             // On so narrow a path the one try that is made at the address it claims (PEER-23) may have come to nothing: it is asked on its own link then
             // (seed 13015051).
