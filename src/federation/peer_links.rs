@@ -5,12 +5,11 @@
 //! A peer that can open a link to this realm gets none kept open. Whether it can, is one state:
 //!
 //! ```text
-//!            opens a link soon after this realm sent to it
-//!  ┌─▶ Unknown ──────────────────────────────────────────▶ Trial ─┐
-//!  │      │                                                 │     │ 9 min without traffic
-//!  │      │ opens a link after 5 min without traffic        │     │ and without such a link
-//!  │      └───────────────────────▶ Proven ◀────────────────┘     │
-//!  └──────────────────────────────────────────────────────────────┘
+//!           opens a link soon after this realm sent to it
+//!  Unknown ───────────────────────────────────────────────▶ LetIn ─┐ 9 min to an hour without
+//!     │                                                     │  ▲   │ traffic: this realm
+//!     │ opens a link after 5 min without traffic            │  └───┘ introduces itself again
+//!     └────────────────────▶ Proven ◀───────────────────────┘
 //! ```
 
 use std::{collections::BTreeMap, time::Duration};
@@ -40,8 +39,11 @@ const CHECK_AFTER: Duration = Duration::from_mins(6);
 /// How long such a check is worth: an introduction from the peer within this time asks for no
 /// other one.
 const CHECK_AGAIN: Duration = Duration::from_mins(10);
-/// How long this realm waits, without traffic, for a peer to open a link after a silence.
-const TRIAL: Duration = Duration::from_mins(9);
+/// How long this realm first waits, without traffic, for a peer to open a link after a silence. The
+/// wait doubles each time.
+const LET_IN_AGAIN: Duration = Duration::from_mins(9);
+/// The longest such wait.
+const LET_IN_AGAIN_MAX: Duration = Duration::from_hours(1);
 
 /// A worker of a listener. Both are numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +80,9 @@ enum Reach {
     #[default]
     Unknown,
     /// The peer has opened a link soon after this realm sent to it. A firewall or an address
-    /// translator may let it in only then. This realm keeps no link open, to find out.
-    Trial,
+    /// translator may let it in only then. This realm keeps no link open, but introduces itself
+    /// again now and then, so that what waits for it can come.
+    LetIn,
     /// The peer has opened a link after a silence.
     Proven,
 }
@@ -92,8 +95,8 @@ struct LinksWithPeer<I> {
     /// Open links that this realm has opened to the peer, the latest last.
     ours: Vec<(Seat, I)>,
     reach: Reach,
-    /// A trial may begin. False after one that failed, until this realm introduces itself again.
-    may_try: bool,
+    /// The wait for a peer that is let in.
+    let_in_again: Duration,
     /// When this realm and the peer last sent to each other, as far as the table knows.
     spoke: Duration,
     /// The number of requests to the peer in progress.
@@ -131,7 +134,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             theirs: Vec::new(),
             ours: Vec::new(),
             reach: Reach::Unknown,
-            may_try: true,
+            let_in_again: LET_IN_AGAIN,
             spoke: now,
             asking: 0,
             wants_check: true,
@@ -180,6 +183,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         if !is_fresh && lately.is_none_or(|lately| now >= lately + BACK_AGAIN) {
             self.call_back(now);
         }
+        self.spoke = now;
         // Or because it does not know whether it can be dialled after a silence.
         self.wants_check |= self.checked.is_none_or(|at| now >= at + CHECK_AGAIN);
     }
@@ -196,10 +200,9 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             self.back += 1;
             self.back_at = Some(now);
         }
-        if self.trial_ends().is_some_and(|end| end <= now) {
-            self.reach = Reach::Unknown;
-            self.may_try = false;
-            self.kept_since = None;
+        if self.let_in_due().is_some_and(|due| due <= now) {
+            self.spoke = now;
+            self.let_in_again = (self.let_in_again * 2).min(LET_IN_AGAIN_MAX);
             self.lost += 1;
         }
     }
@@ -210,15 +213,15 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         may.then_some(self.spoke + CHECK_AFTER)
     }
 
-    /// When the peer has not opened a link after a silence that was long enough.
-    fn trial_ends(&self) -> Option<Duration> {
+    /// When the peer has not opened a link though the silence was long enough.
+    fn let_in_due(&self) -> Option<Duration> {
         let is_silent = self.ours.is_empty() && self.asking == 0;
-        (self.reach == Reach::Trial && is_silent).then_some(self.spoke + TRIAL)
+        (self.reach == Reach::LetIn && is_silent).then_some(self.spoke + self.let_in_again)
     }
 
     fn timeout(&self) -> Option<Duration> {
         let back = self.back_due.map(|(due, _)| due);
-        let others = self.check_due().into_iter().chain(self.trial_ends());
+        let others = self.check_due().into_iter().chain(self.let_in_due());
         back.into_iter().chain(others).min()
     }
 
@@ -228,9 +231,9 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         let is_silent = self.asking == 0 && self.is_silent(now, FORGOTTEN_AFTER);
         if is_silent || is_planted(Fault::BelieveAnyCall) {
             self.reach = Reach::Proven;
-            self.ask_again = ASK_AGAIN;
-        } else if self.reach == Reach::Unknown && self.may_try {
-            self.reach = Reach::Trial;
+            self.let_in_again = LET_IN_AGAIN;
+        } else if self.reach == Reach::Unknown {
+            self.reach = Reach::LetIn;
         }
         self.spoke = now;
         self.is_fresh |= !is_again;
@@ -243,7 +246,9 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
     fn was_called(&mut self, now: Duration, listener: usize, is_again: bool) {
         // The peer has forgotten the link, and with it this realm's address.
         self.lost += u64::from(is_again && self.reach == Reach::Unknown);
-        if !is_again && self.is_silent(now, FORGOTTEN_AFTER) {
+        // A link that the peer keeps open would hold a firewall open, too.
+        let is_silent = self.theirs.is_empty() && self.is_silent(now, FORGOTTEN_AFTER);
+        if !is_again && is_silent {
             self.wants_check = false;
             self.checked = Some(now);
         }
@@ -271,7 +276,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
     /// it open for long.
     fn ask_again(&mut self, now: Duration) -> bool {
         if self.reach != Reach::Unknown || self.ours.is_empty() {
-            self.kept_since = None;
+            (self.kept_since, self.ask_again) = (None, ASK_AGAIN);
             return false;
         }
         // The time counts on when the link is renewed.
@@ -280,7 +285,6 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         if is_due {
             self.ask_again = (self.ask_again * 2).min(ASK_AGAIN_MAX);
             self.kept_since = Some(now);
-            self.may_try = true;
             self.lost += 1;
         }
         is_due
@@ -373,7 +377,7 @@ impl<I: Copy + Eq> PeerLinks<I> {
         // A key that was removed in the meantime, and added again, has none in progress.
         peer.asking = peer.asking.saturating_sub(1);
         peer.spoke = now;
-        peer.trial_ends().is_some()
+        peer.let_in_due().is_some()
     }
 
     /// Handles an introduction from the peer. It may have restarted, and then does not know that it

@@ -105,7 +105,7 @@ const FOUND_BY_TESTS: [(Fault, &str); 66] = [
     ),
     (
         Fault::BelieveAnyCall,
-        "federation::tests::peer_links::peer_behind_a_firewall_keeps_its_link_open",
+        "federation::tests::peer_links::peer_behind_a_firewall_is_reached_within_an_hour",
     ),
     (
         Fault::LetLinksIdleOut,
