@@ -25,7 +25,7 @@ use merpati::{
     crypto::{PublicKey, SecretKey},
     endpoint::{AccountId, Config, Endpoint, Event, Handshakes},
     link::Time,
-    wire::{Command, OperationNumber, Protection, Request, SessionRef},
+    wire::{Command, OperationNumber, Protection, Request, SessionRef, command},
 };
 use support::{Home, Realm, finished, program};
 
@@ -49,7 +49,7 @@ fn row(what: &str, measured: &str, wanted: &str) {
 
 fn command() -> Vec<u8> {
     let session = SessionRef::Bound;
-    Request::from(Command::WhoAmI { session }).to_bytes()
+    Request::from(Command::WhoAmI(command::WhoAmI { session })).to_bytes()
 }
 
 fn device() -> SecretKey {

@@ -13,7 +13,7 @@ use merpati::{
     store::{Batch, Embedded, Key, Log, Store as _},
     wire::{
         Answer, Body, Command, ConnectionId, Frame, Frames, Operation, OperationNumber, Packet,
-        PacketNumber, Protection, Request, RequestId, Sent, SessionRef, link_header,
+        PacketNumber, Protection, Request, RequestId, Sent, SessionRef, command, link_header,
     },
 };
 use rand::{SeedableRng as _, rngs::ChaCha20Rng};
@@ -21,12 +21,12 @@ use rand::{SeedableRng as _, rngs::ChaCha20Rng};
 const TEXT: &[u8] = b"twenty bytes of text";
 
 fn send() -> Request<'static> {
-    let command = Command::Send {
+    let command = Command::Send(command::Send {
         operation: Operation::new(1000, [0; 2]),
         session: SessionRef::Bound,
         to: "bobby".parse().expect("it is a name"),
         message: Body(TEXT),
-    };
+    });
     command.into()
 }
 

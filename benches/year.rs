@@ -10,6 +10,7 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -22,7 +23,7 @@ use merpati::{
     store::Embedded,
     wire::{
         Answer, Body, Command, Operation, OperationNumber, Options, Password, Request, SessionRef,
-        Text,
+        Text, command,
     },
 };
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::ChaCha20Rng};
@@ -82,7 +83,7 @@ struct User {
 }
 
 struct World {
-    realm: Realm<Embedded>,
+    realm: Arc<Realm<Embedded>>,
     users: Vec<User>,
     rng: ChaCha20Rng,
     seconds: u32,
@@ -108,7 +109,7 @@ impl World {
             ..Limits::default()
         };
         let (network, _) = Network::new();
-        let realm = Realm::new(store, &key, own, limits, network, [1; 32])?;
+        let realm = Arc::new(Realm::new(store, &key, own, limits, network, [1; 32])?);
         realm.begin_keeping(Some(retention)).await;
         let mut world = Self {
             realm,
@@ -138,32 +139,32 @@ impl World {
         let operation = self.next(n);
         self.ask(
             n,
-            Command::Register {
+            Command::Register(command::Register {
                 operation,
                 full_name: Text("Some One"),
                 country: Text("id"),
                 username: name.parse()?,
                 password: Password(b"correct horse"),
-            }
+            })
             .into(),
         )
         .await;
         let (operation, session) = (self.next(n), SessionRef::Bound);
         let (group, password) = (group.parse()?, Password(b""));
         let command = if n < GROUPS {
-            Command::AddGroup {
+            Command::AddGroup(command::AddGroup {
                 operation,
                 session,
                 group,
                 password,
-            }
+            })
         } else {
-            Command::JoinGroup {
+            Command::JoinGroup(command::JoinGroup {
                 operation,
                 session,
                 group,
                 password,
-            }
+            })
         };
         self.ask(n, command.into()).await;
         Ok(())
@@ -192,9 +193,11 @@ impl World {
             room: 1100,
             longest: 64 << 10,
             trusts_cursors: true,
+            asks_account: false,
             now: self.now(),
         };
-        let answer = self.realm.handle(&caller, &request.to_bytes()).await;
+        let handled = self.realm.handle(&caller, &request.to_bytes()).await;
+        let answer = handled.expect("no answer is that long").answer;
         Answer::parse(&answer).expect("a realm answers what can be read")
     }
 
@@ -208,19 +211,19 @@ impl World {
         let (operation, session, message) =
             (self.next(n), SessionRef::Bound, Body(text.as_bytes()));
         let command = if self.rng.random_bool(0.3) {
-            Command::SendGroup {
+            Command::SendGroup(command::SendGroup {
                 operation,
                 session,
                 group: format!("group{}", n % GROUPS).parse()?,
                 message,
-            }
+            })
         } else {
-            Command::Send {
+            Command::Send(command::Send {
                 operation,
                 session,
                 to,
                 message,
-            }
+            })
         };
         let answer = self.ask(n, command.into()).await;
         assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");
@@ -233,8 +236,8 @@ impl World {
         let group = format!("group{}", n % GROUPS).parse()?;
         let session = SessionRef::Bound;
         for command in [
-            Command::Inbox { session },
-            Command::InboxGroup { session, group },
+            Command::Inbox(command::Inbox { session }),
+            Command::InboxGroup(command::InboxGroup { session, group }),
         ] {
             let mut after = None;
             loop {
@@ -262,11 +265,11 @@ impl World {
     /// A user whose session has expired meanwhile logs in again.
     async fn come_back(&mut self, n: usize) -> Result<(), Failed> {
         let (operation, name) = (self.next(n), self.users[n].name.clone());
-        let command = Command::Auth {
+        let command = Command::Auth(command::Auth {
             operation,
             username: name.parse()?,
             password: Password(b"correct horse"),
-        };
+        });
         let answer = self.ask(n, command.into()).await;
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
         Ok(())

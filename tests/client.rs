@@ -8,7 +8,7 @@ use std::time::Duration;
 use merpati::{
     client::{Client, Direct, Options, Profile, system_rng},
     crypto::SecretKey,
-    wire::{Command, Mailbox, OperationNumber, Request, SessionRef},
+    wire::{Command, Mailbox, OperationNumber, Request, SessionRef, command},
 };
 use support::{
     Home, Realm,
@@ -132,7 +132,7 @@ async fn repeats_none_after_pause_in_which_answer_has_come() {
     let (mut link, mut told) = (begun.await.unwrap(), Vec::new());
     let whoami = || {
         let session = SessionRef::Bound;
-        Request::from(Command::WhoAmI { session }).to_bytes()
+        Request::from(Command::WhoAmI(command::WhoAmI { session })).to_bytes()
     };
     // The path is measured, and known to be short.
     for _ in 0..10 {

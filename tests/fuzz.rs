@@ -10,6 +10,9 @@ mod local_args;
 #[path = "../src/cli/names.rs"]
 #[allow(dead_code, missing_docs)]
 mod names;
+#[path = "../src/cli/remote_args.rs"]
+#[allow(dead_code, missing_docs)]
+mod remote_args;
 #[path = "../src/cli/shell/line.rs"]
 #[allow(dead_code, missing_docs)]
 mod shell_line;

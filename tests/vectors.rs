@@ -16,7 +16,7 @@ use merpati::{
         OperationNumber, Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, Password, Peer,
         PeerDetail, PeerDetails, PeerRequest, Port, Position, Protection, Refusal,
         RegistrationCode, Request, RequestId, Resume, Role, Sender, Sent, SessionId, SessionRef,
-        Standing, Text, Unread, Update, Welcome, append_crc, link_header,
+        Standing, Text, Unread, Update, Welcome, append_crc, command, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -360,73 +360,76 @@ fn commands() {
     let cases = [
         (
             json!({ "operation": 9, "salt": "717a", "username": "ann", "password": "correct horse" }),
-            Command::Auth {
+            Command::Auth(command::Auth {
                 operation,
                 username: user("ann"),
                 password,
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound" }),
-            Command::Logout { operation, session },
+            Command::Logout(command::Logout { operation, session }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "full_name": "Ann Ött", "country": "id", "username": "ann", "password": "correct horse" }),
-            Command::Register {
+            Command::Register(command::Register {
                 operation,
                 full_name: Text("Ann Ött"),
                 country: Text("id"),
                 username: user("ann"),
                 password,
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": hex(&[3; 16]), "to": "bob", "message": "hello" }),
-            Command::Send {
+            Command::Send(command::Send {
                 operation,
                 session: named,
                 to: user("bob"),
                 message,
-            },
+            }),
         ),
-        (json!({ "session": "bound" }), Command::Inbox { session }),
+        (
+            json!({ "session": "bound" }),
+            Command::Inbox(command::Inbox { session }),
+        ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "password": "correct horse" }),
-            Command::AddGroup {
+            Command::AddGroup(command::AddGroup {
                 operation,
                 session,
                 group: user("cats"),
                 password,
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "password": "correct horse" }),
-            Command::JoinGroup {
+            Command::JoinGroup(command::JoinGroup {
                 operation,
                 session,
                 group: user("cats"),
                 password,
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "message": "hello" }),
-            Command::SendGroup {
+            Command::SendGroup(command::SendGroup {
                 operation,
                 session,
                 group: user("cats"),
                 message,
-            },
+            }),
         ),
         (
             json!({ "session": "bound", "group": "cats" }),
-            Command::InboxGroup {
+            Command::InboxGroup(command::InboxGroup {
                 session,
                 group: user("cats"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "realm": "beta", "address": "beta.example", "port": 6378, "src_address": "192.0.2.1", "src_port": 6377 }),
-            Command::AddRealm {
+            Command::AddRealm(command::AddRealm {
                 operation,
                 session,
                 realm: user("beta"),
@@ -434,11 +437,11 @@ fn commands() {
                 port: Port(6378),
                 src_address,
                 src_port,
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "group": "cats", "message": "hello" }),
-            Command::SendGroupRealm {
+            Command::SendGroupRealm(command::SendGroupRealm {
                 operation,
                 session,
                 src_address,
@@ -446,19 +449,19 @@ fn commands() {
                 realm: user("beta"),
                 group: user("cats"),
                 message,
-            },
+            }),
         ),
         (
             json!({ "session": "bound", "realm": "beta", "group": "cats" }),
-            Command::InboxGroupRealm {
+            Command::InboxGroupRealm(command::InboxGroupRealm {
                 session,
                 realm: user("beta"),
                 group: user("cats"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "from": "ann", "to": "bob", "message": "hello" }),
-            Command::SendRealm {
+            Command::SendRealm(command::SendRealm {
                 operation,
                 session,
                 src_address,
@@ -467,18 +470,18 @@ fn commands() {
                 from: user("ann"),
                 to: user("bob"),
                 message,
-            },
+            }),
         ),
         (
             json!({ "session": "bound", "realm": "beta" }),
-            Command::InboxRealm {
+            Command::InboxRealm(command::InboxRealm {
                 session,
                 realm: user("beta"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "group": "cats", "password": "correct horse" }),
-            Command::JoinGroupRealm {
+            Command::JoinGroupRealm(command::JoinGroupRealm {
                 operation,
                 session,
                 src_address,
@@ -486,138 +489,153 @@ fn commands() {
                 realm: user("beta"),
                 group: user("cats"),
                 password,
-            },
+            }),
         ),
         (
             json!({ "session": "bound", "cursors": [[{ "private": {} }, 7], [{ "realm": "beta", "group": "cats" }, 70]] }),
-            Command::Watch { session, cursors },
+            Command::Watch(command::Watch { session, cursors }),
         ),
-        (json!({ "session": "bound" }), Command::Unwatch { session }),
+        (
+            json!({ "session": "bound" }),
+            Command::Unwatch(command::Unwatch { session }),
+        ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats" }),
-            Command::LeaveGroup {
+            Command::LeaveGroup(command::LeaveGroup {
                 operation,
                 session,
                 group: user("cats"),
-            },
+            }),
         ),
-        (json!({ "session": "bound" }), Command::Groups { session }),
+        (
+            json!({ "session": "bound" }),
+            Command::Groups(command::Groups { session }),
+        ),
         (
             json!({ "session": "bound", "group": "cats" }),
-            Command::Members {
+            Command::Members(command::Members {
                 session,
                 group: user("cats"),
-            },
+            }),
         ),
-        (json!({ "session": "bound" }), Command::Realms { session }),
+        (
+            json!({ "session": "bound" }),
+            Command::Realms(command::Realms { session }),
+        ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "realm": "beta" }),
-            Command::RemoveRealm {
+            Command::RemoveRealm(command::RemoveRealm {
                 operation,
                 session,
                 realm: user("beta"),
-            },
+            }),
         ),
-        (json!({ "session": "bound" }), Command::Sessions { session }),
+        (
+            json!({ "session": "bound" }),
+            Command::Sessions(command::Sessions { session }),
+        ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "handle": "ab12cd" }),
-            Command::Revoke {
+            Command::Revoke(command::Revoke {
                 operation,
                 session,
                 handle: user("ab12cd"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "old": "correct horse", "new": "battery staple" }),
-            Command::Passwd {
+            Command::Passwd(command::Passwd {
                 operation,
                 session,
                 old: password,
                 new: Password(b"battery staple"),
-            },
+            }),
         ),
-        (json!({ "session": "bound" }), Command::WhoAmI { session }),
+        (
+            json!({ "session": "bound" }),
+            Command::WhoAmI(command::WhoAmI { session }),
+        ),
         (
             json!({ "session": "bound", "cursors": [] }),
-            Command::Unread {
+            Command::Unread(command::Unread {
                 session,
                 cursors: Cursors::default(),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "code": "correct horse" }),
-            Command::Claim {
+            Command::Claim(command::Claim {
                 operation,
                 session,
                 code: password,
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob" }),
-            Command::Kick {
+            Command::Kick(command::Kick {
                 operation,
                 session,
                 group: user("cats"),
                 user: user("bob"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob" }),
-            Command::Ban {
+            Command::Ban(command::Ban {
                 operation,
                 session,
                 group: user("cats"),
                 user: user("bob"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob" }),
-            Command::Unban {
+            Command::Unban(command::Unban {
                 operation,
                 session,
                 group: user("cats"),
                 user: user("bob"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob", "role": 1 }),
-            Command::SetRole {
+            Command::SetRole(command::SetRole {
                 operation,
                 session,
                 group: user("cats"),
                 user: user("bob"),
                 role: Role::Moderator,
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "password": "correct horse" }),
-            Command::GroupPasswd {
+            Command::GroupPasswd(command::GroupPasswd {
                 operation,
                 session,
                 group: user("cats"),
                 password,
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats" }),
-            Command::DelGroup {
+            Command::DelGroup(command::DelGroup {
                 operation,
                 session,
                 group: user("cats"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "realm": "beta", "group": "cats" }),
-            Command::LeaveGroupRealm {
+            Command::LeaveGroupRealm(command::LeaveGroupRealm {
                 operation,
                 session,
                 realm: user("beta"),
                 group: user("cats"),
-            },
+            }),
         ),
         (
             json!({ "operation": 9, "salt": "717a", "session": "bound" }),
-            Command::Void { operation, session },
+            Command::Void(command::Void { operation, session }),
         ),
     ];
     assert_eq!(cases.len(), merpati::wire::COMMANDS.len());
@@ -639,7 +657,7 @@ fn commands() {
     };
     let request = Request {
         options,
-        command: Command::Inbox { session },
+        command: Command::Inbox(command::Inbox { session }),
     };
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
     good.push(valid("inbox with optional fields", &json!({ "session": "bound", "after": 70, "limit": 5, "bytes": 400, "offset": 100, "urgent": true }), &request.to_bytes()));
@@ -651,10 +669,10 @@ fn commands() {
             }),
             ..Options::NONE
         },
-        command: Command::Members {
+        command: Command::Members(command::Members {
             session,
             group: user("cats"),
-        },
+        }),
     };
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
     good.push(valid(
@@ -667,7 +685,7 @@ fn commands() {
             form: Some(2),
             ..Options::NONE
         },
-        command: Command::Realms { session },
+        command: Command::Realms(command::Realms { session }),
     };
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
     good.push(valid(
@@ -679,10 +697,10 @@ fn commands() {
         (Mailbox::Private, Position(70)),
         (Mailbox::Group(user("cats")), Position(3)),
     ];
-    let request = Request::from(Command::Unread {
+    let request = Request::from(Command::Unread(command::Unread {
         session,
         cursors: Cursors(cursors),
-    });
+    }));
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
     good.push(valid("unread with cursors", &json!({ "session": "bound", "cursors": [[{ "private": {} }, 70], [{ "group": "cats" }, 3]] }), &request.to_bytes()));
     let request = Request {
@@ -690,13 +708,13 @@ fn commands() {
             code: Some(RegistrationCode([0xab; 10])),
             ..Options::NONE
         },
-        command: Command::Register {
+        command: Command::Register(command::Register {
             operation,
             full_name: Text("Ann Example"),
             country: Text("id"),
             username: user("ann"),
             password,
-        },
+        }),
     };
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
     good.push(valid("register with a code", &json!({ "operation": 9, "salt": "717a", "full_name": "Ann Example", "country": "id", "username": "ann", "password": "correct horse", "code": "ab".repeat(10) }), &request.to_bytes()));
@@ -1173,9 +1191,9 @@ fn handshake() {
         resumes: false,
     })
     .emit(false, &mut early);
-    let command = Request::from(Command::WhoAmI {
+    let command = Request::from(Command::WhoAmI(command::WhoAmI {
         session: SessionRef::Bound,
-    })
+    }))
     .to_bytes();
     Frame::Request {
         number: RequestId(0),

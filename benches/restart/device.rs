@@ -13,7 +13,7 @@ use merpati::{
     link::Time,
     wire::{
         Answer, Body, Command, ErrorCode, Life, Operation, Password, Request, RequestId,
-        SessionRef, Text, Username,
+        SessionRef, Text, Username, command,
     },
 };
 use rand::Rng as _;
@@ -127,12 +127,12 @@ impl Device {
 
     /// A message to the device's own user.
     pub fn send(&mut self) -> Vec<u8> {
-        let send = Command::Send {
+        let send = Command::Send(command::Send {
             operation: self.operation(),
             session: SessionRef::Bound,
             to: self.user,
             message: Body(MESSAGE),
-        };
+        });
         Request::from(send).to_bytes()
     }
 
@@ -204,13 +204,13 @@ impl Device {
 
     pub async fn register(&mut self, target: Target) {
         let mut link = self.begin(target, true).await;
-        let register = Command::Register {
+        let register = Command::Register(command::Register {
             operation: self.operation(),
             full_name: Text("Some One"),
             country: Text("id"),
             username: self.user,
             password: Password(PASSWORD.as_bytes()),
-        };
+        });
         let register = Request::from(register).to_bytes();
         let answer = self.answer(&mut link, register, false).await;
         assert!(matches!(answer, Some(Answer::Session(_))), "{answer:?}");

@@ -19,7 +19,7 @@ use std::{
 use device::{Device, Link, Spoken};
 use merpati::{
     client::Client,
-    wire::{Command, Cursors, Request, SessionRef},
+    wire::{Command, Cursors, Request, SessionRef, command},
 };
 use support::{Home, PASSWORD, Realm, device::Target};
 use tokio::task::{JoinSet, LocalSet};
@@ -195,13 +195,13 @@ async fn unasked(realm: Realm, devices: Vec<Device>) -> (Realm, Vec<Device>) {
     let watching = with_each(devices, AT_ONCE, |mut device: Device| async move {
         let mut link = device.begin(target, true).await;
         link.keep_alive();
-        let watch = Command::Watch {
+        let watch = Command::Watch(command::Watch {
             session: SessionRef::Bound,
             cursors: Cursors::default(),
-        };
-        let whoami = Command::WhoAmI {
+        });
+        let whoami = Command::WhoAmI(command::WhoAmI {
             session: SessionRef::Bound,
-        };
+        });
         // The second proves the link, the third comes after whatever that brings about.
         for command in [watch, whoami.clone(), whoami] {
             let request = Request::from(command).to_bytes();

@@ -13,7 +13,7 @@ use merpati::{
     crypto::SecretKey,
     wire::{
         Answer, Command, Cursors, GroupName, Mailbox, Operation, OperationNumber, PacketNumber,
-        Password, PeerRequest, Position, Protection, SessionRef, Text, link_header,
+        Password, PeerRequest, Position, Protection, SessionRef, Text, command, link_header,
     },
 };
 use rand::Rng as _;
@@ -215,12 +215,12 @@ fn group(n: usize) -> GroupName {
 }
 
 fn add_group(operation: Operation, n: usize) -> Vec<u8> {
-    bytes(Command::AddGroup {
+    bytes(Command::AddGroup(command::AddGroup {
         operation,
         session: SessionRef::Bound,
         group: group(n),
         password: Password(b""),
-    })
+    }))
 }
 
 async fn groups(control: &Control) {
@@ -246,9 +246,9 @@ async fn groups(control: &Control) {
         maker.step(Instant::now() + LOOK).await;
         in_flight -= maker.told.drain(..).count();
     }
-    let groups = bytes(Command::Groups {
+    let groups = bytes(Command::Groups(command::Groups {
         session: SessionRef::Bound,
-    });
+    }));
     hammer_all(control, &mut devices, ASKED_A_SECOND, |n| {
         let mut at = n;
         let groups = groups.clone();
@@ -257,10 +257,10 @@ async fn groups(control: &Control) {
             if at % 2 == 0 {
                 groups.clone()
             } else {
-                bytes(Command::Members {
+                bytes(Command::Members(command::Members {
                     session: SessionRef::Bound,
                     group: group(at % count),
-                })
+                }))
             }
         }
     })
@@ -269,9 +269,9 @@ async fn groups(control: &Control) {
 
 async fn links(control: &Control) {
     let mut devices = Vec::new();
-    let whoami = bytes(Command::WhoAmI {
+    let whoami = bytes(Command::WhoAmI(command::WhoAmI {
         session: SessionRef::Bound,
-    });
+    }));
     let count = if control.length.turns == 1 { 40 } else { 400 };
     for _ in 0..count {
         let mut device = Device::begin(&new_key(), ELSEWHERE, control.target).await;
@@ -372,12 +372,12 @@ async fn watches(control: &Control) {
     let message = vec![b'x'; 16 << 10];
     for n in 0..GROUPS {
         let send = |device: &mut Device| {
-            bytes(Command::SendGroup {
+            bytes(Command::SendGroup(command::SendGroup {
                 operation: device.operation(),
                 session: SessionRef::Bound,
                 group: group(n),
                 message: merpati::wire::Body(&message),
-            })
+            }))
         };
         let sent = (0..MESSAGES).map(|_| send(&mut writer)).collect();
         prepare(&mut writer, sent).await;
@@ -386,10 +386,10 @@ async fn watches(control: &Control) {
     hammer_all(control, &mut devices, 2, |_| {
         |device: &mut Device| {
             device.takes_nothing_pushed();
-            bytes(Command::Watch {
+            bytes(Command::Watch(command::Watch {
                 session: SessionRef::Bound,
                 cursors: Cursors::default(),
-            })
+            }))
         }
     })
     .await;
@@ -412,10 +412,10 @@ async fn cursors(control: &Control) {
             Position(1),
         )
     };
-    let unread = bytes(Command::Unread {
+    let unread = bytes(Command::Unread(command::Unread {
         session: SessionRef::Bound,
         cursors: Cursors((0..2000).map(named).collect()),
-    });
+    }));
     hammer_all(control, &mut devices, ASKED_A_SECOND, |_| {
         |_: &mut Device| unread.clone()
     })
@@ -435,11 +435,11 @@ async fn guesses(control: &Control) {
     let mut devices = devices_everywhere(control).await;
     hammer_all(control, &mut devices, 100, |_| {
         |device: &mut Device| {
-            bytes(Command::Auth {
+            bytes(Command::Auth(command::Auth {
                 operation: device.operation(),
                 username: user("honest0"),
                 password: Password(b"battery staple"),
-            })
+            }))
         }
     })
     .await;
@@ -449,13 +449,13 @@ async fn taken(control: &Control) {
     let mut devices = devices_everywhere(control).await;
     hammer_all(control, &mut devices, 100, |_| {
         |device: &mut Device| {
-            bytes(Command::Register {
+            bytes(Command::Register(command::Register {
                 operation: device.operation(),
                 full_name: Text("Some One"),
                 country: Text("id"),
                 username: user("honest0"),
                 password: Password(b"battery staple"),
-            })
+            }))
         }
     })
     .await;

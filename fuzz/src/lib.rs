@@ -1,5 +1,8 @@
 //! What the fuzzer does with an input. `cargo fuzz run <target>` fuzzes one target, `fuzz/campaign` all of them.
 
+#[path = "../../src/cli/remote_args.rs"]
+#[allow(dead_code)]
+mod remote_args;
 #[path = "../../src/cli/args.rs"]
 #[allow(dead_code)]
 mod args;

@@ -5,38 +5,41 @@ use std::time::Duration;
 use merpati::{client::Client, wire::Mailbox};
 
 use super::{
-    args::{Command, Global},
+    args::Global,
     ask, groups,
     inputs::{self, Given, Typed},
     outbox,
     output::{Failure, Output},
-    ping, reading, realms, watch,
+    peerings, ping, reading, realms,
+    remote_args::{Doing, RemoteCommand, UserCommand},
+    watch,
 };
 
 /// A command that is done stays so long for the next sign that what is in the outbox goes, and so long in all.
 const LINGER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// Carries out one command of the command line.
-pub async fn once(global: &Global, output: Output, command: Command) -> Result<(), Failure> {
+pub async fn once(global: &Global, output: Output, command: RemoteCommand) -> Result<(), Failure> {
     // First what may be missing, so that wrong usage changes nothing.
-    if let Command::Register {
+    if let RemoteCommand::User(UserCommand::Register {
         replace, username, ..
-    } = &command
+    }) = &command
     {
         ask::check_replaced(&ask::client(global, None)?, *username, *replace)?;
     }
-    if global.id.is_some() && (!changes(&command) || has_password(&command)) {
+    if global.id.is_some() && command.doing() != Doing::Changes {
         return Err(Failure::usage(
             "--id names a command that changes something and carries no password; leave it out here",
         ));
     }
     inputs::tell_password_rules(&command);
     let given = Given::read(&command, Typed::Once)?;
-    let client = match &command {
-        Command::Watch { keepalive, .. } => ask::watching_client(global, *keepalive)?,
-        _ => ask::client(global, None)?,
+    let is_watch = command.is_watch();
+    let client = if let RemoteCommand::User(UserCommand::Watch { keepalive, .. }) = &command {
+        ask::watching_client(global, *keepalive)?
+    } else {
+        ask::client(global, None)?
     };
-    let is_watch = matches!(command, Command::Watch { .. });
     let interrupted = told_when_interrupted(&command, !global.no_keep);
     tokio::select! {
         // The first, so that it is listened to before anything is done. A watch ends by itself, once it has confirmed what was taken.
@@ -61,11 +64,25 @@ pub async fn once(global: &Global, output: Output, command: Command) -> Result<(
 pub async fn execute(
     client: &Client,
     output: Output,
-    command: Command,
+    command: RemoteCommand,
     given: Given,
 ) -> Result<(), Failure> {
     match command {
-        Command::Register {
+        RemoteCommand::User(command) => user(client, output, command, given).await,
+        RemoteCommand::Group(command) => groups::once(client, output, command, &given).await,
+        RemoteCommand::Realm(command) => realms::once(client, output, command, &given).await,
+        RemoteCommand::Peering(command) => peerings::once(client, output, command).await,
+    }
+}
+
+async fn user(
+    client: &Client,
+    output: Output,
+    command: UserCommand,
+    given: Given,
+) -> Result<(), Failure> {
+    match command {
+        UserCommand::Register {
             name,
             country,
             username,
@@ -74,11 +91,11 @@ pub async fn execute(
             let who = (name.as_str(), country.as_str(), username);
             ask::register(client, output, given.code, who, &given.password).await
         }
-        Command::Auth { username, .. } => {
+        UserCommand::Auth { username, .. } => {
             ask::auth(client, output, username, &given.password).await
         }
-        Command::Logout => ask::logout(client, output).await,
-        Command::Send {
+        UserCommand::Logout => ask::logout(client, output).await,
+        UserCommand::Send {
             username_to: to,
             message,
         } => {
@@ -91,80 +108,30 @@ pub async fn execute(
                 }
             }
         }
-        Command::Inbox(args) => reading::inbox(client, output, Mailbox::Private, &args).await,
-        Command::Watch { count, ack, .. } => watch::watch(client, output, count, ack).await,
-        Command::Unread => watch::unread(client, output).await,
-        Command::Outbox { action } => outbox::outbox(client, output, action).await,
-        Command::Ping { count } => ping::ping(client, output, count).await,
-        Command::Whoami => ask::whoami(client, output).await,
-        Command::Sessions => ask::sessions(client, output).await,
-        Command::Revoke { handle } => ask::revoke(client, output, handle).await,
-        Command::Passwd { .. } => {
+        UserCommand::Inbox(args) => reading::inbox(client, output, Mailbox::Private, &args).await,
+        UserCommand::Watch { count, ack, .. } => watch::watch(client, output, count, ack).await,
+        UserCommand::Unread => watch::unread(client, output).await,
+        UserCommand::Outbox { action } => outbox::outbox(client, output, action).await,
+        UserCommand::Ping { count } => ping::ping(client, output, count).await,
+        UserCommand::Whoami => ask::whoami(client, output).await,
+        UserCommand::Sessions => ask::sessions(client, output).await,
+        UserCommand::Revoke { handle } => ask::revoke(client, output, handle).await,
+        UserCommand::Passwd { .. } => {
             ask::passwd(client, output, &given.password, &given.new_password).await
         }
-        command if groups::is_of_groups(&command) => {
-            groups::once(client, output, command, &given).await
-        }
-        command => realms::once(client, output, command, &given).await,
-    }
-}
-
-/// True for commands that change something in the realm, false for those that only read.
-pub const fn changes(command: &Command) -> bool {
-    !matches!(
-        command,
-        Command::Inbox(_)
-            | Command::Inboxgroup { .. }
-            | Command::Inboxrealm { .. }
-            | Command::Inboxgrouprealm { .. }
-            | Command::Watch { .. }
-            | Command::Unread
-            | Command::Outbox { .. }
-            | Command::Ping { .. }
-            | Command::Whoami
-            | Command::Sessions
-            | Command::Groups
-            | Command::Members { .. }
-            | Command::Realms { .. }
-    )
-}
-
-/// True for commands that carry a password or a code, which is never kept.
-pub const fn has_password(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Register { .. }
-            | Command::Auth { .. }
-            | Command::Passwd { .. }
-            | Command::Addgroup { .. }
-            | Command::Joingroup { .. }
-            | Command::Joingrouprealm { .. }
-            | Command::Grouppasswd { .. }
-            | Command::Claim { .. }
-    )
-}
-
-/// True for commands that read acknowledgements from standard input.
-pub const fn wants_acks(command: &Command) -> bool {
-    match command {
-        Command::Inbox(inbox)
-        | Command::Inboxgroup { inbox, .. }
-        | Command::Inboxrealm { inbox, .. }
-        | Command::Inboxgrouprealm { inbox, .. } => inbox.ack,
-        Command::Watch { ack, .. } => *ack,
-        _ => false,
     }
 }
 
 /// What has become of a command that Ctrl-C ends.
-pub const fn told_when_interrupted(command: &Command, keep: bool) -> &'static str {
-    if !changes(command) {
-        "interrupted"
-    } else if has_password(command) {
-        "interrupted: whether the command took effect is not known; commands with passwords are not kept"
-    } else if !keep {
-        "interrupted: whether the command took effect is not known; with --no-keep it is not kept"
-    } else {
-        "interrupted: the command is kept and goes on; `outbox` shows it"
+pub const fn told_when_interrupted(command: &RemoteCommand, keep: bool) -> &'static str {
+    match command.doing() {
+        Doing::Reads => "interrupted",
+        Doing::ChangesWithPassword => {
+            "interrupted: whether the command took effect is not known; commands with passwords are not kept"
+        }
+        Doing::Changes if !keep => {
+            "interrupted: whether the command took effect is not known; with --no-keep it is not kept"
+        }
+        Doing::Changes => "interrupted: the command is kept and goes on; `outbox` shows it",
     }
 }

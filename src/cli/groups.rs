@@ -7,50 +7,32 @@ use merpati::{
 use serde_json::json;
 
 use super::{
-    args::Command,
     ask::patiently,
     inputs::Given,
     output::{Failure, Output},
     reading, realms,
+    remote_args::GroupCommand,
 };
-
-/// True for the commands of this module.
-pub const fn is_of_groups(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Addgroup { .. }
-            | Command::Joingroup { .. }
-            | Command::Sendgroup { .. }
-            | Command::Inboxgroup { .. }
-            | Command::Leavegroup { .. }
-            | Command::Groups
-            | Command::Members { .. }
-            | Command::Kick { .. }
-            | Command::Ban { .. }
-            | Command::Unban { .. }
-            | Command::Role { .. }
-            | Command::Grouppasswd { .. }
-            | Command::Delgroup { .. }
-    )
-}
 
 /// A command about groups; one that names a group of another realm goes there.
 pub async fn once(
     client: &Client,
     output: Output,
-    command: Command,
+    command: GroupCommand,
     given: &Given,
 ) -> Result<(), Failure> {
     let password: &str = &given.password;
     match command {
-        Command::Addgroup { groupname, .. } => addgroup(client, output, groupname, password).await,
-        Command::Joingroup { groupname: at, .. } => match at.realm {
+        GroupCommand::Addgroup { groupname, .. } => {
+            addgroup(client, output, groupname, password).await
+        }
+        GroupCommand::Joingroup { groupname: at, .. } => match at.realm {
             None => joingroup(client, output, at.group, password).await,
             Some(realm) => {
                 realms::joingrouprealm(client, output, None, (realm, at.group), password).await
             }
         },
-        Command::Sendgroup {
+        GroupCommand::Sendgroup {
             groupname: at,
             message,
         } => {
@@ -62,7 +44,7 @@ pub async fn once(
                 }
             }
         }
-        Command::Inboxgroup {
+        GroupCommand::Inboxgroup {
             groupname: at,
             inbox,
         } => {
@@ -72,34 +54,34 @@ pub async fn once(
             };
             reading::inbox(client, output, mailbox, &inbox).await
         }
-        Command::Leavegroup { groupname: at } => match at.realm {
+        GroupCommand::Leavegroup { groupname: at } => match at.realm {
             None => leavegroup(client, output, at.group).await,
             Some(realm) => realms::leavegrouprealm(client, output, (realm, at.group)).await,
         },
-        Command::Groups => groups(client, output).await,
-        Command::Members { groupname } => members(client, output, groupname).await,
-        Command::Kick {
+        GroupCommand::Groups => groups(client, output).await,
+        GroupCommand::Members { groupname } => members(client, output, groupname).await,
+        GroupCommand::Kick {
             groupname,
             username,
         } => {
             patiently(client, client.kick(groupname, username)).await?;
             output.result(&json!({}), "removed")
         }
-        Command::Ban {
+        GroupCommand::Ban {
             groupname,
             username,
         } => {
             patiently(client, client.ban(groupname, username)).await?;
             output.result(&json!({}), "banned")
         }
-        Command::Unban {
+        GroupCommand::Unban {
             groupname,
             username,
         } => {
             patiently(client, client.unban(groupname, username)).await?;
             output.result(&json!({}), "may join again")
         }
-        Command::Role {
+        GroupCommand::Role {
             groupname,
             username,
             role,
@@ -107,16 +89,15 @@ pub async fn once(
             patiently(client, client.set_role(groupname, username, role)).await?;
             output.result(&json!({}), role.name())
         }
-        Command::Grouppasswd { groupname, .. } => {
+        GroupCommand::Grouppasswd { groupname, .. } => {
             let call = client.grouppasswd(groupname, password.as_bytes());
             patiently(client, call).await?;
             output.result(&json!({}), "the group's password is changed")
         }
-        Command::Delgroup { groupname } => {
+        GroupCommand::Delgroup { groupname } => {
             patiently(client, client.delgroup(groupname)).await?;
             output.result(&json!({}), "deleted")
         }
-        _ => Err(Failure::usage("this command is not about groups")),
     }
 }
 

@@ -5,9 +5,10 @@ use std::io::{self, Read as _};
 use merpati::wire::RegistrationCode;
 
 use super::{
-    args::{Command, Message, PasswordSource},
+    args::{GroupPassword, Message, PasswordSource},
     output::{Failure, Output},
     passwords::{self, Secret},
+    remote_args::{GroupCommand, RealmCommand, RemoteCommand, UserCommand},
 };
 
 /// The longest message that is read from standard input, in bytes; realms take 16 KiB unless they say otherwise.
@@ -34,61 +35,106 @@ pub enum Typed {
 
 impl Given {
     /// Reads what `command` needs; people are asked for what is missing.
-    pub fn read(command: &Command, typed: Typed) -> Result<Self, Failure> {
+    pub fn read(command: &RemoteCommand, typed: Typed) -> Result<Self, Failure> {
         let (inline, in_shell) = match typed {
             Typed::Once => (None, false),
             Typed::InShell(inline) => (inline, true),
         };
         let mut given = Self::default();
         match command {
-            Command::Register {
+            RemoteCommand::User(command) => given.read_for_user(command, inline, in_shell)?,
+            RemoteCommand::Group(command) => match command {
+                GroupCommand::Addgroup { password, .. }
+                | GroupCommand::Joingroup { password, .. }
+                | GroupCommand::Grouppasswd { password, .. } => {
+                    given.password = of_group(password, inline)?;
+                }
+                GroupCommand::Sendgroup { message, .. } => given.text = text(message, in_shell)?,
+                GroupCommand::Inboxgroup { .. }
+                | GroupCommand::Leavegroup { .. }
+                | GroupCommand::Groups
+                | GroupCommand::Members { .. }
+                | GroupCommand::Kick { .. }
+                | GroupCommand::Ban { .. }
+                | GroupCommand::Unban { .. }
+                | GroupCommand::Role { .. }
+                | GroupCommand::Delgroup { .. } => {}
+            },
+            RemoteCommand::Realm(command) => match command {
+                RealmCommand::Joingrouprealm { password, .. } => {
+                    given.password = of_group(password, inline)?;
+                }
+                RealmCommand::Claim { code } => {
+                    given.password = inline.map_or_else(
+                        || passwords::password(code, "The realm's operator code"),
+                        Ok,
+                    )?;
+                }
+                RealmCommand::Sendrealm { message, .. }
+                | RealmCommand::Sendgrouprealm { message, .. } => {
+                    given.text = text(message, in_shell)?;
+                }
+                RealmCommand::Addrealm { .. }
+                | RealmCommand::Inboxgrouprealm { .. }
+                | RealmCommand::Leavegrouprealm { .. }
+                | RealmCommand::Inboxrealm { .. } => {}
+            },
+            RemoteCommand::Peering(_) => {}
+        }
+        Ok(given)
+    }
+
+    fn read_for_user(
+        &mut self,
+        command: &UserCommand,
+        inline: Option<Secret>,
+        in_shell: bool,
+    ) -> Result<(), Failure> {
+        match command {
+            UserCommand::Register {
                 password,
                 code_file,
                 ..
             } => {
-                given.code = code_file.as_deref().map(passwords::code).transpose()?;
-                given.password = match inline {
+                self.code = code_file.as_deref().map(passwords::code).transpose()?;
+                self.password = match inline {
                     Some(inline) => inline,
                     None => passwords::new_password(password, "Password")?,
                 };
-                passwords::check_new(&given.password)?;
+                passwords::check_new(&self.password)?;
             }
-            Command::Auth { password, .. } => {
-                given.password =
+            UserCommand::Auth { password, .. } => {
+                self.password =
                     inline.map_or_else(|| passwords::password(password, "Password"), Ok)?;
             }
-            Command::Addgroup { password, .. }
-            | Command::Joingroup { password, .. }
-            | Command::Grouppasswd { password, .. }
-            | Command::Joingrouprealm { password, .. } => {
-                given.password =
-                    inline.map_or_else(|| passwords::group_password(password, OF_GROUP), Ok)?;
-            }
-            Command::Claim { code } => {
-                given.password = inline.map_or_else(
-                    || passwords::password(code, "The realm's operator code"),
-                    Ok,
-                )?;
-            }
-            Command::Passwd {
+            UserCommand::Passwd {
                 password,
                 new_password_file,
             } => {
-                given.password = passwords::password(password, "Old password")?;
+                self.password = passwords::password(password, "Old password")?;
                 let new = PasswordSource {
                     password_file: new_password_file.clone(),
                     ..password.clone()
                 };
-                given.new_password = passwords::new_password(&new, "New password")?;
+                self.new_password = passwords::new_password(&new, "New password")?;
             }
-            Command::Send { message, .. }
-            | Command::Sendgroup { message, .. }
-            | Command::Sendrealm { message, .. }
-            | Command::Sendgrouprealm { message, .. } => given.text = text(message, in_shell)?,
-            _ => {}
+            UserCommand::Send { message, .. } => self.text = text(message, in_shell)?,
+            UserCommand::Logout
+            | UserCommand::Inbox(_)
+            | UserCommand::Watch { .. }
+            | UserCommand::Unread
+            | UserCommand::Outbox { .. }
+            | UserCommand::Ping { .. }
+            | UserCommand::Whoami
+            | UserCommand::Sessions
+            | UserCommand::Revoke { .. } => {}
         }
-        Ok(given)
+        Ok(())
     }
+}
+
+fn of_group(password: &GroupPassword, inline: Option<Secret>) -> Result<Secret, Failure> {
+    inline.map_or_else(|| passwords::group_password(password, OF_GROUP), Ok)
 }
 
 /// The message as given, or from standard input when it is `-`.
@@ -138,19 +184,23 @@ fn from_stdin() -> Result<String, Failure> {
 }
 
 /// Tells the rules for a new password, before a person is asked for one.
-pub fn tell_password_rules(command: &Command) {
+pub fn tell_password_rules(command: &RemoteCommand) {
     let is_asked = |source: &PasswordSource| {
         source.password_file.is_none() && !source.password_stdin && passwords::can_ask()
     };
-    let asks = match command {
-        Command::Register { password, .. } => is_asked(password),
-        Command::Passwd {
-            password,
+    let RemoteCommand::User(
+        UserCommand::Register {
+            password: source, ..
+        }
+        | UserCommand::Passwd {
+            password: source,
             new_password_file: None,
-        } => is_asked(password),
-        _ => false,
+        },
+    ) = command
+    else {
+        return;
     };
-    if asks {
+    if is_asked(source) {
         Output::aside("a password has 8 to 128 bytes; it is not shown while you type");
     }
 }

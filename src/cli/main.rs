@@ -22,6 +22,7 @@ mod peerings;
 mod ping;
 mod reading;
 mod realms;
+mod remote_args;
 mod serve;
 mod shell;
 mod trace;
@@ -142,7 +143,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut args::definition(), "merpati", &mut script);
             output::print_line(String::from_utf8_lossy(&script).trim_end())
         }
-        command => {
+        Command::Remote(command) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;

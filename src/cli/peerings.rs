@@ -8,16 +8,16 @@ use merpati::{
 use serde_json::{Value, json};
 
 use super::{
-    args::Command,
     ask::patiently,
     names::KeyShown,
     output::{Failure, Output, REFUSED},
+    remote_args::PeeringCommand,
 };
 
 /// One of these commands.
-pub async fn once(client: &Client, output: Output, command: Command) -> Result<(), Failure> {
+pub async fn once(client: &Client, output: Output, command: PeeringCommand) -> Result<(), Failure> {
     match command {
-        Command::Removerealm { realm_id, drop } => {
+        PeeringCommand::Removerealm { realm_id, drop } => {
             let (queue, text) = if drop {
                 patiently(client, client.droprealm(realm_id)).await?;
                 let text = "removed; what waited for it is dropped, and its senders are not told";
@@ -31,7 +31,7 @@ pub async fn once(client: &Client, output: Output, command: Command) -> Result<(
             };
             output.result(&json!({ "queue": queue }), text)
         }
-        Command::Acceptrealm {
+        PeeringCommand::Acceptrealm {
             realm_id,
             key,
             known_as,
@@ -48,12 +48,12 @@ pub async fn once(client: &Client, output: Output, command: Command) -> Result<(
                 &text,
             )
         }
-        Command::Refuserealm { realm_id, key } => {
+        PeeringCommand::Refuserealm { realm_id, key } => {
             let key = pending_key(client, realm_id, &key).await?;
             patiently(client, client.refuserealm(realm_id, key)).await?;
             output.result(&json!({}), "refused; it is not shown again for a day")
         }
-        Command::Moverealm {
+        PeeringCommand::Moverealm {
             realm_id,
             realm_address,
             realm_port,
@@ -62,9 +62,9 @@ pub async fn once(client: &Client, output: Output, command: Command) -> Result<(
             patiently(client, client.moverealm(realm_id, address)).await?;
             output.result(&json!({}), "moved; it is tried there from now on")
         }
-        Command::Realms { pending: true, .. } => pending(client, output).await,
-        Command::Realms { details: true, .. } => details(client, output).await,
-        _ => realms(client, output).await,
+        PeeringCommand::Realms { pending: true, .. } => pending(client, output).await,
+        PeeringCommand::Realms { details: true, .. } => details(client, output).await,
+        PeeringCommand::Realms { .. } => realms(client, output).await,
     }
 }
 

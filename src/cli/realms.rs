@@ -8,22 +8,22 @@ use merpati::{
 use serde_json::json;
 
 use super::{
-    args::Command,
     ask::patiently,
     inputs::Given,
     output::{Failure, Output},
-    peerings, reading,
+    reading,
+    remote_args::RealmCommand,
 };
 
 /// A command about other realms.
 pub async fn once(
     client: &Client,
     output: Output,
-    command: Command,
+    command: RealmCommand,
     given: &Given,
 ) -> Result<(), Failure> {
     match command {
-        Command::Claim { .. } => {
+        RealmCommand::Claim { .. } => {
             let claimed = patiently(client, client.claim(given.password.as_bytes())).await;
             claimed.map_err(|failure| match failure.error {
                 "wrong-password" => Failure {
@@ -35,7 +35,7 @@ pub async fn once(
             })?;
             output.result(&json!({}), "you are the realm's operator")
         }
-        Command::Addrealm {
+        RealmCommand::Addrealm {
             realm_id,
             realm_address,
             realm_port,
@@ -56,12 +56,7 @@ pub async fn once(
                 )
             }
         }
-        command @ (Command::Removerealm { .. }
-        | Command::Acceptrealm { .. }
-        | Command::Refuserealm { .. }
-        | Command::Moverealm { .. }
-        | Command::Realms { .. }) => peerings::once(client, output, command).await,
-        Command::Sendrealm {
+        RealmCommand::Sendrealm {
             realm_id,
             username_to,
             message,
@@ -73,7 +68,7 @@ pub async fn once(
             let (to, message) = ((realm_id, username_to), message.with(&given.text));
             sendrealm(client, output, source, from, to, message).await
         }
-        Command::Joingrouprealm {
+        RealmCommand::Joingrouprealm {
             realm_id,
             groupname,
             src,
@@ -83,7 +78,7 @@ pub async fn once(
             let group = (realm_id, groupname);
             joingrouprealm(client, output, source, group, &given.password).await
         }
-        Command::Sendgrouprealm {
+        RealmCommand::Sendgrouprealm {
             realm_id,
             groupname,
             message,
@@ -93,7 +88,7 @@ pub async fn once(
             let (to, message) = ((realm_id, groupname), message.with(&given.text));
             sendgrouprealm(client, output, source, to, message).await
         }
-        Command::Inboxgrouprealm {
+        RealmCommand::Inboxgrouprealm {
             realm_id,
             groupname,
             inbox,
@@ -101,14 +96,13 @@ pub async fn once(
             let mailbox = Mailbox::RealmGroup(realm_id, groupname);
             reading::inbox(client, output, mailbox, &inbox).await
         }
-        Command::Leavegrouprealm {
+        RealmCommand::Leavegrouprealm {
             realm_id,
             groupname,
         } => leavegrouprealm(client, output, (realm_id, groupname)).await,
-        Command::Inboxrealm { realm_id, inbox } => {
+        RealmCommand::Inboxrealm { realm_id, inbox } => {
             reading::inbox(client, output, Mailbox::Realm(realm_id), &inbox).await
         }
-        _ => Err(Failure::usage("this command does not talk to a realm")),
     }
 }
 

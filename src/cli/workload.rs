@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use merpati::wire::{
     Body, Command, Cursors, GroupName, Operation, OperationNumber, Options, Request, SessionRef,
-    Username,
+    Username, command,
 };
 
 /// A kind of command.
@@ -55,24 +55,24 @@ impl Kind {
             ..Operation::UNNUMBERED
         };
         let command = match self {
-            Self::Send => Command::Send {
+            Self::Send => Command::Send(command::Send {
                 operation,
                 session,
                 to,
                 message: Body(message),
-            },
-            Self::SendGroup => Command::SendGroup {
+            }),
+            Self::SendGroup => Command::SendGroup(command::SendGroup {
                 operation,
                 session,
                 group,
                 message: Body(message),
-            },
-            Self::Inbox => Command::Inbox { session },
-            Self::Unread => Command::Unread {
+            }),
+            Self::Inbox => Command::Inbox(command::Inbox { session }),
+            Self::Unread => Command::Unread(command::Unread {
                 session,
                 cursors: Cursors::default(),
-            },
-            Self::WhoAmI => Command::WhoAmI { session },
+            }),
+            Self::WhoAmI => Command::WhoAmI(command::WhoAmI { session }),
         };
         let options = match self {
             // The same page each time: nothing is confirmed.

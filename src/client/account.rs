@@ -14,7 +14,7 @@ use super::{
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    wire::{Answer, Command, ErrorCode, Refusal, Request, SessionRef},
+    wire::{Answer, Command, ErrorCode, Refusal, Request, SessionRef, command},
 };
 
 impl Client {
@@ -122,7 +122,8 @@ impl Shared {
         deadline: Instant,
     ) -> Result<bool, CallError> {
         let (realm, _) = self.target()?;
-        let (Command::Auth { username, .. } | Command::Register { username, .. }) = request.command
+        let (Command::Auth(command::Auth { username, .. })
+        | Command::Register(command::Register { username, .. })) = request.command
         else {
             self.learn(id, request, answer)?;
             return Ok(true);
@@ -239,7 +240,7 @@ impl Shared {
         let login = login.or(pending);
         let before = self.state()?.session;
         let session = SessionRef::Bound;
-        let who = Request::from(Command::WhoAmI { session });
+        let who = Request::from(Command::WhoAmI(command::WhoAmI { session }));
         let answer = self.ask_once(who.to_bytes(), true, deadline, None).await?;
         if let Answer::Refused(refusal) = &answer
             && refusal.code != ErrorCode::NoSession

@@ -79,10 +79,7 @@ impl Client {
         self.shared.check_target()?;
         self.start_carrier();
         let is_plain = self.shared.state()?.plain;
-        let is_unnumbered = matches!(
-            request.command,
-            Command::Auth { .. } | Command::Register { .. }
-        );
+        let is_unnumbered = matches!(request.command, Command::Auth(_) | Command::Register(_));
         let Some(operation) = request.command.operation_mut() else {
             let answer = self.read_patiently(&request, deadline, None).await?;
             return Ok((answer, EntryId(0)));

@@ -24,7 +24,7 @@ use crate::{
     faults::{Fault, is_planted},
     wire::{
         Answer, Command, ErrorCode, Operation, OperationNumber, Refusal, Request, SessionId,
-        SessionRef,
+        SessionRef, command,
     },
 };
 
@@ -273,7 +273,7 @@ impl Shared {
         let is_copy = self.is_copy(refusal)?;
         match refusal.code {
             // The session to end has ended already. A user who has logged in since stays logged in.
-            ErrorCode::NoSession if matches!(request.command, Command::Logout { .. }) => {
+            ErrorCode::NoSession if matches!(request.command, Command::Logout(_)) => {
                 if refusal.highest().is_none() && is_of(&request, session) {
                     self.note_logged_out(asked_in(&request, session))?;
                 }
@@ -310,7 +310,7 @@ impl Shared {
                 if picked.waited.is_none()
                     && (picked.is_named_here || is_of(&request, session)) =>
             {
-                if matches!(request.command, Command::Revoke { .. }) {
+                if matches!(request.command, Command::Revoke(_)) {
                     // Either the named session or the command's own session has ended.
                     self.put_back(picked, picked.left)?;
                     if let Answer::Account(_) = self.ask_who(None, 0, deadline).await? {
@@ -478,7 +478,7 @@ impl Shared {
         };
         // Always the same salt: a repetition is the same command.
         let operation = Operation::new(picked.number.0, [0; 2]);
-        let void = Request::from(Command::Void { operation, session });
+        let void = Request::from(Command::Void(command::Void { operation, session }));
         let early = self.may_be_early(&void)?;
         let answer = self
             .ask_once(void.to_bytes(), early, deadline, None)

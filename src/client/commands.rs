@@ -9,7 +9,7 @@ use crate::crypto::PublicKey;
 use crate::wire::{
     Account, Answer, Body, Command, DeviceSession, ErrorCode, GroupName, Handle, Member, Operation,
     Options, Password, Port, RealmId, RegistrationCode, Role, Sender, Sent, SessionId, SessionRef,
-    Text, Username,
+    Text, Username, command,
 };
 
 /// Stands for the first of the realm's own addresses.
@@ -43,13 +43,13 @@ impl Client {
             code,
             ..Options::NONE
         };
-        let command = Command::Register {
+        let command = Command::Register(command::Register {
             operation: UNNUMBERED,
             full_name: Text(full_name),
             country: Text(country),
             username,
             password: Password(password),
-        };
+        });
         let taken = match self.call(options, command).await {
             Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::UsernameTaken => refusal,
             outcome => return session(outcome?),
@@ -71,20 +71,20 @@ impl Client {
 
     /// Opens a session.
     pub async fn auth(&self, username: Username, password: &[u8]) -> Result<SessionId, CallError> {
-        let command = Command::Auth {
+        let command = Command::Auth(command::Auth {
             operation: UNNUMBERED,
             username,
             password: Password(password),
-        };
+        });
         session(self.call(Options::NONE, command).await?)
     }
 
     /// Ends the session.
     pub async fn logout(&self) -> Result<(), CallError> {
-        let command = Command::Logout {
+        let command = Command::Logout(command::Logout {
             operation: UNNUMBERED,
             session: self.session()?,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
@@ -96,35 +96,35 @@ impl Client {
         message: impl Into<Message<'_>>,
     ) -> Result<Receipt, CallError> {
         let message = message.into();
-        let command = Command::Send {
+        let command = Command::Send(command::Send {
             operation: UNNUMBERED,
             session: self.session()?,
             to,
             message: Body(message.body),
-        };
+        });
         self.call_message(message.options(), command).await
     }
 
     /// Creates a group owned by the session's user. The password is at most 128 bytes. With an
     /// empty password everybody may join.
     pub async fn addgroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::AddGroup {
+        let command = Command::AddGroup(command::AddGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             password: Password(password),
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
     /// Joins a group.
     pub async fn joingroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::JoinGroup {
+        let command = Command::JoinGroup(command::JoinGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             password: Password(password),
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
@@ -135,23 +135,23 @@ impl Client {
         message: impl Into<Message<'_>>,
     ) -> Result<Receipt, CallError> {
         let message = message.into();
-        let command = Command::SendGroup {
+        let command = Command::SendGroup(command::SendGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             message: Body(message.body),
-        };
+        });
         self.call_message(message.options(), command).await
     }
 
     /// Leaves a group. If the owner leaves, the moderator of longest standing becomes owner, or
     /// else the member of longest standing. When the last member leaves, the group ends.
     pub async fn leavegroup(&self, group: GroupName) -> Result<(), CallError> {
-        let command = Command::LeaveGroup {
+        let command = Command::LeaveGroup(command::LeaveGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
@@ -159,9 +159,9 @@ impl Client {
     pub async fn groups(&self) -> Result<Vec<String>, CallError> {
         let mut all = Vec::new();
         loop {
-            let command = Command::Groups {
+            let command = Command::Groups(command::Groups {
                 session: self.session()?,
-            };
+            });
             let last = all.last().and_then(|last: &String| last.parse().ok());
             match self.call(behind(last), command).await? {
                 Answer::Names { more, names } => {
@@ -180,10 +180,10 @@ impl Client {
     pub async fn members(&self, group: GroupName) -> Result<Vec<Member>, CallError> {
         let mut all = Vec::new();
         loop {
-            let command = Command::Members {
+            let command = Command::Members(command::Members {
                 session: self.session()?,
                 group,
-            };
+            });
             let last = all.last().map(|last: &Member| last.who);
             match self.call(behind(last), command).await? {
                 Answer::Members { more, members } => {
@@ -200,34 +200,34 @@ impl Client {
 
     /// Removes a member from a group. A moderator may remove members, the owner anybody else.
     pub async fn kick(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Kick {
+        let command = Command::Kick(command::Kick {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             user,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
     /// Bans a user from a group, and removes them if they are a member.
     pub async fn ban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Ban {
+        let command = Command::Ban(command::Ban {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             user,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
     /// Lets a banned user join again.
     pub async fn unban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Unban {
+        let command = Command::Unban(command::Unban {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             user,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
@@ -238,44 +238,44 @@ impl Client {
         user: Username,
         role: Role,
     ) -> Result<(), CallError> {
-        let command = Command::SetRole {
+        let command = Command::SetRole(command::SetRole {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             user,
             role,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
     /// Changes a group's password.
     pub async fn grouppasswd(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::GroupPasswd {
+        let command = Command::GroupPasswd(command::GroupPasswd {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             password: Password(password),
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
     /// Deletes a group and its messages.
     pub async fn delgroup(&self, group: GroupName) -> Result<(), CallError> {
-        let command = Command::DelGroup {
+        let command = Command::DelGroup(command::DelGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
     /// Makes the session an operator's, with the code from the realm's `operator-code` file.
     pub async fn claim(&self, code: &[u8]) -> Result<(), CallError> {
-        let command = Command::Claim {
+        let command = Command::Claim(command::Claim {
             operation: UNNUMBERED,
             session: self.session()?,
             code: Password(code),
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
@@ -291,7 +291,7 @@ impl Client {
         key: Option<PublicKey>,
     ) -> Result<bool, CallError> {
         let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::AddRealm {
+        let command = Command::AddRealm(command::AddRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
@@ -299,7 +299,7 @@ impl Client {
             port: Port(address.1),
             src_address: Text(source.0),
             src_port: Port(source.1),
-        };
+        });
         let options = Options {
             key: key.map(|key| key.0),
             ..Options::NONE
@@ -323,7 +323,7 @@ impl Client {
     ) -> Result<Receipt, CallError> {
         let message = message.into();
         let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::SendRealm {
+        let command = Command::SendRealm(command::SendRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             src_address: Text(source.0),
@@ -332,7 +332,7 @@ impl Client {
             from,
             to,
             message: Body(message.body),
-        };
+        });
         self.call_message(message.options(), command).await
     }
 
@@ -345,7 +345,7 @@ impl Client {
         password: &[u8],
     ) -> Result<(), CallError> {
         let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::JoinGroupRealm {
+        let command = Command::JoinGroupRealm(command::JoinGroupRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             src_address: Text(source.0),
@@ -353,7 +353,7 @@ impl Client {
             realm,
             group,
             password: Password(password),
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
@@ -367,7 +367,7 @@ impl Client {
     ) -> Result<Receipt, CallError> {
         let message = message.into();
         let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::SendGroupRealm {
+        let command = Command::SendGroupRealm(command::SendGroupRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             src_address: Text(source.0),
@@ -375,18 +375,18 @@ impl Client {
             realm,
             group,
             message: Body(message.body),
-        };
+        });
         self.call_message(message.options(), command).await
     }
 
     /// Leaves a group of another realm, which must be reachable.
     pub async fn leavegrouprealm(&self, realm: RealmId, group: GroupName) -> Result<(), CallError> {
-        let command = Command::LeaveGroupRealm {
+        let command = Command::LeaveGroupRealm(command::LeaveGroupRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
             group,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
@@ -397,9 +397,9 @@ impl Client {
     /// As any command.
     pub async fn ping(&self) -> Result<Duration, CallError> {
         let begun = Instant::now();
-        let command = Command::WhoAmI {
+        let command = Command::WhoAmI(command::WhoAmI {
             session: SessionRef::Bound,
-        };
+        });
         match self.call(Options::NONE, command).await {
             Ok(_) | Err(CallError::Refused(_)) => Ok(begun.elapsed()),
             Err(error) => Err(error),
@@ -424,9 +424,9 @@ impl Client {
 
     /// Returns the account of the session's user.
     pub async fn whoami(&self) -> Result<Account, CallError> {
-        let command = Command::WhoAmI {
+        let command = Command::WhoAmI(command::WhoAmI {
             session: self.session()?,
-        };
+        });
         match self.call(Options::NONE, command).await? {
             Answer::Account(account) => Ok(account),
             other => Err(unexpected(&other)),
@@ -435,9 +435,9 @@ impl Client {
 
     /// Returns the user's sessions.
     pub async fn sessions(&self) -> Result<Vec<DeviceSession>, CallError> {
-        let command = Command::Sessions {
+        let command = Command::Sessions(command::Sessions {
             session: self.session()?,
-        };
+        });
         match self.call(Options::NONE, command).await? {
             Answer::Sessions(sessions) => Ok(sessions),
             other => Err(unexpected(&other)),
@@ -446,22 +446,22 @@ impl Client {
 
     /// Ends one of the user's sessions.
     pub async fn revoke(&self, handle: Handle) -> Result<(), CallError> {
-        let command = Command::Revoke {
+        let command = Command::Revoke(command::Revoke {
             operation: UNNUMBERED,
             session: self.session()?,
             handle,
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 
     /// Changes the password. All other sessions of the user end.
     pub async fn passwd(&self, old: &[u8], new: &[u8]) -> Result<(), CallError> {
-        let command = Command::Passwd {
+        let command = Command::Passwd(command::Passwd {
             operation: UNNUMBERED,
             session: self.session()?,
             old: Password(old),
             new: Password(new),
-        };
+        });
         done(&self.call(Options::NONE, command).await?)
     }
 

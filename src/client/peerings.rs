@@ -8,7 +8,7 @@ use crate::{
     crypto::PublicKey,
     wire::{
         Answer, Command, FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options, Peer,
-        PeerDetail, Port, RealmId, Text,
+        PeerDetail, Port, RealmId, Text, command,
     },
 };
 
@@ -29,11 +29,11 @@ impl Client {
     }
 
     async fn remove(&self, realm: RealmId, options: Options) -> Result<(), CallError> {
-        let command = Command::RemoveRealm {
+        let command = Command::RemoveRealm(command::RemoveRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
-        };
+        });
         done(&self.call(options, command).await?)
     }
 
@@ -71,7 +71,7 @@ impl Client {
         (address, port): (&str, u16),
         options: Options,
     ) -> Result<(), CallError> {
-        let command = Command::AddRealm {
+        let command = Command::AddRealm(command::AddRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
@@ -79,15 +79,15 @@ impl Client {
             port: Port(port),
             src_address: Text(""),
             src_port: Port(0),
-        };
+        });
         done(&self.call(options, command).await?)
     }
 
     /// Returns the realm's peers.
     pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
-        let command = Command::Realms {
+        let command = Command::Realms(command::Realms {
             session: self.session()?,
-        };
+        });
         match self.call(Options::NONE, command).await? {
             Answer::Realms(peers) => Ok(peers),
             other => Err(unexpected(&other)),
@@ -105,9 +105,9 @@ impl Client {
     }
 
     async fn details(&self, form: u8) -> Result<Vec<PeerDetail>, CallError> {
-        let command = Command::Realms {
+        let command = Command::Realms(command::Realms {
             session: self.session()?,
-        };
+        });
         let options = Options {
             form: Some(form),
             ..Options::NONE

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{Answer, Command, Entry, Life, Mailbox, Options, Page, Position, Request, Unread},
+    wire::{
+        Answer, Command, Entry, Life, Mailbox, Options, Page, Position, Request, Unread, command,
+    },
 };
 
 /// The number of entries requested per page.
@@ -144,14 +146,20 @@ impl Client {
             let (named, session) = (self.session()?, self.reading_session()?);
             let before = self.state()?;
             let command = match mailbox {
-                Mailbox::Private => Command::Inbox { session },
-                Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
-                Mailbox::Group(group) => Command::InboxGroup { session, group },
-                Mailbox::RealmGroup(realm, group) => Command::InboxGroupRealm {
-                    session,
-                    realm,
-                    group,
-                },
+                Mailbox::Private => Command::Inbox(command::Inbox { session }),
+                Mailbox::Realm(realm) => {
+                    Command::InboxRealm(command::InboxRealm { session, realm })
+                }
+                Mailbox::Group(group) => {
+                    Command::InboxGroup(command::InboxGroup { session, group })
+                }
+                Mailbox::RealmGroup(realm, group) => {
+                    Command::InboxGroupRealm(command::InboxGroupRealm {
+                        session,
+                        realm,
+                        group,
+                    })
+                }
             };
             let answer = self.call_reading(options, command, life).await;
             if self.shared.reader_account()? != *account {
@@ -277,10 +285,10 @@ impl Client {
                 .map(|(mailbox, cursor)| (mailbox, Position(cursor.position)));
             let untold: Vec<_> = untold.collect();
             let named = cursors::fitting(untold.iter().copied(), room);
-            let command = Command::Unread {
+            let command = Command::Unread(command::Unread {
                 session,
                 cursors: named.clone(),
-            };
+            });
             let asked = self.call_reading_until(Options::NONE, command, life, deadline);
             let counts = match asked.await {
                 Ok(Answer::Unread(_)) if self.shared.reader_account()? != account => {

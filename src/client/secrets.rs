@@ -39,10 +39,7 @@ impl Client {
         };
         // Earlier entries about the same subject are sent first. A login need not wait: entries of
         // another user remain that user's (EXACT-6).
-        let is_login = matches!(
-            request.command,
-            Command::Auth { .. } | Command::Register { .. }
-        );
+        let is_login = matches!(request.command, Command::Auth(_) | Command::Register(_));
         shared.added.notify_one();
         if !is_login {
             shared.unblocked(id, deadline).await?;

@@ -20,7 +20,9 @@ use super::{
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
-    wire::{Answer, Command, Entry, Fragment, Life, Mailbox, Options, SessionId, SessionRef},
+    wire::{
+        Answer, Command, Entry, Fragment, Life, Mailbox, Options, SessionId, SessionRef, command,
+    },
 };
 
 /// A realm that reports a higher leap of operation numbers is not believed: it would use them up.
@@ -333,17 +335,16 @@ impl State {
     pub fn learn(&mut self, command: &Command<'_>, answer: &Answer) {
         match (command, answer) {
             (
-                Command::Auth { username, .. } | Command::Register { username, .. },
+                Command::Auth(command::Auth { username, .. })
+                | Command::Register(command::Register { username, .. }),
                 Answer::Session(SessionId(id)),
             ) => {
                 self.username = Some(username.as_str().into());
                 self.session = Some(*id);
                 (self.is_logged_out, self.names_session) = (false, false);
-                self.since = command
-                    .operation()
-                    .map_or(0, |operation| operation.number.0);
+                self.since = command.operation().map_or(0, |own| own.number.0);
             }
-            (Command::Logout { session, operation }, Answer::Done) => {
+            (Command::Logout(command::Logout { session, operation }), Answer::Done) => {
                 let ended = match session {
                     // Another login may have overtaken the answer.
                     SessionRef::Bound => operation.number.0 > self.since,

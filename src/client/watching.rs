@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::mpsc;
 
 use super::{CallError, Client, Delivery, ask::Told, cursors, state::Account};
-use crate::wire::{Answer, Command, Event, Life, Mailbox, Options, Position};
+use crate::wire::{Answer, Command, Event, Life, Mailbox, Options, Position, command};
 
 /// The maximum number of messages that wait to be taken. Then the realm waits too.
 const WAITING_MAX: usize = 64;
@@ -91,10 +91,10 @@ impl Watching<'_> {
         let mut room = cursors::ROOM;
         let answer = loop {
             let named = cursors::fitting(all.iter().copied(), room);
-            let command = Command::Watch {
+            let command = Command::Watch(command::Watch {
                 session: self.client.reading_session()?,
                 cursors: named.clone(),
-            };
+            });
             let answer = self.client.call_reading(Options::NONE, command, life).await;
             let less = answer.as_ref().err();
             match less.and_then(|error| cursors::less_room(error, &named, room)) {

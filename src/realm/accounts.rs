@@ -7,7 +7,7 @@ use super::{
 use crate::{
     crypto::same,
     store::Store,
-    wire::{Answer, Command, ErrorCode, PASSWORD_MAX, PASSWORD_MIN, Password, Refusal},
+    wire::{Answer, ErrorCode, PASSWORD_MAX, PASSWORD_MIN, Password, Refusal, command},
 };
 
 /// The longest full name and the longest country, in bytes.
@@ -23,17 +23,18 @@ fn check_password(password: &Password<'_>) -> Result<(), Failure> {
 }
 
 impl<S: Store> Realm<S> {
-    pub(super) async fn register(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::Register {
+    pub(super) async fn register(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Register<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::Register {
             full_name,
             country,
             username,
             password,
             ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         for text in [full_name.0, country.0] {
             match text.len() {
                 0 => return Err(ErrorCode::BadRequest.into()),
@@ -77,13 +78,14 @@ impl<S: Store> Realm<S> {
 
     /// Logs a user in. ACC-3: neither the answer nor its timing tells an unknown user from a wrong
     /// password.
-    pub(super) async fn auth(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::Auth {
+    pub(super) async fn auth(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Auth<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::Auth {
             username, password, ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         let key = records::account(username);
         // If the password changes meanwhile, this one is compared with the new one.
         let found = self.noted::<AccountRecord>(&mut work.batch, &key).await?;
@@ -102,13 +104,14 @@ impl<S: Store> Realm<S> {
         self.open_session(work, username).await
     }
 
-    pub(super) async fn passwd(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::Passwd {
+    pub(super) async fn passwd(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Passwd<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::Passwd {
             session, old, new, ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         let current = self.session_noted(work, session).await?;
         check_password(&new)?;
         let key = records::account(current.user);

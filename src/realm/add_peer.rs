@@ -12,12 +12,16 @@ use super::{
 use crate::{
     crypto::PublicKey,
     store::Store,
-    wire::{Answer, Command, ErrorCode, FORM_MOVE, Port, Sent, Text, Username},
+    wire::{Answer, ErrorCode, FORM_MOVE, Port, Sent, Text, Username, command},
 };
 
 impl<S: Store> Realm<S> {
-    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
-        let Command::AddRealm {
+    pub(super) async fn addrealm(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::AddRealm<'_>,
+    ) -> Result<Decided, Failure> {
+        let &command::AddRealm {
             session,
             realm,
             address,
@@ -25,10 +29,7 @@ impl<S: Store> Realm<S> {
             src_address,
             src_port,
             ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         let who = self.operator(work, session).await?;
         let named = self.named_source(src_address, src_port)?;
         let (src_address, src_port) = self.source(src_address, src_port)?;

@@ -13,8 +13,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Key, Store},
     wire::{
-        Answer, Command, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, RealmId,
-        Refusal, Role, Sender, SessionRef, Username,
+        Answer, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, RealmId, Refusal,
+        Role, Sender, SessionRef, Username, command,
     },
 };
 
@@ -169,16 +169,17 @@ impl<S: Store> Realm<S> {
             .ok_or(ErrorCode::NotAMember.into())
     }
 
-    pub(super) async fn addgroup(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::AddGroup {
+    pub(super) async fn addgroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::AddGroup<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::AddGroup {
             session,
             group: name,
             password,
             ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         let current = self.session_noted(work, session).await?;
         if self.find_group(&mut work.batch, name).await?.is_some() {
             return Err(ErrorCode::GroupExists.into());
@@ -241,16 +242,17 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    pub(super) async fn joingroup(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::JoinGroup {
+    pub(super) async fn joingroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::JoinGroup<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::JoinGroup {
             session,
             group: name,
             password,
             ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         let current = self.session_noted(work, session).await?;
         let group = self.find_group(&mut work.batch, name).await?;
         if group.is_none() && !self.limits.hide_groups {
@@ -316,9 +318,13 @@ impl<S: Store> Realm<S> {
     pub(super) async fn leavegroup(
         &self,
         work: &mut Work<'_>,
-        session: SessionRef,
-        name: GroupName,
+        command: &command::LeaveGroup,
     ) -> Result<Answer, Failure> {
+        let &command::LeaveGroup {
+            session,
+            group: name,
+            ..
+        } = command;
         let current = self.session_noted(work, session).await?;
         let batch = &mut work.batch;
         let group = self.group(batch, name).await?;

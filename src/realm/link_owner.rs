@@ -4,7 +4,7 @@ use super::{Caller, Failure, Moment, Realm, records::Owner, sessions::Found, sto
 use crate::{
     crypto::PublicKey,
     store::Store,
-    wire::{Answer, OperationNumber, PeerRequest, RealmId, Request, SessionRef, Username},
+    wire::{Answer, OperationNumber, RealmId, SessionRef, Username},
 };
 
 /// A user or peer that gets a share of what a server has for all.
@@ -23,6 +23,13 @@ pub struct Greeting {
     pub account: Option<Account>,
     /// The highest operation number that it has used.
     pub highest: OperationNumber,
+}
+
+/// A command's session, and its answer, which may have opened one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answering<'a> {
+    pub session: Option<SessionRef>,
+    pub answer: &'a [u8],
 }
 
 impl<S: Store> Realm<S> {
@@ -48,20 +55,21 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Returns the user or peer for which a command with this answer was executed. `None` if there
-    /// is no session, and if the store fails.
-    pub async fn account_of(
+    /// Returns the peer that has sent a request. `None` if the caller is none, and if the store
+    /// fails.
+    pub(super) async fn calling_peer(&self, caller: &Caller) -> Option<Account> {
+        let peer = self.peer_of(&mut Unnoted, &caller.device?).await.ok()??;
+        Some(Account::Peer(peer.realm))
+    }
+
+    /// Returns the user for whom a command was executed. `None` if there is no session, and if the
+    /// store fails.
+    pub(super) async fn user_of(
         &self,
         caller: &Caller,
-        command: &[u8],
-        answer: &[u8],
+        Answering { session, answer }: Answering<'_>,
     ) -> Option<Account> {
-        if PeerRequest::is_one(command) {
-            let peer = self.peer_of(&mut Unnoted, &caller.device?).await.ok()??;
-            return Some(Account::Peer(peer.realm));
-        }
-        let request = Request::parse(command).ok()?;
-        let session = match (request.command.session(), Answer::parse(answer)) {
+        let session = match (session, Answer::parse(answer)) {
             (Some(session), _) => session,
             (None, Ok(Answer::Session(id))) => SessionRef::Named(id),
             (None, _) => return None,

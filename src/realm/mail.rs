@@ -8,16 +8,18 @@ use super::{
 use crate::{
     faults::{Fault, is_planted},
     store::Store,
-    wire::{Answer, Body, CONTENT_TEXT, Command, ErrorCode, Options, Refusal, Sent, is_of_realm},
+    wire::{Answer, Body, CONTENT_TEXT, ErrorCode, Options, Refusal, Sent, command, is_of_realm},
 };
 
 /// The highest content type.
 const CONTENT_MAX: u8 = 0x7f;
 impl<S: Store> Realm<S> {
-    pub(super) async fn send(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::Send { to, message, .. } = work.request.command else {
-            return Err(ErrorCode::Internal.into());
-        };
+    pub(super) async fn send(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Send<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::Send { to, message, .. } = command;
         let options = &work.request.options;
         let current = self.session_of(work).await?;
         let content = self.check_message(options, &message)?;
@@ -25,14 +27,16 @@ impl<S: Store> Realm<S> {
         if self.store.get(&records::account(to)).await?.is_none() {
             return Err(ErrorCode::NoSuchUser.into());
         }
-        append(work, &current, content, MailboxLog::private(to))?;
+        append(work, &current, (content, &message), MailboxLog::private(to))?;
         Ok(Answer::Sent(Sent::Stored))
     }
 
-    pub(super) async fn sendgroup(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::SendGroup { group, message, .. } = work.request.command else {
-            return Err(ErrorCode::Internal.into());
-        };
+    pub(super) async fn sendgroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::SendGroup<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::SendGroup { group, message, .. } = command;
         let current = self.session_of(work).await?;
         let content = self.check_message(&work.request.options, &message)?;
         // A realm that joins meanwhile has read the group without this message, and must be told of
@@ -42,7 +46,7 @@ impl<S: Store> Realm<S> {
         self.membership(&mut work.batch, &group, current.user)
             .await?;
         work.hints = group.realms().map(|realm| (realm, group.name)).collect();
-        append(work, &current, content, group.place())?;
+        append(work, &current, (content, &message), group.place())?;
         Ok(Answer::Sent(Sent::Stored))
     }
 
@@ -74,13 +78,9 @@ impl<S: Store> Realm<S> {
 fn append(
     work: &mut Work<'_>,
     current: &Current,
-    content: u8,
+    (content, message): (u8, &Body<'_>),
     place: MailboxLog,
 ) -> Result<(), Failure> {
-    let (Command::Send { message, .. } | Command::SendGroup { message, .. }) = work.request.command
-    else {
-        return Err(ErrorCode::Internal.into());
-    };
     let entry = EntryRecord {
         time: work.caller.now.wall,
         content,

@@ -15,6 +15,7 @@ mod failure;
 mod group_host;
 mod group_teardown;
 mod groups;
+mod handling;
 mod housekeeping;
 mod introductions;
 mod known_locations;
@@ -61,6 +62,7 @@ use std::sync::{
 pub use asking::refusal_of_peer;
 pub use delivery::{Glance, NextOutgoing, Outgoing, Settling, Written};
 pub use failure::Failure;
+pub use handling::{Effect, Handled};
 pub use housekeeping::Pass;
 pub use introductions::HOST_MAX;
 use limits::{Guess, Limiter};
@@ -85,7 +87,7 @@ use self::{
     expiry::Expiries,
     lives::Lives,
     mutations::{Hashed, Work},
-    operations::{Known, fingerprint, options_fit},
+    operations::{Known, fingerprint},
     outgoing::is_queued,
     passwords::Passwords,
     queue_shares::QueueShares,
@@ -101,7 +103,8 @@ use crate::{
     store::{Store, StoreError},
     subnet::Subnet,
     wire::{
-        Answer, Command, ErrorCode, OperationNumber, PeerRequest, Refusal, Request, SessionRef,
+        Answer, ErrorCode, OperationNumber, Options, Refusal, Request, SessionRef, command,
+        command::{Kind, Read},
     },
 };
 
@@ -133,6 +136,8 @@ pub struct Caller {
     /// True if the positions that the device remembers are of this store: it claimed no life that
     /// the store does not know (READ-9).
     pub trusts_cursors: bool,
+    /// True if [`Handled::account`] is needed: the link has no account yet.
+    pub asks_account: bool,
     /// The time.
     pub now: Moment,
 }
@@ -142,6 +147,16 @@ pub struct Caller {
 pub struct TooLong(usize);
 
 impl TooLong {
+    /// Returns the refusal that is sent instead.
+    pub fn into_handled<S>(self) -> Handled<S> {
+        Handled {
+            answer: self.to_bytes(),
+            effect: Effect::None,
+            account: None,
+            operation: None,
+        }
+    }
+
     /// Returns the answer that is sent instead.
     pub fn to_bytes(self) -> Vec<u8> {
         Answer::Refused(Refusal::too_large(self.0 as u64)).to_bytes()
@@ -262,91 +277,66 @@ impl<S: Store> Realm<S> {
         &self.network
     }
 
-    /// Executes a command and returns the answer's bytes. Every input gets an answer.
-    pub async fn handle(&self, caller: &Caller, command: &[u8]) -> Vec<u8> {
-        let outcome = self.carry_out(caller, command).await;
-        outcome.unwrap_or_else(TooLong::to_bytes)
-    }
-
-    /// Does the same as [`Realm::handle`], for callers that handle an answer that is too long.
-    ///
-    /// # Errors
-    /// [`TooLong`] if the answer is longer than [`Caller::longest`].
-    pub async fn carry_out(&self, caller: &Caller, command: &[u8]) -> Result<Vec<u8>, TooLong> {
-        let mut is_numbered = false;
-        let (name, outcome) = if PeerRequest::is_one(command) {
-            ("peer", Box::pin(self.peer_request(caller, command)).await)
-        } else if let Ok(request) = Request::parse(command) {
-            is_numbered = request.command.operation().is_some();
-            let outcome = self.execute(caller, &request).await;
-            (request.command.name(), outcome)
-        } else {
-            ("unknown", Err(ErrorCode::BadRequest.into()))
-        };
-        match outcome {
-            Ok(answer) if answer.len() <= caller.longest => Ok(answer),
-            Ok(_) => Err(TooLong(caller.longest)),
-            Err(failure) => {
-                self.note(name, &failure);
-                Ok(Answer::Refused(failure.refusal(is_numbered)).to_bytes())
-            }
-        }
-    }
-
     async fn execute(&self, caller: &Caller, request: &Request<'_>) -> Result<Vec<u8>, Failure> {
         // HS-7: a password in early data has no forward secrecy; a client never sends one there.
         if caller.early && request.command.carries_password() {
             return Err(ErrorCode::BadRequest.into());
         }
-        if !options_fit(request) {
+        if !request.has_only_own_options() {
             return Err(ErrorCode::Unsupported.into());
         }
-        match request.command.operation() {
-            None => Ok(Box::pin(self.read(caller, request)).await?.to_bytes()),
-            Some(operation) => self.change(caller, request, operation.number).await,
+        match request.command.kind() {
+            Kind::Read(read) => {
+                let answer = Box::pin(self.read(caller, read, &request.options)).await?;
+                Ok(answer.to_bytes())
+            }
+            Kind::Change(change) => self.change(caller, request, change).await,
         }
     }
 
     /// Executes a command that changes nothing.
-    async fn read(&self, caller: &Caller, request: &Request<'_>) -> Result<Answer, Failure> {
-        match request.command {
-            Command::Inbox { session } => self.inbox(caller, session, &request.options).await,
-            Command::InboxGroup { session, group } => {
-                self.inboxgroup(caller, session, group, &request.options)
-                    .await
+    async fn read(
+        &self,
+        caller: &Caller,
+        read: Read<'_>,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        match read {
+            Read::Inbox(&command::Inbox { session }) => self.inbox(caller, session, options).await,
+            Read::InboxGroup(&command::InboxGroup { session, group }) => {
+                self.inboxgroup(caller, session, group, options).await
             }
-            Command::InboxRealm { session, realm } => {
-                self.inboxrealm(caller, session, realm, &request.options)
-                    .await
+            Read::InboxRealm(&command::InboxRealm { session, realm }) => {
+                self.inboxrealm(caller, session, realm, options).await
             }
-            Command::InboxGroupRealm {
+            Read::InboxGroupRealm(&command::InboxGroupRealm {
                 session,
                 realm,
                 group,
-            } => {
+            }) => {
                 let which = (session, realm, group);
-                self.inboxgrouprealm(caller, which, &request.options).await
+                self.inboxgrouprealm(caller, which, options).await
             }
-            Command::Realms { session } => self.realms(caller, session, request.options.form).await,
-            Command::Groups { session } => self.groups(caller, session, &request.options).await,
-            Command::Members { session, group } => {
-                self.members(caller, session, group, &request.options).await
+            Read::Realms(&command::Realms { session }) => {
+                self.realms(caller, session, options.form).await
             }
-            Command::Sessions { session } => self.sessions(caller, session).await,
-            Command::WhoAmI { session } => self.whoami(caller, session).await,
-            Command::Watch {
-                session,
-                ref cursors,
-            } => self.begin_watch(caller, session, cursors).await,
-            Command::Unwatch { session } => {
+            Read::Groups(&command::Groups { session }) => {
+                self.groups(caller, session, options).await
+            }
+            Read::Members(&command::Members { session, group }) => {
+                self.members(caller, session, group, options).await
+            }
+            Read::Sessions(&command::Sessions { session }) => self.sessions(caller, session).await,
+            Read::WhoAmI(&command::WhoAmI { session }) => self.whoami(caller, session).await,
+            Read::Watch(watch) => {
+                self.begin_watch(caller, watch.session, &watch.cursors)
+                    .await
+            }
+            Read::Unwatch(&command::Unwatch { session }) => {
                 self.session(caller, session).await?;
                 Ok(Answer::Done)
             }
-            Command::Unread {
-                session,
-                ref cursors,
-            } => self.unread(caller, session, cursors).await,
-            _ => Err(ErrorCode::Unsupported.into()),
+            Read::Unread(unread) => self.unread(caller, unread.session, &unread.cursors).await,
         }
     }
 

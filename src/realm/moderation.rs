@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, ErrorCode, GroupName, Password, Role, Sender, Username},
+    wire::{Answer, ErrorCode, GroupName, Role, Sender, command},
 };
 
 /// The sender of a command that changes a group, and the group.
@@ -44,9 +44,13 @@ impl<S: Store> Realm<S> {
     pub(super) async fn kick(
         &self,
         work: &mut Work<'_>,
-        name: GroupName,
-        who: Sender,
+        command: &command::Kick,
     ) -> Result<Answer, Failure> {
+        let &command::Kick {
+            group: name,
+            user: who,
+            ..
+        } = command;
         let asking = self.asking(work, name, Role::Moderator).await?;
         let member = self
             .find_member(&mut work.batch, &asking.group, &who)
@@ -63,9 +67,13 @@ impl<S: Store> Realm<S> {
     pub(super) async fn ban(
         &self,
         work: &mut Work<'_>,
-        name: GroupName,
-        who: Sender,
+        command: &command::Ban,
     ) -> Result<Answer, Failure> {
+        let &command::Ban {
+            group: name,
+            user: who,
+            ..
+        } = command;
         let asking = self.asking(work, name, Role::Moderator).await?;
         let member = self
             .find_member(&mut work.batch, &asking.group, &who)
@@ -119,9 +127,13 @@ impl<S: Store> Realm<S> {
     pub(super) async fn unban(
         &self,
         work: &mut Work<'_>,
-        name: GroupName,
-        who: Sender,
+        command: &command::Unban,
     ) -> Result<Answer, Failure> {
+        let &command::Unban {
+            group: name,
+            user: who,
+            ..
+        } = command;
         let asking = self.asking(work, name, Role::Moderator).await?;
         let key = records::ban(name, asking.group.record.epoch, &who);
         work.batch.delete(key);
@@ -131,10 +143,14 @@ impl<S: Store> Realm<S> {
     pub(super) async fn set_role(
         &self,
         work: &mut Work<'_>,
-        name: GroupName,
-        user: Username,
-        role: Role,
+        command: &command::SetRole,
     ) -> Result<Answer, Failure> {
+        let &command::SetRole {
+            group: name,
+            user,
+            role,
+            ..
+        } = command;
         let asking = self.asking(work, name, Role::Owner).await?;
         let member = self
             .find_member(&mut work.batch, &asking.group, &local(user))
@@ -173,9 +189,13 @@ impl<S: Store> Realm<S> {
     pub(super) async fn grouppasswd(
         &self,
         work: &mut Work<'_>,
-        name: GroupName,
-        password: Password<'_>,
+        command: &command::GroupPasswd<'_>,
     ) -> Result<Answer, Failure> {
+        let &command::GroupPasswd {
+            group: name,
+            password,
+            ..
+        } = command;
         let asking = self.asking(work, name, Role::Owner).await?;
         let record = GroupRecord {
             password: self.group_password(&password, work).await?,
@@ -188,8 +208,9 @@ impl<S: Store> Realm<S> {
     pub(super) async fn delgroup(
         &self,
         work: &mut Work<'_>,
-        name: GroupName,
+        command: &command::DelGroup,
     ) -> Result<Answer, Failure> {
+        let &command::DelGroup { group: name, .. } = command;
         let asking = self.asking(work, name, Role::Owner).await?;
         self.delete_group(&asking.group, work).await?;
         Ok(Answer::Done)

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     store::{Batch, Position, Store},
     wire::{
-        Answer, Command, ErrorCode, GroupName, OperationNumber, RealmId, Refusal, Request, Username,
+        Answer, Command, ErrorCode, GroupName, RealmId, Refusal, Request, Username, command,
+        command::Change,
     },
 };
 
@@ -32,10 +33,13 @@ pub(super) struct Hashed {
 pub(super) struct Work<'a> {
     pub caller: &'a Caller,
     pub request: &'a Request<'a>,
+    pub change: Change<'a, 'a>,
     pub batch: Batch,
     pub hashed: Hashed,
     /// The realms to tell that a group has grown, after the commit.
     pub hints: Vec<(RealmId, GroupName)>,
+    /// The group of another realm that is to be read, after the commit.
+    pub copies: Option<(RealmId, GroupName)>,
     /// The message that it queues for another realm.
     pub queued: Option<(RealmId, QueuedRecord, Arriving)>,
     /// The user whose groups or sessions it changes.
@@ -62,6 +66,7 @@ impl Work<'_> {
     fn forget(&mut self) {
         self.batch.changes.clear();
         self.hints.clear();
+        self.copies = None;
         (self.queued, self.affected, self.decision) = (None, None, None);
         self.ends = false;
     }
@@ -74,8 +79,9 @@ impl<S: Store> Realm<S> {
         &self,
         caller: &Caller,
         request: &Request<'_>,
-        number: OperationNumber,
+        change: Change<'_, '_>,
     ) -> Result<Vec<u8>, Failure> {
+        let number = change.operation().number;
         let owner = self.owner(caller, request.command.session());
         let fingerprint = fingerprint(request);
         let caller = &Caller {
@@ -85,9 +91,11 @@ impl<S: Store> Realm<S> {
         let mut work = Work {
             caller,
             request,
+            change,
             batch: Batch::new(),
             hashed: Hashed::default(),
             hints: Vec::new(),
+            copies: None,
             queued: None,
             affected: None,
             adds_for: None,
@@ -108,7 +116,7 @@ impl<S: Store> Realm<S> {
                     Known::New(operation) => Some(operation),
                     Known::Done(answer) => {
                         let answer = self.recall(&work, answer)?;
-                        if is_queued(&request.command, &answer) {
+                        if is_queued(change, &answer) {
                             let wait = self.verdicts.join(&owner, number.0);
                             return Box::pin(self.verdict(&work, owner, wait, answer)).await;
                         }
@@ -146,7 +154,7 @@ impl<S: Store> Realm<S> {
                 };
                 operation.record(recorded, &mut work.batch)?;
             }
-            let is_queued = is_queued(&request.command, &bytes);
+            let is_queued = is_queued(change, &bytes);
             let waits = owner.filter(|_| is_queued);
             let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
             // On a conflict the values that the decision relied on have changed: it is decided
@@ -190,69 +198,48 @@ impl<S: Store> Realm<S> {
         for (realm, group) in work.hints.drain(..) {
             self.network.add_work(realm, GroupWork::Tell(group));
         }
-        match &work.request.command {
-            Command::JoinGroupRealm { realm, group, .. } => {
-                self.network.add_work(*realm, GroupWork::Read(*group));
-            }
-            Command::AddRealm { .. } | Command::RemoveRealm { .. } => self.decided(work),
-            _ => {}
+        if let Some((realm, group)) = work.copies.take() {
+            self.network.add_work(realm, GroupWork::Read(group));
         }
+        self.decided(work);
     }
 
     /// Decides a command that changes something. Returns the answer, with the changes in the batch,
     /// or the question that another realm must be asked first.
     async fn decide(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
-        let answer = match work.request.command {
-            Command::Send { .. } => self.send(work).await,
-            Command::SendGroup { .. } => self.sendgroup(work).await,
-            // These are rare and have large futures. They are boxed, so that messages do not carry
-            // their size.
-            Command::JoinGroupRealm { .. } => return Box::pin(self.joingrouprealm(work)).await,
-            Command::LeaveGroupRealm {
-                session,
-                realm,
-                group,
-                ..
-            } => return Box::pin(self.leavegrouprealm(work, session, realm, group)).await,
-            Command::AddRealm { .. } => return Box::pin(self.addrealm(work)).await,
-            _ => Box::pin(self.decide_other(work)).await,
+        let answer = match work.change {
+            Change::Send(command) => self.send(work, command).await,
+            Change::SendGroup(command) => self.sendgroup(work, command).await,
+            // The others are rare and have large futures. They are boxed, so that messages do not
+            // carry their size.
+            Change::JoinGroupRealm(command) => {
+                return Box::pin(self.joingrouprealm(work, command)).await;
+            }
+            Change::LeaveGroupRealm(command) => {
+                return Box::pin(self.leavegrouprealm(work, command)).await;
+            }
+            Change::AddRealm(command) => return Box::pin(self.addrealm(work, command)).await,
+            Change::SendRealm(command) => Box::pin(self.sendrealm(work, command)).await,
+            Change::SendGroupRealm(command) => Box::pin(self.sendgrouprealm(work, command)).await,
+            Change::RemoveRealm(command) => Box::pin(self.removerealm(work, command)).await,
+            Change::Register(command) => Box::pin(self.register(work, command)).await,
+            Change::Auth(command) => Box::pin(self.auth(work, command)).await,
+            Change::Logout(command) => Box::pin(self.logout(work, command)).await,
+            Change::Revoke(command) => Box::pin(self.revoke(work, command)).await,
+            Change::Passwd(command) => Box::pin(self.passwd(work, command)).await,
+            Change::Claim(command) => Box::pin(self.claim(work, command)).await,
+            Change::Void(command) => Box::pin(self.void(work, command)).await,
+            Change::AddGroup(command) => Box::pin(self.addgroup(work, command)).await,
+            Change::JoinGroup(command) => Box::pin(self.joingroup(work, command)).await,
+            Change::LeaveGroup(command) => Box::pin(self.leavegroup(work, command)).await,
+            Change::Kick(command) => Box::pin(self.kick(work, command)).await,
+            Change::Ban(command) => Box::pin(self.ban(work, command)).await,
+            Change::Unban(command) => Box::pin(self.unban(work, command)).await,
+            Change::SetRole(command) => Box::pin(self.set_role(work, command)).await,
+            Change::GroupPasswd(command) => Box::pin(self.grouppasswd(work, command)).await,
+            Change::DelGroup(command) => Box::pin(self.delgroup(work, command)).await,
         };
         answer.map(Decided::Answer)
-    }
-
-    async fn decide_other(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        match work.request.command {
-            Command::Register { .. } => self.register(work).await,
-            Command::Auth { .. } => self.auth(work).await,
-            Command::Logout { session, .. } => self.logout(work, session).await,
-            Command::SendRealm { .. } => self.sendrealm(work).await,
-            Command::SendGroupRealm { .. } => self.sendgrouprealm(work).await,
-            Command::Claim { session, code, .. } => self.claim(work, session, code.0).await,
-            Command::RemoveRealm { session, realm, .. } => {
-                self.removerealm(work, session, realm).await
-            }
-            Command::AddGroup { .. } => self.addgroup(work).await,
-            Command::JoinGroup { .. } => self.joingroup(work).await,
-            Command::LeaveGroup { session, group, .. } => {
-                self.leavegroup(work, session, group).await
-            }
-            Command::Kick { group, user, .. } => self.kick(work, group, user).await,
-            Command::Ban { group, user, .. } => self.ban(work, group, user).await,
-            Command::Unban { group, user, .. } => self.unban(work, group, user).await,
-            Command::SetRole {
-                group, user, role, ..
-            } => self.set_role(work, group, user, role).await,
-            Command::GroupPasswd {
-                group, password, ..
-            } => self.grouppasswd(work, group, password).await,
-            Command::DelGroup { group, .. } => self.delgroup(work, group).await,
-            Command::Revoke {
-                session, handle, ..
-            } => self.revoke(work, session, handle).await,
-            Command::Passwd { .. } => self.passwd(work).await,
-            Command::Void { session, .. } => self.void(work, session).await,
-            _ => Err(ErrorCode::Unsupported.into()),
-        }
     }
 
     /// Returns the answer to a repeated command.
@@ -260,7 +247,8 @@ impl<S: Store> Realm<S> {
         match answer {
             RecordedAnswer::Bytes(bytes) => Ok(bytes),
             RecordedAnswer::Session => match &work.request.command {
-                Command::Register { username, .. } | Command::Auth { username, .. } => {
+                Command::Register(command::Register { username, .. })
+                | Command::Auth(command::Auth { username, .. }) => {
                     let id = self.session_id(work, *username);
                     Ok(Answer::Session(id).to_bytes())
                 }

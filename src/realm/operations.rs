@@ -14,7 +14,7 @@ use super::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Position, Store},
-    wire::{Answer, Command, ErrorCode, OperationNumber, Refusal, Request, SessionRef},
+    wire::{Answer, ErrorCode, OperationNumber, Refusal, Request, SessionRef, command},
 };
 
 /// The fingerprint of a message that was withdrawn before it arrived.
@@ -192,8 +192,9 @@ impl<S: Store> Realm<S> {
     pub(super) async fn void(
         &self,
         work: &mut Work<'_>,
-        session: SessionRef,
+        command: &command::Void,
     ) -> Result<Answer, Failure> {
+        let &command::Void { session, .. } = command;
         let caller = work.caller;
         match (&caller.device, session) {
             (Some(device), _) => {
@@ -231,34 +232,4 @@ impl Operation<'_> {
         batch.put(records::operation(owner, *number), record.to_value()?);
         Ok(())
     }
-}
-
-/// True if the optional fields that must be understood belong to the command (WIRE-13).
-pub(super) fn options_fit(request: &Request<'_>) -> bool {
-    let mut rest = request.options;
-    match request.command {
-        Command::Inbox { .. }
-        | Command::InboxGroup { .. }
-        | Command::InboxRealm { .. }
-        | Command::InboxGroupRealm { .. } => {
-            (rest.after, rest.limit, rest.bytes, rest.offset) = (None, None, None, None);
-        }
-        Command::Groups { .. } | Command::Members { .. } => {
-            (rest.limit, rest.behind) = (None, None);
-        }
-        Command::Send { .. }
-        | Command::SendGroup { .. }
-        | Command::SendRealm { .. }
-        | Command::SendGroupRealm { .. } => {
-            (rest.content, rest.ttl) = (None, None);
-        }
-        Command::AddRealm { .. } | Command::RemoveRealm { .. } => {
-            (rest.key, rest.form) = (None, None);
-        }
-        Command::Realms { .. } => rest.form = None,
-        Command::Register { .. } => rest.code = None,
-        _ => {}
-    }
-    rest.urgent = false;
-    rest.is_empty()
 }

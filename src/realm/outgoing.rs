@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     store::{Expected, PageLimit, Position, Store, Subscription},
-    wire::{Answer, Body, Command, ErrorCode, GroupName, Options, Port, RealmId, Sent, Text},
+    wire::{
+        Answer, Body, ErrorCode, GroupName, Options, Port, RealmId, Sent, Text, command,
+        command::Change,
+    },
 };
 
 /// The search for the number of waiting messages goes up to twice this number, less one.
@@ -33,17 +36,18 @@ fn lifetime(options: &Options) -> Result<u32, Failure> {
 }
 
 /// True if a command has queued a message for a peer.
-pub(super) fn is_queued(command: &Command<'_>, answer: &[u8]) -> bool {
-    let sends = matches!(
-        command,
-        Command::SendRealm { .. } | Command::SendGroupRealm { .. }
-    );
+pub(super) fn is_queued(change: Change<'_, '_>, answer: &[u8]) -> bool {
+    let sends = matches!(change, Change::SendRealm(_) | Change::SendGroupRealm(_));
     sends && answer == Answer::Sent(Sent::Queued).to_bytes()
 }
 
 impl<S: Store> Realm<S> {
-    pub(super) async fn sendrealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::SendRealm {
+    pub(super) async fn sendrealm(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::SendRealm<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::SendRealm {
             session,
             src_address,
             src_port,
@@ -52,10 +56,7 @@ impl<S: Store> Realm<S> {
             to,
             message,
             ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         let current = self.session_noted(work, session).await?;
         if from != current.user {
             return Err(ErrorCode::NotYou.into());
@@ -67,8 +68,12 @@ impl<S: Store> Realm<S> {
             .await
     }
 
-    pub(super) async fn sendgrouprealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::SendGroupRealm {
+    pub(super) async fn sendgrouprealm(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::SendGroupRealm<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::SendGroupRealm {
             session,
             src_address,
             src_port,
@@ -76,10 +81,7 @@ impl<S: Store> Realm<S> {
             group,
             message,
             ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;

@@ -17,7 +17,7 @@ use crate::{
     store::Store,
     wire::{
         Answer, ErrorCode, FORM_DETAILS, FORM_DROP, FORM_PENDING, Peer as PeerState, PeerDetail,
-        PeerDetails, Port, RealmId, SessionRef, Standing, Text, Username,
+        PeerDetails, Port, RealmId, SessionRef, Standing, Text, Username, command,
     },
 };
 
@@ -56,7 +56,6 @@ pub(super) fn shown((host, port): (&str, u16)) -> String {
 impl<S: Store> Realm<S> {
     /// Logs a decision that is durable, and tells the task that keeps in touch with peers.
     pub(super) fn decided(&self, work: &mut Work<'_>) {
-        self.network.peers_changed();
         let Some(Decision {
             act,
             peer,
@@ -67,6 +66,7 @@ impl<S: Store> Realm<S> {
         else {
             return;
         };
+        self.network.peers_changed();
         let fingerprint = key.fingerprint();
         match act {
             Act::Added => {
@@ -223,9 +223,9 @@ impl<S: Store> Realm<S> {
     pub(super) async fn removerealm(
         &self,
         work: &mut Work<'_>,
-        session: SessionRef,
-        realm: RealmId,
+        command: &command::RemoveRealm,
     ) -> Result<Answer, Failure> {
+        let &command::RemoveRealm { session, realm, .. } = command;
         let who = self.operator(work, session).await?;
         let drops = match (work.request.options.form, work.request.options.key) {
             (None, Some(key)) => return self.refuse_pending(work, (realm, PublicKey(key)), who),

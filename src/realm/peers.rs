@@ -14,7 +14,7 @@ use crate::{
     store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
         Answer, ErrorCode, Life, PeerRequest, Port, RealmId, RegistrationCode, SessionRef, Text,
-        Username,
+        Username, command,
     },
 };
 
@@ -272,11 +272,11 @@ impl<S: Store> Realm<S> {
     pub(super) async fn claim(
         &self,
         work: &mut Work<'_>,
-        session: SessionRef,
-        code: &[u8],
+        command: &command::Claim<'_>,
     ) -> Result<Answer, Failure> {
+        let &command::Claim { session, code, .. } = command;
         let current = self.session_noted(work, session).await?;
-        if !same(code, self.own.operator_code.as_bytes()) {
+        if !same(code.0, self.own.operator_code.as_bytes()) {
             tracing::warn!(user = %current.user, "somebody has given a wrong operator code");
             return Err(ErrorCode::WrongPassword.into());
         }

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     store::{Batch, Store},
     wire::{
-        Answer, CONTENT_GONE, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position,
-        RealmId, SessionRef, Username, is_of_realm, parse_varint,
+        Answer, CONTENT_GONE, Entry, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId,
+        SessionRef, Username, command, is_of_realm, parse_varint,
     },
 };
 
@@ -141,8 +141,12 @@ impl<S: Store> Realm<S> {
         Ok((copy, member))
     }
 
-    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
-        let Command::JoinGroupRealm {
+    pub(super) async fn joingrouprealm(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::JoinGroupRealm<'_>,
+    ) -> Result<Decided, Failure> {
+        let &command::JoinGroupRealm {
             session,
             src_address,
             src_port,
@@ -150,10 +154,7 @@ impl<S: Store> Realm<S> {
             group,
             password,
             ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
+        } = command;
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
         self.check_peering(realm, &mut work.batch).await?;
@@ -243,16 +244,21 @@ impl<S: Store> Realm<S> {
                 ChangedRecord {}.to_value()?,
             );
         work.affected = Some(user);
+        work.copies = Some((realm, group));
         Ok(Decided::Answer(Answer::Done))
     }
 
     pub(super) async fn leavegrouprealm(
         &self,
         work: &mut Work<'_>,
-        session: SessionRef,
-        realm: RealmId,
-        group: GroupName,
+        command: &command::LeaveGroupRealm,
     ) -> Result<Decided, Failure> {
+        let &command::LeaveGroupRealm {
+            session,
+            realm,
+            group,
+            ..
+        } = command;
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
         let user = current.user;

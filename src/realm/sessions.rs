@@ -13,7 +13,7 @@ use crate::{
     store::{Batch, CommitError, Expected, Store, Version},
     wire::{
         Answer, Command, DeviceSession, ErrorCode, Handle, OperationNumber, Refusal, SessionId,
-        SessionRef, Username,
+        SessionRef, Username, command,
     },
 };
 
@@ -371,8 +371,9 @@ impl<S: Store> Realm<S> {
     pub(super) async fn logout(
         &self,
         work: &mut Work<'_>,
-        session: SessionRef,
+        command: &command::Logout,
     ) -> Result<Answer, Failure> {
+        let &command::Logout { session, .. } = command;
         let current = self.session_noted(work, session).await?;
         work.affected = Some(current.user);
         if current.record.device.is_none() {
@@ -406,9 +407,11 @@ impl<S: Store> Realm<S> {
     pub(super) async fn revoke(
         &self,
         work: &mut Work<'_>,
-        session: SessionRef,
-        handle: Handle,
+        command: &command::Revoke,
     ) -> Result<Answer, Failure> {
+        let &command::Revoke {
+            session, handle, ..
+        } = command;
         let current = self.session_noted(work, session).await?;
         let meant = self
             .sessions_of(&mut work.batch, current.user)
@@ -456,14 +459,14 @@ impl<S: Store> Realm<S> {
 const fn adds_to_store(command: &Command<'_>) -> bool {
     matches!(
         command,
-        Command::Send { .. }
-            | Command::SendGroup { .. }
-            | Command::SendRealm { .. }
-            | Command::SendGroupRealm { .. }
-            | Command::AddGroup { .. }
-            | Command::JoinGroup { .. }
-            | Command::JoinGroupRealm { .. }
-            | Command::Ban { .. }
+        Command::Send(_)
+            | Command::SendGroup(_)
+            | Command::SendRealm(_)
+            | Command::SendGroupRealm(_)
+            | Command::AddGroup(_)
+            | Command::JoinGroup(_)
+            | Command::JoinGroupRealm(_)
+            | Command::Ban(_)
     )
 }
 

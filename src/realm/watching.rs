@@ -14,8 +14,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Log, PageLimit, Position, Store, Subscribers, Subscription},
     wire::{
-        Answer, Command, Cursors, Entry, ErrorCode, Event, Mailbox, Refusal, Request, SessionRef,
-        Unread, Username,
+        Answer, Cursors, Entry, ErrorCode, Event, Mailbox, Refusal, SessionRef, Unread, Username,
+        command,
     },
 };
 
@@ -169,14 +169,12 @@ impl<S: Store> Realm<S> {
     }
 
     /// Returns the watch that a `watch` command, which was answered `done`, has begun.
-    pub async fn watch(self: &Arc<Self>, caller: &Caller, command: &[u8]) -> Option<Watch<S>> {
-        let Ok(Request {
-            command: Command::Watch { session, cursors },
-            ..
-        }) = Request::parse(command)
-        else {
-            return None;
-        };
+    pub(super) async fn watch(
+        self: &Arc<Self>,
+        caller: &Caller,
+        command::Watch { session, cursors }: &command::Watch,
+    ) -> Option<Watch<S>> {
+        let (session, cursors) = (*session, cursors.clone());
         let begun = async {
             let current = self.session(caller, session).await?;
             let mut watch = Watch {

@@ -2,14 +2,21 @@
 
 use crate::{
     endpoint::{LinkId, Path},
-    realm::{Account, FoundTicket, Greeting, Push, Watch, Watcher},
-    wire::{ConnectionId, OperationNumber, RequestId},
+    realm::{FoundTicket, Greeting, Handled, Push, Watcher},
+    wire::{ConnectionId, RequestId},
 };
 
 /// The result of a task.
 pub enum Completion<S> {
     Greeting(LinkId, Greeting),
-    Answer(LinkId, RequestId, Answered<S>),
+    /// A command was executed or refused.
+    Answer {
+        link: LinkId,
+        number: RequestId,
+        /// It was early data.
+        is_early: bool,
+        handled: Handled<S>,
+    },
     /// The answer is too long for a link whose path is not proven.
     Unproven(LinkId, RequestId, Vec<u8>),
     /// The stored ticket of the device whose Resume arrived over that path.
@@ -19,25 +26,4 @@ pub enum Completion<S> {
     Watchers(Vec<(ConnectionId, Watcher)>),
     /// The session that was watched over a link has ended.
     Unwatched(LinkId),
-}
-
-/// The answer to a command.
-pub struct Answered<S> {
-    pub answer: Vec<u8>,
-    pub then: Then<S>,
-    /// The account of the command, if the link had none yet.
-    pub account: Option<Account>,
-    /// The operation number, if the command was early data.
-    pub operation: Option<OperationNumber>,
-}
-
-/// The follow-up of an answer.
-pub enum Then<S> {
-    Nothing,
-    /// The request was allowed, but its watch could not begin.
-    Failed,
-    /// Entries are pushed from now on.
-    Watch(Box<Watch<S>>),
-    /// Entries are no longer pushed.
-    Unwatch,
 }

@@ -24,7 +24,7 @@ use crate::{
     subnet::Subnet,
     wire::{
         Answer, Body, Command, ErrorCode, Operation, OperationNumber, Password, PeerRequest, Port,
-        Request, Sent, SessionRef, Text,
+        Request, Sent, SessionRef, Text, command,
     },
 };
 
@@ -74,19 +74,20 @@ async fn ask(realm: &Realm<Faulty>, device: PublicKey, bytes: &[u8]) -> Answer {
         room: 1100,
         longest: 1100,
         trusts_cursors: true,
+        asks_account: false,
         now: MOMENT,
     };
-    Answer::parse(&realm.handle(&caller, bytes).await).unwrap()
+    Answer::parse(&realm.answer(&caller, bytes).await).unwrap()
 }
 
 async fn register(realm: &Realm<Faulty>) {
-    let command = Command::Register {
+    let command = Command::Register(command::Register {
         operation: Operation::new(1, *b"qz"),
         full_name: Text("Some One"),
         country: Text("id"),
         username: "ann".parse().unwrap(),
         password: Password(b"correct horse"),
-    };
+    });
     let answer = ask(realm, DEVICE, &Request::from(command).to_bytes()).await;
     assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
 }
@@ -356,7 +357,7 @@ async fn list_beta(realm: &Realm<Faulty>) {
 }
 
 fn message(number: u64, text: &str) -> Command<'_> {
-    Command::SendRealm {
+    Command::SendRealm(command::SendRealm {
         operation: Operation::new(number, *b"qz"),
         session: SessionRef::Bound,
         src_address: Text(""),
@@ -365,7 +366,7 @@ fn message(number: u64, text: &str) -> Command<'_> {
         from: "ann".parse().unwrap(),
         to: "bob".parse().unwrap(),
         message: Body(text.as_bytes()),
-    }
+    })
 }
 
 async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {

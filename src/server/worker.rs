@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     admission::Admission,
     clock::Clock,
-    completion::{Answered, Completion, Then},
+    completion::Completion,
     handoff::{HandedOff, Handoff},
     limits::LONGEST_ANSWER,
     outbound::{OutboundRequest, OutboundRequests},
@@ -32,12 +32,10 @@ use crate::{
     endpoint::{AccountId, Endpoint, Event, LinkId, Path},
     host::{Listening, Received, SendBatch},
     link::{Time, earliest},
-    realm::{Account, Caller, Greeting, LifeNews, Realm, TooLong},
+    realm::{Account, Caller, Effect, Greeting, LifeNews, Realm, TooLong},
     store::Store,
     subnet::Subnet,
-    wire::{
-        Answer, CloseReason, Command, OperationNumber, PeerRequest, Refusal, Request, RequestId,
-    },
+    wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request, RequestId},
 };
 
 /// The number of batches received before answers and timers have their turn.
@@ -46,8 +44,6 @@ const RECEIVE_BURST: usize = 2;
 const TRANSMIT_BURST: usize = 8;
 /// The longest datagram that a worker receives, in bytes. No party may send a longer one (LINK-10).
 pub const DATAGRAM_BYTES_MAX: usize = 9000;
-/// The retry delay for a client whose watch could not begin, in milliseconds.
-const WATCH_BUSY_MS: u64 = 1000;
 /// How long a stopping server waits for commands in progress.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -371,7 +367,7 @@ impl<S: Store> Worker<S> {
         (number, bytes): (RequestId, Vec<u8>),
     ) -> Option<(RequestId, Vec<u8>)> {
         let command = Request::parse(&bytes).map(|request| request.command);
-        if let Ok(Command::Watch { .. }) = command {
+        if let Ok(Command::Watch(_)) = command {
             self.endpoint.hold(now, link, (number, bytes));
             return None;
         }
@@ -420,22 +416,22 @@ impl<S: Store> Worker<S> {
                 self.endpoint.message_max(link)
             },
             trusts_cursors: !self.endpoint.is_life_unknown(link),
+            asks_account: self.endpoint.account(link).is_none(),
             now: self.clock.now(),
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
         let links = Arc::clone(self.beside.seated.links());
         let is_unproven = self.endpoint.is_unproven(link);
-        let is_account_known = self.endpoint.account(link).is_some();
         self.in_work += 1;
         let carrying_out = async move {
-            let mut outcome = realm.carry_out(&caller, &bytes).await;
+            let mut outcome = realm.handle(&caller, &bytes).await;
             if outcome.is_err() && is_unproven {
                 let _ = done.send(Completion::Unproven(link, number, bytes));
                 return;
             }
             if outcome.is_err()
                 && caller.longest < LONGEST_ANSWER
-                && realm.account_of(&caller, &bytes, &[]).await.is_some()
+                && realm.account_of(&caller, &bytes).await.is_some()
             {
                 // This is the first command of a link whose user is logged in: answers of any
                 // length are allowed.
@@ -443,35 +439,18 @@ impl<S: Store> Worker<S> {
                     longest: LONGEST_ANSWER,
                     ..caller
                 };
-                outcome = realm.carry_out(&caller, &bytes).await;
+                outcome = realm.handle(&caller, &bytes).await;
             }
-            let mut answer = outcome.unwrap_or_else(TooLong::to_bytes);
-            let (mut then, mut account) = (Then::Nothing, None);
-            if !Answer::is_refusal(&answer) {
-                if let Some(peer) = caller.device
-                    && let Ok(PeerRequest::Introduce { .. }) = PeerRequest::parse(&bytes)
-                {
-                    links.introduced(&peer);
-                }
-                if !is_account_known {
-                    account = realm.account_of(&caller, &bytes, &answer).await;
-                }
-                then = follow_up(&realm, &caller, &bytes).await;
+            let handled = outcome.unwrap_or_else(TooLong::into_handled);
+            if let (Effect::Introduced, Some(peer)) = (&handled.effect, &caller.device) {
+                links.introduced(peer);
             }
-            // The client must not be told that a watch has begun when it has not.
-            if matches!(then, Then::Failed) {
-                answer = Answer::Refused(Refusal::busy(WATCH_BUSY_MS)).to_bytes();
-                then = Then::Nothing;
-            }
-            let operation = Request::parse(&bytes).ok().filter(|_| early);
-            let operation = operation.and_then(|request| request.command.operation());
-            let answered = Answered {
-                answer,
-                then,
-                account,
-                operation: operation.map(|operation| operation.number),
-            };
-            let _ = done.send(Completion::Answer(link, number, answered));
+            let _ = done.send(Completion::Answer {
+                link,
+                number,
+                is_early: early,
+                handled,
+            });
         };
         // Boxed, so that the large future is not copied as a part of the task.
         tokio::spawn(Box::pin(carrying_out));
@@ -507,30 +486,36 @@ impl<S: Store> Worker<S> {
                     self.in_work -= 1;
                     self.endpoint.hold(now, link, (number, bytes));
                 }
-                Completion::Answer(link, number, answered) => {
+                Completion::Answer {
+                    link,
+                    number,
+                    is_early,
+                    handled,
+                } => {
                     self.in_work -= 1;
-                    if let Some(account) = &answered.account {
+                    if let Some(account) = &handled.account {
                         let account = self.account_id(account);
                         self.endpoint.trust(link, account);
                         self.endpoint.ticket_is_due_again(link);
                     }
-                    if let Some(operation) = answered.operation
-                        && !Answer::is_refusal(&answered.answer)
+                    if is_early
+                        && let Some(operation) = handled.operation
+                        && !Answer::is_refusal(&handled.answer)
                         && self.endpoint.is_fresh(link, operation)
                     {
                         self.endpoint.ticket_is_genuine(link);
                     }
-                    self.endpoint.reply(now, link, number, answered.answer);
-                    match answered.then {
-                        Then::Nothing | Then::Failed => {}
+                    self.endpoint.reply(now, link, number, handled.answer);
+                    match handled.effect {
+                        Effect::None | Effect::Introduced => {}
                         // The link may have ended in the meantime.
-                        Then::Watch(_) if !self.endpoint.has(link) => {}
-                        Then::Watch(watch) => {
+                        Effect::Watch(_) if !self.endpoint.has(link) => {}
+                        Effect::Watch(watch) => {
                             let done = self.done.clone();
                             self.watches.begin(link, *watch, self.clock.clone(), done);
                             self.note_watcher(link);
                         }
-                        Then::Unwatch => self.end_watch(link),
+                        Effect::Unwatch => self.end_watch(link),
                     }
                 }
             }
@@ -559,18 +544,6 @@ impl<S: Store> Worker<S> {
 
     pub(super) fn now(&self) -> Time {
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
-    }
-}
-
-/// Returns what follows from an answered command: a watch to begin, a watch to end, or nothing.
-async fn follow_up<S: Store>(realm: &Arc<Realm<S>>, caller: &Caller, command: &[u8]) -> Then<S> {
-    match Request::parse(command).map(|request| request.command) {
-        Ok(Command::Watch { .. }) => match realm.watch(caller, command).await {
-            Some(watch) => Then::Watch(Box::new(watch)),
-            None => Then::Failed,
-        },
-        Ok(Command::Unwatch { .. } | Command::Logout { .. }) => Then::Unwatch,
-        _ => Then::Nothing,
     }
 }
 

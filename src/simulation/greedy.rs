@@ -23,7 +23,7 @@ use crate::{
     rate_limit::RateLimit,
     wire::{
         Answer, Body, Command, Cursors, Operation, Password, Request, RequestId, SessionRef, Text,
-        Username,
+        Username, command,
     },
 };
 
@@ -228,35 +228,37 @@ impl Device {
         let rests = self.asked.fetch_add(1, Ordering::Relaxed) > ASKED_MAX;
         let session = SessionRef::Bound;
         let command = match aim {
-            Aim::Stay => Command::WhoAmI { session },
-            Aim::Guess(victim) => Command::Auth {
+            Aim::Stay => Command::WhoAmI(command::WhoAmI { session }),
+            Aim::Guess(victim) => Command::Auth(command::Auth {
                 operation,
                 username: victim,
                 password: Password(b"incorrect horse"),
-            },
-            _ if !self.is_logged_in && self.rng.random_bool(0.3) => Command::Register {
+            }),
+            _ if !self.is_logged_in && self.rng.random_bool(0.3) => {
+                Command::Register(command::Register {
+                    operation,
+                    full_name: Text("More"),
+                    country: Text("id"),
+                    username: name,
+                    password: Password(PASSWORD),
+                })
+            }
+            _ if !self.is_logged_in => Command::Auth(command::Auth {
                 operation,
-                full_name: Text("More"),
-                country: Text("id"),
                 username: name,
                 password: Password(PASSWORD),
-            },
-            _ if !self.is_logged_in => Command::Auth {
-                operation,
-                username: name,
-                password: Password(PASSWORD),
-            },
-            _ if rests => Command::WhoAmI { session },
-            Aim::Watch => Command::Watch {
+            }),
+            _ if rests => Command::WhoAmI(command::WhoAmI { session }),
+            Aim::Watch => Command::Watch(command::Watch {
                 session,
                 cursors: Cursors(Vec::new()),
-            },
-            Aim::Fill => Command::Send {
+            }),
+            Aim::Fill => Command::Send(command::Send {
                 operation,
                 session,
                 to: name,
                 message: Body(&filler),
-            },
+            }),
         };
         self.next_operation += 1;
         let bytes = Request::from(command).to_bytes();

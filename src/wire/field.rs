@@ -45,6 +45,29 @@ pub trait Field<'a>: Sized {
     fn emit_last(&self, out: &mut impl BufMut) {
         self.emit(out);
     }
+
+    /// True if the field is a secret.
+    const IS_SECRET: bool = false;
+
+    /// Returns the field if it is the operation of its command.
+    fn operation_mut(&mut self) -> Option<&mut Operation> {
+        None
+    }
+
+    /// Returns the field if it is the session of its command.
+    fn session(&self) -> Option<SessionRef> {
+        None
+    }
+
+    /// Returns the field if it is the session of its command.
+    fn session_mut(&mut self) -> Option<&mut SessionRef> {
+        None
+    }
+
+    /// Returns the field if it is a password.
+    fn password_mut(&mut self) -> Option<&mut Password<'a>> {
+        None
+    }
 }
 
 /// An operation number: a device's number for a command that changes something (EXACT-1). 0 means
@@ -112,6 +135,10 @@ impl<'a> Field<'a> for Operation {
     fn emit(&self, out: &mut impl BufMut) {
         self.number.emit(out);
         out.put_slice(&self.salt);
+    }
+
+    fn operation_mut(&mut self) -> Option<&mut Operation> {
+        Some(self)
     }
 }
 
@@ -204,6 +231,14 @@ impl<'a> Field<'a> for SessionRef {
             }
         }
     }
+
+    fn session(&self) -> Option<SessionRef> {
+        Some(*self)
+    }
+
+    fn session_mut(&mut self) -> Option<&mut SessionRef> {
+        Some(self)
+    }
 }
 
 /// A member's role in a group: 0 member, 1 moderator, 2 owner.
@@ -289,7 +324,7 @@ impl<'a> Field<'a> for Text<'a> {
 }
 
 macro_rules! byte_fields {
-    ($($(#[$doc:meta])* $Type:ident)*) => { $(
+    ($($(#[$doc:meta])* $Type:ident { $($also:tt)* })*) => { $(
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq)]
         pub struct $Type<'a>(pub &'a [u8]);
@@ -311,6 +346,8 @@ macro_rules! byte_fields {
             fn emit_last(&self, out: &mut impl BufMut) {
                 out.put_slice(self.0);
             }
+
+            $($also)*
         }
 
         impl fmt::Debug for $Type<'_> {
@@ -324,9 +361,15 @@ macro_rules! byte_fields {
 
 byte_fields! {
     /// A message's content.
-    Body
-    /// A password.
-    Password
+    Body {}
+    /// A password, or another secret that a person knows.
+    Password {
+        const IS_SECRET: bool = true;
+
+        fn password_mut(&mut self) -> Option<&mut Password<'a>> {
+            Some(self)
+        }
+    }
 }
 
 #[cfg(test)]

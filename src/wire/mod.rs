@@ -6,7 +6,7 @@
 
 mod answer;
 mod code;
-mod command;
+pub mod command;
 mod detail;
 mod entry;
 mod error;

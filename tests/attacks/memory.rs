@@ -10,7 +10,7 @@ use merpati::{
     crypto::SecretKey,
     wire::{
         Answer, Body, CURSORS_MAX, Command, Cursors, Frame, GroupName, Mailbox, MessageId,
-        Password, Position, RequestId, SessionRef,
+        Password, Position, RequestId, SessionRef, command,
     },
 };
 use serde_json::Value;
@@ -286,7 +286,7 @@ fn long_answers_that_never_arrive() {
         &keys[0],
         &[&|device| vec![device.send(user("greedy"), &long)]],
     );
-    let inbox = bytes(Command::Inbox { session: SESSION });
+    let inbox = bytes(Command::Inbox(command::Inbox { session: SESSION }));
     held.begin();
     let mut links = Vec::new();
     for n in 0..40 {
@@ -314,7 +314,7 @@ fn write(realm: &Realm, key: &SecretKey, batches: &[&Batch]) {
     runtime().block_on(async {
         let mut device = Device::begin(key, Ipv4Addr::LOCALHOST, Target::of(realm)).await;
         // What it has asked before is known then.
-        device.answer(bytes(Command::WhoAmI { session: SESSION })).await;
+        device.answer(bytes(Command::WhoAmI(command::WhoAmI { session: SESSION }))).await;
         for batch in batches {
             for some in batch(&mut device).chunks(32) {
                 for request in some {
@@ -346,26 +346,26 @@ fn watches_of_many_groups() {
     let keys = devices(&held.realm, "greedy", 3);
     let group = |n: usize| -> GroupName { format!("group-{n}").parse().unwrap() };
     let send = |device: &mut Device, n, message: &[u8]| {
-        bytes(Command::SendGroup {
+        bytes(Command::SendGroup(command::SendGroup {
             operation: device.operation(),
             session: SESSION,
             group: group(n),
             message: Body(message),
-        })
+        }))
     };
     let add = |device: &mut Device, n| {
-        bytes(Command::AddGroup {
+        bytes(Command::AddGroup(command::AddGroup {
             operation: device.operation(),
             session: SESSION,
             group: group(n),
             password: Password(b""),
-        })
+        }))
     };
     let read = |n| {
-        bytes(Command::InboxGroup {
+        bytes(Command::InboxGroup(command::InboxGroup {
             session: SESSION,
             group: group(n),
-        })
+        }))
     };
     let long = [b'x'; 16 << 10];
     write(
@@ -380,10 +380,10 @@ fn watches_of_many_groups() {
         ],
     );
     held.begin();
-    let watch = bytes(Command::Watch {
+    let watch = bytes(Command::Watch(command::Watch {
         session: SESSION,
         cursors: Cursors::default(),
-    });
+    }));
     let target = Target::of(&held.realm);
     runtime().block_on(async {
         let mut links = Vec::new();
@@ -413,10 +413,10 @@ fn watches_that_name_much() {
         Held::with("links = 20\ncommands = 16\nlink_memory = \"1MiB\"\nwatch_memory = \"2MiB\"");
     let keys = devices(&held.realm, "greedy", 2);
     let cursors = Cursors(vec![(Mailbox::Private, Position(1)); CURSORS_MAX]);
-    let watch = bytes(Command::Watch {
+    let watch = bytes(Command::Watch(command::Watch {
         session: SESSION,
         cursors,
-    });
+    }));
     held.begin();
     let target = Target::of(&held.realm);
     runtime().block_on(async {

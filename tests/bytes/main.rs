@@ -15,7 +15,7 @@ use merpati::{
     wire::{
         Account, Answer, Body, Command, Cursors, DeviceSession, Entry, Mailbox, Member, Operation,
         OperationNumber, Options, Page, Password, Peer, Port, Position, Protection, Request, Role,
-        Sender, Sent, SessionId, SessionRef, Text, Unread,
+        Sender, Sent, SessionId, SessionRef, Text, Unread, command,
     },
 };
 
@@ -208,77 +208,86 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
     let delivered = || Answer::Sent(Sent::Delivered);
     vec![
         (
-            Command::Register {
+            Command::Register(command::Register {
                 operation,
                 full_name: Text("Anna Example"),
                 country: Text("id"),
                 username: ann,
                 password,
-            }
+            })
             .into(),
             Answer::Session(SessionId([3; 16])),
         ),
         (
-            Command::Auth {
+            Command::Auth(command::Auth {
                 operation,
                 username: ann,
                 password,
-            }
+            })
             .into(),
             Answer::Session(SessionId([3; 16])),
         ),
         (
-            Command::Send {
+            Command::Send(command::Send {
                 operation,
                 session,
                 to: bob,
                 message,
-            }
+            })
             .into(),
             stored(),
         ),
-        (read(Command::Inbox { session }), page(who("bobby"))),
         (
-            Command::AddGroup {
+            read(Command::Inbox(command::Inbox { session })),
+            page(who("bobby")),
+        ),
+        (
+            Command::AddGroup(command::AddGroup {
                 operation,
                 session,
                 group: cats,
                 password,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::JoinGroup {
+            Command::JoinGroup(command::JoinGroup {
                 operation,
                 session,
                 group: cats,
                 password,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::SendGroup {
+            Command::SendGroup(command::SendGroup {
                 operation,
                 session,
                 group: cats,
                 message,
-            }
+            })
             .into(),
             stored(),
         ),
         (
-            read(Command::InboxGroup {
+            read(Command::InboxGroup(command::InboxGroup {
                 session,
                 group: cats,
-            }),
+            })),
             page(who("bobby")),
         ),
-        (Command::Logout { operation, session }.into(), Answer::Done),
-        (Command::Void { operation, session }.into(), Answer::Done),
         (
-            Command::AddRealm {
+            Command::Logout(command::Logout { operation, session }).into(),
+            Answer::Done,
+        ),
+        (
+            Command::Void(command::Void { operation, session }).into(),
+            Answer::Done,
+        ),
+        (
+            Command::AddRealm(command::AddRealm {
                 operation,
                 session,
                 realm: beta,
@@ -286,12 +295,12 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
                 port: Port(6377),
                 src_address,
                 src_port,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::SendRealm {
+            Command::SendRealm(command::SendRealm {
                 operation,
                 session,
                 src_address,
@@ -300,19 +309,19 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
                 from: ann,
                 to: bob,
                 message,
-            }
+            })
             .into(),
             delivered(),
         ),
         (
-            read(Command::InboxRealm {
+            read(Command::InboxRealm(command::InboxRealm {
                 session,
                 realm: beta,
-            }),
+            })),
             page(of_beta()),
         ),
         (
-            Command::JoinGroupRealm {
+            Command::JoinGroupRealm(command::JoinGroupRealm {
                 operation,
                 session,
                 src_address,
@@ -320,12 +329,12 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
                 realm: beta,
                 group: cats,
                 password,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::SendGroupRealm {
+            Command::SendGroupRealm(command::SendGroupRealm {
                 operation,
                 session,
                 src_address,
@@ -333,39 +342,39 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
                 realm: beta,
                 group: cats,
                 message,
-            }
+            })
             .into(),
             delivered(),
         ),
         (
-            read(Command::InboxGroupRealm {
+            read(Command::InboxGroupRealm(command::InboxGroupRealm {
                 session,
                 realm: beta,
                 group: cats,
-            }),
+            })),
             page(of_beta()),
         ),
         (
-            Command::LeaveGroupRealm {
+            Command::LeaveGroupRealm(command::LeaveGroupRealm {
                 operation,
                 session,
                 realm: beta,
                 group: cats,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::RemoveRealm {
+            Command::RemoveRealm(command::RemoveRealm {
                 operation,
                 session,
                 realm: beta,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::Realms { session }.into(),
+            Command::Realms(command::Realms { session }).into(),
             Answer::Realms(vec![Peer {
                 realm: beta,
                 address: "beta.example:6377".into(),
@@ -376,19 +385,22 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
             }]),
         ),
         (
-            Command::Watch {
+            Command::Watch(command::Watch {
                 session,
                 cursors: Cursors(vec![(Mailbox::Private, Position(1000))]),
-            }
+            })
             .into(),
             Answer::Done,
         ),
-        (Command::Unwatch { session }.into(), Answer::Done),
         (
-            Command::Unread {
+            Command::Unwatch(command::Unwatch { session }).into(),
+            Answer::Done,
+        ),
+        (
+            Command::Unread(command::Unread {
                 session,
                 cursors: Cursors::default(),
-            }
+            })
             .into(),
             Answer::Unread(vec![Unread {
                 mailbox: Mailbox::Private,
@@ -396,17 +408,17 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
             }]),
         ),
         (
-            Command::Groups { session }.into(),
+            Command::Groups(command::Groups { session }).into(),
             Answer::Names {
                 more: false,
                 names: vec!["cats".into()],
             },
         ),
         (
-            Command::Members {
+            Command::Members(command::Members {
                 session,
                 group: cats,
-            }
+            })
             .into(),
             Answer::Members {
                 more: false,
@@ -419,76 +431,76 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
             },
         ),
         (
-            Command::LeaveGroup {
+            Command::LeaveGroup(command::LeaveGroup {
                 operation,
                 session,
                 group: cats,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::Kick {
-                operation,
-                session,
-                group: cats,
-                user: who("bobby"),
-            }
-            .into(),
-            Answer::Done,
-        ),
-        (
-            Command::Ban {
+            Command::Kick(command::Kick {
                 operation,
                 session,
                 group: cats,
                 user: who("bobby"),
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::Unban {
+            Command::Ban(command::Ban {
                 operation,
                 session,
                 group: cats,
                 user: who("bobby"),
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::SetRole {
+            Command::Unban(command::Unban {
+                operation,
+                session,
+                group: cats,
+                user: who("bobby"),
+            })
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::SetRole(command::SetRole {
                 operation,
                 session,
                 group: cats,
                 user: bob,
                 role: Role::Moderator,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::GroupPasswd {
+            Command::GroupPasswd(command::GroupPasswd {
                 operation,
                 session,
                 group: cats,
                 password,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::DelGroup {
+            Command::DelGroup(command::DelGroup {
                 operation,
                 session,
                 group: cats,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::WhoAmI { session }.into(),
+            Command::WhoAmI(command::WhoAmI { session }).into(),
             Answer::Account(Account {
                 operator: false,
                 username: ann,
@@ -497,7 +509,7 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
             }),
         ),
         (
-            Command::Sessions { session }.into(),
+            Command::Sessions(command::Sessions { session }).into(),
             Answer::Sessions(vec![DeviceSession {
                 handle: name("ab12cd"),
                 created: 1_800_000_000,
@@ -507,30 +519,30 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
             }]),
         ),
         (
-            Command::Revoke {
+            Command::Revoke(command::Revoke {
                 operation,
                 session,
                 handle: name("ab12cd"),
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::Passwd {
+            Command::Passwd(command::Passwd {
                 operation,
                 session,
                 old: password,
                 new: password,
-            }
+            })
             .into(),
             Answer::Done,
         ),
         (
-            Command::Claim {
+            Command::Claim(command::Claim {
                 operation,
                 session,
                 code,
-            }
+            })
             .into(),
             Answer::Done,
         ),

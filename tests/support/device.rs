@@ -16,7 +16,7 @@ use merpati::{
     link::Time,
     wire::{
         Answer, Body, Command, Operation, Packet, Password, Request, RequestId, SessionRef, Text,
-        Username,
+        Username, command,
     },
 };
 use rand::Rng as _;
@@ -149,36 +149,36 @@ impl Device {
 
     /// Makes an account.
     pub async fn register(&mut self, name: &str) {
-        let register = Command::Register {
+        let register = Command::Register(command::Register {
             operation: self.operation(),
             full_name: Text("Some One"),
             country: Text("id"),
             username: user(name),
             password: Password(PASSWORD.as_bytes()),
-        };
+        });
         let answer = self.answer(bytes(register)).await;
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
     }
 
     /// Logs in.
     pub async fn auth(&mut self, name: &str) {
-        let auth = Command::Auth {
+        let auth = Command::Auth(command::Auth {
             operation: self.operation(),
             username: user(name),
             password: Password(PASSWORD.as_bytes()),
-        };
+        });
         let answer = self.answer(bytes(auth)).await;
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
     }
 
     /// A message to a user.
     pub fn send(&mut self, to: Username, message: &[u8]) -> Vec<u8> {
-        bytes(Command::Send {
+        bytes(Command::Send(command::Send {
             operation: self.operation(),
             session: SessionRef::Bound,
             to,
             message: Body(message),
-        })
+        }))
     }
 
     /// Begins another link in place of one that has ended.

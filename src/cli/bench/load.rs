@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use merpati::{
     client::{Direct, Outcome, Traffic},
     crypto::ConnectionString,
-    wire::{Command, GroupName, OperationNumber, Request, SessionRef, Username},
+    wire::{Command, GroupName, OperationNumber, Request, SessionRef, Username, command},
 };
 use tokio::task::JoinSet;
 
@@ -204,9 +204,9 @@ async fn open(
                 connection.step(&mut told).await?;
             }
             // A realm keeps few links that have not been used yet.
-            let who = Command::WhoAmI {
+            let who = Command::WhoAmI(command::WhoAmI {
                 session: SessionRef::Bound,
-            };
+            });
             connection.ask(Request::from(who).to_bytes());
             while connection.in_flight() > 0 {
                 told.clear();

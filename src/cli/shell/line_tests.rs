@@ -1,4 +1,5 @@
 use super::*;
+use crate::remote_args::{RemoteCommand, UserCommand};
 
 fn typed(text: &str) -> Box<Typed> {
     match parse(text) {
@@ -81,7 +82,7 @@ fn line_means_what_command_line_means() {
 
 #[test]
 fn password_may_be_typed() {
-    let Command::Register { name, .. } =
+    let Command::Remote(RemoteCommand::User(UserCommand::Register { name, .. })) =
         typed("register \"Ann Example\" id ann correct horse").command
     else {
         panic!()

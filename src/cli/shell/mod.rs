@@ -19,6 +19,7 @@ use crate::{
     ask, commands, cost,
     inputs::{self, Given, Typed as Typing},
     output::{self, Failure, Output, READER_GONE},
+    remote_args::{RemoteCommand, UserCommand},
 };
 
 /// Lines that the history keeps.
@@ -169,16 +170,30 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
     let own = global.with_line(&typed.global, &typed.given);
     let output = Output { json: own.json };
     let needs_client = typed.given.iter().any(|name| name != "json");
-    let command = typed.command;
-    match &command {
-        Command::Cost { reset } => return cost::cost(&own, output, *reset),
+    let command = match typed.command {
+        Command::Remote(command) => command,
+        Command::Cost { reset } => return cost::cost(&own, output, reset),
         Command::Fingerprint => return ask::fingerprint(&own, output),
-        Command::Register {
-            replace, username, ..
-        } => ask::check_replaced(&ask::client(&own, None)?, *username, *replace)?,
-        _ => {}
+        Command::Serve(_)
+        | Command::Limits(_)
+        | Command::Rotatekey(_)
+        | Command::Demo(_)
+        | Command::Bench(_)
+        | Command::Shell
+        | Command::Completions { .. }
+        | Command::Version => {
+            return Err(Failure::usage(
+                "this command is not for the shell; give it to `merpati` itself",
+            ));
+        }
+    };
+    if let RemoteCommand::User(UserCommand::Register {
+        replace, username, ..
+    }) = &command
+    {
+        ask::check_replaced(&ask::client(&own, None)?, *username, *replace)?;
     }
-    if commands::wants_acks(&command) {
+    if command.wants_acks() {
         return Err(Failure::usage(
             "--ack is not for the shell, whose standard input brings commands; give it to `merpati` itself",
         ));
@@ -194,7 +209,7 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
     } else {
         client
     };
-    let is_watch = matches!(command, Command::Watch { .. });
+    let is_watch = command.is_watch();
     let interrupted = commands::told_when_interrupted(&command, !own.no_keep);
     runtime.block_on(async {
         tokio::select! {

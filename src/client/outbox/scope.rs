@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, fmt};
 
-use crate::wire::{Command, GroupName, RealmId, Request, Sender, Username};
+use crate::wire::{Command, GroupName, RealmId, Request, Sender, Username, command};
 
 /// The scope of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,42 +26,44 @@ impl Scope {
     /// Returns the scope of `command`.
     pub const fn of(command: &Command<'_>) -> Self {
         match *command {
-            Command::Send { to, .. } => Self::User(to),
-            Command::AddGroup { group, .. }
-            | Command::JoinGroup { group, .. }
-            | Command::SendGroup { group, .. }
-            | Command::InboxGroup { group, .. }
-            | Command::LeaveGroup { group, .. }
-            | Command::Members { group, .. }
-            | Command::Kick { group, .. }
-            | Command::Ban { group, .. }
-            | Command::Unban { group, .. }
-            | Command::SetRole { group, .. }
-            | Command::GroupPasswd { group, .. }
-            | Command::DelGroup { group, .. } => Self::Group(group),
-            Command::AddRealm { realm, .. }
-            | Command::RemoveRealm { realm, .. }
-            | Command::InboxRealm { realm, .. } => Self::Realm(realm),
-            Command::SendRealm { realm, to, .. } => Self::RealmUser(realm, to),
-            Command::JoinGroupRealm { realm, group, .. }
-            | Command::SendGroupRealm { realm, group, .. }
-            | Command::InboxGroupRealm { realm, group, .. }
-            | Command::LeaveGroupRealm { realm, group, .. } => Self::RealmGroup(realm, group),
-            Command::Auth { .. }
-            | Command::Register { .. }
-            | Command::Logout { .. }
-            | Command::Revoke { .. }
-            | Command::Passwd { .. }
-            | Command::Claim { .. }
-            | Command::Void { .. }
-            | Command::Inbox { .. }
-            | Command::Watch { .. }
-            | Command::Unwatch { .. }
-            | Command::Groups { .. }
-            | Command::Realms { .. }
-            | Command::Sessions { .. }
-            | Command::WhoAmI { .. }
-            | Command::Unread { .. } => Self::Account,
+            Command::Send(command::Send { to, .. }) => Self::User(to),
+            Command::AddGroup(command::AddGroup { group, .. })
+            | Command::JoinGroup(command::JoinGroup { group, .. })
+            | Command::SendGroup(command::SendGroup { group, .. })
+            | Command::InboxGroup(command::InboxGroup { group, .. })
+            | Command::LeaveGroup(command::LeaveGroup { group, .. })
+            | Command::Members(command::Members { group, .. })
+            | Command::Kick(command::Kick { group, .. })
+            | Command::Ban(command::Ban { group, .. })
+            | Command::Unban(command::Unban { group, .. })
+            | Command::SetRole(command::SetRole { group, .. })
+            | Command::GroupPasswd(command::GroupPasswd { group, .. })
+            | Command::DelGroup(command::DelGroup { group, .. }) => Self::Group(group),
+            Command::AddRealm(command::AddRealm { realm, .. })
+            | Command::RemoveRealm(command::RemoveRealm { realm, .. })
+            | Command::InboxRealm(command::InboxRealm { realm, .. }) => Self::Realm(realm),
+            Command::SendRealm(command::SendRealm { realm, to, .. }) => Self::RealmUser(realm, to),
+            Command::JoinGroupRealm(command::JoinGroupRealm { realm, group, .. })
+            | Command::SendGroupRealm(command::SendGroupRealm { realm, group, .. })
+            | Command::InboxGroupRealm(command::InboxGroupRealm { realm, group, .. })
+            | Command::LeaveGroupRealm(command::LeaveGroupRealm { realm, group, .. }) => {
+                Self::RealmGroup(realm, group)
+            }
+            Command::Auth(_)
+            | Command::Register(_)
+            | Command::Logout(_)
+            | Command::Revoke(_)
+            | Command::Passwd(_)
+            | Command::Claim(_)
+            | Command::Void(_)
+            | Command::Inbox(_)
+            | Command::Watch(_)
+            | Command::Unwatch(_)
+            | Command::Groups(_)
+            | Command::Realms(_)
+            | Command::Sessions(_)
+            | Command::WhoAmI(_)
+            | Command::Unread(_) => Self::Account,
         }
     }
 

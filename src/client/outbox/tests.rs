@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     client::store::{Memory, Store, write},
-    wire::{self, Body, Command, Operation, Password, SessionRef},
+    wire::{self, Body, Command, Operation, Password, SessionRef, command},
 };
 
 const NOW: Duration = Duration::from_secs(1_000_000);
@@ -17,21 +17,21 @@ fn account(name: &str) -> Account {
 }
 
 fn send<'a>(to: &str, text: &'a str) -> Request<'a> {
-    Request::from(Command::Send {
+    Request::from(Command::Send(command::Send {
         operation: Operation::new(0, [1, 2]),
         session: SessionRef::Bound,
         to: to.parse().unwrap(),
         message: Body(text.as_bytes()),
-    })
+    }))
 }
 
 fn join(group: &str) -> Request<'static> {
-    Request::from(Command::JoinGroup {
+    Request::from(Command::JoinGroup(command::JoinGroup {
         operation: Operation::UNNUMBERED,
         session: SessionRef::Bound,
         group: group.parse().unwrap(),
         password: Password(b"battery staple"),
-    })
+    }))
 }
 
 /// An outbox in memory.
@@ -109,12 +109,12 @@ fn outbox_keeps_the_order_of_a_conversation_and_nothing_else_waits() {
 fn outbox_lets_a_join_go_before_what_is_written_to_the_group() {
     let outbox = Box::default();
     let join = outbox.add(&join("devs"));
-    let write = Request::from(Command::SendGroup {
+    let write = Request::from(Command::SendGroup(command::SendGroup {
         operation: Operation::UNNUMBERED,
         session: SessionRef::Bound,
         group: "devs".parse().unwrap(),
         message: Body(b"hello"),
-    });
+    }));
     let write = outbox.add(&write);
     assert_eq!(outbox.ids(&[]), []);
     // Nobody has the password any more: its number is used up, and then the group's turn has come.
@@ -344,11 +344,11 @@ fn lifetime_that_ends_on_the_way_takes_the_entry_back() {
 #[test]
 fn login_that_turns_out_to_be_done_is_told_to_whom_it_logged_in() {
     let outbox = Box::default();
-    let id = outbox.add(&Request::from(Command::Auth {
+    let id = outbox.add(&Request::from(Command::Auth(command::Auth {
         operation: Operation::UNNUMBERED,
         username: "bob".parse().unwrap(),
         password: Password(b"battery staple"),
-    }));
+    })));
     let bob = wire::Account {
         operator: false,
         username: "bob".parse().unwrap(),
@@ -405,12 +405,12 @@ fn outbox_of_nobody_becomes_the_users_who_typed_it() {
         let done = nobodys(&send("cid", "done"), Some("done"));
         outbox.settle(done);
         let before = nobodys(&send("bob", "before"), Some("before"));
-        let named = Request::from(Command::Send {
+        let named = Request::from(Command::Send(command::Send {
             operation: Operation::new(0, [3, 4]),
             session: SessionRef::Named(wire::SessionId([7; 16])),
             to: "dia".parse().unwrap(),
             message: Body(b"named"),
-        });
+        }));
         let named = nobodys(&named, None);
         let login = nobodys(&join("crew"), None);
         let after = nobodys(&send("eve", "after"), Some("after"));
@@ -445,11 +445,11 @@ fn outbox_of_nobody_becomes_the_users_who_typed_it() {
 fn outbox_gives_no_number_out_while_a_login_is_in_doubt() {
     let outbox = Box::default();
     let sent = outbox.add(&send("bob", "a"));
-    let login = Request::from(Command::Auth {
+    let login = Request::from(Command::Auth(command::Auth {
         operation: Operation::UNNUMBERED,
         username: "cid".parse().unwrap(),
         password: Password(b"correct horse"),
-    });
+    }));
     let login = outbox.add(&login);
     let first = outbox.pick_at(NOW, &[])[0].number;
     outbox.write(|records| begin_now(records, login, NOW));

@@ -1,7 +1,7 @@
 //! Commands for [`super::pairs`]: who gives them, and what they change.
 
 use super::{held::Device, peers::rotate, *};
-use crate::wire::{GroupName, Handle, Role, Sender};
+use crate::wire::{GroupName, Handle, Role, Sender, command};
 
 /// A realm that is a peer.
 pub const BETA: Device = 50;
@@ -67,33 +67,33 @@ pub fn of_groups(n: Device, who: &'static str) -> Vec<Act> {
     let g = || group("g");
     let mut acts = vec![
         act(format!("{who} joins"), n, move |operation| {
-            Command::JoinGroup {
+            Command::JoinGroup(command::JoinGroup {
                 operation,
                 session: BOUND,
                 group: g(),
                 password: Password(b""),
-            }
+            })
         }),
         act(format!("{who} leaves"), n, move |operation| {
-            Command::LeaveGroup {
+            Command::LeaveGroup(command::LeaveGroup {
                 operation,
                 session: BOUND,
                 group: g(),
-            }
+            })
         }),
         act(format!("{who} posts"), n, move |operation| {
-            Command::SendGroup {
+            Command::SendGroup(command::SendGroup {
                 operation,
                 session: BOUND,
                 group: g(),
                 message: Body(b"hi"),
-            }
+            })
         }),
         act(format!("{who} logs out"), n, move |operation| {
-            Command::Logout {
+            Command::Logout(command::Logout {
                 operation,
                 session: BOUND,
-            }
+            })
         }),
     ];
     if !matches!(who, "cat" | "eve") {
@@ -111,12 +111,12 @@ pub fn of_groups(n: Device, who: &'static str) -> Vec<Act> {
 fn of_makers(n: Device, who: &'static str) -> Vec<Act> {
     let mut acts = Vec::new();
     acts.push(act(format!("{who} makes h"), n, |operation| {
-        Command::AddGroup {
+        Command::AddGroup(command::AddGroup {
             operation,
             session: BOUND,
             group: group("h"),
             password: Password(b""),
-        }
+        })
     }));
     acts
 }
@@ -125,37 +125,37 @@ fn of_moderators(n: Device, who: &'static str) -> Vec<Act> {
     let g = || group("g");
     let mut acts = Vec::new();
     acts.push(act(format!("{who} deletes"), n, move |operation| {
-        Command::DelGroup {
+        Command::DelGroup(command::DelGroup {
             operation,
             session: BOUND,
             group: g(),
-        }
+        })
     }));
     for whom in ["bob", "cat", "dan", "zoe@beta"] {
         acts.push(act(format!("{who} kicks {whom}"), n, move |operation| {
-            Command::Kick {
+            Command::Kick(command::Kick {
                 operation,
                 session: BOUND,
                 group: g(),
                 user: sender(whom),
-            }
+            })
         }));
         acts.push(act(format!("{who} bans {whom}"), n, move |operation| {
-            Command::Ban {
+            Command::Ban(command::Ban {
                 operation,
                 session: BOUND,
                 group: g(),
                 user: sender(whom),
-            }
+            })
         }));
     }
     acts.push(act(format!("{who} unbans eve"), n, move |operation| {
-        Command::Unban {
+        Command::Unban(command::Unban {
             operation,
             session: BOUND,
             group: g(),
             user: sender("eve"),
-        }
+        })
     }));
     acts
 }
@@ -172,22 +172,24 @@ fn of_owners(n: Device, who: &'static str) -> Vec<Act> {
         acts.push(act(
             format!("{who} makes {whom} {}", role.name()),
             n,
-            move |operation| Command::SetRole {
-                operation,
-                session: BOUND,
-                group: g(),
-                user: user(whom),
-                role,
+            move |operation| {
+                Command::SetRole(command::SetRole {
+                    operation,
+                    session: BOUND,
+                    group: g(),
+                    user: user(whom),
+                    role,
+                })
             },
         ));
     }
     acts.push(act(format!("{who} sets a password"), n, move |operation| {
-        Command::GroupPasswd {
+        Command::GroupPasswd(command::GroupPasswd {
             operation,
             session: BOUND,
             group: g(),
             password: Password(b"meow"),
-        }
+        })
     }));
     acts
 }
@@ -227,10 +229,12 @@ pub fn of_peers() -> Vec<Act> {
 }
 
 fn auth_on(name: &'static str, n: Device, who: &'static str) -> Act {
-    act(name, n, move |operation| Command::Auth {
-        operation,
-        username: user(who),
-        password: Password(b"correct horse"),
+    act(name, n, move |operation| {
+        Command::Auth(command::Auth {
+            operation,
+            username: user(who),
+            password: Password(b"correct horse"),
+        })
     })
 }
 
@@ -239,19 +243,21 @@ pub fn of_sessions(handles: &[Handle]) -> Vec<Act> {
     let mut acts = vec![
         act("cat's first device logs out", 3, logout_op),
         act("cat's second device logs out", 6, logout_op),
-        act("cat changes the password", 3, |operation| Command::Passwd {
-            operation,
-            session: BOUND,
-            old: Password(b"correct horse"),
-            new: Password(b"battery staple"),
+        act("cat changes the password", 3, |operation| {
+            Command::Passwd(command::Passwd {
+                operation,
+                session: BOUND,
+                old: Password(b"correct horse"),
+                new: Password(b"battery staple"),
+            })
         }),
         act("cat changes it on the second device", 6, |operation| {
-            Command::Passwd {
+            Command::Passwd(command::Passwd {
                 operation,
                 session: BOUND,
                 old: Password(b"correct horse"),
                 new: Password(b"another staple"),
-            }
+            })
         }),
         auth_on("cat logs in on a third device", 7, "cat"),
         auth_on("cat logs in on a fourth device", 8, "cat"),
@@ -262,20 +268,26 @@ pub fn of_sessions(handles: &[Handle]) -> Vec<Act> {
         act("fay registers elsewhere", 10, |operation| {
             register_op(operation, "fay")
         }),
-        act("cat writes to dan", 3, |operation| Command::Send {
-            operation,
-            session: BOUND,
-            to: user("dan"),
-            message: Body(b"hi"),
+        act("cat writes to dan", 3, |operation| {
+            Command::Send(command::Send {
+                operation,
+                session: BOUND,
+                to: user("dan"),
+                message: Body(b"hi"),
+            })
         }),
-        act("cat claims", 3, |operation| Command::Claim {
-            operation,
-            session: BOUND,
-            code: Password(b"open sesame"),
+        act("cat claims", 3, |operation| {
+            Command::Claim(command::Claim {
+                operation,
+                session: BOUND,
+                code: Password(b"open sesame"),
+            })
         }),
-        act("number 90 is used up", 3, |operation| Command::Void {
-            operation,
-            session: BOUND,
+        act("number 90 is used up", 3, |operation| {
+            Command::Void(command::Void {
+                operation,
+                session: BOUND,
+            })
         }),
     ];
     for (at, handle) in handles.iter().copied().enumerate() {
@@ -283,10 +295,12 @@ pub fn of_sessions(handles: &[Handle]) -> Vec<Act> {
         acts.push(act(
             format!("cat revokes device {at}"),
             by,
-            move |operation| Command::Revoke {
-                operation,
-                session: BOUND,
-                handle,
+            move |operation| {
+                Command::Revoke(command::Revoke {
+                    operation,
+                    session: BOUND,
+                    handle,
+                })
             },
         ));
     }
@@ -299,7 +313,7 @@ pub fn of_realms() -> Vec<Act> {
         name: name.into(),
         device: 1,
         command: Box::new(move |number| {
-            let command = Command::AddRealm {
+            let command = Command::AddRealm(command::AddRealm {
                 operation: op(number),
                 session: BOUND,
                 realm: realm.parse().unwrap(),
@@ -307,7 +321,7 @@ pub fn of_realms() -> Vec<Act> {
                 port: crate::wire::Port(6377),
                 src_address: Text(""),
                 src_port: crate::wire::Port(0),
-            };
+            });
             let options = Options {
                 key: Some([key; 32]),
                 ..Options::NONE
@@ -320,32 +334,40 @@ pub fn of_realms() -> Vec<Act> {
         add("ann adds gamma", "gamma", 60),
         add("ann adds gamma's key as delta", "delta", 60),
         add("ann adds gamma with another key", "gamma", 61),
-        act("ann removes beta", 1, |operation| Command::RemoveRealm {
-            operation,
-            session: BOUND,
-            realm: "beta".parse().unwrap(),
+        act("ann removes beta", 1, |operation| {
+            Command::RemoveRealm(command::RemoveRealm {
+                operation,
+                session: BOUND,
+                realm: "beta".parse().unwrap(),
+            })
         }),
-        act("cat writes to beta", 3, |operation| Command::SendRealm {
-            operation,
-            session: BOUND,
-            src_address: Text(""),
-            src_port: crate::wire::Port(0),
-            realm: "beta".parse().unwrap(),
-            from: user("cat"),
-            to: user("zoe"),
-            message: Body(b"hi"),
+        act("cat writes to beta", 3, |operation| {
+            Command::SendRealm(command::SendRealm {
+                operation,
+                session: BOUND,
+                src_address: Text(""),
+                src_port: crate::wire::Port(0),
+                realm: "beta".parse().unwrap(),
+                from: user("cat"),
+                to: user("zoe"),
+                message: Body(b"hi"),
+            })
         }),
-        act("ann kicks zoe@beta", 1, |operation| Command::Kick {
-            operation,
-            session: BOUND,
-            group: group("g"),
-            user: sender("zoe@beta"),
+        act("ann kicks zoe@beta", 1, |operation| {
+            Command::Kick(command::Kick {
+                operation,
+                session: BOUND,
+                group: group("g"),
+                user: sender("zoe@beta"),
+            })
         }),
-        act("ann bans yan@beta", 1, |operation| Command::Ban {
-            operation,
-            session: BOUND,
-            group: group("g"),
-            user: sender("yan@beta"),
+        act("ann bans yan@beta", 1, |operation| {
+            Command::Ban(command::Ban {
+                operation,
+                session: BOUND,
+                group: group("g"),
+                user: sender("yan@beta"),
+            })
         }),
         peer_act("zoe@beta writes to cat", |number| PeerRequest::Deliver {
             epoch: 7,
@@ -373,7 +395,7 @@ pub fn of_realms() -> Vec<Act> {
 }
 
 pub fn join_realm(operation: Operation, name: &'static str) -> Command<'static> {
-    Command::JoinGroupRealm {
+    Command::JoinGroupRealm(command::JoinGroupRealm {
         operation,
         session: BOUND,
         src_address: Text(""),
@@ -381,7 +403,7 @@ pub fn join_realm(operation: Operation, name: &'static str) -> Command<'static> 
         realm: "beta".parse().unwrap(),
         group: group(name),
         password: Password(b""),
-    }
+    })
 }
 
 /// Commands about a group of another realm that ann and cat are in, and what that realm says of it.
@@ -393,15 +415,15 @@ pub fn of_copies(name: &'static str) -> Vec<Act> {
             join_realm(operation, name)
         }));
         acts.push(act(format!("{who} leaves"), n, move |operation| {
-            Command::LeaveGroupRealm {
+            Command::LeaveGroupRealm(command::LeaveGroupRealm {
                 operation,
                 session: BOUND,
                 realm: realm(),
                 group: group(name),
-            }
+            })
         }));
         acts.push(act(format!("{who} posts"), n, move |operation| {
-            Command::SendGroupRealm {
+            Command::SendGroupRealm(command::SendGroupRealm {
                 operation,
                 session: BOUND,
                 src_address: Text(""),
@@ -409,7 +431,7 @@ pub fn of_copies(name: &'static str) -> Vec<Act> {
                 realm: realm(),
                 group: group(name),
                 message: Body(b"hi"),
-            }
+            })
         }));
         let expelled = peer_act(
             if n == 3 {
@@ -442,18 +464,18 @@ pub fn of_copies(name: &'static str) -> Vec<Act> {
 }
 
 fn logout_op(operation: Operation) -> Command<'static> {
-    Command::Logout {
+    Command::Logout(command::Logout {
         operation,
         session: BOUND,
-    }
+    })
 }
 
 fn register_op(operation: Operation, name: &str) -> Command<'static> {
-    Command::Register {
+    Command::Register(command::Register {
         operation,
         full_name: Text("Some One"),
         country: Text("id"),
         username: user(name),
         password: Password(b"correct horse"),
-    }
+    })
 }

@@ -7,6 +7,7 @@ use super::{
     *,
 };
 use crate::store::{Key, PageLimit};
+use crate::wire::command;
 
 /// ACC-4: a new password ends all other sessions, however many the configuration allows.
 #[tokio::test]
@@ -42,12 +43,12 @@ async fn sessions_all_end_with_the_password() {
         others.push(hash);
     }
     store.memory().apply(batch).unwrap();
-    let passwd = Command::Passwd {
+    let passwd = Command::Passwd(command::Passwd {
         operation: op(2),
         session: BOUND,
         old: Password(b"correct horse"),
         new: Password(b"battery staple"),
-    };
+    });
     let answer = give(&realm, 1, &Request::from(passwd).to_bytes()).await;
     assert_eq!(answer, Answer::Done);
     let left = others
@@ -90,12 +91,12 @@ async fn a_group_has_members_of_so_many_realms() {
     let store = Held::default();
     let realm = realm_of(&store);
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
-    let add = Command::AddGroup {
+    let add = Command::AddGroup(command::AddGroup {
         operation: op(2),
         session: BOUND,
         group: group("crew"),
         password: Password(b""),
-    };
+    });
     give(&realm, 1, &Request::from(add).to_bytes()).await;
     for n in 100..165 {
         add_peer(&realm, n, &format!("realm{n}")).await;
@@ -123,7 +124,7 @@ async fn a_peer_changes_its_key_so_often_and_no_more() {
     for n in 100..165 {
         let new = SecretKey::from_bytes([n + 1; 32]);
         let rotate = rotate(key, &new).to_bytes();
-        let answer = realm.handle(&caller(Some(key), MOMENT), &rotate).await;
+        let answer = realm.answer(&caller(Some(key), MOMENT), &rotate).await;
         let answer = Answer::parse(&answer).unwrap();
         key = new.public();
         let wanted = if n < 164 {
@@ -142,18 +143,20 @@ async fn messages_of_a_group_that_ended_all_go() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     let crew = group("crew");
-    let add = |number| Command::AddGroup {
-        operation: op(number),
-        session: BOUND,
-        group: crew,
-        password: Password(b""),
+    let add = |number| {
+        Command::AddGroup(command::AddGroup {
+            operation: op(number),
+            session: BOUND,
+            group: crew,
+            password: Password(b""),
+        })
     };
-    let post = Command::SendGroup {
+    let post = Command::SendGroup(command::SendGroup {
         operation: op(5),
         session: BOUND,
         group: crew,
         message: Body(b"new"),
-    };
+    });
     assert_eq!(fixture.ask(device(1), add(2)).await, Answer::Done);
     let realm = &fixture.realm;
     let found = realm.store.get(&records::group(crew)).await.unwrap();
@@ -164,11 +167,11 @@ async fn messages_of_a_group_that_ended_all_go() {
         batch.append(log.clone(), vec![1]);
     }
     realm.commit(batch).await.unwrap();
-    let end = Command::DelGroup {
+    let end = Command::DelGroup(command::DelGroup {
         operation: op(3),
         session: BOUND,
         group: crew,
-    };
+    });
     assert_eq!(fixture.ask(device(1), end).await, Answer::Done);
     assert_eq!(fixture.ask(device(1), add(4)).await, Answer::Done);
     assert_eq!(fixture.ask(device(1), post).await, STORED);
@@ -193,7 +196,7 @@ async fn notices_show_that_they_are_cut() {
         let realm = realm_of(&store);
         give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
         add_peer(&realm, 50, "beta").await;
-        let write = Command::SendRealm {
+        let write = Command::SendRealm(command::SendRealm {
             operation: op(2),
             session: BOUND,
             src_address: Text(""),
@@ -202,14 +205,14 @@ async fn notices_show_that_they_are_cut() {
             from: user("ann"),
             to: user("zoe"),
             message: Body(text.as_bytes()),
-        };
+        });
         give(&realm, 1, &Request::from(write).to_bytes()).await;
         let beta = realm.peers().await.0.remove(0);
         let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
         let late = later(MOMENT, 8 * DAY);
         let carried = realm.deliver_outgoing(&beta, &next, 0, late).await;
         assert_eq!(carried, Carried::Settled);
-        let read = Command::Inbox { session: BOUND };
+        let read = Command::Inbox(command::Inbox { session: BOUND });
         match give(&realm, 1, &Request::from(read).to_bytes()).await {
             Answer::Page(page) => {
                 let said = String::from_utf8(page.entries[0].body.clone()).unwrap();

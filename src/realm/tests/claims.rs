@@ -7,6 +7,7 @@ use super::{
     held::{Held, add_peer, give, realm_of},
     *,
 };
+use crate::wire::command;
 use crate::{store::PageLimit, subnet::Subnet, wire::Port};
 
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
@@ -42,7 +43,7 @@ async fn stranger(realm: &Realm<Held>, n: u16, now: Moment) -> Answer {
         ..caller(Some(key_of(n)), now)
     };
     let request = introduce(&format!("realm{n}"), THERE).to_bytes();
-    Answer::parse(&realm.handle(&caller, &request).await).unwrap()
+    Answer::parse(&realm.answer(&caller, &request).await).unwrap()
 }
 
 async fn only_peer(realm: &Realm<Held>) -> Peer {
@@ -155,14 +156,14 @@ async fn a_claimed_address_is_tried_a_few_times_an_hour() {
             let new = SecretKey::from_bytes([u8::try_from(second / 100).unwrap() + 100; 32]);
             let caller = caller(Some(key), later(MOMENT, second));
             let rotate = super::peers::rotate(key, &new).to_bytes();
-            let answer = realm.handle(&caller, &rotate).await;
+            let answer = realm.answer(&caller, &rotate).await;
             assert_eq!(Answer::parse(&answer).unwrap(), Answer::Done);
             key = new.public();
         }
         let caller = caller(Some(key), later(MOMENT, second));
         let place = (THERE.0, 7000 + u16::try_from(second % 2).unwrap());
         let claim = introduce("any", place).to_bytes();
-        realm.handle(&caller, &claim).await;
+        realm.answer(&caller, &claim).await;
         tried += u32::from(realm.take_claim(&only_peer(&realm).await).await);
     }
     assert_eq!(tried, 4, "at once, and one an hour");
@@ -195,19 +196,19 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     // Nobody answers.
     drop(errands);
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
-    let add = Command::AddGroup {
+    let add = Command::AddGroup(command::AddGroup {
         operation: op(2),
         session: BOUND,
         group: group("crew"),
         password: Password(b""),
-    };
+    });
     give(&realm, 1, &Request::from(add).to_bytes()).await;
-    let add = Command::AddGroup {
+    let add = Command::AddGroup(command::AddGroup {
         operation: op(4),
         session: BOUND,
         group: group("club"),
         password: Password(b""),
-    };
+    });
     give(&realm, 1, &Request::from(add).to_bytes()).await;
     let mut now = MOMENT;
     for n in 0..300 {
@@ -221,19 +222,19 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
                 password: Password(b""),
             };
             let answer = realm
-                .handle(&caller(Some(key_of(n)), now), &join.to_bytes())
+                .answer(&caller(Some(key_of(n)), now), &join.to_bytes())
                 .await;
             let joined = Answer::parse(&answer).unwrap();
             assert!(matches!(joined, Answer::Joined { .. }), "{joined:?}");
         }
         if n == 45 {
             // Were it forgotten, so would be that its user is banned.
-            let ban = Command::Ban {
+            let ban = Command::Ban(command::Ban {
                 operation: op(5),
                 session: BOUND,
                 group: group("crew"),
                 user: "eve@realm45".parse().unwrap(),
-            };
+            });
             let banned = give(&realm, 1, &Request::from(ban).to_bytes()).await;
             assert_eq!(banned, Answer::Done);
         }
@@ -248,14 +249,14 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     for n in (0..40).chain([45]).chain(277..300) {
         assert!(there.contains(&format!("realm{n}")), "{n}");
     }
-    let claim = Command::Claim {
+    let claim = Command::Claim(command::Claim {
         operation: op(3),
         session: BOUND,
         code: Password(b"open sesame"),
-    };
+    });
     give(&realm, 1, &Request::from(claim).to_bytes()).await;
     for n in 0..216u8 {
-        let command = Command::AddRealm {
+        let command = Command::AddRealm(command::AddRealm {
             operation: op(10 + u64::from(n)),
             session: BOUND,
             realm: format!("asked{n}").parse().unwrap(),
@@ -263,7 +264,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
             port: Port(6377),
             src_address: Text(""),
             src_port: Port(0),
-        };
+        });
         let mut key = [99; 32];
         key[0] = n;
         let options = Options {
@@ -291,12 +292,12 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
 async fn uninvited_peers_leave_room_in_a_group() {
     let (realm, _errands) = open_realm(&Held::default());
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
-    let add = Command::AddGroup {
+    let add = Command::AddGroup(command::AddGroup {
         operation: op(2),
         session: BOUND,
         group: group("crew"),
         password: Password(b""),
-    };
+    });
     give(&realm, 1, &Request::from(add).to_bytes()).await;
     let join = PeerRequest::Join {
         group: group("crew"),
@@ -308,7 +309,7 @@ async fn uninvited_peers_leave_room_in_a_group() {
         now = later(now, 3600);
         assert_eq!(stranger(&realm, n, now).await, Answer::Done, "{n}");
         let caller = caller(Some(key_of(n)), now);
-        let answer = Answer::parse(&realm.handle(&caller, &join.to_bytes()).await).unwrap();
+        let answer = Answer::parse(&realm.answer(&caller, &join.to_bytes()).await).unwrap();
         match n {
             0..32 => assert!(matches!(answer, Answer::Joined { .. }), "{n} {answer:?}"),
             _ => assert_eq!(answer, Answer::Refused(Refusal::too_large(32)), "{n}"),
@@ -330,7 +331,7 @@ async fn an_uninvited_peer_that_comes_back_under_a_later_key_repeats_nothing() {
     let mut now = MOMENT;
     let ask = async |key: PublicKey, request: &PeerRequest<'_>, now| {
         let asked = request.to_bytes();
-        Answer::parse(&realm.handle(&caller(Some(key), now), &asked).await).unwrap()
+        Answer::parse(&realm.answer(&caller(Some(key), now), &asked).await).unwrap()
     };
     let letter = super::peers::deliver(7, 1, "ann", "once");
     let stored = Answer::Sent(Sent::Stored);
@@ -370,7 +371,7 @@ async fn a_peer_that_calls_by_a_former_key_is_told_of_the_new_one_again() {
             ..caller(Some(PublicKey([50; 32])), MOMENT)
         };
         let request = introduce("beta", THERE).to_bytes();
-        let answer = Answer::parse(&realm.handle(&caller, &request).await).unwrap();
+        let answer = Answer::parse(&realm.answer(&caller, &request).await).unwrap();
         assert_eq!(answer, Answer::Done);
         only_peer(&realm).await.knows()
     };
@@ -392,7 +393,7 @@ async fn unasked_peers_come_at_a_rate() {
     for n in 0..100 {
         let caller = caller(Some(key_of(n)), MOMENT);
         let request = introduce(&format!("realm{n}"), THERE).to_bytes();
-        let answer = Answer::parse(&realm.handle(&caller, &request).await).unwrap();
+        let answer = Answer::parse(&realm.answer(&caller, &request).await).unwrap();
         match answer {
             Answer::Done => of_one += 1,
             Answer::Refused(refusal) => assert_eq!(refusal.code, ErrorCode::RateLimited),
@@ -440,13 +441,13 @@ async fn who_has_taken_a_name_is_not_added_for_another() {
         let taken = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
         assert_eq!(taken, Answer::Done);
         give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
-        let claim = Command::Claim {
+        let claim = Command::Claim(command::Claim {
             operation: op(2),
             session: BOUND,
             code: Password(b"open sesame"),
-        };
+        });
         give(&realm, 1, &Request::from(claim).to_bytes()).await;
-        let add = Command::AddRealm {
+        let add = Command::AddRealm(command::AddRealm {
             operation: op(3),
             session: BOUND,
             realm: "beta".parse().unwrap(),
@@ -454,7 +455,7 @@ async fn who_has_taken_a_name_is_not_added_for_another() {
             port: Port(6377),
             src_address: Text(""),
             src_port: Port(0),
-        };
+        });
         let add = Request::from(add).to_bytes();
         let (answer, ()) = tokio::join!(give(&realm, 1, &add), async {
             let Some(PeerCall::Who { answer, .. }) = errands.recv().await else {

@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::super::records::{Record as _, ReplicaRecord};
 use super::*;
-use crate::wire::{Entry, Fragment};
+use crate::wire::{Entry, Fragment, command};
 
 /// Answers what is asked of another realm, one question after another.
 async fn answer_all(errands: &mut mpsc::Receiver<PeerCall>, answers: Vec<Answer>) {
@@ -75,7 +75,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
             .unwrap()
     );
     realm.agree_with(beta).await;
-    let join = Command::JoinGroupRealm {
+    let join = Command::JoinGroupRealm(command::JoinGroupRealm {
         operation: op(2),
         session: SessionRef::Bound,
         src_address: Text(""),
@@ -83,7 +83,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         realm: beta,
         group: crew,
         password: Password(b""),
-    };
+    });
     let known_as = "alpha".parse().unwrap();
     let joined = vec![Answer::Joined {
         epoch: 1,
@@ -115,11 +115,11 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         answer_all(&mut errands, whole)
     );
     assert_eq!(outcome, ReadOutcome::Equal);
-    let read = Command::InboxGroupRealm {
+    let read = Command::InboxGroupRealm(command::InboxGroupRealm {
         session: SessionRef::Bound,
         realm: beta,
         group: crew,
-    };
+    });
     match fixture.ask(device(1), read).await {
         Answer::Page(page) => {
             assert_eq!(page.entries[0].body, b"three pieces");
@@ -145,23 +145,27 @@ async fn membership_that_its_home_realm_does_not_know_ends_with_the_next_post() 
         let listed = realm.list_peer(beta, PublicKey([50; 32]), place, None);
         assert!(listed.await.unwrap());
         realm.agree_with(beta).await;
-        let join = |number| Command::JoinGroupRealm {
-            operation: op(number),
-            session: SessionRef::Bound,
-            src_address: Text(""),
-            src_port: crate::wire::Port(0),
-            realm: beta,
-            group: crew,
-            password: Password(b""),
+        let join = |number| {
+            Command::JoinGroupRealm(command::JoinGroupRealm {
+                operation: op(number),
+                session: SessionRef::Bound,
+                src_address: Text(""),
+                src_port: crate::wire::Port(0),
+                realm: beta,
+                group: crew,
+                password: Password(b""),
+            })
         };
-        let post = |number| Command::SendGroupRealm {
-            operation: op(number),
-            session: SessionRef::Bound,
-            src_address: Text(""),
-            src_port: crate::wire::Port(0),
-            realm: beta,
-            group: crew,
-            message: Body(b"hi"),
+        let post = |number| {
+            Command::SendGroupRealm(command::SendGroupRealm {
+                operation: op(number),
+                session: SessionRef::Bound,
+                src_address: Text(""),
+                src_port: crate::wire::Port(0),
+                realm: beta,
+                group: crew,
+                message: Body(b"hi"),
+            })
         };
         let joined = |membership| {
             vec![Answer::Joined {
@@ -245,12 +249,12 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
     fixture.register(device(1), "ann").await;
     let crew = "crew".parse().unwrap();
     let realm = &fixture.realm;
-    let add = Command::AddGroup {
+    let add = Command::AddGroup(command::AddGroup {
         operation: op(2),
         session: SessionRef::Bound,
         group: crew,
         password: Password(b""),
-    };
+    });
     assert_eq!(fixture.ask(device(1), add).await, Answer::Done);
     for n in 50..110 {
         let name = format!("realm{n}");
@@ -260,12 +264,12 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
         assert!(realm.list_peer(id, key, place, None).await.unwrap());
         realm.agree_with(id).await;
         let text = format!("message {n}");
-        let post = Command::SendGroup {
+        let post = Command::SendGroup(command::SendGroup {
             operation: op(u64::from(n)),
             session: SessionRef::Bound,
             group: crew,
             message: Body(text.as_bytes()),
-        };
+        });
         let join = PeerRequest::Join {
             group: crew,
             user: "bob".parse().unwrap(),
@@ -297,7 +301,7 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
 
 async fn asked(fixture: &Fixture, n: u8, request: &PeerRequest<'_>) -> Answer {
     let caller = fixture.caller(device(n));
-    Answer::parse(&fixture.realm.handle(&caller, &request.to_bytes()).await).unwrap()
+    Answer::parse(&fixture.realm.answer(&caller, &request.to_bytes()).await).unwrap()
 }
 
 const ALL: crate::store::PageLimit = crate::store::PageLimit {

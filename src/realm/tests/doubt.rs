@@ -88,7 +88,7 @@ async fn a_failed_commit_is_answered_unknown() {
     let realm = realm_over(store, |_, _| {});
     let ask = async |command: Command<'_>| {
         let bytes = Request::from(command).to_bytes();
-        let answer = realm.handle(&caller(device(1), MOMENT), &bytes).await;
+        let answer = realm.answer(&caller(device(1), MOMENT), &bytes).await;
         Answer::parse(&answer).unwrap()
     };
     let set = |fault| realm.store.fault.store(fault, Ordering::Relaxed);
@@ -120,7 +120,7 @@ async fn a_failed_commit_is_answered_unknown() {
     set(CANNOT_READ);
     // What changes nothing has certainly changed nothing.
     let session = SessionRef::Bound;
-    let read = ask(Command::Inbox { session }).await;
+    let read = ask(Command::Inbox(command::Inbox { session })).await;
     assert_eq!(read, refused(ErrorCode::Internal));
     set(SOUND);
     assert_eq!(ask(send(2, "ann", "once")).await, STORED);

@@ -7,6 +7,7 @@ use super::{
     held::{Held, give},
     *,
 };
+use crate::wire::command;
 
 fn join() -> PeerRequest<'static> {
     PeerRequest::Join {
@@ -28,12 +29,12 @@ async fn expelled_user_joins_again_at_once() {
     };
     let first = joins().await;
     assert_eq!(joins().await, first, "asked twice");
-    let kick = Command::Kick {
+    let kick = Command::Kick(command::Kick {
         operation: op(3),
         session: BOUND,
         group: group("crew"),
         user: "zoe@beta".parse().unwrap(),
-    };
+    });
     done(&realm, 1, kick).await;
     let second = joins().await;
     assert_ne!(first, second);

@@ -7,9 +7,10 @@ use super::{
     *,
 };
 use crate::realm::records::{CursorRecord, QueuedKind};
+use crate::wire::command;
 
 fn send(number: u64, from: &str) -> Vec<u8> {
-    let command = Command::SendRealm {
+    let command = Command::SendRealm(command::SendRealm {
         operation: op(number),
         session: BOUND,
         src_address: Text(""),
@@ -18,7 +19,7 @@ fn send(number: u64, from: &str) -> Vec<u8> {
         from: user(from),
         to: user("zoe"),
         message: Body(b"x"),
-    };
+    });
     Request::from(command).to_bytes()
 }
 
@@ -124,17 +125,17 @@ async fn a_removed_realm_leaves_its_queue_empty_for_the_next() {
     put(&store, 2048, "ann", QueuedKind::Private);
     let full = refused(ErrorCode::QueueFull);
     assert_eq!(give(&realm, 1, &send(2, "ann")).await, full);
-    let claim = Command::Claim {
+    let claim = Command::Claim(command::Claim {
         operation: op(3),
         session: BOUND,
         code: Password(b"open sesame"),
-    };
+    });
     super::group_teardown::done(&realm, 1, claim).await;
-    let remove = Command::RemoveRealm {
+    let remove = Command::RemoveRealm(command::RemoveRealm {
         operation: op(4),
         session: BOUND,
         realm: "beta".parse().unwrap(),
-    };
+    });
     super::group_teardown::done(&realm, 1, remove).await;
     assert!(realm.do_departures(NOW).await);
     super::held::add_peer(&realm, 99, "beta").await;

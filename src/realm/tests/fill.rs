@@ -31,7 +31,7 @@ impl Realmful {
     async fn ask(&self, n: u32, command: Command<'_>) {
         let caller = caller(Some(device_of(n)), MOMENT);
         let bytes = Request::from(command).to_bytes();
-        let answer = self.realm.handle(&caller, &bytes).await;
+        let answer = self.realm.answer(&caller, &bytes).await;
         assert!(!Answer::is_refusal(&answer), "{answer:?}");
     }
 

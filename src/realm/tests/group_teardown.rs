@@ -6,6 +6,7 @@ use super::{
     *,
 };
 use crate::store::{Key, PageLimit, Prefix};
+use crate::wire::command;
 
 pub const BETA: u8 = 50;
 pub const GAMMA: u8 = 51;
@@ -28,20 +29,20 @@ pub async fn with_users(store: &Held, names: &[&str]) -> Realm<Held> {
 }
 
 fn leave(number: u64, name: &str) -> Command<'static> {
-    Command::LeaveGroup {
+    Command::LeaveGroup(command::LeaveGroup {
         operation: op(number),
         session: BOUND,
         group: group(name),
-    }
+    })
 }
 
 pub fn add(number: u64, name: &str) -> Command<'static> {
-    Command::AddGroup {
+    Command::AddGroup(command::AddGroup {
         operation: op(number),
         session: BOUND,
         group: group(name),
         password: Password(b""),
-    }
+    })
 }
 
 /// What waits for a peer.
@@ -94,11 +95,11 @@ async fn ended_group_is_told_to_each_realm_of_its_members_once() {
             membership: 0,
         };
         let end = if is_deleted {
-            Command::DelGroup {
+            Command::DelGroup(command::DelGroup {
                 operation: op(3),
                 session: BOUND,
                 group: group("crew"),
-            }
+            })
         } else {
             // Nobody of gamma is in it any more.
             assert_eq!(give(&realm, GAMMA, &leaves.to_bytes()).await, Answer::Done);
@@ -177,26 +178,26 @@ async fn ended_group_leaves_nothing_behind() {
         batch.put(ban, vec![1]);
     }
     store.memory().apply(batch).unwrap();
-    let ban = Command::Ban {
+    let ban = Command::Ban(command::Ban {
         operation: op(3),
         session: BOUND,
         group: group("crew"),
         user: "bob".parse().unwrap(),
-    };
+    });
     done(&realm, 1, ban).await;
-    let end = Command::DelGroup {
+    let end = Command::DelGroup(command::DelGroup {
         operation: op(4),
         session: BOUND,
         group: group("crew"),
-    };
+    });
     done(&realm, 1, end).await;
     done(&realm, 2, add(2, "crew")).await;
-    let join = Command::JoinGroup {
+    let join = Command::JoinGroup(command::JoinGroup {
         operation: op(5),
         session: BOUND,
         group: group("crew"),
         password: Password(b""),
-    };
+    });
     done(&realm, 1, join).await;
     assert!(realm.do_chores(NOW).await);
     let epoch = crew.record.epoch.to_be_bytes();
@@ -209,10 +210,10 @@ async fn ended_group_leaves_nothing_behind() {
     let links: Vec<_> = links.into_iter().map(|(key, _)| key.0.to_vec()).collect();
     assert_eq!(links, [b"j/ann/crew", b"j/bob/crew"]);
     assert_eq!(store.memory().list(&records::endings(), None, 1), []);
-    let read = Command::InboxGroup {
+    let read = Command::InboxGroup(command::InboxGroup {
         session: BOUND,
         group: group("crew"),
-    };
+    });
     let answer = give(&realm, 1, &Request::from(read).to_bytes()).await;
     assert!(matches!(answer, Answer::Page(_)), "{answer:?}");
 }
@@ -300,11 +301,11 @@ pub fn notices(store: &Held, who: &str) -> Vec<(String, String)> {
 }
 
 async fn read_copy(realm: &Realm<Held>, n: u8, of: &str) -> Result<usize, ErrorCode> {
-    let command = Command::InboxGroupRealm {
+    let command = Command::InboxGroupRealm(command::InboxGroupRealm {
         session: BOUND,
         realm: of.parse().unwrap(),
         group: group("crew"),
-    };
+    });
     let options = Options {
         after: Some(0),
         ..Options::NONE
@@ -342,7 +343,7 @@ async fn ended_copy_is_read_only_and_its_members_are_told_once() {
         assert!(told[0].1.contains("has ended"), "{told:?}");
         assert_eq!(read_copy(&realm, n, "beta").await, Ok(1));
     }
-    let post = Command::SendGroupRealm {
+    let post = Command::SendGroupRealm(command::SendGroupRealm {
         operation: op(5),
         session: BOUND,
         src_address: Text(""),
@@ -350,16 +351,16 @@ async fn ended_copy_is_read_only_and_its_members_are_told_once() {
         realm: "beta".parse().unwrap(),
         group: group("crew"),
         message: Body(b"x"),
-    };
+    });
     let answer = give(&realm, 1, &Request::from(post).to_bytes()).await;
     assert_eq!(answer, refused(ErrorCode::NoSuchGroup));
     // Nobody answers for beta here.
-    let leaves = Command::LeaveGroupRealm {
+    let leaves = Command::LeaveGroupRealm(command::LeaveGroupRealm {
         operation: op(6),
         session: BOUND,
         realm: "beta".parse().unwrap(),
         group: group("crew"),
-    };
+    });
     done(&realm, 1, leaves).await;
     assert_eq!(
         read_copy(&realm, 1, "beta").await,
@@ -506,7 +507,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
     done(&realm, 1, add(2, "crew")).await;
     joins(&realm, BETA, "crew", "zoe").await;
     done(&realm, 1, leave(3, "crew")).await;
-    let write = Command::SendRealm {
+    let write = Command::SendRealm(command::SendRealm {
         operation: op(4),
         session: BOUND,
         src_address: Text(""),
@@ -515,7 +516,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
         from: user("ann"),
         to: user("zoe"),
         message: Body(b"hello"),
-    };
+    });
     give(&realm, 1, &Request::from(write).to_bytes()).await;
     let beta = realm.peers().await.0.remove(0);
     let late = later(MOMENT, 8 * DAY);
@@ -530,17 +531,17 @@ async fn ended_is_told_however_long_the_peer_is_away() {
     assert_eq!(left[0].kind, records::QueuedKind::Ended);
     let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
     assert!(!next.is_expired(late), "it waits on");
-    let claim = Command::Claim {
+    let claim = Command::Claim(command::Claim {
         operation: op(5),
         session: BOUND,
         code: Password(b"open sesame"),
-    };
+    });
     done(&realm, 1, claim).await;
-    let remove = Command::RemoveRealm {
+    let remove = Command::RemoveRealm(command::RemoveRealm {
         operation: op(6),
         session: BOUND,
         realm: "beta".parse().unwrap(),
-    };
+    });
     done(&realm, 1, remove).await;
     assert!(realm.do_chores(NOW).await);
     assert!(realm.next_outgoing(beta.realm).await.unwrap().is_none());

@@ -1,7 +1,7 @@
 //! Groups: who may do what, and what is left when they do.
 
 use super::*;
-use crate::wire::{GroupName, Member, Role};
+use crate::wire::{GroupName, Member, Role, command};
 
 fn cats() -> GroupName {
     "cats".parse().unwrap()
@@ -10,66 +10,66 @@ fn cats() -> GroupName {
 const SESSION: SessionRef = SessionRef::Bound;
 
 fn add(number: u64, password: &str) -> Command<'_> {
-    Command::AddGroup {
+    Command::AddGroup(command::AddGroup {
         operation: op(number),
         session: SESSION,
         group: cats(),
         password: Password(password.as_bytes()),
-    }
+    })
 }
 
 fn join(number: u64, password: &str) -> Command<'_> {
-    Command::JoinGroup {
+    Command::JoinGroup(command::JoinGroup {
         operation: op(number),
         session: SESSION,
         group: cats(),
         password: Password(password.as_bytes()),
-    }
+    })
 }
 
 fn post(number: u64, text: &str) -> Command<'_> {
-    Command::SendGroup {
+    Command::SendGroup(command::SendGroup {
         operation: op(number),
         session: SESSION,
         group: cats(),
         message: Body(text.as_bytes()),
-    }
+    })
 }
 
 fn leave(number: u64) -> Command<'static> {
-    Command::LeaveGroup {
+    Command::LeaveGroup(command::LeaveGroup {
         operation: op(number),
         session: SESSION,
         group: cats(),
-    }
+    })
 }
 
 fn kick(number: u64, user: &str) -> Command<'static> {
-    Command::Kick {
+    Command::Kick(command::Kick {
         operation: op(number),
         session: SESSION,
         group: cats(),
         user: user.parse().unwrap(),
-    }
+    })
 }
 
 fn ban(number: u64, user: &str) -> Command<'static> {
-    Command::Ban {
+    Command::Ban(command::Ban {
         operation: op(number),
         session: SESSION,
         group: cats(),
         user: user.parse().unwrap(),
-    }
+    })
 }
 
 fn role(number: u64, user: &str, role: Role) -> Command<'static> {
-    Command::SetRole {
+    Command::SetRole(command::SetRole {
         operation: op(number),
         session: SESSION,
         group: cats(),
         user: user.parse().unwrap(),
         role,
-    }
+    })
 }
 
 impl Fixture {
@@ -89,10 +89,10 @@ impl Fixture {
             after: Some(0),
             ..Options::NONE
         };
-        let command = Command::InboxGroup {
+        let command = Command::InboxGroup(command::InboxGroup {
             session: SESSION,
             group: cats(),
-        };
+        });
         match self.ask(device(n), Request { options, command }).await {
             Answer::Page(page) => Ok(page
                 .entries
@@ -104,10 +104,10 @@ impl Fixture {
     }
 
     async fn members(&self, n: u8) -> Vec<(String, Role)> {
-        let command = Command::Members {
+        let command = Command::Members(command::Members {
             session: SESSION,
             group: cats(),
-        };
+        });
         match self.ask(device(n), command).await {
             Answer::Members {
                 more: false,
@@ -173,7 +173,7 @@ async fn members_write_and_read_and_others_do_not() {
         realm.members(2).await,
         [("ann".into(), Role::Owner), ("bob".into(), Role::Member)]
     );
-    let groups = Command::Groups { session: SESSION };
+    let groups = Command::Groups(command::Groups { session: SESSION });
     let names = Answer::Names {
         more: false,
         names: vec!["cats".into()],
@@ -205,11 +205,13 @@ async fn a_group_may_have_no_password() {
         refused(ErrorCode::WrongPassword)
     );
     realm.done(2, join(3, "")).await;
-    let passwd = |number, password: &'static [u8]| Command::GroupPasswd {
-        operation: op(number),
-        session: SESSION,
-        group: cats(),
-        password: Password(password),
+    let passwd = |number, password: &'static [u8]| {
+        Command::GroupPasswd(command::GroupPasswd {
+            operation: op(number),
+            session: SESSION,
+            group: cats(),
+            password: Password(password),
+        })
     };
     assert_eq!(
         realm.ask(device(2), passwd(4, b"mine now")).await,
@@ -252,10 +254,10 @@ async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
             after,
             ..Options::NONE
         };
-        let command = Command::InboxGroup {
+        let command = Command::InboxGroup(command::InboxGroup {
             session: SESSION,
             group: cats(),
-        };
+        });
         match realm.ask(device(1), Request { options, command }).await {
             Answer::Page(page) => page
                 .entries
@@ -273,10 +275,10 @@ async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
         realm.done(n, join(9, "")).await;
     }
     let page = async |behind: &str, room| {
-        let command = Command::Members {
+        let command = Command::Members(command::Members {
             session: SESSION,
             group: cats(),
-        };
+        });
         let options = Options {
             behind: behind.parse().ok(),
             ..Options::NONE
@@ -286,7 +288,7 @@ async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
             ..realm.caller(device(1))
         };
         let bytes = Request { options, command }.to_bytes();
-        let answer = realm.realm.handle(&caller, &bytes).await;
+        let answer = realm.realm.answer(&caller, &bytes).await;
         assert!(answer.len() <= room);
         match Answer::parse(&answer).unwrap() {
             Answer::Members { more, members } => {
@@ -339,12 +341,12 @@ async fn the_higher_role_removes_the_lower_one() {
         realm.ask(device(4), join(5, "")).await,
         refused(ErrorCode::Banned)
     );
-    let unban = Command::Unban {
+    let unban = Command::Unban(command::Unban {
         operation: op(11),
         session: SESSION,
         group: cats(),
         user: "dan".parse().unwrap(),
-    };
+    });
     realm.done(2, unban).await;
     realm.done(4, join(6, "")).await;
     assert_eq!(
@@ -393,10 +395,12 @@ async fn an_owner_that_leaves_is_followed_and_the_last_one_takes_the_group_along
     realm.done(2, add(4, "")).await;
     assert!(realm.posts(2).await.unwrap().is_empty());
     realm.done(3, join(4, "")).await;
-    let del = |number| Command::DelGroup {
-        operation: op(number),
-        session: SESSION,
-        group: cats(),
+    let del = |number| {
+        Command::DelGroup(command::DelGroup {
+            operation: op(number),
+            session: SESSION,
+            group: cats(),
+        })
     };
     assert_eq!(
         realm.ask(device(3), del(5)).await,

@@ -122,7 +122,7 @@ pub fn realm_of(store: &Held) -> Realm<Held> {
 }
 
 pub async fn give(realm: &Realm<Held>, n: Device, command: &[u8]) -> Answer {
-    let bytes = realm.handle(&caller(device(n), MOMENT), command).await;
+    let bytes = realm.answer(&caller(device(n), MOMENT), command).await;
     Answer::parse(&bytes).unwrap()
 }
 

@@ -29,7 +29,7 @@ impl Fixture {
             ..self.caller(device)
         };
         let bytes = request.into().to_bytes();
-        Answer::parse(&self.realm.handle(&caller, &bytes).await).unwrap()
+        Answer::parse(&self.realm.answer(&caller, &bytes).await).unwrap()
     }
 }
 
@@ -96,12 +96,12 @@ async fn a_guesser_keeps_known_devices_and_networks_waiting_for_nothing() {
         session_in(&own.await);
         let new = fixture.ask(device(100 + round), auth(1, "ann", "correct horse"));
         session_in(&new.await);
-        let passwd = Command::Passwd {
+        let passwd = Command::Passwd(command::Passwd {
             operation: op(number + 1),
             session: SessionRef::Bound,
             old: Password(b"correct horse"),
             new: Password(b"correct horse"),
-        };
+        });
         assert_eq!(fixture.ask(device(1), passwd).await, Answer::Done);
         // A new device where she never was waits with the guesser.
         let elsewhere = fixture.ask_from(200, device(200), auth(1, "ann", "correct horse"));
@@ -141,11 +141,13 @@ async fn who_guesses_at_a_user_that_is_none_waits_as_long() {
 async fn who_guesses_the_old_password_waits_too() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
-    let passwd = |operation| Command::Passwd {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        old: Password(b"battery staple"),
-        new: Password(b"something else"),
+    let passwd = |operation| {
+        Command::Passwd(command::Passwd {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            old: Password(b"battery staple"),
+            new: Password(b"something else"),
+        })
     };
     for operation in 2..5 {
         let answer = fixture.ask(device(1), passwd(operation)).await;
@@ -165,18 +167,20 @@ async fn who_guesses_a_groups_password_waits_ever_longer() {
         fixture.register(device(n), user).await;
     }
     let cats: GroupName = "cats".parse().unwrap();
-    let add = Command::AddGroup {
+    let add = Command::AddGroup(command::AddGroup {
         operation: op(2),
         session: SessionRef::Bound,
         group: cats,
         password: Password(b"meow"),
-    };
+    });
     assert_eq!(fixture.ask(device(1), add).await, Answer::Done);
-    let join = |operation, password: &'static str| Command::JoinGroup {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        group: cats,
-        password: Password(password.as_bytes()),
+    let join = |operation, password: &'static str| {
+        Command::JoinGroup(command::JoinGroup {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            group: cats,
+            password: Password(password.as_bytes()),
+        })
     };
     for operation in 2..5 {
         let answer = fixture.ask(device(2), join(operation, "woof")).await;
@@ -224,13 +228,13 @@ async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
     );
     let mut made = vec![];
     for n in 0..6_u8 {
-        let add = Command::AddGroup {
+        let add = Command::AddGroup(command::AddGroup {
             operation: op(u64::from(n) + 2),
             session: SessionRef::Bound,
             group: format!("group{n}").parse().unwrap(),
             // One without a password costs nothing.
             password: Password(if n == 0 { b"" } else { b"meow" }),
-        };
+        });
         made.push(fixture.ask_from(1, device(1), add).await);
     }
     assert_eq!(made[..5], [const { Answer::Done }; 5]);
@@ -296,17 +300,17 @@ async fn a_list_costs_its_asker_what_it_looks_up() {
     let ask = async |micros: u64, request: Request<'_>| {
         let moment = Moment { micros, ..MOMENT };
         let caller = caller(device(1), moment);
-        Answer::parse(&realm.handle(&caller, &request.to_bytes()).await).unwrap()
+        Answer::parse(&realm.answer(&caller, &request.to_bytes()).await).unwrap()
     };
     session_in(&ask(0, register(1, "ann").into()).await);
     for number in 0..200_u64 {
         let group = format!("g{number:03}").parse().unwrap();
-        let add = Command::AddGroup {
+        let add = Command::AddGroup(command::AddGroup {
             operation: op(number + 2),
             session: SessionRef::Bound,
             group,
             password: Password(b""),
-        };
+        });
         assert_eq!(ask(number * 100_000, add.into()).await, Answer::Done);
     }
     let groups = |behind: Option<&str>| Request {
@@ -314,9 +318,9 @@ async fn a_list_costs_its_asker_what_it_looks_up() {
             behind: behind.map(|behind| behind.parse().unwrap()),
             ..Options::NONE
         },
-        command: Command::Groups {
+        command: Command::Groups(command::Groups {
             session: SessionRef::Bound,
-        },
+        }),
     };
     let mut names = Vec::new();
     let begun = 100_000_000;
@@ -345,9 +349,9 @@ async fn a_list_costs_its_asker_what_it_looks_up() {
             offset: Some(1 << 60),
             ..Options::NONE
         },
-        command: Command::Groups {
+        command: Command::Groups(command::Groups {
             session: SessionRef::Bound,
-        },
+        }),
     };
     let refusal = ask(3 * begun, offset).await;
     assert_eq!(refusal, refused(ErrorCode::Unsupported));
@@ -362,12 +366,12 @@ async fn an_account_has_so_much_kept_and_no_more() {
     for (n, name) in [(1, "ann"), (2, "bob")] {
         fixture.register(device(n), name).await;
     }
-    let group = Command::AddGroup {
+    let group = Command::AddGroup(command::AddGroup {
         operation: op(2),
         session: SessionRef::Bound,
         group: "g".parse().unwrap(),
         password: Password(b""),
-    };
+    });
     assert_eq!(fixture.ask(device(1), group).await, Answer::Done);
     let text = "x".repeat(900);
     let mut stored = 0;
@@ -384,11 +388,11 @@ async fn an_account_has_so_much_kept_and_no_more() {
     assert!(seconds > 0 && seconds < u64::from(DAY), "{seconds}");
     assert_eq!(fixture.ask(device(2), send(2, "ann", &text)).await, STORED);
     assert_eq!(fixture.texts(device(1)).await.len(), 1);
-    let leave = Command::LeaveGroup {
+    let leave = Command::LeaveGroup(command::LeaveGroup {
         operation: op(500),
         session: SessionRef::Bound,
         group: "g".parse().unwrap(),
-    };
+    });
     assert_eq!(fixture.ask(device(1), leave).await, Answer::Done);
     fixture.now = later(fixture.now, DAY);
     assert_eq!(

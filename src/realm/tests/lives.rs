@@ -10,7 +10,7 @@ use crate::{
         records::{LivesRecord, Record as _, lives},
     },
     store::{Asked, Faulty},
-    wire::{Cursors, Event, Life, Mailbox},
+    wire::{Cursors, Event, Life, Mailbox, command},
 };
 
 /// What a device claims that remembers `life`.
@@ -92,7 +92,7 @@ async fn ask_unknown(fixture: &Fixture, options: Options, command: Command<'_>) 
         ..fixture.caller(device(2))
     };
     let bytes = Request { options, command }.to_bytes();
-    Answer::parse(&fixture.realm.handle(&caller, &bytes).await).unwrap()
+    Answer::parse(&fixture.realm.answer(&caller, &bytes).await).unwrap()
 }
 
 async fn positions(fixture: &Fixture, after: Option<u64>, offset: Option<u64>) -> Vec<u64> {
@@ -101,9 +101,9 @@ async fn positions(fixture: &Fixture, after: Option<u64>, offset: Option<u64>) -
         offset,
         ..Options::NONE
     };
-    let command = Command::Inbox {
+    let command = Command::Inbox(command::Inbox {
         session: SessionRef::Bound,
-    };
+    });
     match ask_unknown(fixture, options, command).await {
         Answer::Page(page) => {
             assert!(page.entries.iter().all(|entry| entry.fragment.is_none()));
@@ -143,10 +143,10 @@ async fn life_unknown_makes_reading_begin_at_what_is_confirmed() {
     let unread = ask_unknown(
         &fixture,
         Options::NONE,
-        Command::Unread {
+        Command::Unread(command::Unread {
             session: SessionRef::Bound,
             cursors: Cursors::default(),
-        },
+        }),
     );
     let Answer::Unread(counts) = unread.await else {
         panic!("no counts")
@@ -158,9 +158,11 @@ async fn life_unknown_makes_reading_begin_at_what_is_confirmed() {
 #[tokio::test]
 async fn life_unknown_makes_watching_begin_at_what_is_confirmed() {
     let fixture = with_messages().await;
-    let watch = |position| Command::Watch {
-        session: SessionRef::Bound,
-        cursors: Cursors(vec![(Mailbox::Private, Position(position))]),
+    let watch = |position| {
+        Command::Watch(command::Watch {
+            session: SessionRef::Bound,
+            cursors: Cursors(vec![(Mailbox::Private, Position(position))]),
+        })
     };
     assert_eq!(
         ask_unknown(&fixture, Options::NONE, watch(5)).await,
@@ -175,7 +177,7 @@ async fn life_unknown_makes_watching_begin_at_what_is_confirmed() {
     let realm = Arc::new(fixture.realm);
     for (caller, named, first) in [(distrusting, 5, 3), (distrusting, 0, 1), (trusting, 4, 5)] {
         let command = Request::from(watch(named)).to_bytes();
-        let mut watch = realm.watch(&caller, &command).await.unwrap();
+        let mut watch = realm.watch_of(&caller, &command).await.unwrap();
         let push = watch.next(&|| MOMENT, true, false).await.unwrap();
         let pushed = Event::parse(&push.bytes).unwrap();
         assert_eq!(pushed.entry.position, Position(first), "{named}");

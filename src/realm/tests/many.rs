@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     store::{Key, Prefix},
-    wire::{GroupName, Role},
+    wire::{GroupName, Role, command},
 };
 
 /// More than are read at once, twice.
@@ -41,24 +41,24 @@ async fn crowded() -> (Held, Realm<Held>) {
     done(
         &realm,
         1,
-        Command::AddGroup {
+        Command::AddGroup(command::AddGroup {
             operation: op(2),
             session: SESSION,
             group,
             password,
-        },
+        }),
     )
     .await;
     for n in [2, 3] {
         done(
             &realm,
             n,
-            Command::JoinGroup {
+            Command::JoinGroup(command::JoinGroup {
                 operation: op(2),
                 session: SESSION,
                 group,
                 password,
-            },
+            }),
         )
         .await;
     }
@@ -74,34 +74,34 @@ async fn crowded() -> (Held, Realm<Held>) {
     done(
         &realm,
         1,
-        Command::SetRole {
+        Command::SetRole(command::SetRole {
             operation: op(3),
             session: SESSION,
             group,
             user: "mo".parse().unwrap(),
             role: Role::Moderator,
-        },
+        }),
     )
     .await;
     (store, realm)
 }
 
 fn leave(number: u64) -> Command<'static> {
-    Command::LeaveGroup {
+    Command::LeaveGroup(command::LeaveGroup {
         operation: op(number),
         session: SESSION,
         group: crowd(),
-    }
+    })
 }
 
 /// True when the group is `n`'s: nobody else deletes it.
 async fn owns(realm: &Realm<Held>, n: u8) -> bool {
-    let command = Command::GroupPasswd {
+    let command = Command::GroupPasswd(command::GroupPasswd {
         operation: op(100),
         session: SESSION,
         group: crowd(),
         password: Password(b""),
-    };
+    });
     give(realm, n, &Request::from(command).to_bytes()).await == Answer::Done
 }
 

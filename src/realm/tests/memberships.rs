@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     store::Prefix,
-    wire::{Cursors, Mailbox},
+    wire::{Cursors, Mailbox, command},
 };
 
 const BETA: u8 = 50;
@@ -61,15 +61,15 @@ fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bo
 /// What a user has not read, and how often that looks into the store.
 async fn unread(store: &Held, realm: &Realm<Held>, n: u8) -> (usize, usize) {
     const MANY: usize = 1 << 30;
-    let command = Command::Unread {
+    let command = Command::Unread(command::Unread {
         session: BOUND,
         cursors: Cursors::default(),
-    };
+    });
     store.hold.left.store(MANY, Ordering::SeqCst);
     let mut caller = caller(device(n), MOMENT);
     caller.longest = 1 << 20;
     let command = Request::from(command).to_bytes();
-    let bytes = realm.handle(&caller, &command).await;
+    let bytes = realm.answer(&caller, &command).await;
     let answer = Answer::parse(&bytes).unwrap();
     let looked_up = MANY - store.hold.left.swap(0, Ordering::SeqCst);
     match answer {
@@ -174,11 +174,13 @@ async fn a_user_is_in_so_many_groups_and_no_more() {
     let realm = with_users(&store).await;
     assert!(realm.do_chores(NOW).await);
     put_copies(&store, "ann", 0, 998, true);
-    let add = |number: u64| Command::AddGroup {
-        operation: op(number),
-        session: BOUND,
-        group: group(&format!("own{number}")),
-        password: Password(b""),
+    let add = |number: u64| {
+        Command::AddGroup(command::AddGroup {
+            operation: op(number),
+            session: BOUND,
+            group: group(&format!("own{number}")),
+            password: Password(b""),
+        })
     };
     // One that is gone leaves a trace, and is not counted.
     let mut batch = Batch::new();
@@ -224,11 +226,11 @@ async fn a_user_is_in_so_many_groups_and_no_more() {
     let all = realm.mailboxes_of(user("ann")).await.unwrap();
     assert_eq!(all.len(), 1001);
     assert!(all.iter().any(|(mailbox, _)| *mailbox == Mailbox::Private));
-    let leave = Command::LeaveGroup {
+    let leave = Command::LeaveGroup(command::LeaveGroup {
         operation: op(6),
         session: BOUND,
         group: group("own2"),
-    };
+    });
     assert_eq!(give(1, leave).await, Answer::Done);
     assert_eq!(give(1, add(7)).await, Answer::Done);
 }

@@ -45,8 +45,8 @@ use super::{
 use crate::{
     store::{Batch, Embedded},
     wire::{
-        Body, Field, GroupName, Operation, Options, Page, Password, Position, RealmId,
-        RegistrationCode, Sent, SessionId, Text, Username,
+        Body, Command, Field, GroupName, Operation, Options, Page, Password, PeerRequest, Position,
+        RealmId, RegistrationCode, Sent, SessionId, Text, Username, command,
     },
 };
 
@@ -151,7 +151,7 @@ impl Fixture {
     async fn ask(&self, device: Option<PublicKey>, request: impl Into<Request<'_>>) -> Answer {
         let caller = self.caller(device);
         let bytes = request.into().to_bytes();
-        Answer::parse(&self.realm.handle(&caller, &bytes).await).unwrap()
+        Answer::parse(&self.realm.answer(&caller, &bytes).await).unwrap()
     }
 
     /// Registers `user` from `device` as its operation 1.
@@ -160,9 +160,9 @@ impl Fixture {
     }
 
     async fn inbox(&self, device: Option<PublicKey>, options: Options) -> Page {
-        let command = Command::Inbox {
+        let command = Command::Inbox(command::Inbox {
             session: SessionRef::Bound,
-        };
+        });
         match self.ask(device, Request { options, command }).await {
             Answer::Page(page) => page,
             other => panic!("{other:?}"),
@@ -192,6 +192,7 @@ fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
         room: 1100,
         longest: 1100,
         trusts_cursors: true,
+        asks_account: false,
         now,
     }
 }
@@ -218,37 +219,37 @@ fn refused(code: ErrorCode) -> Answer {
 }
 
 fn register(operation: u64, user: &str) -> Command<'static> {
-    Command::Register {
+    Command::Register(command::Register {
         operation: op(operation),
         full_name: Text("Some One"),
         country: Text("id"),
         username: user.parse().unwrap(),
         password: Password(b"correct horse"),
-    }
+    })
 }
 
 fn auth<'a>(operation: u64, user: &str, password: &'a str) -> Command<'a> {
-    Command::Auth {
+    Command::Auth(command::Auth {
         operation: op(operation),
         username: user.parse().unwrap(),
         password: Password(password.as_bytes()),
-    }
+    })
 }
 
 fn send<'a>(operation: u64, to: &str, text: &'a str) -> Command<'a> {
-    Command::Send {
+    Command::Send(command::Send {
         operation: op(operation),
         session: SessionRef::Bound,
         to: to.parse().unwrap(),
         message: Body(text.as_bytes()),
-    }
+    })
 }
 
 fn logout(operation: u64) -> Command<'static> {
-    Command::Logout {
+    Command::Logout(command::Logout {
         operation: op(operation),
         session: SessionRef::Bound,
-    }
+    })
 }
 
 const STORED: Answer = Answer::Sent(Sent::Stored);

@@ -133,10 +133,10 @@ async fn equal_texts_of_two_copies_of_a_device_are_two_operations() {
 }
 
 fn void(operation: u64) -> Command<'static> {
-    Command::Void {
+    Command::Void(command::Void {
         operation: op(operation),
         session: SessionRef::Bound,
-    }
+    })
 }
 
 /// EXACT-11: a number that was voided is used up: the command that was under way under it has no effect any more, also
@@ -181,17 +181,19 @@ async fn a_number_can_be_voided_without_its_session() {
 async fn a_number_of_a_plain_session_can_be_voided() {
     let realm = Fixture::new();
     let id = realm.register(PLAIN, "ann").await;
-    let named = |operation, id| Command::Void {
-        operation: op(operation),
-        session: SessionRef::Named(id),
+    let named = |operation, id| {
+        Command::Void(command::Void {
+            operation: op(operation),
+            session: SessionRef::Named(id),
+        })
     };
     assert_eq!(realm.ask(PLAIN, named(1, id)).await, Answer::Done);
-    let late = Command::Send {
+    let late = Command::Send(command::Send {
         operation: op(1),
         session: SessionRef::Named(id),
         to: "ann".parse().unwrap(),
         message: Body(b"late"),
-    };
+    });
     let answer = realm.ask(PLAIN, late).await;
     assert_eq!(answer, refused_number(ErrorCode::NumberReused, 1));
     let nobody = SessionId([7; 16]);
@@ -240,18 +242,18 @@ async fn what_was_refused_is_not_done_later() {
 async fn a_number_from_before_a_session_is_none_of_its_own() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
-    let logout = Command::Logout {
+    let logout = Command::Logout(command::Logout {
         operation: op(2),
         session: SessionRef::Bound,
-    };
+    });
     assert_eq!(realm.ask(device(1), logout).await, Answer::Done);
     let refusal = refused(ErrorCode::NoSession);
     assert_eq!(realm.ask(device(1), send(3, "ann", "hi")).await, refusal);
-    let auth = Command::Auth {
+    let auth = Command::Auth(command::Auth {
         operation: op(4),
         username: "ann".parse().unwrap(),
         password: Password(b"correct horse"),
-    };
+    });
     let answer = realm.ask(device(1), auth).await;
     assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
     // The highest number tells it from having no session.
@@ -272,18 +274,22 @@ async fn a_wrong_password_is_not_remembered() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.register(device(2), "bob").await;
-    let group = |operation| Command::AddGroup {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        group: "cats".parse().unwrap(),
-        password: Password(b"purr"),
+    let group = |operation| {
+        Command::AddGroup(command::AddGroup {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            group: "cats".parse().unwrap(),
+            password: Password(b"purr"),
+        })
     };
     assert_eq!(realm.ask(device(1), group(2)).await, Answer::Done);
-    let join = |password| Command::JoinGroup {
-        operation: op(2),
-        session: SessionRef::Bound,
-        group: "cats".parse().unwrap(),
-        password: Password(password),
+    let join = |password| {
+        Command::JoinGroup(command::JoinGroup {
+            operation: op(2),
+            session: SessionRef::Bound,
+            group: "cats".parse().unwrap(),
+            password: Password(password),
+        })
     };
     let answer = realm.ask(device(2), join(b"woof")).await;
     assert_eq!(answer, refused(ErrorCode::WrongPassword));
@@ -298,6 +304,7 @@ async fn commands_under_way_together_do_not_disturb_each_other() {
     let realm = std::sync::Arc::new(fixture.realm);
     let caller = Caller {
         trusts_cursors: true,
+        asks_account: false,
         own: None,
         subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
         device: device(1),
@@ -314,7 +321,7 @@ async fn commands_under_way_together_do_not_disturb_each_other() {
             let number = 2 + repeat % 100;
             let text = format!("message {number}");
             let bytes = Request::from(send(number, "ann", &text)).to_bytes();
-            Answer::parse(&realm.handle(&caller, &bytes).await).unwrap()
+            Answer::parse(&realm.answer(&caller, &bytes).await).unwrap()
         });
     }
     assert!(

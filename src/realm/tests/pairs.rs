@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     store::Memory,
-    wire::{GroupName, Handle, Role},
+    wire::{GroupName, Handle, Role, command},
 };
 
 /// What two commands are tried on.
@@ -131,21 +131,21 @@ impl Tried {
         for n in 1..=scene.devices {
             let (session, realm) = (BOUND, "beta".parse().unwrap());
             let mut reads: Vec<Request<'_>> = vec![
-                Command::Inbox { session }.into(),
-                Command::Realms { session }.into(),
-                Command::Unread {
+                Command::Inbox(command::Inbox { session }).into(),
+                Command::Realms(command::Realms { session }).into(),
+                Command::Unread(command::Unread {
                     session,
                     cursors: crate::wire::Cursors::default(),
-                }
+                })
                 .into(),
             ];
             for name in ["crew", AGAIN] {
                 let group = group(name);
-                let read = Command::InboxGroupRealm {
+                let read = Command::InboxGroupRealm(command::InboxGroupRealm {
                     session,
                     realm,
                     group,
-                };
+                });
                 reads.push(read.into());
             }
             for read in reads {
@@ -201,50 +201,50 @@ async fn before() -> Memory {
     let password = Password(b"");
     let mut commands = vec![(
         1,
-        Command::AddGroup {
+        Command::AddGroup(command::AddGroup {
             operation: op(2),
             session: BOUND,
             group: g,
             password,
-        },
+        }),
     )];
     for n in [2, 3] {
         commands.push((
             n,
-            Command::JoinGroup {
+            Command::JoinGroup(command::JoinGroup {
                 operation: op(2),
                 session: BOUND,
                 group: g,
                 password,
-            },
+            }),
         ));
     }
     commands.push((
         1,
-        Command::SetRole {
+        Command::SetRole(command::SetRole {
             operation: op(3),
             session: BOUND,
             group: g,
             user: user("bob"),
             role: Role::Moderator,
-        },
+        }),
     ));
     commands.push((
         1,
-        Command::Ban {
+        Command::Ban(command::Ban {
             operation: op(4),
             session: BOUND,
             group: g,
             user: sender("eve"),
-        },
+        }),
     ));
     commands.push((
         1,
-        Command::Claim {
+        Command::Claim(command::Claim {
             operation: op(5),
             session: BOUND,
             code: Password(b"open sesame"),
-        },
+        }),
     ));
     for (n, command) in commands {
         let answer = give(&realm, n, &Request::from(command).to_bytes()).await;
@@ -263,7 +263,7 @@ async fn before() -> Memory {
 
 async fn handles(memory: &Memory) -> Vec<Handle> {
     let realm = realm_of(&Held::over(memory.clone()));
-    let command = Command::Sessions { session: BOUND };
+    let command = Command::Sessions(command::Sessions { session: BOUND });
     let mut handles = Vec::new();
     for n in [3, 6] {
         let Answer::Sessions(all) =
@@ -290,15 +290,15 @@ async fn seen(realm: &Realm<Held>, devices: u8) -> Vec<Answer> {
     for n in 1..=devices {
         let session = BOUND;
         let mut reads: Vec<Request<'_>> = vec![
-            Command::WhoAmI { session }.into(),
-            Command::Groups { session }.into(),
-            Command::Sessions { session }.into(),
-            Command::Realms { session }.into(),
+            Command::WhoAmI(command::WhoAmI { session }).into(),
+            Command::Groups(command::Groups { session }).into(),
+            Command::Sessions(command::Sessions { session }).into(),
+            Command::Realms(command::Realms { session }).into(),
         ];
         for name in ["g", "h"] {
             let group = group(name);
-            reads.push(Command::Members { session, group }.into());
-            let command = Command::InboxGroup { session, group };
+            reads.push(Command::Members(command::Members { session, group }).into());
+            let command = Command::InboxGroup(command::InboxGroup { session, group });
             reads.push(Request {
                 options: all,
                 command,
@@ -306,7 +306,7 @@ async fn seen(realm: &Realm<Held>, devices: u8) -> Vec<Answer> {
         }
         reads.push(Request {
             options: all,
-            command: Command::Inbox { session },
+            command: Command::Inbox(command::Inbox { session }),
         });
         for read in reads {
             seen.push(comparable(give(realm, n, &read.to_bytes()).await));
@@ -330,23 +330,23 @@ async fn seen(realm: &Realm<Held>, devices: u8) -> Vec<Answer> {
     }
     for n in 1..=devices {
         for command in [
-            Command::JoinGroup {
+            Command::JoinGroup(command::JoinGroup {
                 operation: op(200),
                 session: BOUND,
                 group: group("g"),
                 password: Password(b""),
-            },
-            Command::LeaveGroup {
+            }),
+            Command::LeaveGroup(command::LeaveGroup {
                 operation: op(201),
                 session: BOUND,
                 group: group("g"),
-            },
-            Command::AddGroup {
+            }),
+            Command::AddGroup(command::AddGroup {
                 operation: op(202),
                 session: BOUND,
                 group: group("g"),
                 password: Password(b""),
-            },
+            }),
         ] {
             seen.push(comparable(
                 give(realm, n, &Request::from(command).to_bytes()).await,

@@ -7,7 +7,9 @@ use super::{
     held::{Held, add_peer, give, realm_of},
     *,
 };
-use crate::wire::{FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, PeerDetail, Port, Standing};
+use crate::wire::{
+    FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, PeerDetail, Port, Standing, command,
+};
 
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
 
@@ -17,15 +19,15 @@ async fn of_ann(realm: &Realm<Held>, options: Options, command: Command<'static>
         ..caller(device(1), MOMENT)
     };
     let bytes = Request { options, command }.to_bytes();
-    Answer::parse(&realm.handle(&caller, &bytes).await).unwrap()
+    Answer::parse(&realm.answer(&caller, &bytes).await).unwrap()
 }
 
 async fn claim(realm: &Realm<Held>) {
-    let command = Command::Claim {
+    let command = Command::Claim(command::Claim {
         operation: op(2),
         session: BOUND,
         code: Password(b"open sesame"),
-    };
+    });
     assert_eq!(of_ann(realm, Options::NONE, command).await, Answer::Done);
 }
 
@@ -43,7 +45,13 @@ async fn seen(realm: &Realm<Held>, form: u8) -> Vec<PeerDetail> {
         form: Some(form),
         ..Options::NONE
     };
-    match of_ann(realm, options, Command::Realms { session: BOUND }).await {
+    match of_ann(
+        realm,
+        options,
+        Command::Realms(command::Realms { session: BOUND }),
+    )
+    .await
+    {
         Answer::Details(details) => details.read().unwrap(),
         other => panic!("{other:?}"),
     }
@@ -58,7 +66,7 @@ fn with(key: Option<PublicKey>, form: Option<u8>) -> Options {
 }
 
 fn about(number: u64, name: &str, (address, port): (&'static str, u16)) -> Command<'static> {
-    Command::AddRealm {
+    Command::AddRealm(command::AddRealm {
         operation: op(number),
         session: BOUND,
         realm: name.parse().unwrap(),
@@ -66,15 +74,15 @@ fn about(number: u64, name: &str, (address, port): (&'static str, u16)) -> Comma
         port: Port(port),
         src_address: Text(""),
         src_port: Port(0),
-    }
+    })
 }
 
 fn remove(number: u64, name: &str) -> Command<'static> {
-    Command::RemoveRealm {
+    Command::RemoveRealm(command::RemoveRealm {
         operation: op(number),
         session: BOUND,
         realm: name.parse().unwrap(),
-    }
+    })
 }
 
 const NOWHERE: (&str, u16) = ("", 0);
@@ -86,7 +94,7 @@ async fn knock(realm: &Realm<Held>, n: u16, name: &str, now: Moment) {
         ..caller(Some(key_of(n)), now)
     };
     let answer = realm
-        .handle(&caller, &introduce(name, THERE).to_bytes())
+        .answer(&caller, &introduce(name, THERE).to_bytes())
         .await;
     let answer = Answer::parse(&answer).unwrap();
     assert_eq!(answer, refused(ErrorCode::PeerRefused));
@@ -192,11 +200,11 @@ async fn pending_realms_are_for_operators_of_realms_that_list_their_peers() {
     for (options, command) in [
         (
             with(None, Some(FORM_PENDING)),
-            Command::Realms { session: BOUND },
+            Command::Realms(command::Realms { session: BOUND }),
         ),
         (
             with(None, Some(FORM_DETAILS)),
-            Command::Realms { session: BOUND },
+            Command::Realms(command::Realms { session: BOUND }),
         ),
         (with(key, None), about(2, "beta", NOWHERE)),
         (with(key, None), remove(3, "beta")),
@@ -210,7 +218,7 @@ async fn pending_realms_are_for_operators_of_realms_that_list_their_peers() {
     for (form, number) in [(3, 40), (255, 41)] {
         let answer = of_ann(&realm, with(None, Some(form)), remove(number, "beta")).await;
         assert_eq!(answer, refused(ErrorCode::Unsupported));
-        let realms = Command::Realms { session: BOUND };
+        let realms = Command::Realms(command::Realms { session: BOUND });
         let answer = of_ann(&realm, with(None, Some(form)), realms).await;
         assert_eq!(answer, refused(ErrorCode::Unsupported));
     }
@@ -245,7 +253,7 @@ async fn moved_peer_is_called_at_its_new_address() {
 }
 
 fn to_beta(number: u64) -> Command<'static> {
-    Command::SendRealm {
+    Command::SendRealm(command::SendRealm {
         operation: op(number),
         session: BOUND,
         src_address: Text(""),
@@ -254,7 +262,7 @@ fn to_beta(number: u64) -> Command<'static> {
         from: user("ann"),
         to: user("zoe"),
         message: Body(b"hi"),
-    }
+    })
 }
 
 /// PEER-28: what waits for a realm that is removed comes back, or is dropped; also when the realm is restarted in between.

@@ -7,25 +7,26 @@ use super::{
     peers::{deliver, rotate},
     *,
 };
+use crate::wire::command;
 use crate::{
     realm::storage::Unnoted,
     store::{Batch, Key, PageLimit, Prefix},
 };
 
 fn claim(number: u64) -> Command<'static> {
-    Command::Claim {
+    Command::Claim(command::Claim {
         operation: op(number),
         session: BOUND,
         code: Password(b"open sesame"),
-    }
+    })
 }
 
 fn remove(number: u64) -> Command<'static> {
-    Command::RemoveRealm {
+    Command::RemoveRealm(command::RemoveRealm {
         operation: op(number),
         session: BOUND,
         realm: "beta".parse().unwrap(),
-    }
+    })
 }
 
 /// A realm with a group in which two realms have users, a copy of a group of beta, a message from beta, and two messages for it.
@@ -38,12 +39,12 @@ async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
         joins(&realm, BETA, "crew", &format!("u{n}")).await;
     }
     joins(&realm, GAMMA, "crew", "yan").await;
-    let ban = Command::Ban {
+    let ban = Command::Ban(command::Ban {
         operation: op(3),
         session: BOUND,
         group: group("crew"),
         user: "xie@beta".parse().unwrap(),
-    };
+    });
     done(&realm, 1, ban).await;
     let command = Request::from(join_realm(op(4), "devs")).to_bytes();
     let joined = Answer::Joined {
@@ -56,7 +57,7 @@ async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
     let letter = deliver(7, 1, "ann", "from the first beta").to_bytes();
     assert_eq!(give(&realm, BETA, &letter).await, STORED);
     for (number, text) in [(5, "one"), (6, "two")] {
-        let send = Command::SendRealm {
+        let send = Command::SendRealm(command::SendRealm {
             operation: op(number),
             session: BOUND,
             src_address: Text(""),
@@ -65,7 +66,7 @@ async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
             from: user("ann"),
             to: user("zoe"),
             message: Body(text.as_bytes()),
-        };
+        });
         let queued = give(&realm, 1, &Request::from(send).to_bytes()).await;
         assert_eq!(queued, Answer::Sent(Sent::Queued));
     }
@@ -112,10 +113,10 @@ async fn finds_nothing(store: &Held, realm: &Realm<Held>) {
     for kind in [b"m/", b"b/", b"i/", b"y/", b"z/", b"q/", b"D/"] {
         assert_eq!(of_beta(Prefix(kind[..].into())), 0, "{kind:?}");
     }
-    let inbox = Command::InboxRealm {
+    let inbox = Command::InboxRealm(command::InboxRealm {
         session: BOUND,
         realm: "beta".parse().unwrap(),
-    };
+    });
     let options = Options {
         after: Some(0),
         ..Options::NONE
@@ -284,7 +285,7 @@ async fn a_realm_that_comes_back_under_a_later_key_repeats_nothing() {
     let new = SecretKey::from_bytes([52; 32]);
     let ask = async |key: PublicKey, request: &PeerRequest<'_>| {
         let (caller, asked) = (caller(Some(key), MOMENT), request.to_bytes());
-        Answer::parse(&realm.handle(&caller, &asked).await).unwrap()
+        Answer::parse(&realm.answer(&caller, &asked).await).unwrap()
     };
     let (old, letter) = (PublicKey([BETA; 32]), deliver(7, 1, "ann", "once"));
     assert_eq!(ask(old, &letter).await, STORED);

@@ -12,6 +12,7 @@ use super::{
     held::Held,
     *,
 };
+use crate::wire::command;
 use crate::{store::Memory, wire::Port};
 
 /// One of two realms, and the device of its one user, who is its operator.
@@ -73,7 +74,7 @@ fn carry(
                 own: Some(to.own.key()),
                 ..caller(Some(secret_of(from).public()), MOMENT)
             };
-            let told = to.handle(&caller, &bytes).await;
+            let told = to.answer(&caller, &bytes).await;
             if !way.loses_one.swap(false, Ordering::SeqCst) {
                 let _ = answer.send(told);
             }
@@ -108,7 +109,7 @@ impl Side {
             own: Some(self.realm.own.key()),
             ..caller(device(DEVICE), MOMENT)
         };
-        let bytes = self.realm.handle(&caller, &command.into().to_bytes()).await;
+        let bytes = self.realm.answer(&caller, &command.into().to_bytes()).await;
         Answer::parse(&bytes).unwrap()
     }
 
@@ -150,7 +151,7 @@ impl Side {
     }
 
     pub async fn join_there(&self, number: u64) -> Answer {
-        self.ask(Command::JoinGroupRealm {
+        self.ask(Command::JoinGroupRealm(command::JoinGroupRealm {
             operation: op(number),
             session: BOUND,
             src_address: Text(""),
@@ -158,18 +159,18 @@ impl Side {
             realm: self.other(),
             group: group("crew"),
             password: Password(b""),
-        })
+        }))
         .await
     }
 
     /// Whether its user believes to be in the other's group.
     pub async fn is_in(&self) -> bool {
         let answer = self
-            .ask(Command::InboxGroupRealm {
+            .ask(Command::InboxGroupRealm(command::InboxGroupRealm {
                 session: BOUND,
                 realm: self.other(),
                 group: group("crew"),
-            })
+            }))
             .await;
         match answer {
             Answer::Page(_) => true,
@@ -183,10 +184,10 @@ impl Side {
     /// How many of the other's users are in its group.
     async fn guests(&self) -> usize {
         let members = self
-            .ask(Command::Members {
+            .ask(Command::Members(command::Members {
                 session: BOUND,
                 group: group("crew"),
-            })
+            }))
             .await;
         let Answer::Members { members, .. } = members else {
             panic!("{members:?}")
@@ -206,18 +207,18 @@ pub async fn peering_of(sides: [Side; 2]) -> [Side; 2] {
     for side in &sides {
         let answer = side.ask(register(1, side.user())).await;
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
-        side.done(Command::Claim {
+        side.done(Command::Claim(command::Claim {
             operation: op(2),
             session: BOUND,
             code: Password(b"open sesame"),
-        })
+        }))
         .await;
-        side.done(Command::AddGroup {
+        side.done(Command::AddGroup(command::AddGroup {
             operation: op(3),
             session: BOUND,
             group: group("crew"),
             password: Password(b""),
-        })
+        }))
         .await;
         side.list_other().await;
     }
@@ -257,14 +258,14 @@ pub async fn peer_again(alpha: &Side) {
 
 pub async fn peer_again_as(alpha: &Side, answer: Answer) {
     alpha
-        .done(Command::RemoveRealm {
+        .done(Command::RemoveRealm(command::RemoveRealm {
             operation: op(5),
             session: BOUND,
             realm: alpha.other(),
-        })
+        }))
         .await;
     assert!(alpha.realm.do_chores(NOW).await);
-    let command = Command::AddRealm {
+    let command = Command::AddRealm(command::AddRealm {
         operation: op(6),
         session: BOUND,
         realm: alpha.other(),
@@ -272,7 +273,7 @@ pub async fn peer_again_as(alpha: &Side, answer: Answer) {
         port: Port(6377),
         src_address: Text(""),
         src_port: Port(0),
-    };
+    });
     let options = Options {
         key: Some(secret_of("beta").public().0),
         ..Options::NONE
@@ -304,11 +305,11 @@ async fn peering_anew_ends_what_was_of_the_former_on_both_sides() {
 async fn peering_anew_is_noticed_by_whoever_speaks_first() {
     let sides = peering().await;
     sides[0]
-        .done(Command::RemoveRealm {
+        .done(Command::RemoveRealm(command::RemoveRealm {
             operation: op(5),
             session: BOUND,
             realm: sides[0].other(),
-        })
+        }))
         .await;
     do_chores(&sides).await;
     sides[0].list_other().await;
@@ -383,7 +384,7 @@ async fn peering_that_both_begin_at_once_comes_to_terms() {
         numbers: Some((77, 0)),
     };
     let caller = caller(Some(secret_of("alpha").public()), MOMENT);
-    let answer = other.handle(&caller, &introduce.to_bytes()).await;
+    let answer = other.answer(&caller, &introduce.to_bytes()).await;
     let answer = Answer::parse(&answer).unwrap();
     assert!(
         matches!(answer, Answer::Joined { membership: 0, .. }),
@@ -417,16 +418,16 @@ async fn peering_that_both_begin_at_once_comes_to_terms() {
 async fn peering_anew_lifts_no_ban_and_is_rare() {
     let [alpha, _beta] = peering().await;
     alpha
-        .done(Command::Ban {
+        .done(Command::Ban(command::Ban {
             operation: op(5),
             session: BOUND,
             group: group("crew"),
             user: "bob@beta".parse().unwrap(),
-        })
+        }))
         .await;
     let caller = caller(Some(secret_of("beta").public()), MOMENT);
     let ask = async |request: PeerRequest<'_>| {
-        let answer = alpha.realm.handle(&caller, &request.to_bytes()).await;
+        let answer = alpha.realm.answer(&caller, &request.to_bytes()).await;
         Answer::parse(&answer).unwrap()
     };
     let say = async |number, theirs| {
@@ -472,7 +473,7 @@ async fn peering_anew_lifts_no_ban_and_is_rare() {
 async fn peering_anew_leaves_the_queue_and_needs_numbers() {
     let sides = peering().await;
     let (alpha, beta) = (&sides[0], sides[0].other());
-    let send = Command::SendRealm {
+    let send = Command::SendRealm(command::SendRealm {
         operation: op(5),
         session: BOUND,
         src_address: Text(""),
@@ -481,7 +482,7 @@ async fn peering_anew_leaves_the_queue_and_needs_numbers() {
         from: "ann".parse().unwrap(),
         to: "bob".parse().unwrap(),
         message: Body(b"still on its way"),
-    };
+    });
     assert_eq!(alpha.ask(send).await, Answer::Sent(Sent::Queued));
     let caller = caller(Some(secret_of("beta").public()), MOMENT);
     for numbers in [None, Some((77, 0))] {
@@ -491,7 +492,7 @@ async fn peering_anew_leaves_the_queue_and_needs_numbers() {
             port: Port(6377),
             numbers,
         };
-        let answer = alpha.realm.handle(&caller, &introduce.to_bytes()).await;
+        let answer = alpha.realm.answer(&caller, &introduce.to_bytes()).await;
         let answer = Answer::parse(&answer).unwrap();
         assert_eq!(answer == Answer::Done, numbers.is_none(), "{answer:?}");
         assert!(alpha.realm.do_chores(NOW).await);

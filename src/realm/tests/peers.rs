@@ -36,7 +36,7 @@ pub async fn asked(
     request: &PeerRequest<'_>,
 ) -> Answer {
     let caller = fixture.caller(device);
-    let answer = fixture.realm.handle(&caller, &request.to_bytes()).await;
+    let answer = fixture.realm.answer(&caller, &request.to_bytes()).await;
     Answer::parse(&answer).unwrap()
 }
 
@@ -135,9 +135,9 @@ async fn who_is_not_a_peer_is_refused() {
     }
     assert!(fixture.texts(device(1)).await.is_empty());
     let caller = fixture.caller(device(50));
-    let answer = fixture.realm.handle(&caller, &[0x7e, 1, 2]).await;
+    let answer = fixture.realm.answer(&caller, &[0x7e, 1, 2]).await;
     assert_eq!(Answer::parse(&answer), Ok(refused(ErrorCode::Unsupported)));
-    let answer = fixture.realm.handle(&caller, &[0x61, 1, 2]).await;
+    let answer = fixture.realm.answer(&caller, &[0x61, 1, 2]).await;
     assert_eq!(Answer::parse(&answer), Ok(refused(ErrorCode::Unsupported)));
 }
 
@@ -314,7 +314,7 @@ async fn what_undoes_something_does_not_travel_early() {
             early: true,
             ..caller(device(50), fixture.now)
         };
-        let answer = fixture.realm.handle(&caller, &request.to_bytes()).await;
+        let answer = fixture.realm.answer(&caller, &request.to_bytes()).await;
         assert_eq!(
             Answer::parse(&answer).unwrap(),
             refused(ErrorCode::BadRequest),
@@ -351,9 +351,9 @@ async fn users_see_the_names_of_peers() {
     let mut batch = Batch::new();
     batch.put(records::peer(peer.realm), record.to_value().unwrap());
     inner.commit(batch).await.unwrap();
-    let realms = Command::Realms {
+    let realms = Command::Realms(command::Realms {
         session: SessionRef::Bound,
-    };
+    });
     let seen = crate::wire::Peer {
         realm: "beta".parse().unwrap(),
         address: String::new(),
@@ -364,11 +364,11 @@ async fn users_see_the_names_of_peers() {
     };
     let answer = realm.ask(device(1), realms.clone()).await;
     assert_eq!(answer, Answer::Realms(vec![seen]), "gamma has not accepted");
-    let claim = Command::Claim {
+    let claim = Command::Claim(command::Claim {
         operation: op(2),
         session: SessionRef::Bound,
         code: Password(b"open sesame"),
-    };
+    });
     assert_eq!(realm.ask(device(1), claim).await, Answer::Done);
     match realm.ask(device(1), realms).await {
         Answer::Realms(peers) => {
@@ -394,7 +394,7 @@ async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
             .unwrap()
     );
     let commands = [
-        Command::SendGroupRealm {
+        Command::SendGroupRealm(command::SendGroupRealm {
             operation: op(2),
             session: SessionRef::Bound,
             src_address: Text(""),
@@ -402,18 +402,18 @@ async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
             realm: beta,
             group: "cats".parse().unwrap(),
             message: Body(b"x"),
-        },
-        Command::InboxGroupRealm {
+        }),
+        Command::InboxGroupRealm(command::InboxGroupRealm {
             session: SessionRef::Bound,
             realm: beta,
             group: "cats".parse().unwrap(),
-        },
-        Command::LeaveGroupRealm {
+        }),
+        Command::LeaveGroupRealm(command::LeaveGroupRealm {
             operation: op(3),
             session: SessionRef::Bound,
             realm: beta,
             group: "cats".parse().unwrap(),
-        },
+        }),
     ];
     for command in commands {
         let answer = realm.ask(device(1), command).await;

@@ -5,56 +5,55 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::wire::{Cursors, Entry, Event, GroupName, Mailbox};
+use crate::wire::{Cursors, Entry, Event, GroupName, Mailbox, command};
 
 const SESSION: SessionRef = SessionRef::Bound;
-
 fn cats() -> GroupName {
     "cats".parse().unwrap()
 }
 
 fn add(number: u64) -> Command<'static> {
-    Command::AddGroup {
+    Command::AddGroup(command::AddGroup {
         operation: op(number),
         session: SESSION,
         group: cats(),
         password: Password(b""),
-    }
+    })
 }
 
 fn join(number: u64) -> Command<'static> {
-    Command::JoinGroup {
+    Command::JoinGroup(command::JoinGroup {
         operation: op(number),
         session: SESSION,
         group: cats(),
         password: Password(b""),
-    }
+    })
 }
 
 fn post(number: u64, text: &str) -> Command<'_> {
-    Command::SendGroup {
+    Command::SendGroup(command::SendGroup {
         operation: op(number),
         session: SESSION,
         group: cats(),
         message: Body(text.as_bytes()),
-    }
+    })
 }
 
 fn del(number: u64) -> Command<'static> {
-    Command::DelGroup {
+    Command::DelGroup(command::DelGroup {
         operation: op(number),
         session: SESSION,
         group: cats(),
-    }
+    })
 }
 
-const INBOX: Command<'static> = Command::Inbox { session: SESSION };
+const INBOX: Command<'static> = Command::Inbox(command::Inbox { session: SESSION });
 
 fn inboxgroup() -> Command<'static> {
-    Command::InboxGroup {
+    Command::InboxGroup(command::InboxGroup {
         session: SESSION,
         group: cats(),
-    }
+    })
 }
 
 impl Fixture {
@@ -95,7 +94,10 @@ impl Fixture {
         let cursors = Cursors(cursors.collect());
         let session = SESSION;
         match self
-            .ask(device(n), Command::Unread { session, cursors })
+            .ask(
+                device(n),
+                Command::Unread(command::Unread { session, cursors }),
+            )
             .await
         {
             Answer::Unread(counts) => counts
@@ -232,20 +234,22 @@ async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
     );
     realm.agree_with(beta).await;
     let peer = realm.peers().await.0.remove(0);
-    let join = |number| Command::JoinGroupRealm {
-        operation: op(number),
+    let join = |number| {
+        Command::JoinGroupRealm(command::JoinGroupRealm {
+            operation: op(number),
+            session: SESSION,
+            src_address: Text(""),
+            src_port: crate::wire::Port(0),
+            realm: beta,
+            group: crew,
+            password: Password(b""),
+        })
+    };
+    let read = Command::InboxGroupRealm(command::InboxGroupRealm {
         session: SESSION,
-        src_address: Text(""),
-        src_port: crate::wire::Port(0),
         realm: beta,
         group: crew,
-        password: Password(b""),
-    };
-    let read = Command::InboxGroupRealm {
-        session: SESSION,
-        realm: beta,
-        group: crew,
-    };
+    });
     let mailbox = Mailbox::RealmGroup(beta, crew);
     let joins = async |n, number, epoch| {
         let known_as = "alpha".parse().unwrap();
@@ -496,12 +500,12 @@ async fn a_watch_marks_what_another_device_has_read() {
     assert_eq!(realm.read(1, INBOX, Some(1)).await.len(), 1);
     let caller = realm.caller(device(2));
     let inner = Arc::new(realm.realm);
-    let bytes = Request::from(Command::Watch {
+    let bytes = Request::from(Command::Watch(command::Watch {
         session: SESSION,
         cursors: Cursors::default(),
-    })
+    }))
     .to_bytes();
-    let mut watch = inner.watch(&caller, &bytes).await.unwrap();
+    let mut watch = inner.watch_of(&caller, &bytes).await.unwrap();
     let mut shown = async || {
         let push = pushed(&mut watch).await;
         let event = Event::parse(&push.bytes).unwrap();
@@ -516,7 +520,7 @@ async fn a_watch_marks_what_another_device_has_read() {
     let ask = async |command: Command<'_>| {
         let caller = super::caller(device(1), MOMENT);
         let bytes = Request::from(command).to_bytes();
-        Answer::parse(&inner.handle(&caller, &bytes).await).unwrap()
+        Answer::parse(&inner.answer(&caller, &bytes).await).unwrap()
     };
     assert_eq!(ask(del(6)).await, Answer::Done);
     assert_eq!(ask(add(7)).await, Answer::Done);
@@ -562,10 +566,10 @@ async fn cursors_of_watch_and_unread_are_confirmed() {
     realm
         .all_done(
             1,
-            [Command::Watch {
+            [Command::Watch(command::Watch {
                 session: SESSION,
                 cursors: Cursors(vec![(Mailbox::Private, Position(4))]),
-            }],
+            })],
         )
         .await;
     let realm = realm.restart();
@@ -584,12 +588,12 @@ async fn a_watch_with_a_cursor_that_is_ahead_shows_what_is_there() {
     assert_eq!(realm.read(1, INBOX, Some(20)).await, [at(2, "two")]);
     let caller = realm.caller(device(1));
     let inner = Arc::new(realm.realm);
-    let bytes = Request::from(Command::Watch {
+    let bytes = Request::from(Command::Watch(command::Watch {
         session: SESSION,
         cursors: Cursors(vec![(Mailbox::Private, Position(20))]),
-    })
+    }))
     .to_bytes();
-    let mut watch = inner.watch(&caller, &bytes).await.unwrap();
+    let mut watch = inner.watch_of(&caller, &bytes).await.unwrap();
     let push = pushed(&mut watch).await;
     let event = Event::parse(&push.bytes).unwrap();
     assert_eq!(event.entry.position, Position(2));

@@ -4,9 +4,10 @@ use super::{
     peers::{asked, deliver, peer},
     *,
 };
+use crate::wire::command;
 
 fn sendrealm(number: u64, text: &str) -> Command<'_> {
-    Command::SendRealm {
+    Command::SendRealm(command::SendRealm {
         operation: op(number),
         session: SessionRef::Bound,
         src_address: Text(""),
@@ -15,7 +16,7 @@ fn sendrealm(number: u64, text: &str) -> Command<'_> {
         from: "ann".parse().unwrap(),
         to: "bob".parse().unwrap(),
         message: Body(text.as_bytes()),
-    }
+    })
 }
 
 /// A realm with a user, and a peer whose errands come here.
@@ -84,15 +85,17 @@ async fn what_waits_is_counted() {
         batch.append(records::queue(beta), vec![1]);
     }
     fixture.realm.store.commit(batch).await.unwrap();
-    let sendrealm = |operation, from: &str| Command::SendRealm {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        src_address: Text(""),
-        src_port: crate::wire::Port(0),
-        realm: beta,
-        from: from.parse().unwrap(),
-        to: "bob".parse().unwrap(),
-        message: Body(b"x"),
+    let sendrealm = |operation, from: &str| {
+        Command::SendRealm(command::SendRealm {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            src_address: Text(""),
+            src_port: crate::wire::Port(0),
+            realm: beta,
+            from: from.parse().unwrap(),
+            to: "bob".parse().unwrap(),
+            message: Body(b"x"),
+        })
     };
     let answer = fixture.ask(device(1), sendrealm(2, "ann")).await;
     assert_eq!(answer, refused(ErrorCode::QueueFull));

@@ -12,6 +12,7 @@ use super::{
     },
     *,
 };
+use crate::wire::command;
 use crate::{
     realm::{peering_numbers::Numbered, storage::Unnoted},
     store::Memory,
@@ -137,7 +138,7 @@ async fn nobody_joins_before_a_configured_realm_agrees() {
 impl Side {
     /// Writes to the other's group, and takes that there.
     async fn post(&self, number: u64, text: &str) {
-        let command = Command::SendGroupRealm {
+        let command = Command::SendGroupRealm(command::SendGroupRealm {
             operation: op(number),
             session: BOUND,
             src_address: Text(""),
@@ -145,7 +146,7 @@ impl Side {
             realm: self.other(),
             group: group("crew"),
             message: Body(text.as_bytes()),
-        };
+        });
         assert_eq!(self.ask(command).await, Answer::Sent(Sent::Queued));
         let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
         let outgoing = self.realm.next_outgoing(self.other()).await.unwrap();
@@ -159,11 +160,11 @@ impl Side {
         let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
         let read = self.realm.read_copy(&peer, group("crew"), MOMENT);
         assert_eq!(read.await, ReadOutcome::Equal);
-        let command = Command::InboxGroupRealm {
+        let command = Command::InboxGroupRealm(command::InboxGroupRealm {
             session: BOUND,
             realm: self.other(),
             group: group("crew"),
-        };
+        });
         let options = Options {
             after: Some(0),
             ..Options::NONE
@@ -196,7 +197,7 @@ async fn copy_that_is_read_anew_has_each_message_of_its_own_users() {
         message: Body(b"mine"),
     };
     let caller = caller(Some(secret_of("beta").public()), MOMENT);
-    let answer = alpha.realm.handle(&caller, &forged.to_bytes()).await;
+    let answer = alpha.realm.answer(&caller, &forged.to_bytes()).await;
     assert_eq!(Answer::parse(&answer).unwrap(), STORED);
     let said = ["bob: mine", "bob: mine", "bob: another"];
     assert_eq!(beta.read_there().await, said);
@@ -229,12 +230,12 @@ async fn come_to_terms(sides: &[Side; 2]) {
 
 async fn leave(sides: &[Side; 2], number: u64) {
     for side in sides {
-        side.done(Command::LeaveGroupRealm {
+        side.done(Command::LeaveGroupRealm(command::LeaveGroupRealm {
             operation: op(number),
             session: BOUND,
             realm: side.other(),
             group: group("crew"),
-        })
+        }))
         .await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{super::records::MailboxLog, *};
 use crate::{
     store::Embedded,
-    wire::{CONTENT_GONE, Cursors, Entry, Mailbox, Unread, parse_varint},
+    wire::{CONTENT_GONE, Cursors, Entry, Mailbox, Unread, command, parse_varint},
 };
 
 const ONE: crate::store::PageLimit = crate::store::PageLimit {
@@ -114,10 +114,10 @@ async fn what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read() {
     // Again, as long as it has not been confirmed; and `unread` counts what is shown.
     assert_eq!(fixture.shown(2, None).await, rest);
     let unread = async || {
-        let command = Command::Unread {
+        let command = Command::Unread(command::Unread {
             session: SessionRef::Bound,
             cursors: Cursors(Vec::new()),
-        };
+        });
         fixture.ask(device(2), command).await
     };
     let one = Unread {
@@ -258,28 +258,30 @@ async fn a_group_is_kept_until_its_members_have_read_it() {
     let mut fixture = kept(RETENTION).await;
     fixture.register(device(3), "eve").await;
     let group = || "g".parse().unwrap();
-    let join = |operation| Command::JoinGroup {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        group: group(),
-        password: Password(b""),
+    let join = |operation| {
+        Command::JoinGroup(command::JoinGroup {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            group: group(),
+            password: Password(b""),
+        })
     };
-    let add = Command::AddGroup {
+    let add = Command::AddGroup(command::AddGroup {
         operation: op(2),
         session: SessionRef::Bound,
         group: group(),
         password: Password(b""),
-    };
+    });
     assert_eq!(fixture.ask(device(1), add).await, Answer::Done);
     assert_eq!(fixture.ask(device(2), join(2)).await, Answer::Done);
     for n in 3..7_u64 {
         let text = n.to_string();
-        let post = Command::SendGroup {
+        let post = Command::SendGroup(command::SendGroup {
             operation: op(n),
             session: SessionRef::Bound,
             group: group(),
             message: Body(text.as_bytes()),
-        };
+        });
         assert_eq!(fixture.ask(device(1), post).await, STORED);
     }
     let read = async |fixture: &Fixture, n, after, confirms: bool| {
@@ -288,10 +290,10 @@ async fn a_group_is_kept_until_its_members_have_read_it() {
             offset: (!confirms).then_some(0),
             ..Options::NONE
         };
-        let command = Command::InboxGroup {
+        let command = Command::InboxGroup(command::InboxGroup {
             session: SessionRef::Bound,
             group: group(),
-        };
+        });
         match fixture.ask(device(n), Request { options, command }).await {
             Answer::Page(page) => page.entries.iter().map(shown).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
@@ -307,11 +309,11 @@ async fn a_group_is_kept_until_its_members_have_read_it() {
     // Who joins later is told that there was more.
     assert_eq!(fixture.ask(device(3), join(2)).await, Answer::Done);
     assert_eq!(read(&fixture, 3, 0, false).await[0], "2: 2 gone");
-    let delete = Command::DelGroup {
+    let delete = Command::DelGroup(command::DelGroup {
         operation: op(7),
         session: SessionRef::Bound,
         group: group(),
-    };
+    });
     assert_eq!(fixture.ask(device(1), delete).await, Answer::Done);
     fixture.tidy().await;
     let logs = fixture.realm.store.logs(None, 100).await.unwrap();
@@ -367,14 +369,14 @@ async fn a_watch_is_told_what_is_gone() {
     fixture.realm.commit(batch).await.unwrap();
     let caller = fixture.caller(device(2));
     let now = fixture.now;
-    let command = Request::from(Command::Watch {
+    let command = Request::from(Command::Watch(command::Watch {
         session: SessionRef::Bound,
         cursors: Cursors(Vec::new()),
-    })
+    }))
     .to_bytes();
     let realm = std::sync::Arc::new(fixture.realm);
-    realm.handle(&caller, &command).await;
-    let mut watch = realm.watch(&caller, &command).await.unwrap();
+    realm.answer(&caller, &command).await;
+    let mut watch = realm.watch_of(&caller, &command).await.unwrap();
     let mut seen = Vec::new();
     for _ in 0..3 {
         let push = watch.next(&|| now, true, false).await.unwrap();

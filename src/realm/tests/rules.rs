@@ -47,12 +47,14 @@ async fn what_is_over_a_limit_has_its_own_error() {
         realm.ask(device(1), send(2, "ann", &long)).await,
         Answer::Refused(Refusal::too_large(1000))
     );
-    let named = |name: &'static str, password: &'static [u8]| Command::Register {
-        operation: op(9),
-        full_name: Text(name),
-        country: Text("id"),
-        username: "bob".parse().unwrap(),
-        password: Password(password),
+    let named = |name: &'static str, password: &'static [u8]| {
+        Command::Register(command::Register {
+            operation: op(9),
+            full_name: Text(name),
+            country: Text("id"),
+            username: "bob".parse().unwrap(),
+            password: Password(password),
+        })
     };
     let long: &'static str = "x".repeat(65).leak();
     assert_eq!(
@@ -67,12 +69,12 @@ async fn what_is_over_a_limit_has_its_own_error() {
         realm.ask(device(2), named("B", &[b'x'; 129])).await,
         Answer::Refused(Refusal::too_large(128))
     );
-    let invalid = Command::Send {
+    let invalid = Command::Send(command::Send {
         operation: op(9),
         session: SessionRef::Bound,
         to: "ann".parse().unwrap(),
         message: Body(b"\xff\xfe"),
-    };
+    });
     assert_eq!(
         realm.ask(device(1), invalid).await,
         refused(ErrorCode::BadRequest)
@@ -85,7 +87,7 @@ async fn what_is_over_a_limit_has_its_own_error() {
 async fn a_session_belongs_to_its_device() {
     let realm = Fixture::new();
     let id = realm.register(device(1), "ann").await;
-    let whoami = |session| Command::WhoAmI { session };
+    let whoami = |session| Command::WhoAmI(command::WhoAmI { session });
     let named = SessionRef::Named(id);
     assert!(matches!(
         realm.ask(device(1), whoami(named)).await,
@@ -102,16 +104,18 @@ async fn a_session_belongs_to_its_device() {
         Answer::Account(_)
     ));
     assert_eq!(realm.ask(PLAIN, whoami(SessionRef::Bound)).await, none);
-    let send = |operation| Command::Send {
-        operation: op(operation),
-        session: named,
-        to: "bob".parse().unwrap(),
-        message: Body(b"note"),
+    let send = |operation| {
+        Command::Send(command::Send {
+            operation: op(operation),
+            session: named,
+            to: "bob".parse().unwrap(),
+            message: Body(b"note"),
+        })
     };
     for _ in 0..2 {
         assert_eq!(realm.ask(PLAIN, send(1)).await, STORED);
     }
-    let inbox = Command::Inbox { session: named };
+    let inbox = Command::Inbox(command::Inbox { session: named });
     let Answer::Page(page) = realm.ask(PLAIN, inbox).await else {
         panic!("no page")
     };
@@ -171,9 +175,9 @@ async fn a_clock_that_jumps_ends_no_session() {
 async fn a_session_unused_for_its_lifetime_ends() {
     let mut realm = Fixture::new();
     realm.register(device(1), "ann").await;
-    let whoami = Command::WhoAmI {
+    let whoami = Command::WhoAmI(command::WhoAmI {
         session: SessionRef::Bound,
-    };
+    });
     for _ in 0..3 {
         realm.now = later(realm.now, 29 * DAY);
         assert!(matches!(
@@ -200,9 +204,9 @@ async fn sessions_are_listed_and_revoked_and_have_an_end() {
         session_in(&realm.ask(device(n), auth(1, "ann", "correct horse")).await);
     }
     let list = async |realm: &Fixture, n| {
-        let command = Command::Sessions {
+        let command = Command::Sessions(command::Sessions {
             session: SessionRef::Bound,
-        };
+        });
         match realm.ask(device(n), command).await {
             Answer::Sessions(sessions) => sessions,
             other => panic!("{other:?}"),
@@ -214,10 +218,12 @@ async fn sessions_are_listed_and_revoked_and_have_an_end() {
         sessions.iter().map(|s| s.current).collect::<Vec<_>>(),
         [false, true, false]
     );
-    let revoke = |operation, handle| Command::Revoke {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        handle,
+    let revoke = |operation, handle| {
+        Command::Revoke(command::Revoke {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            handle,
+        })
     };
     let third = sessions[2].handle;
     assert_eq!(realm.ask(device(2), revoke(2, third)).await, Answer::Done);
@@ -247,11 +253,13 @@ async fn a_new_password_ends_the_other_sessions() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     session_in(&realm.ask(device(2), auth(1, "ann", "correct horse")).await);
-    let passwd = |operation, old: &'static str| Command::Passwd {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        old: Password(old.as_bytes()),
-        new: Password(b"battery staple"),
+    let passwd = |operation, old: &'static str| {
+        Command::Passwd(command::Passwd {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            old: Password(old.as_bytes()),
+            new: Password(b"battery staple"),
+        })
     };
     assert_eq!(
         realm.ask(device(1), passwd(2, "wrong")).await,
@@ -355,11 +363,11 @@ async fn pages_fit_what_they_are_asked_to_fit() {
             bytes: asked,
             ..Options::NONE
         };
-        let command = Command::Inbox {
+        let command = Command::Inbox(command::Inbox {
             session: SessionRef::Bound,
-        };
+        });
         let request = Request { options, command }.to_bytes();
-        let answer = realm.realm.handle(&realm.caller(device(1)), &request).await;
+        let answer = realm.realm.answer(&realm.caller(device(1)), &request).await;
         let limit = asked.map_or(1100, |n: u64| usize::try_from(n.clamp(127, 1100)).unwrap());
         assert!(answer.len() <= limit, "{} > {limit}", answer.len());
         let Ok(Answer::Page(page)) = Answer::parse(&answer) else {
@@ -393,7 +401,7 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
         ..realm.caller(device(1))
     };
     let ask = async |caller, bytes: Vec<u8>| {
-        Answer::parse(&realm.realm.handle(caller, &bytes).await).unwrap()
+        Answer::parse(&realm.realm.answer(caller, &bytes).await).unwrap()
     };
     let bytes = Request::from(auth(2, "ann", "correct horse")).to_bytes();
     assert_eq!(ask(&early, bytes).await, refused(ErrorCode::BadRequest));
@@ -425,9 +433,9 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
         longest: 5,
         ..caller
     };
-    let whoami = Command::WhoAmI {
+    let whoami = Command::WhoAmI(command::WhoAmI {
         session: SessionRef::Bound,
-    };
+    });
     assert_eq!(
         ask(&narrow, Request::from(whoami).to_bytes()).await,
         Answer::Refused(Refusal::too_large(5))

@@ -126,7 +126,7 @@ async fn new_store_on_a_full_disk_keeps_the_default() {
         store.mend();
         if !is_life_first {
             let command = Request::from(register(1, "ann")).to_bytes();
-            let answer = realm.handle(&caller(device(1), MOMENT), &command).await;
+            let answer = realm.answer(&caller(device(1), MOMENT), &command).await;
             session_in(&Answer::parse(&answer).unwrap());
         }
         let realm = realm_of(&store);
@@ -159,7 +159,7 @@ async fn running_time_is_written_on_a_full_disk() {
     realm.note_running(1000).await;
     is_full.store(true, Ordering::SeqCst);
     let command = Request::from(register(1, "ann")).to_bytes();
-    let answer = realm.handle(&caller(device(1), MOMENT), &command).await;
+    let answer = realm.answer(&caller(device(1), MOMENT), &command).await;
     let answer = Answer::parse(&answer).unwrap();
     assert_eq!(answer, Answer::Refused(Refusal::busy(DISK_FULL_MS)));
     realm.note_running(90_000).await;
@@ -194,12 +194,14 @@ async fn session_in_use_outlives_a_full_disk() {
     let realm = realm_on(&directory, &is_full);
     let ask = async |now: Moment, command: Command<'_>| {
         let bytes = Request::from(command).to_bytes();
-        Answer::parse(&realm.handle(&caller(device(1), now), &bytes).await).unwrap()
+        Answer::parse(&realm.answer(&caller(device(1), now), &bytes).await).unwrap()
     };
     session_in(&ask(MOMENT, register(1, "ann")).await);
     is_full.store(true, Ordering::SeqCst);
-    let inbox = || Command::Inbox {
-        session: SessionRef::Bound,
+    let inbox = || {
+        Command::Inbox(command::Inbox {
+            session: SessionRef::Bound,
+        })
     };
     let written = async || {
         let found = realm.store.list(&records::sessions(), None, 9).await;
@@ -286,7 +288,7 @@ async fn damage_keeps_nothing_behind_it_from_leaving() {
     realm.begin_keeping(Some(A_DAY)).await;
     for n in 1..=4 {
         let command = Request::from(register(1, &format!("u{n}"))).to_bytes();
-        let answer = realm.handle(&caller(device(n), MOMENT), &command).await;
+        let answer = realm.answer(&caller(device(n), MOMENT), &command).await;
         session_in(&Answer::parse(&answer).unwrap());
     }
     append(&store, 3).await;
@@ -317,7 +319,7 @@ async fn damage_keeps_nothing_behind_it_from_leaving() {
 }
 
 fn sendrealm(text: &str) -> Request<'_> {
-    let command = Command::SendRealm {
+    let command = Command::SendRealm(command::SendRealm {
         operation: op(2),
         session: SessionRef::Bound,
         src_address: Text(""),
@@ -326,7 +328,7 @@ fn sendrealm(text: &str) -> Request<'_> {
         from: "ann".parse().unwrap(),
         to: "bob".parse().unwrap(),
         message: Body(text.as_bytes()),
-    };
+    });
     let options = Options {
         ttl: Some(60),
         ..Options::NONE
@@ -340,7 +342,7 @@ async fn what_could_not_be_given_back_is_given_back_later() {
     let store = Faulty::default();
     let realm = realm_of(&store);
     let ask = async |bytes: Vec<u8>| {
-        let answer = realm.handle(&caller(device(1), MOMENT), &bytes).await;
+        let answer = realm.answer(&caller(device(1), MOMENT), &bytes).await;
         Answer::parse(&answer).unwrap()
     };
     session_in(&ask(Request::from(register(1, "ann")).to_bytes()).await);
@@ -387,7 +389,7 @@ async fn introduction_is_repeated_where_copies_cannot_be_listed() {
     };
     let ask = async || {
         let answer = realm
-            .handle(&caller(Some(key), MOMENT), &introduce.to_bytes())
+            .answer(&caller(Some(key), MOMENT), &introduce.to_bytes())
             .await;
         Answer::parse(&answer).unwrap()
     };

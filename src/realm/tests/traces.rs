@@ -5,6 +5,7 @@ use super::{
     retention::{count, kept, shown},
     *,
 };
+use crate::wire::command;
 
 /// How many cursors the store has of groups, and of copies of groups.
 async fn group_cursors(fixture: &Fixture) -> usize {
@@ -21,27 +22,31 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
     let group: GroupName = "g".parse().unwrap();
     fixture.send_many(2, 0..1, "bob").await;
     fixture.confirm(2, 1).await;
-    let add = |operation| Command::AddGroup {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        group,
-        password: Password(b""),
+    let add = |operation| {
+        Command::AddGroup(command::AddGroup {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            group,
+            password: Password(b""),
+        })
     };
-    let post = |operation| Command::SendGroup {
-        operation: op(operation),
-        session: SessionRef::Bound,
-        group,
-        message: Body(b"x"),
+    let post = |operation| {
+        Command::SendGroup(command::SendGroup {
+            operation: op(operation),
+            session: SessionRef::Bound,
+            group,
+            message: Body(b"x"),
+        })
     };
     let read = async |after| {
         let options = Options {
             after,
             ..Options::NONE
         };
-        let command = Command::InboxGroup {
+        let command = Command::InboxGroup(command::InboxGroup {
             session: SessionRef::Bound,
             group,
-        };
+        });
         match fixture.ask(device(1), Request { options, command }).await {
             Answer::Page(page) => page.entries.iter().map(shown).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
@@ -62,11 +67,11 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
         fixture.tidy().await;
         assert_eq!(group_cursors(&fixture).await, 2);
         assert_eq!(read(None).await, both[1..]);
-        let delete = Command::DelGroup {
+        let delete = Command::DelGroup(command::DelGroup {
             operation: op(number + 3),
             session: SessionRef::Bound,
             group,
-        };
+        });
         assert_eq!(fixture.ask(device(1), delete).await, Answer::Done);
         if life == 1 {
             fixture.tidy().await;
@@ -103,25 +108,31 @@ async fn numbers_of_a_plain_session_that_has_ended_leave_the_store() {
     let mut fixture = kept(Retention::FOREVER).await;
     // With the one of bob's device: of sessions that are used at the same time any may make room.
     fixture.realm.limits.sessions_max = 4;
-    let login = || Command::Auth {
-        operation: op(1),
-        username: "bob".parse().unwrap(),
-        password: Password(b"correct horse"),
+    let login = || {
+        Command::Auth(command::Auth {
+            operation: op(1),
+            username: "bob".parse().unwrap(),
+            password: Password(b"correct horse"),
+        })
     };
     let mut named = Vec::new();
     for _ in 0..3 {
         let id = session_in(&fixture.ask(PLAIN, login()).await);
         named.push(SessionRef::Named(id));
     }
-    let send = |session| Command::Send {
-        operation: op(1),
-        session,
-        to: "ann".parse().unwrap(),
-        message: Body(b"x"),
+    let send = |session| {
+        Command::Send(command::Send {
+            operation: op(1),
+            session,
+            to: "ann".parse().unwrap(),
+            message: Body(b"x"),
+        })
     };
-    let logout = |number, session| Command::Logout {
-        operation: op(number),
-        session,
+    let logout = |number, session| {
+        Command::Logout(command::Logout {
+            operation: op(number),
+            session,
+        })
     };
     // One has sent something and one has not; and one is only begun.
     assert_eq!(fixture.ask(PLAIN, send(named[0])).await, STORED);

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     realm::records::EntryRecord,
     store::{Key, PageLimit, Prefix},
-    wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry},
+    wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, command},
 };
 
 type PeerCalls = tokio::sync::mpsc::Receiver<PeerCall>;
@@ -32,7 +32,7 @@ async fn with_crew(store: &Held) -> (Realm<Held>, PeerCalls) {
 
 /// Ann writes to the group.
 async fn post(realm: &Realm<Held>, number: u64, text: &str) {
-    let post = Command::SendGroupRealm {
+    let post = Command::SendGroupRealm(command::SendGroupRealm {
         operation: op(number),
         session: BOUND,
         src_address: Text(""),
@@ -40,7 +40,7 @@ async fn post(realm: &Realm<Held>, number: u64, text: &str) {
         realm: "beta".parse().unwrap(),
         group: group("crew"),
         message: Body(text.as_bytes()),
-    };
+    });
     let answer = give(realm, 1, &Request::from(post).to_bytes()).await;
     assert_eq!(answer, Answer::Sent(Sent::Queued));
 }
@@ -188,17 +188,17 @@ async fn what_is_noted_of_posts_has_an_end() {
     let (realm, _errands) = with_crew(&store).await;
     post(&realm, 4, "two").await;
     assert_eq!(noted(&store).len(), 1);
-    let claim = Command::Claim {
+    let claim = Command::Claim(command::Claim {
         operation: op(5),
         session: BOUND,
         code: Password(b"open sesame"),
-    };
+    });
     done(&realm, 1, claim).await;
-    let remove = Command::RemoveRealm {
+    let remove = Command::RemoveRealm(command::RemoveRealm {
         operation: op(6),
         session: BOUND,
         realm: "beta".parse().unwrap(),
-    };
+    });
     done(&realm, 1, remove).await;
     assert!(realm.do_departures(NOW).await);
     assert_eq!(noted(&store), []);

@@ -7,6 +7,7 @@ use super::{
     *,
 };
 use crate::wire::Cursors;
+use crate::wire::command;
 
 const SESSION: SessionRef = SessionRef::Bound;
 
@@ -43,13 +44,13 @@ impl Watching {
             let answer = give(&realm, n, &Request::from(command).to_bytes()).await;
             assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
         }
-        let bytes = Request::from(Command::Watch {
+        let bytes = Request::from(Command::Watch(command::Watch {
             session: SESSION,
             cursors: Cursors::default(),
-        })
+        }))
         .to_bytes();
         let caller = caller(device(2), MOMENT);
-        let watch = realm.watch(&caller, &bytes).await.unwrap();
+        let watch = realm.watch_of(&caller, &bytes).await.unwrap();
         Self {
             realm,
             watch,
@@ -61,7 +62,7 @@ impl Watching {
         let bytes = Request::from(command).to_bytes();
         let answer = self
             .realm
-            .handle(&caller(device(n), self.clock.now()), &bytes)
+            .answer(&caller(device(n), self.clock.now()), &bytes)
             .await;
         Answer::parse(&answer).unwrap()
     }
@@ -86,7 +87,10 @@ impl Watching {
 #[tokio::test(start_paused = true)]
 async fn a_watch_ends_with_its_session() {
     let handle = async |at: &Watching| {
-        let Answer::Sessions(all) = at.ask(2, Command::Sessions { session: SESSION }).await else {
+        let Answer::Sessions(all) = at
+            .ask(2, Command::Sessions(command::Sessions { session: SESSION }))
+            .await
+        else {
             panic!("no sessions")
         };
         all.into_iter().find(|one| one.current).unwrap().handle
@@ -102,27 +106,28 @@ async fn a_watch_ends_with_its_session() {
             0 => at.ask(2, logout(20)).await,
             1 => {
                 let handle = handle(&at).await;
-                let revoke = Command::Revoke {
+                let revoke = Command::Revoke(command::Revoke {
                     operation: op(20),
                     session: SESSION,
                     handle,
-                };
+                });
                 at.ask(1, revoke).await
             }
             2 => {
-                let passwd = Command::Passwd {
+                let passwd = Command::Passwd(command::Passwd {
                     operation: op(20),
                     session: SESSION,
                     old: Password(b"correct horse"),
                     new: Password(b"battery staple"),
-                };
+                });
                 at.ask(1, passwd).await
             }
             // Two sessions are allowed, and the other one is used later.
             _ => {
                 tokio::time::advance(Duration::from_hours(2)).await;
                 assert!(matches!(
-                    at.ask(1, Command::WhoAmI { session: SESSION }).await,
+                    at.ask(1, Command::WhoAmI(command::WhoAmI { session: SESSION }))
+                        .await,
                     Answer::Account(_)
                 ));
                 at.ask(3, auth(1, "ann", "correct horse")).await
@@ -173,41 +178,41 @@ async fn with_backlog(groups: u32) -> (Arc<Realm<Held>>, Vec<u8>) {
     for n in 0..groups {
         let group = || format!("g{n}").parse().unwrap();
         number += 10;
-        let add = Command::AddGroup {
+        let add = Command::AddGroup(command::AddGroup {
             operation: op(number),
             session: SESSION,
             group: group(),
             password: Password(b""),
-        };
+        });
         assert_eq!(at.ask(9, add).await, Answer::Done);
-        let join = Command::JoinGroup {
+        let join = Command::JoinGroup(command::JoinGroup {
             operation: op(number),
             session: SESSION,
             group: group(),
             password: Password(b""),
-        };
+        });
         assert_eq!(at.ask(1, join).await, Answer::Done);
         for post in 1..9 {
-            let post = Command::SendGroup {
+            let post = Command::SendGroup(command::SendGroup {
                 operation: op(number + post),
                 session: SESSION,
                 group: group(),
                 message: Body(text.as_bytes()),
-            };
+            });
             assert_eq!(at.ask(9, post).await, STORED);
         }
     }
-    let command = Request::from(Command::Watch {
+    let command = Request::from(Command::Watch(command::Watch {
         session: SESSION,
         cursors: Cursors::default(),
-    });
+    }));
     (at.realm, command.to_bytes())
 }
 
 /// How much one watch comes to have read ahead, having been given out everything once, and in each mailbox in order.
 async fn most_read_ahead(realm: &Arc<Realm<Held>>, command: &[u8], groups: usize) -> usize {
     let mut watch = realm
-        .watch(&caller(device(2), MOMENT), command)
+        .watch_of(&caller(device(2), MOMENT), command)
         .await
         .unwrap();
     let mut seen = std::collections::BTreeMap::<String, Vec<u64>>::new();
@@ -245,10 +250,10 @@ async fn a_watch_reads_ahead_no_more_than_it_may() {
 #[tokio::test]
 async fn watches_of_one_account_leave_room_for_others() {
     let at = Watching::new().await;
-    let command = Request::from(Command::Watch {
+    let command = Request::from(Command::Watch(command::Watch {
         session: SESSION,
         cursors: Cursors::default(),
-    })
+    }))
     .to_bytes();
     let begin = async |n| {
         let answer = give(&at.realm, n, &command).await;
@@ -257,7 +262,7 @@ async fn watches_of_one_account_leave_room_for_others() {
         }
         Ok(at
             .realm
-            .watch(&caller(device(n), MOMENT), &command)
+            .watch_of(&caller(device(n), MOMENT), &command)
             .await
             .unwrap())
     };
@@ -294,15 +299,15 @@ async fn long_entry_is_pushed_in_its_first_piece() {
         (1, send(2, "bob", &text)),
     ] {
         let bytes = Request::from(command).to_bytes();
-        let answer = realm.handle(&caller(device(n), MOMENT), &bytes).await;
+        let answer = realm.answer(&caller(device(n), MOMENT), &bytes).await;
         assert!(!Answer::is_refusal(&answer));
     }
-    let command = Request::from(Command::Watch {
+    let command = Request::from(Command::Watch(command::Watch {
         session: SESSION,
         cursors: Cursors::default(),
-    });
+    }));
     let mut watch = realm
-        .watch(&caller(device(2), MOMENT), &command.to_bytes())
+        .watch_of(&caller(device(2), MOMENT), &command.to_bytes())
         .await
         .unwrap();
     let push = watch.next(&|| MOMENT, true, true).await.unwrap();
