@@ -39,6 +39,12 @@ const CHECK_AFTER: Duration = Duration::from_mins(6);
 /// How long such a check is worth: an introduction from the peer within this time asks for no
 /// other one.
 const CHECK_AGAIN: Duration = Duration::from_mins(10);
+/// A peer that introduces itself after a shorter silence than this, and a longer one than
+/// [`FORGOTTEN_AFTER`], makes such a check itself. It is neither dialled back for that nor checked.
+const CHECKED_WITHIN: Duration = Duration::from_secs(8 * 60 + 30);
+/// For so long after the last traffic a link that the peer has opened counts as open. After that the
+/// peer may have forgotten it.
+const THEIRS_OPEN: Duration = Duration::from_mins(40);
 /// How long this realm first waits, without traffic, for a peer to open a link after a silence. The
 /// wait doubles each time.
 const LET_IN_AGAIN: Duration = Duration::from_mins(9);
@@ -122,6 +128,8 @@ struct LinksWithPeer<I> {
     back_due: Option<(Duration, bool)>,
     /// The peer has opened a link since this realm last opened one. It may have restarted.
     is_fresh: bool,
+    /// The peer has opened that link to show that it can be opened after a silence.
+    is_check: bool,
     /// The last dial-back was late, and a link may have to be opened for it.
     is_back_late: bool,
     /// Until when the peer may dial back for that. Such a dial-back causes no further one.
@@ -148,6 +156,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             back_at: None,
             back_due: None,
             is_fresh: false,
+            is_check: false,
             is_back_late: false,
             answers_until: None,
         }
@@ -172,7 +181,12 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
     }
 
     fn introduced(&mut self, now: Duration) {
+        self.spoke = now;
         let is_fresh = core::mem::take(&mut self.is_fresh);
+        if core::mem::take(&mut self.is_check) {
+            // The peer knows that it can be dialled.
+            return;
+        }
         let answers = self.answers_until.take_if(|_| is_fresh);
         if is_fresh && answers.is_none_or(|until| until <= now) {
             self.call_back(now);
@@ -183,7 +197,6 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         if !is_fresh && lately.is_none_or(|lately| now >= lately + BACK_AGAIN) {
             self.call_back(now);
         }
-        self.spoke = now;
         // Or because it does not know whether it can be dialled after a silence.
         self.wants_check |= self.checked.is_none_or(|at| now >= at + CHECK_AGAIN);
     }
@@ -207,16 +220,23 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         }
     }
 
+    /// When the two have sent nothing to each other for that time. A link of the peer's counts as
+    /// used for as long as links are open while they are idle, and then as forgotten by the peer.
+    fn silent_since(&self, time: Duration) -> Duration {
+        let is_open = !self.theirs.is_empty();
+        self.spoke + if is_open { time.max(THEIRS_OPEN) } else { time }
+    }
+
     /// When the peer is dialled to show it that this works after a silence.
     fn check_due(&self) -> Option<Duration> {
         let may = self.wants_check && self.reached.is_some() && self.ours.is_empty();
-        may.then_some(self.spoke + CHECK_AFTER)
+        may.then(|| self.silent_since(CHECK_AFTER))
     }
 
     /// When the peer has not opened a link though the silence was long enough.
     fn let_in_due(&self) -> Option<Duration> {
         let is_silent = self.ours.is_empty() && self.asking == 0;
-        (self.reach == Reach::LetIn && is_silent).then_some(self.spoke + self.let_in_again)
+        (self.reach == Reach::LetIn && is_silent).then(|| self.silent_since(self.let_in_again))
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -229,6 +249,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
     /// already.
     fn has_called(&mut self, now: Duration, is_again: bool) {
         let is_silent = self.asking == 0 && self.is_silent(now, FORGOTTEN_AFTER);
+        self.is_check = is_silent && now < self.spoke + CHECKED_WITHIN;
         if is_silent || is_planted(Fault::BelieveAnyCall) {
             self.reach = Reach::Proven;
             self.let_in_again = LET_IN_AGAIN;

@@ -10,8 +10,6 @@ const SEAT: Seat = Seat {
     listener: 0,
     worker: 0,
 };
-/// A link that is not kept open ends after this time.
-const IDLE: u64 = 5;
 /// A link that is kept open sends in between.
 const KEEP_ALIVE: u64 = 25;
 const DAY: u64 = 24 * 3600;
@@ -31,9 +29,9 @@ struct Side {
 }
 
 impl Side {
-    fn new(forgets: Option<u64>) -> Self {
+    fn new(now: u64, forgets: Option<u64>) -> Self {
         let mut table = PeerLinks::default();
-        table.keep_only(Duration::ZERO, &[key()]);
+        table.keep_only(Duration::from_secs(now), &[key()]);
         Self {
             table,
             seen: Happened::default(),
@@ -60,19 +58,30 @@ struct Pair {
     now: u64,
     sides: [Side; 2],
     links: u32,
+    /// A link that is not kept open ends after this time.
+    idle: u64,
 }
 
 impl Pair {
-    fn new(forgets: [Option<u64>; 2]) -> Self {
+    fn new(forgets: [Option<u64>; 2], idle: u64) -> Self {
         let mut pair = Self {
             now: 0,
-            sides: forgets.map(Side::new),
+            idle,
+            sides: forgets.map(|forgets| Side::new(0, forgets)),
             links: 0,
         };
         for which in [0, 1] {
             pair.introduce(which, false);
         }
         pair
+    }
+
+    /// A side has been killed, and starts. The other one has not heard of it.
+    fn restart(&mut self, which: usize) {
+        let forgets = self.sides[which].forgets;
+        let before = core::mem::replace(&mut self.sides[which], Side::new(self.now, forgets));
+        self.sides[which].dialled = before.dialled;
+        self.introduce(which, false);
     }
 
     fn at(&self) -> Duration {
@@ -150,7 +159,7 @@ impl Pair {
         let mut ended = vec![];
         for at in 0..self.sides[which].links.len() {
             let (link, used) = self.sides[which].links[at];
-            let is_due = self.now - used >= if is_kept { KEEP_ALIVE } else { IDLE };
+            let is_due = self.now - used >= if is_kept { KEEP_ALIVE } else { self.idle };
             if is_due && is_kept && self.send(which) {
                 self.sides[1 - which].sent = Some(self.now);
                 self.sides[which].links[at].1 = self.now;
@@ -182,19 +191,33 @@ impl Pair {
 /// within minutes of a start, and say nothing more about it.
 #[test]
 fn realms_that_can_be_dialled_are_silent_after_minutes() {
-    let mut pair = Pair::new([None, None]);
-    for _ in 0..20 * 60 {
-        pair.tick();
+    for idle in [5, 60, 600] {
+        let mut pair = Pair::new([None, None], idle);
+        for _ in 0..2 * 3600 {
+            pair.tick();
+        }
+        let dialled = pair.sides.each_ref().map(|side| side.dialled);
+        assert!(dialled.iter().sum::<u32>() <= 12, "{dialled:?}");
+        for side in &pair.sides {
+            assert!(!side.table.keeps_open(&key()) && side.links.is_empty());
+        }
+        for _ in 0..DAY {
+            pair.tick();
+        }
+        assert_eq!(pair.sides.each_ref().map(|side| side.dialled), dialled);
+        // One of them starts anew.
+        for which in [0, 1] {
+            pair.restart(which);
+            for _ in 0..2 * 3600 {
+                pair.tick();
+            }
+            let dialled = pair.sides.each_ref().map(|side| side.dialled);
+            for _ in 0..DAY {
+                pair.tick();
+            }
+            assert_eq!(pair.sides.each_ref().map(|side| side.dialled), dialled);
+        }
     }
-    let dialled = pair.sides.each_ref().map(|side| side.dialled);
-    assert!(dialled.iter().sum::<u32>() <= 12, "{dialled:?}");
-    for side in &pair.sides {
-        assert!(!side.table.keeps_open(&key()) && side.links.is_empty());
-    }
-    for _ in 0..2 * DAY {
-        pair.tick();
-    }
-    assert_eq!(pair.sides.each_ref().map(|side| side.dialled), dialled);
 }
 
 /// PEER-24: who is behind a stateful firewall, or an address translator that keeps its port, can be
@@ -203,7 +226,7 @@ fn realms_that_can_be_dialled_are_silent_after_minutes() {
 #[test]
 fn peer_behind_a_firewall_is_reached_within_an_hour() {
     for forgets in [10, 30, 120, 299] {
-        let mut pair = Pair::new([None, Some(forgets)]);
+        let mut pair = Pair::new([None, Some(forgets)], 5);
         let (mut unreachable, mut longest) = (0, 0);
         for _ in 0..3 * DAY {
             pair.tick();
@@ -229,7 +252,7 @@ fn peer_behind_a_firewall_is_reached_within_an_hour() {
 /// PEER-24: the same for two realms that are both behind firewalls.
 #[test]
 fn realms_behind_two_firewalls_reach_each_other_within_an_hour() {
-    let mut pair = Pair::new([Some(60), Some(90)]);
+    let mut pair = Pair::new([Some(60), Some(90)], 5);
     // Their operators have each other's address: both send until one gets through.
     let mut longest = [0; 2];
     let mut unreachable = [0; 2];
