@@ -1,9 +1,16 @@
-//! What a command costs that begins with nothing: real processes, one for each message, through a relay that delays and loses.
+//! The cost of a command from a cold start: real processes, one for each message, through a relay
+//! that delays and loses datagrams.
 //!
-//! `cargo bench --bench cold` prints the table (20 minutes on two cores), `-- --quick` a twentieth of it, and `-- --svg FILE` also
-//! draws it. What is compared, all in one run: a process for each message (*cold*), one that stays and sends one after another (*open*), and
-//! an *oracle* that repeats an exchange exactly one round trip after it has failed, which takes RTT / (1 − p)² where each way loses p. To that
-//! is added what the program takes by itself: the mean of the same processes, as many at once and as often, over a path without delay or loss.
+//! `cargo bench --bench cold` prints the table (20 minutes on two cores), `-- --quick` a twentieth
+//! of it, and `-- --svg FILE` also draws it. One run compares:
+//!
+//! - a process for each message (*cold*),
+//! - one process that sends one message after another (*open*),
+//! - an *oracle* that repeats an exchange exactly one round trip after it has failed, which takes
+//!   RTT / (1 − p)² where each way loses p.
+//!
+//! The time of the program itself is added to the oracle's. It is the mean of the same processes,
+//! as many at once and as often, over a path without delay or loss.
 
 #![allow(clippy::cast_precision_loss, reason = "figures are for reading")]
 
@@ -29,19 +36,19 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use support::{Home, Realm, typing::Shell};
 
 const RTT: Duration = Duration::from_millis(60);
-/// What each way loses, and what the design allows: times the sum of oracle and program.
+/// The loss of each way, and the design's limit as a multiple of the sum of oracle and program.
 const CELLS: [(f64, f64); 4] = [(0.0, 1.1), (0.1, 1.1), (0.3, 1.2), (0.5, 1.3)];
 /// Messages a cell.
 const SENDS: usize = 1000;
-/// Who sends at once. They mostly wait.
+/// Senders at once. They mostly wait.
 const SENDERS: usize = 4;
-/// The far path: so many messages, and the share that each way loses.
+/// The far path: its round trip, the loss of each way, and the number of messages.
 const FAR: (Duration, f64, usize) = (Duration::from_millis(600), 0.5, 300);
-/// A client from which, and to which, nothing has come for so long has gone.
+/// A client is gone after this time without a datagram from it or to it.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 const TEXT: &str = "twenty bytes of text";
 
-/// A path to a realm: both ways delay and lose.
+/// A path to a realm. Both ways delay and lose datagrams.
 struct Path {
     address: SocketAddr,
     bytes: Arc<AtomicU64>,
@@ -49,7 +56,7 @@ struct Path {
     is_over: Arc<AtomicBool>,
 }
 
-/// What is on its way, by when it arrives.
+/// Datagrams on their way, by the time of their arrival.
 struct Late {
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     datagrams: HashMap<u64, (Arc<UdpSocket>, SocketAddr, Vec<u8>)>,
@@ -58,7 +65,7 @@ struct Late {
 
 type Sent = (Instant, Arc<UdpSocket>, SocketAddr, Vec<u8>);
 
-/// Sends what is due when it is due.
+/// Sends each datagram when it is due.
 fn carry(queue: &mpsc::Receiver<Sent>) {
     let mut late = Late {
         due: BinaryHeap::new(),
@@ -85,7 +92,7 @@ fn carry(queue: &mpsc::Receiver<Sent>) {
             }
             late.due.pop();
             if let Some((socket, to, bytes)) = late.datagrams.remove(&number) {
-                // Whoever it is for may have gone.
+                // The receiver may be gone.
                 let _ = socket.send_to(&bytes, to);
             }
         }
@@ -123,7 +130,8 @@ impl Path {
                     continue;
                 };
                 bytes.fetch_add(len as u64, Ordering::Relaxed);
-                // One whose thread has ended is of a client that has gone: another may have its port now.
+                // If the thread of a port has ended, its client is gone, and another client may
+                // have its port now.
                 backs.retain(|_, back| Arc::strong_count(back) > 1);
                 let back = Arc::clone(backs.entry(from).or_insert_with(|| {
                     let back = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -134,7 +142,7 @@ impl Path {
                         (Arc::clone(&bytes), Arc::clone(&is_over), is_lost.clone());
                     thread::spawn(move || {
                         let (mut buffer, mut heard) = ([0; 2048], Instant::now());
-                        // A client that has gone gets nothing more.
+                        // A client that is gone gets no more datagrams.
                         while !is_over.load(Ordering::Relaxed) && heard.elapsed() < FORGOTTEN {
                             let Ok((len, _)) = socket.recv_from(&mut buffer) else {
                                 continue;
@@ -170,7 +178,7 @@ impl Drop for Path {
     }
 }
 
-/// What a cell has shown.
+/// The results of a cell.
 struct Cell {
     times: Vec<Duration>,
     failed: usize,
@@ -182,7 +190,7 @@ impl Cell {
         self.times.iter().sum::<Duration>().as_secs_f64() / self.times.len() as f64
     }
 
-    /// The mean of the slowest of each hundred.
+    /// Returns the mean of the slowest message of each hundred.
     fn slowest(&self) -> f64 {
         let slowest = self.times.chunks(100).filter_map(|some| some.iter().max());
         let slowest: Vec<f64> = slowest.map(Duration::as_secs_f64).collect();
@@ -198,11 +206,11 @@ impl Cell {
 enum How {
     /// A process for each message.
     Cold,
-    /// One that stays.
+    /// One process for all messages.
     Open,
 }
 
-/// Sends so many messages over paths that lose `loss` each way.
+/// Sends `sends` messages over paths that lose `loss` each way.
 fn run(
     realm: &Realm,
     (how, senders): (How, usize),
@@ -254,7 +262,7 @@ fn one(
     };
     let mut shell = (how == How::Open).then(|| Shell::start(&home, &name, &[]));
     if let Some(shell) = &mut shell {
-        // The link is open, and has seen its path.
+        // The link is open and has measured its path before the messages are counted.
         for _ in 0..20 {
             shell.ask(&format!("send {name} first"));
         }
@@ -268,7 +276,7 @@ fn one(
         };
         cell.times.push(begun.elapsed());
         if rtt.is_zero() {
-            // As busy as where there is a delay.
+            // The machine is as busy as with a delay.
             thread::sleep(RTT);
         }
         cell.failed += usize::from(!is_done);
@@ -352,7 +360,7 @@ fn main() {
     }
 }
 
-/// Time a message against loss: a process for each, one that stays, and the oracle.
+/// Draws the time a message against the loss: for cold and open processes, and the oracle.
 fn picture(points: &[(f64, f64, f64, f64)]) -> String {
     let (left, bottom) = (60.0, 310.0);
     let top = points

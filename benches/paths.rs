@@ -1,9 +1,10 @@
-//! What the protocol makes of bad paths: two links and a simulated path between them, so that every run gives the
-//! same figures, on any machine, in seconds.
+//! The protocol on bad paths: two links and a simulated path between them. Every run gives the same
+//! figures, on any machine, in seconds.
 //!
-//! `cargo bench --bench paths` prints them; `cargo bench --bench paths -- --svg spec/paths.svg` also draws them.
-//! What is compared: an *oracle* that repeats an exchange exactly one round trip after it has failed takes
-//! RTT / (1 − p)² a message where each datagram is lost with probability p.
+//! `cargo bench --bench paths` prints the figures;
+//! `cargo bench --bench paths -- --svg spec/paths.svg` also draws them. They are compared with an
+//! *oracle* that repeats an exchange exactly one round trip after it has failed. It takes
+//! `RTT / (1 − p)²` a message where each datagram is lost with probability p.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -14,12 +15,12 @@ use merpati::{
 };
 use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
 
-/// A `send` of 20 bytes, as a request.
+/// The length of a `send` of 20 bytes, as a request.
 const SEND_BYTES: usize = 27;
-/// Its answer.
+/// The answer to a `send`.
 const STORED: &[u8] = &[1];
 const RTT: Duration = Duration::from_millis(60);
-/// Runs of each row, with other luck.
+/// Runs of each row, with different seeds.
 const SEEDS: u64 = 20;
 
 /// One direction of a path.
@@ -81,7 +82,7 @@ struct Run {
 }
 
 impl Run {
-    /// An open link whose client knows the round trip, as it does from its last run.
+    /// Returns an open link whose client knows the round trip from its last run.
     fn new(seed: u64, rate: u64, rtt: Duration, loss: f64) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let (device, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
@@ -137,14 +138,14 @@ impl Run {
             .is_some()
     }
 
-    /// Until there have been so many replies.
+    /// Runs until this many replies have arrived.
     fn until(&mut self, replies: u64) {
         while self.replies < replies {
             self.step();
         }
     }
 
-    /// Sends what there is to send, and goes on to the next moment at which something happens.
+    /// Sends the datagrams that are due, and advances to the next event.
     fn step(&mut self) {
         let mut out = Vec::new();
         while self.client.poll_transmit(self.now, &mut out) {
@@ -192,19 +193,19 @@ impl Run {
 
 fn hand_in(link: &mut Link, now: Time, datagram: &[u8]) {
     if let Ok(Packet::Link(packet)) = Packet::parse(datagram) {
-        // What is not taken is as good as lost.
+        // A packet that is not accepted counts as lost.
         let _ = link.handle_packet(now, &packet, datagram, &mut Vec::new());
     }
 }
 
-/// A share or a mean for people.
+/// Returns a ratio, for people.
 fn ratio(a: u64, b: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
     let ratio = a as f64 / b as f64;
     ratio
 }
 
-/// One after another: time against the oracle's, and bytes a message.
+/// Measures messages one after another: the time relative to the oracle's, and bytes a message.
 fn one_after_another(loss: f64) -> (f64, f64) {
     const MESSAGES: u64 = 100;
     let (mut micros, mut bytes) = (0, 0);
@@ -223,7 +224,7 @@ fn one_after_another(loss: f64) -> (f64, f64) {
     (mean / oracle, ratio(bytes, SEEDS * MESSAGES))
 }
 
-/// A hundred at once: round trips for all, and bytes a message.
+/// Measures a hundred messages at once: round trips for all, and bytes a message.
 fn at_once(loss: f64) -> (f64, f64) {
     const MESSAGES: u64 = 100;
     let (mut micros, mut bytes) = (0, 0);
@@ -246,7 +247,8 @@ fn at_once(loss: f64) -> (f64, f64) {
     )
 }
 
-/// Long messages one behind another: the share of the link that they use, and bytes sent for each of theirs.
+/// Measures long messages in a queue: the utilisation of the link, and bytes sent for each byte of
+/// the messages.
 fn bulk(rate: u64, rtt: Duration, loss: f64, messages: u64) -> (f64, f64) {
     const BYTES: usize = 60_000;
     let mut run = Run::new(1, rate, rtt, loss);
@@ -299,7 +301,7 @@ fn main() {
     }
 }
 
-/// Time a message against loss, beside the oracle's.
+/// Draws the time a message against the loss, beside the oracle's.
 fn picture(points: &[(f64, f64)]) -> String {
     let (width, height, left, bottom) = (640.0, 360.0, 60.0, 310.0);
     let x = |loss: f64| left + loss / 0.5 * 540.0;

@@ -1,7 +1,9 @@
-//! How small a realm is, and how fast it is there: memory of links that are idle, start, restart.
+//! The size and speed of a realm: the memory of idle links, the start, the restart, and the size of
+//! a light client.
 //!
-//! `cargo bench --bench size` prints a table: what was measured beside what must hold. It takes some minutes. `-- --quick` does a hundredth
-//! of it, to see that it works; `-- --only tables`, `start`, `restart` or `light` prints one row.
+//! `cargo bench --bench size` prints a table with the measured figures and their limits. It takes
+//! some minutes. `-- --quick` does a hundredth of it, to check that it works. `-- --only tables`,
+//! `start`, `restart` or `light` prints one row.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -29,18 +31,19 @@ use merpati::{
 };
 use support::{Home, Realm, finished, program};
 
-/// As the program has it: memory that is free goes back to the system.
+/// The allocator of the program. It returns free memory to the system.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Links in tables, without sockets.
 const IN_TABLES: usize = 1_000_000;
-/// Messages in the store of a realm that is started again.
+/// Messages in the store of a realm that is restarted.
 const MESSAGES: usize = 1_000_000;
-/// After so long all links are at rest: three minutes and the grain they are counted in, and for those whose answer took so
-/// long that they were told to wait for it, as long as it is sent to a device that says nothing more.
+/// After this time all links are dormant. Idle links become dormant after 3 minutes plus the
+/// timer's granularity. If an answer took so long that the client was told to wait for it, its link
+/// stays awake as long as the answer is sent to a device that is silent.
 const UNTIL_REST: Duration = Duration::from_mins(7);
-/// Starts of which the middle one counts.
+/// The number of starts; the median counts.
 const STARTS: usize = 11;
 
 fn row(what: &str, measured: &str, wanted: &str) {
@@ -56,7 +59,7 @@ fn device() -> SecretKey {
     SecretKey::generate(&mut system_rng().unwrap())
 }
 
-/// Memory of this process, in bytes.
+/// Returns the memory of this process, in bytes.
 fn memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:"));
@@ -64,7 +67,8 @@ fn memory() -> u64 {
     kib.parse::<u64>().unwrap() << 10
 }
 
-/// Carries what both sides have to send until there is nothing, and lets the server answer all.
+/// Carries the datagrams of both sides until there are none, and lets the server answer all
+/// requests.
 fn settle(now: Time, from: SocketAddr, client: &mut Endpoint, server: &mut Endpoint, user: u64) {
     let realm = SocketAddr::from(([10, 0, 0, 1], 6377));
     let mut out = Vec::new();
@@ -93,7 +97,7 @@ fn settle(now: Time, from: SocketAddr, client: &mut Endpoint, server: &mut Endpo
     }
 }
 
-/// An endpoint, and its key.
+/// Returns an endpoint and its key.
 fn endpoint() -> (Endpoint, PublicKey) {
     let key = device();
     let unlimited = Handshakes {
@@ -109,7 +113,7 @@ fn endpoint() -> (Endpoint, PublicKey) {
     (Endpoint::new(config, &key.into(), [1; 32]), public)
 }
 
-/// Opens so many links more, each of a device and a user of its own at an address of its own.
+/// Opens `count` more links, each of a device and a user of its own at an address of its own.
 fn open_in(server: &mut Endpoint, key: PublicKey, begin: Time, count: usize) {
     let all = server.links() + count;
     for n in server.links()..all {
@@ -126,7 +130,7 @@ fn open_in(server: &mut Endpoint, key: PublicKey, begin: Time, count: usize) {
     assert_eq!(server.links(), all);
 }
 
-/// Time passes until then; what is sent goes nowhere.
+/// Lets time pass until `until`. Datagrams are dropped.
 fn pass(endpoint: &mut Endpoint, until: Time) {
     let mut out = Vec::new();
     while let Some(due) = endpoint.poll_timeout().filter(|due| *due <= until) {
@@ -136,7 +140,8 @@ fn pass(endpoint: &mut Endpoint, until: Time) {
     }
 }
 
-/// Memory that each link takes while nothing comes on it, without sockets: in one table for each processor, filled and kept by a thread of its own as a worker is.
+/// Measures the memory of each idle link, without sockets. Each processor has one table, which a
+/// thread of its own fills and keeps, as a worker does.
 fn tables(count: usize) {
     let before = memory();
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -144,7 +149,7 @@ fn tables(count: usize) {
     let each = || memory().saturating_sub(before) / count as u64;
     let begin = Time(1_000_000);
     let later = begin + Duration::from_micros(count as u64) + UNTIL_REST;
-    // All wait for one another before each look, and after it.
+    // All threads wait for one another before and after each measurement.
     let look = Barrier::new(threads + 1);
     let [mut busy, mut idle] = [0; 2];
     thread::scope(|scope| {
@@ -155,7 +160,8 @@ fn tables(count: usize) {
                 look.wait();
                 look.wait();
                 pass(&mut table, later);
-                // Others come; memory that has become free is given back on the way, after a second.
+                // Further links are opened. After a second the allocator returns free memory on the
+                // way.
                 thread::sleep(Duration::from_secs(2));
                 open_in(&mut table, key, later, count / threads / 100);
                 look.wait();
@@ -175,7 +181,7 @@ fn tables(count: usize) {
     );
 }
 
-/// The program of a device: `examples/light.rs`, as small as it gets.
+/// Measures the program of a device: `examples/light.rs`, in the smallest build.
 fn light() {
     let arguments =
         "build --quiet --profile light --no-default-features --features client --example light";
@@ -186,7 +192,7 @@ fn light() {
         .unwrap();
     assert!(built.success());
     let program = std::env::current_exe().unwrap();
-    // target/release/deps/size-…
+    // The program is target/release/deps/size-…
     let target = program.ancestors().nth(3).unwrap();
     let bytes = fs::metadata(target.join("light/examples/light"))
         .unwrap()
@@ -198,7 +204,7 @@ fn light() {
     );
 }
 
-/// Starts with nothing there yet.
+/// Measures starts with an empty store.
 fn start(times: usize) {
     let mut took: Vec<Duration> = (0..times)
         .map(|_| {
@@ -219,7 +225,7 @@ fn start(times: usize) {
     );
 }
 
-/// A realm with so many messages is killed, and started again.
+/// Measures the restart of a realm with `count` messages after it was killed.
 fn restart(count: usize) {
     let home = Home::new();
     let mut realm = home.realm_as(

@@ -1,5 +1,5 @@
-//! What each step on a message's way takes by itself: `cargo bench --bench steps`, and `-- seal` for some of them.
-//! BENCHMARKING.md says how to read the figures.
+//! The time of each step on a message's way: `cargo bench --bench steps`, and `-- seal` for some of
+//! them. BENCHMARKING.md explains the figures.
 
 #![allow(missing_docs, reason = "a macro makes a function")]
 
@@ -30,7 +30,7 @@ fn send() -> Request<'static> {
     command.into()
 }
 
-/// Bytes to values and back.
+/// Measures parsing and emitting.
 fn wire(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("wire");
     let command = send().to_bytes();
@@ -66,7 +66,7 @@ fn wire(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What makes it secret.
+/// Measures cryptography.
 fn crypto(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("crypto");
     let key = SealKey::new([7; 32]);
@@ -151,7 +151,7 @@ impl Talk {
         }
     }
 
-    /// So many requests at once, until all are answered.
+    /// Sends `count` requests at once, and runs until all are answered.
     fn exchange(&mut self, command: &[u8], count: usize) {
         let deadline = self.now + Duration::from_secs(30);
         for _ in 0..count {
@@ -191,7 +191,7 @@ impl Talk {
     }
 }
 
-/// Both sides of a link, without a network.
+/// Measures both sides of a link, without a network.
 fn link(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("link, both sides");
     let command = send().to_bytes();
@@ -208,7 +208,7 @@ fn link(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// So many messages that are written together, each with the record of its operation, and synced.
+/// Measures messages that are written together, each with its idempotency record, and synced.
 fn store(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("store");
     group.sample_size(20);
@@ -242,7 +242,7 @@ fn store(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Waits for all of them.
+/// Waits for all futures.
 async fn join_all<F: Future + Unpin>(mut all: Vec<F>) {
     std::future::poll_fn(|context| {
         all.retain_mut(|one| std::pin::Pin::new(one).poll(context).is_pending());

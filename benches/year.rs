@@ -1,8 +1,10 @@
-//! A year of a small realm, played through in fast time: what its store takes on the disk, day after day.
+//! A year of a small realm in simulated time: the size of its store on disk, day after day.
 //!
-//! `cargo bench --bench year` plays 365 days of 100 users who write 10 messages a day each, once as a new store keeps them (90 days) and once
-//! for ever, prints a table, and with `-- --svg FILE` draws it. `-- --days 20` plays fewer, `-- --data DIR` says on which disk (by
-//! default the one of temporary files). The realm's rules and the embedded store are the real ones; only the time is told to them.
+//! `cargo bench --bench year` plays 365 days of 100 users who write 10 messages a day each, once
+//! with the default retention of a new store (90 days) and once without deletion. It prints a
+//! table, and with `-- --svg FILE` draws it. `-- --days 20` plays fewer days. `-- --data DIR` sets
+//! the disk (by default that of temporary files). The realm's rules and the embedded store are the
+//! real ones; only the time is simulated.
 
 #![allow(clippy::cast_precision_loss, reason = "figures are for reading")]
 
@@ -28,7 +30,7 @@ use merpati::{
 };
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::ChaCha20Rng};
 
-/// Whatever goes wrong ends the play.
+/// Any error ends the simulation.
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 const USERS: usize = 100;
@@ -36,9 +38,9 @@ const MESSAGES_A_DAY: usize = 10;
 const GROUPS: usize = 10;
 const HOURS: usize = 24;
 const HOUR: u32 = 3600;
-/// When some are away.
+/// The days on which some users are away.
 const AWAY_DAYS: std::ops::Range<usize> = 100..220;
-/// One user in so many is away for a third of the year, and reads nothing meanwhile.
+/// One user in this many is away for a third of the year, and reads nothing meanwhile.
 const AWAY: usize = 10;
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -132,7 +134,7 @@ impl World {
         Ok(world)
     }
 
-    /// A user registers and joins a group; the first of each group makes it.
+    /// Registers a user, who joins a group. The first user of each group makes it.
     async fn sign_up(&mut self, n: usize) -> Result<(), Failed> {
         let name = self.users[n].name.clone();
         let group = format!("group{}", n % GROUPS);
@@ -201,9 +203,9 @@ impl World {
         Answer::parse(&answer).expect("a realm answers what can be read")
     }
 
-    /// What one user writes.
+    /// Writes the messages of one user.
     async fn write(&mut self, n: usize) -> Result<(), Failed> {
-        // Whatever compresses is encrypted one day: these hardly do.
+        // Compressible data may be encrypted one day, so these texts hardly compress.
         let text: String = (0..self.rng.random_range(10..60))
             .map(|_| char::from(self.rng.random_range(b' '..=b'~')))
             .collect();
@@ -231,7 +233,7 @@ impl World {
         Ok(())
     }
 
-    /// One user reads all there is, and confirms it.
+    /// Reads all messages of one user, and confirms them.
     async fn read(&self, n: usize) -> Result<(), Failed> {
         let group = format!("group{}", n % GROUPS).parse()?;
         let session = SessionRef::Bound;
@@ -262,7 +264,7 @@ impl World {
         Ok(())
     }
 
-    /// A user whose session has expired meanwhile logs in again.
+    /// Logs a user in again whose session has expired meanwhile.
     async fn come_back(&mut self, n: usize) -> Result<(), Failed> {
         let (operation, name) = (self.next(n), self.users[n].name.clone());
         let command = Command::Auth(command::Auth {
@@ -302,23 +304,24 @@ impl World {
     }
 }
 
-/// What the store takes on the disk, in bytes.
+/// The size of the store on disk, in bytes.
 #[derive(Clone, Copy, Default)]
 struct Size {
     all: u64,
-    /// Of it what is in tables. The journal is the rest: it is written anew as it fills, and takes as much with few messages as with many.
+    /// The size of the tables. The rest is the journal. It is rewritten as it fills, so its size
+    /// does not depend on the number of messages.
     tables: u64,
 }
 
 impl Size {
-    /// That of all files in a directory.
+    /// Returns the size of all files in a directory.
     fn of(directory: &Path) -> io::Result<Self> {
         let is_tables = directory.ends_with("tables");
         let mut size = Self::default();
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let metadata = match entry.metadata() {
-                // The engine tidies up.
+                // The storage engine may delete files meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?,
             };
@@ -335,7 +338,7 @@ impl Size {
     }
 }
 
-/// Plays the days; the store's size after each, and how many messages were sent.
+/// Plays the days. Returns the size of the store after each, and the number of messages sent.
 fn play(arguments: &Arguments, retention: Retention) -> Result<(Vec<Size>, usize), Failed> {
     let directory = match &arguments.data {
         Some(data) => tempfile::tempdir_in(data)?,
@@ -355,7 +358,7 @@ fn play(arguments: &Arguments, retention: Retention) -> Result<(Vec<Size>, usize
     })
 }
 
-/// The curves as a picture: all of each store, and thinner its tables.
+/// Draws the curves: the whole of each store, and thinner its tables.
 fn drawn(kept: &[Size], forever: &[Size]) -> String {
     let (width, height, left, bottom) = (720.0, 320.0, 60.0, 40.0);
     let all = kept.iter().chain(forever).map(|size| size.all);
@@ -408,7 +411,7 @@ fn drawn(kept: &[Size], forever: &[Size]) -> String {
             let _ = write!(line, "{:.1},{:.1} ", x(day), y(of(size) as f64));
         }
         let last = sizes.last().map(of).unwrap_or_default() as f64;
-        // Names that would stand on one another stand below one another.
+        // Labels that would overlap are moved down.
         let mut at = y(last) + 4.0;
         while let Some(other) = labels.iter().find(|other| (**other - at).abs() < 13.0) {
             at = other + 13.0;
@@ -426,7 +429,7 @@ fn drawn(kept: &[Size], forever: &[Size]) -> String {
 
 fn main() -> Result<(), Failed> {
     let arguments = Arguments::read()?;
-    // Each on a thread of its own, as no time is measured.
+    // Each simulation has a thread of its own, because no time is measured.
     let (kept, forever) = thread::scope(|scope| {
         let forever = scope.spawn(|| play(&arguments, Retention::FOREVER));
         let kept = play(&arguments, Retention::DEFAULT);

@@ -1,4 +1,4 @@
-//! A whole client in one file, and a small one: what it takes on a device.
+//! A small, complete client in one file. It shows what a client needs on a device.
 //!
 //! ```text
 //! cargo build --profile light --no-default-features --features client --example light
@@ -48,7 +48,7 @@ async fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
                 out.write_all(&entry.body)?;
                 writeln!(out)?;
                 out.flush()?;
-                // Only what was shown counts as read.
+                // A message counts as read once it was shown.
                 client.shown(&entry)?;
             }
         }

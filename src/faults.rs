@@ -1,206 +1,211 @@
-//! Deliberate faults, for the tests that show that the simulator sees such. In whatever is no test there are none,
-//! and the compiler leaves nothing of them.
+//! Planted faults: deliberate faults that show that the tests see such faults. Outside of tests no
+//! fault can be planted, and the compiler removes the checks.
 
-/// A fault.
+/// A planted fault.
 #[cfg_attr(
     not(feature = "embedded"),
     allow(dead_code, reason = "each feature has some of them")
 )]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A command is answered while its effect is still on its way to the disk.
+    /// A command is answered while its commit is still under way.
     AnswerBeforeCommit,
-    /// What was answered to a numbered command is not written down.
+    /// The answer to a numbered command is not recorded.
     ForgetAnswer,
-    /// A batch that met a change counts as written.
+    /// A commit that met a conflict counts as durable.
     IgnoreConflict,
-    /// A command is done as decided, whatever has changed since.
+    /// A command takes effect as decided, even if the values that it was decided on have changed.
     RelyOnNothing,
-    /// A batch for which the disk had no room counts as written.
+    /// A commit that failed because the disk is full counts as durable.
     IgnoreFullDisk,
-    /// A packet number is used twice now and then.
+    /// A packet number is sometimes used twice.
     ReusePacketNumber,
-    /// The parts of a long message after its first are acknowledged and dropped.
+    /// All fragments of a message but the first are acknowledged and dropped.
     DropParts,
-    /// A request is sent once.
+    /// A request is never retransmitted.
     NeverRepeat,
-    /// The address of a link that has ended is kept.
+    /// The address of a closed link stays in the table of addresses.
     KeepAddress,
-    /// A watch leaves out the first entry of a page that has several.
+    /// A watch skips the first entry of a page that has several.
     SkipEntry,
-    /// A message to a peer that is silent counts as delivered.
+    /// A message to a silent peer counts as delivered.
     TakeSilenceForDelivery,
-    /// Of two messages that wait for a peer the second goes first.
+    /// If several messages wait for a peer, the second one is sent first.
     QueueOutOfOrder,
-    /// A peer that is to be called back so soon after a call that it has to wait for it is not called back.
+    /// A peer is not called back if the call-back would have to wait because of a recent link.
     LeaveOutCallBack,
-    /// A peer that has opened a link soon after this realm sent to it counts as one that can at any time.
+    /// A peer that opens a link soon after this realm sent to it counts as one that can open a link
+    /// at any time.
     BelieveAnyCall,
     /// A peer that has not answered is not tried again.
     GiveUpPeer,
-    /// A command that was cut off is finished as if it were another one.
+    /// A command that was interrupted is repeated as another operation, with a fresh salt.
     FinishUnderFreshNumber,
     /// All operations have the same salt.
     NoSalt,
-    /// Nothing is kept of a command that its caller does not wait for any more.
+    /// A command is not kept in the outbox once its caller stops waiting.
     KeepNothing,
-    /// What is in the outbox goes in no order.
+    /// The outbox sends its entries in no order.
     OutboxInNoOrder,
-    /// What one user's outbox holds goes out as whoever is logged in.
+    /// The outbox sends one user's entries as whichever user is logged in.
     OutboxOfAnybody,
-    /// What was typed before it was known who is logged in stays nobody's.
+    /// Entries that were written before it was known who is logged in are never assigned to a user.
     OutboxOfNobody,
-    /// A number that a login has made useless is replaced by one that is the next user's.
+    /// A number that a login has made useless is replaced by a number of the next user's.
     NumbersOverLogin,
-    /// A read names the device's session, whoever's that is.
+    /// A read names the device's session, whichever user that session belongs to.
     ReadAsBound,
-    /// Of a profile's first numbers several are on their way at once, and one that was used shows nothing.
+    /// A profile sends several of its first numbers at once, and draws no conclusion from a refused
+    /// one.
     TrustFirstNumber,
-    /// An entry is taken back without asking the realm whether it was done.
+    /// An outbox entry is cancelled without asking the realm whether it took effect.
     CancelWithoutVoid,
-    /// A number is given out however far below it one is in use.
+    /// A number is assigned however far above the lowest number in use it is.
     NumbersWithoutWindow,
-    /// What a message is worth counts from when it leaves.
+    /// The lifetime of a message counts from when it is sent.
     LifetimeFromDeparture,
-    /// A token stands for nothing.
+    /// A token has no effect.
     IgnoreToken,
-    /// The next page of a mailbox confirms the one before.
+    /// The next page of a mailbox confirms the page before.
     ConfirmUnshown,
-    /// What was read counts as shown.
+    /// An entry that was read counts as shown.
     ReadMeansShown,
-    /// `unread` counts what the realm knows to be read.
+    /// `unread` counts without the cursors that only the client knows.
     UnreadWithoutCursors,
-    /// A value of a profile is believed whatever it says.
+    /// A value of a profile is accepted although its checksum is wrong.
     BelieveDamage,
-    /// Of a name only the first address is tried.
+    /// Only the first address of a name is tried.
     FirstAddressOnly,
-    /// A name is looked up once.
+    /// A name is resolved only once.
     LookUpOnce,
-    /// A network that is not there ends what waits for it.
+    /// A client does not try again if it has no network.
     NeedNetworkAtOnce,
-    /// A group made again begins at the positions of the former one.
+    /// A group that is made again begins at the positions of the former one.
     ReusePositions,
-    /// A cursor is believed whichever life of the store it is from.
+    /// A cursor is accepted from any life of the store.
     BelieveOldCursors,
-    /// What one device has read no other is shown.
+    /// A device is not shown what another device has read.
     ShareCursors,
-    /// A write of which the store does not know counts as refused.
+    /// A commit with an unknown outcome counts as refused.
     RefuseInDoubt,
-    /// A number that cannot be used is refused without the highest.
+    /// An unusable number is refused without naming the highest number.
     ForgetHighest,
-    /// A message that comes back is told by the answer to a repeat, too.
+    /// The sender of a returned message learns of it by a notice, and also by the answer to a
+    /// repeat.
     TellTwice,
-    /// What a list looks up counts as one command.
+    /// The look-ups of a list are not counted.
     ListsUncharged,
-    /// Links of strangers are as good as others'.
+    /// Links of strangers are not evicted before others.
     StrangersStay,
-    /// Links of accounts make no room for others.
+    /// Links of accounts are not evicted for newcomers.
     AccountsStay,
-    /// Whoever guesses keeps the devices of an account's owner waiting too.
+    /// The login throttle for password guesses also delays the known devices of the account's
+    /// owner.
     LockOwnerOut,
-    /// Each endpoint behind an address counts for itself.
+    /// Each endpoint behind an address counts by itself.
     CountPerWorker,
-    /// All subnets of a network have allowances of their own.
+    /// The subnets of a network do not share a quota.
     ForgetNetworks,
     /// A message may have any content type.
     LetUsersForge,
-    /// A watch does not hear that its session has ended.
+    /// A watch does not notice that its session has ended.
     WatchOutlivesSession,
-    /// Nobody elsewhere is told that a group has ended.
+    /// Other realms are not told that a group has ended.
     EndUnsaid,
-    /// Links of peers count only where they have come to the first worker.
+    /// Peer links are recorded only at the first worker.
     AskAtFirstOnly,
-    /// A link to a peer that cannot open one itself ends when it has been idle.
+    /// A link to a peer that cannot open one itself is closed when it is idle.
     LetLinksIdleOut,
-    /// An Init to an address that nobody vouches for is sent on and on.
+    /// An Init to an unconfirmed address is retransmitted without end.
     DialWithoutEnd,
-    /// A realm introduces itself at the address where it was when the peering was made.
+    /// A realm introduces itself with the address that it had when the peering was made.
     IntroduceOldAddress,
-    /// What undoes something may travel early.
+    /// Commands that undo something are accepted as early data.
     TakeAllEarly,
-    /// A peer may go by anybody's key.
+    /// A peer can change its key to one that it does not possess.
     TakeAnyKey,
-    /// A realm that was restored from a copy goes on with peers that remember what it does not.
+    /// A restored realm continues peerings in which the peer remembers what its store does not.
     ForgetLives,
-    /// A peer is asked where it was never found yet, as soon as it says that it is there.
+    /// A request to a claimed address replaces the link that is there.
     TrialTakesLink,
-    /// Messages that are not taken make way for each other at once.
+    /// Messages that the peer does not take make way for each other without a wait.
     MakeWayAtOnce,
-    /// A restored realm does what was recorded before.
+    /// A restored realm executes early requests that were recorded before.
     TakeAllEarlyOnceRestored,
-    /// A key that a removed peer has given up makes a peer of whoever has it.
+    /// A key that a removed peer had replaced names a peer again.
     TakeGivenUpKey,
-    /// Whatever a peer answers is told to users as their own realm's word.
+    /// Users get every refusal of a peer as their own realm's refusal.
     PassRefusalsOn,
-    /// An uninvited peer that has changed its key leaves nothing behind by which its messages are known.
+    /// An uninvited peer that changed its key leaves no record by which its messages are
+    /// recognised.
     ForgetFirstKey,
-    /// By which key a peer knows this realm is never learnt from how it calls.
+    /// A realm does not learn from an introduction by which of its keys the peer knows it.
     TrustKnownKey,
-    /// A message whose number a peer finds used is brought again at once.
+    /// A message whose number the peer finds used is sent again without a wait.
     AskUsedAtOnce,
-    /// What was agreed with a peer that is removed stays.
+    /// What was agreed with a removed peer is not deleted.
     LeaveRemains,
     /// Messages are numbered in the same epoch after each start.
     OneEpoch,
-    /// What waits for a peer stays on the link that the peer has forgotten.
+    /// Requests stay on a link that the peer has forgotten.
     WaitOnDeadLink,
-    /// A peer is told an address that stands for all of this machine's.
+    /// A realm tells a peer the unspecified address as its own.
     TellUnspecified,
-    /// A peer is where it was once found, however long it is silent there.
+    /// The address of a peer is not tried anew by name, however long the peer is silent there.
     BelieveForever,
-    /// Who is no member of a group where it lives stays one here.
+    /// A user whom a group's home realm does not know as a member stays a member here.
     KeepStaleMembership,
-    /// A message leaves its queue although it has left it.
+    /// A message is settled although it was settled before.
     SettleTwice,
-    /// Whether who asks is a peer is looked at once.
+    /// It is checked only once whether the caller is a peer.
     ForgetRemoval,
-    /// A peer is at whatever address it says of itself.
+    /// A claimed address replaces the confirmed one without a trial.
     BelieveClaims,
-    /// An answer over any link shows that a peer is at the address that it claims.
+    /// An answer over any link confirms the address that a peer claims.
     BelieveAnyLink,
-    /// Realms that nobody has asked for take all places for peers.
+    /// Uninvited peers can take all places for peers.
     UnaskedWithoutEnd,
-    /// What was of a former peering goes on in the next.
+    /// A former peering goes on in the next one.
     KeepFormerPeering,
-    /// Anybody may have kept as much as they like.
+    /// An account or peer can store as much as it likes.
     StoreWithoutShare,
-    /// One account may hold all that watches may.
+    /// One account can take all memory for watches.
     WatchWithoutShare,
-    /// A peer may begin any number of epochs.
+    /// A peer can begin any number of epochs.
     EpochsWithoutEnd,
-    /// A watch holds whatever it has read.
+    /// A watch keeps everything that it has read ahead.
     ReadAheadWithoutEnd,
-    /// What is old leaves the store, read or not.
+    /// Old entries leave the store, even if they are unread.
     DropUnread,
-    /// Nothing leaves the store for its age.
+    /// Nothing leaves the store because of its age.
     KeepForever,
-    /// After a start, what has been given back is given back again.
+    /// After a start, a returned message is returned again.
     GiveBackTwice,
-    /// One account may fill the queue to a peer.
+    /// One account can fill the queue to a peer.
     QueueWithoutShare,
-    /// Whoever keeps a group may say what users of this realm wrote there.
+    /// A group's home realm can attribute any message to users of this realm.
     BelieveCopies,
-    /// Word of a membership that had no number ends one that has.
+    /// A membership report without a number ends a membership that has a number.
     OldWordsEnd,
-    /// The engine's files are not looked at before it opens them.
+    /// The engine's files are not examined before they are opened.
     SkipExamine,
-    /// How far the store had come is not asked for.
+    /// The durable mark is not compared with the store.
     IgnoreMark,
-    /// Writing and reading go on after a write has failed.
+    /// The store goes on reading and writing after a write has failed.
     TrustAfterFailedSync,
-    /// What cannot be read is taken for what is not there.
+    /// An unreadable value counts as absent.
     ServeDamageAsNothing,
-    /// A ticket is good for ever.
+    /// A ticket never expires.
     TicketsWithoutEnd,
-    /// The answer to a Resume has no randomness of its own.
+    /// The answer to a Resume has no nonce of its own.
     AnswerUnderKnownNonce,
-    /// Wherever a Resume comes from is the place of its ticket.
+    /// Any source address of a Resume counts as the validated address of its ticket.
     AnyPlaceIsKnown,
-    /// Those who come back count as those who make handshakes.
+    /// Links that were resumed share their link slots with links that did a handshake.
     PushOutOthers,
-    /// What is remembered of a path is of no use.
+    /// The path memory is not used.
     ForgetPath,
-    /// An old copy of a profile takes itself for the only one until the realm has told it.
+    /// An old copy of a profile takes itself for the original until the realm says otherwise.
     TakeCopyForOriginal,
 }
 
@@ -210,19 +215,19 @@ mod planted {
 
     use super::Fault;
 
-    /// Plants a fault in all of a process.
+    /// The environment variable that plants a fault in the whole process.
     pub const VARIABLE: &str = "MERPATI_PLANTED";
 
     thread_local! {
         static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
     }
 
-    /// Plants a fault on this thread, or takes it away.
+    /// Plants a fault on this thread, or removes it.
     pub fn plant(fault: Option<Fault>) {
         PLANTED.set(fault);
     }
 
-    /// True when the fault is planted on this thread.
+    /// True if the fault is planted on this thread or in the whole process.
     pub fn is_planted(fault: Fault) -> bool {
         static EVERYWHERE: OnceLock<Option<String>> = OnceLock::new();
         let everywhere = EVERYWHERE.get_or_init(|| std::env::var(VARIABLE).ok());
@@ -238,7 +243,7 @@ mod planted {
 #[cfg(all(test, feature = "std"))]
 pub use planted::{VARIABLE, is_planted, plant};
 
-/// False.
+/// Returns false.
 #[cfg(not(all(test, feature = "std")))]
 pub const fn is_planted(_: Fault) -> bool {
     false

@@ -1,5 +1,6 @@
-//! Names with several, changing or no addresses, and networks that are not there yet, with real processes. What needs
-//! several machines runs in network namespaces, which take root and `ip`; without them those tests say so and pass.
+//! Integration tests, with real processes, of names with several, changing or no addresses, and of
+//! networks that come up later. Tests that need several machines use network namespaces, which
+//! require root and `ip`. Without them these tests report that and pass.
 
 mod support;
 
@@ -25,13 +26,13 @@ fn ip(arguments: &str) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-/// Two machines, `s` and `c`, on one network. Removed when dropped.
+/// Two machines, `s` and `c`, on one network. They are removed on drop.
 struct Machines {
     prefix: String,
 }
 
 impl Machines {
-    /// None where this user can make no network namespaces.
+    /// Creates the machines. `None` if this user cannot create network namespaces.
     fn start() -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -61,13 +62,13 @@ impl Machines {
         format!("{}{machine}", self.prefix)
     }
 
-    /// What `realm.test` stands for at the client.
+    /// Sets the addresses that `realm.test` resolves to at the client.
     fn set_hosts(&self, addresses: &[&str]) {
         let directory = format!("/etc/netns/{}", self.name("c"));
         fs::create_dir_all(&directory).unwrap();
         let lines = addresses.iter().map(|ip| format!("{ip} realm.test\n"));
         let lines: String = lines.collect();
-        // Replaced, not written anew: a process may be reading it.
+        // The file is replaced rather than rewritten, because a process may be reading it.
         let text = format!("127.0.0.1 localhost\n{lines}");
         fs::write(format!("{directory}/hosts"), text).unwrap();
         fs::write(format!("{directory}/resolv.conf"), "").unwrap();
@@ -77,7 +78,7 @@ impl Machines {
         assert!(ip(&format!("-n {} link set e0 {state}", self.name("c"))));
     }
 
-    /// A command as it runs on a machine.
+    /// Wraps a command so that it runs on a machine.
     fn on(&self, machine: &str, command: &Command) -> Command {
         let mut there = Command::new("ip");
         there.args(["netns", "exec", &self.name(machine)]);
@@ -95,7 +96,7 @@ impl Machines {
         there
     }
 
-    /// A run of the client at machine `c`.
+    /// Runs the client on machine `c`.
     fn run(&self, home: &Home, profile: &str, arguments: &[&str]) -> Run {
         finished(&mut self.on("c", &home.command(profile, arguments)))
     }
@@ -120,7 +121,7 @@ impl Drop for Machines {
     }
 }
 
-/// A process whose output is read line by line. Killed when dropped.
+/// A process whose output is read line by line. It is killed on drop.
 struct Running {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -150,7 +151,7 @@ impl Drop for Running {
     }
 }
 
-/// A realm at machine `machine`, and the key in its connection string.
+/// Starts a realm on machine `machine`. Returns it with the key of its connection string.
 fn serve(machines: &Machines, machine: &str, data: &str, listen: &str) -> (Running, String) {
     serve_as(
         machines,
@@ -182,7 +183,7 @@ fn data(home: &Home, name: &str) -> String {
     home.directory.path().join(name).to_str().unwrap().into()
 }
 
-/// HS-15: a dead first address, and a realm that is on IPv6 alone.
+/// HS-15: a client reaches a realm whose first address is dead, and a realm on IPv6 alone.
 #[test]
 fn address_dead_first_address_next_one_is_taken() {
     let Some(machines) = Machines::start() else {
@@ -205,7 +206,8 @@ fn address_dead_first_address_next_one_is_taken() {
     }
 }
 
-/// HS-16: the deadline says how long to go on trying, also without a route or while the name is unknown.
+/// HS-16: the deadline sets how long a client keeps trying, also without a route or while the name
+/// is unknown.
 #[test]
 fn address_missing_network_is_waited_for() {
     let Some(machines) = Machines::start() else {
@@ -220,7 +222,8 @@ fn address_missing_network_is_waited_for() {
     machines.set_link("down");
     thread::scope(|scope| {
         let sent = scope.spawn(|| machines.run(&home, "ann", &send));
-        // So long that the first attempts fail; it succeeds whenever the network comes back.
+        // The pause is so long that the first attempts fail. The command succeeds whenever the
+        // network comes back.
         thread::sleep(Duration::from_secs(1));
         machines.set_link("up");
         sent.join().unwrap().ok();
@@ -238,7 +241,8 @@ fn address_missing_network_is_waited_for() {
     assert_eq!(run.error(3), "unreachable");
     assert!(run.out.contains("cannot find realm.test"), "{run:?}");
     assert!(begun.elapsed() >= Duration::from_secs(2));
-    // A name server that does not answer holds nobody up: a realm ignores what it is asked on port 53.
+    // A name server that does not answer delays nobody. The realm on port 53 stands for one: it
+    // ignores DNS queries.
     let (_silent, _) = serve(&machines, "s", &data(&home, "silent"), "10.7.0.1:53");
     let resolver = format!("/etc/netns/{}/resolv.conf", machines.name("c"));
     fs::write(resolver, "nameserver 10.7.0.1\n").unwrap();
@@ -253,7 +257,7 @@ fn address_missing_network_is_waited_for() {
     );
 }
 
-/// HS-16: a watch finds the realm whose name has moved.
+/// HS-16: a watch finds a realm whose name has moved to another address.
 #[test]
 fn address_moved_realm_is_found_by_a_watch() {
     let Some(machines) = Machines::start() else {
@@ -281,7 +285,8 @@ fn address_moved_realm_is_found_by_a_watch() {
     assert_eq!(watch.next()["text"], "two");
 }
 
-/// WATCH-3, LINK-17, LINK-18: a watch goes on when its machine comes into another network, long before its next keepalive.
+/// WATCH-3, LINK-17, LINK-18: a watch continues when its machine moves to another network, long
+/// before its next keepalive.
 #[test]
 fn address_of_the_watching_machine_changes() {
     let Some(machines) = Machines::start() else {
@@ -304,11 +309,11 @@ fn address_of_the_watching_machine_changes() {
     let moved = Instant::now();
     machines.run(&home, "ann", &["send", "bob", "two"]).ok();
     assert_eq!(watch.next()["text"], "two");
-    // Not by the keepalive.
+    // The entry arrives before the keepalive is due.
     assert!(moved.elapsed() < keepalive / 2);
 }
 
-/// PEER-5: a peer whose name has a dead address before the live one gets what is written to it.
+/// PEER-5: messages reach a peer whose name resolves to a dead address before the live one.
 #[test]
 fn address_dead_first_address_of_a_peer_next_one_is_taken() {
     let Some(machines) = Machines::start() else {
@@ -334,7 +339,8 @@ fn address_dead_first_address_of_a_peer_next_one_is_taken() {
     assert_eq!(watch.next()["text"], "hello");
 }
 
-/// HS-15. Needs no namespaces: `localhost` has an address of each family on most machines.
+/// HS-15: a client finds an IPv6-only realm by a name with addresses of both families. Needs no
+/// namespaces: on most machines `localhost` has an address of each family.
 #[test]
 fn address_realm_on_ipv6_alone_is_found_by_a_name_with_both() {
     let addresses = ("localhost", 1).to_socket_addrs();
@@ -356,8 +362,9 @@ fn address_realm_on_ipv6_alone_is_found_by_a_name_with_both() {
     home.register("ann", &format!("merpati://localhost:{port}#{key}"));
 }
 
-/// HS-17, EXACT-9: early data takes effect with the first datagram: when the answers are lost, it is not known whether it
-/// has. The entry is kept, and its repeat under the same number stores nothing more.
+/// HS-17, EXACT-9: early data takes effect with the first datagram, so the outcome is unknown when
+/// the answers are lost. The entry is kept, and its retransmission under the same number stores
+/// nothing more.
 #[test]
 fn address_lost_answers_are_an_unknown_outcome() {
     let realm = Realm::start();
@@ -375,7 +382,8 @@ fn address_lost_answers_are_an_unknown_outcome() {
     assert_eq!(home.texts("ann"), ["hello"]);
 }
 
-/// A listener at all addresses of machine `s`, which has two of each family, and what to call it at each.
+/// Starts a listener at all addresses of machine `s`, which has two of each family. Returns the
+/// realm and its connection string for each address.
 fn serve_at_all(
     machines: &Machines,
     home: &Home,
@@ -389,7 +397,7 @@ fn serve_at_all(
     };
     let s = machines.name("s");
     for second in ["10.7.0.2/24 dev e0", "fd00:7::2/64 dev e0 nodad"] {
-        // The second time it is there.
+        // From the second call on, the address exists.
         ip(&format!("-n {s} addr add {second}"));
     }
     let config = format!("[realm]\nid = \"{name}\"\npeering = \"open\"\n{limits}");
@@ -399,7 +407,8 @@ fn serve_at_all(
     (realm, connect)
 }
 
-/// WIRE-16: a machine has several addresses on one network, and a realm listens at all of them.
+/// WIRE-16: a realm that listens at all addresses of a machine with several addresses on one
+/// network answers from the address that was asked.
 #[test]
 fn address_that_was_asked_is_the_one_that_answers() {
     let Some(machines) = Machines::start() else {
@@ -414,7 +423,7 @@ fn address_that_was_asked_is_the_one_that_answers() {
             let (_realm, asked_at) = serve_at_all(&machines, &home, (&name, &limits), is_ipv6);
             for (which, connect) in asked_at.iter().enumerate() {
                 let profile = format!("u{}{workers}{which}", u8::from(is_ipv6));
-                // Also where a cookie is asked for.
+                // This holds also where a cookie is required.
                 machines.register(&home, &profile, connect).ok();
                 let long = "long".repeat(4000);
                 machines
@@ -430,7 +439,7 @@ fn address_that_was_asked_is_the_one_that_answers() {
     }
 }
 
-/// WIRE-16, HS-8: a link that a realm has forgotten is reset from the address at which its client asks.
+/// WIRE-16, HS-8: the Reset of a forgotten link comes from the address that its client sent to.
 #[test]
 fn address_that_was_asked_resets_a_forgotten_link() {
     let Some(machines) = Machines::start() else {
@@ -459,8 +468,8 @@ fn address_that_was_asked_resets_a_forgotten_link() {
     }
 }
 
-/// WIRE-16, PEER-5: what a realm is asked at its second address it answers from there, and what it asks others leaves from
-/// whichever address leads there, also when that one is another than before.
+/// WIRE-16, PEER-5: a realm answers from its second address what was sent there. Its own requests
+/// to others leave from the address that routes there, also after that address has changed.
 #[test]
 fn address_of_a_peer_that_has_two_is_the_one_that_was_asked() {
     let Some(machines) = Machines::start() else {
@@ -492,11 +501,11 @@ fn address_of_a_peer_that_has_two_is_the_one_that_was_asked() {
         let shown = |text: &str| {
             let watch = home.command(&bob, &["watch"]);
             let mut watch = Running::start(machines.on("c", &watch));
-            // What was shown to a watch that was killed is shown again.
+            // A watch shows again what an earlier, killed watch has shown.
             while watch.next()["text"] != text {}
         };
         shown("there");
-        // The address from which it has asked so far goes.
+        // The address from which the realm has sent so far is removed.
         let (gone, other) = if is_ipv6 {
             ("fd00:7::9/64", "fd00:7::8/64 dev e0 nodad")
         } else {
@@ -520,7 +529,8 @@ fn address_of_a_peer_that_has_two_is_the_one_that_was_asked() {
     }
 }
 
-/// IPv4 and IPv6 fragments that a machine has made, or would have made if it was allowed to.
+/// Returns the sum of the counters of created IPv4 and IPv6 fragments and of fragmented packets on
+/// a machine.
 fn fragments(machines: &Machines, machine: &str) -> u64 {
     let mut cat = Command::new("cat");
     cat.args(["/proc/net/snmp", "/proc/net/snmp6"]);
@@ -541,7 +551,8 @@ fn fragments(machines: &Machines, machine: &str) -> u64 {
         .sum()
 }
 
-/// LINK-15: long messages go both ways over a network that carries less than both sides would take, and IP fragments nothing.
+/// LINK-15: long messages travel both ways over a network with a smaller MTU than both sides
+/// accept, without IP fragmentation.
 #[test]
 fn address_behind_a_small_network_gets_no_fragments() {
     let Some(machines) = Machines::start() else {

@@ -1,4 +1,5 @@
-//! What a packet costs in memory that is taken and given back: on a link that goes on, nothing but the command.
+//! Memory allocations of a packet on an established link: the command is allocated, and nothing
+//! else.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -26,7 +27,7 @@ fn at(last: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, last], 6377))
 }
 
-/// A client, a realm, and what lies between.
+/// A client, a realm, and the network between them.
 struct Talk {
     now: Time,
     client: Endpoint,
@@ -34,12 +35,12 @@ struct Talk {
     link: LinkId,
     answer: Vec<Vec<u8>>,
     out: Vec<u8>,
-    /// Blocks taken while the realm was at work.
+    /// Blocks allocated while the realm was at work.
     taken: u64,
 }
 
 impl Talk {
-    /// Counts what `work` takes.
+    /// Counts the blocks that `work` allocates.
     fn at_realm<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let before = dhat::HeapStats::get().total_blocks;
         let done = work(self);
@@ -47,7 +48,7 @@ impl Talk {
         done
     }
 
-    /// One command, and what the realm does with it.
+    /// Sends one command and handles its answer.
     fn exchange(&mut self) {
         let deadline = self.now + Duration::from_secs(30);
         let asked = vec![7; 30];
@@ -109,7 +110,7 @@ fn a_packet_takes_no_memory_but_its_command() {
         out: Vec::with_capacity(1500),
         taken: 0,
     };
-    // Until all that is kept of a link has its size.
+    // Warms up until all state of the link has its final size.
     for _ in 0..1000 {
         talk.exchange();
     }

@@ -1,4 +1,4 @@
-//! `merpati bench` as somebody uses it who wants to know what a realm can do.
+//! `merpati bench` as used to measure what a realm can do.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn bench(arguments: &[&str]) -> (Option<i32>, Value, String) {
     command.args(["--json", "--home"]).arg(home.path());
     let run = finished(&mut command);
     let object: Value = serde_json::from_str(&run.out).unwrap_or_default();
-    // What goes wrong is told to programs on standard output, as everything is.
+    // Errors, as everything for programs, are on standard output.
     let error = object.get("error").map_or(run.err, |_| run.out.clone());
     (run.code, object, error)
 }
@@ -39,7 +39,7 @@ fn a_realm_of_its_own_is_measured_and_gone() {
     assert_eq!(told["commands"], 200);
     assert_eq!(told["refused"], serde_json::json!({}));
     assert_eq!(told["unanswered"], 0);
-    // Several commands share a datagram, and each has both ways at least its number.
+    // Several commands share a datagram. Each takes at least its number in both directions.
     for (field, least, most) in [
         ("bytes_up_per_command", 5.0, 200.0),
         ("bytes_down_per_command", 1.0, 2000.0),
@@ -87,7 +87,7 @@ fn any_realm_is_measured_and_its_accounts_serve_again() {
     assert_eq!(users(), 2);
 }
 
-/// What a realm's limits hold off is said, and which.
+/// The output says that the realm's limits reject load, and names them.
 #[test]
 fn limits_that_hold_a_load_off_are_named() {
     let home = Home::new();

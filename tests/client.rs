@@ -1,5 +1,5 @@
-//! The client library against a real realm: what is begun is finished, in order, and what was read and not shown is
-//! read again (EXACT-7, READ-3).
+//! Tests of the client library with a real realm: what was begun is completed, in order, and what
+//! was read and not shown is read again (EXACT-7, READ-3).
 
 mod support;
 
@@ -16,9 +16,9 @@ use support::{
     relay::{Carried, Relay},
 };
 
-/// The first byte of a handshake.
+/// The first byte of an Init.
 const INIT: u8 = 0x03;
-/// The same where a link is resumed.
+/// The first byte of a Resume.
 const RESUME: u8 = 0x07;
 
 fn open(home: &Home, server: &str) -> Client {
@@ -41,8 +41,8 @@ async fn texts(client: &Client) -> Vec<String> {
     texts.map(|body| String::from_utf8(body).unwrap()).collect()
 }
 
-/// EXACT-7. Found by the simulator: a call whose caller stopped waiting was forgotten until the next run, and others to
-/// the same user went before it.
+/// EXACT-7: a call continues when its caller stops waiting. Found by the simulator: such a call was
+/// forgotten until the next run, and other calls to the same user went before it.
 #[tokio::test]
 async fn outbox_goes_on_with_what_its_caller_does_not_wait_for() {
     let realm = Realm::start();
@@ -67,8 +67,9 @@ async fn outbox_goes_on_with_what_its_caller_does_not_wait_for() {
     assert_eq!(client.take_notices().len(), 1);
 }
 
-/// Found by the simulator: asking for the second page told the realm that the first had been shown, and a client that
-/// was cut off before it showed anything never did.
+/// Entries that were read and not shown are read again. Found by the simulator: asking for the
+/// second page told the realm that the first had been shown, and a client that was cut off before
+/// it showed anything never showed it.
 #[tokio::test]
 async fn what_was_read_and_not_shown_is_read_again() {
     let realm = Realm::start();
@@ -88,7 +89,8 @@ async fn what_was_read_and_not_shown_is_read_again() {
     assert_eq!(client.unread(Mailbox::Private).await.unwrap().len(), 30);
 }
 
-/// WATCH-3. Found by the simulator: what an earlier watch had pushed was taken for part of the next one.
+/// WATCH-3: a watch that ends ends its link. Found by the simulator: entries that an earlier watch
+/// had pushed were taken for entries of the next one.
 #[tokio::test]
 async fn a_watch_that_ends_ends_its_link() {
     let realm = Realm::start();
@@ -114,7 +116,7 @@ async fn a_watch_that_ends_ends_its_link() {
         let entry = watching.next().await.unwrap();
         assert_eq!(entry.body, text.as_bytes());
         client.shown(&entry).unwrap();
-        // Nobody watches: it is not shown, so it comes with the next watch.
+        // Nobody watches, so this message is not shown and comes with the next watch.
         drop(watching);
         client.whoami().await.unwrap();
     }
@@ -122,7 +124,8 @@ async fn a_watch_that_ends_ends_its_link() {
     assert_eq!(texts(&client).await.len(), 5);
 }
 
-/// LINK-8: a process that has had no processor for longer than a timeout finds the answer, and asks nothing again.
+/// LINK-8: a process that was suspended for longer than a timeout finds the answer, and retransmits
+/// nothing.
 #[tokio::test]
 async fn repeats_none_after_pause_in_which_answer_has_come() {
     let realm = Realm::start();
@@ -134,7 +137,7 @@ async fn repeats_none_after_pause_in_which_answer_has_come() {
         let session = SessionRef::Bound;
         Request::from(Command::WhoAmI(command::WhoAmI { session })).to_bytes()
     };
-    // The path is measured, and known to be short.
+    // These exchanges measure the path, which is short.
     for _ in 0..10 {
         assert!(link.ask(whoami()));
         while link.in_flight() > 0 {
@@ -146,7 +149,7 @@ async fn repeats_none_after_pause_in_which_answer_has_come() {
     for round in 0..4 {
         assert!(link.ask(whoami()));
         told.clear();
-        // It leaves, and nothing runs here for a while.
+        // The request leaves, and then nothing runs here for a while.
         let leaving = link.step(&mut told);
         let _ = tokio::time::timeout(Duration::ZERO, leaving).await;
         std::thread::sleep(Duration::from_secs(1));
@@ -158,7 +161,8 @@ async fn repeats_none_after_pause_in_which_answer_has_come() {
     }
 }
 
-/// Two clients of one profile in one process, and a command of another process between: each keeps its locks on the profile's database, and goes on.
+/// Two clients of one profile in one process keep their locks on the profile's database while a
+/// command of another process runs in between, and continue.
 #[tokio::test]
 async fn clients_of_one_profile_in_one_process_keep_their_locks() {
     let realm = Realm::start();

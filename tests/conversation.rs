@@ -19,7 +19,7 @@ use support::{
     relay::{Carried, Relay, Way},
 };
 
-/// From nothing to a message in both directions.
+/// Two new users register and send each other a message.
 #[test]
 fn two_users_write_to_each_other() {
     let realm = Realm::start();
@@ -44,7 +44,7 @@ fn two_users_write_to_each_other() {
     assert!(entry["realm"].is_null());
     assert!(entry["time"].as_str().unwrap().ends_with('Z'));
     assert_eq!(home.texts("ann"), ["hi ann"]);
-    // What was shown is not shown again, unless it is asked for.
+    // Entries that were shown are not shown again, unless asked for.
     assert!(home.run("bob", &["inbox"]).out.is_empty());
     assert_eq!(home.texts("bob"), ["hi bob"]);
 }
@@ -72,11 +72,11 @@ fn a_kill_between_any_two_steps_loses_nothing() {
     killed(&mut || assert_eq!(home.run("ann", &["whoami"]).error(1), "no-session"));
 }
 
-/// What a later run tells of a message whose sender was killed.
+/// What a later run reports of a message whose sender was killed.
 const FINISHED: &str = "`send ann`: stored";
 
-/// EXACT-7: a client that is killed after its command left and before the answer came leaves exactly one message after its
-/// next run, whatever that run does.
+/// EXACT-7: a client that is killed after its command left and before the answer came leaves
+/// exactly one message after its next run, whatever that run does.
 #[test]
 fn a_client_killed_before_its_answer_leaves_one_message() {
     let realm = Realm::start();
@@ -87,7 +87,7 @@ fn a_client_killed_before_its_answer_leaves_one_message() {
         let (tell, answered) = channel();
         relay.lose(move |way, _| {
             if way == Way::ToClient {
-                // The realm has answered, so it has taken effect.
+                // The realm has answered, so the command has taken effect.
                 let _ = tell.send(());
             }
             way == Way::ToClient
@@ -103,7 +103,8 @@ fn a_client_killed_before_its_answer_leaves_one_message() {
         relay.lose(|_, _| false);
     };
     sent_by_killed("message 0");
-    // Until its deadline somebody might wait for it; then one run tells what became of it, and no other.
+    // Until its deadline somebody might wait for the command. Then exactly one run reports its
+    // outcome.
     let told = || {
         let run = home.run("ann", &["whoami"]);
         run.ok();
@@ -115,13 +116,13 @@ fn a_client_killed_before_its_answer_leaves_one_message() {
     }
     assert!(!told(), "told twice");
     assert_eq!(home.texts("ann"), ["message 0"]);
-    // What is about the same conversation goes after it.
+    // A later command to the same conversation follows it.
     sent_by_killed("message 1");
     home.run("ann", &["send", "ann", "message 2"]).ok();
     assert_eq!(home.texts("ann"), ["message 0", "message 1", "message 2"]);
 }
 
-/// EXACT-9: so does one that is killed before anything at all has left.
+/// EXACT-9: a client that is killed before anything has left also leaves one message.
 #[test]
 fn a_client_killed_while_the_realm_is_away_sends_on_its_next_run() {
     let mut realm = Realm::start();
@@ -129,7 +130,8 @@ fn a_client_killed_while_the_realm_is_away_sends_on_its_next_run() {
     home.register("ann", &realm.connect);
     let ann = |arguments: &[&str]| home.run("ann", &[&["--deadline", "100ms"], arguments].concat());
     realm.kill();
-    // Early data may have been heard; without it nothing of the command has left, and both are kept.
+    // Early data may have arrived. Without early data nothing of the command has left. Both
+    // commands are kept.
     let run = ann(&["send", "ann", "early"]);
     assert_eq!(run.error(4), "unknown");
     assert_eq!(run.objects()[0]["state"], "unknown");
@@ -138,7 +140,8 @@ fn a_client_killed_while_the_realm_is_away_sends_on_its_next_run() {
     assert_eq!(run.objects()[0]["state"], "kept");
     assert_eq!(ann(&["--id", "once", "send", "ann", "once"]).code, Some(4));
     realm.start_again();
-    // The same command again is another message, unless a token says that it is the same. What was begun before goes first.
+    // The same command again is another message, unless a token marks it as the same. Earlier
+    // commands go first.
     for _ in 0..2 {
         home.run("ann", &["--id", "once", "send", "ann", "once"])
             .ok();
@@ -148,7 +151,7 @@ fn a_client_killed_while_the_realm_is_away_sends_on_its_next_run() {
     assert_eq!(home.texts("ann"), ["early", "later", "once", "later"]);
 }
 
-/// A cut-off `register` is answered again, not refused as taken.
+/// A `register` whose answer was lost is answered again, rather than refused as taken.
 #[test]
 fn a_register_whose_answer_was_lost_is_answered_again() {
     let realm = Realm::start();
@@ -167,7 +170,7 @@ fn a_register_whose_answer_was_lost_is_answered_again() {
         "--password-file",
         "password",
     ];
-    // The handshake's answer comes through; those that follow do not.
+    // The answer to the handshake passes. Later answers are lost.
     relay.lose(|way, bytes| way == Way::ToClient && bytes[0] != 0x04);
     assert_eq!(home.run("ann", &register).error(4), "unknown");
     relay.lose(|_, _| false);
@@ -176,8 +179,8 @@ fn a_register_whose_answer_was_lost_is_answered_again() {
     assert!(session.as_str().unwrap().len() == 26);
 }
 
-/// EXACT-11: its number is used up before anything else is asked, so that it cannot take effect later; if it has taken
-/// effect, its user is told.
+/// EXACT-11: the number of a cut-off `register` is used up before the next request, so that it
+/// cannot take effect later. If it has taken effect, its user is told.
 #[tokio::test]
 async fn register_cut_off_is_told_when_its_outcome_is_known() {
     let realm = Realm::start();
@@ -207,7 +210,7 @@ async fn register_cut_off_is_told_when_its_outcome_is_known() {
     relay.lose(|_, _| false);
     let second = client(Duration::from_secs(30));
     for _ in 0..2 {
-        // The realm has made the session, but this profile has not heard of it.
+        // The realm has created the session, but this profile does not know it.
         second.whoami().await.unwrap();
     }
     assert!(second.outbox_wait().await.unwrap());
@@ -224,7 +227,8 @@ async fn register_cut_off_is_told_when_its_outcome_is_known() {
     };
     assert_eq!((what.as_str(), account.username), ("register", ann));
     assert!(second.take_notices().is_empty(), "it is told once");
-    // The account is there: its password opens another session of this device, beside the one whose id was lost.
+    // The account exists: its password opens another session of this device, in addition to the one
+    // whose id was lost.
     second
         .register("A", "id", ann, PASSWORD.as_bytes())
         .await
@@ -239,7 +243,7 @@ async fn register_cut_off_is_told_when_its_outcome_is_known() {
     assert!(second.outbox().unwrap().is_empty());
 }
 
-/// What two people compare.
+/// Shows the fingerprints that two people compare.
 #[test]
 fn fingerprints_are_shown() {
     let realm = Realm::start();
@@ -250,8 +254,8 @@ fn fingerprints_are_shown() {
     assert_eq!(home.run("ann", &["fingerprint"]).ok()["device"], device);
 }
 
-/// EXACT-8, EXACT-10: a profile restored from an old copy notices, and loses nothing: neither what it says for the first
-/// time nor what its past has said in the same words.
+/// EXACT-8, EXACT-10: a profile restored from an old copy notices that, and loses nothing: neither
+/// new messages nor messages that its past has sent with the same text.
 #[test]
 fn a_restored_profile_goes_on_above_its_past() {
     let realm = Realm::start();
@@ -341,8 +345,8 @@ fn long_messages_come_whole_or_in_the_pieces_asked_for() {
             .len(),
         2
     );
-    // What is longer than the realm takes is refused with the limit, and is not kept; what is not travels in
-    // as many datagrams as it needs, both ways.
+    // A message longer than the realm accepts is refused with the limit, and not kept. A shorter
+    // one travels both ways in as many datagrams as it needs.
     for len in [16_385, 50_000] {
         let run = home.run("ann", &["send", "ann", &"x".repeat(len)]);
         assert_eq!(run.error(1), "too-large");
@@ -353,7 +357,7 @@ fn long_messages_come_whole_or_in_the_pieces_asked_for() {
     assert_eq!(home.texts("ann").last().unwrap(), &fits);
 }
 
-/// SES-5, ACC-4: sessions, revoke and passwd from the command line.
+/// SES-5, ACC-4: sessions, revoke and passwd on the command line.
 #[test]
 fn sessions_are_listed_and_revoked_and_passwords_changed() {
     let realm = Realm::start();
@@ -398,7 +402,7 @@ fn sessions_are_listed_and_revoked_and_passwords_changed() {
     home.run("ann", &["whoami"]).ok();
 }
 
-/// HS-6: on first use the realm's word is taken for its key, and from then on no other's.
+/// HS-6: a client accepts a realm's key on first use, and from then on refuses another.
 #[test]
 fn a_key_is_accepted_once_and_a_changed_one_refused() {
     let mut realm = Realm::start();
@@ -420,7 +424,7 @@ fn a_key_is_accepted_once_and_a_changed_one_refused() {
     );
     home.run("ann", &["whoami"]).ok();
     realm.stop();
-    // Somebody else's key, as for who takes the address.
+    // The realm gets another key, as when somebody takes over its address.
     let other = Realm::start();
     let key = fs::read(other.data().join("realm.key")).unwrap();
     fs::write(realm.data().join("realm.key"), key).unwrap();
@@ -430,7 +434,7 @@ fn a_key_is_accepted_once_and_a_changed_one_refused() {
     assert!(run.out.contains("Ask the operator"), "{run:?}");
 }
 
-/// LINK-11: a plain realm works for whoever asks for it in so many words.
+/// LINK-11: a plain realm works for clients that ask for it explicitly.
 #[test]
 fn a_plain_realm_is_talked_to_by_those_who_ask_for_it() {
     let config = tempfile::NamedTempFile::new().unwrap();
@@ -465,7 +469,7 @@ fn a_plain_realm_is_talked_to_by_those_who_ask_for_it() {
     assert_eq!(home.run("ann", &["whoami"]).error(1), "no-session");
 }
 
-/// The shell takes the command table's own syntax, with and without the session id.
+/// The shell accepts the syntax of the command table, with and without the session id.
 #[test]
 fn the_shell_takes_the_command_tables_syntax() {
     let realm = Realm::start();
@@ -519,7 +523,7 @@ fn the_shell_takes_the_command_tables_syntax() {
     assert_eq!(home.texts("ann"), ["hello  there", "with the session"]);
 }
 
-/// A message from standard input, and one that begins with a hyphen.
+/// A message may come from standard input, and may begin with a hyphen.
 #[test]
 fn a_message_may_come_from_standard_input() {
     let realm = Realm::start();
@@ -539,7 +543,7 @@ fn a_message_may_come_from_standard_input() {
     assert!(send.wait_with_output().unwrap().status.success());
     home.run("ann", &["send", "ann", "-not an option"]).ok();
     assert_eq!(home.texts("ann"), ["two\nlines", "-not an option"]);
-    // For people: what others wrote cannot drive the terminal.
+    // In the output for people, messages of others cannot control the terminal.
     home.run("ann", &["send", "ann", "\x1b[2Jboo"]).ok();
     let mut human = support::program();
     human
@@ -549,7 +553,7 @@ fn a_message_may_come_from_standard_input() {
     assert!(run.out.contains("ann: \u{fffd}[2Jboo"), "{run:?}");
 }
 
-/// LINK-20: on a link of a kind nothing is larger, and nothing faster, than that kind carries.
+/// LINK-20: a link sends no datagram that is larger, and no data faster, than its profile carries.
 #[test]
 fn a_kind_of_link_is_kept_to() {
     let (realm, home) = (Realm::start(), Home::new());
@@ -563,11 +567,11 @@ fn a_kind_of_link_is_kept_to() {
     let carried = relay.take_carried();
     let longest = carried.iter().map(|datagram| datagram.bytes.len()).max();
     assert!(longest <= Some(160), "{longest:?}");
-    // The handshake comes before the link.
+    // Handshake packets are not packets of the link.
     let is_of_link = |carried: &&Carried| carried.way == Way::ToRealm && carried.bytes[0] >= 0x80;
     let sent = carried.iter().filter(is_of_link);
     let bytes: usize = sent.map(|datagram| datagram.bytes.len()).sum();
-    // All but the last of them have taken their time.
+    // The pacer has delayed all of them but the last.
     let least = f64::from(u32::try_from(bytes - 160).unwrap()) / 600.0;
     assert!(began.elapsed().as_secs_f64() >= least, "{bytes} bytes");
     assert_eq!(home.texts("ann"), [text]);

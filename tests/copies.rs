@@ -1,5 +1,6 @@
-//! Copies of a profile are harmless: one that is restored from a backup and two that are used on two machines say
-//! `stored` of nothing that is not in the mailbox, once (EXACT-8, EXACT-10).
+//! Copies of a profile are harmless. A profile that is restored from a backup, and two copies in
+//! use on two machines, report `stored` only for messages that are in the mailbox once (EXACT-8,
+//! EXACT-10).
 
 mod support;
 
@@ -11,7 +12,7 @@ use support::{
     typing::{Shell, until},
 };
 
-/// ann, who speaks to the realm through a relay, and bob.
+/// A realm with ann, who connects through a relay, and bob.
 struct Setting {
     realm: Realm,
     relay: Relay,
@@ -39,7 +40,7 @@ impl Setting {
         copy_directory(&self.home.profile(name), &self.home.profile("ann"));
     }
 
-    /// How often bob has each text.
+    /// Counts bob's messages by text.
     fn counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for text in self.home.texts("bob") {
@@ -49,7 +50,7 @@ impl Setting {
     }
 }
 
-/// Types the same line again and again; each is said to be stored.
+/// Types the same line again and again. Each time the shell reports it as stored.
 fn say(shell: &mut Shell, times: usize) {
     for _ in 0..times {
         let answer = shell.ask("send bob \"good morning\"");
@@ -57,14 +58,14 @@ fn say(shell: &mut Shell, times: usize) {
     }
 }
 
-/// A profile that is restored from a copy that is `behind` commands old.
+/// Restores a profile from a copy that is `behind` commands old, and sends on.
 fn restored_profile_behind_by(behind: usize, times: usize) {
     let at = Setting::new();
     at.copy_to("backup");
     say(&mut Shell::start(&at.home, "ann", &[]), behind);
     at.restore("backup");
     say(&mut Shell::start(&at.home, "ann", &[]), times);
-    // One process for each goes the same way.
+    // A process for each message behaves in the same way.
     at.restore("backup");
     for _ in 0..3 {
         let run = at.home.run("ann", &["send", "bob", "good morning"]);
@@ -74,37 +75,40 @@ fn restored_profile_behind_by(behind: usize, times: usize) {
     assert!(at.home.outbox("ann").is_empty());
 }
 
-/// EXACT-8, EXACT-10: the same text to the same user under numbers that are used.
+/// EXACT-8, EXACT-10: a copy 10 commands behind sends the same text to the same user under used
+/// numbers. Each message is stored once.
 #[test]
 fn copy_that_is_10_behind_stores_each_message_once() {
     restored_profile_behind_by(10, 12);
 }
 
-/// EXACT-8, EXACT-10.
+/// EXACT-8, EXACT-10: the same for a copy 31 commands behind.
 #[test]
 fn copy_that_is_31_behind_stores_each_message_once() {
     restored_profile_behind_by(31, 33);
 }
 
-/// EXACT-8, EXACT-10.
+/// EXACT-8, EXACT-10: the same for a copy 40 commands behind.
 #[test]
 fn copy_that_is_40_behind_stores_each_message_once() {
     restored_profile_behind_by(40, 42);
 }
 
-/// EXACT-8, EXACT-10.
+/// EXACT-8, EXACT-10: the same for a copy 100 commands behind.
 #[test]
 fn copy_that_is_100_behind_stores_each_message_once() {
     restored_profile_behind_by(100, 102);
 }
 
-/// EXACT-3, EXACT-8: the numbers of the copy are older than what the realm remembers.
+/// EXACT-3, EXACT-8: the same for a copy whose numbers are older than the realm's idempotency
+/// records.
 #[test]
 fn copy_that_is_300_behind_stores_each_message_once() {
     restored_profile_behind_by(300, 20);
 }
 
-/// EXACT-8, EXACT-10: both links are open before anything is typed, so no handshake tells what the other has used.
+/// EXACT-8, EXACT-10: messages of two copies are stored, each once. Both links are open before
+/// anything is typed, so no handshake tells which numbers the other copy has used.
 #[test]
 fn copies_on_two_machines_store_what_both_say() {
     const ROUNDS: usize = 20;
@@ -115,7 +119,7 @@ fn copies_on_two_machines_store_what_both_say() {
         assert_eq!(shell.ask("whoami")["username"], "ann");
     }
     for round in 0..ROUNDS {
-        // Typed at once, then answered.
+        // Both type at once, and then await their answers.
         for shell in &mut shells {
             assert!(shell.type_line(&format!("send bob \"round {round}\"")));
         }
@@ -124,7 +128,7 @@ fn copies_on_two_machines_store_what_both_say() {
             assert_eq!(answer["state"], "stored", "{answer}");
         }
     }
-    // One of the two says more than the other, in between.
+    // In between, one of the two sends more than the other.
     say(&mut shells[0], 5);
     say(&mut shells[1], 3);
     say(&mut shells[0], 5);
@@ -135,8 +139,9 @@ fn copies_on_two_machines_store_what_both_say() {
     assert_eq!(counts["good morning"], 13);
 }
 
-/// EXACT-8, READ-3: a copy that comes back by its ticket hears a little later that others have used numbers. From then on it names its session: bob, who
-/// logs in with the original, is read by bob alone.
+/// EXACT-8, READ-3: a copy that resumes by its ticket learns a little later that others have used
+/// numbers. From then on it names its session. bob, who logs in with the original, reads all of his
+/// messages.
 #[test]
 fn resumed_copy_reads_no_other_users_mail() {
     let at = Setting::new();
@@ -165,7 +170,8 @@ fn resumed_copy_reads_no_other_users_mail() {
     assert!(!read.contains(&"\"for bob alone\"".into()), "{read:?}");
 }
 
-/// EXACT-8, EXACT-10: without early data each process has been told of the highest number before it sends.
+/// EXACT-8, EXACT-10: without early data each process learns the highest used number before it
+/// sends.
 #[test]
 fn copies_without_early_data_store_what_both_say() {
     let at = Setting::new();
@@ -182,7 +188,7 @@ fn copies_without_early_data_store_what_both_say() {
 }
 
 impl Setting {
-    /// From whom each message to `profile` is.
+    /// Returns sender and text of each message to `profile`.
     fn senders(&self, profile: &str) -> Vec<(String, String)> {
         let entries = self.home.run(profile, &["inbox", "--after", "0"]).objects();
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_string();
@@ -192,14 +198,14 @@ impl Setting {
             .collect()
     }
 
-    /// Another user logs in on ann's device, with the profile that is no copy.
+    /// Logs another user in on ann's device, with the original profile.
     fn bob_logs_in(&self) {
         let run = ["auth", "bob", "--password-file", "password"];
         self.home.run("ann", &run).ok();
     }
 }
 
-/// EXACT-7, EXACT-8: a copy that has used as many numbers as its original is none the less one.
+/// EXACT-7, EXACT-8: a copy that has used as many numbers as its original is recognised as a copy.
 #[test]
 fn copy_that_is_as_far_as_its_original_sends_as_its_own_user() {
     let at = Setting::new();
@@ -209,7 +215,7 @@ fn copy_that_is_as_far_as_its_original_sends_as_its_own_user() {
         let run = ["auth", "ann", "--password-file", "password"];
         at.home.run("ann", &run).ok();
         at.copy_to("backup");
-        // One number.
+        // Uses one number.
         at.bob_logs_in();
         at.restore("backup");
         at.relay.lose_all();
@@ -222,7 +228,8 @@ fn copy_that_is_as_far_as_its_original_sends_as_its_own_user() {
             at.home.run("ann", &["send", "cid", "restored"]).ok();
             continue;
         }
-        // What may have left may end in bob's session: it waits until ann is logged in.
+        // A command that may have left could take effect in bob's session, so it waits until ann is
+        // logged in.
         let waited = at.home.run("ann", &["outbox", "wait"]);
         assert_eq!(waited.error(4), "kept", "{waited:?}");
         at.home.run("ann", &run).ok();
@@ -234,7 +241,7 @@ fn copy_that_is_as_far_as_its_original_sends_as_its_own_user() {
     assert!(all.iter().all(|(from, _)| from == "ann"), "{all:?}");
 }
 
-/// READ-3: what a copy reads first confirms nothing of whoever has logged in since.
+/// READ-3: what a copy reads first confirms no entries of the user who has logged in since.
 #[test]
 fn copy_that_reads_confirms_nothing_of_another_user() {
     let at = Setting::new();
@@ -264,7 +271,8 @@ fn copy_that_reads_confirms_nothing_of_another_user() {
     assert_eq!(texts, ["first", "bob 0", "bob 1", "bob 2", "bob 3"]);
 }
 
-/// EXACT-9, EXACT-10: an entry whose answer was lost is in the copy, too. Whoever sends it, it is one message.
+/// EXACT-9, EXACT-10: an entry whose answer was lost is in the copy, too. Whichever copy sends it,
+/// it is one message.
 #[test]
 fn copy_made_while_an_answer_is_lost_stores_the_message_once() {
     let at = Setting::new();
@@ -282,7 +290,8 @@ fn copy_made_while_an_answer_is_lost_stores_the_message_once() {
     assert_eq!(texts, ["first", "unfinished", "after it", "restored"]);
 }
 
-/// EXACT-10: so is one that was tried and did not arrive, and both copies send it later.
+/// EXACT-10: an entry that was tried and did not arrive is in both copies. Both send it later, and
+/// it is one message.
 #[test]
 fn copy_made_while_the_realm_is_away_stores_the_message_once() {
     let mut at = Setting::new();
@@ -300,7 +309,7 @@ fn copy_made_while_the_realm_is_away_stores_the_message_once() {
     }
     assert_eq!(at.counts()["unfinished"], 1);
 }
-/// EXACT-10: so are several of one conversation, which wait for each other.
+/// EXACT-10: several entries of one conversation, which wait for each other, are stored once each.
 #[test]
 fn copy_made_while_a_conversation_waits_stores_each_message_once() {
     let mut at = Setting::new();

@@ -1,4 +1,4 @@
-//! `merpati cost` tells what was really sent: a relay counts along.
+//! `merpati cost` reports what was really sent: a relay counts the same.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::{
     relay::{Relay, Way},
 };
 
-/// Bytes and datagrams of one way, as the relay has counted them.
+/// Returns the bytes and datagrams that the relay has counted, by direction.
 fn carried(relay: &Relay) -> impl Fn(Way) -> (u64, u64) {
     let carried = relay.take_carried();
     move |way| {
@@ -48,7 +48,8 @@ fn what_a_run_has_spent_is_what_was_carried() {
     let (up, down) = (sending(Way::ToRealm), sending(Way::ToClient));
     let with_headers = up.0 + down.0 + 28 * (up.1 + down.1);
     assert_eq!(cost["last"]["bytes_with_headers"], with_headers);
-    // What does not talk to the realm costs nothing, and asking changes nothing.
+    // A command that does not talk to the realm costs nothing, and reading the cost changes
+    // nothing.
     home.run("ann", &["fingerprint"]);
     assert_eq!(home.run("ann", &["cost", "--reset"]).ok(), cost);
     assert_eq!(home.run("ann", &["cost"]).ok()["runs"], 0);

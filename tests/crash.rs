@@ -1,5 +1,5 @@
-//! A realm that is killed under load, again and again: nothing that it acknowledged is lost, nothing is
-//! there twice, and each sender's order is kept (EXACT-2).
+//! Crash campaign: a realm that is killed repeatedly under load loses nothing that it acknowledged,
+//! duplicates nothing, and keeps each sender's order (EXACT-2).
 //!
 //! `MERPATI_KILLS=200 cargo test --release --test crash -- --nocapture` runs a longer campaign.
 
@@ -50,7 +50,8 @@ fn a_realm_killed_under_load_loses_and_doubles_nothing() {
         })
         .collect();
     for kill in 0..kills {
-        // At some moment among the next hundred messages, whatever is under way just then.
+        // The kill comes at a random moment among the next hundred messages, whatever is in flight
+        // then.
         let at = kill * MESSAGES + rng.random_range(1..MESSAGES);
         while stored.load(Ordering::Relaxed) < at {
             progress.recv().unwrap();

@@ -1,7 +1,9 @@
-//! Two realms that write to each other under load, and are killed again and again, and move to other addresses: nothing that was accepted
-//! is lost, nothing is there twice, and each sender's order is kept (PEER-2, PEER-4, PEER-5).
+//! Crash campaign with two realms that send to each other under load, are killed repeatedly, and
+//! move to other addresses: no accepted message is lost, none is duplicated, and each sender's
+//! order is kept (PEER-2, PEER-4, PEER-5).
 //!
-//! `MERPATI_MESSAGES=10000 cargo test --release --test crash_realms -- --nocapture` runs a longer campaign.
+//! `MERPATI_MESSAGES=10000 cargo test --release --test crash_realms -- --nocapture` runs a longer
+//! campaign.
 
 mod support;
 
@@ -20,11 +22,12 @@ use support::{Home, PASSWORD, Realm, relay::Relay};
 
 /// Senders in each realm.
 const SENDERS: u64 = 8;
-/// Messages of one realm between two kills, on average.
+/// Average number of messages of one realm between two kills.
 const MESSAGES_PER_KILL: u64 = 100;
-/// Of so many kills one, on average, is the beginning of a move.
+/// On average, one of this many kills begins a move.
 const KILLS_PER_MOVE: u32 = 3;
-/// A realm moves so often: a new address is tried four times at once, and once an hour (PEER-23).
+/// Maximum number of moves of a realm. A new address is tried four times at once, and then once an
+/// hour (PEER-23).
 const MOVES_MAX: u32 = 3;
 
 #[test]
@@ -36,7 +39,7 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
     let home = Home::new();
     let mut realms = [home.realm("alpha", "open"), home.realm("beta", "open")];
-    // Users know where their realm is; here a relay does.
+    // Users know their realm's address. Here a relay knows it for them.
     let relays = [0, 1].map(|which| Relay::to(realms[which].address));
     let through = [0, 1].map(|which| realms[which].connect_through(relays[which].address));
     for (connect, reader) in through.iter().zip(["ann", "bob"]) {
@@ -74,7 +77,8 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         let which: usize = rng.random_range(0..2);
-        // Two that both move before either has told the other find each other by an operator or a name alone.
+        // Realms that both move before either has told the other find each other by an operator or
+        // a name only, so a move waits until both know each other's address.
         let moves_now = moves[which] < MOVES_MAX
             && rng.random_ratio(1, KILLS_PER_MOVE)
             && are_known(&home, &realms);
@@ -116,7 +120,7 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
     );
 }
 
-/// True when each realm knows where the other is.
+/// True if each realm knows the other's address.
 fn are_known(home: &Home, realms: &[Realm; 2]) -> bool {
     [("ann", &realms[1]), ("bob", &realms[0])]
         .iter()
@@ -126,7 +130,7 @@ fn are_known(home: &Home, realms: &[Realm; 2]) -> bool {
         })
 }
 
-/// The reader's messages, once there are as many as there should be.
+/// Returns the reader's messages as soon as there are `wanted` of them.
 fn all_texts(home: &Home, reader: &str, wanted: usize) -> Vec<String> {
     let began = Instant::now();
     loop {
@@ -137,7 +141,7 @@ fn all_texts(home: &Home, reader: &str, wanted: usize) -> Vec<String> {
     }
 }
 
-/// Sends so many messages to a user of the other realm, one after another.
+/// Sends messages to a user of the other realm, one after another.
 async fn send_all(
     client: &Client,
     sender: u64,

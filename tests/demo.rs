@@ -1,4 +1,4 @@
-//! The demonstration that the README shows first does what it says.
+//! Test of the demonstration at the beginning of the README: it does what it says.
 
 mod support;
 

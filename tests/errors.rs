@@ -1,4 +1,5 @@
-//! Every error of rows 1–5 of the command table, and every exit code, as a user meets them.
+//! Tests of every error of rows 1–5 of the command table, and of every exit code, as users see
+//! them.
 
 mod support;
 
@@ -14,14 +15,14 @@ struct Setting {
     home: Home,
 }
 
-/// A realm with one user, ann.
+/// Starts a realm with one user, ann.
 fn setting() -> Setting {
     let (realm, home) = (Realm::start(), Home::new());
     home.register("ann", &realm.connect);
     Setting { realm, home }
 }
 
-/// What a person is told.
+/// Returns the exit code and the output for people.
 fn told(home: &Home, profile: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = program();
     command
@@ -34,7 +35,7 @@ fn told(home: &Home, profile: &str, arguments: &[&str]) -> (Option<i32>, String)
     (run.code, run.err)
 }
 
-/// Row 1, ACC-3: one and the same error, in the same bytes, for a wrong username and a wrong password.
+/// Row 1, ACC-3: a wrong username and a wrong password get the same error, in the same bytes.
 #[test]
 fn auth_with_a_wrong_username_or_password() {
     let Setting { realm, home } = setting();
@@ -58,7 +59,7 @@ fn auth_with_a_wrong_username_or_password() {
     auth("ann", "password").ok();
 }
 
-/// Row 2
+/// Row 2: `logout` without a login is refused.
 #[test]
 fn logout_when_nobody_is_logged_in() {
     let Setting { realm, home } = setting();
@@ -74,7 +75,7 @@ fn logout_when_nobody_is_logged_in() {
     assert!(text.contains("log in first"), "{text}");
 }
 
-/// Row 3
+/// Row 3: `register` with a taken username is refused.
 #[test]
 fn register_with_a_username_that_is_taken() {
     let Setting { realm, home } = setting();
@@ -96,7 +97,7 @@ fn register_with_a_username_that_is_taken() {
     home.run("bob", &auth).ok();
 }
 
-/// Row 4
+/// Row 4: `send` without a session or to an unknown user is refused.
 #[test]
 fn send_without_a_session_or_to_nobody() {
     let Setting { realm, home } = setting();
@@ -116,7 +117,7 @@ fn send_without_a_session_or_to_nobody() {
     assert!(home.texts("ann").is_empty());
 }
 
-/// Row 5
+/// Row 5: `inbox` without a session is refused.
 #[test]
 fn inbox_without_a_session() {
     let Setting { realm, home } = setting();
@@ -159,7 +160,7 @@ fn what_is_over_a_limit_has_its_own_error() {
     register("Bob").ok();
 }
 
-/// 2: wrong usage, each explained.
+/// Exit code 2: wrong usage is explained.
 #[test]
 fn wrong_usage_is_explained() {
     let home = Home::new();
@@ -187,7 +188,7 @@ fn wrong_usage_is_explained() {
     assert!(text.contains("not a name for a profile"), "{text}");
 }
 
-/// 3: nothing is heard, or the name does not resolve.
+/// Exit code 3: nothing is heard from the realm, or its name does not resolve.
 #[test]
 fn an_unreachable_realm_is_said_to_be_one() {
     let Setting { mut realm, home } = setting();
@@ -210,8 +211,8 @@ fn an_unreachable_realm_is_said_to_be_one() {
     assert!(run.out.contains("no.such.host.invalid"), "{run:?}");
 }
 
-/// 4: the realm was heard, but not its answer. A command with a password is not kept, and nobody is told to repeat it
-/// blindly.
+/// Exit code 4: the realm was heard, but its answer was not. A command with a password is not kept,
+/// and the message does not advise to repeat it blindly.
 #[test]
 fn an_unknown_outcome_is_said_to_be_one() {
     let Setting { realm, home } = setting();
@@ -236,7 +237,7 @@ fn an_unknown_outcome_is_said_to_be_one() {
     }
 }
 
-/// 5: trouble on this machine, named with its file.
+/// Exit code 5: the message about a local failure names its file.
 #[cfg(unix)]
 #[test]
 fn local_trouble_is_named_with_its_file() {
@@ -277,7 +278,7 @@ fn local_trouble_is_named_with_its_file() {
     );
 }
 
-/// A configuration that cannot be used is refused with the line and what to write instead.
+/// An invalid configuration is refused with its line and with what to write instead.
 #[test]
 fn a_wrong_configuration_is_refused_with_its_line() {
     let directory = tempfile::tempdir().unwrap();
@@ -293,7 +294,7 @@ fn a_wrong_configuration_is_refused_with_its_line() {
     assert!(!directory.path().join("data").exists(), "nothing was begun");
 }
 
-/// A server that is asked to stop answers what is in work, and exits with 0.
+/// A server that is asked to stop answers the commands in work, and exits with 0.
 #[test]
 fn a_server_that_is_asked_to_stop_stops_in_order() {
     let Setting { mut realm, home } = setting();

@@ -1,4 +1,5 @@
-//! A profile whose disk takes no more: what is said of a command is true, and nothing is doubled (EXACT-7, EXACT-9).
+//! A profile on a full disk: every report about a command is true, and nothing is duplicated
+//! (EXACT-7, EXACT-9).
 
 mod support;
 
@@ -9,7 +10,8 @@ use support::{Home, Realm, finished, program, typing::Shell};
 /// Bytes in a block of `ulimit -f`.
 const BLOCK: usize = 512;
 
-/// Files of a process may only grow so large: at some point it can write nothing more, as on a full disk.
+/// Returns a command whose process may write files up to a size only. At some point it can write
+/// nothing more, as on a full disk.
 fn limited(home: &Home, blocks: usize, arguments: &[&str]) -> Command {
     let plain = home.command("ann", arguments);
     let mut limited = Command::new("sh");
@@ -25,8 +27,8 @@ fn limited(home: &Home, blocks: usize, arguments: &[&str]) -> Command {
     limited
 }
 
-/// Wherever the disk is full between two steps of a command: `stored` has been stored, what is kept arrives once, and what is said not to be
-/// done and not kept never does.
+/// Wherever the disk is full between two steps of a command, a message reported as `stored` is
+/// stored, a kept one arrives once, and one reported as not done and not kept never arrives.
 #[test]
 fn what_is_said_on_a_full_disk_is_true() {
     let realm = Realm::start();
@@ -34,7 +36,7 @@ fn what_is_said_on_a_full_disk_is_true() {
     home.register("ann", &realm.connect);
     let (mut stored, mut kept, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for kilobytes in (24..112).step_by(5) {
-        // So long that each step of it takes several pages.
+        // The text is so long that each step of the command takes several pages.
         let text = format!("with {kilobytes} KiB ").repeat(450);
         let arguments = ["--deadline", "1s", "send", "ann", &text];
         let run = finished(&mut limited(&home, kilobytes * 1024 / BLOCK, &arguments));
@@ -71,13 +73,15 @@ fn what_is_said_on_a_full_disk_is_true() {
     );
 }
 
-/// The same of a command that carries a password: done is done, and what is said not to be done is not.
+/// The same for a command of a kind that carries a password (here `addgroup`): done means done, and
+/// not done means not done.
 #[test]
 fn what_is_said_of_a_password_on_a_full_disk_is_true() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
-    // Keeps what commands have written where it is: the next one's comes behind it.
+    // The open shell keeps the database's log from being reset, so the next command writes behind
+    // it.
     let mut shell = Shell::start(&home, "ann", &[]);
     assert_eq!(shell.ask("whoami")["username"], "ann");
     let (mut done, mut unknown, mut refused) = (0, 0, 0);

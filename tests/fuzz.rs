@@ -1,5 +1,5 @@
-//! The inputs that the fuzzer found worth keeping (`fuzz/corpus`), each tried again, and each target's sources at hand.
-//! Fuzzing itself: `fuzz/campaign`.
+//! Runs the inputs that the fuzzer found worth keeping (`fuzz/corpus`) again. `fuzz/campaign` runs
+//! the fuzzer itself.
 
 #[path = "../src/cli/args.rs"]
 #[allow(dead_code, missing_docs)]
@@ -51,8 +51,9 @@ fn what_was_found_once_does_no_harm() {
     }
 }
 
-/// One input from a file, told step by step:
-/// `MERPATI_INPUT=link:fuzz/artifacts/link/crash-… MERPATI_TRACE=1 cargo test --test fuzz one -- --nocapture`.
+/// Runs one input from a file, with a trace of its steps:
+/// `MERPATI_INPUT=link:fuzz/artifacts/link/crash-… MERPATI_TRACE=1
+/// cargo test --test fuzz one -- --nocapture`.
 #[test]
 fn one_input() {
     let Ok(named) = std::env::var("MERPATI_INPUT") else {

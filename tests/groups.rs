@@ -1,11 +1,11 @@
-//! Groups as their users meet them: rows 6 to 9 of the command table, each success and each error, and
-//! what owners and moderators do.
+//! Groups as their users see them: rows 6 to 9 of the command table, each success and each error,
+//! and the commands of owners and moderators.
 
 mod support;
 
 use support::{Home, Realm, Run};
 
-/// A realm with ann, who owns the group cats, and bob.
+/// Starts a realm with ann, who owns the group cats, and bob.
 fn setting() -> (Realm, Home) {
     let (realm, home) = (Realm::start(), Home::new());
     home.register("ann", &realm.connect);
@@ -19,7 +19,7 @@ fn join(home: &Home, profile: &str, group: &str, file: &str) -> Run {
     home.run(profile, &["joingroup", group, "--password-file", file])
 }
 
-/// Row 6
+/// Row 6: `addgroup` creates a group, and a second one with its name is refused.
 #[test]
 fn addgroup_makes_a_group_and_refuses_a_second_one() {
     let (realm, home) = setting();
@@ -40,7 +40,7 @@ fn addgroup_makes_a_group_and_refuses_a_second_one() {
     );
 }
 
-/// Row 7
+/// Row 7: `joingroup` accepts the group's password, and refuses others.
 #[test]
 fn joingroup_takes_the_password_and_refuses_others() {
     let (_realm, home) = setting();
@@ -64,7 +64,7 @@ fn joingroup_takes_the_password_and_refuses_others() {
     assert_eq!(roles, ["owner", "member"]);
 }
 
-/// Row 8
+/// Row 8: `sendgroup` is for members.
 #[test]
 fn sendgroup_is_for_members() {
     let (realm, home) = setting();
@@ -79,7 +79,7 @@ fn sendgroup_is_for_members() {
     assert_eq!(home.run("ann", &send).ok()["state"], "stored");
 }
 
-/// Row 9
+/// Row 9: `inboxgroup` is for members, and shows each message once.
 #[test]
 fn inboxgroup_is_for_members_and_shows_each_message_once() {
     let (mut realm, home) = setting();

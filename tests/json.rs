@@ -1,4 +1,5 @@
-//! What `--json` prints is what `docs/json.md` says: each field of each object, and its type.
+//! The output of `--json` is as `docs/json.md` describes it: each field of each object, and its
+//! type.
 
 mod support;
 
@@ -11,7 +12,7 @@ use std::{
 use serde_json::Value;
 use support::{Home, Realm, finished, program};
 
-/// The schema that the document describes.
+/// The schema version that the document describes.
 const SCHEMA: u64 = 1;
 
 struct Field {
@@ -48,7 +49,7 @@ impl Schema {
         Self(objects)
     }
 
-    /// Holds `object` against the fields that the document gives `name`.
+    /// Checks `object` against the fields that the document lists for `name`.
     fn check(&self, name: &str, object: &Value) {
         let fields = &self.0[name];
         let found = object.as_object().unwrap();
@@ -203,7 +204,7 @@ fn each_command_between_realms_prints_what_is_written() {
     schema.check_all("entry", &home.run("bob", &["inboxgroup", "devs"]).objects());
     let removed = home.run("ann", &["removerealm", "beta"]).objects();
     schema.check_all("removed", &removed);
-    // Two of which one is accepted by a realm that lists its peers, and one is refused.
+    // Two pending realms. A realm that lists its peers accepts one of them and refuses the other.
     let gamma = home.realm("gamma", "listed");
     home.register("eve", &gamma.connect);
     let code = gamma.data().join("operator-code");
@@ -256,13 +257,13 @@ fn shell_and_server_print_what_is_written() {
     let mut rotate = program();
     let rotate = rotate.args(["--json", "rotatekey", "--data", data.to_str().unwrap()]);
     schema.check_all("newkey", &finished(rotate).objects());
-    // A realm whose name is made from its key keeps it.
+    // A realm keeps a name that is made from its key.
     let before = realm.announced["realm"].clone();
     realm.start_again();
     assert_eq!(realm.announced["realm"], before);
 }
 
-/// What is printed of the outbox while the realm is away, and when it is back.
+/// The output about the outbox while the realm is away, and after it is back.
 #[test]
 fn outbox_prints_what_is_written() {
     let schema = Schema::read();
@@ -323,7 +324,7 @@ fn outbox_prints_what_is_written() {
     );
 }
 
-/// A realm on all addresses tells what others connect with, in lines that a terminal holds.
+/// A realm on all addresses prints what others connect with, in lines that fit a terminal.
 #[test]
 fn serve_on_all_addresses_tells_what_others_connect_with() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,9 +1,11 @@
-//! From the keyboard to the screen with real processes: four people type in one profile over a link that loses 30 %, beside
-//! a watch of the sender and one of the recipient. Clients and realm are killed at random, and the sender's profile is
-//! copied and restored twice. Each message that was typed is shown exactly once, in the order typed, and no exit code lies
-//! (EXACT-2, EXACT-7, EXACT-8, EXACT-9, EXACT-10, EXACT-11, READ-3, WATCH-3).
+//! From the keyboard to the screen, with real processes. Four people type in one profile over a
+//! link that loses 30 %, next to a watch of the sender and one of the recipient. Clients and realm
+//! are killed at random, and the sender's profile is copied and restored twice. Each typed message
+//! is shown exactly once, in the order typed, and every exit code is true (EXACT-2, EXACT-7,
+//! EXACT-8, EXACT-9, EXACT-10, EXACT-11, READ-3, WATCH-3).
 //!
-//! `MERPATI_SENDS` sets how many messages are typed, `MERPATI_SEED` repeats the decisions of a run.
+//! `MERPATI_SENDS` sets the number of typed messages, `MERPATI_SEED` repeats the decisions of a
+//! run.
 
 mod support;
 
@@ -30,7 +32,7 @@ const TYPISTS: usize = 4;
 const SENDS_DEFAULT: usize = 120;
 /// Parts of a run, between which the profile is copied or restored.
 const PARTS: usize = 5;
-/// Of 100 datagrams so many are lost, each way.
+/// Percentage of datagrams lost in each direction.
 const LOST: u64 = 30;
 
 /// Random numbers that a seed repeats (splitmix64).
@@ -59,12 +61,12 @@ impl Rng {
     }
 }
 
-/// What a person saw of a message.
+/// The outcome of a message as its sender saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     /// The command ended with this code.
     Code(i32),
-    /// The process was killed before it said anything.
+    /// The process was killed before it printed anything.
     Killed,
 }
 
@@ -73,18 +75,19 @@ struct Typed {
     text: String,
     part: usize,
     seen: Seen,
-    /// It was not to be kept.
+    /// The message was sent with `--no-keep`.
     no_keep: bool,
-    /// It was typed under a token, so that it may be typed again.
+    /// The message was typed with a token, so it may be typed again.
     has_token: bool,
-    /// It was killed, and typed again under its token.
+    /// The process was killed, and the message was typed again with its token.
     is_retried: bool,
 }
 
 impl Typed {
-    /// How often it may be shown, at least and at most.
+    /// Returns how often the message may be shown, at least and at most.
     fn bounds(&self) -> (usize, usize) {
-        // In these parts the profile ends in a restore: of what was neither answered nor in the copy, nobody knows any more.
+        // These parts end with a restore of the profile. The fate of a message that was neither
+        // answered nor in the copy is unknown.
         let is_lost = self.part % 2 == 1;
         match self.seen {
             Seen::Code(0) => (1, 1),
@@ -92,7 +95,7 @@ impl Typed {
             Seen::Code(4) if self.no_keep || is_lost => (0, 1),
             Seen::Code(4) => (1, 1),
             Seen::Killed if self.is_retried => (1, 1),
-            // Nobody knows whether it was written down before the kill.
+            // The kill may have come before the message was written down.
             Seen::Killed => (0, 1),
             Seen::Code(_) => panic!("no command ends so: {self:?}"),
         }
@@ -128,7 +131,7 @@ impl Typist<'_> {
         format!("{} {} {n}", self.number, self.part)
     }
 
-    /// A process for the message alone.
+    /// Sends the message with a process of its own.
     fn once(&mut self, n: usize) {
         let text = self.text(n);
         let no_keep = self.rng.percent(10);
@@ -150,7 +153,7 @@ impl Typist<'_> {
             .unwrap();
         if self.rng.percent(15) {
             thread::sleep(self.rng.millis(300));
-            // It may have ended before.
+            // The process may have ended before.
             process.kill().unwrap();
         }
         let code = process.wait().unwrap().code();
@@ -159,7 +162,7 @@ impl Typist<'_> {
         (typed.no_keep, typed.has_token) = (no_keep, has_token);
     }
 
-    /// A shell for some messages; gives how many were typed.
+    /// Types some messages into a shell. Returns how many were typed.
     fn in_shell(&mut self, first: usize, count: usize) -> usize {
         let options = ["--deadline", self.deadline()];
         let mut shell = Shell::start(self.home, "ann", &options);
@@ -172,7 +175,7 @@ impl Typist<'_> {
             }
             match shell.answer() {
                 Some(answer) if answer["ok"] == true => self.note(text, Seen::Code(0)),
-                // The line that fails ends the shell.
+                // The shell ends with the line that fails.
                 _ => {
                     let code = shell.process.wait().unwrap().code();
                     self.note(text, code.map_or(Seen::Killed, Seen::Code));
@@ -198,7 +201,7 @@ impl Typist<'_> {
     }
 }
 
-/// What a watch has shown.
+/// The messages that a watch has shown.
 #[derive(Clone, Default)]
 struct Screen(Arc<Mutex<Vec<String>>>);
 
@@ -219,7 +222,7 @@ fn watch(home: &Home, profile: &str, screen: &Screen) -> Child {
     let screen = screen.clone();
     thread::spawn(move || {
         for line in out.lines().map_while(Result::ok) {
-            // A line that was cut off by a kill was not shown.
+            // A line that a kill has cut off was not shown.
             let Ok(entry) = serde_json::from_str::<serde_json::Value>(&line) else {
                 return;
             };
@@ -230,7 +233,7 @@ fn watch(home: &Home, profile: &str, screen: &Screen) -> Child {
     process
 }
 
-/// The machines of a run.
+/// The realm, relay and profiles of a run.
 struct Scene {
     realm: Realm,
     relay: Relay,
@@ -258,7 +261,7 @@ impl Scene {
         self.relay.lose(move |_, _| rng.percent(LOST));
     }
 
-    /// All type, while the realm and the sender's watch are killed now and then.
+    /// Lets all people type, while the realm and the sender's watch are killed now and then.
     fn type_part(&mut self, part: usize, sends: usize) -> Vec<Typed> {
         self.lose();
         let screen = Screen::default();
@@ -305,7 +308,7 @@ impl Scene {
         typed
     }
 
-    /// Types again under their tokens what was killed, and waits for all that is kept.
+    /// Types the killed messages again with their tokens, and waits for everything that is kept.
     fn finish(&self, typed: &mut [Typed]) {
         for typed in typed {
             if typed.seen == Seen::Killed && typed.has_token {
@@ -329,7 +332,7 @@ impl Scene {
     }
 }
 
-/// Judges what was typed by what was shown.
+/// Checks what was typed against what was shown.
 fn judge(typed: &[Typed], shown: &[String]) {
     let mut counts = BTreeMap::<&str, usize>::new();
     for text in shown {
@@ -344,7 +347,7 @@ fn judge(typed: &[Typed], shown: &[String]) {
         );
     }
     assert!(counts.is_empty(), "nobody has typed {counts:?}");
-    // What was typed again under its token may come later.
+    // A message that was typed again with its token may come later.
     for number in 0..TYPISTS {
         let own = format!("{number} ");
         let of_typist = typed.iter().filter(|one| one.text.starts_with(&own));
@@ -362,7 +365,7 @@ fn number_of(variable: &str) -> Option<u64> {
     Some(value.parse().unwrap())
 }
 
-/// EXACT-7 and all that it stands on.
+/// EXACT-7: typed messages are shown exactly once, in order, with everything that this relies on.
 #[test]
 fn typed_messages_are_shown_exactly_once_in_order() {
     let sends = number_of("MERPATI_SENDS").map_or(SENDS_DEFAULT, |n| usize::try_from(n).unwrap());
@@ -386,7 +389,8 @@ fn typed_messages_are_shown_exactly_once_in_order() {
     }
     scene.relay.lose_nothing();
     scene.home.drain("ann");
-    // By another device: what one process of a profile shows, the watch beside it does not show again.
+    // The mailbox is read with another device, because a watch does not show what another process
+    // of its profile has shown.
     let auth = ["auth", "bob", "--password-file", "password"];
     let server = ["--server", &scene.realm.connect];
     scene

@@ -1,5 +1,5 @@
-//! Holds the layers apart: each imports only from those below it, so there are no cycles, and one who
-//! follows a datagram never goes back up.
+//! Checks the layers: each imports only from the layers below it, so there are no cycles, and a
+//! reader who follows a datagram never goes back up.
 
 use std::{
     collections::BTreeSet,
@@ -42,7 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &["client", "server", "crypto", "wire"]),
 ];
 
-/// The longest room, in lines, tests beside the code included.
+/// The maximum length of a file in lines, with the tests in it.
 const LINES_MAX: usize = 600;
 
 fn source() -> PathBuf {
@@ -62,14 +62,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The layers that a file names, by `crate::` (in the program: `merpati::`).
+/// Returns the layers that a file names, by `crate::` (in the program: `merpati::`).
 fn imports(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for root in ["crate::", "merpati::"] {
         for (at, _) in text.match_indices(root) {
             let rest = &text[at + root.len()..];
             let names = match rest.strip_prefix('{') {
-                // What stands directly inside the braces, not what is nested deeper.
+                // Only the names directly inside the braces, not nested ones.
                 Some(list) => {
                     let mut depth = 0;
                     let end = list.char_indices().find_map(|(at, c)| {
@@ -119,7 +119,8 @@ fn imports_run_only_downwards() {
             });
         for file in files(&directory) {
             for import in imports(&fs::read_to_string(&file).unwrap()) {
-                // A layer's own tests may run it in a simulated world, and the realm's together with what drives it.
+                // The tests of a layer may run it in a simulated world, and those of the realm may
+                // use the federation.
                 let is_test = (import == "simulation" && file.ends_with("tests.rs"))
                     || (import == "federation" && file.iter().any(|part| part == "tests"));
                 if layers.contains(import.as_str()) && import != layer && !is_test {
@@ -214,7 +215,7 @@ const FORMER_TYPES: &[&str] = &[
     "Watches",
     "Ways",
 ];
-/// These stand for something else where they are.
+/// In these files the name means something else.
 const ALLOWED: &[&str] = &[
     "server/assembly.rs",
     "client/calls.rs",

@@ -1,4 +1,4 @@
-//! The light client (`examples/light.rs`), against a realm in another process.
+//! The light client (`examples/light.rs`) against a realm in another process.
 
 mod support;
 
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use support::{Home, PASSWORD, Realm, Run, finished};
 
-/// Builds it, if that has not been done, and gives a way to run it.
+/// Builds the client if necessary, and returns a function that runs it.
 fn light() -> impl Fn(&[&str]) -> Run {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--example", "light"])
@@ -36,7 +36,7 @@ fn a_message_goes_from_one_small_device_to_another() {
         let run = light(&[&ann, "send", "bob", text]);
         assert_eq!(run.code, Some(0), "{run:?}");
     }
-    // What was shown is not shown again.
+    // Entries that were shown are not shown again.
     for shown in ["ann: hello\nann: there\n", ""] {
         let run = light(&[&bob, "read"]);
         assert_eq!((run.code, &*run.out), (Some(0), shown), "{run:?}");

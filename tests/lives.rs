@@ -1,6 +1,6 @@
-//! A realm whose store is restored from a backup gives positions out again: whoever remembers positions of the lost
-//! store is shown what stands there now (HS-14, READ-9). And an ordinary restart shows nothing twice, and costs no byte
-//! from the second link on.
+//! A realm whose store is restored from a backup gives positions out again. A client that remembers
+//! positions of the lost store is shown the entries that are there now (HS-14, READ-9). An ordinary
+//! restart shows nothing twice, and costs no byte from the second link on.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::{
     watch::Watch,
 };
 
-/// The bytes of an UPDATE that tells a life.
+/// The bytes of an UPDATE with a life.
 const LIFE_BYTES: usize = 6;
 
 fn numbered(numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
@@ -49,7 +49,7 @@ impl Restorable {
         self.home.run("bob", &["inbox"]).texts()
     }
 
-    /// Waits until what a watch has printed is noted as shown, which comes after.
+    /// Waits until the entries that a watch has printed are recorded as shown, which happens later.
     fn until_noted(&self) {
         let is_noted = |_| self.home.run("bob", &["unread"]).out.is_empty();
         assert!((0..1000).any(is_noted), "it is never noted");
@@ -73,7 +73,7 @@ impl Restorable {
     }
 }
 
-/// READ-9: what is lost is lost, but of what comes after the restore all is shown, once.
+/// READ-9: lost entries stay lost, but every entry after the restore is shown, once.
 #[test]
 fn restored_store_shows_new_entries_in_the_inbox() {
     let mut at = Restorable::new();
@@ -87,7 +87,7 @@ fn restored_store_shows_new_entries_in_the_inbox() {
     at.send(11..=13);
     assert_eq!(at.inbox(), numbered(11..=13));
     assert!(at.inbox().is_empty());
-    // The same backup a second time is another life again.
+    // Another restore of the same backup begins another life.
     at.restore();
     at.send(14..=14);
     assert_eq!(at.inbox(), numbered(14..=14));
@@ -97,7 +97,8 @@ fn restored_store_shows_new_entries_in_the_inbox() {
     assert_eq!(at.home.run("bob", &["unread"]).out, "");
 }
 
-/// READ-9: of what was shown before the backup and not confirmed, some may be shown again; nothing is left out.
+/// READ-9: entries that were shown before the backup and not confirmed may be shown again. None is
+/// left out.
 #[test]
 fn restored_store_shows_again_what_it_knows_to_be_unconfirmed() {
     let mut at = Restorable::new();
@@ -113,7 +114,7 @@ fn restored_store_shows_again_what_it_knows_to_be_unconfirmed() {
     assert!(at.inbox().is_empty());
 }
 
-/// READ-9, WATCH-3: a watch that was open all the time.
+/// READ-9, WATCH-3: a watch that stays open all the time shows all new entries after a restore.
 #[test]
 fn restored_store_shows_new_entries_to_a_watch() {
     let mut at = Restorable::new();
@@ -130,7 +131,7 @@ fn restored_store_shows_new_entries_to_a_watch() {
     assert_eq!(watch.texts(3), numbered(11..=13));
     at.send(14..=14);
     assert_eq!(watch.texts(1), numbered(14..=14));
-    // An ordinary restart, and one more restore.
+    // An ordinary restart, and another restore.
     assert_eq!(at.realm.stop(), Some(0));
     at.realm.start_again();
     at.send(15..=15);
@@ -142,7 +143,8 @@ fn restored_store_shows_new_entries_to_a_watch() {
     assert!(at.inbox().is_empty());
 }
 
-/// READ-9: a copy of a store in use knows the life in which it was made, unless its operator says what it is.
+/// READ-9: a copy of a running store contains the life in which it was made, unless its operator
+/// declares it as restored.
 #[test]
 fn restored_snapshot_of_a_running_store_shows_new_entries() {
     let mut at = Restorable::with(&["--restored"]);
@@ -158,8 +160,8 @@ fn restored_snapshot_of_a_running_store_shows_new_entries() {
     assert!(at.inbox().is_empty());
 }
 
-/// READ-7: a client that outlives the restore leaves the link on which its positions are not believed, and turns pages
-/// on another.
+/// READ-7: a client that was connected before the restore leaves the link on which its positions
+/// are refused, and reads pages on another.
 #[tokio::test]
 async fn restored_store_shows_new_entries_to_a_client_that_was_connected() {
     /// More than one page.
@@ -196,8 +198,9 @@ async fn restored_store_shows_new_entries_to_a_client_that_was_connected() {
     assert_eq!(read().await, numbered(MANY + 1..=MANY + 2));
 }
 
-/// READ-9: a client that was connected before the restore, of which another program of the profile has heard, and whose realm is away, says so at its deadline. It
-/// asked again and again for as long as the realm was away.
+/// READ-9: a client that was connected before the restore reports at its deadline that its realm is
+/// away, also if another program of the profile has learnt of the restore. It asked again and again
+/// for as long as the realm was away.
 #[tokio::test]
 async fn client_says_that_a_restored_realm_is_away() {
     let mut at = Restorable::new();
@@ -226,7 +229,7 @@ fn bytes(carried: &[Carried]) -> usize {
     carried.iter().map(|datagram| datagram.bytes.len()).sum()
 }
 
-/// HS-14: after a restart the life travels once, and then nothing does; nothing is shown twice.
+/// HS-14: after a restart the life travels once, and then costs nothing. Nothing is shown twice.
 #[tokio::test]
 async fn ordinary_restart_costs_a_life_once_and_shows_nothing_twice() {
     const TRIES: usize = 20;
@@ -240,7 +243,8 @@ async fn ordinary_restart_costs_a_life_once_and_shows_nothing_twice() {
         .unwrap();
     ann.send(name, b"hello").await.unwrap();
     drop(ann);
-    // The command that is measured, from nothing; the first after registering learns the life no more.
+    // Measures a command of a client without an open link. The first after registering no longer
+    // learns the life.
     let measure = async || {
         let mut least = usize::MAX;
         for _ in 0..TRIES {
@@ -249,7 +253,7 @@ async fn ordinary_restart_costs_a_life_once_and_shows_nothing_twice() {
             client.whoami().await.unwrap();
             let carried = relay.take_carried();
             drop(client);
-            // A busy machine sends again what is answered late.
+            // A busy machine retransmits what is answered late.
             if carried.len() == 2 {
                 least = least.min(bytes(&carried));
                 break;

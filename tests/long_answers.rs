@@ -1,11 +1,12 @@
-//! Answers that fit no datagram, to commands that travel in a handshake's first message (HS-5): whoever asks has all of
-//! it, whether it is the first time or they have been here before.
+//! Long answers, which do not fit a datagram, to commands in the first message of a handshake
+//! (HS-5): the client gets all of the answer, with a handshake and with a resumption.
 
 mod support;
 
 use support::{Home, Realm, Run, typing::Shell};
 
-/// Asks in a process of its own: with a handshake, then by resumption (HS-18), then after the realm has been killed.
+/// Runs a command in a process of its own: with a handshake, then by resumption (HS-18), then after
+/// the realm was killed.
 fn asked_in_three_ways(home: &Home, realm: &mut Realm, profile: &str, command: &str) -> Vec<Run> {
     let first = home.run(profile, &["--no-early-data", "whoami"]);
     first.ok();
@@ -16,7 +17,7 @@ fn asked_in_three_ways(home: &Home, realm: &mut Realm, profile: &str, command: &
     vec![begun, resumed, home.run(profile, &[command])]
 }
 
-/// Ann and Bob are in so many groups, and in each of them is a message that Bob has not read.
+/// Makes `count` groups with ann and bob as members. Each has a message that bob has not read.
 fn in_many_groups(home: &Home, realm: &Realm, options: &[&str], count: usize) {
     for name in ["ann", "bob"] {
         let register = [
@@ -45,7 +46,8 @@ fn in_many_groups(home: &Home, realm: &Realm, options: &[&str], count: usize) {
     }
 }
 
-/// WATCH-5, HS-5: `unread` with 40 groups was answered `too-large`, with no way on.
+/// WATCH-5, HS-5: `unread` with 40 groups is answered. It was refused with `too-large`, without a
+/// workaround.
 #[test]
 fn unread_with_many_groups_is_answered() {
     let home = Home::new();
@@ -57,7 +59,7 @@ fn unread_with_many_groups_is_answered() {
     }
 }
 
-/// WATCH-5, LINK-13: a plain link's first command has a long answer, too.
+/// WATCH-5, LINK-13: the first command on a plain link may have a long answer, too.
 #[test]
 fn unread_with_many_groups_is_answered_on_a_plain_link() {
     let home = Home::new();
@@ -71,7 +73,8 @@ fn unread_with_many_groups_is_answered_on_a_plain_link() {
     assert_eq!(run.objects().len(), 40);
 }
 
-/// GRP-8, WATCH-1: who is in hundreds of groups can watch them and count them, whatever that takes to ask.
+/// GRP-8, WATCH-1: a member of hundreds of groups can watch and count them, however long the
+/// request.
 #[test]
 fn hundreds_of_groups_are_watched_and_counted() {
     let home = Home::new();
@@ -100,7 +103,7 @@ fn hundreds_of_groups_are_watched_and_counted() {
     assert_eq!(run.texts(), ["one more"], "{}{}", run.out, run.err);
 }
 
-/// PEER-1, HS-5: an operator of 20 peers could not list them.
+/// PEER-1, HS-5: an operator of 20 peers can list them. This was not possible.
 #[test]
 fn realms_with_many_peers_is_answered() {
     let home = Home::new();

@@ -1,4 +1,5 @@
-//! The manners of the program: what it refuses, what it says, and that it says it before anything is lost.
+//! The program's manners: what it refuses, what it prints, and that it prints that before anything
+//! is lost.
 
 mod support;
 
@@ -15,7 +16,7 @@ fn setting() -> (Realm, Home) {
     (realm, home)
 }
 
-/// A command with this standard input.
+/// Runs a command with this standard input.
 fn with_input(home: &Home, profile: &str, arguments: &[&str], input: &[u8]) -> Run {
     let mut process = home
         .command(profile, arguments)
@@ -39,7 +40,7 @@ fn message(run: &Run) -> String {
     object["message"].as_str().unwrap().into()
 }
 
-/// What a person reads, without `--json`.
+/// Runs a command without `--json`, for people.
 fn read_by_person(home: &Home, profile: &str, arguments: &[&str]) -> Run {
     let mut command = program();
     command
@@ -80,7 +81,7 @@ fn message_on_standard_input_is_bounded() {
     assert!(message(&run).contains("65536 bytes"), "{run:?}");
     let run = with_input(&home, "ann", &send, b"ab\xff");
     assert!(message(&run).contains("byte 2"), "{run:?}");
-    // What a realm refuses by its own limit is the realm's to refuse.
+    // The realm refuses what exceeds the realm's own limit.
     let run = with_input(&home, "ann", &send, &vec![b'x'; 65_536]);
     assert_eq!(run.error(1), "too-large");
     let run = with_input(&home, "ann", &send, b"two\nlines\n");
@@ -140,7 +141,7 @@ fn refusal_says_what_was_meant() {
     assert!(run.err.contains("0.0.0.0:6377") && run.err.contains("advertise"));
 }
 
-/// A name of another realm is taken wherever a name is.
+/// A name of another realm is accepted wherever a name is.
 #[test]
 fn name_at_realm_goes_to_that_realm() {
     let home = Home::new();
@@ -238,7 +239,7 @@ fn register_says_who_and_where_and_replaces_no_account_unasked() {
         assert!(message(&run).contains(wanted), "{run:?}");
     }
     assert_eq!(whoami(&realm).ok()["username"], "ann");
-    // A profile keeps an account for each realm: one at another realm replaces none.
+    // A profile keeps an account for each realm. An account at another realm replaces none.
     let object = register(&elsewhere, "ann2", &[]).ok();
     assert_eq!(object["server"], elsewhere.address.to_string());
     assert_eq!(whoami(&elsewhere).ok()["username"], "ann2");
@@ -270,7 +271,7 @@ fn shell_says_which_line_failed() {
     assert_eq!(home.texts("ann"), ["one", "two"]);
     let run = with_input(&home, "ann", &["shell"], b"inbox --after 0\nsned\n");
     assert_eq!((run.code, run.objects().len()), (Some(2), 3), "{run:?}");
-    // A password may be a line of the same input, and a quote in a message is one.
+    // A password may be a line of the same input. A quote in a message is part of the message.
     let lines = format!("auth ann --password-stdin\n{PASSWORD}\nsend ann it's #1\n");
     let run = with_input(&home, "ann", &["shell"], lines.as_bytes());
     assert_eq!(run.code, Some(0), "{run:?}");
@@ -282,7 +283,8 @@ fn shell_says_which_line_failed() {
     assert!(help.contains("send <username_to> <message>") && !help.contains("sessionid"));
 }
 
-/// Runs this line in a piped shell whose realm has gone, and ends it by Ctrl-C: what is said, and the exit code.
+/// Runs this line in a piped shell whose realm is gone, and interrupts it with Ctrl-C. Returns the
+/// output and the exit code.
 #[cfg(unix)]
 fn interrupted(
     home: &Home,
@@ -305,7 +307,8 @@ fn interrupted(
     realm.kill();
     input.write_all(line.as_bytes()).unwrap();
     drop(input);
-    // Again and again until the interrupt comes in the middle of it: it does, because no answer comes.
+    // Interrupts repeatedly until one comes while the command waits. It waits for long, because no
+    // answer comes.
     let id = shell.id().to_string();
     let interrupt = || Command::new("kill").args(["-INT", &id]).status();
     while shell.try_wait().unwrap().is_none() {
@@ -317,7 +320,7 @@ fn interrupted(
     (said + &aside, shell.wait().unwrap().code())
 }
 
-/// Ctrl-C ends a command of the shell, and says what has become of it.
+/// Ctrl-C ends a command of the shell, and prints its outcome.
 #[cfg(unix)]
 #[test]
 fn shell_says_what_became_of_an_interrupted_command() {
@@ -327,7 +330,7 @@ fn shell_says_what_became_of_an_interrupted_command() {
     assert_eq!(code, Some(130));
 }
 
-/// What is not to be kept is not said to be.
+/// A command with `--no-keep` is not reported as kept.
 #[cfg(unix)]
 #[test]
 fn shell_does_not_say_that_an_interrupted_command_is_kept_that_is_not() {
@@ -337,7 +340,7 @@ fn shell_does_not_say_that_an_interrupted_command_is_kept_that_is_not() {
     assert_eq!(code, Some(130));
 }
 
-/// Ctrl-C ends a watch also before the realm has answered.
+/// Ctrl-C also ends a watch before the realm has answered.
 #[cfg(unix)]
 #[test]
 fn shell_ends_a_watch_that_has_not_begun() {

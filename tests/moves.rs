@@ -1,4 +1,5 @@
-//! Realms that move, and realms that cannot be called: behind a translated address, or at none that others know.
+//! Realms that move, and realms that cannot be called: behind a translated address, or at none that
+//! others know.
 
 mod support;
 
@@ -6,7 +7,7 @@ use std::{fs, time::Instant};
 
 use support::{Home, Realm};
 
-/// An address at which nobody is.
+/// An address without a realm.
 const NOWHERE: &str = "127.0.0.9:9";
 
 struct Pair {
@@ -16,7 +17,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// Alpha with ann, and beta with bob, both operators. What each configuration has besides, and alpha's listener.
+    /// Starts alpha with ann and beta with bob, who are both operators. `link` is in both
+    /// configurations, `listen` is alpha's listener.
     fn new(workers: u32, link: &str, listen: &str) -> Self {
         let home = Home::new();
         let realm = |name: &str, listen: &str| {
@@ -39,7 +41,7 @@ impl Pair {
         Self { home, alpha, beta }
     }
 
-    /// `who` adds `realm` under this name.
+    /// Lets `who` add `realm` under this name.
     fn add(&self, who: &str, name: &str, realm: &Realm) {
         let port = realm.address.port().to_string();
         let (_, key) = realm.connect.split_once('#').unwrap();
@@ -47,7 +49,7 @@ impl Pair {
         assert_eq!(self.home.run(who, &add).ok()["state"], "accepted");
     }
 
-    /// Sends a message each way, which arrive.
+    /// Sends a message each way and waits until both arrive.
     fn exchange(&self, text: &str) {
         for (from, realm, to) in [("ann", "beta", "bob"), ("bob", "alpha", "ann")] {
             let sent = self.home.run(from, &["sendrealm", realm, to, text]);
@@ -64,7 +66,7 @@ impl Pair {
         }
     }
 
-    /// Alpha is at another port from now on.
+    /// Moves alpha to another port.
     fn move_alpha(&mut self) {
         let before = self.alpha.address;
         self.alpha.kill();
@@ -77,14 +79,15 @@ impl Pair {
     }
 }
 
-/// A realm's connection string for this machine, whatever it advertises.
+/// Returns a realm's connection string for this machine, whatever it advertises.
 fn here(realm: &Realm) -> String {
     let (_, key) = realm.connect.split_once('#').unwrap();
     format!("merpati://127.0.0.1:{}#{key}", realm.address.port())
 }
 
-/// PEER-24: a realm that is nowhere where it says it is hears of its peer on the link that it has opened, whichever of eight workers that has come
-/// to. It heard nothing, but for one time in eight.
+/// PEER-24: a realm that is not reachable at the address it claims receives its peer's requests on
+/// the link that it has opened, whichever of eight workers has that link. It received nothing
+/// except one time in eight.
 #[test]
 fn a_realm_that_cannot_be_called_is_asked_on_its_own_link() {
     let listen = format!("address = \"127.0.0.1:0\"\nadvertise = \"{NOWHERE}\"");
@@ -100,8 +103,8 @@ fn a_realm_that_cannot_be_called_is_asked_on_its_own_link() {
     }
 }
 
-/// PEER-24: the same for one that listens at all addresses and does not know by which others reach it: it says none. It said 127.0.0.1, which is the
-/// peer's own machine.
+/// PEER-24: a realm that listens at all addresses and does not know by which others reach it claims
+/// none. It claimed 127.0.0.1, which is the peer's own machine.
 #[test]
 fn a_realm_that_knows_no_address_says_none() {
     let mut pair = Pair::new(4, "", "address = \"0.0.0.0:0\"");
@@ -112,7 +115,7 @@ fn a_realm_that_knows_no_address_says_none() {
     let told = peers[0]["address"].as_str().unwrap_or_default();
     assert!(!told.contains("127.0.0.1"), "{told}");
     pair.exchange("one");
-    // Only alpha can open another link, and does.
+    // Only alpha can open another link, and it does.
     pair.beta.kill();
     let address = pair.beta.address.to_string();
     let config = pair.home.directory.path().join("beta.toml");
@@ -122,7 +125,8 @@ fn a_realm_that_knows_no_address_says_none() {
     pair.exchange("two");
 }
 
-/// PEER-2, PEER-24: a realm that is at another address after a start is found there, whoever has made the peering. It told of its former address.
+/// PEER-2, PEER-24: a realm that has moved to another address at a start is found there, whoever
+/// has made the peering. It told its former address.
 #[test]
 fn a_realm_that_moves_is_found_where_it_is() {
     for adds in ["ann", "bob"] {

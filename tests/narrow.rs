@@ -1,4 +1,4 @@
-//! Real processes on either side of a narrow place with a queue before it.
+//! Real processes on both sides of a bottleneck with a queue.
 
 mod support;
 
@@ -8,7 +8,7 @@ use support::{
     watch::Watch,
 };
 
-/// LINK-16: what has been waiting does not hold up what has just come by more than a datagram's time.
+/// LINK-16: a backlog delays a new message by no more than the time of one datagram.
 #[test]
 fn a_backlog_holds_nothing_up() {
     const WAITING: usize = 12;
@@ -36,14 +36,14 @@ fn a_backlog_holds_nothing_up() {
     let waited = texts.iter().filter(|text| *text != "look up");
     let order: Vec<usize> = waited.map(|text| text.trim().parse().unwrap()).collect();
     assert_eq!(order, (1..WAITING).collect::<Vec<_>>());
-    // The path's queue is not filled until it overflows.
+    // The queue of the path does not fill until it overflows.
     let carried = relay.take_carried();
     let down = carried.iter().filter(|one| one.way == Way::ToClient);
     let lost = down.filter(|one| one.lost).count();
     assert!(lost <= 2, "{lost} datagrams lost to the queue");
 }
 
-/// 300 bit/s, of which the client has been told.
+/// A link of 300 bit/s that the client knows of.
 #[test]
 fn everything_works_at_three_hundred_bits_a_second() {
     let (realm, home) = (Realm::start(), Home::new());
@@ -63,6 +63,6 @@ fn everything_works_at_three_hundred_bits_a_second() {
     assert!(unread.texts().is_empty(), "it was confirmed");
     let carried = relay.take_carried();
     let bytes: usize = carried.iter().map(|one| one.bytes.len()).sum();
-    // The text goes both ways, and there are three handshakes.
+    // The text travels both ways, and there are three handshakes.
     assert!(bytes < 6000, "{bytes} bytes");
 }

@@ -1,5 +1,5 @@
-//! The outbox from the keyboard: what was typed is done once, whoever is killed or cut off on the way, and each exit code
-//! says the truth (EXACT-7, EXACT-9, EXACT-11).
+//! The outbox from the keyboard: each typed command takes effect once, whatever is killed or cut
+//! off, and every exit code is true (EXACT-7, EXACT-9, EXACT-11).
 
 mod support;
 
@@ -15,10 +15,10 @@ use support::{
     watch::Watch,
 };
 
-/// The first byte of a handshake.
+/// The first byte of an Init.
 const INIT: u8 = 0x03;
 
-/// A realm with ann, who speaks to it through a relay, and bob and cid.
+/// A realm with ann, who connects through a relay, and with bob and cid.
 struct Setting {
     realm: Realm,
     relay: Relay,
@@ -38,16 +38,16 @@ impl Setting {
         Self { realm, relay, home }
     }
 
-    /// A watch of ann's that is known to be at work.
+    /// Starts a watch of ann's and waits until it works.
     fn watch(&self) -> Watch {
         let mut watch = Watch::start(&self.home, "ann", &[]);
         self.home.run("bob", &["send", "ann", "ready"]).ok();
-        // What has come before is shown first.
+        // The watch shows earlier entries first.
         while watch.texts(1) != ["ready"] {}
         watch
     }
 
-    /// The group devs of ann's, with bob in it.
+    /// Makes ann's group devs, with bob as a member.
     fn make_group(&self) {
         let home = &self.home;
         home.run("ann", &["addgroup", "devs", "--no-password"]).ok();
@@ -55,14 +55,14 @@ impl Setting {
             .ok();
     }
 
-    /// The texts that bob has been sent.
+    /// Returns the texts that `user` has been sent.
     fn has(&self, user: &str) -> Vec<String> {
         self.home.texts(user)
     }
 }
 
-/// EXACT-7, EXACT-9: the command takes effect and its answer does not come. It is not lost, not repeated, and said to be
-/// unknown.
+/// EXACT-7, EXACT-9: a command that takes effect and whose answer is lost is neither lost nor
+/// repeated, and is reported as unknown.
 #[test]
 fn outbox_with_answers_lost_delivers_once_without_a_rerun() {
     let at = Setting::new();
@@ -80,14 +80,14 @@ fn outbox_with_answers_lost_delivers_once_without_a_rerun() {
         assert!(!run.out.contains("not kept"), "{run:?}");
         assert_eq!(listed[0]["state"], "unknown");
         at.relay.lose_nothing();
-        // Whatever comes next finishes it, and it is told.
+        // The next command completes it, and its outcome is reported.
         at.home.run("ann", &["send", "bob", "B"]).ok();
         assert_eq!(at.has("bob"), ["A", "B"].repeat(round + 1));
         assert!(at.home.outbox("ann").is_empty());
     }
 }
 
-/// EXACT-7: of two that are cut off at once both are done, once each.
+/// EXACT-7: two commands that are cut off at once both take effect, once each.
 #[test]
 fn outbox_with_two_cut_off_at_once_delivers_both_once() {
     let at = Setting::new();
@@ -107,7 +107,8 @@ fn outbox_with_two_cut_off_at_once_delivers_both_once() {
     assert_eq!(texts, ["C", "D"]);
 }
 
-/// EXACT-7: beside a watch a command goes over the watch's link: one datagram there and one back, and no handshake.
+/// EXACT-7: next to a watch, a command uses the watch's link: one datagram each way, and no
+/// handshake.
 #[test]
 fn outbox_beside_a_watch_sends_over_its_link() {
     const TRIES: usize = 20;
@@ -118,8 +119,8 @@ fn outbox_beside_a_watch_sends_over_its_link() {
         at.relay.take_carried();
         at.home.run("ann", &["send", "bob", &n.to_string()]).ok();
         let carried = at.relay.take_carried();
-        // The carrier of a busy machine may be late; then the sender sends by itself. And the watch asks for signs of
-        // life.
+        // On a busy machine the carrier may be late, and then the sender sends by itself. The watch
+        // also sends keepalives.
         let is_own = carried.iter().any(|datagram| datagram.bytes[0] == INIT);
         least = least.min(if is_own { usize::MAX } else { carried.len() });
         if least == 2 {
@@ -129,7 +130,7 @@ fn outbox_beside_a_watch_sends_over_its_link() {
     assert_eq!(least, 2);
 }
 
-/// EXACT-9: the same token is the same command, with another text none.
+/// EXACT-9: the same token means the same command. A token with another text is refused.
 #[test]
 fn outbox_token_repeated_beside_a_watch_sends_once() {
     let at = Setting::new();
@@ -150,7 +151,7 @@ fn outbox_token_repeated_beside_a_watch_sends_once() {
     assert_eq!(at.has("bob"), ["W", "W"]);
 }
 
-/// EXACT-7: the watch finishes what a killed process has begun.
+/// EXACT-7: the watch completes what a killed process has begun.
 #[test]
 fn outbox_sender_killed_beside_a_watch_is_finished_by_the_watch() {
     let mut at = Setting::new();
@@ -165,8 +166,8 @@ fn outbox_sender_killed_beside_a_watch_is_finished_by_the_watch() {
     assert_eq!(at.has("bob"), ["K"]);
 }
 
-/// EXACT-7, EXACT-9: while the realm is away commands are kept, and an unrelated command takes them along, in the order
-/// of each conversation.
+/// EXACT-7, EXACT-9: while the realm is away commands are kept. An unrelated command takes them
+/// along, in the order of each conversation.
 #[test]
 fn outbox_kept_while_the_realm_is_away_goes_with_an_unrelated_command() {
     let mut at = Setting::new();
@@ -188,7 +189,7 @@ fn outbox_kept_while_the_realm_is_away_goes_with_an_unrelated_command() {
     }
 }
 
-/// EXACT-7: what a process has written down is done, however many of them are killed at once.
+/// EXACT-7: what a process has written down is done, however many processes are killed at once.
 #[test]
 fn outbox_with_80_senders_killed_delivers_all_once() {
     const SENDERS: usize = 80;
@@ -206,8 +207,8 @@ fn outbox_with_80_senders_killed_delivers_all_once() {
     assert_eq!(has, texts);
 }
 
-/// EXACT-7: what is written to a group waits for the join that was typed before it, which carries a password and is not
-/// kept.
+/// EXACT-7: a message to a group waits for the join that was typed before it. The join carries a
+/// password and is not kept.
 #[test]
 fn outbox_join_goes_before_what_is_written_to_the_group() {
     let mut at = Setting::new();
@@ -233,7 +234,7 @@ fn outbox_join_goes_before_what_is_written_to_the_group() {
     );
 }
 
-/// EXACT-9: `outbox` lists what is not finished, and `outbox wait` waits for it.
+/// EXACT-9: `outbox` lists unfinished commands, and `outbox wait` waits for them.
 #[test]
 fn outbox_lists_what_waits_and_waits_for_it() {
     let mut at = Setting::new();
@@ -259,7 +260,7 @@ fn outbox_lists_what_waits_and_waits_for_it() {
     assert_eq!(at.has("bob"), ["hello"]);
 }
 
-/// EXACT-11: what has not left this machine is taken back for certain.
+/// EXACT-11: a command that has not left this machine is certainly cancelled.
 #[test]
 fn outbox_cancel_of_what_has_not_left_is_certain() {
     let mut at = Setting::new();
@@ -279,7 +280,7 @@ fn outbox_cancel_of_what_has_not_left_is_certain() {
     assert!(at.has("bob").is_empty());
 }
 
-/// EXACT-11: of what was done the realm says so.
+/// EXACT-11: the realm confirms a command that was done.
 #[test]
 fn outbox_cancel_of_what_was_done_comes_too_late() {
     let at = Setting::new();
@@ -296,7 +297,8 @@ fn outbox_cancel_of_what_was_done_comes_too_late() {
     assert_eq!(at.has("bob"), ["done"]);
 }
 
-/// EXACT-11: the number of what left and did not arrive is used up, so that it is never done.
+/// EXACT-11: the number of a command that left and did not arrive is used up, so that it is never
+/// done.
 #[test]
 fn outbox_cancel_of_what_was_lost_uses_its_number_up() {
     let at = Setting::new();
@@ -312,7 +314,7 @@ fn outbox_cancel_of_what_was_lost_uses_its_number_up() {
     let id = at.home.run("ann", &send).kept().to_string();
     lost.recv().unwrap();
     at.relay.lose_all();
-    // Without the realm nobody knows.
+    // Without the realm, the outcome is unknown.
     let run = at.home.send_briefly("ann", &["outbox", "cancel", &id]);
     assert_eq!(run.error(4), "unknown");
     assert_eq!(at.home.outbox("ann")[0]["state"], "cancelling");
@@ -323,8 +325,8 @@ fn outbox_cancel_of_what_was_lost_uses_its_number_up() {
     assert_eq!(at.has("bob"), ["next"]);
 }
 
-/// EXACT-11: `--no-keep` gives up at the deadline. What has not left is certainly not done, of the rest nobody knows; and
-/// neither is done later.
+/// EXACT-11: `--no-keep` gives up at the deadline. A command that has not left is certainly not
+/// done, the outcome of any other is unknown, and neither is done later.
 #[test]
 fn outbox_without_keeping_gives_up_at_the_deadline() {
     let mut at = Setting::new();
@@ -349,7 +351,7 @@ fn outbox_without_keeping_gives_up_at_the_deadline() {
     at.relay.lose_nothing();
     home.drain("ann");
     assert!(at.has("bob").is_empty());
-    // Where only the answer was lost it was done, and stays done once.
+    // A command whose answer alone was lost was done, and stays done once.
     at.relay.lose_answers_on_links();
     assert_eq!(send("done").error(4), "unknown");
     at.relay.lose_nothing();
@@ -357,7 +359,7 @@ fn outbox_without_keeping_gives_up_at_the_deadline() {
     assert_eq!(at.has("bob"), ["done"]);
 }
 
-/// EXACT-7: what a message is worth counts in the outbox, too.
+/// EXACT-7: the `--ttl` of a message applies in the outbox, too.
 #[test]
 fn outbox_ends_what_outlives_its_time() {
     let mut at = Setting::new();
@@ -383,7 +385,8 @@ fn outbox_ends_what_outlives_its_time() {
     assert_eq!(at.has("bob"), ["later"]);
 }
 
-/// EXACT-11: nor does it leave beside a watch, which goes on asking while the realm is away.
+/// EXACT-11: a message that has outlived its `--ttl` is taken back and does not leave, even next to
+/// a watch that keeps asking while the realm is away.
 #[test]
 fn outbox_lets_nothing_leave_that_was_taken_back() {
     let mut at = Setting::new();
@@ -402,7 +405,8 @@ fn outbox_lets_nothing_leave_that_was_taken_back() {
     assert!(at.has("bob").is_empty());
 }
 
-/// EXACT-7: a `leavegroup` that ended with 4 takes effect before the join that was typed after it, or not at all.
+/// EXACT-7: a `leavegroup` that ended with 4 takes effect before the join that was typed after it,
+/// or not at all.
 #[test]
 fn outbox_leave_never_undoes_a_later_join() {
     let mut at = Setting::new();
@@ -433,7 +437,7 @@ fn outbox_leave_never_undoes_a_later_join() {
     assert_eq!(texts, ["still here", "still here"]);
 }
 
-/// EXACT-7: nor does one of another realm's group.
+/// EXACT-7: the same for the group of another realm.
 #[test]
 fn outbox_leave_of_another_realms_group_never_undoes_a_later_join() {
     let home = Home::new();
@@ -469,8 +473,8 @@ fn outbox_leave_of_another_realms_group_never_undoes_a_later_join() {
     }
 }
 
-/// EXACT-7: what the realm has answered that it is to come again later has not been done so far, and its sender is told so and why; it was said
-/// that there was no answer, and that it is not known.
+/// EXACT-7: a command that the realm has deferred has not been done. Its sender is told that, and
+/// why. It was reported as unanswered and unknown.
 #[test]
 fn outbox_keeps_what_is_to_come_again_later_and_says_that_it_is_not_done() {
     let home = Home::new();
@@ -489,7 +493,8 @@ fn outbox_keeps_what_is_to_come_again_later_and_says_that_it_is_not_done() {
     assert!(message.contains("Too much was asked"), "{message}");
 }
 
-/// What waits for another realm does not go unsaid, and what a message says to do names the profile as it was named.
+/// Commands that wait for another realm are reported, and the advice in the message names the
+/// profile as the user named it.
 #[test]
 fn what_waits_for_another_realm_is_told() {
     let (mut alpha, beta, home) = (Realm::start(), Realm::start(), Home::new());

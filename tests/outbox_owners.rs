@@ -1,5 +1,5 @@
-//! Whose an entry of the outbox is: what was typed for one realm and one account goes to nobody else, passwords are not
-//! written down, and the outbox does not grow without bound (EXACT-7).
+//! The owner of an outbox entry: a command for one realm and one account goes nowhere else,
+//! passwords are not written down, and the outbox does not grow without bound (EXACT-7).
 
 mod support;
 
@@ -13,10 +13,10 @@ use support::{
     watch::Watch,
 };
 
-/// What is in the file `wrong`.
+/// The content of the file `wrong`.
 const GROUP_PASSWORD: &str = "battery staple";
 
-/// True when a file of the directory contains the text.
+/// True if a file of the directory contains the text.
 fn contains(directory: &Path, text: &str) -> bool {
     let is_in = |bytes: Vec<u8>| {
         bytes
@@ -24,7 +24,7 @@ fn contains(directory: &Path, text: &str) -> bool {
             .any(|part| part == text.as_bytes())
     };
     let mut files = fs::read_dir(directory).unwrap().map(Result::unwrap);
-    // A file may go while it is looked at.
+    // A file may be removed during the search.
     files.any(|file| fs::read(file.path()).is_ok_and(is_in))
 }
 
@@ -36,7 +36,7 @@ fn realm_named_later_gets_nothing_that_was_for_another() {
     let home = Home::new();
     home.register("ann", &alpha.connect);
     home.register("bob", &alpha.connect);
-    // In beta both names are somebody else's; in gamma there is no ann.
+    // In beta both names belong to others. In gamma there is no ann.
     home.register_as("ann", "ann", &beta.connect);
     home.register_as("other-bob", "bob", &beta.connect);
     let whoami = |connect: &str| home.run("ann", &["--server", connect, "whoami"]);
@@ -64,7 +64,8 @@ fn realm_named_later_gets_nothing_that_was_for_another() {
     assert_eq!(home.texts("other-bob"), ["for beta"]);
 }
 
-/// EXACT-6, EXACT-7: what one account of a profile left unfinished is neither sent as the next one nor reported to it.
+/// EXACT-6, EXACT-7: an unfinished command of one account of a profile is neither sent as the next
+/// account nor reported to it.
 #[test]
 fn account_that_logs_in_later_sends_nothing_of_the_one_before() {
     let mut realm = Realm::start();
@@ -85,7 +86,7 @@ fn account_that_logs_in_later_sends_nothing_of_the_one_before() {
         let from = |entry: &serde_json::Value| entry["from"].as_str().unwrap().to_string();
         entries.iter().map(from).collect::<Vec<_>>()
     };
-    // Where the login takes long, it may have gone before: as ann.
+    // If the login takes long, the message may have gone before, as ann.
     let early = from();
     assert!(early == ["cid"] || early == ["ann", "cid"], "{early:?}");
     // Else its number is older than the session in which it goes.
@@ -96,7 +97,8 @@ fn account_that_logs_in_later_sends_nothing_of_the_one_before() {
     assert_eq!(all, ["ann", "cid"]);
 }
 
-/// READ-7: a watch notes what it has shown for the account whose messages it shows, whoever logs in meanwhile.
+/// READ-7: a watch records what it has shown for the account whose messages it shows, whoever logs
+/// in meanwhile.
 #[test]
 fn account_that_logs_in_beside_a_watch_is_shown_all_of_its_own() {
     let realm = Realm::start();
@@ -114,7 +116,7 @@ fn account_that_logs_in_beside_a_watch_is_shown_all_of_its_own() {
             home.run("ann", &["send", to, text]).ok();
         }
     }
-    // The session of the watch goes on.
+    // The session of the watch continues.
     let next = watch.next();
     assert_eq!(
         (&next["text"], &next["from"]),
@@ -127,8 +129,8 @@ fn account_that_logs_in_beside_a_watch_is_shown_all_of_its_own() {
     assert_eq!(home.run("bob", &["inbox"]).texts(), ["one", "two", "three"]);
 }
 
-/// EXACT-7: a server that was not heard, or was named by the environment, is not remembered; what is known of the right
-/// one stays.
+/// EXACT-7: a server that was not heard, or was named by the environment, is not remembered. The
+/// profile's known server stays.
 #[test]
 fn server_that_was_wrong_is_not_remembered() {
     let (realm, other, home) = (Realm::start(), Realm::start(), Home::new());
@@ -167,7 +169,8 @@ fn server_that_was_wrong_is_not_remembered() {
     assert_eq!(home.texts("bob"), ["unfinished"]);
 }
 
-/// EXACT-7: a command with a password is tried, and nothing of the password is written down, whenever it is killed.
+/// EXACT-7: a command with a password is tried, and nothing of the password is written down,
+/// whenever its process is killed.
 #[test]
 fn passwords_are_never_written_down() {
     let realm = Realm::start();
@@ -190,7 +193,7 @@ fn passwords_are_never_written_down() {
         ("bob", [&["passwd"], &password[..], &new].concat()),
     ] {
         let lost = relay.lose_answers_on_links();
-        // Nobody can tell that a process is dead before its deadline.
+        // No process can tell that another is dead before its deadline.
         let process = home.spawn(profile, &[&["--deadline", "3s"], &command[..]].concat());
         // The realm has answered, so the command has left.
         lost.recv().unwrap();
@@ -199,30 +202,30 @@ fn passwords_are_never_written_down() {
         let directory = home.profile(profile);
         let has = |text| contains(&directory, text);
         assert!(!has(PASSWORD) && !has(GROUP_PASSWORD), "{command:?}");
-        // It is finished: done or not done, and not asked again.
+        // The command is finished, whether done or not, and is not asked again.
         let wait = ["--server", &connect, "outbox", "wait"];
         let waited = home.run(profile, &wait);
-        // Who is logged in is known, and not whether this was by that command.
+        // It is known who is logged in, but not whether this command did it.
         let ended = waited.objects().pop().unwrap();
         let is_over = ended["ok"] == true || ended["error"] == "not-done";
         assert!(is_over || ended["error"] == "unknown", "{waited:?}");
         assert!(!has(PASSWORD) && !has(GROUP_PASSWORD), "{command:?}");
         home.run(profile, &["whoami"]).ok();
     }
-    // What is looked for would be found.
+    // The search would find such a text.
     relay.lose_all();
     home.send_briefly("ann", &["send", "bob", "these words"])
         .kept();
     assert!(contains(&home.profile("ann"), "these words"));
 }
 
-/// EXACT-7: the outbox holds 16 MiB. Beyond, a command is refused and nothing else changes: what was kept before is
-/// delivered, and what is taken back makes room.
+/// EXACT-7: the outbox holds 16 MiB. Beyond that, a command is refused and nothing else changes:
+/// kept commands are delivered, and a cancelled one makes room.
 #[test]
 fn outbox_that_is_full_refuses_and_delivers_what_it_has() {
     const LEN: usize = 65_000;
     const FIT: usize = (16 << 20) / LEN;
-    /// So many are delivered. The others are taken back, which takes less time.
+    /// This many are delivered. The others are cancelled, which takes less time.
     const DELIVERED: usize = 12;
     let home = Home::new();
     let mut realm = home.realm_as("[limits]\nmax_message = \"64KiB\"");
@@ -241,7 +244,7 @@ fn outbox_that_is_full_refuses_and_delivers_what_it_has() {
         for n in 0..=FIT {
             let to = names[n % names.len()].parse().unwrap();
             match tokio::time::timeout(Duration::ZERO, client.send(to, text(n).as_bytes())).await {
-                // It is written down with the first look at it.
+                // The first poll writes the entry down.
                 Err(_) => {}
                 Ok(Err(CallError::OutboxFull { .. })) => break,
                 Ok(other) => panic!("{other:?}"),
@@ -256,7 +259,7 @@ fn outbox_that_is_full_refuses_and_delivers_what_it_has() {
     assert!(run.out.contains("16777216"), "{run:?}");
     assert_eq!(home.outbox("ann").len(), ids.len());
     for id in &ids[DELIVERED..] {
-        // They wait behind others to the same user, so they have not left.
+        // These wait behind others to the same user, so they have not left.
         let cancelled = runtime.block_on(client.outbox_cancel(*id)).unwrap();
         assert_eq!(cancelled, Withdrawn::Cancelled);
     }
@@ -272,7 +275,7 @@ fn outbox_that_is_full_refuses_and_delivers_what_it_has() {
     }
 }
 
-/// EXACT-7: a logout that was kept ends the session in which it was typed, and no other.
+/// EXACT-7: a kept logout ends the session in which it was typed, and no other.
 #[test]
 fn logout_that_was_kept_ends_no_later_session() {
     let mut realm = Realm::start();
@@ -283,14 +286,14 @@ fn logout_that_was_kept_ends_no_later_session() {
     home.run("phone", &elsewhere).ok();
     realm.kill();
     home.send_briefly("ann", &["logout"]).kept();
-    // The copy finds its session ended before it has said anything.
+    // The copy finds its session ended before it has sent anything.
     support::copy_directory(&home.profile("ann"), &home.profile("copy"));
     realm.start_again();
     let sessions = home.run("phone", &["sessions"]).objects();
     let other = sessions.iter().find(|one| one["current"] == false).unwrap();
     let handle = other["handle"].as_str().unwrap().to_string();
     home.run("phone", &["revoke", &handle]).ok();
-    // One logs in after the logout was refused, the other before.
+    // One logs in after its logout was refused, the other before.
     for (profile, settles_first) in [("ann", true), ("copy", false)] {
         if settles_first {
             home.drain(profile);
@@ -301,7 +304,7 @@ fn logout_that_was_kept_ends_no_later_session() {
     }
 }
 
-/// EXACT-7: that a session to be revoked is not there any more says nothing of one's own.
+/// EXACT-7: a session to be revoked that no longer exists says nothing about the own session.
 #[test]
 fn revoke_of_a_session_that_is_gone_holds_nothing_up() {
     let mut realm = Realm::start();

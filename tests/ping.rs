@@ -1,4 +1,4 @@
-//! `ping`: whoever doubts their path sees what it is like, logged in or not.
+//! `ping` shows a user what their path is like, logged in or not.
 
 mod support;
 
@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::{Home, Realm, relay::Relay};
 
-/// HS-18, LINK-25: a device that has no account has answers, too; one that was here before comes back; and what was found out of the path is said.
+/// HS-18, LINK-25: a device without an account is answered, a device that was here before resumes,
+/// and the properties of the path are printed.
 #[test]
 fn ping_says_what_the_path_is_like() {
     let (realm, home) = (Realm::start(), Home::new());
@@ -21,7 +22,7 @@ fn ping_says_what_the_path_is_like() {
     let run = home.run("ann", &["ping", "--count", "3"]);
     let lines = run.objects();
     assert_eq!(lines[0]["link"], "resumed", "{}{}", run.out, run.err);
-    // A command that begins with nothing, and one on an open link.
+    // A command on a resumed link costs more than one on an open link.
     let bytes =
         |line: usize| lines[line]["up"].as_u64().unwrap() + lines[line]["down"].as_u64().unwrap();
     assert!(bytes(0) > bytes(2) && bytes(2) > 40, "{}", run.out);
@@ -29,7 +30,8 @@ fn ping_says_what_the_path_is_like() {
     assert!(path["rtt_ms"].as_f64().unwrap() > 0.0, "{path}");
     assert_eq!(path["lost_percent"], 0.0);
     assert_eq!(path["address"], realm.address.to_string());
-    // What was found out is said also where no answer comes in the end, and nothing that could have been done is spoken of.
+    // The properties are printed also if an answer is missing in the end. The error does not speak
+    // of a command that may have taken effect.
     let relay = Relay::to(realm.address);
     let count = AtomicUsize::new(0);
     relay.lose(move |_, _| count.fetch_add(1, Ordering::Relaxed) > 8);

@@ -1,4 +1,5 @@
-//! Shown means taken: a message counts as read once the reader of the output has it, and not before.
+//! Shown means taken: a message counts as read once the reader of the output has it, and not
+//! before.
 
 #![cfg(unix)]
 
@@ -11,7 +12,7 @@ use std::{
 
 use support::{Home, Realm, Run, finished};
 
-/// A realm with two users, ann and bob.
+/// Starts a realm with two users, ann and bob.
 fn setting() -> (Realm, Home) {
     let (realm, home) = (Realm::start(), Home::new());
     for name in ["ann", "bob"] {
@@ -20,14 +21,14 @@ fn setting() -> (Realm, Home) {
     (realm, home)
 }
 
-/// Ann writes `count` messages to bob.
+/// Lets ann send `count` messages to bob.
 fn say(home: &Home, count: usize) {
     for n in 0..count {
         home.run("ann", &["send", "bob", &format!("m{n}")]).ok();
     }
 }
 
-/// A line of bash in which `$merpati` is the program with bob's profile.
+/// Runs a line of bash in which `$merpati` is the program with bob's profile.
 fn bash(home: &Home, line: &str) -> Run {
     let program = env!("CARGO_BIN_EXE_merpati");
     let merpati = format!("'{program}' --home profiles --profile bob --json");
@@ -39,7 +40,7 @@ fn bash(home: &Home, line: &str) -> Run {
     finished(&mut command)
 }
 
-/// Bob's unread messages; they count as read afterwards.
+/// Returns the number of bob's unread messages, which count as read afterwards.
 fn unread(home: &Home) -> usize {
     home.run("bob", &["inbox"]).objects().len()
 }
@@ -88,7 +89,8 @@ fn inbox_without_standard_output_reads_nothing() {
     assert_eq!((run.code, unread(&home)), (Some(0), 0));
 }
 
-/// A pipe takes 64 KiB that nobody may ever read.
+/// A pipe buffers 64 KiB that nobody may ever read. `inbox` confirms only entries that have left
+/// the pipe.
 #[test]
 fn inbox_confirms_only_what_left_the_pipe() {
     let (_realm, home) = setting();
@@ -96,7 +98,7 @@ fn inbox_confirms_only_what_left_the_pipe() {
     let (mut inbox, mut out) = with_pipes(&home, &["inbox"]);
     let mut byte = [0];
     out.get_mut().read_exact(&mut byte).unwrap();
-    // The first message is half read; the reader goes.
+    // The first message is half read when the reader goes.
     drop(out);
     assert_eq!(inbox.wait().unwrap().code(), Some(141));
     assert_eq!(unread(&home), 20);
@@ -106,7 +108,7 @@ fn inbox_confirms_only_what_left_the_pipe() {
     assert_eq!(unread(&home), 0);
 }
 
-/// Also while nothing comes.
+/// A watch ends with its reader, also while no entries arrive.
 #[test]
 fn watch_ends_with_its_reader() {
     let (_realm, home) = setting();
@@ -121,7 +123,7 @@ fn watch_ends_with_its_reader() {
     assert!(unread(&home) >= 4);
 }
 
-/// A reader that has gone is no error of any command, and no panic.
+/// A closed output is no error of any command, and no panic.
 #[test]
 fn any_command_ends_quietly_with_its_reader() {
     let (_realm, home) = setting();
@@ -146,7 +148,7 @@ fn any_command_ends_quietly_with_its_reader() {
     }
 }
 
-/// Also before the realm has heard of it.
+/// `unread` does not count entries that were shown, even before the realm knows it.
 #[test]
 fn unread_counts_nothing_that_was_shown() {
     let (_realm, home) = setting();
@@ -167,7 +169,7 @@ fn unread_counts_nothing_that_was_shown() {
 fn inbox_ack_confirms_what_the_program_names() {
     let (_realm, home) = setting();
     say(&home, 5);
-    // Without any acknowledgement all is shown, and nothing confirmed.
+    // Without any acknowledgement all entries are shown, and none is confirmed.
     let run = home.run("bob", &["inbox", "--ack"]);
     assert_eq!(run.texts().len(), 5);
     let (mut inbox, mut out) = with_pipes(&home, &["inbox", "--ack"]);

@@ -6,7 +6,7 @@ use std::{fs, process::Command};
 
 use support::{Home, PASSWORD, Realm};
 
-/// The shell commands of the blocks that the README marks as the tour.
+/// Returns the shell commands of the blocks that the README marks as the tour.
 fn tour() -> String {
     let readme = include_str!("../README.md");
     let blocks = readme.split("<!-- tour -->\n```sh\n").skip(1);
@@ -21,7 +21,7 @@ fn the_tour_works_as_written() {
     assert!(tour.lines().count() >= 6, "the tour was found: {tour}");
     let realm = Realm::start();
     let home = Home::new();
-    // A person would type the password; here a file stands in for the person.
+    // A person would type the password. Here a file replaces the person.
     let merpati = format!(
         "set -eu\nmerpati() {{\n  case \"$*\" in\n    *register*) set -- \"$@\" --password-file password ;;\n  esac\n  '{}' \"$@\"\n}}\n",
         env!("CARGO_BIN_EXE_merpati")
@@ -44,7 +44,8 @@ fn the_tour_works_as_written() {
     assert!(err.is_empty(), "{err}");
 }
 
-/// What the README shows of the outbox: a realm that is away, one that is back, and a command with a name.
+/// The README's example of the outbox: a realm that is away, a realm that is back, and a command
+/// with a token.
 #[test]
 fn what_is_typed_is_kept_as_written() {
     let readme = include_str!("../README.md");
@@ -86,7 +87,7 @@ fn what_is_typed_is_kept_as_written() {
     assert_eq!(out.matches("bob: the backup is done").count(), 1, "{out}");
 }
 
-/// The README's commands for two realms, with the ports that happen to be free.
+/// The README's commands for two realms, with ports that are free.
 #[test]
 fn two_realms_peer_as_written() {
     let readme = include_str!("../README.md");
@@ -129,7 +130,7 @@ fn two_realms_peer_as_written() {
     assert_eq!(home.texts("bob"), ["hello from next door"]);
 }
 
-/// The README names the sizes that are counted, and the MSRV that is declared.
+/// The README names the declared MSRV.
 #[test]
 fn the_readme_says_what_is_declared() {
     let (readme, manifest) = (include_str!("../README.md"), include_str!("../Cargo.toml"));

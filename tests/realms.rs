@@ -1,5 +1,5 @@
-//! Realms that peer: rows 10, 13 and 14 of the command table, and what must hold when a peer is away,
-//! is killed, lies, or has lost its memory.
+//! Realms that peer: rows 10, 13 and 14 of the command table, and what must hold when a peer is
+//! away, is killed, lies, or has lost its memory.
 
 mod support;
 
@@ -31,7 +31,7 @@ impl Pair {
         Self { alpha, beta, home }
     }
 
-    /// Two realms that have peered.
+    /// Starts two realms and peers them.
     fn peered() -> Self {
         let pair = Self::new("open");
         assert_eq!(
@@ -54,12 +54,12 @@ impl Pair {
         self.home.run(who, &["sendrealm", realm, to, text])
     }
 
-    /// What `realms` says of the one peer.
+    /// Returns the line of `realms` about the one peer.
     fn peer(&self, who: &str) -> serde_json::Value {
         self.home.run(who, &["realms"]).objects().remove(0)
     }
 
-    /// Asks again and again until `is_so`; each asking takes a while of its own.
+    /// Polls until `is_so`. A poll takes a while by itself.
     fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let began = std::time::Instant::now();
         while !is_so() {
@@ -102,7 +102,7 @@ fn addrealm_makes_a_peering_in_both_directions() {
     );
 }
 
-/// Row 10: its errors.
+/// Row 10: the errors of `addrealm`.
 #[test]
 fn addrealm_refuses_what_exists_who_may_not_and_what_is_not_ours() {
     let pair = Pair::peered();
@@ -143,7 +143,7 @@ fn addrealm_refuses_what_exists_who_may_not_and_what_is_not_ours() {
     );
 }
 
-/// PEER-3: by default both operators have to want it.
+/// PEER-3: by default a peering needs both operators.
 #[test]
 fn a_listed_peering_needs_both_operators() {
     let pair = Pair::new("listed");
@@ -166,7 +166,7 @@ fn a_listed_peering_needs_both_operators() {
     );
 }
 
-/// PEER-28: an operator sees who would be a peer, and accepts it by the key that was shown, under another name.
+/// PEER-28: an operator sees a pending realm and accepts it by the shown key under another name.
 #[test]
 fn pending_realm_is_seen_and_accepted() {
     let pair = Pair::new("listed");
@@ -211,7 +211,7 @@ fn pending_realm_is_seen_and_accepted() {
     assert_eq!(refused.error(1), "no-such-realm");
 }
 
-/// PEER-27: a realm is removed and added again: who was in which group before is in none after, as both see it.
+/// PEER-27: after a realm was removed and added again, both agree that its members are gone.
 #[test]
 fn peering_anew_is_agreed_upon() {
     let pair = Pair::with_group();
@@ -239,7 +239,7 @@ fn peering_anew_is_agreed_upon() {
     assert_eq!(are_in(), (true, true));
 }
 
-/// Row 13: its errors.
+/// Row 13: the errors of `sendrealm`.
 #[test]
 fn sendrealm_refuses_with_the_other_realms_words() {
     let pair = Pair::peered();
@@ -271,7 +271,7 @@ fn sendrealm_refuses_with_the_other_realms_words() {
     );
 }
 
-/// Row 14: its errors.
+/// Row 14: the errors of `inboxrealm`.
 #[test]
 fn inboxrealm_needs_a_session_and_a_realm() {
     let pair = Pair::peered();
@@ -286,7 +286,7 @@ fn inboxrealm_needs_a_session_and_a_realm() {
     );
 }
 
-/// PEER-5: a peer that is away gets its messages on its return, once and in order.
+/// PEER-5: a peer that is away receives its messages on its return, once and in order.
 #[test]
 fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
     let mut pair = Pair::peered();
@@ -309,8 +309,8 @@ fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
     pair.until("the queue is empty", || pair.peer("ann")["queued"] == 0);
 }
 
-/// PEER-22: a realm that is gone for good can be removed; what waits for it comes back, and its users are in no group any more. The answer
-/// was that the queue is full, and whoever had the name next was a member of its groups.
+/// PEER-22: a realm that is gone for good can be removed. Its queue comes back, its users leave all
+/// groups. The answer was that the queue is full, and the next to have the name was a member.
 #[test]
 fn a_dead_peer_is_removed_with_all_that_was_its() {
     let mut pair = Pair::peered();
@@ -335,8 +335,8 @@ fn a_dead_peer_is_removed_with_all_that_was_its() {
     );
 }
 
-/// PEER-6: what fails after its sender has gone on comes back as a notice; and one that fails holds up
-/// no other.
+/// PEER-6: a message that fails after its sender has gone on comes back as a notice. It delays no
+/// other message.
 #[test]
 fn a_message_that_fails_later_comes_back_as_a_notice() {
     let mut pair = Pair::peered();
@@ -362,7 +362,7 @@ fn a_message_that_fails_later_comes_back_as_a_notice() {
     assert_eq!(notice["text"], "not delivered (no-such-user): to nobody");
 }
 
-/// PEER-4, PEER-5: both realms killed again and again under load: none lost, none doubled, in order.
+/// PEER-4, PEER-5: both realms, killed repeatedly under load, lose and double nothing, in order.
 #[test]
 fn realms_killed_under_load_lose_and_double_nothing() {
     let mut pair = Pair::peered();
@@ -391,7 +391,7 @@ fn realms_killed_under_load_lose_and_double_nothing() {
     assert_eq!(pair.home.texts("bob"), wanted);
 }
 
-/// PEER-7: a realm restored from an old copy neither repeats what was delivered nor loses what is new.
+/// PEER-7: a realm restored from an old copy neither repeats delivered messages nor loses new ones.
 #[test]
 fn a_restored_realm_doubles_and_loses_nothing_at_the_other() {
     let mut pair = Pair::peered();
@@ -428,7 +428,7 @@ fn a_restored_realm_doubles_and_loses_nothing_at_the_other() {
 }
 
 impl Pair {
-    /// Two realms that have peered, and in alpha the group cats, of which bob in beta is a member.
+    /// Starts two peered realms. In alpha is the group cats, with bob of beta as a member.
     fn with_group() -> Self {
         let pair = Self::peered();
         let home = &pair.home;
@@ -454,7 +454,7 @@ impl Pair {
             .run("bob", &["sendgrouprealm", "alpha", "cats", text])
     }
 
-    /// The copy in beta, as from its beginning.
+    /// Returns the texts of the replica in beta, from the beginning.
     fn copy(&self) -> Vec<String> {
         self.home
             .run("bob", &["inboxgrouprealm", "alpha", "cats", "--after", "0"])
@@ -539,7 +539,7 @@ fn a_group_of_another_realm_refuses_strangers() {
     assert_eq!(pair.post("x").error(1), "no-session");
 }
 
-/// Row 12: its errors.
+/// Row 12: the errors of `inboxgrouprealm`.
 #[test]
 fn inboxgrouprealm_is_for_members() {
     let pair = Pair::with_group();
@@ -554,8 +554,8 @@ fn inboxgrouprealm_is_for_members() {
     assert_eq!(inbox("bob", "alpha", "cats").error(1), "no-session");
 }
 
-/// PEER-11: with the home realm away, members elsewhere read their copy and what they write is queued; on
-/// its return all copies become equal, whoever was away.
+/// PEER-11: while the home realm is away, members elsewhere read their replica, and their messages
+/// are queued. On its return all replicas become equal, whoever was away.
 #[test]
 fn copies_become_equal_when_the_home_realm_returns() {
     let mut pair = Pair::with_group();
@@ -592,7 +592,7 @@ fn copies_become_equal_when_the_home_realm_returns() {
     assert_eq!(pair.copy(), all, "what was read stays");
 }
 
-/// PEER-15: an owner removes and bans members of other realms too, who then read no further.
+/// PEER-15: an owner removes and bans members of other realms, too. They can read no further.
 #[test]
 fn a_member_of_another_realm_can_be_removed() {
     let mut pair = Pair::with_group();
@@ -645,14 +645,15 @@ fn a_member_of_another_realm_can_be_removed() {
     assert_eq!(members.len(), 1);
 }
 
-/// PEER-19, GRP-7: the members in another realm are told once when a group ends, also when their realm was away, and read what there was.
+/// PEER-19, GRP-7: members in another realm are told once that a group has ended, also if their
+/// realm was away, and can read what there was.
 #[test]
 fn ended_group_is_told_to_members_of_another_realm() {
     let mut pair = Pair::with_group();
     pair.until("the copy is equal", || pair.copy() == ["before"]);
     pair.beta.kill();
     pair.home.run("ann", &["leavegroup", "cats"]).ok();
-    // Anybody may take the name: that is another group.
+    // Anybody may take the name. That makes another group.
     pair.home
         .run("ann", &["addgroup", "cats", "--no-password"])
         .ok();
@@ -682,7 +683,7 @@ fn inbox_code(pair: &Pair, who: &str) -> Option<i32> {
         .code
 }
 
-/// HS-11, PEER-13: a realm changes its key; clients and peers follow by themselves and say so.
+/// HS-11, PEER-13: a realm changes its key. Clients and peers follow by themselves and report it.
 #[test]
 fn a_realm_changes_its_key_and_everybody_follows() {
     let mut pair = Pair::peered();
@@ -721,11 +722,11 @@ fn a_realm_changes_its_key_and_everybody_follows() {
         pair.send("bob", "alpha", "ann", "to the new key").ok()["state"],
         "delivered"
     );
-    // The old connection string leads there still, and to the same profile.
+    // The old connection string still leads to the realm, and to the same profile.
     let run = pair.home.run("ann", &["--server", &old, "whoami"]);
     assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
     pair.home.register("cat", &old);
-    // Without the old key everything goes on, but for who has not been here since.
+    // Without the old key everything continues, except for users who have not been here since.
     pair.alpha.stop();
     fs::remove_file(pair.alpha.data().join("realm.key.former")).unwrap();
     pair.alpha.start_again();
@@ -744,7 +745,7 @@ fn a_realm_changes_its_key_and_everybody_follows() {
     assert_eq!(pair.home.texts("ann"), ["to the new key", "back"]);
 }
 
-/// PEER-13: rotated twice while a peer was away, and while the configuration names the first key.
+/// PEER-13: a peer follows two rotations that it missed. The configuration names the first key.
 #[test]
 fn a_peer_that_was_away_follows_later() {
     let mut pair = Pair::peered();
@@ -770,7 +771,7 @@ fn a_peer_that_was_away_follows_later() {
     );
 }
 
-/// PEER-16: several listeners, of both kinds and by name; `--src` says by which a message leaves.
+/// PEER-16: of several listeners, of both families, `--src` selects the one that sends.
 #[test]
 fn a_message_leaves_by_the_address_that_is_named() {
     let home = Home::new();
@@ -797,7 +798,7 @@ fn a_message_leaves_by_the_address_that_is_named() {
         .map(|a| a.as_str().unwrap())
         .collect();
     let run = |arguments: &[&str]| home.run("ann", arguments);
-    // By name, to an address of the kind that fits.
+    // By name, to an address of a family that fits.
     let port = beta.address.port().to_string();
     assert_eq!(
         run(&["addrealm", "beta", "localhost", &port]).ok()["state"],
@@ -845,7 +846,7 @@ fn a_message_leaves_by_the_address_that_is_named() {
     );
 }
 
-/// What an operator reads when a peer cannot be reached: its name does not resolve, or nothing is there.
+/// An operator is told why a peer is unreachable: its name does not resolve, or nothing is there.
 #[test]
 fn an_operator_is_told_why_a_peer_is_not_reached() {
     let pair = Pair::new("open");
@@ -908,7 +909,7 @@ fn peers_may_stand_in_the_configuration() {
     }
 }
 
-/// PEER-17: what is worth delivering for seconds comes back when the other realm is away for longer.
+/// PEER-17: a message with a `--ttl` of seconds comes back if the other realm is away for longer.
 #[test]
 fn a_message_that_is_late_comes_back() {
     let mut pair = Pair::peered();
@@ -918,7 +919,7 @@ fn a_message_that_is_late_comes_back() {
         pair.home.run("ann", &send).ok()["state"].clone()
     };
     assert_eq!(send("patient", &[]), "queued");
-    // Longer than the command waits, or it would be told itself.
+    // Longer than the command waits. Otherwise the command itself would report it.
     assert_eq!(send("hurried", &["--ttl", "4s"]), "queued");
     pair.until("the message comes back", || {
         pair.home.texts("ann") == ["not delivered (expired): hurried"]
@@ -934,8 +935,8 @@ fn a_message_that_is_late_comes_back() {
     assert_eq!(late.error(2), "usage");
 }
 
-/// PEER-6, PEER-17: what becomes of a message is told once, however often the realm is killed: a message whose time was over came back once
-/// more with each start.
+/// PEER-6, PEER-17: the outcome of a message is reported once, however often the realm is killed.
+/// An expired message came back once more with each start.
 #[test]
 fn a_fate_is_told_once_however_often_the_realm_is_killed() {
     let mut pair = Pair::peered();
@@ -945,13 +946,13 @@ fn a_fate_is_told_once_however_often_the_realm_is_killed() {
         pair.home.run("ann", &send)
     };
     assert_eq!(send(&pair, "patient", "1h").ok()["state"], "queued");
-    // The command still waits, so its answer tells, and nothing else does.
+    // The command still waits, so its answer reports the outcome, and nothing else does.
     assert_eq!(send(&pair, "brief", "1s").error(1), "expired");
     let mut told = Vec::new();
     for text in ["one", "two", "three"] {
         // Longer than the command waits.
         assert_eq!(send(&pair, text, "4s").ok()["state"], "queued");
-        // Those before it would come back before it.
+        // Earlier messages would come back before it.
         told.push(format!("not delivered (expired): {text}"));
         pair.until("the message comes back", || {
             pair.home.texts("ann").contains(&told[told.len() - 1])

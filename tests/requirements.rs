@@ -1,5 +1,5 @@
-//! Ties the spec and the tests together: every requirement of `spec/` is named by a test that holds it,
-//! and nothing names a requirement that the spec does not have.
+//! Checks the spec against the tests: a test names every requirement of `spec/`, and nothing names
+//! a requirement that the spec does not have.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,7 @@ fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The requirement numbers in a text: `WIRE-3` and its like.
+/// Returns the requirement numbers in a text, as `WIRE-3`.
 fn numbers(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
     text.split(|c| !is_part(c))
@@ -43,7 +43,7 @@ fn numbers(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The requirements that the spec states, each in bold, and where.
+/// Returns the requirements that the spec states, each in bold, and their pages.
 fn stated() -> BTreeMap<String, PathBuf> {
     let mut stated = BTreeMap::new();
     for page in files(&root().join("spec"), "md") {
@@ -106,7 +106,7 @@ fn no_requirement_is_named_that_the_spec_does_not_state() {
     }
 }
 
-/// SECURITY.md: each promise names tests that hold it, and they are there.
+/// SECURITY.md: each promise names the tests that check it, and these exist.
 #[test]
 fn every_promise_names_tests_that_are_there() {
     let page = fs::read_to_string(root().join("SECURITY.md")).unwrap();
@@ -132,7 +132,8 @@ fn every_promise_names_tests_that_are_there() {
     }
 }
 
-/// A constant that may bound something: its name, its file below `src`, and its value as it is written.
+/// Returns the constants of a file that may be limits: name, file below `src`, and value as
+/// written.
 fn constants(file: &Path) -> Vec<[String; 3]> {
     let text = fs::read_to_string(file).unwrap();
     let text = text.split("mod tests {").next().unwrap();
@@ -152,7 +153,7 @@ fn constants(file: &Path) -> Vec<[String; 3]> {
         let is_one = line.is_empty() || line.starts_with("pub");
         let counts = match kind {
             "usize" | "u128" | "u64" | "u32" | "u16" | "i32" | "Duration" | "RateLimit" => true,
-            // Of what is so small, most are codes.
+            // Most of the `u8` constants are codes.
             "u8" => name.ends_with("_MAX"),
             _ => false,
         };
@@ -164,7 +165,8 @@ fn constants(file: &Path) -> Vec<[String; 3]> {
     found
 }
 
-/// `docs/limits.md`: each constant that may bound something is named there with its value, and what is said to hold it is there.
+/// `docs/limits.md` lists each constant that may be a limit with its value, and the tests that it
+/// names exist.
 #[test]
 fn every_limit_is_named_in_the_page() {
     let page = fs::read_to_string(root().join("docs/limits.md")).unwrap();

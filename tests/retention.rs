@@ -1,4 +1,5 @@
-//! What outlives its use leaves the disk, and whoever had not read it is told (READ-10, READ-11).
+//! Messages leave the disk after their retention, and users who had not read them are told
+//! (READ-10, READ-11).
 
 mod support;
 
@@ -9,7 +10,7 @@ use support::{Home, Realm, finished, program};
 
 const SHORT: &str = "[retention]\nage = \"1s\"\nunread_age = \"3s\"\n";
 
-/// Asks for everything until all there is says that so many are gone.
+/// Polls all messages until the only entry says that `count` are gone.
 fn until_gone(home: &Home, who: &str, count: u64) {
     let until = Instant::now() + Duration::from_mins(1);
     loop {
@@ -25,8 +26,8 @@ fn until_gone(home: &Home, who: &str, count: u64) {
     }
 }
 
-/// From the outside: messages go when they are old enough, read ones first; who had not read them is told how many they were, once,
-/// in words and as JSON; and what comes later is shown as ever.
+/// Messages go when they are old enough, read ones first. A user who had not read them is told once
+/// how many they were, in words and as JSON. Later messages are shown as usual.
 #[test]
 fn messages_that_are_old_go_and_their_reader_is_told() {
     let home = Home::new();
@@ -39,7 +40,7 @@ fn messages_that_are_old_go_and_their_reader_is_told() {
     }
     assert_eq!(home.run("bob", &["inbox"]).texts().len(), 3);
     assert!(home.run("bob", &["inbox"]).texts().is_empty());
-    // Who asks for all of it sees that there was more.
+    // A user who asks for all messages sees that there were more.
     until_gone(&home, "bob", 3);
     for n in 0..2 {
         home.run("ann", &["send", "eve", &format!("unread {n}")])
@@ -69,7 +70,7 @@ fn messages_that_are_old_go_and_their_reader_is_told() {
     assert_eq!(home.run("bob", &["inbox"]).texts(), ["new"]);
 }
 
-/// An operator who has said nothing is told what holds, and one whose store is older that nothing does.
+/// A start without configuration logs the default retention.
 #[test]
 fn a_start_says_how_long_messages_are_kept() {
     let mut realm = Realm::start();

@@ -1,5 +1,5 @@
-//! Bytes and datagrams on the wire, counted by a relay between a real realm and a client, against the
-//! sizes that `spec/README.md` promises (SIZE-1 … SIZE-8). Prints the table that stands there.
+//! Bytes and datagrams on the wire, counted by a relay between a real realm and a client, compared
+//! to the sizes that `spec/README.md` promises (SIZE-1 … SIZE-8). Prints the table of that file.
 
 mod support;
 
@@ -8,12 +8,12 @@ use support::{
     relay::{Carried, Relay, Way},
 };
 
-/// Tries of each exchange.
+/// Maximum number of tries of each exchange.
 const TRIES: usize = 20;
 /// Twenty bytes.
 const TEXT: &[u8] = b"twenty bytes of text";
 
-/// UDP payload bytes and datagrams in both directions.
+/// Returns UDP payload bytes and datagrams in both directions.
 fn cost(carried: &[Carried]) -> (usize, usize) {
     (
         carried.iter().map(|datagram| datagram.bytes.len()).sum(),
@@ -36,8 +36,8 @@ async fn exchanges_cost_what_the_spec_promises() {
     other.register("bob", &realm.connect);
     relay.take_carried();
 
-    // A machine that is busy answers late, and what is late is sent again: what an exchange needs is the least
-    // of some tries.
+    // A busy machine answers late and retransmits. The cost of an exchange is the least of some
+    // tries.
     let mut sent = 0;
     let mut open = (usize::MAX, usize::MAX);
     while open.1 > 2 && sent < TRIES {
@@ -66,7 +66,7 @@ async fn exchanges_cost_what_the_spec_promises() {
         "the same after the realm has restarted   {:>4} bytes, {} datagrams",
         again.0, again.1
     );
-    // SIZE-1
+    // SIZE-1: a message on an open link.
     assert!(open.0 <= 80, "{open:?}");
     assert_eq!(open.1, 2);
     // SIZE-3: the packet that finds the link gone, the Reset, and the exchange: two round trips.
@@ -101,12 +101,12 @@ async fn exchanges_cost_what_the_spec_promises() {
         "pushed, 20 bytes, and acknowledged       {:>4} bytes, {} datagrams",
         pushed.0, pushed.1
     );
-    // SIZE-5
+    // SIZE-5: a pushed message and its acknowledgement.
     assert!(pushed.0 <= 85, "{pushed:?}");
     assert_eq!(pushed.1, 2);
 }
 
-/// What begins with nothing but a profile: with a handshake, and resumed.
+/// Exchanges of a process that has nothing but a profile: with a handshake, and resumed.
 #[tokio::test]
 async fn exchanges_from_nothing_cost_what_the_spec_promises() {
     let mut realm = Realm::start();
@@ -118,7 +118,8 @@ async fn exchanges_from_nothing_cost_what_the_spec_promises() {
     other.register("bob", &realm.connect);
     let mut sent = 0;
 
-    // A process that keeps commands out of the first packet keeps no ticket: the next makes a handshake, and the one after that resumes.
+    // A process without early data keeps no ticket. The next process performs a handshake, and the
+    // one after it resumes.
     let (mut nothing, mut resumed) = ((usize::MAX, usize::MAX), (usize::MAX, usize::MAX));
     while nothing.1.max(resumed.1) > 2 && sent < 6 * TRIES {
         home.run("ann", &["--no-early-data", "whoami"]).ok();
@@ -167,16 +168,16 @@ async fn exchanges_from_nothing_cost_what_the_spec_promises() {
         "a message of 20 bytes read, resumed      {:>4} bytes, {} datagrams",
         read.0, read.1
     );
-    // SIZE-2
+    // SIZE-2: the exchange with a handshake.
     assert!(nothing.0 <= 226, "{nothing:?}");
     assert_eq!(nothing.1, 2);
-    // SIZE-6
+    // SIZE-6: the resumed exchange.
     assert!(resumed.0 <= 100, "{resumed:?}");
     assert_eq!(resumed.1, 2);
-    // SIZE-7
+    // SIZE-7: the exchange after a restart of the realm.
     assert!(after.0 <= 110, "{after:?}");
     assert_eq!(after.1, 2);
-    // SIZE-8
+    // SIZE-8: a message read by resumption.
     assert!(read.0 <= 130, "{read:?}");
     assert_eq!(read.1, 2);
     assert_eq!(other.texts("bob").len(), sent);

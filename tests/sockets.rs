@@ -1,5 +1,6 @@
-//! A listener at all addresses of its machine, asked at a second one by whoever notices where the answer comes from
-//! (WIRE-16). Loopback has many addresses on Linux; what takes several machines stands in `addresses.rs`.
+//! A listener at all addresses of its machine, asked at a second address by clients that check
+//! where the answer comes from (WIRE-16). Linux has many loopback addresses. Tests that need
+//! several machines are in `addresses.rs`.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -22,24 +23,24 @@ use support::{Home, Realm};
 const FIRST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 const SECOND: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
-/// A realm that listens at all addresses.
+/// Starts a realm that listens at all addresses.
 fn realm_everywhere(home: &Home, limits: &str) -> Realm {
     let path = home.directory.path().join("everywhere.toml");
     let text = format!("[limits]\n{limits}\n[[listen]]\naddress = \"0.0.0.0:0\"\n");
     std::fs::write(&path, &text).unwrap();
     let realm = Realm::start_with(&["--config", path.to_str().unwrap()]);
-    // From then on at the same port.
+    // From the next start on, the realm uses the same port.
     let fixed = text.replace("0.0.0.0:0", &realm.address.to_string());
     std::fs::write(&path, fixed).unwrap();
     realm
 }
 
-/// The realm as it is reached at `ip`.
+/// Returns the realm's address at `ip`.
 fn at(realm: &Realm, ip: IpAddr) -> SocketAddr {
     (ip, realm.address.port()).into()
 }
 
-/// A socket that takes in whatever comes, from wherever.
+/// An unconnected socket, which receives from any address.
 struct Anyone(UdpSocket);
 
 impl Anyone {
@@ -52,7 +53,7 @@ impl Anyone {
         Self(socket)
     }
 
-    /// What comes back, and from where.
+    /// Sends a datagram. Returns what comes back, and from where.
     fn ask(&self, to: SocketAddr, question: &[u8]) -> (Vec<u8>, SocketAddr) {
         self.0.send_to(question, to).unwrap();
         let mut buffer = [0; 2000];
@@ -73,7 +74,7 @@ impl Anyone {
     }
 }
 
-/// The first datagram of a device that nobody has heard of.
+/// Returns the first datagram of an unknown device.
 fn init(realm: &Realm) -> Vec<u8> {
     let connect: ConnectionString = realm.connect.parse().unwrap();
     let mut rng = system_rng().unwrap();
@@ -87,7 +88,8 @@ fn init(realm: &Realm) -> Vec<u8> {
     init
 }
 
-/// WIRE-16, HS-6, HS-8, HS-12: each kind of answer to whoever has no link.
+/// WIRE-16, HS-6, HS-8, HS-12: each kind of answer to a stranger comes from the address that was
+/// asked.
 #[test]
 fn sockets_answer_strangers_from_the_address_that_was_asked() {
     for workers in [1, 4] {
@@ -97,7 +99,7 @@ fn sockets_answer_strangers_from_the_address_that_was_asked() {
         for asked in [SECOND, FIRST] {
             let (anyone, to) = (Anyone::new(), at(&realm, asked));
             assert_eq!(anyone.ask_hello(to), to);
-            // Until a cookie is asked for, with all workers.
+            // Until a cookie is required, by all workers.
             let mut kinds = [0, 0];
             while kinds[1] == 0 {
                 let (answer, from) = Anyone::new().ask(to, &init(&realm));
@@ -109,7 +111,7 @@ fn sockets_answer_strangers_from_the_address_that_was_asked() {
                 }
             }
             assert!(kinds[0] > 0 || asked == FIRST, "the allowance is used up");
-            // A packet of a link that nobody here knows.
+            // A packet of a link that this realm does not know.
             let mut forgotten = vec![0xe0, 1, 2, 3, 4, 9];
             forgotten.resize(60, 0);
             let (answer, from) = anyone.ask(to, &forgotten);
@@ -119,8 +121,8 @@ fn sockets_answer_strangers_from_the_address_that_was_asked() {
     }
 }
 
-/// WIRE-16: a client, whose socket is tied to the address that it asks, hears all of many long messages, also over links that
-/// the realm has forgotten meanwhile.
+/// WIRE-16: a client, whose socket is connected to the address that it asks, receives all of many
+/// long messages, also over links that the realm has forgotten meanwhile.
 #[test]
 fn sockets_carry_long_conversations_from_the_second_address() {
     for workers in [1, 4] {
@@ -142,7 +144,8 @@ fn sockets_carry_long_conversations_from_the_second_address() {
     }
 }
 
-/// WIRE-16: what was sent to everybody is answered, from an address of the machine's, and what is odd stops nothing.
+/// WIRE-16: a broadcast is answered from one of the machine's addresses, and odd datagrams do not
+/// stop the realm.
 #[test]
 fn sockets_answer_a_broadcast_from_an_own_address() {
     let home = Home::new();
@@ -151,7 +154,7 @@ fn sockets_answer_a_broadcast_from_an_own_address() {
     for _ in 0..3 {
         let from = anyone.ask_hello(at(&realm, [127, 255, 255, 255].into()));
         assert_eq!(from, at(&realm, FIRST));
-        // Nobody can have this one, and an empty datagram says nothing.
+        // An empty datagram carries nothing, and does not stop the realm.
         anyone.0.send_to(&[], at(&realm, SECOND)).unwrap();
         assert_eq!(anyone.ask_hello(at(&realm, SECOND)), at(&realm, SECOND));
     }

@@ -1,4 +1,5 @@
-//! How a realm starts: cut off at its very first start, with files missing or cut, in a directory that is open to others.
+//! How a realm starts: killed at its very first start, with files missing or truncated, and in a
+//! directory that is open to others.
 
 mod support;
 
@@ -12,7 +13,8 @@ use std::{
 
 use support::{Home, Realm, program};
 
-/// `serve` in a directory, which is expected to refuse: its exit code and what it says.
+/// Runs `serve` in a directory where it is expected to refuse. Returns its exit code and its
+/// output.
 fn refused(directory: &Path) -> (Option<i32>, String) {
     let output = program()
         .current_dir(directory)
@@ -32,7 +34,7 @@ fn refused(directory: &Path) -> (Option<i32>, String) {
     (output.status.code(), said)
 }
 
-/// All that is in a directory.
+/// Returns all files of a directory.
 fn all_in(directory: &Path) -> Vec<PathBuf> {
     let mut found = vec![directory.to_path_buf()];
     let mut at = 0;
@@ -59,7 +61,7 @@ fn realm_killed_at_its_first_start_starts_again() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Not to wait for anything: where it dies is what is tried.
+        // The time is fixed on purpose: the test tries where the process dies.
         thread::sleep(Duration::from_micros(500 * number));
         first.kill().unwrap();
         first.wait().unwrap();
@@ -68,7 +70,8 @@ fn realm_killed_at_its_first_start_starts_again() {
     }
 }
 
-/// HS-10: without its secrets a store is not another realm's, and an empty code makes nobody an operator.
+/// HS-10: a realm with a store and without its secrets refuses to start, and makes no new ones. An
+/// empty or truncated operator code is refused, too.
 #[test]
 fn realm_without_its_secrets_is_refused() {
     let mut realm = Realm::start();
@@ -104,7 +107,7 @@ fn realm_without_its_secrets_is_refused() {
     assert_eq!(home.run("ann", &["whoami"]).ok()["username"], "ann");
 }
 
-/// HS-10: everything is the owner's alone, whatever stood there before.
+/// HS-10: all data files become private to their owner, whatever their mode was before.
 #[cfg(unix)]
 #[test]
 fn data_directory_is_closed_to_others() {
@@ -124,7 +127,7 @@ fn data_directory_is_closed_to_others() {
             .collect::<Vec<_>>()
     };
     assert_eq!(open(&data), Vec::<PathBuf>::new());
-    // As a release before left it.
+    // As an earlier release left it.
     realm.kill();
     for path in all_in(&data) {
         let mode = if path.is_dir() { 0o755 } else { 0o644 };
@@ -137,14 +140,15 @@ fn data_directory_is_closed_to_others() {
     assert_eq!(home.texts("ann"), ["for nobody else"]);
 }
 
-/// A disk that is full at the very first start is said to be so, with the place: there is nothing yet that a backup could bring back.
+/// A full disk at the very first start is reported as such, with the place. The message does not
+/// mention a backup, because there is none yet.
 #[cfg(target_os = "linux")]
 #[test]
 fn realm_on_a_full_disk_says_so_at_its_first_start() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("data")).unwrap();
     let program = program().get_program().to_string_lossy().into_owned();
-    // Nobody else sees what is mounted there.
+    // Other processes do not see this mount.
     let on_disk = |size: &str, what: &str| {
         let mount = format!("mount -t tmpfs -o size={size} tmpfs data && {what}");
         Command::new("unshare")
@@ -173,7 +177,8 @@ fn realm_on_a_full_disk_says_so_at_its_first_start() {
     assert_eq!(places.last(), Some(&false), "the store has no room");
 }
 
-/// A terminal that closes, or who means that the configuration is to be read again, does not end a realm.
+/// SIGHUP does not end a realm, neither from a terminal that closes nor from an operator who
+/// expects it to reload the configuration.
 #[cfg(unix)]
 #[test]
 fn hangup_ends_nothing() {
@@ -191,7 +196,7 @@ fn hangup_ends_nothing() {
     assert!(log.contains("SIGHUP"), "{log}");
 }
 
-/// With too little of what the system shares out, a realm says so and does not begin to serve.
+/// A realm whose system limits are too low says so and does not begin to serve.
 #[cfg(unix)]
 #[test]
 fn realm_with_too_little_says_so_before_it_serves() {

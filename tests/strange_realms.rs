@@ -1,4 +1,4 @@
-//! Realms that answer what no realm should, or that are of another time: what the real client makes of them.
+//! Realms that answer wrongly, or speak other versions, and how the real client reacts.
 
 mod support;
 
@@ -15,7 +15,7 @@ use merpati::{
 };
 use support::{Home, Run};
 
-/// Whatever answers at an address, and how many Inits have come there.
+/// A server that answers wrongly, and the number of Inits that it has received.
 struct Strange {
     address: SocketAddr,
     key: SecretKey,
@@ -23,7 +23,7 @@ struct Strange {
 }
 
 impl Strange {
-    /// Answers each packet as `answer` says, if at all.
+    /// Answers each packet as `answer` says, or not at all.
     fn start(answer: impl Fn(&SecretKey, Packet<'_>) -> Option<Vec<u8>> + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let strange = Self {
@@ -63,7 +63,7 @@ impl Strange {
     }
 }
 
-/// Says that it speaks versions of the protocol that nobody knows yet.
+/// Answers a Hello with versions of the protocol that do not exist yet.
 fn of_another_time(key: &SecretKey, packet: &Packet<'_>) -> Option<Vec<u8>> {
     let Packet::Hello(hello) = packet else {
         return None;
@@ -88,7 +88,8 @@ fn is_told(run: &Run) {
     );
 }
 
-/// HS-6: who finds no version of its own in the answer sends no Init, and says which there are.
+/// HS-6: a client that finds none of its own versions in the `HelloReply` sends no Init, and
+/// reports the realm's versions.
 #[test]
 fn other_version_is_told_and_no_handshake_begins() {
     let strange = Strange::start(|key, packet| of_another_time(key, &packet));
@@ -96,7 +97,8 @@ fn other_version_is_told_and_no_handshake_begins() {
     assert_eq!(strange.inits(), 0);
 }
 
-/// HS-6: who knows the realm's key asks when nothing is heard, and then does not go on in vain.
+/// HS-6: a client that knows the realm's key sends a Hello when it hears nothing, and then stops
+/// before its deadline.
 #[test]
 fn other_version_of_a_known_realm_is_told_when_it_is_silent() {
     let strange = Strange::start(|key, packet| of_another_time(key, &packet));
@@ -104,7 +106,8 @@ fn other_version_of_a_known_realm_is_told_when_it_is_silent() {
     assert!(strange.inits() > 0);
 }
 
-/// WIRE-9, LINK-22: an Accept that makes no sense was answered with another Init at once, without end.
+/// WIRE-9, LINK-22: a malformed Accept is followed by a wait. It was answered with another Init at
+/// once, without end.
 #[test]
 fn malformed_accept_is_followed_by_a_wait() {
     let strange = Strange::start(|key, packet| {
@@ -119,6 +122,6 @@ fn malformed_accept_is_followed_by_a_wait() {
     });
     let run = strange.register(true, &["--deadline", "4s"]);
     assert_ne!(run.code, Some(0), "{run:?}");
-    // At once, and after two seconds; the next would be four later.
+    // The first at once, the second after two seconds. The next would follow after four more.
     assert_eq!(strange.inits(), 2, "{run:?}");
 }

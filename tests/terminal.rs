@@ -1,4 +1,4 @@
-//! What somebody sees on a terminal.
+//! Tests of what a user sees on a terminal.
 
 #![cfg(target_os = "linux")]
 
@@ -59,7 +59,7 @@ impl Terminal {
         let into = Arc::clone(&written);
         thread::spawn(move || {
             let mut buffer = [0; 1024];
-            // It fails once the last program on the terminal has ended.
+            // The read fails once the last program on the terminal has ended.
             while let Ok(len @ 1..) = reader.read(&mut buffer) {
                 into.lock().unwrap().extend_from_slice(&buffer[..len]);
             }
@@ -71,7 +71,7 @@ impl Terminal {
         }
     }
 
-    /// The lines as they stand, after all that has been written.
+    /// Returns the lines on the screen after everything written so far.
     fn screen(&self) -> Vec<String> {
         let written = self.written.lock().unwrap();
         let text = String::from_utf8_lossy(&written).into_owned();
@@ -86,7 +86,7 @@ impl Terminal {
             }
             match c {
                 '\n' => lines.push(String::new()),
-                // What is written from the first column on is what was cleared before, or a line that ends.
+                // What follows replaces a line that was cleared before, or the line ends.
                 '\r' => {}
                 c => last.push(c),
             }
@@ -118,7 +118,7 @@ fn watch_says_on_its_last_line_how_the_link_is() {
     let begins = "[round trip ".to_owned();
     until("the link is shown", || last(&watch).starts_with(&begins));
     home.run("ann", &["send", "bob", "hello"]).ok();
-    // It makes room for what comes, and comes back below it.
+    // The line is cleared for the new message, and is drawn again below it.
     until("the message is shown above the line", || {
         let screen = watch.screen();
         let above = screen.iter().rev().nth(1);
@@ -144,7 +144,7 @@ fn watch_says_on_its_last_line_how_the_link_is() {
         screen.iter().all(|line| line.chars().count() < 80),
         "{screen:?}"
     );
-    // Nothing of it stays.
+    // Nothing of the line remains.
     let id = watch.process.id().to_string();
     let asked = std::process::Command::new("kill")
         .args(["-INT", &id])

@@ -1,4 +1,4 @@
-//! `MERPATI_TRACE=DIR`: what happens on each link can be read afterwards, and nothing of what was said.
+//! `MERPATI_TRACE=DIR`: the events of each link can be read afterwards, without any message text.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::{
 
 const SECRET: &str = "meet me at the old bridge";
 
-/// What is in each file by now: its first line, and the events behind it.
+/// Returns the content of each trace file so far: its first line, and the events behind it.
 fn traces(directory: &Path) -> Vec<(Value, Vec<Value>)> {
     let mut traces = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -27,7 +27,7 @@ fn traces(directory: &Path) -> Vec<(Value, Vec<Value>)> {
         assert!(!text.contains(SECRET), "{text}");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{}", path.display());
-        // Of a process that still runs the last line may be half written.
+        // The last line of a running process may be incomplete.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let mut lines = whole
             .lines()
@@ -39,7 +39,7 @@ fn traces(directory: &Path) -> Vec<(Value, Vec<Value>)> {
     traces
 }
 
-/// The one link of a process that has ended.
+/// Returns the one link of a process that has ended.
 fn only_link(directory: &Path) -> (Value, Vec<Value>) {
     let mut links = traces(directory);
     links.retain(|(header, _)| header["link"].is_string());
@@ -56,7 +56,7 @@ fn named<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
         .collect()
 }
 
-/// What left one side and came to the other, each with its bytes and frames.
+/// Returns the packets that left one side and arrived at the other, each with its bytes and frames.
 fn of_packets(events: &[Value], names: [&str; 2]) -> Vec<(u64, String)> {
     let is_one = |event: &&Value| names.iter().any(|name| event["name"] == *name);
     let packets = events.iter().filter(is_one).map(|event| &event["data"]);
@@ -90,7 +90,7 @@ fn both_sides_of_a_link_tell_the_same_and_nothing_of_what_was_said() {
             .any(|(_, frames)| frames.contains("reply 0 (1)")),
         "{down:?}"
     );
-    // What has come has left on one of the realm's links.
+    // All packets received here were sent on one of the realm's links.
     let is_same = |events: &Vec<Value>| {
         let sent = of_packets(events, ["handshake_sent", "packet_sent"]);
         down.iter().all(|packet| sent.contains(packet))
@@ -98,7 +98,7 @@ fn both_sides_of_a_link_tell_the_same_and_nothing_of_what_was_said() {
     let links = traces(&theirs);
     let same = links.iter().filter(|(_, events)| is_same(events));
     assert_eq!(same.count(), 1, "{links:?}");
-    // Time does not go back.
+    // Times do not decrease.
     for (_, events) in &links {
         let times: Vec<f64> = events
             .iter()
@@ -123,7 +123,7 @@ fn what_is_lost_and_doubled_on_the_way_can_be_found_in_the_trace() {
     let mut ping = home.command("ann", &arguments);
     let run = finished(ping.env("MERPATI_TRACE", &ours));
     assert_eq!(run.code, Some(0), "{}", run.err);
-    // One that was on its way before, and garbage.
+    // Replays earlier datagrams, and sends garbage.
     for one in relay
         .take_carried()
         .iter()
@@ -174,13 +174,13 @@ fn a_place_where_nothing_can_be_written_is_named_before_anything_is_done() {
     assert_eq!(run.error(2), "usage");
     assert!(run.out.contains("MERPATI_TRACE") || run.err.contains("MERPATI_TRACE"));
     assert!(home.texts("ann").is_empty());
-    // Empty is as good as unset.
+    // An empty value equals an unset one.
     let mut send = home.command("ann", &["send", "ann", "hello"]);
     finished(send.env("MERPATI_TRACE", "")).ok();
     assert_eq!(home.texts("ann"), ["hello"]);
 }
 
-/// A trace that reaches the size that files may have ends, and nothing else does.
+/// A trace that reaches the file size limit ends, and nothing else does.
 #[test]
 fn trace_that_reaches_file_limit_ends_alone() {
     let (realm, home) = (Realm::start(), Home::new());
@@ -188,7 +188,7 @@ fn trace_that_reaches_file_limit_ends_alone() {
     let ours = home.directory.path().join("ours");
     let ping = home.command("ann", &["ping", "--count", "600"]);
     let mut limited = std::process::Command::new("bash");
-    // In blocks of 1024 bytes. What a profile writes is kept within it.
+    // In blocks of 1024 bytes. The profile's files stay below the limit.
     limited
         .args(["-c", "ulimit -f 128; exec \"$0\" \"$@\""])
         .arg(ping.get_program())

@@ -1,6 +1,6 @@
-//! The vectors of `spec/vectors/`, against which another implementation can check itself: this one is
-//! held to every byte of them. They are made anew with `MERPATI_WRITE_VECTORS=1 cargo test --test vectors`,
-//! which a change of the protocol needs and nothing else does.
+//! The test vectors of `spec/vectors/`, with which another implementation can check itself. This
+//! implementation is checked to the byte. `MERPATI_WRITE_VECTORS=1 cargo test --test vectors`
+//! rewrites them, which only a change of the protocol requires.
 
 #![allow(clippy::too_many_lines, reason = "they are tables")]
 
@@ -21,7 +21,7 @@ use merpati::{
 };
 use serde_json::{Value, json};
 
-/// Compares `made` with the file, or writes it where that is asked for.
+/// Compares `made` with the file, or writes the file if requested.
 fn compare(name: &str, made: &Value) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("spec/vectors")
@@ -50,7 +50,7 @@ fn user<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> T {
     name.parse().unwrap()
 }
 
-/// WIRE-1, WIRE-5, WIRE-6, WIRE-7, WIRE-11
+/// WIRE-1, WIRE-5, WIRE-6, WIRE-7, WIRE-11: packets are encoded as the vectors say.
 #[test]
 fn packets() {
     let emit = |write: &dyn Fn(&mut Vec<u8>)| {
@@ -150,7 +150,7 @@ fn packets() {
     );
 }
 
-/// WIRE-2, WIRE-8, WIRE-9
+/// WIRE-2, WIRE-8, WIRE-9: frames are encoded as the vectors say, and malformed ones refused.
 #[test]
 fn frames() {
     let ack = AckFrame {
@@ -343,7 +343,7 @@ fn frames() {
     compare("frames.json", &json!({ "valid": good, "invalid": bad }));
 }
 
-/// WIRE-3, WIRE-4, WIRE-12, WIRE-13
+/// WIRE-3, WIRE-4, WIRE-12, WIRE-13: commands are encoded as the vectors say.
 #[test]
 fn commands() {
     let (operation, session) = (Operation::new(9, *b"qz"), SessionRef::Bound);
@@ -751,7 +751,7 @@ fn commands() {
     compare("commands.json", &json!({ "valid": good, "invalid": bad }));
 }
 
-/// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-23, PEER-27
+/// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-23, PEER-27: requests between realms.
 #[test]
 fn realms() {
     let (group, message) = (user("cats"), Body(b"hello"));
@@ -927,7 +927,7 @@ fn entry() -> Entry {
     }
 }
 
-/// WIRE-14, WIRE-15, ERR-1, READ-8
+/// WIRE-14, WIRE-15, ERR-1, READ-8: answers are encoded as the vectors say.
 #[test]
 fn answers() {
     let away = Entry {
@@ -1154,7 +1154,7 @@ fn answers() {
     compare("answers.json", &json!({ "valid": good, "invalid": bad }));
 }
 
-/// Gives out one value, where a handshake asks for randomness.
+/// A random number generator that returns one fixed value.
 struct Fixed([u8; 32]);
 
 impl rand_core::TryRng for Fixed {
@@ -1176,7 +1176,8 @@ impl rand_core::TryRng for Fixed {
 
 impl rand_core::TryCryptoRng for Fixed {}
 
-/// HS-1, HS-2, HS-3, HS-9, HS-14, HS-18, HS-19: a whole handshake with fixed keys, the first sealed packet, and how its device comes back.
+/// HS-1, HS-2, HS-3, HS-9, HS-14, HS-18, HS-19: a handshake with fixed keys, its first sealed
+/// packet, and a resumption.
 #[test]
 fn handshake() {
     let (device, realm) = (

@@ -1,5 +1,5 @@
-//! Watching: messages are pushed as they come, what has waited first; once and in order, whatever happens to the
-//! realm and to the link meanwhile (WATCH-1 … WATCH-5).
+//! Watches: messages are pushed as they come, earlier ones first, once and in order, whatever
+//! happens to the realm and to the link meanwhile (WATCH-1 … WATCH-5).
 
 mod support;
 
@@ -14,8 +14,8 @@ fn numbered(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{prefix} {n}")).collect()
 }
 
-/// WATCH-1, WATCH-2, WATCH-5: what has waited comes first, then what comes, of all mailboxes, also of a group that is
-/// joined later.
+/// WATCH-1, WATCH-2, WATCH-5: waiting messages come first, then new ones, from all mailboxes,
+/// including a group that is joined later.
 #[test]
 fn messages_are_pushed_as_they_come() {
     let (realm, home) = (Realm::start(), Home::new());
@@ -51,14 +51,16 @@ fn messages_are_pushed_as_they_come() {
     home.run("ann", &["send", "bob", &long]).ok();
     assert!(watch.next()["text"] == long);
     watch.stop();
-    // What was shown is not shown again; the next watch goes on behind it, and ends by itself.
+    // Entries that were shown are not shown again. The next watch continues behind them, and ends
+    // by itself.
     home.run("ann", &["send", "bob", "afterwards"]).ok();
     let run = home.run("bob", &["watch", "--count", "1"]);
     assert_eq!(run.texts(), ["afterwards"]);
     assert!(home.run("bob", &["inbox"]).out.is_empty());
 }
 
-/// WATCH-3: who stops watching says so, or the realm would push to nobody, again and again.
+/// WATCH-3: a client that ends its watch tells the realm. Otherwise the realm would keep
+/// retransmitting pushes to nobody.
 #[test]
 fn watch_that_ends_is_told_to_the_realm() {
     let (realm, home) = (Realm::start(), Home::new());
@@ -68,7 +70,7 @@ fn watch_that_ends_is_told_to_the_realm() {
     let mut watch = Watch::start(&home, "bob", &[]);
     home.run("ann", &["send", "bob", "before"]).ok();
     assert_eq!(watch.next()["text"], "before");
-    // What was shown is acknowledged and marked; then nothing is left to say but this.
+    // The entries are acknowledged and confirmed, so only the end of the watch remains to be sent.
     home.run("ann", &["send", "bob", "again"]).ok();
     assert_eq!(watch.next()["text"], "again");
     relay.take_carried();
@@ -87,8 +89,9 @@ fn watch_that_ends_is_told_to_the_realm() {
     );
 }
 
-/// HS-22: a realm that was killed says so itself to who watches, in one datagram each, and they come back at once. They were deaf until their next sign
-/// of life went unanswered.
+/// HS-22: a realm that was killed sends a Reset to each watching client at its start, in one
+/// datagram each, and they come back at once. They received nothing until their next keepalive went
+/// unanswered.
 #[test]
 fn realm_that_starts_tells_who_watches() {
     let (mut realm, home) = (Realm::start(), Home::new());
@@ -109,7 +112,8 @@ fn realm_that_starts_tells_who_watches() {
         realm.start_again();
         home.run("ann", &["send", "bob", "afterwards"]).ok();
         assert_eq!(watch.next()["text"], "afterwards");
-        // What comes after that is stored later than who watches.
+        // The realm stores the watching devices before the next message, so this message shows that
+        // they are stored.
         home.run("ann", &["send", "bob", "again"]).ok();
         assert_eq!(watch.next()["text"], "again");
         let carried = relay.take_carried();
@@ -118,16 +122,16 @@ fn realm_that_starts_tells_who_watches() {
             from.iter().filter(is_one).count()
         };
         let resets = count(Way::ToClient, 6, &carried);
-        // What was on its way on the old link is answered so, too.
+        // Datagrams in flight on the old link are answered with a Reset, too.
         let begun = carried.iter().position(|one| one.bytes[0] == 8).unwrap();
         let strays = count(Way::ToRealm, 224, &carried[..begun]);
         assert!(resets >= 1 && resets <= 1 + strays, "{resets} and {strays}");
-        // What was resumed is watched, too, and told the next time.
+        // The resumed link is watched as well, and is told at the next start.
     }
     watch.stop();
 }
 
-/// WATCH-3, LINK-17: the realm is killed again and again; each message is shown once, in order.
+/// WATCH-3, LINK-17: the realm is killed repeatedly. Each message is shown once, in order.
 #[test]
 fn a_watch_outlives_its_realm() {
     let (mut realm, home) = (Realm::start(), Home::new());
@@ -145,7 +149,7 @@ fn a_watch_outlives_its_realm() {
     }
 }
 
-/// WATCH-3, LINK-16: over a link that loses a third each way.
+/// WATCH-3, LINK-16: a watch shows everything over a link that loses a third each way.
 #[test]
 fn a_watch_gets_everything_over_a_bad_link() {
     let (realm, home) = (Realm::start(), Home::new());
@@ -167,7 +171,7 @@ fn a_watch_gets_everything_over_a_bad_link() {
     assert_eq!(watch.texts(20), numbered("live", 20));
 }
 
-/// WATCH-4: a session that has ended is pushed nothing more, and is told.
+/// WATCH-4: a session that has ended receives no more pushes, and is told.
 #[test]
 fn a_watch_ends_with_its_session() {
     let (realm, home) = (Realm::start(), Home::new());
@@ -203,7 +207,7 @@ fn a_watch_ends_with_its_session() {
     assert_eq!(home.texts("elsewhere"), ["before", "after"]);
 }
 
-/// LINK-18: the client's address changes again and again; its link goes on, without another handshake.
+/// LINK-18: the client's address changes repeatedly. Its link continues without another handshake.
 #[test]
 fn a_watch_follows_its_client_to_other_addresses() {
     const INIT: u8 = 0x03;

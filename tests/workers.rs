@@ -1,4 +1,5 @@
-//! A realm whose listener has several workers: whatever comes to which of them, nobody notices.
+//! A realm with several workers behind one listener: no client notices to which of them its
+//! datagrams come.
 
 mod support;
 
@@ -14,8 +15,8 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// LINK-18: each time its address changes, a client's packets come to some worker, and mostly not to the one that has
-/// its link.
+/// LINK-18: after each change of its address, a client's packets arrive at some worker, mostly not
+/// the one that has its link. The link is found.
 #[test]
 fn a_link_is_found_by_whichever_worker_its_packets_come_to() {
     let home = Home::new();
@@ -41,7 +42,7 @@ fn a_link_is_found_by_whichever_worker_its_packets_come_to() {
                 .unwrap();
         }
     });
-    // The link moves with the client: one that had been lost would have been opened anew.
+    // The link moves with the client. A lost link would have been opened anew.
     let handshakes = relay
         .take_carried()
         .iter()
@@ -57,7 +58,8 @@ fn a_link_is_found_by_whichever_worker_its_packets_come_to() {
     assert_eq!(home.texts("ann"), wanted);
 }
 
-/// PEER-1: what concerns other realms is the first worker's business, wherever it comes to.
+/// PEER-1: requests about other realms belong to the primary worker, whichever worker receives
+/// them.
 #[test]
 fn realms_with_several_workers_peer() {
     let home = Home::new();

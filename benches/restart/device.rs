@@ -1,4 +1,4 @@
-//! A device without a profile, that comes back.
+//! A device without a profile, which comes back.
 
 use std::{
     io,
@@ -24,31 +24,31 @@ use super::{
     support::{PASSWORD, device::Target},
 };
 
-/// After so long who was told that the realm is busy asks again.
+/// The pause before a device repeats a command after the realm was busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
-/// A device without a profile: what one remembers of its realm stands here.
+/// A device without a profile. It holds here what a profile remembers of its realm.
 pub struct Device {
     from: Ipv4Addr,
     key: SecretKey,
     user: Username,
-    /// The highest number that an operation has had.
+    /// The highest operation number that was used.
     highest: u64,
     ticket: Option<Ticket>,
     life: Option<Life>,
     path: Option<PathMemory>,
 }
 
-/// What became of a message over a link of its own.
+/// The result of a message over a link of its own.
 pub struct Spoken {
     pub is_stored: bool,
     pub is_resumed: bool,
-    /// How often the realm has ended its link meanwhile.
+    /// The number of times that the realm has ended its link meanwhile.
     pub ended: usize,
     pub took: Duration,
 }
 
-/// What became of a question.
+/// The result of a request.
 enum Told {
     Answer(Vec<u8>),
     Unanswered,
@@ -58,7 +58,7 @@ enum Told {
 /// A link of a device.
 pub struct Link {
     target: Target,
-    /// How often the realm has ended it.
+    /// The number of times that the realm has ended it.
     ended: usize,
     socket: UdpSocket,
     endpoint: Endpoint,
@@ -66,12 +66,12 @@ pub struct Link {
     started: Instant,
     pub is_resumed: bool,
     out: Vec<u8>,
-    /// A datagram that is to leave.
+    /// A datagram that is ready to be sent.
     ready: Vec<u8>,
 }
 
 impl Device {
-    /// The device of this number. Each is in a network of its own.
+    /// Returns the device of this number. Each is in a network of its own.
     pub fn new(number: u16) -> Self {
         let [high, low] = number.to_be_bytes();
         Self {
@@ -85,10 +85,10 @@ impl Device {
         }
     }
 
-    /// Begins a link, by the ticket if there is one and `resumes` says so.
+    /// Opens a link, with the ticket if there is one and `resumes` is set.
     pub async fn begin(&self, target: Target, resumes: bool) -> Link {
         let socket = UdpSocket::bind((self.from, 0)).await.unwrap();
-        // Known to take what is sent without being waited for.
+        // From here on the socket accepts datagrams without waiting.
         socket.writable().await.unwrap();
         let mut seed = [0; 32];
         system_rng().unwrap().fill_bytes(&mut seed);
@@ -125,7 +125,7 @@ impl Device {
         Operation::new(self.highest, *b"qz")
     }
 
-    /// A message to the device's own user.
+    /// Returns a message to the device's own user.
     pub fn send(&mut self) -> Vec<u8> {
         let send = Command::Send(command::Send {
             operation: self.operation(),
@@ -136,7 +136,8 @@ impl Device {
         Request::from(send).to_bytes()
     }
 
-    /// Asks, and waits for the answer; none in a minute. On a link that has ended it is asked again on another, as a client does.
+    /// Sends a request, and returns the answer; `None` after a minute without one. If the link has
+    /// ended, the request is sent again on another link, as a client does.
     pub async fn answer(
         &mut self,
         link: &mut Link,
@@ -160,7 +161,7 @@ impl Device {
         answer
     }
 
-    /// Has a message leave on a link with [`Link::release`], so that many do at the same moment.
+    /// Prepares a message that [`Link::release`] sends, so that many are sent at the same moment.
     pub fn prepare(&mut self, link: &mut Link) -> RequestId {
         let send = self.send();
         let asked = link.ask(send, link.now() + PATIENCE, true);
@@ -169,7 +170,7 @@ impl Device {
         asked
     }
 
-    /// Waits until a message is stored that has been prepared.
+    /// Waits until a prepared message is stored.
     pub async fn finish(&mut self, link: &mut Link, asked: RequestId) {
         let told = self.until_answered(link, asked).await;
         assert!(matches!(told, Told::Answer(_)), "it is answered");
@@ -222,7 +223,7 @@ impl Device {
         let mut link = self.begin(target, resumes).await;
         let send = self.send();
         let mut answer = self.answer(&mut link, send.clone(), resumes).await;
-        // As a client does that is told to come again.
+        // A busy realm is asked again, as a client does.
         while let Some(Answer::Refused(refusal)) = &answer
             && refusal.code == ErrorCode::Busy
             && begun.elapsed() < PATIENCE
@@ -249,9 +250,9 @@ impl Link {
         asked.expect("one at a time is taken")
     }
 
-    /// Lets what is ready leave.
+    /// Sends the datagram that is ready.
     pub fn release(&mut self) {
-        // As good as lost on the way.
+        // A datagram that cannot be sent counts as lost.
         let _ = self.socket.try_send_to(&self.ready, self.target.address);
         self.ready.clear();
     }
@@ -261,21 +262,21 @@ impl Link {
         self.id = self.endpoint.connect(now, to.address, to.key, None);
     }
 
-    /// Lets the endpoint keep the link alive, as for a watch.
+    /// Makes the endpoint keep the link alive, as for a watch.
     pub fn keep_alive(&mut self) {
         let silence = Silence::fixed(Duration::from_secs(30));
         let now = self.now();
         self.endpoint.keep_alive(now, self.id, Some(silence));
     }
 
-    /// How many datagrams have come that nobody has taken in.
+    /// Returns the number of datagrams that have arrived and were not read.
     pub fn take_waiting(&self) -> usize {
         let (mut came, mut buffer) = (0, [0; 2048]);
         loop {
             match self.socket.try_recv_from(&mut buffer) {
                 Ok(_) => came += 1,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return came,
-                // What the network says of an earlier datagram.
+                // This is an error of the network about an earlier datagram.
                 Err(_) => {}
             }
         }
@@ -291,12 +292,12 @@ impl Link {
             let Some(to) = self.endpoint.poll_transmit(now, &mut self.out) else {
                 return;
             };
-            // As good as lost on the way.
+            // A datagram that cannot be sent counts as lost.
             let _ = self.socket.send_to(&self.out, to.remote).await;
         }
     }
 
-    /// Sends what there is to send, and takes in what has come, or waits for it.
+    /// Sends the datagrams that are due, and waits for a datagram or a timer.
     async fn step(&mut self) {
         self.transmit().await;
         let due = self.endpoint.poll_timeout().map(|at| at.0);

@@ -1,9 +1,11 @@
-//! What a restart costs: a real realm is killed and started again, under devices that wait for messages and under devices that all speak at
-//! once.
+//! The cost of a restart: a real realm is killed and started again, under devices that wait for
+//! messages and under devices that all send at once.
 //!
-//! `cargo bench --bench restart` prints the figures beside what is promised (6 minutes on two cores, most of them for the passwords of 11,000
-//! accounts); `-- --quick` a tenth of it, `-- --only sends`, `devices` or `watches` a part. Watches are clients with profiles of their own; the devices that speak are the same protocol without
-//! a profile on the disk, or the load would need more of the machine than the realm.
+//! `cargo bench --bench restart` prints the figures and the promised limits. It takes 6 minutes on
+//! two cores, most of them for the passwords of 11,000 accounts. `-- --quick` uses a tenth of the
+//! devices and half of the sends. `-- --only sends`, `devices` or `watches` does a part. Watches
+//! are clients with profiles of their own. The devices that send use the same protocol without a
+//! profile on disk. Else the load would need more of the machine than the realm.
 
 #![allow(clippy::cast_precision_loss, reason = "figures are for reading")]
 
@@ -24,28 +26,29 @@ use merpati::{
 use support::{Home, PASSWORD, Realm, device::Target};
 use tokio::task::{JoinSet, LocalSet};
 
-/// Who watches, and who speaks after a restart.
+/// The number of watches, and of devices that send after a restart.
 const WATCHES: u16 = 1000;
 const DEVICES: u16 = 10_000;
-/// Sends of each kind that are compared, in turns of so many.
+/// The number of sends of each kind that are compared, and of turns.
 const SENDS: usize = 20_000;
 const TURNS: usize = 10;
-/// What is done at the same time while accounts are made and sends are compared.
+/// Parallel work while accounts are made and sends are compared.
 const AT_ONCE: usize = 16;
-/// When the realm is killed under its watches: after so long a silence, or as soon as they are served again.
+/// When the realm is killed under its watches: after this silence, or as soon as they are served
+/// again.
 const KILLS: [Option<Duration>; 4] = [Some(QUIET), None, Some(QUIET), None];
-/// In which all that follows from what was said has been said and written down.
+/// After this silence all messages and their consequences are sent and stored.
 const QUIET: Duration = Duration::from_secs(10);
-/// By when a watch is to be served again after the realm's start.
+/// A watch must be served again within this time after the realm's start.
 const SERVED: Duration = Duration::from_secs(3);
-/// What has not come by then does not come.
+/// A message that has not arrived within this time does not arrive.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How long datagrams are counted that come unasked.
+/// The time for which unrequested datagrams are counted.
 const UNASKED: Duration = Duration::from_secs(10);
 const MESSAGE: &[u8] = b"twenty bytes of text";
 const GROUP: &str = "everybody";
 
-/// Starts the realm again as after a power cut. Others go on meanwhile.
+/// Restarts the realm as after a power cut. Other tasks continue meanwhile.
 async fn restart(mut realm: Realm) -> Realm {
     let restarted = tokio::task::spawn_blocking(move || {
         realm.kill();
@@ -60,7 +63,7 @@ fn row(what: &str, measured: &str, promised: &str, is_kept: bool) {
     println!("| {what} | {measured} | {promised}{kept} |");
 }
 
-/// Does the same with each of some, so many of them at a time; what came of it.
+/// Does the same work with each item, at most `at_once` of them at a time. Returns the results.
 async fn with_each<A, T: 'static, F: Future<Output = T> + 'static>(
     all: impl IntoIterator<Item = A>,
     at_once: usize,
@@ -89,8 +92,9 @@ async fn register_all(target: Target, count: u16) -> Vec<Device> {
     with_each(devices, AT_ONCE, register).await
 }
 
-/// A realm that holds nobody off for coming from this machine. How many handshakes begin in all without a cookie stays as it is by default: without that bound
-/// those that begin at once crowd each other out, and each is made many times over.
+/// Starts a realm without limits on one machine. The limit on all handshakes without a cookie is
+/// the default. Without it, handshakes that begin at once crowd each other out, and each is made
+/// many times.
 fn realm(home: &Home) -> Realm {
     let limits = [
         "handshakes_per_subnet",
@@ -105,7 +109,7 @@ fn realm(home: &Home) -> Realm {
     home.realm_as(&format!("[limits]\npassword_threads = 2\n{limits}"))
 }
 
-/// Watches of clients with profiles: the share that is served in time after each kill.
+/// Measures watches of clients with profiles: the share that is served in time after each kill.
 async fn watches(mut realm: Realm, home: &Home, count: usize) -> Realm {
     let connect = realm.connect.clone();
     let group = GROUP.parse().unwrap();
@@ -126,7 +130,7 @@ async fn watches(mut realm: Realm, home: &Home, count: usize) -> Realm {
         }
     };
     with_each(0..count, AT_ONCE, join).await;
-    // All watch once a message has come to all.
+    // All clients watch once they have all received a message.
     writer.sendgroup(group, b"0".as_slice()).await.unwrap();
     served(&mut told, "0", count, Instant::now() + PATIENCE).await;
     for (kill, silence) in (1..).zip(KILLS) {
@@ -170,7 +174,7 @@ async fn watch(client: Client, tell: tokio::sync::mpsc::UnboundedSender<(String,
     }
 }
 
-/// When those had a message that had it by then.
+/// Returns the times at which watches received a message, up to `until`.
 async fn served(
     told: &mut tokio::sync::mpsc::UnboundedReceiver<(String, Instant)>,
     text: &str,
@@ -188,7 +192,8 @@ async fn served(
     times
 }
 
-/// Devices that watch and then say nothing any more: what the realm sends each of them after its start.
+/// Measures devices that watch and then stay silent: the datagrams that the realm sends each of
+/// them after its start.
 async fn unasked(realm: Realm, devices: Vec<Device>) -> (Realm, Vec<Device>) {
     let target = Target::of(&realm);
     let count = devices.len();
@@ -202,7 +207,8 @@ async fn unasked(realm: Realm, devices: Vec<Device>) -> (Realm, Vec<Device>) {
         let whoami = Command::WhoAmI(command::WhoAmI {
             session: SessionRef::Bound,
         });
-        // The second proves the link, the third comes after whatever that brings about.
+        // The second command proves the link. The third comes after everything that the proof
+        // causes.
         for command in [watch, whoami.clone(), whoami] {
             let request = Request::from(command).to_bytes();
             device.answer(&mut link, request, false).await;
@@ -229,7 +235,8 @@ async fn unasked(realm: Realm, devices: Vec<Device>) -> (Realm, Vec<Device>) {
     (realm, devices)
 }
 
-/// All devices speak right after a start: the realm's processor, and the longest wait.
+/// Measures devices that all send right after a start: the realm's processor time, and the longest
+/// wait.
 async fn all_speak(realm: Realm, devices: Vec<Device>, resumes: bool) -> (Realm, Vec<Device>, f64) {
     let realm = restart(realm).await;
     let (target, count) = (Target::of(&realm), devices.len());
@@ -263,8 +270,9 @@ async fn all_speak(realm: Realm, devices: Vec<Device>, resumes: bool) -> (Realm,
     (realm, devices, each)
 }
 
-/// A message of each of some devices, all at the same moment: over the link that it has, or over one that it comes back on. Both ways as many
-/// share a sync of the realm's disk, which costs more than most of the rest.
+/// Sends a message of each device, all at the same moment: over its open link, or over a resumed
+/// one. In both cases the same number of messages shares a sync of the realm's disk, which costs
+/// more than most other work.
 async fn burst(target: Target, devices: Vec<(Device, Option<Link>)>) -> Vec<(Device, Link)> {
     let mut ready = Vec::new();
     for (mut device, link) in devices {
@@ -285,7 +293,7 @@ async fn burst(target: Target, devices: Vec<(Device, Option<Link>)>) -> Vec<(Dev
     with_each(ready, AT_ONCE, finish).await
 }
 
-/// The realm's processor for sends that come by resumption, against sends on links that are open.
+/// Measures the realm's processor time for sends by resumption, and for sends on open links.
 async fn sends(realm: &Realm, mut devices: Vec<Device>, count: usize) -> Vec<Device> {
     let target = Target::of(realm);
     let (mut resumed, mut open) = (Duration::ZERO, Duration::ZERO);

@@ -1,4 +1,5 @@
-//! How much comes back for what strangers send: an endpoint, and every kind of datagram, whole and spoilt.
+//! Amplification: the bytes that an endpoint sends for each byte that strangers send. Every kind of
+//! datagram is sent, valid and damaged.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -40,7 +41,7 @@ fn endpoint(protection: Protection) -> Endpoint {
     Endpoint::new(config, &realm().into(), [4; 32])
 }
 
-/// Makes datagrams such as strangers send.
+/// Makes datagrams as strangers send them.
 struct Strangers {
     rng: StdRng,
     noise: Vec<u8>,
@@ -115,7 +116,7 @@ impl Strangers {
     }
 }
 
-/// Everything that an endpoint sends, by where it goes: nobody ever answers it.
+/// Measures the bytes that an endpoint sends to each address. No address ever answers it.
 pub fn measure(inputs: u64) {
     let (mut came, mut sent, mut answered) = (0_u64, 0_u64, 0_u64);
     let mut worst = 0.0_f64;

@@ -1,4 +1,4 @@
-//! Floods of datagrams, from many addresses, at a rate.
+//! Floods of datagrams at a given rate, from many addresses.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -19,9 +19,9 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::support::Realm;
 
-/// Addresses from which it comes, each in a subnet of its own.
+/// Addresses that the flood comes from, each in a subnet of its own.
 const MACHINES: u64 = 1000;
-/// How often the rate is looked at.
+/// The interval at which due datagrams are sent.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Makes the datagrams of a flood.
@@ -34,7 +34,7 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Sends `count` datagrams, so many a second.
+    /// Sends `count` datagrams, `a_second` of them a second.
     pub fn start(realm: &Realm, a_second: u64, count: u64, mut make: Make) -> Self {
         let to = realm.address;
         let is_over = Arc::new(AtomicBool::new(false));
@@ -69,7 +69,7 @@ impl Flood {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Ends it; how many datagrams there were.
+    /// Ends the flood and returns the number of datagrams.
     pub fn end(self) -> u64 {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
@@ -83,12 +83,12 @@ fn machine(n: u64) -> UdpSocket {
 }
 
 fn send(socket: &UdpSocket, datagram: &[u8], to: SocketAddr) {
-    // One that does not fit the queue is as good as lost.
+    // A datagram that does not fit the queue counts as lost.
     let _ = socket.send_to(datagram, to);
 }
 
-/// Inits of devices that will never answer. One handshake serves for all: each has an id of its own, and so a MAC of
-/// its own, and nobody can tell without the curve that they are one.
+/// Makes Inits of devices that never answer. They share one handshake. Each has an id of its own,
+/// and so a MAC of its own. Without the elliptic curve nobody can tell that they share it.
 pub fn spoofed(realm: &Realm) -> Make {
     let string: ConnectionString = realm.connect.parse().unwrap();
     let key = string.key.unwrap();
@@ -115,7 +115,7 @@ pub fn spoofed(realm: &Realm) -> Make {
     })
 }
 
-/// Packets of links that there are not, Inits without sense, and noise.
+/// Makes packets of links that do not exist, invalid Inits, and noise.
 pub fn junk(_: &Realm) -> Make {
     let mut rng = StdRng::seed_from_u64(3);
     Box::new(move |out| {

@@ -1,4 +1,4 @@
-//! Greedy parties: what each gathers first, and what it then does as fast as it may.
+//! Greedy parties. Each prepares itself, and then does as much as it may.
 
 use std::{
     future::Future,
@@ -25,25 +25,25 @@ use crate::{
     support::device::{Device, Told, bytes, new_key, socket, user},
 };
 
-/// Where a party comes from: not from where the honest users are.
+/// The address of a party. It differs from that of the honest users.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 7);
 /// Links of a party that has several.
 const LINKS: usize = 4;
-/// What is asked on each, a second: twice what one link is allowed, so that it is always refused some.
+/// Requests a second on each link: twice the limit of a link, so that some are always refused.
 const ASKED_A_SECOND: u32 = 1000;
-/// What is in flight on each.
+/// Requests in flight on each link.
 const IN_FLIGHT: usize = 32;
-/// A party looks so often whether it is its turn.
+/// The interval at which a party checks whether it is its turn.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What a party does with what it is told.
+/// The activity of a party.
 type Running<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// A greedy party.
 pub struct Party {
     pub name: &'static str,
     pub what: &'static str,
-    /// The realm's configuration, given the key that the party may prove.
+    /// Returns the realm's configuration for a party that may prove this key.
     pub config: fn(&SecretKey) -> String,
     pub run: for<'a> fn(&'a Control) -> Running<'a>,
 }
@@ -52,7 +52,7 @@ fn defaults(_: &SecretKey) -> String {
     String::new()
 }
 
-/// All of them, nobody first: what is between the two columns then is the machine's.
+/// All parties. With `nobody`, the first, the difference of the columns is that of the machine.
 pub const PARTIES: &[Party] = &[
     Party {
         name: "nobody",
@@ -121,7 +121,7 @@ pub const PARTIES: &[Party] = &[
     },
 ];
 
-/// Asks at that pace while it is the party's turn, whatever is answered.
+/// Sends requests at this rate during the party's turns, whatever the answers.
 async fn hammer(
     control: &Control,
     device: &mut Device,
@@ -132,7 +132,8 @@ async fn hammer(
     let (mut due, mut in_flight) = (Instant::now(), 0);
     while !control.is_over() {
         let now = Instant::now();
-        // What could not be asked in time is asked later, but not all that a turn of others has held up.
+        // Late requests are sent later. Those that are late by more than 40 ms, as after a turn of
+        // the others, are dropped.
         due = due.max(now.checked_sub(LOOK * 2).unwrap_or(now));
         while control.is_on() && in_flight < IN_FLIGHT && due <= now {
             let request = make(device);
@@ -163,7 +164,7 @@ async fn hammer(
     }
 }
 
-/// The same on all of these at once.
+/// Does the same on several links at once.
 async fn hammer_all<F: FnMut(&mut Device) -> Vec<u8>>(
     control: &Control,
     devices: &mut [Device],
@@ -176,13 +177,13 @@ async fn hammer_all<F: FnMut(&mut Device) -> Vec<u8>>(
     join_all(all.collect()).await;
 }
 
-/// The address number `n` of the party, each in a subnet of its own.
+/// Returns the party's address `n`, each in a subnet of its own.
 fn network(n: usize) -> Ipv4Addr {
     let [.., n] = n.to_be_bytes();
     Ipv4Addr::new(127, 2, n, 7)
 }
 
-/// Asks for all of these, and waits until all are done.
+/// Sends all requests, and waits until all are done.
 async fn prepare(device: &mut Device, requests: Vec<Vec<u8>>) {
     let (mut requests, mut in_flight) = (requests.into_iter().peekable(), 0);
     while requests.peek().is_some() || in_flight > 0 {
@@ -275,11 +276,11 @@ async fn links(control: &Control) {
     let count = if control.length.turns == 1 { 40 } else { 400 };
     for _ in 0..count {
         let mut device = Device::begin(&new_key(), ELSEWHERE, control.target).await;
-        // It is refused, and the link is proven.
+        // The command is refused, and the link is proven.
         device.answer(whoami.clone()).await;
         devices.push(device);
     }
-    // Those that had to make room come again, and again.
+    // Devices whose links were evicted come back again and again.
     hammer_all(control, &mut devices, 1, |_| {
         |_: &mut Device| whoami.clone()
     })
@@ -315,7 +316,7 @@ async fn nameless(control: &Control) {
     }
 }
 
-/// Begins a link, shows where its device is, and is not heard again.
+/// Opens a link, proves the address of its device, and then stays silent.
 async fn half_open(control: &Control, socket: &Arc<UdpSocket>) {
     let mut device = Device::begin_at(&new_key(), Arc::clone(socket), control.target);
     device.show_where().await;
@@ -357,7 +358,7 @@ async fn watches(control: &Control) {
         .map(|n| add_group(writer.operation(), n))
         .collect();
     prepare(&mut writer, made).await;
-    // Before what they are to read: a device is shown what came after it.
+    // This is done before the messages are sent, because a device is shown only later messages.
     let mut devices = Vec::new();
     for _ in 0..2 {
         let key = new_key();
@@ -382,7 +383,7 @@ async fn watches(control: &Control) {
         let sent = (0..MESSAGES).map(|_| send(&mut writer)).collect();
         prepare(&mut writer, sent).await;
     }
-    // Twice a second each begins anew.
+    // Each starts a new watch twice a second.
     hammer_all(control, &mut devices, 2, |_| {
         |device: &mut Device| {
             device.takes_nothing_pushed();
@@ -405,7 +406,7 @@ async fn cursors(control: &Control) {
         unreachable!()
     };
     first.register("greedy").await;
-    // None of them is there, as far as the party knows.
+    // None of these groups exists, as far as the party knows.
     let named = |n| {
         (
             Mailbox::Group(format!("g{n}").parse().unwrap()),
@@ -422,7 +423,7 @@ async fn cursors(control: &Control) {
     .await;
 }
 
-/// Devices without an account, each in a network of its own.
+/// Returns devices without an account, each in a network of its own.
 async fn devices_everywhere(control: &Control) -> Vec<Device> {
     let mut devices = Vec::new();
     for n in 0..8 {

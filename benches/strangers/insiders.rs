@@ -1,5 +1,6 @@
-//! What honest users notice of a greedy party beside them: users who write to one another at a steady pace, and somebody who takes what
-//! they can get for a while, and then nothing for a while, in turns, so that what else happens on the machine hits both.
+//! The effect of a greedy party on honest users. Honest users send one another messages at a steady
+//! rate. A greedy party takes as much as it can get in some turns and does nothing in the others.
+//! The turns alternate, so that other work of the machine affects both.
 
 use std::{
     net::Ipv4Addr,
@@ -23,23 +24,23 @@ use crate::{
     },
 };
 
-/// Users who write to one another.
+/// Users who send one another messages.
 const HONEST: usize = 4;
-/// Messages of each, a second.
+/// Messages of each user, a second.
 const A_SECOND: u32 = 20;
-/// After each turn so much time counts for neither side.
+/// The time after each turn that counts for neither side.
 const SETTLING: Duration = Duration::from_millis(300);
-/// How long the greedy party may take to prepare itself.
+/// The longest time for a greedy party to prepare itself.
 const PREPARATION: Duration = Duration::from_mins(3);
 
-/// How long all of it takes.
+/// The length of a measurement.
 #[derive(Clone, Copy)]
 pub struct Length {
-    /// Turns of each, the greedy party's and the idle ones.
+    /// The number of turns of each kind: of the greedy party, and idle.
     pub turns: u32,
-    /// How long each is.
+    /// The length of each turn.
     pub turn: Duration,
-    /// How long the party may gather what it wants to have.
+    /// The time in which the party may gather what it needs.
     pub gather: Duration,
 }
 
@@ -56,13 +57,13 @@ impl Length {
     };
 }
 
-/// What a greedy party is told, and tells.
+/// The state that the measurement and a greedy party share.
 pub struct Control {
     pub target: Target,
-    /// The key that the party proves, where the realm has been told one.
+    /// The key that the party proves, if the realm is configured with one.
     pub key: SecretKey,
     pub length: Length,
-    /// Whoever has prepared what it needs: the honest users, and the party.
+    /// The number of sides that are prepared, of two: the honest users, and the party.
     ready: AtomicU64,
     is_on: AtomicBool,
     is_over: AtomicBool,
@@ -71,7 +72,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// The one side has what it needs.
+    /// Records that one side is prepared.
     pub fn ready(&self) {
         self.ready.fetch_add(1, Ordering::Relaxed);
     }
@@ -84,7 +85,7 @@ impl Control {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Counts an answer that the party was given.
+    /// Counts an answer to the party.
     pub fn count(&self, is_refusal: bool) {
         let count = if is_refusal {
             &self.refused
@@ -95,17 +96,18 @@ impl Control {
     }
 }
 
-/// A message of an honest user: when it was due, and after what time it was stored, if it was.
+/// A message of an honest user: when it was due, and how long it took until it was stored, or why
+/// it was not stored.
 type Sent = (Instant, Result<Duration, String>);
 
-/// The times at which the party was at it, and not.
+/// The times of the turns of the party, and of the idle ones.
 #[derive(Default)]
 struct Turns {
     greedy: Vec<(Instant, Instant)>,
     idle: Vec<(Instant, Instant)>,
 }
 
-/// Puts a party beside honest users. True when all that those have sent was stored.
+/// Measures honest users beside a party. True if all their messages were stored.
 pub fn measure(party: &Party, length: Length) -> bool {
     let home = Home::new();
     let key = new_key();
@@ -153,7 +155,7 @@ pub fn measure(party: &Party, length: Length) -> bool {
     )
 }
 
-/// Ends all of it when one of the threads ends, however it does.
+/// Ends the measurement when one of the threads ends, also by a panic.
 struct Over<'a>(&'a Control);
 
 impl Drop for Over<'_> {
@@ -170,7 +172,7 @@ fn turn(control: &Control, is_on: bool) -> (Instant, Instant) {
     (from, Instant::now())
 }
 
-/// The row. True when nothing of the honest users' was lost.
+/// Prints the row of a party. True if no message of the honest users was lost.
 fn tell(party: &Party, control: &Control, turns: &Turns, sent: &[Sent], grown: f64) -> bool {
     let of = |turns: &[(Instant, Instant)]| {
         let is_in = |at: &Instant| turns.iter().any(|(from, to)| from <= at && at < to);
@@ -211,7 +213,8 @@ fn tell(party: &Party, control: &Control, turns: &Turns, sent: &[Sent], grown: f
     failed.is_empty()
 }
 
-/// Users who write to one another, whatever else happens: each message has its time, and is not put off by one that takes long.
+/// Runs users who send one another messages. Each message has its time, and is not delayed by an
+/// earlier one that takes long.
 async fn honest(control: &Control, sent: &Mutex<Vec<Sent>>) {
     let mut devices = Vec::new();
     for n in 0..HONEST {
@@ -223,7 +226,7 @@ async fn honest(control: &Control, sent: &Mutex<Vec<Sent>>) {
     let begin = Instant::now();
     let all = devices.iter_mut().enumerate().map(|(n, device)| {
         let gap = Duration::from_secs(1) / A_SECOND;
-        // Not all at the same moment.
+        // The users do not all send at the same moment.
         let first = begin + gap * u32::try_from(n).unwrap() / u32::try_from(HONEST).unwrap();
         let to = user(&format!("honest{}", (n + 1) % HONEST));
         write(control, device, (first, gap), to, sent)

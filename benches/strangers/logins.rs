@@ -1,4 +1,4 @@
-//! What users do meanwhile, and how long it takes.
+//! The actions of users under a flood, and how long they take.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use merpati::{client::CallError, wire::Username};
 
 use crate::support::{Home, PASSWORD, Realm};
 
-/// How long things took.
+/// Durations of actions.
 #[derive(Default)]
 pub struct Samples(Vec<Duration>);
 
@@ -43,14 +43,14 @@ impl Samples {
             .unwrap_or_default()
     }
 
-    /// The part that took no longer than `limit`.
+    /// Returns the share of durations up to `limit`.
     pub fn within(&self, limit: Duration) -> f64 {
         let few = self.0.iter().filter(|took| **took <= limit).count();
         few as f64 / self.0.len() as f64
     }
 }
 
-/// A runtime of the thread's own.
+/// Returns a runtime for one thread.
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -58,7 +58,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Logins, one after another, each of a device that has not been there before.
+/// Measures logins, one after another, each of a new device.
 pub fn logins(home: &Home, realm: &Realm, count: usize, name: &str) -> Samples {
     let ann = "ann".parse().unwrap();
     let mut samples = Samples::default();
@@ -73,16 +73,17 @@ pub fn logins(home: &Home, realm: &Realm, count: usize, name: &str) -> Samples {
     samples
 }
 
-/// What a user who is logged in does.
+/// The action of a user who is logged in.
 #[derive(Clone, Copy, PartialEq)]
 pub enum What {
-    /// Writes messages, which are stored.
+    /// Sends messages, which are stored.
     Write,
-    /// Asks something that leaves nothing behind.
+    /// Sends a query that changes nothing.
     Ask,
 }
 
-/// Commands of a user who is logged in, one after another; one that takes longer than `patience` counts as twice that.
+/// Measures commands of a user who is logged in, one after another. One that takes longer than
+/// `patience` counts as twice that.
 pub fn commands(
     home: &Home,
     realm: &Realm,
@@ -118,7 +119,8 @@ pub fn commands(
     samples
 }
 
-/// A flood of logins with wrong passwords; what the commands of somebody else take meanwhile, and the most memory.
+/// Sends a flood of logins with wrong passwords. Returns the durations of another user's commands
+/// meanwhile, and the highest memory.
 pub fn guesses(home: &Home, realm: &Realm, count: usize) -> (Samples, u64) {
     let is_over = Arc::new(AtomicBool::new(false));
     let most = Arc::new(AtomicU64::new(0));
@@ -134,7 +136,8 @@ pub fn guesses(home: &Home, realm: &Realm, count: usize) -> (Samples, u64) {
                     let client = &clients[n];
                     async move {
                         for round in 0..count / 64 {
-                            // No name twice: guesses at one account wait.
+                            // No name is used twice, because the login throttle delays guesses at
+                            // one account.
                             let user = format!("nobody-{n}-{round}").parse().unwrap();
                             let _ = client.auth(user, b"wrong").await;
                         }
@@ -169,7 +172,7 @@ pub fn guesses(home: &Home, realm: &Realm, count: usize) -> (Samples, u64) {
     (samples, most.load(Ordering::Relaxed))
 }
 
-/// Waits for all of them.
+/// Waits for all futures.
 pub async fn join_all<F: Future<Output = ()> + Unpin>(mut all: Vec<F>) {
     std::future::poll_fn(|context| {
         all.retain_mut(|one| std::pin::Pin::new(one).poll(context).is_pending());
@@ -182,7 +185,8 @@ pub async fn join_all<F: Future<Output = ()> + Unpin>(mut all: Vec<F>) {
     .await;
 }
 
-/// Three wrong passwords for each of so many users that there are, and as many that there are not, in turn.
+/// Measures three wrong passwords for each of `users` existing users and as many users that do not
+/// exist, in turn.
 pub fn wrong_passwords(home: &Home, realm: &Realm, users: usize) -> (Samples, Samples) {
     for n in 0..users {
         home.register(&format!("user{n}"), &realm.connect);

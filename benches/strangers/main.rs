@@ -1,12 +1,14 @@
-//! What strangers can do to a realm: a real one, in a process of its own, under floods; and how much comes back for
-//! what they send.
+//! Attacks of strangers on a realm: a real one, in a process of its own, under floods; and the
+//! amplification of their datagrams.
 //!
-//! `cargo bench --bench strangers` prints a table: what was measured beside what must hold. It takes some minutes
-//! and wants the machine for itself. `-- --quick` does a hundredth of it, to see that it works; `-- --only handshakes`, or
-//! `amplification`, `junk`, `logins` or `names`, one row.
+//! `cargo bench --bench strangers` prints a table with the measured figures and their limits. It
+//! takes some minutes and needs the machine for itself. `-- --quick` does a hundredth of it, to
+//! check that it works. `-- --only handshakes`, or `amplification`, `junk`, `logins` or `names`,
+//! prints one row.
 //!
-//! The insider's part: honest users beside one greedy party after another (`insiders.rs`, `greedy.rs`); `-- --only insiders`, or the
-//! name of a party. It fails if a message of theirs is not stored, and never because one took long.
+//! It also measures insiders: honest users beside one greedy party after another (`insiders.rs`,
+//! `greedy.rs`). `-- --only insiders`, or the name of a party, measures only these. The benchmark
+//! fails if a message of the honest users is not stored. It never fails because one took long.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -31,7 +33,7 @@ use insiders::Length;
 use logins::{Samples, What, commands, guesses, logins};
 use support::{Home, Realm};
 
-/// Spoofed handshakes and junk, a second.
+/// Spoofed handshakes and junk datagrams, a second.
 const HANDSHAKES_A_SECOND: u64 = 20_000;
 const JUNK_A_SECOND: u64 = 100_000;
 
@@ -43,7 +45,8 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A realm that counts nobody's logins, and lets one machine begin many: else there would be nothing to measure.
+/// Starts a realm without limits on logins, and with a high limit on handshakes from one machine.
+/// Else most of the load would be refused.
 fn realm(home: &Home) -> Realm {
     home.realm_as(
         "[limits]\nhandshakes_per_subnet = \"100/s\"\nlogins_per_subnet = \"unlimited\"\nregistrations_per_subnet = \"unlimited\"\n\
@@ -108,7 +111,7 @@ fn spoofed_handshakes(count: u64) {
     logins(&home, &realm, 3, "first");
     let empty = realm.memory();
     let idle = logins(&home, &realm, wanted, "idle");
-    // What logins leave behind by themselves is not the flood's.
+    // The memory that logins take by themselves is not counted for the flood.
     let each = realm.memory().saturating_sub(empty) / wanted as u64;
     let before = realm.memory();
     let flood = Flood::start(&realm, HANDSHAKES_A_SECOND, count, spoofed(&realm));
@@ -150,7 +153,7 @@ fn junk_datagrams(span: Duration) {
     );
     let before = realm.memory();
     let flood = Flood::start(&realm, JUNK_A_SECOND, u64::MAX, junk(&realm));
-    // Served: answered within the time that a user would wait.
+    // A command counts as served if it is answered within the time that a user would wait.
     let served = commands(&home, &realm, span, Duration::from_secs(1), What::Ask);
     let most = realm.memory();
     let rate = flood.end() as f64 / span.as_secs_f64();

@@ -1,4 +1,4 @@
-//! What the fuzzer does with an input. `cargo fuzz run <target>` fuzzes one target, `fuzz/campaign` all of them.
+//! The fuzz targets. `cargo fuzz run <target>` fuzzes one target, `fuzz/campaign` all of them.
 
 #[path = "../../src/cli/remote_args.rs"]
 #[allow(dead_code)]

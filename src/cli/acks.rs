@@ -1,4 +1,4 @@
-//! Acknowledgements of a program that reads our output: one line each on standard input.
+//! Acknowledgements from a program that reads the output: one line each on standard input.
 
 use std::{
     io::{self, BufRead as _, Read as _},
@@ -10,19 +10,21 @@ use tokio::sync::mpsc;
 
 use super::output::Failure;
 
-/// The longest line that can be an acknowledgement, in bytes: two names of 32 bytes, a number, and what is between.
+/// The longest line of an acknowledgement, in bytes: two names of 32 bytes, a number, and
+/// separators.
 const LINE_BYTES_MAX: u64 = 128;
-/// Lines that wait to be taken; then the program that writes them waits too.
+/// Lines that wait to be handled. If there are more, the program that writes them waits.
 const WAITING_MAX: usize = 64;
 
-/// The lines of standard input, each with its number. They are read by a thread, because standard input blocks.
+/// The lines of standard input, with their numbers. A thread reads them, because reading standard
+/// input blocks.
 #[derive(Debug)]
 pub struct Acks {
     lines: mpsc::Receiver<io::Result<String>>,
     count: u64,
 }
 
-/// What a program has acknowledged: everything of a mailbox up to a position.
+/// An acknowledgement of all messages of a mailbox up to a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack {
     /// The mailbox, if the line names it.
@@ -31,7 +33,7 @@ pub struct Ack {
 }
 
 impl Acks {
-    /// Begins to read standard input.
+    /// Starts to read standard input.
     pub fn of_stdin() -> Self {
         let (tell, lines) = mpsc::channel(WAITING_MAX);
         thread::spawn(move || {
@@ -51,7 +53,8 @@ impl Acks {
         Self { lines, count: 0 }
     }
 
-    /// The next acknowledgement; `None` at the end of standard input. `wanted` is how a line is written.
+    /// Returns the next acknowledgement; `None` at the end of standard input. `wanted` is the
+    /// format of a line.
     pub async fn next(&mut self, wanted: Wanted) -> Result<Option<Ack>, Failure> {
         let Some(line) = self.lines.recv().await else {
             return Ok(None);
@@ -63,13 +66,13 @@ impl Acks {
         }
     }
 
-    /// An error about the line that came last.
+    /// Returns an error about the last line.
     pub fn wrong(&self, reason: &str) -> Failure {
         Failure::usage(format!("standard input, line {}: {reason}", self.count))
     }
 }
 
-/// One line, or `None` at the end. A line without its end is taken as one.
+/// Reads one line; `None` at the end. A last line without a line end counts.
 fn read_line() -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let mut input = io::stdin().lock().take(LINE_BYTES_MAX);
@@ -77,7 +80,7 @@ fn read_line() -> io::Result<Option<String>> {
     Ok((!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned()))
 }
 
-/// How an acknowledgement is written.
+/// The format of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// `<position>`, for a command that reads one mailbox.

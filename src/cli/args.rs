@@ -1,5 +1,4 @@
-//! The command line: what there is to say, and what it means. Help, completions and errors come from
-//! this one definition.
+//! The definition of the command line. Help, completions and errors are made from it.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -28,7 +27,7 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 the realm refused; 2 wrong usage; 3 not done and not kept; 4 kept, or not known \
 yet; 5 trouble on this machine; 141 the reader of the output has gone.";
 
-/// The definition of the command line. An environment variable that is empty counts as unset.
+/// Returns the definition of the command line. An empty environment variable counts as unset.
 pub fn definition() -> clap::Command {
     unset_empty(Cli::command())
 }
@@ -110,7 +109,7 @@ pub struct Global {
 }
 
 impl Global {
-    /// These options, but for those that a line of the shell gives itself, by their names in `given`.
+    /// Returns these options, except those in `given`, which are taken from the shell's `line`.
     pub fn with_line(&self, line: &Self, given: &[String]) -> Self {
         let mut global = self.clone();
         for name in given {
@@ -215,12 +214,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// What was given: the text, or - for standard input.
+    /// Returns the given message: the text, or - for standard input.
     pub fn given(&self) -> &str {
         &self.message
     }
 
-    /// The message with this text.
+    /// Returns the message with this text.
     pub const fn with<'a>(&self, text: &'a str) -> merpati::client::Message<'a> {
         merpati::client::Message {
             body: text.as_bytes(),

@@ -1,4 +1,4 @@
-//! The commands that talk to a realm, each of them once.
+//! Clients and profiles for the commands that talk to a realm, and common functions of these.
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
@@ -20,15 +20,15 @@ use super::{
     output::{Failure, Output},
 };
 
-/// When no answer has come for so long, a person is told that the trying goes on.
+/// After this time without an answer, a person is told that the command is still tried.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A client for the profile that the options name.
+/// Returns a client for the profile that the options name.
 pub fn client(global: &Global, session: Option<SessionId>) -> Result<Client, Failure> {
     open(global, session, None)
 }
 
-/// A client that is to watch.
+/// Returns a client for a watch.
 pub fn watching_client(global: &Global, keepalive: Option<Duration>) -> Result<Client, Failure> {
     open(global, None, keepalive)
 }
@@ -67,7 +67,7 @@ fn open(
     Ok(Client::open(profile(global)?, options)?.with(sending))
 }
 
-/// The profile that the options name.
+/// Opens the profile that the options name.
 pub fn profile(global: &Global) -> Result<Profile, Failure> {
     let home = match &global.home {
         Some(home) => home.clone(),
@@ -76,7 +76,7 @@ pub fn profile(global: &Global) -> Result<Profile, Failure> {
     Ok(Profile::open(&home, &global.profile, &mut system_rng()?)?)
 }
 
-/// Waits for a call, telling a person who waits long that it is still being tried.
+/// Waits for a call. A person who waits long is told that it is still tried.
 pub async fn patiently<T, E: Into<Failure>>(
     client: &Client,
     call: impl Future<Output = Result<T, E>>,
@@ -97,7 +97,7 @@ pub async fn patiently<T, E: Into<Failure>>(
     outcome.map_err(Into::into)
 }
 
-/// The realm of a profile, as its connection string names it.
+/// The realm of a profile, by its connection string.
 #[derive(Debug)]
 pub struct RealmAt {
     /// `server` and `fingerprint`, for programs.
@@ -124,7 +124,7 @@ impl RealmAt {
 }
 
 impl std::fmt::Display for RealmAt {
-    /// ` at host:port, realm fingerprint …`, as far as it is known.
+    /// Writes ` at host:port` and the realm's fingerprint, as far as they are known.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(address) = &self.address {
             write!(f, " at {address}")?;
@@ -136,13 +136,13 @@ impl std::fmt::Display for RealmAt {
     }
 }
 
-/// Makes sure that a person means it when a new account would take the place of the one that the profile has at the same
-/// realm. Accounts at other realms are left alone.
+/// Asks a person for confirmation before a new account replaces the profile's account at the same
+/// realm. Accounts at other realms stay.
 ///
-/// The same name is no other account: a realm that has lost it is given it again.
+/// The same name is not another account: a realm that has lost an account gets it again.
 pub fn check_replaced(client: &Client, username: Username, replace: bool) -> Result<(), Failure> {
     let is_other = |user: &String| user != username.as_str();
-    // A profile that knows no realm has no account there.
+    // A profile that knows no realm has no account at it.
     let known = client.state().ok().and_then(|state| state.username);
     let Some(user) = known.filter(|user| !replace && is_other(user)) else {
         return Ok(());
@@ -248,7 +248,7 @@ pub async fn passwd(client: &Client, output: Output, old: &str, new: &str) -> Re
     )
 }
 
-/// Shows what two people compare to be sure of each other.
+/// Prints the fingerprints of the device and the realm, which people compare to verify the keys.
 pub fn fingerprint(global: &Global, output: Output) -> Result<(), Failure> {
     let profile = profile(global)?;
     let state = profile.load()?;

@@ -1,4 +1,4 @@
-//! The commands that talk to a realm, from the command line and from the shell alike.
+//! The commands that talk to a realm, from the command line and from the shell.
 
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ use super::{
     watch,
 };
 
-/// A command that is done stays so long for the next sign that what is in the outbox goes, and so long in all.
+/// After a command, the program stays for at most the first time without progress of the outbox,
+/// and for at most the second in all.
 const LINGER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
-/// Carries out one command of the command line.
+/// Executes one command of the command line.
 pub async fn once(global: &Global, output: Output, command: RemoteCommand) -> Result<(), Failure> {
-    // First what may be missing, so that wrong usage changes nothing.
+    // Options and input are checked first, so that wrong usage changes nothing.
     if let RemoteCommand::User(UserCommand::Register {
         replace, username, ..
     }) = &command
@@ -42,7 +43,8 @@ pub async fn once(global: &Global, output: Output, command: RemoteCommand) -> Re
     };
     let interrupted = told_when_interrupted(&command, !global.no_keep);
     tokio::select! {
-        // The first, so that it is listened to before anything is done. A watch ends by itself, once it has confirmed what was taken.
+        // This branch is first, so that Ctrl-C is handled before anything is done. A watch ends by
+        // itself, after it has confirmed what was taken.
         biased;
         stopped = tokio::signal::ctrl_c(), if !is_watch => {
             stopped?;
@@ -53,14 +55,14 @@ pub async fn once(global: &Global, output: Output, command: RemoteCommand) -> Re
     if is_watch {
         client.leave().await;
     }
-    // What was left over from before has the time to go, while it goes.
+    // Older entries of the outbox are sent now, as long as there is progress.
     let rtt = client.link_status().await.rtt.unwrap_or_default();
     client.drain(LINGER.0.max(rtt * 3), LINGER.1).await?;
     client.take_notices().iter().for_each(Output::notice);
     Ok(())
 }
 
-/// Carries out a command with what was [`Given`] for it.
+/// Executes a command with the input that was read for it.
 pub async fn execute(
     client: &Client,
     output: Output,
@@ -122,7 +124,7 @@ async fn user(
     }
 }
 
-/// What has become of a command that Ctrl-C ends.
+/// Returns the message for a command that Ctrl-C ends, which tells its state.
 pub const fn told_when_interrupted(command: &RemoteCommand, keep: bool) -> &'static str {
     match command.doing() {
         Doing::Reads => "interrupted",

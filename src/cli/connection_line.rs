@@ -1,5 +1,5 @@
-//! The last line of the terminal while somebody watches: how the link to the realm is. It is there for people only, where
-//! both results and what is said beside them go to one terminal.
+//! The last line of the terminal during a watch, which shows the state of the link to the realm. It
+//! is shown only to people, if both standard output and standard error are a terminal.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,25 +13,25 @@ use merpati::client::{Client, LinkStats, Spent};
 
 use super::output::{Output, columns};
 
-/// It is drawn so often, if it has changed.
+/// The interval at which the line is drawn if it has changed.
 const EVERY: Duration = Duration::from_secs(1);
-/// Packets that have to have come before a share of them says anything.
+/// Packets that must have been received before their loss is shown.
 const FEW: u64 = 20;
 
 /// The line.
 #[derive(Debug, Default)]
 pub struct ConnectionLine {
     is_wanted: bool,
-    /// What stands there.
+    /// The text on the screen.
     drawn: RefCell<String>,
-    /// The realm is out of reach.
+    /// The realm is unreachable.
     is_away: Cell<bool>,
-    /// How many datagrams have come, and when the last of them did.
+    /// The number of datagrams received, and the time of the last one.
     heard: Cell<Option<(u64, Instant)>>,
 }
 
 impl ConnectionLine {
-    /// One that is drawn if there is a person to see it, and a terminal that can take it back.
+    /// Returns a line. It is drawn only for a person, and on a terminal that can erase it.
     pub fn new(output: Output) -> Self {
         let is_terminal = io::stdout().is_terminal() && io::stderr().is_terminal();
         let is_plain = env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -40,15 +40,15 @@ impl ConnectionLine {
         line
     }
 
-    /// Takes the line away: something is printed.
+    /// Erases the line, because something else is printed.
     pub fn clear(&self) {
         if !self.drawn.take().is_empty() {
-            // Whoever closed standard error does not want to see it.
+            // A user who has closed standard error does not want the line.
             let _ = write!(io::stderr().lock(), "\r\x1b[2K");
         }
     }
 
-    /// The realm is out of reach from now on, or back.
+    /// Records whether the realm is unreachable.
     pub fn note_reach(&self, is_away: bool) {
         self.is_away.set(is_away);
     }
@@ -70,7 +70,7 @@ impl ConnectionLine {
         }
     }
 
-    /// How long ago the last of so many datagrams came.
+    /// Returns the time since the last of `count` datagrams was received.
     fn silence(&self, count: u64) -> Duration {
         let known = self.heard.get().filter(|(known, _)| *known == count);
         let (_, at) = known.unwrap_or((count, Instant::now()));
@@ -82,7 +82,8 @@ impl ConnectionLine {
         let Some(columns) = columns(&io::stderr()) else {
             return;
         };
-        // In the last column some terminals begin another line. What is said here is one column a character.
+        // Some terminals begin another line after the last column. Each character of the text takes
+        // one column.
         let room = columns.saturating_sub(3);
         let mut shown: String = text.chars().take(room).collect();
         if shown.len() < text.len() {
@@ -102,7 +103,7 @@ impl Drop for ConnectionLine {
     }
 }
 
-/// What the line says; where the realm is comes last, as it is cut first.
+/// Returns the text of the line. The realm's address is last, because the end is cut off first.
 fn text(
     address: Option<SocketAddr>,
     stats: Option<LinkStats>,
@@ -131,7 +132,7 @@ fn text(
     format!("{round_trip}{loss}; {bytes}; {realm}")
 }
 
-/// Bytes, short.
+/// Returns a short form of a number of bytes.
 fn size(bytes: u64) -> String {
     match bytes {
         0..1000 => format!("{bytes} B"),

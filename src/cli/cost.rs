@@ -1,4 +1,4 @@
-//! `merpati cost`: what talking to the realm has cost, counted at the socket.
+//! `merpati cost`: the traffic with the realm, counted at the socket.
 
 use merpati::client::{Spent, Traffic};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{
     output::{Failure, Output},
 };
 
-/// Notes what a run that is over has spent. What it was about is done either way.
+/// Records the traffic of a run that is over. An error does not change the outcome of the run.
 pub fn note(global: &Global, command: &str) {
     let spent = global.meter.spent();
     if spent == Spent::default() {
@@ -24,7 +24,7 @@ pub fn note(global: &Global, command: &str) {
     }
 }
 
-/// Tells what the last run and all of them have spent.
+/// Prints the traffic of the last run and of all runs.
 pub fn cost(global: &Global, output: Output, reset: bool) -> Result<(), Failure> {
     let profile = ask::profile(global)?;
     let spending = profile.spending()?;
@@ -52,7 +52,7 @@ pub fn cost(global: &Global, output: Output, reset: bool) -> Result<(), Failure>
     Ok(())
 }
 
-/// Tells what a session that goes on has spent so far.
+/// Prints the traffic of the session so far.
 pub fn so_far(global: &Global, output: Output) -> Result<(), Failure> {
     let spent = global.meter.spent();
     let object = json!({ "ok": true, "last": of(spent) });

@@ -1,4 +1,4 @@
-//! A message as a line: for people on a terminal, or as a JSON object.
+//! A message as a line: text for people on a terminal, or a JSON object.
 
 use std::io;
 
@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::output::{Failure, Output, columns, shown};
 
-/// What stands before each further line of a message.
+/// The indentation of each further line of a message.
 const INDENT: &str = "    ";
 
-/// The line, its end included. `names_group` says whether people are told the group, as where messages of several
-/// mailboxes mix; JSON always names the mailbox.
+/// Returns the line with its line end. `names_group` tells whether the text for people names the
+/// group, as it does where messages of several mailboxes mix. JSON always names the mailbox.
 pub fn line(
     output: Output,
     mailbox: &Mailbox,
@@ -29,7 +29,7 @@ pub fn line(
     Ok(line)
 }
 
-/// A group's name, with its realm if that is another one.
+/// Returns a group's name, with its realm if that is another one.
 fn group(mailbox: &Mailbox) -> Option<String> {
     match mailbox {
         Mailbox::Private | Mailbox::Realm(_) => None,
@@ -42,7 +42,7 @@ fn time(entry: &Entry) -> Result<jiff::Timestamp, Failure> {
     jiff::Timestamp::from_second(entry.time.into()).map_err(Failure::local)
 }
 
-/// How many entries the realm says it does not keep any more, if this is what it says.
+/// Returns the number of entries that the realm has deleted, if this entry reports it.
 fn gone(entry: &Entry) -> Option<u64> {
     let (_, count) = parse_varint(&entry.body).ok()?;
     (entry.content == CONTENT_GONE).then_some(count)
@@ -120,12 +120,12 @@ fn text(mailbox: &Mailbox, entry: &Entry, names_group: bool) -> Result<String, F
     Ok(indented(&whole, columns(&io::stdout())))
 }
 
-/// Indents all lines but the first, and breaks those that are wider than `width` between words.
+/// Indents all lines but the first, and breaks lines wider than `width` between words.
 fn indented(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else {
         return text.replace('\n', &format!("\n{INDENT}"));
     };
-    // Words stay whole: an address that is cut cannot be copied.
+    // Words stay whole, because an address that is broken cannot be copied.
     let options = textwrap::Options::new(width)
         .subsequent_indent(INDENT)
         .break_words(false);

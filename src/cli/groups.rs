@@ -14,7 +14,7 @@ use super::{
     remote_args::GroupCommand,
 };
 
-/// A command about groups; one that names a group of another realm goes there.
+/// Executes a command about groups. If it names a group of another realm, it goes to that realm.
 pub async fn once(
     client: &Client,
     output: Output,

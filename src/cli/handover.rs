@@ -1,7 +1,8 @@
 //! Hands messages to the reader of standard output and counts those that it has taken.
 //!
-//! A message counts as shown only once the reader has taken it. A terminal or a file takes what is written. A pipe
-//! buffers up to 64 KiB, so bytes in it may never be read: a message in a pipe counts when the reader has read it.
+//! A message counts as shown once the reader has taken it. A terminal or a file takes each message
+//! as it is written. A pipe buffers up to 64 KiB that may never be read, so a message in a pipe
+//! counts when the reader has read it.
 
 use std::{
     collections::VecDeque,
@@ -11,22 +12,23 @@ use std::{
 
 use super::output::{Failure, Output};
 
-/// Pauses while a pipe is not drained: they begin short, because most readers take at once, and double.
+/// Pauses while a pipe is not drained. They begin short, because most readers read at once, and
+/// double.
 const PAUSE_MIN: Duration = Duration::from_micros(200);
 const PAUSE_MAX: Duration = Duration::from_millis(10);
-/// A pipe that is ready for writing takes so many bytes without blocking (`PIPE_BUF` on Linux).
+/// A pipe that is ready for writing takes this many bytes without blocking (`PIPE_BUF` on Linux).
 const CHUNK_BYTES: usize = 4096;
-/// Messages written before the next wait for the reader, at most.
+/// Messages that are written before the next waits for the reader, at most.
 const BATCH_MAX: usize = 64;
-/// How often an idle command looks whether its reader is still there.
+/// The interval at which an idle command checks whether its reader is still there.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 
-/// What standard output is.
+/// The kind of standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sink {
-    /// What is written is taken: a terminal, a file, a socket, `/dev/null`.
+    /// It takes each message as it is written: a terminal, a file, a socket, `/dev/null`.
     Keeps,
-    /// What is written waits for its reader.
+    /// A pipe: messages wait for the reader.
     Pipe,
     /// Standard output was closed when the program started.
     Closed,
@@ -38,13 +40,14 @@ pub struct Handover {
     sink: Sink,
     /// Bytes written so far.
     written: u64,
-    /// Where each message that is not known to be taken ends, in bytes written.
+    /// The end of each message that is not known to be taken, in bytes written.
     ends: VecDeque<u64>,
     batch: usize,
 }
 
 impl Handover {
-    /// A hand-over to standard output. Fails if standard output is closed, because nobody would take anything.
+    /// Returns a handover to standard output. Fails if standard output is closed, because nobody
+    /// would take the messages.
     pub fn to_stdout() -> Result<Self, Failure> {
         let sink = platform::sink();
         if sink == Sink::Closed {
@@ -62,7 +65,7 @@ impl Handover {
         })
     }
 
-    /// Writes one message. Ends at once with [`Failure::reader_gone`] if the reader has gone.
+    /// Writes one message. Fails at once with [`Failure::reader_gone`] if the reader has gone.
     pub async fn write(&mut self, line: &str) -> Result<(), Failure> {
         match self.sink {
             Sink::Keeps | Sink::Closed => {
@@ -80,8 +83,9 @@ impl Handover {
         Ok(())
     }
 
-    /// A hand-over for a command that goes on where nobody takes anything: nothing is written then, and nothing counts as
-    /// taken. A program that wants only its outbox to go gives `watch` the null device.
+    /// Returns a handover for a command that goes on if standard output is closed. Then nothing is
+    /// written, and nothing counts as taken. A program that only wants its outbox sent gives
+    /// `watch` the null device.
     pub fn to_stdout_or_nowhere() -> Result<Self, Failure> {
         if platform::sink() != Sink::Closed {
             return Self::to_stdout();
@@ -97,17 +101,17 @@ impl Handover {
         })
     }
 
-    /// True when nobody takes anything.
+    /// True if nobody takes the messages.
     pub fn is_nowhere(&self) -> bool {
         self.sink == Sink::Closed
     }
 
-    /// True when as many messages wait as may be written before the next [`Handover::settle`].
+    /// True if no more messages may be written before the next [`Handover::settle`].
     pub fn is_batch_full(&self) -> bool {
         self.ends.len() >= self.batch
     }
 
-    /// Waits until the reader has taken all that was written; then the next batch may be twice as large.
+    /// Waits until the reader has taken all messages. Then the next batch may be twice as large.
     pub async fn settle(&mut self) -> Result<(), Failure> {
         let mut pause = PAUSE_MIN;
         while self.sink == Sink::Pipe && platform::pending()? > 0 {
@@ -121,7 +125,8 @@ impl Handover {
         Ok(())
     }
 
-    /// How many of the oldest messages have been taken since this was last asked. Each is told once.
+    /// Returns how many of the oldest messages were taken since the last call. Each is counted
+    /// once.
     pub fn taken(&mut self) -> Result<usize, Failure> {
         let pending = match self.sink {
             Sink::Pipe => platform::pending()?,
@@ -136,7 +141,7 @@ impl Handover {
         Ok(count)
     }
 
-    /// Ends when the reader of standard output has gone.
+    /// Returns when the reader of standard output has gone.
     pub async fn reader_gone() -> Failure {
         while !platform::is_reader_gone() {
             tokio::time::sleep(IDLE_PAUSE).await;
@@ -144,7 +149,8 @@ impl Handover {
         Failure::reader_gone()
     }
 
-    /// Writes without ever blocking, so that Ctrl-C and what the realm sends are noticed while a reader is slow.
+    /// Writes without blocking, so that Ctrl-C and datagrams of the realm are handled while the
+    /// reader is slow.
     async fn write_to_pipe(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let (mut left, mut pause) = (bytes, PAUSE_MIN);
         while !left.is_empty() {
@@ -181,7 +187,7 @@ mod platform {
 
     use super::Sink;
 
-    /// What standard output is.
+    /// Returns the kind of standard output.
     pub fn sink() -> Sink {
         let out = io::stdout();
         let Ok(stat) = fstat(&out) else {
@@ -189,7 +195,8 @@ mod platform {
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Fifo => Sink::Pipe,
-            // Rust opens the null device, for reading and writing, in place of a standard output that was closed.
+            // Rust replaces a closed standard output with the null device, open for reading and
+            // writing.
             FileType::CharacterDevice
                 if is_null(stat.st_rdev)
                     && fcntl_getfl(&out).is_ok_and(|flags| flags.contains(OFlags::RDWR)) =>
@@ -204,7 +211,7 @@ mod platform {
         rustix::fs::stat("/dev/null").is_ok_and(|null| null.st_rdev == device)
     }
 
-    /// Bytes in the pipe that its reader has not read.
+    /// Returns the number of bytes in the pipe that its reader has not read.
     pub fn pending() -> io::Result<u64> {
         Ok(ioctl_fionread(io::stdout())?)
     }
@@ -224,12 +231,12 @@ mod platform {
         }
     }
 
-    /// True when nobody has the other end of standard output open.
+    /// True if nobody has the other end of standard output open.
     pub fn is_reader_gone() -> bool {
         events(PollFlags::empty()).intersects(PollFlags::ERR | PollFlags::HUP)
     }
 
-    /// Writes what fits without blocking; 0 when nothing does.
+    /// Writes as much as fits without blocking. Returns 0 if nothing fits.
     pub fn write_some(chunk: &[u8]) -> io::Result<usize> {
         if !events(PollFlags::OUT).contains(PollFlags::OUT) {
             return Ok(0);

@@ -1,4 +1,5 @@
-//! What a command needs beside its words: passwords, codes and texts. They are read before anything is sent.
+//! The input of a command apart from its words: passwords, codes and texts. It is read before
+//! anything is sent.
 
 use std::io::{self, Read as _};
 
@@ -11,11 +12,12 @@ use super::{
     remote_args::{GroupCommand, RealmCommand, RemoteCommand, UserCommand},
 };
 
-/// The longest message that is read from standard input, in bytes; realms take 16 KiB unless they say otherwise.
+/// The longest message that is read from standard input, in bytes. Realms accept 16 KiB unless
+/// configured otherwise.
 const MESSAGE_BYTES_MAX: u64 = 64 << 10;
 const OF_GROUP: &str = "The group's password (empty for none)";
 
-/// What was read.
+/// The input that was read.
 #[derive(Debug, Default)]
 pub struct Given {
     pub password: Secret,
@@ -24,17 +26,17 @@ pub struct Given {
     pub text: String,
 }
 
-/// Where a command was typed.
+/// The place where a command was typed.
 #[derive(Debug)]
 pub enum Typed {
     /// On the command line.
     Once,
-    /// In the shell, perhaps with its password.
+    /// In the shell, possibly with its password.
     InShell(Option<Secret>),
 }
 
 impl Given {
-    /// Reads what `command` needs; people are asked for what is missing.
+    /// Reads the input of `command`. People are asked for missing input.
     pub fn read(command: &RemoteCommand, typed: Typed) -> Result<Self, Failure> {
         let (inline, in_shell) = match typed {
             Typed::Once => (None, false),
@@ -137,7 +139,7 @@ fn of_group(password: &GroupPassword, inline: Option<Secret>) -> Result<Secret, 
     inline.map_or_else(|| passwords::group_password(password, OF_GROUP), Ok)
 }
 
-/// The message as given, or from standard input when it is `-`.
+/// Returns the message as given, or reads it from standard input if it is `-`.
 fn text(message: &Message, in_shell: bool) -> Result<String, Failure> {
     let text = match message.given() {
         "-" if in_shell => {
@@ -161,7 +163,7 @@ fn text(message: &Message, in_shell: bool) -> Result<String, Failure> {
 
 fn from_stdin() -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    // One byte more tells a message that is too long from one that fits, and a line end may follow.
+    // One byte more shows that a message is too long, and a line end may follow.
     io::stdin()
         .lock()
         .take(MESSAGE_BYTES_MAX + 2)
@@ -183,7 +185,7 @@ fn from_stdin() -> Result<String, Failure> {
     })
 }
 
-/// Tells the rules for a new password, before a person is asked for one.
+/// Prints the rules for a new password, before a person is asked for one.
 pub fn tell_password_rules(command: &RemoteCommand) {
     let is_asked = |source: &PasswordSource| {
         source.password_file.is_none() && !source.password_stdin && passwords::can_ask()

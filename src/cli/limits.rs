@@ -1,4 +1,5 @@
-//! `merpati limits`: what a realm can be made to hold in memory, and what it keeps on its disk.
+//! `merpati limits`: the memory that a realm can be made to use, and the data that it keeps on
+//! disk.
 
 use std::io::Write as _;
 
@@ -7,7 +8,7 @@ use serde_json::json;
 
 use super::{args::Limits, output::Failure, serve};
 
-/// Prints the table.
+/// Prints the limits.
 pub fn limits(args: &Limits, json: bool) -> Result<(), Failure> {
     let config = serve::load(args.config.as_deref(), None)?;
     let holdings = holdings(&config);
@@ -81,7 +82,7 @@ const fn explain(by: Holder) -> &'static str {
     }
 }
 
-/// A size as people read it.
+/// Returns a size in the largest whole unit, for people.
 fn size(bytes: usize) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut whole, mut rest, mut unit) = (bytes, 0, 0);

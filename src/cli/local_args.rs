@@ -1,4 +1,5 @@
-//! The options of commands that need no realm to talk to: those of an operator's machine, and the demonstration.
+//! The options of commands that talk to no realm of a profile: those for an operator's machine, the
+//! demonstration and the benchmark.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The `merpati` program: `serve`, the commands once each, and a shell to type them in.
+//! The `merpati` program: `serve`, single commands, and a shell to type them in.
 
 mod acks;
 mod args;
@@ -38,8 +38,9 @@ use mimalloc::MiMalloc;
 use output::{Failure, Output};
 use zeroizing_alloc::ZeroAlloc;
 
-/// All memory is wiped when it is given back: passwords and keys pass through buffers of others, too. What one thread
-/// took and another gives back is the usual case in a realm, and what this allocator is good at.
+/// All memory is wiped when it is freed, because passwords and keys also pass through buffers of
+/// libraries. In a realm one thread usually frees memory that another has allocated, and this
+/// allocator is fast at that.
 #[global_allocator]
 static WIPING: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
@@ -76,7 +77,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The options by which the profile was named on the command line: whoever does as a message says has to name it again.
+/// Returns the options that named the profile on the command line. The commands that a message
+/// suggests need them again.
 fn typed(matches: &ArgMatches) -> String {
     let Some((_, given)) = matches.subcommand() else {
         return String::new();
@@ -94,17 +96,18 @@ fn typed(matches: &ArgMatches) -> String {
     typed
 }
 
-/// Lets no core dump be written of this process: it would hold all its secrets.
+/// Prevents core dumps of this process, because they would contain all its secrets.
 fn leave_no_core() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        // Where that is not possible there is nothing else to do.
+        // If this fails, nothing else can be done.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
 }
 
-/// What would grow beyond the size that files may have here fails as a full disk does; else the system ends the process without a word.
+/// Makes a write beyond the limit on file sizes fail as on a full disk. Else the system ends the
+/// process without a message.
 fn outlive_file_limits() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
@@ -116,7 +119,7 @@ fn outlive_file_limits() {
             .build();
         if let Ok(runtime) = runtime {
             let _inside = runtime.enter();
-            // Once it is listened to, it stays so for the whole process. Where that is not possible there is nothing else to do.
+            // The handler stays for the whole process. If this fails, nothing else can be done.
             let _ = signal(exceeded);
         }
     }
@@ -124,7 +127,7 @@ fn outlive_file_limits() {
 
 fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     let Cli { global, command } = cli;
-    // `serve` has a log beside it.
+    // `serve` starts the trace together with its log.
     if !matches!(command, Command::Serve(_)) {
         trace::start()?;
     }

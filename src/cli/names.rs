@@ -1,4 +1,4 @@
-//! Names and texts as people type them: errors say which rule is broken, and by which character.
+//! Names and texts as people type them. Errors tell which rule is broken, and by which character.
 
 use std::str::FromStr;
 
@@ -31,7 +31,7 @@ impl FromStr for GroupAt {
     }
 }
 
-/// A key, or the fingerprint by which it is shown.
+/// A key, or its fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyShown {
     Key(PublicKey),
@@ -39,7 +39,7 @@ pub enum KeyShown {
 }
 
 impl KeyShown {
-    /// True for the key that is meant.
+    /// True if it is this key.
     pub fn is_of(&self, key: &PublicKey) -> bool {
         match self {
             Self::Key(meant) => meant == key,
@@ -70,7 +70,7 @@ impl FromStr for KeyShown {
     }
 }
 
-/// A person's full name or country: the realm refuses what is empty or would drive a terminal.
+/// Checks a person's full name or country. The realm refuses empty texts and control characters.
 pub fn personal(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("it may not be empty: give 1 to 64 bytes of text".into());
@@ -84,7 +84,8 @@ pub fn personal(text: &str) -> Result<String, String> {
     }
 }
 
-/// A message that begins with a hyphen was taken for an option, or for a call for help.
+/// Returns a hint if a message that begins with a hyphen was parsed as an option or as a request
+/// for help.
 pub fn about_message(kind: ErrorKind, arguments: &[String]) -> Option<String> {
     let at = arguments
         .iter()
@@ -93,7 +94,7 @@ pub fn about_message(kind: ErrorKind, arguments: &[String]) -> Option<String> {
     if after.iter().any(|argument| argument == "--") {
         return None;
     }
-    // `merpati send --help` asks for help; after a recipient it is a message.
+    // `merpati send --help` asks for help. After a recipient, `--help` is a message.
     let option = after
         .iter()
         .skip(1)

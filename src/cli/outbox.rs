@@ -1,4 +1,4 @@
-//! `outbox`: what was typed and is not finished, and what becomes of it.
+//! `outbox`: lists the unfinished commands, waits for them or withdraws them.
 
 use merpati::{
     client::{
@@ -15,7 +15,7 @@ use super::{
     output::{Failure, KEPT_OR_UNKNOWN, Output, REFUSED, ended},
 };
 
-/// Carries out what is asked of the outbox.
+/// Executes an `outbox` command.
 pub async fn outbox(
     client: &Client,
     output: Output,
@@ -78,7 +78,7 @@ fn one(output: Output, entry: &OutboxEntry) -> Result<(), Failure> {
     output.item(&object, &text)
 }
 
-/// What to say while something waits still.
+/// Returns the failure while an entry still waits.
 fn waits(id: Option<EntryId>) -> Failure {
     Failure {
         state: Some("kept"),
@@ -128,7 +128,7 @@ async fn wait(client: &Client, output: Output, id: EntryId) -> Result<(), Failur
     }
 }
 
-/// What became of an entry that was not done.
+/// Returns the failure for an entry that was not done.
 fn failed(end: &End) -> Failure {
     match end {
         End::Refused(refusal) => CallError::Refused(*refusal).into(),
@@ -141,7 +141,7 @@ fn failed(end: &End) -> Failure {
     }
 }
 
-/// Waits for everything, and tells what became of each.
+/// Waits for all entries, and prints the outcome of each.
 async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     let is_empty = client.outbox_wait().await?;
     let (mut refused, mut unknown) = (0, 0);
@@ -159,7 +159,7 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
             }
             End::Done(_) => object["state"] = "done".into(),
             End::Unknown | End::Refused(_) | End::Expired | End::Cancelled => {
-                // What was taken back is as its user wished.
+                // The user has withdrawn a cancelled entry, so it is not an error.
                 unknown += usize::from(matches!(end, End::Unknown));
                 refused += usize::from(matches!(end, End::Refused(_) | End::Expired));
                 object["error"] = failed(end).error.into();
@@ -184,7 +184,7 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
             ..Failure::new("unknown", text, KEPT_OR_UNKNOWN)
         });
     }
-    // What another user has typed, or what is for another realm.
+    // These are entries of another user or for another realm.
     let others = client.outbox()?.len();
     if others > 0 {
         let text = format!(

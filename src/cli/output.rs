@@ -1,4 +1,4 @@
-//! What is printed: for people on a terminal, one JSON object a line for programs.
+//! Output: text for people on a terminal, or one JSON object a line for programs.
 
 use std::io::{self, IsTerminal, Write as _};
 
@@ -10,51 +10,52 @@ use serde_json::{Value, json};
 
 use super::ask::RealmAt;
 
-/// How results are printed.
+/// The format of the results.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     pub json: bool,
 }
 
-/// Something that ends a command, with its exit code.
+/// An error that ends a command, with its exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The name of the error, for scripts.
     pub error: &'static str,
-    /// For people.
+    /// The message for people.
     pub message: String,
-    /// What a script may need besides.
+    /// A further field of the JSON object, for scripts.
     pub detail: Option<(&'static str, u64)>,
-    /// With [`KEPT_OR_UNKNOWN`], which of the two.
+    /// With [`KEPT_OR_UNKNOWN`]: `kept` or `unknown`.
     pub state: Option<&'static str>,
-    /// The number of its entry in the outbox.
+    /// The number of the command's entry in the outbox.
     pub id: Option<u64>,
     /// The line of a script that failed.
     pub line: Option<u64>,
     pub code: u8,
 }
 
-/// The version of what `--json` prints; described in `docs/json.md`.
+/// The version of the JSON output, which `docs/json.md` describes.
 const SCHEMA: u64 = 1;
 
-/// The realm refused.
+/// Exit code: the realm refused the command.
 pub const REFUSED: u8 = 1;
-/// Wrong usage.
+/// Exit code: wrong usage.
 pub const USAGE: u8 = 2;
-/// Not done and not kept, for certain.
+/// Exit code: the command had no effect and is not kept.
 pub const NOT_DONE: u8 = 3;
-/// Kept, or not known: the state says which.
+/// Exit code: the command is kept, or its outcome is unknown. The state tells which.
 pub const KEPT_OR_UNKNOWN: u8 = 4;
-/// Trouble on this machine.
+/// Exit code: an error on this machine.
 pub const LOCAL: u8 = 5;
-/// The reader of standard output has gone: what a program ends with that SIGPIPE ends (128 + 13).
+/// Exit code: the reader of standard output has gone. It is that of a program that SIGPIPE ends
+/// (128 + 13).
 pub const READER_GONE: u8 = 141;
 
-/// Ctrl-C ended the command: what a program ends with that SIGINT ends (128 + 2).
+/// Exit code: Ctrl-C ended the command. It is that of a program that SIGINT ends (128 + 2).
 const INTERRUPTED: u8 = 130;
 
 impl Failure {
-    /// What ends a command with an exit code.
+    /// Returns a failure with an exit code.
     pub fn new(error: &'static str, message: impl Into<String>, code: u8) -> Self {
         Self {
             error,
@@ -67,17 +68,17 @@ impl Failure {
         }
     }
 
-    /// Ctrl-C ended the command.
+    /// Returns the failure of a command that Ctrl-C ended.
     pub fn interrupted(message: impl Into<String>) -> Self {
         Self::new("interrupted", message.into(), INTERRUPTED)
     }
 
-    /// Wrong usage.
+    /// Returns the failure for wrong usage.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new("usage", message.into(), USAGE)
     }
 
-    /// The same failure, of a line of a script.
+    /// Returns the failure as one of a line of a script.
     pub fn of_line(mut self, number: u64) -> Self {
         self.message = format!(
             "line {number}: {}; nothing after that line was carried out",
@@ -87,14 +88,16 @@ impl Failure {
         self
     }
 
-    /// The same failure of a command that named its profile by these options: so has whoever does as it says.
+    /// Returns the failure with the options `typed`, which named the profile, in the commands that
+    /// its message suggests. A user who types them then reaches the same profile.
     pub fn for_profile(mut self, typed: &str) -> Self {
         let named = format!("`merpati{typed} outbox");
         self.message = self.message.replace("`merpati outbox", &named);
         self
     }
 
-    /// The reader of standard output has gone. Nothing is printed about it: nobody is there to read it.
+    /// Returns the failure when the reader of standard output has gone. No message is printed for
+    /// it, because nobody would read it.
     pub fn reader_gone() -> Self {
         Self::new(
             "reader-gone",
@@ -103,7 +106,8 @@ impl Failure {
         )
     }
 
-    /// The same, after what is not to be repeated: only its answer cannot be written out.
+    /// Returns the failure of a command that has taken effect and must not be repeated: only its
+    /// output could not be written.
     fn after_success(mut self, text: &str) -> Self {
         if self.code == LOCAL {
             let done = if text.is_empty() { "done" } else { text };
@@ -112,7 +116,7 @@ impl Failure {
         self
     }
 
-    /// Trouble on this machine.
+    /// Returns the failure for an error on this machine.
     #[expect(clippy::needless_pass_by_value, reason = "so that it fits `map_err`")]
     pub fn local(error: impl ToString) -> Self {
         Self::new("local", error.to_string(), LOCAL)
@@ -201,7 +205,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// What became of a command, for people.
+/// Returns the outcome of a command, for people.
 pub fn ended(end: &End) -> String {
     match end {
         End::Done(Answer::Sent(sent)) => sent.name().into(),
@@ -223,14 +227,14 @@ fn detail(refusal: Refusal) -> Option<(&'static str, u64)> {
     let name = match refusal.code {
         _ if refusal.is_transient() => "retry_after_ms",
         ErrorCode::TooLarge => "limit",
-        // The highest operation number is the client's business.
+        // The highest operation number is internal to the client.
         _ => return None,
     };
     refusal.detail.map(|detail| (name, detail))
 }
 
 impl Output {
-    /// Prints what a message has become.
+    /// Prints the state of a message.
     pub fn receipt(self, receipt: Receipt) -> Result<(), Failure> {
         let object = json!({ "state": receipt.name(), "id": receipt.id.0 });
         self.result(&object, receipt.name())
@@ -252,7 +256,7 @@ impl Output {
         printed.map_err(|failure| failure.after_success(text))
     }
 
-    /// Prints one thing of a list: `object` for programs, `text` for people.
+    /// Prints one item of a list: `object` for programs, `text` for people.
     pub fn item(self, object: &Value, text: &str) -> Result<(), Failure> {
         if self.json {
             print_line(&object.to_string())
@@ -261,7 +265,7 @@ impl Output {
         }
     }
 
-    /// Prints what went wrong.
+    /// Prints a failure.
     pub fn failure(self, failure: &Failure) {
         if failure.code == READER_GONE {
             return;
@@ -290,18 +294,18 @@ impl Output {
         }
     }
 
-    /// Tells a person something beside the result.
+    /// Prints a remark for people to standard error, apart from the result.
     pub fn aside(text: &str) {
         let text = format!("merpati: {text}");
         let text = match columns(&io::stderr()) {
             Some(columns) => textwrap::fill(&text, columns),
             None => text,
         };
-        // Whoever closed standard error does not want to hear it.
+        // A user who has closed standard error does not want the remark.
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
-    /// Tells of what happened beside the answer.
+    /// Prints a notice for people, apart from the result.
     pub fn notice(notice: &Notice) {
         let text = match notice {
             Notice::Trusted(key) => format!(
@@ -324,7 +328,7 @@ impl Output {
         Self::aside(&text);
     }
 
-    /// Prints which version this is.
+    /// Prints the version of the program.
     pub fn version(self) -> Result<(), Failure> {
         let version = env!("CARGO_PKG_VERSION");
         let object = json!({ "version": version, "schema": SCHEMA });
@@ -332,7 +336,7 @@ impl Output {
         self.result(&object, &text)
     }
 
-    /// Prints who one is, and where.
+    /// Prints the account and its realm.
     pub fn account(self, account: &Account, realm: RealmAt) -> Result<(), Failure> {
         let operator = if account.operator { ", operator" } else { "" };
         let (name, country) = (shown(&account.full_name), shown(&account.country));
@@ -383,19 +387,19 @@ pub fn print_line(text: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// The terminal's columns, for a stream that is one.
+/// Returns the number of columns if the stream is a terminal.
 pub fn columns(stream: &impl IsTerminal) -> Option<usize> {
     let size = terminal_size::terminal_size().filter(|_| stream.is_terminal());
     size.map(|(terminal_size::Width(columns), _)| columns.into())
 }
 
-/// Text from elsewhere, fit for a terminal: control characters, with which a message could move the
-/// cursor or worse, are replaced; line ends and tabs stay.
+/// Makes text from others safe for a terminal. Control characters, with which a message could move
+/// the cursor or do worse, are replaced. Line ends and tabs stay.
 pub fn shown(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\t' => c,
-            // Bidirectional overrides make text read as something else.
+            // Bidirectional overrides change how text reads.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
             c if c.is_control() => '\u{fffd}',
             c => c,
@@ -407,7 +411,8 @@ pub fn shown(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// WIRE-14: after an answer that nobody understands, a command that changes something may have been done.
+    /// WIRE-14: if the answer to a command that changes something cannot be understood, the outcome
+    /// of the command is unknown.
     #[test]
     fn misunderstood_answer_to_a_change_leaves_its_outcome_unknown() {
         for (may_be_done, code, state) in [

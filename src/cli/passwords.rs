@@ -1,4 +1,4 @@
-//! Where passwords come from: a terminal that does not show them, a file, or standard input.
+//! Password input: from a terminal that does not show it, a file, or standard input.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use super::{
     output::Failure,
 };
 
-/// A password; wiped when dropped.
+/// A password, which is wiped when dropped.
 pub type Secret = Zeroizing<String>;
 
-/// The password, asked for as `what`.
+/// Reads a password. `what` is the prompt.
 pub fn password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
     let password = read(source, what)?;
     if password.is_empty() {
@@ -34,7 +34,7 @@ fn read(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
     }
 }
 
-/// A group's password; empty for none.
+/// Reads a group's password. It is empty for a group without one.
 pub fn group_password(group: &GroupPassword, what: &str) -> Result<Secret, Failure> {
     if group.no_password {
         return Ok(Secret::default());
@@ -42,7 +42,7 @@ pub fn group_password(group: &GroupPassword, what: &str) -> Result<Secret, Failu
     read(&group.source, what)
 }
 
-/// A password that is to be remembered: a person types it twice.
+/// Reads a new password. A person types it twice.
 pub fn new_password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
     let password = password(source, what)?;
     if source.password_file.is_none() && !source.password_stdin {
@@ -55,7 +55,7 @@ pub fn new_password(source: &PasswordSource, what: &str) -> Result<Secret, Failu
     Ok(password)
 }
 
-/// Refuses a new password that no realm takes.
+/// Refuses a new password of a length that no realm accepts.
 pub fn check_new(password: &str) -> Result<(), Failure> {
     let len = password.len();
     if (PASSWORD_MIN..=PASSWORD_MAX).contains(&len) {
@@ -66,7 +66,7 @@ pub fn check_new(password: &str) -> Result<(), Failure> {
     )))
 }
 
-/// True when there is a person to ask.
+/// True if a person can be asked.
 pub fn can_ask() -> bool {
     io::stdin().is_terminal()
 }
@@ -80,7 +80,7 @@ fn from_file(path: &Path) -> Result<Secret, Failure> {
     Ok(without_line_end(&text))
 }
 
-/// The registration code in a file.
+/// Reads the registration code in a file.
 pub fn code(path: &Path) -> Result<RegistrationCode, Failure> {
     let text = from_file(path)?;
     text.trim()

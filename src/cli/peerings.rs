@@ -1,4 +1,4 @@
-//! What an operator sees of other realms, and decides about them.
+//! The operator's commands about other realms.
 
 use merpati::{
     client::Client,
@@ -14,7 +14,7 @@ use super::{
     remote_args::PeeringCommand,
 };
 
-/// One of these commands.
+/// Executes a command about other realms.
 pub async fn once(client: &Client, output: Output, command: PeeringCommand) -> Result<(), Failure> {
     match command {
         PeeringCommand::Removerealm { realm_id, drop } => {
@@ -68,7 +68,7 @@ pub async fn once(client: &Client, output: Output, command: PeeringCommand) -> R
     }
 }
 
-/// The key that is meant, if a realm of that name waits with it.
+/// Returns the key that `shown` names, if a realm of that name waits with it.
 async fn pending_key(
     client: &Client,
     realm: RealmId,
@@ -86,7 +86,7 @@ async fn pending_key(
     })
 }
 
-/// What is said to people where there is nothing to list.
+/// The text for people if there are no peers.
 const NO_PEERS: &str = "no peers";
 
 async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
@@ -102,7 +102,7 @@ async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
             _ => "waiting",
         };
         if peer.address.is_empty() {
-            // What users are told.
+            // The realm tells users no more than this.
             let object = json!({ "realm": peer.realm.as_str(), "state": state });
             output.item(&object, &format!("{}  {state}", peer.realm))?;
             continue;
@@ -157,7 +157,7 @@ async fn details(client: &Client, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is shown of a peer: lines of 80 characters at most, unless a host's name is longer.
+/// Returns the text about a peer, in lines of at most 80 characters unless a host name is longer.
 fn block(one: &PeerDetail, key: Option<PublicKey>, times: [Option<String>; 3]) -> String {
     let [since, next, heard] = times;
     let why = one.why.map(|why| format!("  ({why})")).unwrap_or_default();
@@ -235,7 +235,7 @@ fn some(text: &str) -> Value {
     }
 }
 
-/// A time of the realm's; 0 stands for none.
+/// Returns a time of the realm; 0 means none.
 fn time(seconds: u32) -> Result<Option<String>, Failure> {
     match seconds {
         0 => Ok(None),
@@ -257,7 +257,7 @@ fn queued(count: u64, age: u64) -> String {
     }
 }
 
-/// A span of time in its largest unit.
+/// Returns a span of time in its largest unit.
 fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -271,7 +271,7 @@ fn span(seconds: u64) -> String {
 mod tests {
     use super::*;
 
-    /// PEER-28: whatever there is to tell of a peer is read on a screen of 80 columns.
+    /// PEER-28: all details of a peer fit a screen of 80 columns.
     #[test]
     fn details_of_a_peer_fit_80_columns() {
         let one = PeerDetail {

@@ -1,4 +1,4 @@
-//! `ping`: what the path to the realm is like.
+//! `ping`: measures the path to the realm.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::{
 };
 
 fn ms(span: Duration) -> f64 {
-    // To a tenth.
+    // Rounded to a tenth.
     (span.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// Fewer exchanges say little of what is lost,
+/// With fewer exchanges, the loss is not known well enough.
 const FEW: u32 = 20;
-/// and so do fewer datagrams that have come on the link.
+/// With fewer datagrams on the link, the loss is not known well enough.
 const FEW_DATAGRAMS: u64 = 10;
 
-/// Asks so often, one after another, and says what was found out, also where no answer came in the end.
+/// Pings `count` times, one after another, and prints a summary even if a ping gets no answer.
 pub async fn ping(client: &Client, output: Output, count: u32) -> Result<(), Failure> {
     let outcome = each(client, output, count).await;
     let summed_up = summary(client, output).await;
@@ -34,7 +34,7 @@ async fn each(client: &Client, output: Output, count: u32) -> Result<(), Failure
         let opened = client.link_status().await.opened;
         let took = ask::patiently(client, client.ping()).await;
         let took = took.map_err(|failure| match failure.error {
-            // Nothing was to be changed.
+            // A ping changes nothing, so it cannot have taken effect.
             "unknown" => Failure::new(
                 "unreachable",
                 "no answer has come; nothing was asked but that",
@@ -69,7 +69,7 @@ async fn each(client: &Client, output: Output, count: u32) -> Result<(), Failure
     Ok(())
 }
 
-/// What was found out of the path, now and before.
+/// Prints what is known of the path, now and from earlier runs.
 async fn summary(client: &Client, output: Output) -> Result<(), Failure> {
     let address = client.link_status().await.address;
     let address = address.map_or_else(String::new, |address| address.to_string());
@@ -83,7 +83,7 @@ async fn summary(client: &Client, output: Output) -> Result<(), Failure> {
         return Ok(());
     };
     let spent = client.meter().spent();
-    // What has come on this link says more than how a few commands began.
+    // Datagrams on this link show the loss better than the first exchanges of a few commands.
     let stats = client.link_stats().await;
     let seen = stats.filter(|stats| stats.counters.received.datagrams >= FEW_DATAGRAMS);
     let share = seen.map_or(losses.each_way(), |stats| stats.loss);

@@ -1,4 +1,5 @@
-//! `inbox` and its relatives: messages are shown and, once the reader of the output has taken them, confirmed.
+//! `inbox` and its relatives: they show messages and confirm them once the reader of the output has
+//! taken them.
 
 use std::{
     collections::VecDeque,
@@ -22,19 +23,19 @@ use super::{
 /// Messages that a program may leave unacknowledged before it gets no more.
 const UNACKED_MAX: usize = 1024;
 
-/// Writes messages and confirms those that the reader has taken.
+/// A writer of messages, which confirms those that the reader has taken.
 #[derive(Debug)]
 pub struct Shower<'a> {
     client: &'a Client,
     output: Output,
     names_group: bool,
     handover: Handover,
-    /// Written, and not known to be taken.
+    /// Messages that are written and not known to be taken.
     waiting: VecDeque<Delivery>,
 }
 
 impl<'a> Shower<'a> {
-    /// Shows messages as they come, also where nobody takes them.
+    /// Returns a writer for messages as they come. It also works if nobody takes them.
     pub fn watching(client: &'a Client, output: Output) -> Result<Self, Failure> {
         Ok(Self {
             handover: Handover::to_stdout_or_nowhere()?,
@@ -45,10 +46,11 @@ impl<'a> Shower<'a> {
         })
     }
 
-    /// Fails if standard output is closed.
+    /// Returns a writer for messages. Fails if standard output is closed.
     pub fn new(client: &'a Client, output: Output, names_group: bool) -> Result<Self, Failure> {
         Ok(Self {
-            // Before anything is asked: nothing is read that nobody can be shown.
+            // This is checked before the realm is asked: a message that cannot be shown is not
+            // read.
             handover: Handover::to_stdout()?,
             client,
             output,
@@ -57,7 +59,7 @@ impl<'a> Shower<'a> {
         })
     }
 
-    /// Writes a message; after as many as make a batch it waits until the reader has taken them.
+    /// Writes a message. When a batch is full, it waits until the reader has taken all of it.
     pub async fn show(&mut self, delivery: Delivery) -> Result<(), Failure> {
         if self.handover.is_nowhere() {
             return Ok(());
@@ -73,7 +75,8 @@ impl<'a> Shower<'a> {
         }
     }
 
-    /// Waits until the reader has taken everything, and confirms what it has taken, whether or not it stays.
+    /// Waits until the reader has taken everything, and confirms what it has taken. This also holds
+    /// if the reader has gone.
     pub async fn settle(&mut self) -> Result<(), Failure> {
         let settled = self.handover.settle().await;
         self.confirm()?;
@@ -90,13 +93,14 @@ impl<'a> Shower<'a> {
     }
 }
 
-/// Messages that were written and that a program has not acknowledged yet, in the order in which they were written.
+/// Messages that were written and that a program has not acknowledged yet, in the order of writing.
 #[derive(Debug, Default)]
 struct Unacked(Vec<Delivery>);
 
 impl Unacked {
-    /// Confirms what `ack` names and what came before it in the same mailbox. Of several at one position, in a realm that was restored between them, it
-    /// names the first: the program may not have seen the others yet.
+    /// Confirms the message that `ack` names and all before it in the same mailbox. If the realm
+    /// was restored from a backup, several messages may have the same position. Then `ack` names
+    /// the first of them, because the program may not have seen the others yet.
     fn take(&mut self, client: &Client, ack: Ack) -> Result<(), String> {
         let Ack { mailbox, position } = ack;
         let is_named = |one: &Delivery| mailbox.is_none_or(|mailbox| mailbox == one.mailbox);
@@ -118,7 +122,7 @@ impl Unacked {
     }
 }
 
-/// Reads a mailbox: what was not shown before, or what `args` say.
+/// Reads a mailbox: the messages that were not shown before, or those that `args` name.
 pub async fn inbox(
     client: &Client,
     output: Output,
@@ -165,9 +169,10 @@ pub async fn inbox(
     Ok(())
 }
 
-/// Writes the messages that `next` brings, and confirms those that a program acknowledges on standard input. Ends when
-/// there are no more and all are acknowledged, or at the end of standard input; what one mailbox holds is written to its
-/// end all the same.
+/// Writes the messages that `next` returns, and confirms those that a program acknowledges on
+/// standard input. It ends when there are no more messages and all are acknowledged, or at the end
+/// of standard input. The messages of one mailbox are written to their end even after the end of
+/// standard input.
 pub async fn acknowledged(
     client: &Client,
     output: Output,
@@ -197,7 +202,7 @@ pub async fn acknowledged(
                 }
                 let writing = handover.write(&line);
                 tokio::pin!(writing);
-                // A program may acknowledge while it makes us wait to write.
+                // A program may acknowledge messages while the next one waits to be written.
                 loop {
                     tokio::select! {
                         written = &mut writing => break written?,

@@ -1,4 +1,4 @@
-//! The commands about other realms, and the operator's.
+//! The commands about other realms, and the operator's commands.
 
 use merpati::{
     client::{Client, Message},
@@ -15,7 +15,7 @@ use super::{
     remote_args::RealmCommand,
 };
 
-/// A command about other realms.
+/// Executes a command about other realms.
 pub async fn once(
     client: &Client,
     output: Output,
@@ -106,14 +106,14 @@ pub async fn once(
     }
 }
 
-/// The source address that `--src` names.
+/// Returns the source address in `--src`.
 fn named_source(src: Option<&str>) -> Result<Option<(String, u16)>, Failure> {
     src.map(host_and_port)
         .transpose()
         .map_err(|error| Failure::usage(format!("--src: {error}")))
 }
 
-/// The source address that two words name; `-` names none.
+/// Returns the source address in two words; `-` for both means none.
 fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failure> {
     if (address, port) == ("-", "-") {
         return Ok(None);
@@ -126,7 +126,7 @@ fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failure> {
     }
 }
 
-/// The user whose session the profile has.
+/// Returns the user of the profile's session.
 pub fn own_name(client: &Client) -> Result<Username, Failure> {
     let state = client.state()?;
     let name = state.username.and_then(|name| name.parse().ok());

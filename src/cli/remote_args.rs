@@ -1,5 +1,5 @@
-//! The commands that talk to a realm. Each is of one of four kinds, which have their own modules, so
-//! that the compiler asks each module for a new one.
+//! The commands that talk to a realm, in four groups. Each group has a module that executes it, so
+//! the compiler requires that module to handle every new command.
 
 use std::{path::PathBuf, time::Duration};
 

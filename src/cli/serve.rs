@@ -1,4 +1,4 @@
-//! `merpati serve`.
+//! `merpati serve`: runs a realm.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,10 +26,10 @@ use super::{
     trace,
 };
 
-/// The configuration that is read when it is there.
+/// The configuration file that is read if it exists.
 const CONFIG_FILE: &str = "config.toml";
 
-/// Runs a realm until it is told to stop.
+/// Runs a realm until the process is asked to end.
 pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     let config = config(args)?;
     start_log(&config, args.log.as_deref())?;
@@ -40,12 +40,14 @@ pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     };
     let server = Server::start_as(&config, start).map_err(Failure::local)?;
     let stop = stop_signal()?;
-    // Whoever waits for this may say stop at once.
+    // A script that waits for this announcement may end the process at once, so the signal handlers
+    // are set up before.
     announce(&server, &config, json)?;
     server.serve(&config, &stop).map_err(Failure::local)
 }
 
-/// Turns true when the process is asked to end; on a thread of its own, which outlasts the servers.
+/// Returns a value that turns true when the process is asked to end. A thread of its own waits for
+/// the signals, and outlives the servers.
 fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -104,7 +106,7 @@ fn config(args: &Serve) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Our own events at the level asked for; of the libraries' only what is wrong.
+/// Starts the log: events of this program at the configured level, and only errors of libraries.
 fn start_log(config: &Config, level: Option<&str>) -> Result<(), Failure> {
     let level = level.unwrap_or_else(|| Level::name(config.log.level));
     let filter = EnvFilter::try_new(format!("error,merpati={level},{TRACE_TARGET}=off"))
@@ -125,7 +127,8 @@ fn start_log(config: &Config, level: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says that the realm serves, where, and what to give to clients. Scripts wait for this.
+/// Prints that the realm serves, its addresses, and the connection string for clients. Scripts wait
+/// for this.
 fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure> {
     let connect = server.connection_string();
     let reach = Reach::of(server, config);
@@ -152,7 +155,8 @@ fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure>
         let count = server.former_keys();
         lines.push(format!("former keys  {count}, still answered"));
     }
-    // A line of its own each: with its key a connection string takes most of 80 columns.
+    // The connection string has a line of its own, because with its key it takes most of 80
+    // columns.
     if let Some(string) = connect {
         let from = if reach.is_everywhere {
             " from this machine"
@@ -179,14 +183,15 @@ fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure>
     print_line(&lines.join("\n"))
 }
 
-/// From where the first listener can be reached.
+/// The machines from which the first listener can be reached.
 #[derive(Debug, Default)]
 struct Reach {
-    /// It listens on all addresses, and nothing says at which of them others find it.
+    /// It listens on all addresses, and no address for other machines is configured.
     is_everywhere: bool,
-    /// It listens on an address that only this machine has.
+    /// It listens on an address that only this machine can reach.
     is_loopback: bool,
-    /// For a listener on all addresses: connection strings with those of this machine's interfaces.
+    /// For a listener on all addresses: connection strings with the addresses of this machine's
+    /// interfaces.
     others: Vec<ConnectionString>,
 }
 
@@ -207,7 +212,7 @@ impl Reach {
                 ..Self::default()
             };
         }
-        // Without a list of interfaces there is still the hint.
+        // Without a list of interfaces the hint is still printed.
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
         let others = interfaces
             .iter()
@@ -228,7 +233,7 @@ impl Reach {
     }
 }
 
-/// True for addresses that mean something on another machine.
+/// True for addresses that other machines can reach.
 const fn is_of_others(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
@@ -236,13 +241,14 @@ const fn is_of_others(ip: IpAddr) -> bool {
     }
 }
 
-/// Ends when the process is asked to end.
+/// Returns when the process is asked to end.
 #[cfg(unix)]
 fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // Sent when a terminal is closed, and by who expects it to mean that the configuration is read again.
+    // SIGHUP is sent when a terminal is closed, and by operators who expect it to reload the
+    // configuration.
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
         loop {
@@ -260,7 +266,7 @@ fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
 #[cfg(not(unix))]
 fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
     Ok(async {
-        // Without a way to be interrupted, the server runs until it is ended.
+        // If Ctrl-C cannot be received, the server runs until it is killed.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

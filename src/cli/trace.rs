@@ -1,6 +1,6 @@
-//! `MERPATI_TRACE=DIR`: what happens on each link, step by step, one JSON object a line and one file a link
-//! (`docs/trace.md`). It is for whoever looks for the cause of something, and is written at once: what came before a
-//! crash is there.
+//! `MERPATI_TRACE=DIR`: a trace of the events on each link, one JSON object a line and one file a
+//! link (`docs/trace.md`). It serves to find the cause of a fault. Each event is written at once,
+//! so the events before a crash are in the trace.
 
 use std::{
     collections::BTreeMap,
@@ -30,23 +30,23 @@ use tracing_subscriber::{
 use super::output::{Failure, Output};
 
 const VARIABLE: &str = "MERPATI_TRACE";
-/// The version of what is written.
+/// The version of the format.
 const SCHEMA: u64 = 1;
-/// Links that one process traces at most; those beyond have no file.
+/// Links that one process traces at most. Further links have no file.
 const FILES_MAX: usize = 1000;
 /// Files that are open at once.
 const OPEN_MAX: usize = 64;
-/// Bytes that one process writes at most: 1 GiB,
+/// Bytes that one process writes at most: 1 GiB.
 const BYTES_MAX: u64 = 1 << 30;
-/// and of what belongs to no link: strangers can bring any amount of that about.
+/// Bytes of events without a link at most, because strangers can cause any number of these.
 const STRAY_BYTES_MAX: u64 = BYTES_MAX / 8;
 
-/// What is traced of one process.
+/// The trace of one process.
 pub struct Trace {
     files: Mutex<Files>,
 }
 
-/// Traces what the process does from here on, if that is wanted, and nothing else.
+/// Starts the trace if it is wanted, and no other log.
 pub fn start() -> Result<(), Failure> {
     if let Some(layer) = layer()? {
         tracing_subscriber::registry().with(layer).init();
@@ -54,7 +54,7 @@ pub fn start() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What writes the trace, if one is wanted.
+/// Returns the layer that writes the trace, if it is wanted.
 pub fn layer() -> Result<Option<impl Layer<Registry> + use<>>, Failure> {
     let Some(directory) = env::var_os(VARIABLE).filter(|value| !value.is_empty()) else {
         return Ok(None);
@@ -83,7 +83,7 @@ impl<S: Subscriber> Layer<S> for Trace {
     }
 }
 
-/// One event.
+/// An event.
 #[derive(Default)]
 struct Line {
     link: Option<u32>,
@@ -123,7 +123,7 @@ impl Visit for Line {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // To a thousandth.
+        // Rounded to a thousandth.
         self.put(field, json!((value * 1000.0).round() / 1000.0));
     }
 
@@ -132,27 +132,27 @@ impl Visit for Line {
     }
 }
 
-/// The files of one process.
+/// The trace files of one process.
 struct Files {
     directory: PathBuf,
     began: Instant,
-    /// That moment, in milliseconds since 1970.
+    /// The start, in milliseconds since 1970.
     unix_ms: u128,
-    /// By link, as far as they are open; what is of none has its own.
+    /// Files by link, as far as they are open. Events without a link have a file of their own.
     traced: BTreeMap<Option<u32>, Option<File>>,
     written: u64,
-    /// Of that, what belongs to no link.
+    /// Bytes of these for events without a link.
     stray: u64,
     /// Nothing more is written.
     is_over: bool,
-    /// It was said that something is left out.
+    /// A remark has told that events are left out.
     has_left_out: bool,
 }
 
 impl Files {
     fn begin(directory: &Path) -> io::Result<Self> {
         make_private(directory)?;
-        // What cannot be written is found out now.
+        // Errors in writing are found now.
         try_out(directory)?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
@@ -182,7 +182,7 @@ impl Files {
 
     fn try_write(&mut self, line: Line) -> io::Result<()> {
         let Line { link, name, data } = line;
-        // What strangers bring about leaves the links alone that are traced.
+        // Events that strangers cause do not limit the traced links.
         let is_one_more = link.is_some() && !self.traced.contains_key(&link);
         if is_one_more && self.traced.len() >= FILES_MAX {
             self.leave_out(&format!("has {FILES_MAX} files; further links have none"));
@@ -194,12 +194,12 @@ impl Files {
         }
         let time = self.began.elapsed().as_secs_f64() * 1000.0;
         let (name, data) = (Value::from(name), Value::from(data));
-        // In the order in which a person reads it.
+        // The fields are in reading order.
         let line = format!("{{\"time\":{time:.3},\"name\":{name},\"data\":{data}}}");
         self.append(link, &line)
     }
 
-    /// Says once that something is left out.
+    /// Prints, once, that events are left out.
     fn leave_out(&mut self, what: &str) {
         if !std::mem::replace(&mut self.has_left_out, true) {
             let directory = self.directory.display();
@@ -207,7 +207,7 @@ impl Files {
         }
     }
 
-    /// Writes a line to a link's file, whose first line says what it is of.
+    /// Appends a line to the file of a link. The first line of a file describes it.
     fn append(&mut self, link: Option<u32>, line: &str) -> io::Result<()> {
         let is_new = !self.traced.contains_key(&link);
         if self.traced.values().flatten().count() >= OPEN_MAX {
@@ -241,7 +241,8 @@ impl Files {
         file.write_all(text.as_bytes())
     }
 
-    /// Files of one process stand together, in the order in which processes began.
+    /// Returns the path of a file. The files of one process sort together, in the order in which
+    /// the processes started.
     fn path(&self, link: Option<u32>) -> PathBuf {
         let link = link.map_or_else(|| "endpoint".into(), |link| format!("{link:08x}"));
         let name = format!("{}-{}-{link}.jsonl", self.unix_ms, process::id());
@@ -249,7 +250,8 @@ impl Files {
     }
 }
 
-/// Who talks to whom and when is nobody else's business. Where others may write, they could put something else in a file's place.
+/// Creates the directory for its owner alone, because the trace shows who talks to whom and when.
+/// Fails if others can write there, because they could replace a file.
 #[cfg(unix)]
 fn make_private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -278,7 +280,7 @@ fn open_append(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Makes a file and takes it away again.
+/// Creates a file and removes it.
 fn try_out(directory: &Path) -> io::Result<()> {
     let path = directory.join(format!(".merpati-{}", process::id()));
     drop(open_append(&path)?);
@@ -297,7 +299,8 @@ mod tests {
         }
     }
 
-    /// Who traces a realm with many links has a bounded number of files, each with one first line.
+    /// The number of files is bounded when a realm with many links is traced, and each file has one
+    /// first line.
     #[test]
     fn files_are_bounded_and_begin_once() {
         let directory = tempfile::tempdir().unwrap();

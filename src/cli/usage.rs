@@ -1,4 +1,4 @@
-//! What a wrong command line is answered with.
+//! The response to a wrong command line.
 
 use std::{io, process::ExitCode};
 
@@ -7,7 +7,7 @@ use super::{
     output::{Failure, Output, READER_GONE, USAGE, shown},
 };
 
-/// Answers what clap stopped at: help and version were asked for, anything else is explained.
+/// Handles what clap did not parse: prints help or the version if asked for, else the error.
 pub fn explain(error: &clap::Error) -> ExitCode {
     let arguments: Vec<String> = std::env::args_os()
         .skip(1)
@@ -28,13 +28,13 @@ pub fn explain(error: &clap::Error) -> ExitCode {
     if output.json || hint.is_some() || !is_plain {
         output.failure(&Failure::usage(hint.unwrap_or_else(|| text(error))));
     } else {
-        // With colours; nobody is left to be told when this fails.
+        // Printed with colours. An error cannot be reported anywhere.
         let _ = error.print();
     }
     ExitCode::from(USAGE)
 }
 
-/// What clap says, without its own prefix.
+/// Returns the message of clap without its prefix.
 fn text(error: &clap::Error) -> String {
     let text = error.render().to_string();
     text.trim_start_matches("error: ").trim_end().to_owned()

@@ -15,17 +15,17 @@ use super::{
     reading::{Shower, acknowledged},
 };
 
-/// Messages that have come and are not shown yet; when so many wait, the realm waits too.
+/// Received messages that wait to be shown. If there are more, the realm waits.
 const WAITING_MAX: usize = 64;
 
-/// Shows messages as they come: so many, or until Ctrl-C.
+/// Shows messages as they come: `count` of them, or until Ctrl-C.
 pub async fn watch(
     client: &Client,
     output: Output,
     count: Option<u64>,
     ack: bool,
 ) -> Result<(), Failure> {
-    // Before anything is asked: nothing is watched that nobody can be shown.
+    // This is checked before the realm is asked: no watch begins if nothing can be shown.
     let mut shower = Shower::watching(client, output)?;
     let watching = tokio::select! {
         biased;
@@ -35,7 +35,7 @@ pub async fn watch(
     let (tell, mut came) = mpsc::channel(WAITING_MAX);
     let line = ConnectionLine::new(output);
     let ended = tokio::select! {
-        // The first, so that it is listened to before anything is shown.
+        // This branch is first, so that Ctrl-C is handled before anything is shown.
         biased;
         stopped = tokio::signal::ctrl_c() => Ok(stopped?),
         failure = receive(client, watching, tell, &line) => Err(failure),
@@ -59,12 +59,13 @@ pub async fn watch(
         } => shown,
     };
     drop(line);
-    // What was cut off may have been written, and taken, in the meantime.
+    // Messages of the branch that was cut off may have been written and taken in the meantime.
     shower.confirm()?;
     ended
 }
 
-/// Takes messages from the realm for as long as they come, and tells people what becomes of the link.
+/// Receives messages from the realm for as long as they come, and tells people about the state of
+/// the link.
 async fn receive(
     client: &Client,
     mut watching: Watching<'_>,
@@ -80,7 +81,7 @@ async fn receive(
         match next {
             Ok(WatchEvent::Message(delivery)) => {
                 if tell.send(delivery).await.is_err() {
-                    // Nobody takes them any more; whoever did ends the watch.
+                    // The receiver is gone. The branch that dropped it ends the watch.
                     return std::future::pending().await;
                 }
             }
@@ -101,7 +102,7 @@ async fn receive(
     }
 }
 
-/// Shows what comes, in batches as large as what has come.
+/// Shows messages as they come, in batches of all that have been received.
 async fn show(
     shower: &mut Shower<'_>,
     came: &mut mpsc::Receiver<Delivery>,
@@ -123,7 +124,7 @@ async fn show(
     Ok(())
 }
 
-/// Tells how much has not been read.
+/// Prints the number of unread messages.
 pub async fn unread(client: &Client, output: Output) -> Result<(), Failure> {
     let counts = patiently(client, client.unread_counts()).await?;
     if counts.is_empty() && !output.json && io::stdout().is_terminal() {

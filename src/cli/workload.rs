@@ -1,4 +1,4 @@
-//! Which commands a load is made of, and how often each comes.
+//! The command mix of a load: the kinds of commands and the share of each.
 
 use std::{fmt, str::FromStr};
 
@@ -36,12 +36,12 @@ impl Kind {
         }
     }
 
-    /// True when it changes something, and so has a number.
+    /// True if the command changes something and so has an operation number.
     pub const fn is_numbered(self) -> bool {
         matches!(self, Self::Send | Self::SendGroup)
     }
 
-    /// The command: a message goes to `to`, or to `group`.
+    /// Returns the command. A message goes to `to`, or to `group`.
     pub fn command(
         self,
         operation: OperationNumber,
@@ -75,7 +75,7 @@ impl Kind {
             Self::WhoAmI => Command::WhoAmI(command::WhoAmI { session }),
         };
         let options = match self {
-            // The same page each time: nothing is confirmed.
+            // Nothing is confirmed, so each command reads the same page.
             Self::Inbox => Options {
                 after: Some(0),
                 limit: Some(10),
@@ -87,12 +87,12 @@ impl Kind {
     }
 }
 
-/// How many of each kind come in a round.
+/// A command mix: the number of commands of each kind in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mix([u16; Kind::ALL.len()]);
 
 impl Mix {
-    /// The kind of command number `n`.
+    /// Returns the kind of command number `n`.
     pub fn kind(&self, n: u64) -> Kind {
         let whole: u64 = self.0.iter().map(|share| u64::from(*share)).sum();
         let mut at = n % whole.max(1);
@@ -105,7 +105,7 @@ impl Mix {
         Kind::Send
     }
 
-    /// True when there are messages to a group.
+    /// True if the mix has messages to a group.
     pub fn needs_group(&self) -> bool {
         Kind::ALL
             .into_iter()
@@ -128,7 +128,7 @@ impl fmt::Display for Mix {
     }
 }
 
-/// A text that is no mix.
+/// The error for a text that is not a mix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "write send, sendgroup, inbox, unread or whoami, each with its share from 1 to 1000, as in send=8,unread=1"

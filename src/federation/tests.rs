@@ -25,7 +25,7 @@ fn crew() -> GroupName {
     "crew".parse().unwrap()
 }
 
-/// A machine, the peers and queue in its store, and the time.
+/// A state machine, the peers and the queue in its store, and the time.
 struct Scene {
     machine: Federation,
     peers: Vec<Peer>,
@@ -138,7 +138,7 @@ impl Scene {
         self.happens(Input::Done(id, Done::Answered(answer)));
     }
 
-    /// A scene in which the peer has accepted the peering.
+    /// Returns a scene in which the peer has accepted the peering.
     fn introduced() -> Self {
         let mut scene = Self::new();
         let (_, id, bytes) = scene.wait_for_question();
@@ -181,8 +181,8 @@ fn peer_is_introduced_to_and_brought_what_waits() {
 }
 
 /// PEER-5: a silent peer is asked again after growing waits, and at once when a packet from it
-/// arrives. If a packet arrived while its answer was lost, it is asked soon. It had to be silent
-/// for as long as it had been before.
+/// arrives. If a packet arrived while its answer was lost, it is asked soon. Fixed fault: it was
+/// asked only after a silence as long as the one before.
 #[test]
 fn silent_peer_is_asked_when_it_is_heard() {
     let mut scene = Scene::introduced();
@@ -265,7 +265,7 @@ fn message_that_is_not_taken_makes_way() {
 }
 
 /// PEER-14, PEER-5: two messages that the peer does not take make way for each other after growing
-/// waits. They did so as fast as the shortest wait allowed.
+/// waits. Fixed fault: they did so as fast as the shortest wait allowed.
 #[test]
 fn messages_that_make_way_for_each_other_wait_longer_each_time() {
     let mut scene = Scene::introduced();
@@ -350,8 +350,8 @@ fn another_peer_of_the_same_name_begins_anew() {
 }
 
 /// PEER-10, PEER-5: a group that cannot be read, or that has no end, does not delay the queue,
-/// which has its turn in between. Messages to a peer stood still for as long as one of its groups
-/// could not be read.
+/// which has its turn in between. Fixed fault: messages to a peer were not delivered as long as one
+/// of its groups could not be read.
 #[test]
 fn group_that_is_never_done_keeps_no_message_waiting() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
@@ -413,7 +413,7 @@ fn group_work_is_done_until_it_is_settled() {
     }
 }
 
-/// A fragment of the only entry of a group. The entry has the largest possible size.
+/// Returns a fragment of the only entry of a group. The entry has the largest possible size.
 fn part(offset: u64) -> Answer {
     const PART: u64 = 1 << 20;
     let fragment = Some(Fragment {
@@ -542,7 +542,7 @@ fn nothing_stands_still() {
                 }
             };
             let brings = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Deliver { .. }));
-            // *done* is no answer to a delivery.
+            // *done* is not a valid answer to a delivery.
             scene.answer(id, Some(if brings { &STORED } else { &Answer::Done }));
             questions += 1;
             assert!(questions < 1000, "seed {seed}: it never ends");

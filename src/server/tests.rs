@@ -1,4 +1,4 @@
-//! The clock and the carriers over a store that fails.
+//! Tests of the clock and of delivery to peers, over a store that fails.
 
 mod carriers;
 mod seats;
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// For how many seconds a realm has been running that is no new one.
+/// The running time of a realm that is not new, in seconds.
 const LONG: u32 = 10_000_000;
 const MOMENT: Moment = Moment {
     wall: 1_800_000_000,
@@ -39,10 +39,10 @@ const MOMENT: Moment = Moment {
 const DEVICE: PublicKey = PublicKey([1; 32]);
 const BETA: PublicKey = PublicKey([50; 32]);
 
-/// True for what is to fail.
+/// Selects the store operations that fail.
 type Fails = fn(Asked<'_>) -> bool;
 
-/// A realm over a store, and its errands.
+/// Creates a realm over a store. Returns it with its outbound peer requests.
 fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<PeerCall>) {
     let identity = SecretKey::from_bytes([9; 32]);
     let own = RealmIdentity {
@@ -103,14 +103,14 @@ async fn start(realm: &Realm<Faulty>, accepts_damage: bool) -> Result<Clock, Fai
     Clock::start(Host::Real, realm, accepts_damage).await
 }
 
-/// What stands under the key of the running time, and since when.
+/// Returns the version of the stored running time.
 async fn version(store: &impl Store) -> Option<Version> {
     let found = store.get(&Key(b"t/"[..].into())).await.unwrap();
     found.map(|found| found.version)
 }
 
-/// SES-7: for how long a realm has been running is not 0 because it cannot be read: it is read again, and then the realm does not
-/// start. It was taken for 0 and written over some minutes later.
+/// SES-7: an unreadable running time is not taken for 0. It is read again, and then the realm does
+/// not start. Fixed fault: the realm took it for 0, and overwrote it some minutes later.
 #[tokio::test(start_paused = true)]
 async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
     let store = Faulty::default();
@@ -132,7 +132,8 @@ async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
     assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
 }
 
-/// SES-7: an operator who accepts that it is damaged has the realm go on from when a session was used last, and not from 0.
+/// SES-7: if an operator accepts that the running time is damaged, the realm goes on from the last
+/// use of a session, and not from 0.
 #[tokio::test(start_paused = true)]
 async fn running_time_that_is_damaged_goes_on_from_the_last_session_where_that_is_accepted() {
     let store = Faulty::default();
@@ -147,15 +148,16 @@ async fn running_time_that_is_damaged_goes_on_from_the_last_session_where_that_i
             || matches!(asked, Asked::List(Prefix(name)) if name.starts_with(b"s/"))
     });
     start(&realm, true).await.unwrap_err();
-    // What is written next can be read.
+    // The value that is written next is readable.
     store.mend();
     clock.stop(&realm).await;
     let written = start(&realm, false).await.unwrap().now().running;
     assert!((LONG..LONG + 100).contains(&written), "{written}");
 }
 
-/// SES-7: what is damaged takes what stands beside it. It is come across where sessions are listed, because it stands behind them, and a
-/// session that makes no sense is one of many.
+/// SES-7: damage to the running time also hits its neighbours in the store, the sessions. It is met
+/// when the sessions are listed. It hides no readable session, and a malformed session is one of
+/// many.
 #[tokio::test(start_paused = true)]
 async fn damage_beside_the_sessions_hides_no_session_that_can_be_read() {
     let stands = |name: &[u8]| Key([b"s/", name].concat().into());
@@ -180,28 +182,28 @@ async fn damage_beside_the_sessions_hides_no_session_that_can_be_read() {
         batch.put(stands(&[part; 16]), b"no session".to_vec());
     }
     store.commit(batch).await.unwrap();
-    // The block with the running time, and with what stands before it.
+    // The block with the running time and the keys before it is unreadable.
     store.fail_when(|asked| {
         is_running_time(asked)
             || matches!(asked, Asked::Past(Key(name)) if name.as_slice() > [&b"s/"[..], &[199]].concat().as_slice())
     });
     start(&realm, false).await.unwrap_err();
     assert_eq!(start(&realm, true).await.unwrap().now().running, LONG);
-    // That was asked for once, and is written down.
+    // The operator accepted that once. The result is stored.
     store.mend();
     assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
-    // A block in the midst of them.
+    // A block among the sessions is unreadable.
     store.fail_when(|asked| {
         is_running_time(asked)
             || matches!(asked, Asked::Past(Key(name)) if name.starts_with(b"s/\x07") || name.starts_with(b"s/\x08"))
     });
     assert_eq!(start(&realm, true).await.unwrap().now().running, LONG);
-    // Nothing at all.
+    // Nothing is readable.
     store.fail_when(|asked| is_running_time(asked) || matches!(asked, Asked::Past(_)));
     start(&realm, true).await.unwrap_err();
 }
 
-/// SES-7: the running time stands in two places, and damage to one of them is none.
+/// SES-7: the running time is stored twice, so it survives damage to one of the two.
 #[tokio::test(start_paused = true)]
 async fn running_time_that_is_damaged_in_one_place_is_read_in_the_other() {
     let fails: [Fails; 2] = [
@@ -215,7 +217,7 @@ async fn running_time_that_is_damaged_in_one_place_is_read_in_the_other() {
         store.fail_when(fails);
         assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
     }
-    // As an earlier release has written it.
+    // An earlier release has stored it once.
     let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     realm.note_running(LONG).await;
@@ -227,7 +229,7 @@ async fn running_time_that_is_damaged_in_one_place_is_read_in_the_other() {
     start(&realm, false).await.unwrap_err();
 }
 
-/// SES-7: what a realm has been running for less than ten minutes counts, when it stops in order.
+/// SES-7: a running time of less than ten minutes counts if the realm stops in order.
 #[tokio::test(start_paused = true)]
 async fn running_time_is_written_at_an_orderly_stop() {
     let store = Faulty::default();
@@ -238,7 +240,7 @@ async fn running_time_is_written_at_an_orderly_stop() {
         assert_eq!(clock.now().running, run * 200);
         clock.stop(&realm).await;
     }
-    // A disk that takes nothing holds no stop up.
+    // A disk that takes no writes does not delay a stop.
     let (realm, _errands) = realm_over(&store);
     store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
     start(&realm, false).await.unwrap().stop(&realm).await;
@@ -246,7 +248,8 @@ async fn running_time_is_written_at_an_orderly_stop() {
     assert_eq!(start(&realm, false).await.unwrap().now().running, 600);
 }
 
-/// SES-7: of what a realm has been running for when it is killed, less than half is lost, and ten minutes at most.
+/// SES-7: if a realm is killed, it loses less than half of its running time since the start, and
+/// ten minutes at most.
 #[tokio::test(start_paused = true)]
 async fn running_time_is_written_soon_after_a_start() {
     for ran in [100, 200, 359, 449, 500, 809, 1000, 5000] {
@@ -263,7 +266,8 @@ async fn running_time_is_written_soon_after_a_start() {
     }
 }
 
-/// SES-7: a clock of the same process goes on from the one before it, whatever the store has taken of that.
+/// SES-7: a clock goes on from the clock before it in the same process, whatever the store has
+/// taken of that one.
 #[tokio::test(start_paused = true)]
 async fn running_time_does_not_go_back_in_a_process_whose_disk_takes_nothing() {
     let store = Faulty::default();
@@ -278,11 +282,11 @@ async fn running_time_does_not_go_back_in_a_process_whose_disk_takes_nothing() {
     let next = start(&realm, false).await.unwrap();
     assert_eq!(next.now().running, LONG);
     assert_eq!(next.clone().not_before(ran).now().running, ran);
-    // What the store has is not forgotten for one that knows less.
+    // A clock that knows less does not reset the stored running time.
     assert_eq!(next.not_before(7).now().running, LONG);
 }
 
-/// SES-7: a server that is told to stop writes it.
+/// SES-7: a server writes the running time when it is told to stop.
 #[tokio::test]
 async fn server_writes_its_running_time_when_it_is_told_to_stop() {
     let directory = tempfile::tempdir().unwrap();
@@ -298,13 +302,13 @@ async fn server_writes_its_running_time_when_it_is_told_to_stop() {
     assert!(versions[0] < versions[1], "{versions:?}");
 }
 
-/// What a carrier asks of the peer.
+/// The requests to a peer.
 struct Asking {
     calls: mpsc::Receiver<OutboundRequest>,
 }
 
 impl Asking {
-    /// Accepts the peering as often as it is asked for, and gives the text of the next message, which it takes.
+    /// Accepts every introduction, then takes the next message and returns its text.
     async fn next_message(&mut self) -> String {
         loop {
             let Some(OutboundRequest::Ask { bytes, answer, .. }) = self.calls.recv().await else {
@@ -326,7 +330,7 @@ impl Asking {
     }
 }
 
-/// Keeps a realm in touch with its peers while `asked` is being asked.
+/// Keeps a realm in touch with its peers while `asked` runs.
 async fn in_touch<T>(
     realm: &Arc<Realm<Faulty>>,
     errands: mpsc::Receiver<PeerCall>,
@@ -375,7 +379,8 @@ async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
     assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");
 }
 
-/// PEER-5: a read that fails stops no queue: it is read again. The carrier ended, or took the queue for empty, until the next start.
+/// PEER-5: a failed read does not stop a queue: it is repeated. Fixed fault: until the next start,
+/// delivery ended or took the queue for empty.
 #[tokio::test(start_paused = true)]
 async fn queue_is_carried_on_after_a_read_that_has_failed() {
     let reads: [(&str, u32, Fails); 4] = [
@@ -418,7 +423,8 @@ async fn queue_is_carried_on_after_a_read_that_has_failed() {
     }
 }
 
-/// PEER-11: copies that cannot be listed at a start are listed later; messages do not wait for that.
+/// PEER-11: replicas that cannot be listed at a start are listed later. Messages do not wait for
+/// that.
 #[tokio::test(start_paused = true)]
 async fn copies_that_cannot_be_listed_hold_no_message_up() {
     let store = Faulty::default();
@@ -444,7 +450,8 @@ async fn copies_that_cannot_be_listed_hold_no_message_up() {
     assert!(tries.load(std::sync::atomic::Ordering::Relaxed) > 5);
 }
 
-/// PEER-5: a peer that was removed and made again in a moment is carried to: its carrier had ended and was never begun again.
+/// PEER-5: a peer that was removed and added again within a moment gets its messages. Fixed fault:
+/// its delivery had ended, and was never started again.
 #[tokio::test(start_paused = true)]
 async fn peer_that_is_made_again_is_carried_to() {
     let store = Faulty::default();
@@ -455,7 +462,8 @@ async fn peer_that_is_made_again_is_carried_to() {
     in_touch(&realm, errands, async |mut beta| {
         let ((), told) = tokio::join!(sendrealm(&sender, 2, "first"), beta.next_message());
         assert_eq!(told, "first");
-        // Removed, before anybody is told so; the carrier looks, since the queue has grown.
+        // The peer is removed before anybody is notified. Delivery looks at the store because the
+        // queue has grown.
         let keys = [b"r/beta".to_vec(), [b"k/", &BETA.0[..]].concat()];
         let mut batch = Batch::new();
         for key in &keys {
@@ -483,7 +491,8 @@ async fn peer_that_is_made_again_is_carried_to() {
     .await;
 }
 
-/// PEER-17: a queue that cannot be looked through at a start is looked through later: what waits behind another is given back in time.
+/// PEER-17: a queue that cannot be searched at a start is searched later. A message behind another
+/// one is returned in time.
 #[tokio::test(start_paused = true)]
 async fn queue_that_cannot_be_read_at_a_start_gives_back_what_is_in_it() {
     let store = Faulty::default();
@@ -497,7 +506,7 @@ async fn queue_that_cannot_be_read_at_a_start_gives_back_what_is_in_it() {
     let answer = ask(&realm, DEVICE, &hurried.to_bytes()).await;
     assert_eq!(answer, Answer::Sent(Sent::Queued));
     let (realm, errands) = realm_over(&store);
-    // The first who looks at the queue looks for such messages.
+    // The first read of the queue is the search for such messages.
     let mut left = 1;
     store.fail_when(move |asked| {
         let fails = left > 0 && matches!(asked, Asked::Read(log) if log.0.as_slice() == b"q/beta");

@@ -1,4 +1,5 @@
-//! The realm that lies in a run: how it comes in, who of an honest realm has to do with it, and what must hold all the same.
+//! The malicious realm in a run: how it starts, which user of an honest realm uses it, and what
+//! must hold nevertheless.
 
 use std::{
     collections::BTreeMap,
@@ -25,25 +26,25 @@ use crate::{
     wire::{CONTENT_NOTICE, CONTENT_TEXT, GroupName, Mailbox, RealmId, Username},
 };
 
-/// Who has to do with it.
+/// The name of the user who uses it.
 const ACCOMPLICE: &str = "zed";
-/// What they ask of it, one after another.
+/// The number of things that this user asks of it, one after another.
 const TURNS: u32 = 40;
-/// How long they wait for an answer, where everybody waits for less.
+/// The time that this user waits for an answer. Other users wait for less.
 const DEADLINE: Duration = Duration::from_secs(40);
-/// In the calm, what is under way has come by then.
+/// In the calm, everything under way arrives within this time.
 const SETTLES: Duration = Duration::from_mins(30);
-/// The longest look at what a realm has queued.
+/// The longest wait for a look at a realm's queue.
 const LOOK: Duration = Duration::from_mins(1);
 
-/// The key of the realm that lies in the world of a seed.
+/// Returns the key of the malicious realm in the world of a seed.
 fn key(seed: u64) -> SecretKey {
     let mut bytes = [0; 32];
     StdRng::seed_from_u64(seed ^ 0x6c69_6172).fill_bytes(&mut bytes);
     SecretKey::from_bytes(bytes)
 }
 
-/// The realm that lies, as an operator who does not know that lists it.
+/// Returns the malicious realm as an unsuspecting operator lists it.
 pub fn liar(seed: u64) -> Neighbour {
     Neighbour {
         realm: malice::NAME.parse().expect("a name"),
@@ -53,7 +54,7 @@ pub fn liar(seed: u64) -> Neighbour {
 }
 
 impl World {
-    /// It comes, and so does its accomplice; both stay until their machines are killed.
+    /// Starts the malicious realm and its accomplice. Both stay until their machines are killed.
     pub(super) fn let_liar_in(self: &Arc<Self>, seed: u64, rng: &mut StdRng) -> Vec<Machine> {
         let targets = self.sites.iter().map(|(site, _)| Target {
             address: site.address(),
@@ -93,7 +94,7 @@ impl World {
         vec![lies, helps]
     }
 
-    /// Somebody's machine, on which nothing is kept.
+    /// Starts a machine for a party that keeps no state over a restart.
     pub(super) fn beginner(&self, name: &str, rng: &mut StdRng) -> Machine {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
@@ -102,7 +103,7 @@ impl World {
         Machine::start(name, network, wall, trace, StdRng::from_seed(seed), None)
     }
 
-    /// What has come to where nobody had asked for anything.
+    /// Checks how many datagrams have arrived at an address that had asked for none.
     pub(super) fn wrong_with_dials(&self, lasted: Duration) -> Option<String> {
         let sent = self.network.sent_to_nobody(malice::BYSTANDER);
         let introductions = self.introduced.load(Ordering::Relaxed);
@@ -117,7 +118,7 @@ impl World {
         })
     }
 
-    /// What honest realms still have for each other: nothing, in the end.
+    /// Checks that the queues between honest realms are empty in the end.
     pub(super) async fn wrong_with_queues(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for (site, _) in &self.sites {
@@ -137,8 +138,8 @@ impl World {
         wrong
     }
 
-    /// Who seems to have written what they have not: of what stands in the mailboxes of honest realms, and was written by somebody of one,
-    /// each has the name and the realm of who wrote it.
+    /// Checks for impersonation: an entry in a mailbox of an honest realm that a user of an honest
+    /// realm wrote has the name and the realm of its author.
     pub(super) fn impersonations(&self, views: &[View]) -> Vec<String> {
         let mut wrong = Vec::new();
         for (reader, mailbox, entries) in views {
@@ -159,7 +160,7 @@ impl World {
     }
 }
 
-/// Leaves out what the realm that lies has said in its own name.
+/// Leaves out the entries that the malicious realm wrote in its own name.
 pub fn honest(views: &[View]) -> Vec<View> {
     let liar: RealmId = malice::NAME.parse().expect("a name");
     let honest = |(reader, mailbox, entries): &View| {
@@ -170,7 +171,8 @@ pub fn honest(views: &[View]) -> Vec<View> {
     views.iter().map(honest).collect()
 }
 
-/// Writes to the realm that lies, and to its group, in which they stay, and looks at what they are shown in the end. What is wrong with that.
+/// Writes to the malicious realm and to its group, joins the group whenever it is no member, and
+/// reads the group's replica in the end. Returns what is wrong with it.
 async fn help(
     machine: &Machine,
     (connection, deadline): (ConnectionString, Duration),
@@ -199,7 +201,7 @@ async fn help(
     let mut posted = BTreeMap::new();
     let mut is_member = false;
     for turn in 0..TURNS {
-        // Some of it is said twice.
+        // Each text is written twice.
         let text = format!("{own} asks {}", turn / 2);
         let outcome = match rng.random_range(0..4) {
             _ if !is_member => (client.joingrouprealm(None, realm, group, GROUP_PASSWORD)).await,
@@ -218,7 +220,7 @@ async fn help(
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
     let _ = calm.wait_for(|is_calm| *is_calm).await;
-    // Whoever was expelled meanwhile is in it again, or sees nothing.
+    // A user who was expelled meanwhile joins again: otherwise the replica cannot be read.
     let joined = client.joingrouprealm(None, realm, group, GROUP_PASSWORD);
     let joined = joined.await;
     machine.note(|| {
@@ -235,7 +237,8 @@ async fn help(
     wrong_with_copy(&entries, own, posted)
 }
 
-/// What stands in a copy in the name of users of the own realm who have not said it, or have not said it so often.
+/// Checks a replica for entries in the name of users of the own realm who did not write them, or
+/// did not write them as often.
 fn wrong_with_copy(
     entries: &[Delivery],
     own: Username,

@@ -1,4 +1,4 @@
-//! Runs seeds, as many as wanted, on all cores; a seed that fails is run again with its trace kept.
+//! Runs any number of seeds on all cores. Runs a failing seed again with its trace.
 
 use std::{
     cell::RefCell,
@@ -18,16 +18,16 @@ use super::{
     world::{self, Outcome},
 };
 
-/// Failing seeds after which a campaign ends.
+/// A campaign ends after this many failing seeds.
 const FAILURES_MAX: usize = 10;
-/// How often a campaign says how far it is.
+/// A campaign reports its progress this often.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 thread_local! {
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A task that panics is a violation, wherever the panic ends.
+/// Records panics: a panicking task is a violation, wherever the panic ends.
 fn watch_for_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -43,7 +43,7 @@ fn watch_for_panics() {
     });
 }
 
-/// Runs one seed on this thread; its outcome, and its trace if that is kept.
+/// Runs one seed on this thread. Returns its outcome, and its trace if that is kept.
 pub(super) fn run(seed: u64, is_traced: bool) -> (Outcome, String) {
     watch_for_panics();
     PANICS.with_borrow_mut(Vec::clear);
@@ -77,7 +77,7 @@ fn write_trace(seed: u64, trace: &str) -> PathBuf {
     path
 }
 
-/// What a campaign has found so far.
+/// The results of a campaign so far.
 #[derive(Default)]
 struct Tally {
     seeds: AtomicU64,
@@ -177,7 +177,7 @@ pub(super) fn variable(name: &str) -> Option<u64> {
     )
 }
 
-/// What a campaign says of a seed that failed.
+/// Returns the report about a failing seed.
 fn explain(seed: u64, wrong: &[String]) -> String {
     let (again, trace) = on_thread(move || run(seed, true));
     let path = write_trace(seed, &trace);
@@ -193,7 +193,8 @@ fn explain(seed: u64, wrong: &[String]) -> String {
     )
 }
 
-/// Three hundred seeds; more by `MERPATI_SEEDS`, from `MERPATI_FIRST` on; one by `MERPATI_SEED`.
+/// No message is lost or doubled, whatever goes wrong. Runs 300 seeds; more with `MERPATI_SEEDS`,
+/// from `MERPATI_FIRST` on; one with `MERPATI_SEED`.
 #[test]
 fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
     if let Some(seed) = variable("MERPATI_SEED") {

@@ -1,5 +1,5 @@
-//! A disk, and the store engine on it: in memory, seeded. It acknowledges after a simulated sync, loses what is
-//! not synced when its machine dies, tears what is being written, fails and fills up.
+//! A simulated disk and its store engine, in memory and seeded. It acknowledges after a simulated
+//! sync, loses unsynced writes when its machine dies, tears writes, fails and fills up.
 
 use std::{
     sync::{Arc, Mutex},
@@ -15,25 +15,25 @@ use crate::store::{
     Store, StoreError, Subscribers, Subscription, Versioned,
 };
 
-/// Batches that may wait to be written.
+/// The number of batches that may wait to be written.
 const QUEUE_MAX: usize = 64;
 
-/// How a disk is at present.
+/// The state of a disk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Health {
-    /// The longest that a sync takes.
+    /// The longest time that a sync takes.
     pub sync: Duration,
-    /// The part of the groups whose writing fails.
+    /// The share of groups of batches whose write fails.
     pub failing: f64,
-    /// There is no room.
+    /// The disk has no space left.
     pub is_full: bool,
 }
 
-/// What is on the disk for good.
+/// The content of the disk.
 #[derive(Debug, Default)]
 struct Contents {
     stored: Memory,
-    /// What is being written and not synced.
+    /// Batches that are written and not synced.
     unsynced: Vec<Batch>,
 }
 
@@ -58,30 +58,30 @@ impl Disk {
         *self.health.lock().unwrap() = health;
     }
 
-    /// How it is at present.
+    /// Returns the present state of the disk.
     pub fn health(&self) -> Health {
         *self.health.lock().unwrap()
     }
 
-    /// Bytes of all entries of all logs.
+    /// Returns the bytes of all entries of all logs.
     pub fn logged(&self) -> usize {
         self.contents.lock().unwrap().stored.logged()
     }
 
-    /// A copy of what is on it for good, as a snapshot would be.
+    /// Returns a copy of the durable content, like a snapshot.
     pub fn copy(&self) -> Memory {
         self.contents.lock().unwrap().stored.clone()
     }
 
-    /// A copy is put in place of what is on it. No process uses the disk.
+    /// Replaces the content by a copy. No process may be using the disk.
     pub fn restore(&self, copy: Memory) {
         let unsynced = Vec::new();
         let stored = copy;
         *self.contents.lock().unwrap() = Contents { stored, unsynced };
     }
 
-    /// The machine has died: of what was being written, some whole batches may have reached the disk, and the one
-    /// that was torn counts for nothing.
+    /// The machine has died. A random number of whole batches of the unsynced write have reached
+    /// the disk. A torn batch has no effect.
     pub fn power_off(&self) {
         let mut contents = self.contents.lock().unwrap();
         let unsynced = std::mem::take(&mut contents.unsynced);
@@ -91,7 +91,7 @@ impl Disk {
         }
     }
 
-    /// Opens the store that is on it.
+    /// Opens the store on the disk.
     pub fn open(&self, machine: Machine) -> SimulatedStore {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
         let subscribers = Arc::<Subscribers>::default();
@@ -112,7 +112,7 @@ impl Disk {
 
 type Job = (Batch, oneshot::Sender<Result<Committed, CommitError>>);
 
-/// Writes: whatever waits goes together.
+/// The writer. It writes all waiting batches together.
 struct Writer {
     disk: Disk,
     machine: Machine,
@@ -131,7 +131,7 @@ impl Writer {
                 (takes, rng.random_bool(health.failing))
             };
             if health.is_full {
-                // There is room left for what gives some back.
+                // Batches that free space are still accepted.
                 for (_, answer) in group.extract_if(.., |(batch, _)| !batch.tidies) {
                     let _ = answer.send(Err(CommitError::Full));
                 }
@@ -179,7 +179,7 @@ impl Writer {
     }
 }
 
-/// The store on a [`Disk`], as one process has it open.
+/// The store on a [`Disk`], as one process has opened it.
 #[derive(Debug)]
 pub struct SimulatedStore {
     disk: Disk,

@@ -1,6 +1,8 @@
-//! An account that takes all it can: links of ever more devices, watches that never say that anything has arrived, the longest messages as
-//! fast as the realm takes them, guesses at somebody's password, and links of devices that nobody knows. It keeps to the rules of links
-//! and to no other. What others are told must come true beside it, and what it holds has an end.
+//! A greedy account. It opens links of ever more devices and watches that never acknowledge an
+//! entry, sends the longest messages as fast as the realm takes them, guesses another user's
+//! password, and opens links of unknown devices. It follows the protocol of links and no other
+//! rule. Other users must still get everything that was acknowledged, and what the account holds
+//! must be bounded.
 
 use std::{
     io,
@@ -27,59 +29,61 @@ use crate::{
     },
 };
 
-/// Its name.
+/// The account's username.
 pub const NAME: &str = "greta";
 const PASSWORD: &[u8] = b"more, more, more";
-/// Devices that it has at once: as many as all places of its realm, and some more.
+/// The number of its devices at once: all link slots of its realm, and some more.
 const DEVICES_MAX: usize = LINKS_MAX + 10;
-/// Of these so many try to begin a watch, over the whole run.
+/// The number of devices that try to begin a watch, over the whole run.
 const WATCHES_MAX: usize = 4;
-/// After so much has been asked it rests, and keeps what it has: a run is to come to an end.
+/// After this many requests it only keeps what it holds, so that a run ends.
 const ASKED_MAX: usize = 400;
-/// For so long it takes all it can; then it falls silent, and what it holds stays as it is.
+/// It is active for this time. Then it is silent, and what it holds stays as it is.
 const LASTS: Duration = Duration::from_mins(5);
-/// A device that has nothing else to do says so often that it is still there.
+/// An idle device sends a request this often to show that it is there.
 const KEEPS: Duration = Duration::from_mins(4);
-/// What is not answered by then is asked again under another number.
+/// A request without an answer is repeated under another number after this time.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// Places for links at a realm that it is at.
+/// The number of link slots of its realm.
 pub const LINKS_MAX: usize = 24;
-/// What watches hold there, in bytes: a watch and what it reads ahead find room in the share of one account.
+/// The memory for watches of its realm, in bytes. A watch and what it reads ahead fit into the
+/// share of one account.
 pub const WATCH_MEMORY: usize = 1 << 20;
-/// What each account has kept there.
+/// The bytes that each account may store there in an hour.
 const STORED_AN_HOUR: u32 = 60_000;
 pub const STORED: RateLimit = RateLimit::per_hour(STORED_AN_HOUR);
 
-/// What it may have kept there after so long, at a realm that has started so often, in bytes.
+/// Returns the most bytes that it may have stored after this time, at a realm that has started this
+/// often.
 pub fn may_have_kept(lasted: Duration, starts: usize) -> usize {
     let hours = usize::try_from(lasted.as_secs().div_ceil(3600)).unwrap_or(usize::MAX);
-    // Four hours' worth at once, and what is under way when they are used up.
+    // Four hours' quota can be used at once, and messages are under way when it is used up.
     let at_once = STORED_AN_HOUR as usize * 4 + MESSAGE_MAX * 20;
     at_once * starts + STORED_AN_HOUR as usize * hours
 }
 
-/// What one of its devices is for.
+/// The task of one of its devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Aim {
-    /// Its messages fill the disk.
+    /// Fills the disk with messages.
     Fill,
-    /// It watches, and takes nothing of what is pushed.
+    /// Watches, and takes no pushed entry.
     Watch,
-    /// It tries passwords of somebody else's.
+    /// Guesses another user's password.
     Guess(Username),
-    /// Nobody has let it in: it holds a place.
+    /// Never logs in, and holds a link slot.
     Stay,
 }
 
-/// Where a realm is, and its key.
+/// The address and key of a realm.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     pub address: SocketAddr,
     pub key: PublicKey,
 }
 
-/// Takes all it can, for a while.
+/// Runs the greedy account until its time is over.
 pub async fn take_all(machine: &Machine, target: Target, victim: Username) {
     let _ = tokio::time::timeout(LASTS, take(machine, target, victim)).await;
 }
@@ -87,7 +91,7 @@ pub async fn take_all(machine: &Machine, target: Target, victim: Username) {
 async fn take(machine: &Machine, target: Target, victim: Username) {
     let mut rng = machine.rng();
     let mut devices = JoinSet::new();
-    // All of them are one account's. Whichever is the first to register makes it.
+    // All devices are of one account. The first one to register creates it.
     let (mut aim, mut watches) = (Aim::Fill, 0);
     let asked = Arc::new(AtomicUsize::new(0));
     loop {
@@ -100,7 +104,7 @@ async fn take(machine: &Machine, target: Target, victim: Username) {
         }
         let pause = Duration::from_millis(rng.random_range(500..8000));
         let until = Instant::now() + pause;
-        // Those whose links have ended are forgotten, and others begun.
+        // Devices whose links have ended are replaced.
         while let Ok(Some(_)) = tokio::time::timeout_at(until, devices.join_next()).await {}
         tokio::time::sleep_until(until).await;
         aim = match rng.random_range(0..10) {
@@ -124,7 +128,7 @@ struct Device {
     next_operation: u64,
     rng: StdRng,
     asked: Arc<AtomicUsize>,
-    /// What it waits for an answer to.
+    /// The request that it waits for an answer to.
     waits_for: Option<RequestId>,
     is_logged_in: bool,
     is_over: bool,
@@ -156,7 +160,7 @@ impl Device {
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Does what it is for until its link ends.
+    /// Performs its task until its link ends.
     async fn live(mut self, aim: Aim) {
         if aim == Aim::Watch {
             self.endpoint.hold_pushes(self.link, true);
@@ -173,12 +177,12 @@ impl Device {
                 if self.endpoint.poll_transmit(now, &mut out).is_none() {
                     break;
                 }
-                // As good as lost on the way.
+                // A failed send counts as loss on the path.
                 let _ = self.socket.send(&out).await;
             }
             let timeout = self.endpoint.poll_timeout();
             let timeout = timeout.map(|at| self.started + Duration::from_micros(at.0));
-            // While it waits for an answer it has nothing to ask.
+            // While it waits for an answer it sends no request.
             let ask = self.waits_for.is_none().then_some(next);
             let due = timeout.into_iter().chain(ask).min();
             let now = Instant::now();
@@ -220,7 +224,7 @@ impl Device {
         }
     }
 
-    /// Asks the next thing; when something is to be asked again.
+    /// Sends the next request. Returns the time until the one after it.
     fn ask(&mut self, aim: Aim) -> Duration {
         let name: Username = NAME.parse().expect("a name");
         let operation = Operation::new(self.next_operation, [1, 2]);

@@ -1,4 +1,4 @@
-//! What was said to the people of a run, and whether it was true.
+//! What the users of a run were told, and whether it was true.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,23 +8,23 @@ use std::{
 
 use crate::wire::{CONTENT_GONE, CONTENT_NOTICE, Entry, ErrorCode, Mailbox};
 
-/// Where a message is to end.
+/// The destination of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum To {
-    /// A person, by number.
+    /// A user, by number.
     SimulatedUser(usize),
-    /// A group, by the number of the realm that it is in.
+    /// A group, by the number of its home realm.
     Group(usize),
 }
 
-/// What the sender was told.
+/// The outcome that the sender was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// Nothing, yet.
+    /// No outcome yet.
     Nothing,
-    /// It is kept for good.
+    /// The message is durable.
     Kept,
-    /// It has had no effect.
+    /// The message had no effect.
     Refused(ErrorCode),
 }
 
@@ -33,32 +33,34 @@ pub enum Said {
 pub struct Message {
     pub from: usize,
     pub to: To,
-    /// Those of one sender and one turn were under way together.
+    /// Messages with the same sender and turn were under way together.
     pub turn: u32,
     pub said: Said,
-    /// It need not have left: it was worth something for a while only, or its outbox is lost.
+    /// The message need not have been sent: its lifetime was limited, or its outbox is lost.
     pub may_be_lost: bool,
-    /// It was in the outbox of an old copy of a profile when that was copied again: where its number was used otherwise, each
-    /// copy gives it another (EXACT-10).
+    /// The number of further copies that may exist. The message was in the outbox of an old copy of
+    /// a profile when that was copied again: if its number was used for another command, each copy
+    /// gives it a new number (EXACT-10).
     pub doubles: usize,
-    /// It was queued, maybe, and may come back.
+    /// The message may have waited for another realm, and may be returned.
     pub to_other_realm: bool,
-    /// It is kept where it is to end, as its sender was told.
+    /// The message is durable at its destination, as its sender was told.
     pub has_arrived: bool,
-    /// A realm had it, maybe, and was restored from a copy without it.
+    /// A realm may have had the message, and was restored from a copy without it.
     pub is_forgotten: bool,
-    /// It was given back, maybe, by a realm that was restored from a copy in which it waits: then it comes after what has gone before it meanwhile.
+    /// A realm may have returned the message, and was restored from a copy in which it waits. Then
+    /// it may come after messages that had overtaken it.
     pub may_come_late: bool,
     pub body: Vec<u8>,
 }
 
 impl Message {
-    /// As [`is_worth_a_while`].
+    /// See [`is_worth_a_while`].
     pub const fn is_worth_a_while(&self, id: MessageId) -> bool {
         is_worth_a_while(id, self.from)
     }
 
-    /// True when a notice is about this message.
+    /// True if a notice is about this message.
     fn is_quoted_in(&self, notice: &str) -> bool {
         let text = String::from_utf8_lossy(&self.body);
         let mut words = text.split(' ').take(3);
@@ -68,15 +70,15 @@ impl Message {
     }
 }
 
-/// True when it is worth delivering for a while only: every fifth is.
+/// True if the message has a limited lifetime: every fifth one has.
 pub const fn is_worth_a_while(id: MessageId, from: usize) -> bool {
     (id + from).is_multiple_of(5)
 }
 
-/// Names a message.
+/// The number of a message.
 pub type MessageId = usize;
 
-/// An entry as it was shown: position and text.
+/// A shown entry: its position and its text.
 type Shown = (u64, Vec<u8>);
 
 /// How much of each mailbox had been shown when a profile was restored.
@@ -87,26 +89,27 @@ struct Restore {
 
 #[derive(Debug, Default)]
 struct Told {
-    /// People who have been told that they have an account.
+    /// The users who were told that they have an account.
     registered: BTreeSet<usize>,
-    /// People who are in all groups.
+    /// The users who are in all groups.
     in_groups: BTreeSet<usize>,
-    /// Who may be shown a mailbox from an earlier place on once: their realm was restored.
+    /// The users whose mailboxes may be shown again from an earlier position, once: their realm was
+    /// restored.
     begin_anew: BTreeSet<usize>,
-    /// People whose profile has been copied.
+    /// The users whose profile has been copied.
     copied: BTreeSet<usize>,
     restores: Vec<(usize, Restore)>,
     messages: Vec<Message>,
-    /// What each device was shown of each mailbox, in order.
+    /// The entries that each device was shown of each mailbox, in order.
     shown: BTreeMap<(usize, String), Vec<Shown>>,
-    /// Where a realm's own word was shown: to whom, in which mailbox and at which place.
+    /// The notices of a realm that were shown: to which user, in which mailbox, at which position.
     notices: BTreeSet<(usize, String, u64)>,
-    /// For how many messages of each person a later run of theirs was told that they are kept.
+    /// For each user, the number of messages that a later process was told to be durable.
     finished: BTreeMap<usize, usize>,
 }
 
 impl Told {
-    /// Where a person has been shown what, in one mailbox after another.
+    /// Returns the entries that a user was shown, one mailbox after another.
     fn shown_to(&self, person: usize) -> impl Iterator<Item = &[Shown]> {
         let theirs = self
             .shown
@@ -115,7 +118,7 @@ impl Told {
         theirs.map(|(_, shown)| shown.as_slice())
     }
 
-    /// How often a text stood in the mailbox of a person in which it stood most often.
+    /// Counts how often a text was shown to a user, in the mailbox that had it most often.
     fn times_shown(&self, person: usize, text: &[u8]) -> usize {
         let in_each = self.shown_to(person).map(|shown| {
             let places = shown.iter().filter(|(_, shown)| shown == text);
@@ -124,7 +127,7 @@ impl Told {
         in_each.max().unwrap_or_default()
     }
 
-    /// How many notices about a message its sender has been shown.
+    /// Counts the notices about a message that its sender was shown.
     fn times_quoted(&self, message: &Message) -> usize {
         let theirs = self
             .shown
@@ -132,7 +135,7 @@ impl Told {
             .filter(|((who, _), _)| *who == message.from);
         let in_each = theirs.map(|((who, mailbox), shown)| {
             let quoting = |(at, text): &&Shown| {
-                // Anybody may write what looks like one.
+                // Any user can write a text that looks like a notice.
                 let is_notice = self.notices.contains(&(*who, mailbox.clone(), *at));
                 is_notice && message.is_quoted_in(&String::from_utf8_lossy(text))
             };
@@ -143,16 +146,17 @@ impl Told {
     }
 }
 
-/// What a mailbox says of entries that it does not keep any more.
+/// What a mailbox says about expired entries.
 #[derive(Clone, Copy, Debug)]
 pub struct Gone {
-    /// So many are gone.
+    /// The number of expired entries.
     pub count: u64,
-    /// They were this person's alone, who has been shown all of them.
+    /// The user whose mailbox it is, who was shown all of them. None for a mailbox of several
+    /// users.
     pub of: Option<usize>,
 }
 
-/// All that was said.
+/// All that the users of a run were told.
 #[derive(Clone, Debug, Default)]
 pub struct History(Arc<Mutex<Told>>);
 
@@ -161,7 +165,8 @@ impl History {
         self.0.lock().unwrap()
     }
 
-    /// A person is about to send a message of about so many bytes; its body.
+    /// Records that a user is about to send a message of about this length. Returns its number and
+    /// its body.
     pub fn write(
         &self,
         from: (usize, &str),
@@ -176,7 +181,7 @@ impl History {
             let _ = write!(text, "{id}.{} ", text.len());
         }
         let body = text.into_bytes();
-        // A message to somebody whom the realm does not know is refused, which another process may be told.
+        // The realm refuses a message to an unknown user, and another process may be told that.
         let is_known = match to {
             To::SimulatedUser(person) => told.registered.contains(&person),
             To::Group(_) => true,
@@ -197,7 +202,7 @@ impl History {
         (id, body)
     }
 
-    /// Who wrote a text, if anybody did.
+    /// Returns the author of a text, if there is one.
     pub fn author(&self, text: &[u8]) -> Option<usize> {
         let told = self.told();
         let mut messages = told.messages.iter();
@@ -205,7 +210,7 @@ impl History {
         message.map(|message| message.from)
     }
 
-    /// The same text is typed once more: that is another message.
+    /// Records that the same text is typed once more, as another message.
     pub fn write_again(&self, id: MessageId) -> MessageId {
         let mut told = self.told();
         let again = Message {
@@ -220,33 +225,33 @@ impl History {
         told.messages.len() - 1
     }
 
-    /// A person has an account.
+    /// Records that a user has an account.
     pub fn register(&self, person: usize) {
         self.told().registered.insert(person);
     }
 
-    /// A person is in all groups.
+    /// Records that a user is in all groups.
     pub fn come_in(&self, person: usize) {
         self.told().in_groups.insert(person);
     }
 
-    /// How many people are in all groups.
+    /// Counts the users who are in all groups.
     pub fn count_in_groups(&self) -> usize {
         self.told().in_groups.len()
     }
 
-    /// A message is kept where it is to end, as its sender was told.
+    /// Records that a message is durable at its destination, as its sender was told.
     pub fn arrive(&self, id: MessageId) {
         self.told().messages[id].has_arrived = true;
     }
 
-    /// All messages, as they are by now.
+    /// Returns a copy of all messages in their present state.
     pub fn so_far(&self) -> Vec<Message> {
         self.told().messages.clone()
     }
 
-    /// A realm is restored, of which these people are: what they are shown may begin anew. `excuse` says of each message that was
-    /// written by now what need not hold of it.
+    /// Records that the realm of these users is restored: their mailboxes may be shown again.
+    /// `excuse` changes what is expected of each message that exists by now.
     pub fn restore_realm(
         &self,
         people: impl Iterator<Item = usize>,
@@ -254,14 +259,14 @@ impl History {
     ) {
         let mut told = self.told();
         told.begin_anew.extend(people);
-        // What was finished may be lost.
+        // The outcomes that were told may be lost.
         told.finished.clear();
         for (id, message) in told.messages.iter_mut().enumerate() {
             excuse(id, message);
         }
     }
 
-    /// A person's profile is copied.
+    /// Records that a user's profile is copied.
     pub fn copy(&self, person: usize) {
         let mut told = self.told();
         if told.copied.contains(&person) {
@@ -273,19 +278,19 @@ impl History {
         told.copied.insert(person);
     }
 
-    /// A message need not have left.
+    /// Records that a message need not have been sent.
     pub fn lose(&self, id: MessageId) {
         self.told().messages[id].may_be_lost = true;
     }
 
-    /// A person's profile is what it was when `since` messages had been written: what was typed after that may be lost, and
-    /// what was shown may be shown again.
+    /// Records that a user's profile is restored to the state in which `since` messages had been
+    /// written. What was typed later may be lost, and what was shown later may be shown again.
     pub fn restore(&self, person: usize, since: usize) {
         let mut told = self.told();
         for message in told.messages.iter_mut().skip(since) {
             message.may_be_lost |= message.from == person;
         }
-        // What was told may be told again.
+        // Outcomes may be told again.
         told.finished.remove(&person);
         told.restores.push((
             person,
@@ -304,17 +309,17 @@ impl History {
         }
     }
 
-    /// The sender was told what became of a message.
+    /// Records the outcome that the sender of a message was told.
     pub fn say(&self, id: MessageId, said: Said) {
         self.told().messages[id].said = said;
     }
 
-    /// A message that an earlier run of a person's began is kept, as a later one was told.
+    /// Records that a later process was told that a message of an earlier process is durable.
     pub fn say_finished(&self, person: usize) {
         *self.told().finished.entry(person).or_default() += 1;
     }
 
-    /// A device has shown an entry.
+    /// Records that a device has shown an entry.
     pub fn show(&self, person: usize, mailbox: &Mailbox, entry: &Entry) {
         let key = (person, mailbox.to_string());
         let position = entry.position.0;
@@ -326,19 +331,20 @@ impl History {
         shown.push((position, entry.body.clone()));
     }
 
-    /// How many entries a person's device has shown.
+    /// Counts the entries that a user's device has shown.
     pub fn count_shown(&self, person: usize) -> usize {
         let told = self.told();
         let shown = told.shown.iter().filter(|((who, _), _)| *who == person);
         shown.map(|(_, shown)| shown.len()).sum()
     }
 
-    /// How many messages were written.
+    /// Counts the messages that were written.
     pub fn messages(&self) -> usize {
         self.told().messages.len()
     }
 
-    /// What is wrong with refusals: nobody here takes so much that others, who may, would leave them nothing.
+    /// Checks the refusals: no user is refused by a rate limit or a full queue. These users take
+    /// little, and a party that takes much must leave them their share.
     pub fn wrong_with_refusals(&self) -> Vec<String> {
         let told = self.told();
         let wrong = told
@@ -353,7 +359,7 @@ impl History {
         wrong.collect()
     }
 
-    /// What is wrong with what the devices were shown: each entry is shown once, in order.
+    /// Checks what the devices were shown: each entry once, in order.
     pub fn wrong_with_shown(&self) -> Vec<String> {
         let told = self.told();
         let mut wrong = Vec::new();
@@ -381,13 +387,13 @@ impl History {
         wrong
     }
 
-    /// What a device has not been shown of a mailbox that holds `entries`.
+    /// Checks that a device was shown all `entries` of a mailbox.
     pub fn not_shown(&self, person: usize, mailbox: &Mailbox, entries: &[Entry]) -> Vec<String> {
         let told = self.told();
         let none = Vec::new();
         let shown = told.shown.get(&(person, mailbox.to_string()));
         let shown = shown.unwrap_or(&none);
-        // What says that others are gone comes when they are.
+        // The entry about expired entries comes only once they are gone.
         let entries = entries.iter().filter(|entry| entry.content != CONTENT_GONE);
         let lacks = entries.filter(|entry| {
             let is_it =
@@ -402,8 +408,8 @@ impl History {
             .collect()
     }
 
-    /// What is wrong with mailboxes that hold these texts, as their owner reads them: `reach` says which messages
-    /// belong there, `returned` what senders were told of those that were queued and could not be delivered.
+    /// Checks a mailbox that holds these texts. `reach` selects the messages that belong there.
+    /// `returned` are the notices about messages that could not be delivered.
     pub fn wrong_with(
         &self,
         mailbox: &str,
@@ -433,13 +439,13 @@ impl History {
                 }
             }
         }
-        // How often each text has to be there, and may.
+        // The least and the most number of times that each text must be there.
         let mut bounds: BTreeMap<&[u8], (usize, usize, Vec<Said>)> = BTreeMap::new();
         for message in told.messages.iter().filter(|message| reach(message)) {
             let (least, most) = match message.said {
                 Said::Kept => (usize::from(!message.is_forgotten), 1),
                 Said::Refused(_) => (0, 0),
-                // What was typed is in the outbox, and leaves it.
+                // A typed message is in the outbox, and is sent from there.
                 Said::Nothing => (usize::from(!message.may_be_lost), 1),
             };
             let bound = bounds.entry(&message.body).or_default();
@@ -452,17 +458,18 @@ impl History {
                 continue;
             };
             let count = texts.iter().filter(|text| **text == message.body).count();
-            // What could not be delivered to another realm has come back instead.
+            // A message that another realm could not be given was returned instead.
             let quoting = returned
                 .iter()
                 .filter(|notice| message.is_quoted_in(notice))
                 .count();
-            // The notice may have been read, and gone since.
+            // The notice may have been read, and have expired.
             let quoting = quoting.max(told.times_quoted(message));
             let came_back = if message.to_other_realm { quoting } else { 0 };
             let found = count + came_back;
             if found < least && gone.count > 0 {
-                // What a person had not been shown does not go; who joins a group later has not been shown all of it.
+                // Unread entries of a user do not expire. A user who joins a group later was not
+                // shown all of its entries.
                 let shown = gone
                     .of
                     .map(|person| told.times_shown(person, &message.body));
@@ -471,7 +478,8 @@ impl History {
                     continue;
                 }
             }
-            // What came back from a store that is lost may have been delivered from its copy, or come back from that, too.
+            // A message that a lost store had returned may also have been delivered from the
+            // store's copy, or have been returned from it too.
             let is_right = (least..=most).contains(&(count + came_back))
                 || (message.may_come_late && count <= most && count + came_back >= least);
             if !is_right {
@@ -494,8 +502,8 @@ impl History {
         wrong
     }
 
-    /// What is wrong with how much was finished: of the messages of which nothing was said, at least as many are
-    /// kept as a later run was told of. `is_kept` says where a message stands.
+    /// Checks the outcomes that later processes were told: of the messages without an outcome, at
+    /// least that many are durable. `is_kept` is true for a message that is in a mailbox.
     pub fn wrong_with_finished(
         &self,
         returned: &[String],
@@ -503,7 +511,7 @@ impl History {
     ) -> Vec<String> {
         let told = self.told();
         let mut wrong = Vec::new();
-        // Of whose realm was restored some may have been told of what was lost then, and heard of it later.
+        // Users of a restored realm may have been told of messages that were lost then.
         let finished = told.finished.iter();
         let finished = finished.filter(|(person, _)| !told.begin_anew.contains(person));
         for (person, finished) in finished {
@@ -527,7 +535,7 @@ impl History {
     }
 }
 
-/// The beginning of a text.
+/// Returns the beginning of a text.
 fn quote(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let short: String = text.chars().take(24).collect();

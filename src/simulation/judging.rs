@@ -1,4 +1,4 @@
-//! What must have come right in the calm: what devices are shown, what mailboxes hold, and what the realm keeps.
+//! Checks in the calm: what devices are shown, what mailboxes hold, and what the realm stores.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, parse_varint},
 };
 
-/// When to look whether everything has come right, after the last look.
+/// The pauses before each look at whether all is right.
 const LOOKS: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_mins(2),
@@ -25,16 +25,16 @@ const LOOKS: [Duration; 5] = [
     Duration::from_hours(2),
     Duration::from_hours(8),
 ];
-/// When nothing new has been shown for so long, nothing is to come: queues rest for less. Where a round trip takes most of a
-/// minute, realms may miss each other several times.
+/// If no new entry is shown for this long, none will come: queues wait for less. With a round trip
+/// of almost a minute, realms may miss each other several times.
 const QUIET: Duration = Duration::from_mins(45);
 const QUIET_AND_SLOW: Duration = Duration::from_hours(6);
 
-/// What a person has in one mailbox.
+/// The entries that a user has in one mailbox.
 pub type View = (usize, Mailbox, Vec<Entry>);
 
 impl World {
-    /// What one account may have kept by now is not all of the disk.
+    /// Checks that one account or malicious realm has not stored more than it may.
     pub(super) fn wrong_with_disk(&self, lasted: Duration) -> Vec<String> {
         let each = self.sites.iter().enumerate();
         let each = each.filter(|(number, (site, _))| *number == 0 || site.is_lied_to);
@@ -45,10 +45,10 @@ impl World {
     fn wrong_with_disk_of(&self, number: usize, lasted: Duration) -> Option<String> {
         let (site, life) = &self.sites[number];
         let logged = site.disk.logged();
-        // What is counted begins anew with each start.
+        // The rate limits begin anew at each start.
         let starts = life.starts.load(std::sync::atomic::Ordering::Relaxed);
         let greedy = greedy::may_have_kept(lasted, starts);
-        // More than there is: each message once, at full length, with what is around it.
+        // An upper bound: each message once, at full length, with its overhead.
         let honest = self.history.messages() * (MESSAGE_MAX + 200);
         (logged > greedy + honest).then(|| {
             format!(
@@ -58,7 +58,8 @@ impl World {
         })
     }
 
-    /// What is wrong, once everything has had the time to come right.
+    /// Checks the whole world, after everything has had time to become right. Returns what is
+    /// wrong.
     pub(super) async fn judge(&self, people: &mut [SimulatedUser]) -> Vec<String> {
         let machines: Vec<Machine> = people
             .iter()
@@ -73,7 +74,7 @@ impl World {
         }
         for (person, machine) in people.iter_mut().zip(&machines) {
             let client = person.client(machine);
-            // Whatever was cut off is finished first.
+            // First, interrupted commands are finished.
             let outcome = client.whoami().await;
             if let Err(error) = outcome {
                 return vec![format!("{} cannot say whoami: {error}", person.name())];
@@ -91,7 +92,8 @@ impl World {
             clients.push(client);
         }
         if self.plan.kinds.restored.is_some() {
-            // Not before the two realms have spoken to each other: a membership that stands ends then.
+            // This comes after the two realms have spoken to each other, which ends stale
+            // memberships.
             tokio::time::sleep(self.quiet()).await;
             for (person, client) in people.iter_mut().zip(&clients) {
                 person.come_back(client).await;
@@ -109,7 +111,8 @@ impl World {
         if !left.is_empty() {
             return left;
         }
-        // Another device looks at all of it, after this one: what one device confirms, another may never be shown.
+        // Another device reads everything after this one: what one device confirms, another one may
+        // never be shown.
         let mut others = Vec::new();
         for (person, machine) in people.iter().zip(&machines) {
             match person.other_device(machine).await {
@@ -141,7 +144,7 @@ impl World {
             }
         }
         for (number, mailbox, entries) in &views {
-            // A message from another realm is pushed once, as one of the private ones.
+            // A message from another realm is pushed once, in the private mailbox.
             if !matches!(mailbox, Mailbox::Realm(_)) {
                 wrong.extend(self.history.not_shown(*number, mailbox, entries));
             }
@@ -159,8 +162,8 @@ impl World {
         if is_slow { QUIET_AND_SLOW } else { QUIET }
     }
 
-    /// Watches until nothing new has come for longer than anything takes to come. What is wrong, if `unread` then counts
-    /// something.
+    /// Watches until no new entry has come for longer than any delay. Reports an error if `unread`
+    /// counts anything after that.
     async fn watch_all(
         &self,
         person: &SimulatedUser,
@@ -220,7 +223,8 @@ impl World {
             let name = format!("{}'s {mailbox}", people[*number].0);
             let gone = Gone {
                 count: entries.iter().filter_map(gone).sum(),
-                // What is in a mailbox from one realm is among the private messages too, and read there.
+                // Entries of one realm's mailbox are among the private messages too, and are read
+                // there.
                 of: matches!(mailbox, Mailbox::Private).then_some(*number),
             };
             let texts = entries.iter().filter(|entry| entry.content == CONTENT_TEXT);
@@ -240,13 +244,13 @@ impl World {
     }
 }
 
-/// How many entries the realm says are not kept any more.
+/// Returns the number of expired entries that an entry reports.
 fn gone(entry: &Entry) -> Option<u64> {
     let (_, count) = parse_varint(&entry.body).ok()?;
     (entry.content == CONTENT_GONE).then_some(count)
 }
 
-/// Waits for all of them.
+/// Awaits all of these futures.
 pub(super) async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {

@@ -1,73 +1,78 @@
-//! What makes a world of several realms another than one in which all of them are honest, stay where they are and have one worker each.
-//! Each is so in a share of the worlds, whatever else their seeds stand for.
+//! The kinds of a world. By default all realms are honest, keep their addresses and have one worker
+//! each. Each kind applies to a share of the worlds, independent of the rest of the seed.
 
 use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// Names a kind of which all worlds are to be that can.
+/// The environment variable that gives this kind to all worlds that can have it.
 const VARIABLE: &str = "MERPATI_KIND";
 
-/// The part of the worlds in which a realm has several workers.
+/// The share of the worlds in which realms have several workers.
 const WORKERS: f64 = 0.2;
-/// The part of the worlds with several realms in which they move,
+/// The share of the worlds with several realms in which realms move.
 const MOVES: f64 = 0.1;
-/// and in which one is behind an address translator.
+/// The share of the worlds with several realms in which one realm is behind an address translator.
 const NAT: f64 = 0.1;
-/// The part of those in which it is a firewall.
+/// The share of the worlds with a translator in which it is a firewall.
 const FIREWALL: f64 = 0.5;
-/// The part of the worlds in which a realm lies.
+/// The share of the worlds with a malicious realm.
 const LIAR: f64 = 0.1;
-/// The part of the worlds with several realms in which somebody on the path sends again what they have recorded.
+/// The share of the worlds with several realms in which an attacker on the path replays recorded
+/// datagrams.
 const REPLAYS: f64 = 0.1;
-/// and in which one is restored from a copy of its disk.
+/// The share of the worlds with several realms in which one realm is restored from a copy of its
+/// disk.
 const RESTORED: f64 = 0.1;
-/// and in which another realm gets the name of one, of which nothing else is so.
+/// The share of the worlds with several realms in which another realm takes over the name of one.
+/// Such a world may also have several workers and replays, and no other kind.
 const TAKEN: f64 = 0.05;
-/// The part of all worlds in which everybody is away for longer than a ticket is good, and then comes back.
+/// The share of all worlds in which all users are away for longer than a ticket lives, and then
+/// return.
 const AWAY: f64 = 0.05;
-/// For so long.
+/// The time for which they are away.
 pub const AWAY_FOR: Duration = Duration::from_hours(25);
 
 /// A realm behind an address translator.
 #[derive(Clone, Copy, Debug)]
 pub struct Nat {
-    /// Which realm.
+    /// The number of the realm.
     pub realm: usize,
-    /// The translator forgets after so long a silence.
+    /// The translator forgets a mapping after this time without traffic.
     pub forgets: Duration,
-    /// The realm tells its own address, or else none.
+    /// The realm tells its own address. Otherwise it tells none.
     pub tells: bool,
-    /// It is a firewall: the realm's own address leads there, for whom the realm has sent to lately.
+    /// The translator is a firewall: the realm's own address leads to the realm, for parties that
+    /// the realm has sent to lately.
     pub is_firewall: bool,
 }
 
-/// Of which kinds a world is.
+/// The kinds of a world.
 #[derive(Clone, Debug, Default)]
 pub struct Kinds {
-    /// How many workers each realm has.
+    /// The number of workers of each realm.
     pub workers: Vec<usize>,
     /// Realms move to other addresses.
     pub moves: bool,
     pub nat: Option<Nat>,
-    /// One more realm is listed, which lies: what its key is made of.
+    /// A malicious realm is listed, too. Its key is made from this seed.
     pub liar: Option<u64>,
-    /// What realms send each other is recorded, and sent again.
+    /// Traffic between realms is recorded and replayed.
     pub replays: bool,
     /// This realm is restored from a copy.
     pub restored: Option<usize>,
-    /// The name of one is given to another.
+    /// The name of one realm is given to another.
     pub taken: bool,
-    /// Everybody is away for a day before the end (HS-20).
+    /// All users are away for a day before the end (HS-20).
     pub are_away: bool,
 }
 
 impl Kinds {
-    /// Those of the world of a seed with so many realms.
+    /// Draws the kinds of the world of a seed with this many realms.
     pub fn draw(seed: u64, realms: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed.rotate_left(32) ^ 0x6b69_6e64);
         let wanted = std::env::var(VARIABLE).unwrap_or_default();
-        // Each is drawn, so that one says nothing of the next.
+        // All kinds are drawn, so that one does not change the next.
         let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
         let (many, moves, nat) = (is("workers", WORKERS), is("moves", MOVES), is("nat", NAT));
         let lies = is("liar", LIAR);
@@ -82,12 +87,13 @@ impl Kinds {
             tells: rng.random_bool(0.5),
             is_firewall: false,
         });
-        // What came later is drawn last, so that a seed stands for what it stood for.
+        // Kinds that were added later are drawn last, so that earlier seeds keep their meaning.
         let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
         let replays = is("replays", REPLAYS);
         let restored = is("restored", RESTORED);
         let moves = moves && are_several;
-        // One that moves and has forgotten where the others are may find nobody, and nobody it.
+        // A realm that moves and has forgotten the addresses of the others may find none of them,
+        // and none may find it.
         let restored = restored && are_several && !moves && !lies;
         let restored = restored.then(|| rng.random_range(0..realms));
         let replays = replays && are_several;
@@ -96,7 +102,7 @@ impl Kinds {
         let are_away = is("away", AWAY);
         let firewall = is("firewall", FIREWALL);
         let nat = nat.map(|nat| Nat {
-            // A firewall leaves the realm its own address.
+            // A realm behind a firewall keeps its own address.
             tells: nat.tells || is_firewall,
             is_firewall: firewall && (nat.tells || is_firewall),
             ..nat
@@ -122,32 +128,37 @@ impl Kinds {
     }
 }
 
-/// What the link to a realm that cannot be called, and one that cannot be opened to it, may take in the end: it is kept open (PEER-24).
+/// The most leftovers of one kind for a realm that cannot be called. A link to it is kept open
+/// (PEER-24), and another one to it does not open.
 const KEPT_OPEN: u64 = 4;
-/// The same for a realm behind a firewall. Those that were opened to it while the firewall let them in are closed in vain later, and stay until
-/// they have been idle for long.
+/// The same for a realm behind a firewall. Links that were opened to it while the firewall let them
+/// in are closed in vain later, and stay until they have been idle for long.
 const LET_IN: u64 = 16;
-/// Inits of such links that are remembered: the links are renewed, as often as every minute.
+/// The most Inits of such links in the accept cache: the links are rekeyed as often as every
+/// minute.
 const RENEWED: u64 = 16;
-/// Whoever cannot be called is called now and then all the same, to see whether it can be by now, and is asked beside that on its own link.
+/// The most outbound requests to a realm that cannot be called. One request tries now and then
+/// whether it can be called by now. Another one uses the realm's own link.
 const CALLED: u64 = 2;
-/// What is held for those links, in bytes.
+/// The most bytes that are held for each of those links.
 const KEPT_BYTES: u64 = 16_000;
-/// What a realm that lies, and is gone, may have others hold: its links, the links to it, and what waits to be asked on those.
+/// The most leftovers of one kind from a malicious realm that is gone: its links, the links to it,
+/// and the requests that wait on them.
 const LIED_TO: u64 = 16;
 
-/// Bytes a second of a path on which three datagrams may all be lost to its queue.
+/// At this rate in bytes per second, the queue of a path may drop all of three datagrams.
 const NARROW: u64 = 100;
 
 impl Kinds {
-    /// True when a realm may hold so much in the end, though nobody is there any more, on paths of that rate.
+    /// True if a realm may have `left` over in the end, although no other party is there any more,
+    /// on paths of this rate.
     pub fn may_be_left(&self, left: &str, rate: Option<u64>) -> bool {
         let links = match (self.nat, self.liar) {
             (_, Some(_)) => LIED_TO,
             (Some(nat), None) if nat.is_firewall => LET_IN,
             (Some(_), None) => KEPT_OPEN,
-            // On so narrow a path the one try that is made at the address it claims (PEER-23) may have come to nothing: it is asked on its own link then
-            // (seed 13015051).
+            // On such a narrow path, the only try of a claimed address (PEER-23) may have been
+            // lost. The realm is then asked on its own link (seed 13015051).
             (None, None) if self.moves && rate.is_some_and(|rate| rate <= NARROW) => KEPT_OPEN,
             (None, None) => return false,
         };

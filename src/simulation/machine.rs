@@ -1,5 +1,5 @@
-//! A simulated machine, and the one process on it. Whatever the process asks of the machine is a moment at which
-//! it may die: from then on nothing it asks for ever comes, until it is forgotten.
+//! A simulated machine and its one process. The process may die at each call to the machine. From
+//! then on no call returns, until the process is dropped.
 
 use std::{
     io,
@@ -19,17 +19,17 @@ use super::{
     trace::Trace,
 };
 
-/// The time of day when a run begins.
+/// The time of day at which a run begins.
 const DAWN: Duration = Duration::from_hours(500_000);
 
-/// A process that asks for more without letting time go on spins.
+/// A process that makes this many calls while time stands still is in an endless loop.
 const SPINS_MAX: u32 = 100_000;
 
-/// The clock on the wall of a machine, which may jump.
+/// The wall clock of a machine. It may jump.
 #[derive(Debug)]
 pub struct WallClock {
     started: Instant,
-    /// What it is off by, in seconds.
+    /// The error of the clock, in seconds.
     off: AtomicI64,
 }
 
@@ -41,7 +41,7 @@ impl WallClock {
         }
     }
 
-    /// Sets it wrong by so many seconds.
+    /// Sets the error of the clock, in seconds.
     pub fn jump(&self, seconds: i64) {
         self.off.store(seconds, Ordering::Relaxed);
     }
@@ -63,18 +63,18 @@ struct Inner {
     wall: Arc<WallClock>,
     trace: Trace,
     rng: Mutex<StdRng>,
-    /// After how many moments the process dies.
+    /// The number of calls until the process dies.
     fuse: AtomicI64,
     is_dead: AtomicBool,
     died: Notify,
-    /// How many moments there were since time last went on.
+    /// The number of calls since time last advanced.
     spins: Mutex<(Instant, u32)>,
-    /// Another process of the machine: its end does not end what the machine has on the network.
+    /// This is another process of the machine. The sockets of the machine outlive it.
     is_beside: bool,
 }
 
 impl Machine {
-    /// A process that has just begun. It dies at the moment `fuse`, if it is told to.
+    /// Starts a process. It dies after `fuse` calls, or not by itself if there is no `fuse`.
     pub fn start(
         name: &str,
         network: Network,
@@ -97,7 +97,8 @@ impl Machine {
         }))
     }
 
-    /// Another process on the same machine, which dies by itself after so many moments, if it is told to.
+    /// Starts another process on the same machine. It dies after `fuse` calls, or not by itself if
+    /// there is no `fuse`.
     pub fn beside(&self, fuse: Option<i64>) -> Self {
         let inner = &self.0;
         Self(Arc::new(Inner {
@@ -114,7 +115,7 @@ impl Machine {
         }))
     }
 
-    /// A machine in a world of its own, where nothing happens.
+    /// Creates a machine in a world of its own, without events.
     pub fn alone() -> Self {
         let trace = Trace::start(false);
         let rng = || StdRng::seed_from_u64(1);
@@ -127,7 +128,7 @@ impl Machine {
         &self.0.name
     }
 
-    /// A moment at which the process may die.
+    /// Marks a call to the machine, at which the process may die.
     pub async fn moment(&self) {
         if self.0.fuse.fetch_sub(1, Ordering::Relaxed) <= 0 {
             self.kill();
@@ -138,7 +139,7 @@ impl Machine {
         self.spin();
     }
 
-    /// Something is done without letting time go on.
+    /// Counts a call that takes no time. Panics after too many of them in a row.
     pub fn spin(&self) {
         let now = Instant::now();
         let spins = {
@@ -153,12 +154,12 @@ impl Machine {
         assert!(spins < SPINS_MAX, "{} spins", self.0.name);
     }
 
-    /// Lets the process die after so many moments more.
+    /// Lets the process die after this many more calls.
     pub fn light(&self, fuse: i64) {
         self.0.fuse.store(fuse, Ordering::Relaxed);
     }
 
-    /// The process dies now.
+    /// Kills the process now.
     pub fn kill(&self) {
         if !self.0.is_dead.swap(true, Ordering::Relaxed) {
             self.0.trace.note(&self.0.name, || "DIES".into());
@@ -173,29 +174,29 @@ impl Machine {
         self.0.is_dead.load(Ordering::Relaxed)
     }
 
-    /// Waits for the process to die.
+    /// Waits until the process dies.
     pub async fn died(&self) {
         self.0.died.notified().await;
     }
 
-    /// A socket that others find at `address`.
+    /// Opens a socket that others reach at `address`.
     pub fn bind(&self, address: SocketAddr) -> io::Result<Socket> {
         let mut sockets = self.bind_all(address, 1)?;
         sockets.pop().ok_or_else(|| io::ErrorKind::Other.into())
     }
 
-    /// So many sockets, over which what comes to `address` is spread.
+    /// Opens this many sockets, over which the datagrams for `address` are spread.
     pub fn bind_all(&self, address: SocketAddr, count: usize) -> io::Result<Vec<Socket>> {
         self.0.network.bind(self, address, count)
     }
 
-    /// A socket of the machine's, somewhere, for a conversation with `address`.
+    /// Opens a socket at an address of the machine's for traffic with `address`.
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
         self.moment().await;
         self.0.network.connect(self.clone(), address)
     }
 
-    /// The addresses of a name.
+    /// Resolves a name to its addresses.
     pub async fn resolve(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         self.moment().await;
         self.0.network.resolve(name, port)

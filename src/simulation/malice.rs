@@ -1,6 +1,7 @@
-//! A realm that lies: the others have listed it as a peer, and it keeps to the rules of links and to no other. It asks what it likes in any
-//! order, repeats and sends again what it has recorded, and answers whatever it is asked with what is not so. What the others say to each
-//! other must come true beside it, and what it makes them keep and send has an end.
+//! A malicious realm. The other realms have listed it as a peer. It follows the protocol of links
+//! and no other rule. It sends any requests in any order, repeats and replays recorded ones, and
+//! answers falsely. What the others acknowledge to each other must still hold, and what it makes
+//! them store and send must be bounded.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,25 +19,26 @@ use crate::{
     },
 };
 
-/// Its name, as the others have listed it.
+/// The name by which the others have listed it.
 pub const NAME: &str = "mallory";
-/// Its group.
+/// The name of its group.
 pub const GROUP: &str = "den";
-/// Where it is, and where nobody is whom it says it is.
+/// The address of the realm, and an address that it claims although no realm is there.
 pub const ADDRESS: SocketAddr = address(9, 6377);
 pub const BYSTANDER: SocketAddr = address(77, 53);
-/// After so many questions it only answers: a run is to come to an end.
+/// After this many requests it only answers, so that a run ends.
 const ASKED_MAX: usize = 600;
-/// What it has said or sent, to be said or sent again.
+/// The number of its requests and datagrams that are recorded for a repeat.
 const RECORDED_MAX: usize = 64;
-/// The part of those that answer about their group as an honest realm would, but for what stands there.
+/// The share of the malicious realms that answer about their group like an honest realm, but with
+/// false content.
 const GROWING: f64 = 0.5;
-/// What is not answered by then is nothing to it.
+/// It gives a request up after this time.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// How often an Init may leave for one introduction (PEER-23).
+/// The most Inits that may be sent for one introduction (PEER-23).
 pub const DIALS_AN_INTRODUCTION: u64 = 3;
-/// How often an address is tried at once; then once an hour.
+/// An address is tried this often at once, and then once an hour.
 const TRIES_AT_ONCE: u64 = 4;
 
 const fn address(net: u8, port: u16) -> SocketAddr {
@@ -44,7 +46,7 @@ const fn address(net: u8, port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(ip), port)
 }
 
-/// What it says of what it is brought.
+/// Its answer to a delivered message.
 #[derive(Clone, Copy, Debug)]
 enum Verdict {
     NumberReused,
@@ -55,7 +57,7 @@ enum Verdict {
     Anything,
 }
 
-/// What it knows of the others.
+/// What it knows about the others.
 #[derive(Debug)]
 pub struct Known {
     pub targets: Vec<Target>,
@@ -64,7 +66,7 @@ pub struct Known {
     pub groups: Vec<GroupName>,
 }
 
-/// A realm that lies.
+/// The state of a malicious realm.
 struct Liar {
     socket: Socket,
     endpoint: Endpoint,
@@ -73,11 +75,11 @@ struct Liar {
     known: Known,
     rng: StdRng,
     verdict: Verdict,
-    /// Its group grows, and who joins it stays in it.
+    /// Its group grows, and a user who joins the group stays in it.
     is_growing: bool,
-    /// Who has written what to its group.
+    /// The authors and texts of the posts to its group.
     posted: Vec<(Username, Vec<u8>)>,
-    /// Links over which it asks, be they its own or others'.
+    /// The links on which it sends requests, whichever side has opened them.
     links: Vec<LinkId>,
     epochs: Vec<u64>,
     requests: Vec<Vec<u8>>,
@@ -86,13 +88,15 @@ struct Liar {
     introductions: u64,
 }
 
-/// The most datagrams that may have come to where nobody asked for any, from a realm that has started so often and has run for so long (PEER-23).
+/// Returns the most datagrams that may arrive at an address that asked for none, from a realm that
+/// has started this often and has run for this long (PEER-23).
 pub fn may_have_come(introductions: u64, starts: u64, lasted: Duration) -> u64 {
     let tries = TRIES_AT_ONCE * starts + lasted.as_secs().div_ceil(3600);
     said(introductions, starts).min(tries) * DIALS_AN_INTRODUCTION
 }
 
-/// How often an address may be tried for what was said of it: each time it is said, and at each start once it has been.
+/// Returns how often a claimed address may be tried: once for each introduction, and once at each
+/// start, if there was an introduction at all.
 pub fn said(introductions: u64, starts: u64) -> u64 {
     match introductions {
         0 => 0,
@@ -100,7 +104,7 @@ pub fn said(introductions: u64, starts: u64) -> u64 {
     }
 }
 
-/// Lies for ever. `introduced` is told how often it has introduced itself by what is not its address.
+/// Runs the malicious realm without end. Passes to `introduced` the number of its introductions.
 pub async fn lie(machine: &Machine, key: SecretKey, known: Known, introduced: impl Fn(u64)) {
     let Ok(socket) = machine.bind(ADDRESS) else {
         return;
@@ -198,7 +202,7 @@ impl Liar {
             let Some(path) = self.endpoint.poll_transmit(now, &mut out) else {
                 return;
             };
-            // As good as lost on the way.
+            // A failed send counts as loss on the path.
             let _ = self.socket.send_to(&out, path.remote).await;
             record(
                 &mut self.datagrams,
@@ -206,7 +210,7 @@ impl Liar {
                 &mut self.rng,
             );
             if self.asked < ASKED_MAX && self.rng.random_bool(0.02) {
-                // A first packet, perhaps, with what it carries early.
+                // The datagram may be a first packet with early data.
                 let again = self.datagrams.choose(&mut self.rng).cloned();
                 if let Some((bytes, to)) = again {
                     let _ = self.socket.send_to(&bytes, to).await;
@@ -240,7 +244,7 @@ impl Liar {
         }
     }
 
-    /// Asks something, of somebody.
+    /// Sends a request to some realm.
     fn ask(&mut self) {
         self.asked += 1;
         let now = self.now();
@@ -257,7 +261,7 @@ impl Liar {
                     return;
                 };
                 if self.rng.random_bool(0.1) {
-                    // Another one, though there may be one.
+                    // Opens another link, even if there is one.
                     self.endpoint.connect(now, to.address, to.key, None)
                 } else {
                     let own = self.own;
@@ -285,7 +289,7 @@ impl Liar {
         }
     }
 
-    /// Whatever comes to its mind.
+    /// Returns a random request.
     fn request(&mut self) -> Vec<u8> {
         let (epoch, place) = (self.epoch(), self.rng.random_range(0..40));
         let sequence = OperationNumber(if self.rng.random_bool(0.05) {
@@ -307,7 +311,8 @@ impl Liar {
             rng.next_u64()
         };
         let content = *[0, 0, 0, 1, 2, 3, 127, 255].choose(rng).unwrap_or(&0);
-        // As one of the others would write, or their realm of what it could not deliver.
+        // A text like one of another user's, or like a notice of their realm about a returned
+        // message.
         let number = rng.random_range(0..30);
         let text = if rng.random_bool(0.5) {
             format!("{to} writes {number} ")
@@ -389,7 +394,7 @@ impl Liar {
         request.to_bytes()
     }
 
-    /// Says that it is somebody, somewhere.
+    /// Returns an introduction by some name, at some address.
     fn introduction(&mut self) -> Vec<u8> {
         let rng = &mut self.rng;
         let other = Self::pick(rng, &self.known.realms);
@@ -423,7 +428,7 @@ impl Liar {
         .to_bytes()
     }
 
-    /// What it answers, if it does.
+    /// Returns its answer to a request, or None if it does not answer.
     fn answer(&mut self, request: &[u8]) -> Option<Vec<u8>> {
         let refused = |code: ErrorCode| Answer::Refused(code.into());
         let highest = OperationNumber(self.rng.random_range(0..100));
@@ -457,7 +462,7 @@ impl Liar {
                 },
                 10 | 11 => Answer::Page(self.page()),
                 12 => return Some(vec![0xff, 1, 2]),
-                // Whatever is for a user's own realm alone to say, too (PEER-6).
+                // This includes refusals that only a user's own realm may give (PEER-6).
                 13 => Answer::Refused(Refusal {
                     code: *ErrorCode::ALL.choose(&mut self.rng)?,
                     detail: self.rng.random_bool(0.5).then(|| self.rng.next_u64()),
@@ -468,13 +473,14 @@ impl Liar {
         Some(answer.to_bytes())
     }
 
-    /// What it answers about its group, which grows. Introductions are answered, or nobody could join it.
+    /// Returns the answer about its growing group. Introductions are accepted, because otherwise no
+    /// user could join the group.
     fn grown(&mut self, request: &[u8]) -> Option<Answer> {
         let known_as = *self.known.realms.choose(&mut self.rng)?;
         match PeerRequest::parse(request).ok()? {
             PeerRequest::Introduce { .. } => Some(Answer::Done),
             PeerRequest::Join { .. } => Some(Answer::Joined {
-                // Another group of the name begins, now and then.
+                // Sometimes another group with the name begins.
                 epoch: 1 + u64::from(self.rng.random_bool(0.1)),
                 membership: self.rng.random_range(1..4),
                 known_as,
@@ -488,7 +494,8 @@ impl Liar {
         }
     }
 
-    /// What is new in its group: what was written there, once or again, and what was not, in the name of whomever.
+    /// Returns new entries of its group: posts, once or repeatedly, and false ones in any user's
+    /// name.
     fn growth(&mut self, after: Position) -> Page {
         let rng = &mut self.rng;
         let mut position = after.0;
@@ -523,7 +530,7 @@ impl Liar {
         }
     }
 
-    /// A page that falls, or repeats, or has no end.
+    /// Returns a page whose positions decrease, or repeat, or that has no end.
     fn page(&mut self) -> Page {
         let rng = &mut self.rng;
         let count = rng.random_range(0..3);
@@ -547,7 +554,7 @@ impl Liar {
     }
 }
 
-/// Keeps something in place of something else.
+/// Records a value. If the record is full, the value replaces a random one.
 fn record<T>(all: &mut Vec<T>, one: T, rng: &mut StdRng) {
     if all.len() < RECORDED_MAX {
         all.push(one);

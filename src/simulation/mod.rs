@@ -1,13 +1,20 @@
-//! Whole realms and clients in a world of one seed: the real endpoint, link, realm, server and client code over a
-//! simulated network, clock and disk. While it storms, everything goes wrong that can; then it is calm, and what
-//! was answered `ok` must be where it belongs, once and in order, every queue empty, every link closed.
+//! The simulator runs whole realms and clients in a world that one seed determines: the real
+//! endpoint, link, realm, server and client code over a simulated network, clock and disk. In the
+//! storm, everything that can go wrong does. In the calm after it, everything that was answered
+//! `ok` must be where it belongs, once and in order, every queue must be empty, and every link must
+//! be closed.
 //!
 //! ```text
-//! cargo test --lib simulation                       300 seeds, and the planted faults (`planted`)
-//! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
-//! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
-//! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar, replays,
-//!                        restored, taken, away (`kinds`)
+//! 300 seeds, and the planted faults (`planted`):
+//!     cargo test --lib simulation
+//! More seeds:
+//!     MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing \
+//!         -- --nocapture
+//! One seed, with its trace:
+//!     MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture
+//! All worlds that can be are of this kind (`kinds`: workers, moves, nat, firewall, liar, replays,
+//! restored, taken, away):
+//!     MERPATI_KIND=liar …
 //! ```
 
 mod accomplice;
@@ -42,5 +49,5 @@ pub use disk::{Disk, SimulatedStore};
 pub use machine::Machine;
 pub use network::Socket;
 
-/// Where realms listen.
+/// The port of realms.
 const REALM_PORT: u16 = 6377;

@@ -1,5 +1,5 @@
-//! Realms that move: each serves from another address after a restart, and tells those it knows. Their users know the new address as one
-//! learns of a name's.
+//! Realms that move. After a restart, each serves from another address, which it tells the realms
+//! that it knows. Its users learn the new address by its name.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,18 +11,19 @@ use super::{
     world::World,
 };
 
-/// The longest look at what a realm knows of the others.
+/// The longest wait for a look at the peers of a realm.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl World {
-    /// Moves realms, one after another. Two that both moved before either had told the other could not find each other again.
+    /// Moves realms, one after another. If two realms moved before either had told the other, they
+    /// could not find each other again.
     pub(super) async fn move_about(&self, mut rng: StdRng) {
         let mut moved_last = None;
         for move_number in 1_u8..=u8::MAX {
             loop {
                 let spell = self.plan.restless.mul_f64(1.0 + rng.random::<f64>() * 4.0);
                 tokio::time::sleep(spell).await;
-                // Nobody could tell one that cannot be called where the others are.
+                // A realm that cannot be called could not be told where the others are.
                 let shut_in = self.plan.kinds.nat.map(|nat| nat.realm);
                 let which = shut_in.unwrap_or_else(|| rng.random_range(0..self.sites.len()));
                 let (site, _) = &self.sites[which];
@@ -50,13 +51,13 @@ impl World {
         life.kill();
     }
 
-    /// True when a realm is up and has been told where all others are.
+    /// True if a realm is up and knows the addresses of all others.
     async fn knows_all(&self, site: &Node) -> bool {
         let realm = site.standing.lock().unwrap().realm.as_ref().map(Arc::clone);
         let Some(realm) = realm else {
             return false;
         };
-        // A process that is dead answers nothing.
+        // A dead process does not answer.
         let Ok((peers, are_all)) = tokio::time::timeout(LOOK, realm.peers()).await else {
             return false;
         };

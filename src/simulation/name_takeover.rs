@@ -1,6 +1,8 @@
-//! A name that is given to another realm: the operator of alpha removes beta and adds another realm, with another key and a user of the same name, as
-//! beta; later, perhaps, the first one again as gamma. What was of the first one is not the second one's: no member, no mail, and no word in the
-//! name of its user. Nothing that was acknowledged is lost, but what the operator said is to be dropped.
+//! A world in which a name is given to another realm. The operator of alpha removes beta, and adds
+//! another realm with another key as beta, with a user of the same name. Later the operator may add
+//! the first realm again, as gamma. The second realm gets nothing of the first: no membership, no
+//! message, and no text in the name of its user. Nothing that was acknowledged is lost, except
+//! messages that the operator dropped.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,21 +24,23 @@ use crate::{
     wire::{ErrorCode, GroupName, RealmId, Username},
 };
 
-/// Who is where: the operator at alpha, and a user of one name at each of the two that are called beta.
+/// The users, by number: the operator at alpha, and a user with the same name at each of the two
+/// realms that are called beta.
 pub const ANN: usize = 0;
 pub const FIRST: usize = 1;
 pub const SECOND: usize = 2;
-/// The name by which the first beta comes again.
+/// The name under which the first beta is added again.
 pub const GAMMA: &str = "gamma";
 
-/// How long somebody waits for an answer.
+/// The time that a user waits for an answer.
 const PATIENCE: Duration = Duration::from_hours(6);
-/// What has not come about by then does not.
+/// A run must end within this time.
 const END: Duration = Duration::from_hours(96);
-/// In the calm everything that is under way arrives within so long: nobody is left alone for longer than 21 min.
+/// In the calm, everything under way arrives within this time: no peer is left alone for longer
+/// than 21 min.
 const SETTLES: Duration = Duration::from_hours(3);
 
-/// Adds a realm that calls itself as the second one does.
+/// Adds a realm that calls itself by the name of the second one.
 pub fn add_third(sites: &mut Vec<(Node, Life)>, rng: &mut StdRng) {
     for (site, _) in &mut *sites {
         site.adds_once = true;
@@ -61,7 +65,7 @@ pub fn add_third(sites: &mut Vec<(Node, Life)>, rng: &mut StdRng) {
     sites.push((third, Life::new("beta2", rng)));
 }
 
-/// One person at each.
+/// Returns one user for each realm.
 pub fn population(sites: &[(Node, Life)]) -> Population {
     let people = [("ann", 0), ("bob", 1), ("bob", 2)];
     Population {
@@ -72,7 +76,7 @@ pub fn population(sites: &[(Node, Life)]) -> Population {
     }
 }
 
-/// One of the three with their device.
+/// A user with a device.
 pub struct Actor {
     pub client: Client,
     machine: Machine,
@@ -86,7 +90,8 @@ pub fn crew() -> GroupName {
     name("crew")
 }
 
-/// Does something until it is done, or refused for one of these reasons, which say that it had been.
+/// Repeats an action until it succeeds, or is refused for one of these reasons, which mean that it
+/// had succeeded before.
 async fn persist<T, F: Future<Output = Result<T, CallError>>>(
     machine: &Machine,
     done: &[ErrorCode],
@@ -114,7 +119,7 @@ impl Actor {
         persist(&self.machine, done, what, act).await;
     }
 
-    /// Joins the group of alpha.
+    /// Joins alpha's group.
     async fn join(&self, alpha: RealmId) {
         let act = || (self.client).joingrouprealm(None, alpha, crew(), GROUP_PASSWORD);
         self.persist(&[], "joins", act).await;
@@ -122,7 +127,7 @@ impl Actor {
 }
 
 impl World {
-    /// What comes to pass, and what is wrong with it.
+    /// Runs the world. Returns what is wrong.
     pub(super) async fn tell_of_taken(
         self: &Arc<Self>,
         rng: &mut StdRng,
@@ -178,7 +183,7 @@ impl World {
         each.collect()
     }
 
-    /// Adds the realm of a site as a peer of alpha's.
+    /// Adds the realm of a node as a peer of alpha.
     async fn add(&self, ann: &Actor, realm: RealmId, which: usize) {
         let (site, _) = &self.sites[which];
         let (host, port) = host_and_port(site.address());
@@ -210,7 +215,7 @@ impl World {
             .await;
         first.join(alpha).await;
         self.converse(actors, story, &mut rng).await;
-        // What is begun after this is the second one's, or nobody's.
+        // From here on, beta is the second realm, or none.
         story.drops = rng.random_bool(0.3);
         let (drops, gone) = (story.drops, [ErrorCode::NoSuchRealm]);
         let act = || self.remove(ann, beta, drops);
@@ -246,7 +251,7 @@ impl World {
         }
     }
 
-    /// Everybody says something, some of it at the same time.
+    /// Lets users send messages, one after another.
     async fn converse(&self, actors: &[Actor], story: &mut Story, rng: &mut StdRng) {
         for _ in 0..rng.random_range(2..8) {
             let who = *[ANN, ANN, FIRST, SECOND].choose(rng).unwrap_or(&ANN);
@@ -256,7 +261,8 @@ impl World {
         }
     }
 
-    /// Somebody says something: ann to the user of the realm that is called beta or gamma or to the group, the others to her or to the group.
+    /// Lets a user send a message: ann to the user of the realm that is called beta or gamma, or to
+    /// the group; the others to ann or to the group.
     async fn say(&self, actors: &[Actor], story: &mut Story, who: usize, rng: &mut StdRng) {
         let to_group = rng.random_bool(0.4);
         let is_again = story.phase == 3 && rng.random_bool(0.5);
@@ -301,7 +307,8 @@ impl World {
         }
     }
 
-    /// In the calm: what is under way arrives; then the first one is no member, joins, and is.
+    /// In the calm, waits until everything has arrived. Then the first realm's user is not a
+    /// member, joins, and is a member.
     async fn settle(&self, actors: &[Actor], story: &mut Story) {
         let [ann, first, second] = actors else {
             return;
@@ -331,7 +338,7 @@ impl World {
     }
 }
 
-/// What was said of a message.
+/// Returns what the sender of a message was told.
 pub fn sent(outcome: &Result<Receipt, CallError>) -> Sent {
     match outcome {
         Ok(receipt) if receipt.state == crate::wire::Sent::Queued => Sent::Queued,

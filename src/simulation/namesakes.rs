@@ -1,4 +1,4 @@
-//! What must hold where a realm's name was given to another (`taken`).
+//! Checks for the worlds in which a realm's name was given to another realm (`taken`).
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     wire::{CONTENT_NOTICE, CONTENT_TEXT, Mailbox, Sender},
 };
 
-/// What was said of a message.
+/// What the sender of a message was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     Arrived,
@@ -24,20 +24,21 @@ pub enum Sent {
 struct Message {
     from: usize,
     to_group: bool,
-    /// The realm that it was for, as the one it is from calls it.
+    /// The name that the sender's realm has for the destination realm.
     named: String,
-    /// 0 until the first one is removed, 1 until the second one has its name, 3 once the first one has another.
+    /// The phase in which it was sent: 0 until the first realm is removed, 1 until the second one
+    /// has its name, 2 after that, 3 once the first one is added again.
     phase: u8,
     said: Sent,
     text: String,
 }
 
-/// What has come to pass.
+/// What has happened so far.
 #[derive(Debug, Default)]
 pub struct Story {
     messages: Vec<Message>,
     pub phase: u8,
-    /// What waited for the first one was to be dropped.
+    /// Messages that waited for the first realm were dropped.
     pub drops: bool,
     pub second_joined: bool,
     pub comes_again: bool,
@@ -49,7 +50,7 @@ impl Story {
         self.wrong.push(wrong);
     }
 
-    /// Somebody is about to say something; its number and text.
+    /// Records that a user is about to send a message. Returns its number and text.
     pub fn begin(&mut self, from: usize, to_group: bool, named: &str) -> (usize, String) {
         let id = self.messages.len();
         let text = format!("message {id} of {from} ");
@@ -68,7 +69,7 @@ impl Story {
         self.messages[id].said = sent(outcome);
     }
 
-    /// The users of other realms that are in the group are those of these.
+    /// Checks that the group's members from other realms are of exactly these realms.
     pub async fn check_members(&mut self, client: &Client, realms: &[&str]) {
         match client.members(crew()).await {
             Ok(members) => {
@@ -88,7 +89,7 @@ impl Story {
     }
 }
 
-/// What stands in a mailbox: texts, and what a realm itself says.
+/// The content of a mailbox: texts and notices.
 #[derive(Default)]
 struct View {
     texts: Vec<(String, Sender)>,
@@ -116,9 +117,9 @@ impl View {
     }
 }
 
-/// All that is to be looked at in the end.
+/// All mailboxes at the end.
 struct Views {
-    /// Private mailboxes, and the group as each has it.
+    /// The private mailboxes, and the group as each user sees it.
     private: Vec<View>,
     group: Vec<View>,
 }
@@ -145,7 +146,7 @@ impl World {
         Ok(Views { private, group })
     }
 
-    /// What is wrong in the end.
+    /// Returns what is wrong at the end.
     pub(super) async fn wrong_with_names(&self, actors: &[Actor], story: &Story) -> Vec<String> {
         let mut wrong = story.wrong.clone();
         let views = match self.views(actors, story).await {
@@ -185,7 +186,8 @@ impl World {
         wrong
     }
 
-    /// Whatever ann is shown has the name of who wrote it: once the first one is removed, it has that of the realm no more.
+    /// Checks the senders that ann sees. Each entry must have the name of its author. Once the
+    /// first realm is removed, its entries must not have its former name.
     fn wrong_senders(&self, story: &Story, views: &Views) -> Vec<String> {
         let mut wrong = Vec::new();
         let at_alpha = [&views.private[ANN], &views.group[ANN]];
@@ -209,19 +211,19 @@ impl World {
     }
 }
 
-/// A message to one person is with them once, or has come back.
+/// Checks that a private message reached its destination once, or was returned.
 fn wrong_with_letter(story: &Story, message: &Message, views: &Views) -> Option<String> {
     let at = |who: usize| views.private[who].count(&message.text);
     let back = views.private[message.from].notices_of(&message.text);
-    // Where it may be, where it may not, and whether it has to be somewhere.
+    // Where the message may be, where it may not be, and whether it must be somewhere.
     let is_acknowledged = matches!(message.said, Sent::Arrived | Sent::Queued);
     let (there, elsewhere, is_due) = match (message.from, message.named.as_str(), message.phase) {
         (ANN, "beta", 0) => (FIRST, SECOND, !story.drops || message.said == Sent::Arrived),
-        // Nobody has the name.
+        // No realm has the name.
         (ANN, "beta", 1) => return (at(FIRST) + at(SECOND) > 0).then(|| "is there".into()),
         (ANN, "beta", _) => (SECOND, FIRST, true),
         (ANN, ..) => (FIRST, SECOND, true),
-        // What the first one still has waits for as long as nobody knows it.
+        // The messages that the first realm still has wait for as long as alpha does not know it.
         (FIRST, ..) => (
             ANN,
             SECOND,
@@ -238,11 +240,12 @@ fn wrong_with_letter(story: &Story, message: &Message, views: &Views) -> Option<
             at(there)
         ));
     }
-    // The first of those that wait may have been delivered when the realm is removed, and comes back all the same.
+    // The first message of a queue may have been delivered when its realm is removed, and is
+    // returned nevertheless.
     (is_acknowledged && is_due && at(there) + back == 0).then(|| "is lost".into())
 }
 
-/// A post is in the group once, if its author was in it.
+/// Checks that a post is in the group once, if its author was a member.
 fn wrong_with_post(message: &Message, views: &Views) -> Option<String> {
     let count = views.group[ANN].count(&message.text);
     let is_due =
@@ -253,8 +256,8 @@ fn wrong_with_post(message: &Message, views: &Views) -> Option<String> {
     (is_due && message.said != Sent::Refused && count == 0).then(|| "is lost".into())
 }
 
-/// The copies of the group have what the group has, each once; what their own users had written under a former peering may be
-/// the word of the group's realm by now (PEER-26).
+/// Checks that the replicas hold what the group holds, each entry once. A text that their own users
+/// posted under a former peering may be attributed to the group's home realm (PEER-26).
 fn wrong_copies(story: &Story, views: &Views) -> Vec<String> {
     let mut wrong = Vec::new();
     for who in [FIRST, SECOND] {

@@ -1,6 +1,7 @@
-//! Address translators and stateful firewalls. A realm behind a translator opens links to others, which see it at an address that is
-//! forgotten after a silence. Behind a firewall it keeps its own address, at which those are let in to whom it has sent lately. The users
-//! of the realm are behind it, too, and reach it as before.
+//! Address translators and stateful firewalls. A realm behind a translator opens links to others,
+//! which see an outside address that is forgotten after a time without traffic. A realm behind a
+//! firewall keeps its own address, and receives there only from parties that it has sent to lately.
+//! The users of the realm are behind it, too, and reach the realm as before.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Who is spoken to from where, and as what.
+/// A mapping of an inside to an outside address, for one remote address.
 #[derive(Debug)]
 struct Mapping {
     inside: SocketAddr,
@@ -22,19 +23,19 @@ struct Mapping {
 #[derive(Debug)]
 struct Nat {
     forgets: Duration,
-    /// It translates no addresses.
+    /// The translator is a firewall, which keeps addresses as they are.
     is_firewall: bool,
     mappings: Vec<Mapping>,
 }
 
-/// All translators, by the machines behind them.
+/// All translators, by the machine behind them.
 #[derive(Debug, Default)]
 pub struct Nats {
     of: BTreeMap<String, Nat>,
     given: u32,
 }
 
-/// Realms, and whoever seems to be one, are in these nets; clients are elsewhere.
+/// True for an address in the networks of realms and of translators. Clients are in other networks.
 pub const fn is_realm(address: SocketAddr) -> bool {
     matches!(address.ip(), IpAddr::V4(ip) if matches!(ip.octets()[0], 10 | 172))
 }
@@ -49,14 +50,14 @@ impl Nats {
         self.of.insert(machine.into(), nat);
     }
 
-    /// The translator of a machine has begun anew.
+    /// Restarts the translator of a machine.
     pub fn forget_all(&mut self, machine: &str) {
         if let Some(nat) = self.of.get_mut(machine) {
             nat.mappings.clear();
         }
     }
 
-    /// From where a datagram seems to come that leaves the machine.
+    /// Returns the source address of a datagram after translation.
     pub fn leave(&mut self, machine: &str, inside: SocketAddr, remote: SocketAddr) -> SocketAddr {
         let Some(nat) = self.of.get_mut(machine).filter(|_| is_realm(remote)) else {
             return inside;
@@ -86,7 +87,8 @@ impl Nats {
         outside
     }
 
-    /// Where a datagram goes that is sent to an address of a translator, if that still knows whose it is.
+    /// Returns the inside address for a datagram to an outside address, if the translator remembers
+    /// the mapping.
     pub fn enter(&mut self, from: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
         let now = Instant::now();
         let mut nats = self.of.values_mut();
@@ -101,7 +103,7 @@ impl Nats {
         })
     }
 
-    /// True when nothing that another realm sends to the machine's own address comes there.
+    /// True if datagrams from another realm to the machine's own address are dropped.
     pub fn shuts_out(&self, machine: &str, from: SocketAddr) -> bool {
         is_realm(from) && self.of.contains_key(machine)
     }

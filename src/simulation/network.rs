@@ -1,5 +1,5 @@
-//! A network that does what networks do: loses, doubles, delays, bends and reorders, carries no more than so many
-//! bytes at once or a second, is cut in two, and gives machines other addresses.
+//! A simulated network. It loses, duplicates, delays, corrupts and reorders datagrams, limits their
+//! size and rate, partitions, and changes addresses.
 
 use std::{
     cmp::Reverse,
@@ -21,36 +21,36 @@ use super::{
     trace::Trace,
 };
 
-/// Bytes of IP and UDP around each datagram.
+/// The bytes of the IP and UDP headers of a datagram.
 const AROUND: usize = 28;
-/// What waits at a bottleneck for longer is dropped.
+/// A datagram that would wait longer at a bottleneck is dropped.
 const QUEUE: Duration = Duration::from_secs(3);
-/// Datagrams that an eavesdropper keeps.
+/// The number of datagrams that an eavesdropper keeps.
 const OVERHEARD_MAX: usize = 64;
-/// A run that sends more has lost its way.
+/// A run that sends more datagrams is in an endless loop.
 const DATAGRAMS_MAX: u64 = 3_000_000;
 
-/// How the network is at present.
+/// The network conditions.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
-    /// The part of the datagrams that is lost, each way.
+    /// The share of datagrams that are lost, in each direction.
     pub loss: f64,
     pub doubled: f64,
     pub bent: f64,
-    /// Of those that an eavesdropper sends again from elsewhere.
+    /// The share of datagrams upon which an eavesdropper replays one from another address.
     pub replayed: f64,
-    /// The way takes so long,
+    /// The one-way delay.
     pub delay: Duration,
-    /// and so much longer at most; what leaves later may then come earlier.
+    /// The most additional delay. It causes reordering.
     pub spread: Duration,
     /// The longest datagram, in bytes.
     pub mtu: usize,
-    /// What each machine can send, in bytes a second.
+    /// The rate at which each machine sends, in bytes a second.
     pub rate: Option<u64>,
 }
 
 impl Weather {
-    /// Nothing bad happens, and nothing takes any time.
+    /// No fault occurs, and there is no delay.
     pub const CALM: Self = Self {
         loss: 0.0,
         doubled: 0.0,
@@ -62,7 +62,7 @@ impl Weather {
         rate: None,
     };
 
-    /// Nothing bad happens; the path stays as long and as narrow as it is.
+    /// No fault occurs. The delay and the rate of the path stay.
     pub const fn calm(self) -> Self {
         Self {
             loss: 0.0,
@@ -74,7 +74,7 @@ impl Weather {
     }
 }
 
-/// A datagram, when it arrives, and the number that keeps the order of those that arrive together.
+/// An arriving datagram: its time, and a number that orders datagrams of the same time.
 type Arriving = Reverse<(Instant, u64, SocketAddr, SocketAddr, Vec<u8>)>;
 
 #[derive(Debug)]
@@ -90,17 +90,17 @@ struct Inbox {
 struct State {
     rng: StdRng,
     weather: Weather,
-    /// Sockets, by their address: those of a realm's workers share one.
+    /// Sockets by address. The workers of a realm share an address.
     open: BTreeMap<SocketAddr, Vec<Arc<Inbox>>>,
     nats: Nats,
-    /// Datagrams sent to addresses where nobody is, by those.
+    /// The number of datagrams that were sent to each unbound address.
     to_nobody: BTreeMap<SocketAddr, u64>,
-    /// Pairs of machines that have no way to each other.
+    /// Pairs of machines that are partitioned.
     cut: BTreeSet<(String, String)>,
-    /// Until when each machine's bottleneck is busy.
+    /// The time until which each machine's bottleneck is busy.
     busy: BTreeMap<String, Instant>,
     overheard: VecDeque<(SocketAddr, Vec<u8>)>,
-    /// Somebody on the path between realms.
+    /// The attacker on the path between realms.
     recorder: Option<Recorder>,
     sieve: Option<Sieve>,
     addresses: u32,
@@ -148,7 +148,7 @@ impl Network {
         self.state.lock().unwrap().weather = weather;
     }
 
-    /// Cuts the way between two machines, or joins it again.
+    /// Partitions two machines, or connects them again.
     pub fn cut(&self, a: &str, b: &str, is_cut: bool) {
         let pair = (a.min(b).to_string(), a.max(b).to_string());
         let mut state = self.state.lock().unwrap();
@@ -159,7 +159,7 @@ impl Network {
         }
     }
 
-    /// The machine's conversations go on from other addresses.
+    /// Moves the machine's client sockets to other addresses.
     pub fn rebind(&self, machine: &str) {
         let mut state = self.state.lock().unwrap();
         let open = std::mem::take(&mut state.open);
@@ -178,17 +178,17 @@ impl Network {
         state.nats.forget_all(machine);
     }
 
-    /// From now on the sieve picks what is lost, until it is taken out.
+    /// Lets the sieve choose the lost datagrams. Returns the sieve before it.
     pub fn sift(&self, sieve: Option<Sieve>) -> Option<Sieve> {
         std::mem::replace(&mut self.state.lock().unwrap().sieve, sieve)
     }
 
-    /// From here on whoever opens a socket is in another network.
+    /// Opens all later client sockets in another network.
     pub fn move_on(&self) {
         self.state.lock().unwrap().addresses |= 0xff;
     }
 
-    /// The machine's sockets are no more.
+    /// Closes all sockets of the machine.
     pub fn forget(&self, machine: &str) {
         let mut state = self.state.lock().unwrap();
         state.open.retain(|_, inboxes| {
@@ -197,19 +197,20 @@ impl Network {
         });
     }
 
-    /// A salt that nobody has drawn before. One pair of equal ones in 65,536 (EXACT-10) would be found, and is known.
+    /// Returns an unused salt. One pair of random salts in 65,536 is equal (EXACT-10). That is
+    /// known, and the simulator would report it.
     pub fn salt(&self) -> [u8; 2] {
         let mut state = self.state.lock().unwrap();
         state.salts = state.salts.wrapping_add(1);
         state.salts.to_be_bytes()
     }
 
-    /// Datagrams sent so far.
+    /// Returns the number of datagrams sent so far.
     pub fn sent(&self) -> u64 {
         self.state.lock().unwrap().sent
     }
 
-    /// So many sockets that share an address.
+    /// Opens this many sockets that share an address.
     pub(super) fn bind(
         &self,
         machine: &Machine,
@@ -226,18 +227,19 @@ impl Network {
         Ok(each)
     }
 
-    /// The machine is behind an address translator or a firewall, which forgets who is spoken to after so long a silence.
+    /// Puts the machine behind an address translator or a firewall, which forgets a mapping after
+    /// this time without traffic.
     pub fn translate(&self, machine: &str, forgets: Duration, is_firewall: bool) {
         let nats = &mut self.state.lock().unwrap().nats;
         nats.begin(machine, forgets, is_firewall);
     }
 
-    /// Somebody begins to record what realms send each other.
+    /// Starts to record the traffic between realms.
     pub fn record(&self, rng: StdRng) {
         self.state.lock().unwrap().recorder = Some(Recorder::new(rng));
     }
 
-    /// Something that was recorded is sent again, once or several times; how often. `there` is where realms are.
+    /// Replays a recorded datagram. Returns how often. `there` are the addresses of realms.
     pub fn play_back(&self, there: &[SocketAddr]) -> usize {
         let mut state = self.state.lock().unwrap();
         let elsewhere = state.fresh_address();
@@ -252,7 +254,7 @@ impl Network {
                 bytes.len()
             )
         });
-        // Who is behind a translator is reached through it alone.
+        // A machine behind a translator is reached only through it.
         let to = state.nats.enter(from, to).unwrap_or(to);
         for _ in 0..times {
             let after = state.weather.delay;
@@ -261,7 +263,7 @@ impl Network {
         times
     }
 
-    /// How many datagrams were sent to an address at which nobody was.
+    /// Returns the number of datagrams that were sent to an unbound address.
     pub fn sent_to_nobody(&self, address: SocketAddr) -> u64 {
         let state = self.state.lock().unwrap();
         state.to_nobody.get(&address).copied().unwrap_or_default()
@@ -276,13 +278,13 @@ impl Network {
         Ok(Socket::open(self, &mut state, machine, address, Some(peer)))
     }
 
-    /// Gives a name its addresses.
+    /// Sets the addresses of a name.
     pub fn set_name(&self, name: &str, addresses: &[SocketAddr]) {
         let mut state = self.state.lock().unwrap();
         state.names.insert(name.into(), addresses.to_vec());
     }
 
-    /// Takes all routes away, or gives them back.
+    /// Removes all routes, or restores them.
     pub fn set_down(&self, is_down: bool) {
         self.state.lock().unwrap().is_down = is_down;
     }
@@ -315,7 +317,8 @@ impl Network {
         }
         let entered = state.nats.enter(address, told);
         let to = entered.unwrap_or(told);
-        // Who is behind a translator is let in to its own address by nobody.
+        // Without a mapping, a realm behind a translator gets nothing from realms at its own
+        // address.
         let outside = address.ip() != to.ip() && entered.is_none();
         let fates = state.fates(from, (outside.then_some(address), to), bytes);
         if matches!(fates[..], [Fate::NobodyThere]) {
@@ -365,7 +368,7 @@ impl Network {
     }
 }
 
-/// What becomes of a datagram.
+/// The fate of a datagram.
 #[derive(Debug)]
 enum Fate {
     Arrives {
@@ -457,7 +460,7 @@ impl State {
 
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>, after: Duration) {
         if let Some(inboxes) = self.open.get(&to) {
-            // As a kernel does that spreads what comes over the sockets of an address.
+            // Like a kernel, this spreads datagrams over the sockets of an address.
             let inbox = &inboxes[spread(from) % inboxes.len()];
             let at = Instant::now() + after;
             let mut arriving = inbox.arriving.lock().unwrap();
@@ -467,12 +470,12 @@ impl State {
     }
 }
 
-/// Realms are in a net of their own.
+/// True for an address of a client. Realms are in another network.
 const fn is_client(address: SocketAddr) -> bool {
     matches!(address.ip(), IpAddr::V4(ip) if ip.octets()[0] == 100)
 }
 
-/// Which of an address's sockets a datagram comes to, by where it is from.
+/// Returns the index of the socket that gets a datagram, by its source address.
 fn spread(from: SocketAddr) -> usize {
     let octets = match from.ip() {
         IpAddr::V4(ip) => u32::from(ip),
@@ -492,7 +495,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Where it is.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         *self.inbox.address.lock().unwrap()
     }

@@ -1,4 +1,4 @@
-//! A realm of a run: its disk, and the processes that serve from it, one after another.
+//! A node: the disk of a realm, and the processes that serve from it, one after another.
 
 use std::{
     net::SocketAddr,
@@ -30,69 +30,71 @@ use crate::{
 
 /// The longest message, in bytes.
 pub const MESSAGE_MAX: usize = 4000;
-/// Links that are silent for so long end.
+/// Links that are silent for this long end.
 pub const IDLE: Duration = Duration::from_mins(30);
-/// A link between realms is closed after so long.
+/// A link between realms is closed when it is idle for this long.
 const PEER_IDLE: Duration = Duration::from_mins(10);
 
-/// How often to look at what is held.
+/// The interval of looks at the memory of watches.
 const LOOK: Duration = Duration::from_secs(20);
 
-/// Another realm, as this one's configuration names it.
+/// Another realm, as the configuration of this one lists it.
 #[derive(Clone, Debug)]
 pub struct Neighbour {
     pub realm: RealmId,
     pub key: PublicKey,
-    /// None is known where nobody can call it.
+    /// The address. None if the other realm cannot be called.
     pub address: Option<SocketAddr>,
 }
 
-/// An address as it is told.
+/// Returns an address as host and port.
 pub fn host_and_port(address: SocketAddr) -> (String, u16) {
     (address.ip().to_string(), address.port())
 }
 
-/// What changes about a realm while it is served from by one process after another.
+/// The state of a realm that its processes change.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// The process there is serves this realm.
+    /// The realm that the running process serves.
     pub realm: Option<Arc<Realm<SimulatedStore>>>,
-    /// Its operator has added the peers, and need not do so again.
+    /// The operator has added the peers, and need not do so again.
     pub has_peers: bool,
-    /// It is to be stopped, and then copied.
+    /// The process is to be stopped, and then the disk copied.
     pub is_to_be_copied: bool,
-    /// A copy of the disk, what had been said by then, and whether a process was using the disk.
+    /// A copy of the disk, what had been acknowledged by then, and whether a process was using the
+    /// disk.
     pub copy: Option<(Memory, Snapshot, bool)>,
     /// The next process is to find the copy on the disk.
     pub is_to_be_restored: bool,
-    /// The disk has been restored from a copy that was taken in use, and devices have not been told yet.
+    /// The disk was restored from a copy that was taken in use, and the devices have not been told
+    /// yet.
     pub is_restored: bool,
 }
 
-/// A realm's place.
+/// A realm with its disk and configuration.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub id: RealmId,
-    /// Where it serves at the next start.
+    /// The address at which the next process serves.
     pub address: Arc<Mutex<SocketAddr>>,
-    /// Its users know it by this name, or else by its address.
+    /// The name by which its users know it. Without one, they know its address.
     pub name: Option<&'static str>,
-    /// It tells other realms where it is.
+    /// It tells other realms its address.
     pub is_told: bool,
     pub workers: usize,
     pub standing: Arc<Mutex<Standing>>,
     pub key: SecretKey,
     pub disk: Disk,
     pub neighbours: Vec<Neighbour>,
-    /// Its operator adds the peers once, and not again at each start.
+    /// The operator adds the peers once, and not again at each start.
     pub adds_once: bool,
     pub early_data: bool,
     pub lifetime: Duration,
-    /// What has been read is kept for so long, if it is not kept for ever.
+    /// Read entries are kept for this time. None if they are kept for ever.
     pub kept: Option<Duration>,
-    /// Somebody takes all they can here.
+    /// A greedy account uses this realm.
     pub is_greedy: bool,
-    /// One of its peers lies, and has no more kept here than anybody who takes all they can.
+    /// One of its peers is malicious. Each peer may store no more than a greedy account.
     pub is_lied_to: bool,
 }
 
@@ -110,7 +112,7 @@ impl Node {
         }
     }
 
-    /// One for each worker.
+    /// Creates an endpoint for each worker.
     fn endpoints(&self, machine: &Machine) -> Vec<Endpoint> {
         let count = self.workers;
         let identity = Identity {
@@ -155,7 +157,8 @@ impl Node {
         endpoints
     }
 
-    /// The peers that the configuration names. Once they have been added, realms that move tell each other where they are.
+    /// Returns the peers of the configuration. Once they have been added, realms that move tell
+    /// each other their addresses.
     fn configured_peers(&self) -> Vec<ConfiguredPeer> {
         if self.adds_once && self.standing.lock().unwrap().has_peers {
             return Vec::new();
@@ -169,8 +172,8 @@ impl Node {
         each.collect()
     }
 
-    /// Serves as one process, until told to stop (in order, or to be looked at) or until the store fails. What it
-    /// still held when looked at.
+    /// Serves as one process, until it is told to stop, until `looked_at` is ready, or until the
+    /// store fails. Returns what it still held when it was looked at.
     pub async fn serve(
         &self,
         machine: Machine,
@@ -279,7 +282,7 @@ impl Node {
     }
 }
 
-/// What watches hold is never more than they may.
+/// Checks that watches never hold more memory than they may.
 async fn look_at_watches(realm: &Realm<SimulatedStore>, most: usize) {
     loop {
         tokio::time::sleep(LOOK).await;

@@ -1,4 +1,5 @@
-//! Several users of one profile: what was typed as one of them is done as no other, whatever is lost and killed.
+//! Tests of several users of one profile. A command that was typed as one user is never executed as
+//! another one, whatever is lost or killed.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::{
     wire::{Entry, Mailbox, Role, Username},
 };
 
-/// Worlds that each test tries.
+/// The number of worlds that each test tries.
 const WORLDS: u64 = 250;
 
 const LOSSY: Weather = Weather {
@@ -30,7 +31,7 @@ fn name(name: &str) -> Username {
     name.parse().expect("a name")
 }
 
-/// A realm with two users, of whom one is logged in on the profile.
+/// Creates a realm with two users. Ann is logged in on the profile.
 async fn ann_and_bob(seed: u64) -> Setting {
     let setting = Setting::seeded(&[LIVE], seed);
     setting.registered().await;
@@ -40,7 +41,7 @@ async fn ann_and_bob(seed: u64) -> Setting {
     setting
 }
 
-/// Another process of the profile logs bob in, over a bad path, and is killed at some moment.
+/// Lets another process of the profile log bob in over a lossy path, and kills it at some moment.
 async fn bob_logs_in(setting: &Setting, rng: &mut StdRng) {
     let (client, machine) = setting.process();
     let moment = Duration::from_millis(rng.random_range(1..1500));
@@ -58,11 +59,11 @@ async fn mailbox_of(setting: &Setting, user: &str) -> Vec<Entry> {
     all.into_iter().map(|delivery| delivery.entry).collect()
 }
 
-/// The profile's outbox goes, as whoever is logged in, and then as ann.
+/// Sends the profile's outbox, first as the logged-in user, then as ann.
 async fn everything_goes(setting: &Setting) -> Client {
     let client = setting.client();
     let _ = client.whoami().await;
-    // False when it turns out that another user is logged in.
+    // The result is false if it turns out that another user is logged in.
     let _ = client.outbox_wait().await.expect("the outbox can be read");
     client
         .auth(name("ann"), PASSWORD)
@@ -72,7 +73,8 @@ async fn everything_goes(setting: &Setting) -> Client {
     client
 }
 
-/// EXACT-7
+/// EXACT-7: a message in the outbox is sent by the user who typed it, even if another user logs in
+/// before it is sent.
 #[tokio::test(start_paused = true)]
 async fn owner_of_a_message_is_who_typed_it() {
     for seed in 0..WORLDS {
@@ -94,7 +96,8 @@ async fn owner_of_a_message_is_who_typed_it() {
     }
 }
 
-/// EXACT-7: also of what carries a password, and is tried by who has it while another process logs in.
+/// EXACT-7: the same holds for a command with a password, which its caller repeats while another
+/// process logs in.
 #[tokio::test(start_paused = true)]
 async fn owner_of_a_group_is_who_made_it() {
     for seed in 0..WORLDS {
@@ -132,8 +135,8 @@ async fn owner_of_a_group_is_who_made_it() {
     }
 }
 
-/// EXACT-8: an old copy that comes back by its ticket hears only later, or by a refusal, that it is one. What its original has sent it does not
-/// send again.
+/// EXACT-8: an old copy of a profile that resumes by its ticket learns only later, or by a refusal,
+/// that it is a copy. It does not send what its original has sent.
 #[tokio::test(start_paused = true)]
 async fn owner_of_a_copy_sends_nothing_twice() {
     for seed in 0..WORLDS / 12 {
@@ -149,7 +152,7 @@ async fn owner_of_a_copy_sends_nothing_twice() {
         setting.serve_at(LIVE);
         let original = setting.client();
         assert!(original.outbox_wait().await.expect("it can be read"));
-        // More than a realm remembers the answers of.
+        // These are more commands than the realm has idempotency records for.
         for number in 0..300 {
             let text = number.to_string();
             let sent = original.send(name("ann"), text.as_bytes()).await;
@@ -166,7 +169,8 @@ async fn owner_of_a_copy_sends_nothing_twice() {
     }
 }
 
-/// READ-2, READ-3, EXACT-7: what is read is of whom it is noted for, also while it is not known who has logged in.
+/// READ-2, READ-3, EXACT-7: an entry is shown and confirmed for the user whose mailbox it is in,
+/// even while it is not known who is logged in.
 #[tokio::test(start_paused = true)]
 async fn owner_of_a_mailbox_is_who_is_shown_it() {
     const MESSAGES: u32 = 4;
@@ -183,7 +187,7 @@ async fn owner_of_a_mailbox_is_who_is_shown_it() {
                 let sent = writer.send(name(to), text.as_bytes()).await;
                 sent.expect("it is stored");
             }
-            // ann has been shown more than bob.
+            // Ann has been shown more than bob.
             if number < MESSAGES / 2 {
                 let (ann, machine) = setting.process();
                 let texts = read(&ann).await;
@@ -224,7 +228,7 @@ async fn owner_of_a_mailbox_is_who_is_shown_it() {
     }
 }
 
-/// Shows what is unread, whoever is logged in.
+/// Reads and shows the unread entries of whichever user is logged in.
 async fn read(client: &Client) -> Result<Vec<String>, CallError> {
     let entries = client.unread(Mailbox::Private).await?;
     let mut texts = Vec::new();
@@ -235,7 +239,8 @@ async fn read(client: &Client) -> Result<Vec<String>, CallError> {
     Ok(texts)
 }
 
-/// EXACT-7, EXACT-8: a copy that has given out more numbers than its original has used hears from no handshake that it is one.
+/// EXACT-7, EXACT-8: if a copy has assigned more numbers than its original has used, no handshake
+/// tells it that it is a copy. Its messages are sent by the user who typed them, each once.
 #[tokio::test(start_paused = true)]
 async fn owner_of_a_message_from_a_copy_is_who_typed_it() {
     for waiting in 1..8_usize {

@@ -1,4 +1,5 @@
-//! What a seed stands for: how large the world is, what its paths are like, and how bad it gets.
+//! The plan of a seed: the size of the world, the conditions of its paths, and the severity of its
+//! faults.
 
 use std::time::Duration;
 
@@ -7,58 +8,58 @@ use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
 use super::{disk::Health, kinds::Kinds, network::Weather};
 use crate::endpoint::LINK_LIFETIME;
 
-/// What a seed stands for.
+/// What a seed determines.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many people each realm has.
+    /// The number of users of each realm.
     pub realms: Vec<usize>,
-    /// Turns that each person takes.
+    /// The number of turns of each user.
     pub turns: u32,
-    /// For how long things go wrong.
+    /// The length of the storm.
     pub storm: Duration,
-    /// The path on a good day.
+    /// The network conditions without faults.
     pub path: Weather,
-    /// The worst of each fault.
+    /// The worst rate of each fault.
     worst: Weather,
     smallest: usize,
-    /// The part of the processes that are to die at some moment.
+    /// The share of the processes that die at some moment.
     pub deadly: f64,
     disk: Health,
-    /// How often something changes.
+    /// The average interval between changes in the storm.
     pub restless: Duration,
     pub early_data: bool,
     pub deadline: Duration,
-    /// The clients know how narrow the path is.
+    /// The clients know the rate of the path.
     pub is_rate_known: bool,
-    /// Links that are older are replaced.
+    /// Links older than this are replaced.
     pub lifetime: Duration,
-    /// What has been read is kept for so long, if it is not kept for ever.
+    /// Read entries are kept for this time. None if they are kept for ever.
     pub kept: Option<Duration>,
-    /// Somebody takes all they can at the first realm.
+    /// A greedy account uses the first realm.
     pub is_greedy: bool,
     pub kinds: Kinds,
 }
 
-/// The part of the worlds in which somebody takes all they can.
+/// The share of the worlds with a greedy account.
 const GREEDY: f64 = 0.05;
 
 impl Plan {
-    /// `greed` decides whether somebody takes all they can, and `seed` of which kinds the world is: whatever else a seed stands for does
-    /// not depend on that.
+    /// Draws a plan. `greed` decides whether there is a greedy account, and `seed` the kinds of the
+    /// world. The rest of the plan does not depend on them.
     pub fn draw(seed: u64, rng: &mut StdRng, greed: &mut StdRng) -> Self {
         let realms: &[&[usize]] = &[&[1], &[2], &[2], &[3], &[1, 1], &[1, 1], &[2, 1], &[2, 2]];
         let delay_ms = match rng.random_range(0..100) {
             0..60 => rng.random_range(1..100),
             60..85 => rng.random_range(100..1000),
             85..96 => rng.random_range(1000..5000),
-            // A round trip takes a minute at most, and that is not ours to make longer.
+            // The longest supported round trip is a minute. The paths must not exceed it.
             _ => 20_000,
         };
         let rates = [37, 120, 1200, 12_000, 125_000];
         let rate = rng
             .random_bool(0.15)
             .then(|| *rates.choose(rng).unwrap_or(&1200));
-        // Nor may the queue before a narrow path make it longer.
+        // The queue before a narrow path must not make it longer either.
         let rate = rate.filter(|rate| delay_ms < 20_000 || *rate >= 1200);
         let is_slow = delay_ms >= 1000 || rate.is_some_and(|rate| rate < 1000);
         let losses = [0.0, 0.05, 0.1, 0.3, 0.5, 0.6];
@@ -103,7 +104,8 @@ impl Plan {
             early_data: rng.random_bool(0.8),
             deadline: seconds(rng, 20, 120) * if is_slow { 10 } else { 1 },
             is_rate_known: rng.random_bool(0.5),
-            // Long enough for the longest message, or it would begin anew for ever.
+            // A link must live long enough for the longest message, which would otherwise never
+            // arrive.
             lifetime: if rng.random_bool(0.3) {
                 seconds(rng, 60, 1200) * if is_slow { 20 } else { 1 }
             } else {
@@ -114,7 +116,7 @@ impl Plan {
         }
     }
 
-    /// How the network may be next, while it storms.
+    /// Draws the next network conditions of the storm.
     pub fn weather(&self, rng: &mut StdRng) -> Weather {
         let mut part = |worst: f64| worst * rng.random::<f64>();
         Weather {
@@ -131,7 +133,7 @@ impl Plan {
         }
     }
 
-    /// How a disk may be next, while it storms.
+    /// Draws the next state of a disk in the storm.
     pub fn health(&self, rng: &mut StdRng) -> Health {
         Health {
             is_full: self.disk.is_full && rng.random_bool(0.3),
@@ -139,7 +141,7 @@ impl Plan {
         }
     }
 
-    /// How a disk is on a good day.
+    /// Returns the state of a disk without faults.
     pub const fn good_health(&self) -> Health {
         Health {
             sync: self.disk.sync,
@@ -148,7 +150,7 @@ impl Plan {
         }
     }
 
-    /// After how many moments the next process dies, if it does.
+    /// Draws after how many calls to its machine the next process dies. None if it does not.
     pub fn fuse(&self, rng: &mut StdRng, most: i64) -> Option<i64> {
         rng.random_bool(self.deadly)
             .then(|| rng.random_range(1..most))

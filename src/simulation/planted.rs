@@ -1,11 +1,11 @@
-//! The tests see: each mend is taken back on purpose, and each time one of them fails.
+//! Tests of the tests: each planted fault makes one of them fail.
 
 use std::process::Command;
 
 use super::campaign::{on_thread, run};
 use crate::faults::{self, Fault};
 
-/// Faults that the simulator finds, and a seed that does.
+/// Faults that the simulator finds, each with a seed that finds it.
 const FOUND_BY_SEEDS: [(Fault, u64); 28] = [
     (Fault::AnswerBeforeCommit, 5),
     (Fault::ForgetAnswer, 5),
@@ -37,7 +37,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 28] = [
     (Fault::IntroduceOldAddress, 0),
 ];
 
-/// Faults that tests of a part find.
+/// Faults that other tests find, each with such a test.
 const FOUND_BY_TESTS: [(Fault, &str); 66] = [
     (
         Fault::BelieveForever,
@@ -305,11 +305,11 @@ const FOUND_BY_TESTS: [(Fault, &str); 66] = [
     ),
 ];
 
-/// Seeds within which a planted fault must be found.
+/// A planted fault must be found within this many seeds.
 const FOUND_WITHIN: u64 = 10_000;
 
-/// Each is found by its seed or, should the code have changed what that stands for, by the first of ten thousand that
-/// does.
+/// Each fault is found by its seed. If the code has changed what the seed means, one of the first
+/// ten thousand seeds finds it.
 #[test]
 fn planted_faults_are_found() {
     for (fault, known) in FOUND_BY_SEEDS {
@@ -326,7 +326,7 @@ fn planted_faults_are_found() {
     }
 }
 
-/// Each makes its test fail, in a process in which it is planted, and without it the test passes.
+/// Each test passes, and fails in a process in which its fault is planted.
 #[test]
 fn planted_faults_fail_their_tests() {
     for (fault, test) in FOUND_BY_TESTS {

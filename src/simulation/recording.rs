@@ -1,6 +1,7 @@
-//! Somebody on the path between realms, who knows nobody's key: records whole datagrams and sends them again, once or many times, now or
-//! much later, as from whoever sent them or from elsewhere, to where they went or to where a realm is by now. Realms restart and move
-//! meanwhile. First packets count most: they open links, and carry early data.
+//! An attacker on the path between realms, who knows no key. The attacker records whole datagrams
+//! and replays them once or many times, soon or much later, from the same or another address, to
+//! the same address or a realm's present one. Meanwhile realms restart and move. First packets
+//! matter most: they open links and carry early data.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,15 +10,15 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRa
 use super::{machine::Machine, nat::is_realm, world::World};
 use crate::wire::Packet;
 
-/// Its name.
+/// The name of the attacker's machine.
 const NAME: &str = "tap";
-/// Datagrams that it keeps: such as open links, and others.
+/// The number of recorded datagrams, for first packets and for others.
 const KEPT_MAX: usize = 128;
-/// The same one is sent again so often at most.
+/// The most replays of one datagram in a round.
 const TIMES_MAX: usize = 12;
-/// It sends no more than so many: a run is to come to an end.
+/// The number of datagrams after which the attacker stops, so that a run ends.
 const SENT_MAX: usize = 400;
-/// Its rounds are at most so far apart.
+/// The longest time between two rounds.
 const PAUSE: Duration = Duration::from_secs(15);
 
 /// A datagram as it was on the path.
@@ -28,16 +29,16 @@ pub struct Recorded {
     pub bytes: Vec<u8>,
 }
 
-/// What has been recorded.
+/// The recorded datagrams.
 #[derive(Debug)]
 pub struct Recorder {
     rng: StdRng,
-    /// Inits and Accepts, and all else.
+    /// Inits and Accepts, and all other packets.
     firsts: Kept,
     others: Kept,
 }
 
-/// Some of all that went by, each as likely as any other.
+/// A uniform random sample of the datagrams.
 #[derive(Debug, Default)]
 struct Kept {
     seen: usize,
@@ -67,7 +68,7 @@ impl Recorder {
         }
     }
 
-    /// A datagram goes by.
+    /// Records a datagram that passes.
     pub fn see(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         if !is_realm(from) || !is_realm(to) {
             return;
@@ -80,14 +81,15 @@ impl Recorder {
         kept.add(Recorded { from, to, bytes }, &mut self.rng);
     }
 
-    /// One of those that were recorded, a first packet as often as not.
+    /// Chooses a recorded datagram, three times in four a first packet.
     fn choose(&mut self) -> Option<Recorded> {
         let kept = [&self.firsts, &self.firsts, &self.firsts, &self.others];
         let kept = kept.choose(&mut self.rng)?;
         kept.datagrams.choose(&mut self.rng).cloned()
     }
 
-    /// What is sent next, and how often: `there` is where realms are now, and `elsewhere` an address that is nobody's.
+    /// Chooses the next datagram to replay, and how often. `there` are the present addresses of
+    /// realms, and `elsewhere` is an unused address.
     pub fn next(
         &mut self,
         there: &[SocketAddr],
@@ -112,7 +114,7 @@ impl Recorder {
 }
 
 impl World {
-    /// It comes, and stays until its machine is killed.
+    /// Starts the attacker, who stays until its machine is killed.
     pub(super) fn let_recorder_in(self: &Arc<Self>, rng: &mut StdRng) -> Machine {
         let machine = self.beginner(NAME, rng);
         let mut seed = [0; 32];

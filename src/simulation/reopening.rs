@@ -1,5 +1,6 @@
-//! A real server whose store fails while it serves: the same process opens it again, looks at it and serves on. Here and not
-//! beside the server because it takes a client.
+//! Tests of a real server whose store fails while it serves: the same process opens the store
+//! again, examines it and serves on. The tests are here and not in the server because they need a
+//! client.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -14,7 +15,7 @@ use crate::{
     wire::{Mailbox, Username},
 };
 
-/// A server on a thread, and how to stop it.
+/// A server on a thread, with the means to stop it and a client.
 struct Serving {
     stop: watch::Sender<bool>,
     thread: thread::JoinHandle<Result<(), ServerError>>,
@@ -33,7 +34,7 @@ fn serve(directory: &TempDir) -> Serving {
     serve_as(directory, config(directory, ""), |_| {})
 }
 
-/// `planted`: what is done to the data directory once the store is open.
+/// Starts a server. `planted` changes the data directory once the store is open.
 fn serve_as(directory: &TempDir, config: Config, planted: impl Fn(&Path)) -> Serving {
     let server = Server::start(&config).unwrap();
     planted(&config.store.path);
@@ -54,7 +55,7 @@ fn serve_as(directory: &TempDir, config: Config, planted: impl Fn(&Path)) -> Ser
     }
 }
 
-/// Makes the account of whoever writes here.
+/// Registers the user of the client.
 async fn register(client: &Client) -> Username {
     let ann = "ann".parse().unwrap();
     let registering = client.register("A", "id", ann, b"correct horse");
@@ -68,8 +69,9 @@ async fn texts(client: &Client) -> Vec<Vec<u8>> {
     entries.into_iter().map(|one| one.entry.body).collect()
 }
 
-/// ERR-1, EXACT-6: a message whose commit failed is unknown to its sender, who asks again; the server opens its store again at
-/// the same address without anybody's help, and the message is there once. The same when the thread that writes has panicked.
+/// ERR-1, EXACT-6: if a commit fails, the outcome of its message is unknown to the sender, who
+/// repeats it. The server opens its store again at the same address by itself, and the message is
+/// there once. The same holds if the writing thread panicked.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_whose_sync_fails_serves_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -94,7 +96,8 @@ async fn server_whose_sync_fails_serves_on() {
     thread.join().unwrap().unwrap();
 }
 
-/// A store whose engine takes long to close is waited for, and that it is not to be trusted is noted again at each try.
+/// If the engine takes long to close, the server waits for it. Each try records anew that the store
+/// is not trusted.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_whose_engine_closes_late_serves_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -109,7 +112,7 @@ async fn server_whose_engine_closes_late_serves_on() {
     fail_next_sync(&data);
     let noted = data.join("store.distrusted");
     let waited = tokio::task::spawn_blocking(move || {
-        // When the write fails, before the first try, and before the second.
+        // The record is written when the write fails, before the first try, and before the second.
         for _ in 0..3 {
             while !noted.exists() {
                 assert!(!thread.is_finished(), "the server has ended");
@@ -135,7 +138,7 @@ fn damage(data: &Path) {
     std::fs::write(data.join("store/version"), b"rotten").unwrap();
 }
 
-/// A store that is not sound when it is opened again is not served, and the server ends and says why.
+/// A damaged store is not served after it is opened again. The server ends and says why.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_whose_store_cannot_be_opened_again_ends() {
     let directory = tempfile::tempdir().unwrap();
@@ -158,11 +161,11 @@ async fn server_whose_store_cannot_be_opened_again_ends() {
         panic!("{ended:?}");
     };
     assert_eq!(path, data.join("store/version"));
-    // Whoever starts it next does not trust it, either.
+    // The next start does not trust the store either.
     assert!(data.join("store.distrusted").exists());
 }
 
-/// A peer of the configuration.
+/// Returns the configuration of a peer.
 fn peer() -> String {
     let key = SecretKey::generate(&mut system_rng().unwrap()).public();
     format!("[[peer]]\nrealm = \"beta\"\naddress = \"127.0.0.1:1\"\nkey = \"{key}\"\n")
@@ -184,7 +187,8 @@ async fn server_whose_store_fails_while_peers_are_listed_serves_on() {
     thread.join().unwrap().unwrap();
 }
 
-/// A full disk at the start keeps no configured peer from being listed that is listed already, and the server from nothing.
+/// A disk that is full at the start does not prevent a start, nor the listing of configured peers
+/// that are stored already.
 #[test]
 fn server_on_a_full_disk_starts_with_configured_peers() {
     let directory = tempfile::tempdir().unwrap();
@@ -193,7 +197,7 @@ fn server_on_a_full_disk_starts_with_configured_peers() {
         let mut config = config(&directory, peer);
         config.store.reserve.0 = reserve;
         let server = Server::start(&config).unwrap();
-        // One for each, so that nothing is left of the server before.
+        // Each server gets its own runtime, so that nothing of the server before is left.
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime
             .block_on(server.run(std::future::ready(())))

@@ -1,5 +1,6 @@
-//! A realm that is restored: a copy of its disk is taken once everybody is in all groups, while it runs or after it has been stopped, and some time
-//! later its process is killed and the next one finds the copy. What the realm has acknowledged in between is lost there, and nothing else.
+//! A restored realm. Once all users are in all groups, its disk is copied, while it runs or after
+//! it has stopped. Some time later its process is killed, and the next process finds the copy. What
+//! the realm acknowledged in between is lost there, and nothing else.
 
 use std::time::Duration;
 
@@ -11,14 +12,14 @@ use super::{
     world::World,
 };
 
-/// How often to look whether everybody is in all groups.
+/// The interval of looks at whether all users are in all groups.
 const LOOK: Duration = Duration::from_secs(1);
-/// The longest until the copy is taken, and until it is put back, each.
+/// The longest time until the copy is taken, and then until it is restored, in seconds.
 const SPELL_S: u64 = 60;
-/// Turns that people take beyond those they would: there is to be something to do before and after.
+/// The additional turns of each user, so that there are turns before and after the restore.
 const TURNS_MORE: u32 = 20;
 
-/// How many turns more people take in a world.
+/// Returns the additional turns of each user in a world.
 pub const fn turns_more(plan: &Plan) -> u32 {
     if plan.kinds.restored.is_some() {
         TURNS_MORE
@@ -27,12 +28,12 @@ pub const fn turns_more(plan: &Plan) -> u32 {
     }
 }
 
-/// What had been said of each message when a realm was copied.
+/// The outcome of each message when a realm was copied.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot(Vec<Message>);
 
 impl World {
-    /// Has one realm restored while it storms, if everybody is in all groups soon enough.
+    /// Restores one realm during the storm, if all users are in all groups early enough.
     pub(super) async fn restore_one(&self, mut rng: StdRng) {
         let Some(which) = self.plan.kinds.restored else {
             return std::future::pending().await;
@@ -69,7 +70,7 @@ impl World {
         site.standing.lock().unwrap().copy = Some((site.disk.copy(), snapshot, is_in_use));
     }
 
-    /// No process serves from the disk of a realm: now it can be copied, or restored.
+    /// Copies or restores the disk of a realm. No process may be serving from it.
     pub(super) fn copy_or_restore(&self, which: usize) {
         let (site, _) = &self.sites[which];
         let is_to_be_copied = std::mem::take(&mut site.standing.lock().unwrap().is_to_be_copied);
@@ -86,12 +87,14 @@ impl World {
         };
         self.note(site.id.as_str(), || "is restored".into());
         site.disk.restore(memory);
-        // As an operator says who restores what was copied in use: the copy knows the life that the lost store was in.
+        // An operator does the same for a store that was copied in use: the copy knows the life of
+        // the lost store.
         site.standing.lock().unwrap().is_restored = was_in_use;
         self.excuse(which, &snapshot);
     }
 
-    /// What has been said since the copy, and need not be so any more. Whatever is written from now on has to be where it belongs, once.
+    /// Changes what is expected of messages that were written since the copy. Messages that are
+    /// written later must arrive as usual.
     fn excuse(&self, which: usize, snapshot: &Snapshot) {
         let people = &self.population.people;
         let is_here = |person: usize| people[person].1 == which;
@@ -104,9 +107,11 @@ impl World {
                     To::Group(realm) => realm == which,
                 },
             );
-            // What the copy has: what this realm had answered by then, and what others had been told that it has.
+            // A message is in the copy if its sender had been told by then that it has arrived, or
+            // that this realm keeps it.
             let was = snapshot.0.get(id);
-            // A copy's clock is behind, too: what had been given back is worth delivering again (PEER-29).
+            // The clock of the copy is behind, too, so the lifetime of a returned message is not
+            // over there (PEER-29).
             message.may_come_late = is_from_here && !is_to_here && message.is_worth_a_while(id);
             let is_in_copy = was.is_some_and(|was| {
                 was.has_arrived || (is_from_here && matches!(was.said, Said::Kept))
@@ -115,10 +120,11 @@ impl World {
                 return;
             }
             (message.may_be_lost, message.is_forgotten) = (true, true);
-            // What is lost may come again, by whoever has recorded the Init that brought it.
+            // An attacker who recorded the Init that carried a lost message may replay it.
             message.may_come_late |= self.plan.kinds.replays;
-            // What the realm has passed on and forgotten comes again, to the other realm or to the copies of its group there: if who wrote it asks
-            // again, or somebody sends their Init again that carried it.
+            // A message that the realm forwarded and forgot comes once more, to the other realm or
+            // to the replicas of its group there. Its author repeats it, or an attacker replays the
+            // Init that carried it.
             let is_passed_on = match message.to {
                 To::SimulatedUser(_) => is_from_here && !is_to_here,
                 To::Group(_) => true,

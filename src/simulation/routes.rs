@@ -1,4 +1,5 @@
-//! How a client finds its realm: names with several, changing or no addresses, and networks that are not there yet.
+//! Tests of how a client finds its realm: names with several, changing or no addresses, and a
+//! network that is not there yet.
 
 use std::{
     net::SocketAddr,
@@ -44,7 +45,7 @@ fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// The password of everybody.
+/// The password of all users.
 pub(super) const PASSWORD: &[u8] = b"correct horse";
 
 /// A network with one realm, and clients with one profile.
@@ -53,7 +54,7 @@ pub(super) struct Setting {
     site: Node,
     serving: Mutex<Option<(Machine, JoinHandle<()>)>>,
     memory: Memory,
-    /// All processes are on machines whose clocks are right.
+    /// The clock of all machines. It is right unless a test changes it.
     wall: Arc<WallClock>,
     deadline: Duration,
     machines: AtomicU64,
@@ -107,12 +108,12 @@ impl Setting {
     pub fn machine(&self, name: &str) -> Machine {
         let wall = Arc::clone(&self.wall);
         let trace = Trace::start(false);
-        // No two processes make the same keys.
+        // Each process has its own seed, so that no two make the same keys.
         let seed = self.machines.fetch_add(1, Ordering::Relaxed);
         Machine::start(name, self.network.clone(), wall, trace, rng(seed), None)
     }
 
-    /// The realm serves at `address`, and no more where it did before.
+    /// Lets the realm serve at `address`, and no longer at its former address.
     pub fn serve_at(&self, address: SocketAddr) {
         self.stop();
         let machine = self.machine("alpha");
@@ -140,9 +141,9 @@ impl Setting {
         self.client_of([8; 32], &self.memory)
     }
 
-    /// Another process of the profile.
+    /// Starts another process of the profile.
     pub fn process(&self) -> (Client, Machine) {
-        // With its end only its own sockets end.
+        // It has a machine of its own, so that only its own sockets end with it.
         let number = self.machines.load(Ordering::Relaxed);
         let machine = self.machine(&format!("process {number}"));
         let process = machine.clone();
@@ -151,7 +152,7 @@ impl Setting {
         (client, machine)
     }
 
-    /// A device that has begun nothing.
+    /// Returns a client of another device, without pending operations.
     async fn other_device(&self) -> Client {
         let client = self.client_of([9; 32], &Memory::default());
         let name = "ann".parse().unwrap();
@@ -159,7 +160,7 @@ impl Setting {
         client
     }
 
-    /// The profile as it is now.
+    /// Returns a copy of the profile in its present state.
     pub fn copied_profile(&self) -> Memory {
         self.memory.copy()
     }
@@ -226,7 +227,8 @@ fn answer_with_junk(socket: Socket) {
     });
 }
 
-/// HS-15: also when the first candidate answers with what is not authentic.
+/// HS-15: if the first candidate address is dead, the client uses the next one. This holds even if
+/// datagrams from the first one arrive that are not authentic.
 #[tokio::test(start_paused = true)]
 async fn route_dead_first_address_next_one_is_taken() {
     let setting = Setting::new(&[DEAD, LIVE]);
@@ -240,13 +242,13 @@ async fn route_dead_first_address_next_one_is_taken() {
     let status = client.link_status().await;
     assert_eq!((status.address, status.open), (Some(LIVE), true));
     assert_eq!(status.opened, 1);
-    // The other candidate is dropped: it gets nothing any more.
+    // The other candidate is dropped, and no further datagram is sent to it.
     let before = setting.network.sent();
     setting.send(&client, "one").await.unwrap();
     assert!(setting.network.sent() - before <= 4);
 }
 
-/// HS-15: a first address that answers costs nothing more.
+/// HS-15: if the first address answers, a second one costs no datagram.
 #[tokio::test(start_paused = true)]
 async fn route_live_first_address_costs_no_datagram_more() {
     let mut sent = vec![];
@@ -261,7 +263,7 @@ async fn route_live_first_address_costs_no_datagram_more() {
     assert_eq!(sent[0], sent[1]);
 }
 
-/// HS-16
+/// HS-16: a client resolves an unknown name again and again until its deadline.
 #[tokio::test(start_paused = true)]
 async fn route_unknown_name_is_waited_for_until_the_deadline() {
     let setting = Setting::new(&[]);
@@ -291,7 +293,7 @@ async fn route_unknown_name_is_waited_for_until_the_deadline() {
     );
 }
 
-/// HS-16
+/// HS-16: a client without a network tries again until there is one.
 #[tokio::test(start_paused = true)]
 async fn route_missing_network_is_waited_for() {
     let setting = Setting::new(&[LIVE]);
@@ -302,7 +304,7 @@ async fn route_missing_network_is_waited_for() {
         network.set_down(false);
     });
     let client = setting.registered().await;
-    // The network is lost while the link is open: what is not sent is sent as soon as it is back.
+    // The network is lost while the link is open. Unsent datagrams are sent as soon as it is back.
     setting.network.set_down(true);
     let network = setting.network.clone();
     tokio::spawn(async move {
@@ -318,7 +320,7 @@ async fn route_missing_network_is_waited_for() {
     );
 }
 
-/// HS-17: a command of which nothing has left is said not to be done, and is not done.
+/// HS-17: a command of which no datagram was sent is reported as not done, and never takes effect.
 #[tokio::test(start_paused = true)]
 async fn route_nothing_left_is_unreachable_and_never_done() {
     let setting = Setting::new(&[LIVE]);
@@ -338,7 +340,7 @@ async fn route_nothing_left_is_unreachable_and_never_done() {
         matches!(outcome, Err(CallError::Unreachable { .. })),
         "{outcome:?}"
     );
-    // Early data that has not left does not leave with the Init of a later command either.
+    // Unsent early data is not sent with the Init of a later command either.
     let early = setting.client();
     let outcome = setting.send(&unkept(&early), "never").await;
     assert!(
@@ -350,7 +352,8 @@ async fn route_nothing_left_is_unreachable_and_never_done() {
     assert!(texts(&setting.other_device().await).await.is_empty());
 }
 
-/// HS-17: early data takes effect with the first datagram: whether it has is not known when no answer comes.
+/// HS-17: early data takes effect with the first datagram. Without an answer its outcome is
+/// unknown.
 #[tokio::test(start_paused = true)]
 async fn route_early_data_without_answer_is_unknown() {
     let setting = Setting::new(&[LIVE]);
@@ -368,7 +371,7 @@ async fn route_early_data_without_answer_is_unknown() {
         ),
         "{outcome:?}"
     );
-    // What changes nothing can be asked again.
+    // A command that changes nothing can be repeated.
     let outcome = client.whoami().await;
     assert!(
         matches!(
@@ -379,7 +382,8 @@ async fn route_early_data_without_answer_is_unknown() {
     );
 }
 
-/// HS-18: a machine that was asleep for a day shows no ticket of before: it would be refused, which costs a round trip.
+/// HS-18: after a day of sleep a machine does not send its ticket: the realm would refuse it, which
+/// costs a round trip.
 #[tokio::test(start_paused = true)]
 async fn route_ticket_is_not_shown_after_a_long_sleep() {
     for (slept, is_resumed) in [(3600, true), (86_400, false)] {
@@ -387,7 +391,7 @@ async fn route_ticket_is_not_shown_after_a_long_sleep() {
         let client = setting.registered().await;
         setting.send(&client, "one").await.unwrap();
         client.whoami().await.unwrap();
-        // The realm has been started again meanwhile: the link is opened anew.
+        // The realm has restarted meanwhile. The link is opened again.
         setting.serve_at(LIVE);
         tokio::time::sleep(Duration::from_secs(2)).await;
         setting.wall.jump(slept);
@@ -395,9 +399,9 @@ async fn route_ticket_is_not_shown_after_a_long_sleep() {
         client.whoami().await.unwrap();
         assert_eq!(client.link_status().await.is_resumed, is_resumed);
         let took = before.elapsed();
-        // A Reset, and a handshake.
+        // This is a Reset and a handshake.
         assert!(took < Duration::from_millis(110), "{slept}: {took:?}");
-        // What it has now is good, whatever became of the one before.
+        // The present ticket is valid, whatever happened to the one before.
         client.whoami().await.unwrap();
         setting.serve_at(LIVE);
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -406,7 +410,7 @@ async fn route_ticket_is_not_shown_after_a_long_sleep() {
     }
 }
 
-/// HS-6: each command hears as soon as the first that another realm is there.
+/// HS-6: each command learns as fast as the first one that the realm has another key.
 #[tokio::test(start_paused = true)]
 async fn route_changed_key_is_told_each_time() {
     let mut setting = Setting::new(&[LIVE]);
@@ -426,7 +430,8 @@ async fn route_changed_key_is_told_each_time() {
     }
 }
 
-/// A read without an answer is not done, whatever was heard before, and says so: it changes nothing.
+/// A read without an answer is reported as not done, whatever was received before: it changes
+/// nothing.
 #[tokio::test(start_paused = true)]
 async fn route_read_without_an_answer_is_no_unknown_outcome() {
     let setting = Setting::new(&[LIVE]);
@@ -441,7 +446,8 @@ async fn route_read_without_an_answer_is_no_unknown_outcome() {
     );
 }
 
-/// HS-16: a watch finds its realm at another address, and tells meanwhile that it is out of reach.
+/// HS-16: a watch finds its realm at another address. Meanwhile it reports that the realm is out of
+/// reach.
 #[tokio::test(start_paused = true)]
 async fn route_moved_realm_is_found_by_a_watch() {
     let setting = Setting::new(&[LIVE]);
@@ -458,7 +464,7 @@ async fn route_moved_realm_is_found_by_a_watch() {
     assert_eq!(client.link_status().await.address, Some(OTHER));
 }
 
-/// A watch that begins without a network goes on.
+/// A watch that begins without a network starts once there is one.
 #[tokio::test(start_paused = true)]
 async fn route_watch_without_network_begins_when_it_is_there() {
     let setting = Setting::new(&[LIVE]);

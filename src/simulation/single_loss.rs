@@ -1,4 +1,5 @@
-//! One datagram is lost, each in its turn: what that costs whoever watches behind an address translator that has just begun anew.
+//! Tests of the loss of a single datagram, each datagram in turn. They measure the delay for a
+//! watcher behind an address translator that has just restarted.
 
 use std::time::Duration;
 
@@ -7,29 +8,29 @@ use tokio::time::Instant;
 use super::routes::{LIVE, PASSWORD, Setting};
 use crate::client::Memory;
 
-/// The watcher's machine.
+/// The name of the watcher's machine.
 const WATCHER: &str = "watcher";
-/// Datagrams that are lost each way, one in each world.
+/// The number of datagrams in each direction that are tested, one in each world.
 const LOST_MAX: usize = 12;
 
-/// Which datagram of a machine's is lost.
+/// The direction of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Up,
     Down,
 }
 
-/// Loses one datagram to or from a machine, and notes when they left.
+/// Loses one datagram to or from a machine, and records when each one was sent.
 #[derive(Debug)]
 pub struct Sieve {
     machine: &'static str,
     lost: Option<(Way, usize)>,
-    /// All that there was a way for.
+    /// The datagrams that were not dropped for another reason.
     seen: Vec<(Way, Instant)>,
 }
 
 impl Sieve {
-    /// True when this one is lost.
+    /// True if this datagram is lost.
     pub fn picks(&mut self, from: &str, to: &str) -> bool {
         let way = match self.machine {
             machine if machine == from => Way::Up,
@@ -47,12 +48,13 @@ impl Sieve {
     }
 }
 
-/// When the translator begins anew, and when the message is sent, both after the watcher was last heard.
+/// When the translator restarts and when the message is sent, in milliseconds since the measurement
+/// began.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     rebinds: u64,
     sends: u64,
-    /// Bytes of the message.
+    /// The length of the message in bytes.
     len: usize,
 }
 
@@ -64,20 +66,20 @@ const fn at(rebinds: u64, sends: u64, len: usize) -> Moment {
     }
 }
 
-/// The watcher is silent for 5 s, less what has passed since it was heard, and then asks for a sign of life.
+/// The watcher sends a keepalive after 5 s of silence, some 4.7 s after the measurement began.
 const MOMENTS: [Moment; 12] = [
-    // Long before the message; and the message is tried in vain for long.
+    // The message is sent long before the keepalive, and is retransmitted in vain for long.
     at(0, 100, 20),
     at(0, 3000, 20),
     at(0, 3000, 900),
-    // The message comes when the watcher has shown where it is, or is about to.
+    // The message is sent shortly before or after the keepalive shows the watcher's new address.
     at(0, 4600, 20),
     at(0, 4680, 20),
     at(0, 4700, 20),
     at(0, 4720, 900),
     at(0, 5200, 20),
     at(0, 5200, 900),
-    // The sign of life is on its way, or its answer; the message is.
+    // The keepalive, its answer or the message is under way at the restart.
     at(4710, 4700, 20),
     at(4730, 4690, 20),
     at(4400, 4360, 20),
@@ -87,26 +89,27 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// How it went: all since the translator began anew.
+/// The measurements of a world, as times since the translator's restart.
 #[derive(Debug)]
 struct Course {
-    /// The realm had the message.
+    /// The realm stored the message.
     stored: Duration,
     up: Vec<Duration>,
     down: Vec<Duration>,
-    /// The watcher had it.
+    /// The watcher received the message.
     had: Duration,
     timeout: Duration,
 }
 
 impl Course {
-    /// From the realm's next try, at the watcher's new address, until the watcher has the message. None where it was there before.
+    /// Returns the time from the realm's next try, at the watcher's new address, until the watcher
+    /// has the message. None if the realm sent nothing after it had stored the message.
     fn took(&self) -> Option<Duration> {
         let tries = self.down.iter().find(|left| **left >= self.stored)?;
         Some(self.had.saturating_sub(*tries))
     }
 
-    /// True when it was lost, or would have been if it had left.
+    /// True if this datagram was sent.
     fn reaches(&self, (way, n): (Way, usize)) -> bool {
         match way {
             Way::Up => n < self.up.len(),
@@ -115,7 +118,8 @@ impl Course {
     }
 }
 
-/// The timeout of LINK-7 for an event of so many bytes; for one that leaves in parts, on a path whose rate is not known, that of LINK-14.
+/// Returns the timeout of LINK-7 for an event of this length. For an event in fragments, on a path
+/// of unknown rate, it is that of LINK-14.
 fn timeout(rtt: Duration, variation: Duration, len: usize) -> Duration {
     let timeout = rtt + (variation * 4).max(ms(10)) + ms(25);
     let bytes = if len > 256 { len } else { 0 };
@@ -133,7 +137,7 @@ async fn course(moment: Moment, lost: Option<(Way, usize)>) -> Course {
     let ann = "ann".parse().unwrap();
     watcher.auth(ann, PASSWORD).await.unwrap();
     let mut watching = watcher.watch().await.unwrap();
-    // What is known of the path by now is what it is like.
+    // From these messages the path is known.
     for text in ["one", "two", "three"] {
         writer.send(ann, text.as_bytes()).await.unwrap();
         assert_eq!(watching.next().await.unwrap().body, text.as_bytes());
@@ -155,7 +159,7 @@ async fn course(moment: Moment, lost: Option<(Way, usize)>) -> Course {
     let sending = async {
         tokio::time::sleep_until(begun + ms(moment.sends)).await;
         writer.send(ann, &text).await.unwrap();
-        // The answer has come as far as half a round trip.
+        // The answer took half a round trip.
         Instant::now() - ms(20)
     };
     let having = async {
@@ -174,8 +178,8 @@ async fn course(moment: Moment, lost: Option<(Way, usize)>) -> Course {
     }
 }
 
-/// LINK-18, LINK-16, LINK-17: whichever single datagram is lost after a watcher's address has changed, it has its message within two timeouts of the realm's
-/// next try.
+/// LINK-18, LINK-16, LINK-17: after a watcher's address has changed, any single datagram may be
+/// lost. The watcher gets its message within two timeouts of the realm's next try.
 #[tokio::test(start_paused = true)]
 async fn losing_any_datagram_after_a_rebinding_costs_no_more_than_two_timeouts() {
     let (mut worlds, mut measured) = (0, 0);

@@ -1,4 +1,4 @@
-//! What happened in a run, in lines that people can read. Kept only when somebody is going to.
+//! The readable trace of a run. It is kept only if it will be read.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +12,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// A trace from now on; `is_kept` says whether anything is written down.
+    /// Starts a trace. Its lines are kept if `is_kept` is true.
     pub fn start(is_kept: bool) -> Self {
         Self {
             started: Instant::now(),
@@ -20,7 +20,7 @@ impl Trace {
         }
     }
 
-    /// Writes down that something happened to `whom`.
+    /// Records an event of `whom`.
     pub fn note(&self, whom: &str, what: impl FnOnce() -> String) {
         if let Some(lines) = &self.lines {
             let seconds = self.started.elapsed().as_secs_f64();
@@ -32,7 +32,7 @@ impl Trace {
         }
     }
 
-    /// All lines.
+    /// Returns all lines.
     pub fn text(&self) -> String {
         let lines = self.lines.as_ref().map(|lines| lines.lock().unwrap());
         lines.map_or_else(String::new, |lines| lines.join("\n") + "\n")

@@ -1,5 +1,5 @@
-//! A person with a device: makes an account, joins groups, writes and reads, loses the device's power in the midst
-//! of it and goes on.
+//! A simulated user with a device. The user registers, joins groups, writes and reads. The device
+//! loses its power at any time, and the user goes on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,58 +19,58 @@ use crate::{
     wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Sent, Username},
 };
 
-/// How often somebody tries to come into a group again.
+/// A user tries this often to join a group again.
 const COMES_BACK: u32 = 100;
 
-/// The password of everybody.
+/// The password of all users.
 pub const PASSWORD: &[u8] = b"correct horse";
 /// The password of all groups.
 pub const GROUP_PASSWORD: &[u8] = b"battery staple";
 
-/// How long somebody waits who waits.
+/// The time that a patient user waits.
 const PATIENCE: Duration = Duration::from_hours(6);
 
-/// What everybody knows of everybody.
+/// What all users know about each other.
 #[derive(Debug)]
 pub struct Population {
-    /// Name and number of the realm.
+    /// The name of each user, and the number of the user's realm.
     pub people: Vec<(Username, usize)>,
     pub realms: Vec<RealmId>,
     pub connections: Vec<crate::crypto::ConnectionString>,
-    /// Each realm has one group.
+    /// The group of each realm.
     pub groups: Vec<GroupName>,
 }
 
-/// A person.
+/// A user.
 #[derive(Debug)]
 pub struct SimulatedUser {
     pub number: usize,
     pub population: Arc<Population>,
     pub key: SecretKey,
     pub memory: Memory,
-    /// A copy of the profile, and how many messages had been written then.
+    /// A copy of the profile, and the number of messages that had been written by then.
     pub backup: Option<(Memory, usize)>,
     pub traits: LinkParameters,
     pub early_data: bool,
     pub lifetime: Duration,
     pub deadline: Duration,
-    /// In the end everybody waits for their answers, however long it takes.
+    /// In the end all users wait for their answers, however long that takes.
     pub is_patient: bool,
     pub history: History,
     pub rng: StdRng,
-    /// How far they are.
+    /// The progress of the user.
     pub done: Progress,
-    /// Turns to be taken in all.
+    /// The number of turns in all.
     pub turns: u32,
-    /// Peerings begin anew in this world: whoever is in a group of another realm may be put out of it.
+    /// Peerings begin anew in this world, which may end memberships in groups of another realm.
     pub may_be_put_out: bool,
 }
 
-/// How far a person is.
+/// The progress of a user.
 #[derive(Debug, Default)]
 pub struct Progress {
     registered: bool,
-    /// By the number of the realm.
+    /// The numbers of the realms whose groups the user has joined.
     joined: Vec<usize>,
     turn: u32,
 }
@@ -84,12 +84,12 @@ impl SimulatedUser {
         self.population.people[self.number].1
     }
 
-    /// The person's device starts.
+    /// Starts the user's device.
     pub fn client(&self, machine: &Machine) -> Client {
         self.client_with(machine, self.key.clone(), &self.memory)
     }
 
-    /// Another device of the person's, which knows nothing yet.
+    /// Starts another device of the user, with an empty profile.
     pub async fn other_device(&self, machine: &Machine) -> Result<Client, CallError> {
         let key = SecretKey::generate(&mut machine.rng());
         let client = self.client_with(machine, key, &Memory::default());
@@ -116,7 +116,7 @@ impl SimulatedUser {
         Client::open_on(host, profile, options).expect("memory")
     }
 
-    /// Goes on where the person was, to the end.
+    /// Continues from the user's progress to the end of the last turn.
     pub async fn live(&mut self, client: &Client, machine: &Machine) {
         while !self.done.registered {
             let name = self.name();
@@ -146,8 +146,8 @@ impl SimulatedUser {
         }
     }
 
-    /// Is in all groups again: those across realms of which one was restored have ended for their members (PEER-29), some of whom may not have been
-    /// told yet.
+    /// Joins all groups again. When a realm is restored, memberships across realms end (PEER-29),
+    /// and some members may not know that yet.
     pub async fn come_back(&mut self, client: &Client) {
         for realm in 0..self.population.groups.len() {
             for _ in 0..COMES_BACK {
@@ -167,13 +167,14 @@ impl SimulatedUser {
         }
     }
 
-    /// The first person of each realm makes its group, the others join it.
+    /// Enters the group of a realm. The first user of the realm creates the group, the others join
+    /// it.
     async fn enter_group(&self, client: &Client, realm: usize) -> Result<(), CallError> {
         let group = self.population.groups[realm];
         let first = self.population.people.iter().position(|p| p.1 == realm);
         if first == Some(self.number) {
             return match client.addgroup(group, GROUP_PASSWORD).await {
-                // Made before the device lost its power.
+                // The group was created before the device lost its power.
                 Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::GroupExists => {
                     Ok(())
                 }
@@ -229,7 +230,7 @@ impl SimulatedUser {
         (to, len)
     }
 
-    /// Another process of the profile writes, and may die.
+    /// Lets another process of the profile write too. The process may die.
     async fn write_beside(&mut self, client: &Client, machine: &Machine) {
         let fuse = self
             .rng
@@ -250,25 +251,25 @@ impl SimulatedUser {
         tokio::join!(beside, self.send(client, machine, b));
     }
 
-    /// A copy of the profile writes on another machine, the same text at the same time.
+    /// Lets a copy of the profile write the same text at the same time on another machine.
     async fn write_on_two_machines(&mut self, client: &Client, machine: &Machine) {
         let process = machine.beside(None);
         let copy = self.memory.copy();
         self.history.copy(self.number);
         let other = self.client_with(&process, self.key.clone(), &copy);
         if self.rng.random_bool(0.5) {
-            // Both links are open before anything is typed.
+            // Both links are open before the text is typed.
             let _ = other.whoami().await;
         }
         let (to, len) = self.compose();
         let (id, again, body) = self.typed_twice(to, len);
         machine
             .note(|| format!("message {id} and {again}, the same, from a copy of the profile too"));
-        // Nobody uses the copy afterwards: what is in its outbox then stays there.
+        // Nobody uses the copy later. A message in its outbox stays there.
         self.history.lose(again);
         let copied = self.deliver(&other, &process, (again, to), &body);
         tokio::join!(copied, self.deliver(client, machine, (id, to), &body));
-        // What was in the outbox when it was copied is in both.
+        // A message that was in the outbox when it was copied is in both outboxes.
         process.kill();
     }
 
@@ -306,7 +307,7 @@ impl SimulatedUser {
         self.deliver(client, machine, (id, to), &body).await;
     }
 
-    /// Asks for a message to be sent, and notes what was said of it.
+    /// Sends a message and records its outcome.
     async fn deliver(
         &self,
         client: &Client,
@@ -318,7 +319,7 @@ impl SimulatedUser {
         let is_across = self.reaches(to).1;
         let is_to_others = is_across && matches!(to, To::Group(_));
         if (self.ttl(id).is_some() && is_across) || (self.may_be_put_out && is_to_others) {
-            // Unless it is known to be kept.
+            // It may be lost unless the answer says that it is durable.
             self.history.lose(id);
         }
         let population = &self.population;
@@ -363,12 +364,12 @@ impl SimulatedUser {
         }
     }
 
-    /// Every fifth message is worth delivering for a while only.
+    /// Returns the lifetime of a message. Only every fifth message has one.
     fn ttl(&self, id: MessageId) -> Option<Duration> {
         is_worth_a_while(id, self.number).then(|| self.deadline / 2)
     }
 
-    /// All mailboxes that the person may have.
+    /// Returns all mailboxes that the user may have.
     pub fn mailboxes(&self) -> Vec<Mailbox> {
         let population = &self.population;
         let mut all = vec![Mailbox::Private];
@@ -394,7 +395,7 @@ impl SimulatedUser {
             let outcome = client.unread(*mailbox).await;
             machine.note(|| format!("reads {mailbox}: {}", told(&outcome)));
             let entries = outcome.unwrap_or_default();
-            // The reader of the output may go away in its midst.
+            // The reader of the output may go away at any entry.
             let taken = match self.rng.random_range(0..4) {
                 0 => self.rng.random_range(0..=entries.len()),
                 _ => entries.len(),
@@ -405,15 +406,15 @@ impl SimulatedUser {
         }
     }
 
-    /// Nothing comes between: what is shown is noted.
+    /// Shows an entry. Nothing can happen between showing and recording it.
     fn show(&self, client: &Client, delivery: &Delivery) {
         self.history
             .show(self.number, &delivery.mailbox, &delivery.entry);
         client.shown(delivery).expect("memory");
     }
 
-    /// The profile is copied now and then, and a copy put back after the device has died. The calm finds the profile as it
-    /// is.
+    /// Copies the profile from time to time, and restores the copy after the device has died. In
+    /// the calm the profile is not restored.
     pub fn back_up(&mut self, machine: &Machine, is_calm: bool) {
         match (self.backup.take(), self.rng.random_range(0..10)) {
             (Some((copy, since)), 0..4) if !is_calm => {
@@ -429,7 +430,7 @@ impl SimulatedUser {
         }
     }
 
-    /// Watches for ever.
+    /// Watches until the watch fails.
     pub async fn watch(&self, client: &Client, machine: &Machine) {
         let mut watching = match client.watch().await {
             Ok(watching) => watching,
@@ -467,7 +468,7 @@ impl SimulatedUser {
         Ok(all.into_iter().map(|delivery| delivery.entry).collect())
     }
 
-    /// What earlier runs began and this one has finished.
+    /// Records the operations of earlier processes that this one has completed.
     pub fn hear_notices(&self, client: &Client, machine: &Machine) {
         for notice in client.take_notices() {
             machine.note(|| format!("{notice:?}"));

@@ -1,7 +1,9 @@
-//! Crowds that watch over a bad path, one waiting message each: how long the slowest of them waits.
+//! Tests of crowds that watch over a lossy path, with one waiting message for each watcher. They
+//! measure the wait of the slowest watcher.
 //!
 //! ```text
-//! MERPATI_SEEDS=500 cargo test --lib simulation::watchers -- --nocapture       500 crowds, from MERPATI_FIRST on
+//! 500 crowds, from MERPATI_FIRST on:
+//!     MERPATI_SEEDS=500 cargo test --lib simulation::watchers -- --nocapture
 //! ```
 
 use std::time::Duration;
@@ -19,15 +21,15 @@ use crate::{
     wire::Username,
 };
 
-/// Who watch at once.
+/// The number of watchers in a crowd.
 const CROWD: u8 = 20;
-/// Crowds that are tried unless more are asked for.
+/// The number of crowds, unless a number is given.
 const CROWDS: u64 = 8;
-/// The slowest is to have its message within this,
+/// The slowest watcher must get its message within this time.
 const PROMISED: Duration = Duration::from_secs(3);
-/// in so many of 1000 crowds, where the path is known.
+/// That must hold for this many of 1000 crowds that know the path.
 const KEPT: usize = 990;
-/// So much is asked by the process before, which is enough to know the path.
+/// The process before sends this many requests, which is enough to learn the path.
 const ASKED_BEFORE: usize = 40;
 
 const CALM: Weather = Weather {
@@ -36,7 +38,7 @@ const CALM: Weather = Weather {
 };
 const LOSSY: Weather = Weather { loss: 0.3, ..CALM };
 
-/// One of the crowd, and what its device keeps.
+/// A watcher, with what its device stores.
 struct Watcher {
     number: u8,
     memory: Memory,
@@ -47,7 +49,7 @@ impl Watcher {
         format!("user{}", self.number).parse().unwrap()
     }
 
-    /// Another process on its device.
+    /// Starts another process on the watcher's device.
     fn process(&self, setting: &Setting) -> (Client, Machine) {
         let machine = setting.machine(&format!("watcher {}", self.number));
         let process = machine.clone();
@@ -57,7 +59,7 @@ impl Watcher {
     }
 }
 
-/// A realm, and a crowd with one waiting message each.
+/// Creates a realm, and a crowd with one waiting message for each watcher.
 async fn crowd(seed: u64) -> (Setting, Vec<Watcher>) {
     let setting = Setting::seeded(&[LIVE], seed);
     setting.network.set_weather(CALM);
@@ -79,7 +81,7 @@ async fn crowd(seed: u64) -> (Setting, Vec<Watcher>) {
     (setting, watchers)
 }
 
-/// All begin to watch at once: how long the slowest takes to its message.
+/// Lets all watchers begin at once. Returns how long the slowest one waits for its message.
 async fn slowest(setting: &Setting, watchers: &[Watcher]) -> Duration {
     let each = watchers.iter().map(|watcher| {
         let (client, machine) = watcher.process(setting);
@@ -106,7 +108,8 @@ async fn slowest(setting: &Setting, watchers: &[Watcher]) -> Duration {
     slowest
 }
 
-/// How long the slowest of a crowd waits whose last processes were on the same path, and the same in a network where nobody has been.
+/// Returns how long the slowest watcher of a crowd waits: on the path of the watchers' last
+/// processes, and in a network that is new to all of them.
 async fn waits(seed: u64) -> (Duration, Duration) {
     let (setting, watchers) = crowd(seed).await;
     setting.network.set_weather(LOSSY);
@@ -127,7 +130,7 @@ async fn waits(seed: u64) -> (Duration, Duration) {
     (known, slowest(&setting, &watchers).await)
 }
 
-/// Says how many crowds keep what is promised, and gives it of 1000.
+/// Prints how many crowds keep the promise. Returns that number of 1000.
 fn report(what: &str, mut waits: Vec<Duration>) -> usize {
     waits.sort();
     let kept = waits.iter().filter(|wait| **wait <= PROMISED).count();
@@ -141,8 +144,9 @@ fn report(what: &str, mut waits: Vec<Duration>) -> usize {
     share
 }
 
-/// LINK-25, LINK-19, LINK-16: twenty watchers, each of whom knows the path, have what waits for them within the promised time. Where nobody knows the path,
-/// nothing is promised, and it is only said how long it takes.
+/// LINK-25, LINK-19, LINK-16: twenty watchers that know the path get their waiting messages within
+/// the promised time. If they do not know the path, there is no promise, and the time is only
+/// printed.
 #[tokio::test(start_paused = true)]
 async fn watchers_on_a_bad_path_have_what_waits_for_them() {
     let (mut known, mut unknown) = (Vec::new(), Vec::new());

@@ -1,4 +1,5 @@
-//! A run: a storm, in which everything may go wrong, and the calm after it, in which everything must come right.
+//! A run has two phases: a storm, in which everything may go wrong, and the calm after it, in which
+//! everything must become right.
 
 use std::{
     net::SocketAddr,
@@ -35,17 +36,17 @@ use crate::{
     crypto::SecretKey,
 };
 
-/// In the calm everybody comes to an end of what they do within this time.
+/// In the calm, all parties finish what they do within this time.
 const PATIENCE: Duration = Duration::from_hours(48);
 const NAMES: [&str; 4] = ["ann", "bob", "cho", "dia"];
 const REALMS: [&str; 2] = ["alpha", "beta"];
-/// The names by which the users of realms that move know them.
+/// The hostnames by which the users of moving realms know them.
 const HOSTS: [&str; 2] = ["alpha.test", "beta.test"];
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// What was wrong; nothing, if all is well.
+    /// The violations. Empty if all is well.
     pub wrong: Vec<String>,
     pub simulated: Duration,
     pub messages: usize,
@@ -53,7 +54,7 @@ pub struct Outcome {
     pub deaths: u64,
 }
 
-/// Something of which one process after another runs.
+/// A realm or a device, whose processes run one after another.
 #[derive(Debug)]
 pub(super) struct Life {
     name: String,
@@ -63,7 +64,7 @@ pub(super) struct Life {
     stop: watch::Sender<bool>,
     look: Notify,
     is_looked_at: Mutex<bool>,
-    /// Processes so far.
+    /// The number of processes so far.
     pub(super) starts: AtomicUsize,
 }
 
@@ -85,12 +86,12 @@ impl Life {
         &self.name
     }
 
-    /// The process there is is told to stop.
+    /// Tells the running process to stop.
     pub(super) fn stop(&self) {
         self.stop.send_replace(true);
     }
 
-    /// The process there is dies, if there is one.
+    /// Kills the running process, if there is one.
     pub(super) fn kill(&self) {
         if let Some(machine) = &*self.machine.lock().unwrap() {
             machine.kill();
@@ -108,9 +109,9 @@ pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) network: Network,
     pub(super) trace: Trace,
-    /// How often a realm that lies has introduced itself.
+    /// The number of introductions of the malicious realm.
     pub(super) introduced: AtomicU64,
-    /// Who has to do with that realm, and says in the end what is wrong.
+    /// The user of the malicious realm, whose task returns what is wrong.
     pub(super) accomplice: Mutex<Option<JoinHandle<Vec<String>>>>,
     pub(super) history: History,
     is_calm: watch::Sender<bool>,
@@ -120,7 +121,7 @@ pub(super) struct World {
     pub(super) population: Arc<Population>,
 }
 
-/// Runs the world of a seed. Needs a runtime whose clock stands still.
+/// Runs the world of a seed. Needs a runtime with a paused clock.
 pub async fn run(seed: u64, trace: Trace) -> Outcome {
     let started = Instant::now();
     let mut rng = StdRng::seed_from_u64(seed);
@@ -247,7 +248,7 @@ impl World {
         *self.is_calm.borrow()
     }
 
-    /// Says when it is calm.
+    /// Returns a receiver that reports when the calm begins.
     pub(super) fn calm_comes(&self) -> watch::Receiver<bool> {
         self.is_calm.subscribe()
     }
@@ -256,7 +257,7 @@ impl World {
         self.trace.note(who, what);
     }
 
-    /// The network is told of what it needs to know of realms.
+    /// Configures the hostnames and the translator of realms in the network.
     fn set_out(&self) {
         for (site, _) in &self.sites {
             if let Some(name) = site.name {
@@ -270,7 +271,7 @@ impl World {
         }
     }
 
-    /// The next process of a life.
+    /// Starts the next process of a life.
     pub(super) fn start(&self, life: &Life, most: i64) -> Machine {
         let mut rng = life.rng.lock().unwrap();
         let fuse = self.plan.fuse(&mut rng, most).filter(|_| !self.is_calm());
@@ -294,7 +295,7 @@ impl World {
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
-    /// A realm's life; what its last process held.
+    /// Runs the processes of a realm. Returns what the last one held.
     pub(super) async fn keep_site(self: Arc<Self>, number: usize) -> Vec<String> {
         let (site, life) = &self.sites[number];
         loop {
@@ -317,7 +318,7 @@ impl World {
         }
     }
 
-    /// A person's life, until they have done what they wanted to do.
+    /// Runs the processes of a user until the user has finished.
     async fn keep_person(self: Arc<Self>, mut person: SimulatedUser) -> SimulatedUser {
         let life = &self.lives[person.number];
         loop {
@@ -338,7 +339,7 @@ impl World {
         }
     }
 
-    /// Somebody comes who takes all they can, and stays until the machine is killed.
+    /// Starts the greedy account, which stays until its machine is killed.
     fn let_in(self: &Arc<Self>, rng: StdRng) -> Machine {
         let (network, trace) = (self.network.clone(), self.trace.clone());
         let wall = Arc::new(WallClock::new());
@@ -468,7 +469,7 @@ impl World {
         }
     }
 
-    /// Things go wrong, one after another.
+    /// Changes conditions and kills processes, one after another.
     pub(super) async fn storm(&self, rng: &mut StdRng) {
         let end = Instant::now() + self.plan.storm;
         while Instant::now() < end {

@@ -1,5 +1,5 @@
-//! The suite that every store engine must pass: each promise of the `Store` trait, conflicts and
-//! restarts included. Written against the trait; an engine joins by implementing [`Engine`].
+//! Tests of each promise of the `Store` trait, with conflicts and restarts. Every store engine must
+//! pass them. An engine takes part by implementing [`Engine`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::simulation;
 use proptest::{prelude::*, test_runner::TestRunner};
 use rand::{SeedableRng as _, rngs::StdRng};
 
-/// A place where an engine keeps a store, to be opened again and again.
+/// A place in which an engine keeps a store that can be opened repeatedly.
 trait Engine {
     type Store: Store;
     fn open(&self) -> Self::Store;
@@ -231,7 +231,7 @@ mod suite {
             assert!(matches!(outcome, Err(CommitError::Conflict)), "{end}");
         }
         append(Some(2)).await.unwrap();
-        // Of two at once one is the first, and entries that were trimmed count.
+        // One of two concurrent commits is the first, and trimmed entries count.
         let (first, second) = tokio::join!(append(Some(3)), append(Some(3)));
         assert!(first.is_ok() != second.is_ok());
         let mut batch = Batch::new();
@@ -268,7 +268,7 @@ mod suite {
 
     pub async fn a_log_gives_positions_without_gaps(engine: &impl Engine) {
         let store = engine.open();
-        // One log's name begins with the other's: they must not mix.
+        // The name of one log is a prefix of the other's. Their entries must not mix.
         for (name, entry, position) in [
             ("l", "a", 1),
             ("la", "b", 1),
@@ -343,7 +343,7 @@ mod suite {
         trim(3).await;
         assert_eq!(values(&store, "l").await, [(3, "c".into())]);
         trim(1_000).await;
-        // What has been trimmed stays so, also where both go to the disk together.
+        // Trimmed entries stay trimmed, also if both trims are written together.
         trim(1).await;
         let mut both = Batch::new();
         both.trim(log("l"), Position(9)).trim(log("l"), Position(2));
@@ -358,7 +358,8 @@ mod suite {
         assert_eq!(store.commit(batch).await.unwrap().positions, [Position(4)]);
     }
 
-    /// Logs that were trimmed to nothing have no entries; names that begin alike, or are as long, are different logs.
+    /// A log trimmed to nothing has no entries. Logs whose names have a common prefix or an equal
+    /// length are different logs.
     pub async fn logs_with_entries_are_listed_each_once(engine: &impl Engine) {
         let store = engine.open();
         let names = ["b", "a", "ab", "abc", "b\u{7f}", "gone"];
@@ -402,7 +403,7 @@ mod suite {
         };
         change(&append).await;
         change(&append).await;
-        // It has entries.
+        // The log has entries.
         change(&forget).await;
         assert_eq!(store.last(&log("l")).await.unwrap(), Position(2));
         let trim = |batch: &mut Batch| {
@@ -420,7 +421,7 @@ mod suite {
         assert_eq!(change(&append).await, [Position(1)]);
     }
 
-    /// However many ends of logs an engine keeps in mind, it must not forget those that only this batch has moved.
+    /// An engine may cache log ends, but must not drop those that only this batch has moved.
     pub async fn a_batch_may_append_to_any_number_of_logs(engine: &impl Engine) {
         let store = engine.open();
         let mut batch = Batch::new();
@@ -508,7 +509,7 @@ fn bytes_one_after_another_come_whole_whether_there_is_room_for_them_or_not() {
     }
 }
 
-/// Random batches against a model that forgets nothing, with restarts in between.
+/// Compares the engine with a model that forgets nothing: random batches, with restarts.
 #[test]
 fn the_engine_does_what_a_simple_model_does() {
     let step = prop_oneof![
@@ -577,7 +578,7 @@ fn the_engine_does_what_a_simple_model_does() {
         .unwrap();
 }
 
-/// Two servers on one directory would each undo the other's work.
+/// Two servers on one directory would undo each other's work.
 #[test]
 fn a_directory_is_opened_once() {
     let engine = embedded();

@@ -1,4 +1,4 @@
-//! Accounts: who may make one, and who guesses.
+//! Attacks on accounts: registration without permission, and guessed passwords.
 
 use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _};
 
@@ -18,7 +18,7 @@ const REGISTER: &[&str] = &[
     "password",
 ];
 
-/// ACC-6: a realm that asks for a code writes it where only its operator can read it.
+/// ACC-6: a realm that requires a code writes the code to a file that only its operator can read.
 #[test]
 fn only_who_has_the_code_registers() {
     let home = Home::new();
@@ -39,7 +39,7 @@ fn only_who_has_the_code_registers() {
     let wrong = run(&["--code-file", wrong.to_str().unwrap()]);
     assert_eq!(wrong.error(1), "wrong-code");
     run(&["--code-file", code.to_str().unwrap()]).ok();
-    // It is the same after a restart; one that was spoilt is explained.
+    // A restart keeps the code, and the log does not contain it.
     let text = fs::read_to_string(&code).unwrap();
     realm.stop();
     realm.start_again();
@@ -48,7 +48,7 @@ fn only_who_has_the_code_registers() {
     assert!(!log.contains(text.trim()), "{log}");
 }
 
-/// ACC-6
+/// ACC-6: a closed realm creates no accounts.
 #[test]
 fn a_realm_that_is_closed_makes_no_accounts() {
     let home = Home::new();
@@ -58,7 +58,8 @@ fn a_realm_that_is_closed_makes_no_accounts() {
     assert_eq!(run.error(1), "registration-closed");
 }
 
-/// ACC-5: who guesses is told to wait, by how much, and that nothing was done; who is logged in is not concerned.
+/// ACC-5: after wrong guesses a login is refused with the time to wait, and the refusal says that
+/// nothing was done. Sessions that are logged in are not affected.
 #[test]
 fn a_guesser_waits() {
     let home = Home::new();
@@ -86,7 +87,7 @@ fn a_guesser_waits() {
     home.run("ann", &["send", "ann", "still here"]).ok();
 }
 
-/// ACC-7: a client that is told to wait does so, and its command is carried out once.
+/// ACC-7: a client that is told to wait does so, and its command takes effect once.
 #[test]
 fn who_sends_too_much_is_slowed_down_and_loses_nothing() {
     let home = Home::new();
@@ -118,7 +119,8 @@ fn who_sends_too_much_is_slowed_down_and_loses_nothing() {
     assert!(!realm.log().contains(PASSWORD));
 }
 
-/// HS-13: an account that logs in with ever more devices takes nobody's place: who is in stays in, and who comes gets in.
+/// HS-13: an account that logs in with ever more devices takes no other user's link slot: existing
+/// links stay, and new ones are admitted.
 #[test]
 fn an_account_with_many_devices_crowds_nobody_out() {
     let home = Home::new();
@@ -144,7 +146,7 @@ fn an_account_with_many_devices_crowds_nobody_out() {
             }
             greedy.push(device);
         }
-        // On the link that she had.
+        // This is sent on the link that she had before.
         let message = ann.send(user("ann"), b"still here");
         let answer = ann.answer(message).await;
         assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");

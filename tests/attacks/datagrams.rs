@@ -1,4 +1,4 @@
-//! Whatever arrives: noise, forgeries, and things that are no datagram of anybody's.
+//! Arbitrary datagrams: noise, forgeries, and datagrams that belong to no protocol.
 
 use std::net::Ipv4Addr;
 
@@ -16,10 +16,10 @@ use crate::{
     support::{Home, Realm},
 };
 
-/// Datagrams before the realm is asked what it said to them.
+/// Number of datagrams sent before the realm's answers to them are collected.
 const AT_ONCE: usize = 40;
 
-/// One datagram of each kind that a stranger can make.
+/// Returns one datagram of each kind that a stranger can make.
 fn kinds(realm: &Realm, rng: &mut StdRng) -> Vec<Vec<u8>> {
     let mut hello = Vec::new();
     Hello { nonce: [7; 8] }.emit(&mut hello);
@@ -43,8 +43,8 @@ fn kinds(realm: &Realm, rng: &mut StdRng) -> Vec<Vec<u8>> {
     packets
 }
 
-/// HS-8, HS-9, WIRE-9: reflection and amplification: whatever a stranger sends, no more comes back than went out, and
-/// the realm goes on.
+/// HS-8, HS-9, WIRE-9: no reflection and no amplification: whatever a stranger sends, the realm
+/// returns no more bytes than it received, and keeps running.
 #[test]
 fn no_more_comes_back_than_was_sent() {
     let realm = Realm::start();
@@ -79,7 +79,7 @@ fn no_more_comes_back_than_was_sent() {
     assert!(!realm.log().contains("panicked"), "{}", realm.log());
 }
 
-/// Zero-length datagrams, and the longest that there are.
+/// Zero-length datagrams and datagrams of the maximum length are accepted.
 #[test]
 fn datagrams_of_any_length_are_taken() {
     let realm = Realm::start();
@@ -91,15 +91,15 @@ fn datagrams_of_any_length_are_taken() {
             stranger.send(&[first]);
             stranger.send(&vec![first; 65_507]);
         }
-        // No more than the realm's socket holds at once.
+        // A round sends no more than the realm's socket buffer holds at once.
         told += stranger.answers().len();
     }
     assert!(told <= 60, "Resets at most: {told}");
     Home::new().register("ann", &realm.connect);
 }
 
-/// HS-3: who does not know the realm's key learns nothing from its silence, and a handshake with another's
-/// key is none.
+/// HS-3: the realm stays silent to a sender who does not know its key, so that sender learns
+/// nothing. A handshake with another realm's key is not answered.
 #[test]
 fn a_handshake_that_proves_nothing_is_met_with_silence() {
     let realm = Realm::start();

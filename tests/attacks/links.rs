@@ -1,4 +1,4 @@
-//! What somebody does who has opened a link and keeps to no rule on it.
+//! Attacks by a peer that has opened a link and follows no rule on it.
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +14,8 @@ use crate::{
 
 const REQUEST: u8 = 0x05;
 
-/// LINK-15: floods of path challenges: one packet is answered with one response, however many it asks for.
+/// LINK-15: flood of path challenges: a packet is answered with one response, however many
+/// challenges it contains.
 #[test]
 fn a_flood_of_path_challenges_is_answered_once_a_packet() {
     let realm = Realm::start();
@@ -30,8 +31,8 @@ fn a_flood_of_path_challenges_is_answered_once_a_packet() {
     assert!(intruder.stranger.came < intruder.stranger.sent);
 }
 
-/// LINK-7: an acknowledgement tells of 65 packets, so that many of them cost little; one of what was never sent ends
-/// the link.
+/// LINK-7: an acknowledgement covers 65 packets, so many of them cost little. An acknowledgement of
+/// a packet that was never sent ends the link.
 #[test]
 fn acknowledgements_of_everything_cost_nothing() {
     let realm = Realm::start();
@@ -56,7 +57,7 @@ fn acknowledgements_of_everything_cost_nothing() {
     assert!(closed.next().is_some(), "{answers:?}");
 }
 
-/// WIRE-9, LINK-13: lengths that are a lie, in frames, in commands and in parts.
+/// WIRE-9, LINK-13: false lengths in frames, commands and fragments are refused.
 #[test]
 fn lengths_that_overflow_are_refused() {
     let realm = Realm::start();
@@ -64,7 +65,7 @@ fn lengths_that_overflow_are_refused() {
     home.register("ann", &realm.connect);
     for len in [64, 1 << 14, 1 << 30, (1 << 32) - 1, (1 << 62) - 1] {
         let mut intruder = Intruder::to(&realm);
-        // A request that is longer than its packet.
+        // A request that claims to be longer than its packet.
         let mut lie = vec![REQUEST, 0];
         emit_varint(len, &mut lie);
         lie.push(0x01);
@@ -76,7 +77,7 @@ fn lengths_that_overflow_are_refused() {
                 .into_iter()
                 .any(|frame| matches!(frame, Frame::Close(_)))
         );
-        // Parts of a message as long as that, at its end.
+        // Fragments at the end of a message that claims this length.
         let mut intruder = Intruder::to(&realm);
         for offset in [0, len - 1, len, u64::MAX >> 2] {
             intruder.send(&[Frame::Part {
@@ -87,7 +88,7 @@ fn lengths_that_overflow_are_refused() {
             }]);
         }
         intruder.answers();
-        // Each kind of command, with a field that is longer than all of it.
+        // Each kind of command, with a field that claims to be longer than the command.
         let mut intruder = Intruder::to(&realm);
         for (number, kind) in (0..=0x40).enumerate() {
             let mut command = vec![kind, 0];
@@ -103,14 +104,14 @@ fn lengths_that_overflow_are_refused() {
     assert!(!realm.log().contains("panicked"), "{}", realm.log());
 }
 
-/// LINK-13: reassembly exhaustion: nothing that comes in parts is put together for who has not logged in, whatever
-/// lengths they declare.
+/// LINK-13: reassembly exhaustion: the realm reassembles no fragments for a device that is not
+/// logged in, whatever lengths the fragments declare.
 #[test]
 fn who_is_not_logged_in_sends_nothing_in_parts() {
     let realm = Realm::start();
     Home::new().register("ann", &realm.connect);
     let before = realm.memory();
-    // Fewer than begin from one subnet without a cookie.
+    // Fewer handshakes than one subnet may begin without a cookie.
     for _ in 0..10 {
         let mut intruder = Intruder::to(&realm);
         for number in 0..100 {
@@ -123,13 +124,14 @@ fn who_is_not_logged_in_sends_nothing_in_parts() {
         }
         intruder.answers();
     }
-    // Ten links, and nothing of the 16 MB that were declared; each worker takes memory in pieces of 4 MiB.
+    // Ten links are allocated, and none of the 16 MB that were declared. Each worker allocates
+    // memory in chunks of 4 MiB.
     let grown = realm.memory().saturating_sub(before);
     assert!(grown < 8 << 20, "{grown} bytes");
 }
 
-/// HS-13, LINK-11: hash flooding, and floods of links: whatever connection ids strangers choose, few links of theirs
-/// are there at once, and who comes then gets in.
+/// HS-13, LINK-11: hash flooding and floods of links: whatever connection ids strangers choose,
+/// they hold few links at once, and a new client is admitted.
 #[test]
 fn crafted_connection_ids_crowd_nobody_out() {
     let home = Home::new();
@@ -143,7 +145,7 @@ fn crafted_connection_ids_crowd_nobody_out() {
     let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, &realm);
     let before = realm.memory();
     for n in 0..5000_u32 {
-        // Alike in all the bits that a table might look at.
+        // The ids are alike in all bits that a table might use for its index.
         let connection = Some(ConnectionId(n.rotate_left(19)));
         let mut packet = Vec::new();
         let number = PacketNumber(0);
@@ -174,7 +176,8 @@ fn crafted_connection_ids_crowd_nobody_out() {
     home.run("ann", &[&options[..], &register].concat()).ok();
 }
 
-/// LINK-9: who asks without end keeps the realm at a hundred and a few of them.
+/// LINK-9: of requests without end the realm has little more than a hundred in work, and it keeps
+/// serving others.
 #[test]
 fn who_asks_without_end_is_slowed_down() {
     let realm = Realm::start();

@@ -1,4 +1,4 @@
-//! Two realms that are made to talk to one another for ever, by datagrams in the other's name.
+//! Forged datagrams in each other's name, made to let two realms answer one another for ever.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
@@ -42,7 +42,8 @@ fn realm(n: u8, protection: Protection) -> Endpoint {
     Endpoint::new(config, &key(n).into(), [n; 32])
 }
 
-/// Everything that a realm might answer to, and that the answer to it might be answered to.
+/// Returns forgeries of everything that a realm might answer, and of every answer that might be
+/// answered in turn.
 fn forgeries() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut add = |write: &dyn Fn(&mut Vec<u8>)| {
@@ -94,7 +95,8 @@ fn forgeries() -> Vec<Vec<u8>> {
     all
 }
 
-/// HS-8: error and reset loops: an answer is never answered, and no answer is longer than its question.
+/// HS-8: no error or Reset loops: an answer is never answered, and no answer is longer than its
+/// request.
 #[test]
 fn an_answer_to_a_forgery_is_the_end_of_it() {
     for protections in [

@@ -1,5 +1,5 @@
-//! What strangers, and worse, try with a realm that stands on the open internet: one test a trap, against the real
-//! program in a process of its own wherever that says more.
+//! What strangers and intruders try against a realm on the open internet, one test for each attack.
+//! Where it shows more, the test runs the real program in a process of its own.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! What `merpati limits` says that a realm can be made to hold, and what it can be made to hold: small bounds, clients that do their worst
-//! with each of them, and the memory of the process.
+//! Compares the memory that a realm can be made to hold with what `merpati limits` says. Small
+//! limits, clients that exhaust each of them, and the memory of the process.
 
 use std::{
     net::Ipv4Addr,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// So that bounds can be reached, and rates hold nobody up who wants to.
+/// Small thread counts make the limits reachable. Unlimited rates slow no attacker down.
 const LIMITS: &str = "[limits]\nworkers = 1\npassword_threads = 1\n\
     handshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"\ncommands_per_link = \"unlimited\"\n\
     commands_per_account = \"unlimited\"\ncommands_per_subnet = \"unlimited\"\n\
@@ -32,16 +32,16 @@ const LIMITS: &str = "[limits]\nworkers = 1\npassword_threads = 1\n\
 
 const SESSION: SessionRef = SessionRef::Bound;
 
-/// The allocator takes memory from the system in pieces of a megabyte and more, for each thread: what is held is not told
-/// more exactly.
+/// The allocator takes memory from the system in chunks of a megabyte and more, for each thread.
+/// Held memory cannot be measured more precisely.
 const PIECES: u64 = 4 << 20;
 
-/// A realm with these limits, and the table of what it can be made to hold.
+/// A realm with these limits, and the rows of `merpati limits` for it.
 struct Held {
     _home: Home,
     realm: Realm,
     rows: Vec<Value>,
-    /// Asks after what others have sent whether all of it has been taken in.
+    /// Sends a Hello behind the datagrams of others, to learn that all of them have been handled.
     probe: Stranger,
     before: u64,
     most: u64,
@@ -54,7 +54,7 @@ impl Held {
         let config = home.directory.path().join("realm.toml");
         let config = ["limits", "--json", "--config", config.to_str().unwrap()];
         let rows = finished(program().args(config)).objects();
-        // What is taken once, by whoever comes first.
+        // The first client causes the allocations that happen once.
         home.register("first", &realm.connect);
         let before = realm.memory();
         Self {
@@ -67,19 +67,19 @@ impl Held {
         }
     }
 
-    /// The attack begins now.
+    /// Records the memory before the attack.
     fn begin(&mut self) {
         self.before = self.realm.memory();
         self.most = self.before;
     }
 
-    /// All that was sent has been taken in.
+    /// Waits until everything sent has been handled, and measures the memory.
     fn look(&mut self) {
         self.probe.answers();
         self.most = self.most.max(self.realm.memory());
     }
 
-    /// What these rows allow together.
+    /// Returns the sum of what these rows allow.
     fn allowed(&self, rows: &[&str]) -> u64 {
         let total = |what: &&str| {
             let row = self.rows.iter().find(|row| row["what"] == **what);
@@ -90,7 +90,7 @@ impl Held {
         rows.iter().map(total).sum()
     }
 
-    /// What has come to be held is no more than these rows allow.
+    /// Checks that the growth is within these rows.
     fn is_within(&mut self, rows: &[&str]) -> (u64, u64) {
         self.look();
         let (grown, allowed) = (self.most - self.before, self.allowed(rows));
@@ -102,10 +102,11 @@ impl Held {
         (grown, allowed)
     }
 
-    /// The same, and an attack comes within a factor of four of it: the table does not frighten for nothing.
+    /// Checks the same, and that the attack comes within a factor of four of the bound: the table
+    /// is not overly pessimistic.
     fn fills(&mut self, rows: &[&str]) {
         let (grown, allowed) = self.is_within(rows);
-        // Memory comes in pieces here, too.
+        // The allocator's chunks count here, too.
         assert!(
             grown + PIECES / 4 >= allowed / 4,
             "only {grown} bytes are held, and {rows:?} allow {allowed}"
@@ -120,7 +121,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Devices that are logged in as one user.
+/// Returns the keys of devices that are logged in as one user.
 fn devices(realm: &Realm, name: &str, count: usize) -> Vec<SecretKey> {
     let target = Target::of(realm);
     runtime().block_on(async {
@@ -139,13 +140,14 @@ fn devices(realm: &Realm, name: &str, count: usize) -> Vec<SecretKey> {
     })
 }
 
-/// The address number `n`, in a network of its own for each 16.
+/// Returns the address with number `n`. Each 16 numbers share a subnet of their own.
 fn elsewhere(n: usize) -> Ipv4Addr {
     let [.., a, b] = (n / 16 + 256).to_be_bytes();
     Ipv4Addr::new(127, a, b, 1 + u8::try_from(n % 16).unwrap())
 }
 
-/// HS-4, HS-13: handshakes that are begun and never finished, each with as many requests as fit, which are all answered.
+/// HS-4, HS-13: handshakes that are begun and never completed, each with as many requests as fit,
+/// all of which are answered.
 #[test]
 fn handshakes_that_are_begun() {
     let mut held = Held::with("links = 2000\ncommands = 1\nlink_memory = \"8MiB\"");
@@ -172,7 +174,8 @@ fn handshakes_that_are_begun() {
     ]);
 }
 
-/// HS-7, HS-13: the same where early requests wait until the link is proven.
+/// HS-7, HS-13: handshakes that are begun and never completed, on a realm where early requests wait
+/// until the link is validated.
 #[test]
 fn requests_that_wait_for_a_proof() {
     let mut held = Held::with(
@@ -201,7 +204,8 @@ fn requests_that_wait_for_a_proof() {
     ]);
 }
 
-/// LINK-23: links of devices without an account, which ask the same again and again, in as few packets as they can.
+/// LINK-23: links of devices without an account that repeat the same requests in as few packets as
+/// possible.
 #[test]
 fn links_on_which_the_same_is_asked_again() {
     let mut held = Held::with("links = 50\ncommands = 1\nlink_memory = \"1MiB\"");
@@ -224,7 +228,7 @@ fn links_on_which_the_same_is_asked_again() {
     held.is_within(&["links", "what links hold for them"]);
 }
 
-/// LINK-23: answers that are announced, and of which nobody ever says that they have arrived.
+/// LINK-23: answers that are announced, and never acknowledged.
 #[test]
 fn answers_that_never_arrive() {
     let mut held = Held::with("links = 100\ncommands = 1\nlink_memory = \"1MiB\"");
@@ -249,7 +253,7 @@ fn answers_that_never_arrive() {
     held.fills(&["links", "what links hold for them"]);
 }
 
-/// LINK-13, LINK-23: long messages of which the last piece never comes.
+/// LINK-13, LINK-23: long messages whose last fragment never arrives.
 #[test]
 fn messages_that_are_never_whole() {
     let mut held =
@@ -275,7 +279,7 @@ fn messages_that_are_never_whole() {
     held.fills(&["links", "what links hold for them"]);
 }
 
-/// LINK-23: long answers, of which nobody says that they have arrived.
+/// LINK-23: long answers that are never acknowledged.
 #[test]
 fn long_answers_that_never_arrive() {
     let mut held = Held::with("links = 200\ncommands = 16\nlink_memory = \"2MiB\"");
@@ -306,14 +310,14 @@ fn long_answers_that_never_arrive() {
     held.fills(&["links", "what links hold for them", "commands in work"]);
 }
 
-/// What a device is to ask.
+/// The requests that a device is to send.
 type Batch<'a> = dyn Fn(&mut Device) -> Vec<Vec<u8>> + 'a;
 
-/// Asks for all of these at once, and then for those of the next batch.
+/// Sends all requests of a batch at once, awaits their answers, and continues with the next batch.
 fn write(realm: &Realm, key: &SecretKey, batches: &[&Batch]) {
     runtime().block_on(async {
         let mut device = Device::begin(key, Ipv4Addr::LOCALHOST, Target::of(realm)).await;
-        // What it has asked before is known then.
+        // From this answer on the device knows which operation numbers it has used before.
         device.answer(bytes(Command::WhoAmI(command::WhoAmI { session: SESSION }))).await;
         for batch in batches {
             for some in batch(&mut device).chunks(32) {
@@ -336,8 +340,8 @@ fn write(realm: &Realm, key: &SecretKey, batches: &[&Batch]) {
     });
 }
 
-/// LINK-23, WATCH-1: watches over many groups that take one message of each, so that more of each has been read, and then
-/// never say again that one has arrived.
+/// LINK-23, WATCH-1: watches over many groups that acknowledge one message of each, so that more of
+/// each is read, and then never acknowledge again.
 #[test]
 fn watches_of_many_groups() {
     const GROUPS: usize = 120;
@@ -375,7 +379,7 @@ fn watches_of_many_groups() {
             &|device| (0..GROUPS).map(|n| add(device, n)).collect(),
             &|device| (0..GROUPS).map(|n| send(device, n, b"short")).collect(),
             &|device| (0..GROUPS).map(|n| send(device, n, &long)).collect(),
-            // What is stored is in memory because it was written and read, whoever watches.
+            // Stored messages are in memory because they were written and read, whoever watches.
             &|_| (0..GROUPS).map(read).collect(),
         ],
     );
@@ -406,7 +410,8 @@ fn watches_of_many_groups() {
     ]);
 }
 
-/// WATCH-1: watches that begin with as many cursors as fit a message, of which nearly all name nothing.
+/// WATCH-1: watches that begin with as many cursors as fit a message, nearly all of which name
+/// nothing.
 #[test]
 fn watches_that_name_much() {
     let mut held =

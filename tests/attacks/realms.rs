@@ -1,4 +1,4 @@
-//! What strangers who say that they are realms make a realm send to others.
+//! What strangers who claim to be realms make a realm send to third parties.
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
@@ -13,14 +13,14 @@ use merpati::{
 
 use crate::{stranger::Intruder, support::Home};
 
-/// An address is tried so often at once (PEER-23), with so many datagrams each time.
+/// Number of immediate attempts at an address (PEER-23), and the datagrams in each attempt.
 const TRIED: usize = 4;
 const DATAGRAMS: usize = 3;
-/// Between two of those no more time passes.
+/// At most this much time passes between two of these datagrams.
 const NO_MORE: Duration = Duration::from_secs(15);
 
-/// PEER-2, PEER-23: however many strangers say however often that they are where somebody else is, that one hears of it a few times. It was sent 753 datagrams
-/// in half a minute.
+/// PEER-2, PEER-23: however many strangers claim a third party's address, and however often, the
+/// third party receives a few datagrams only. It was sent 753 datagrams in half a minute.
 #[test]
 fn introductions_send_a_third_party_a_few_datagrams() {
     let home = Home::new();
@@ -35,7 +35,7 @@ fn introductions_send_a_third_party_a_few_datagrams() {
         .collect();
     for round in 0..3 {
         for (n, stranger) in strangers.iter_mut().enumerate() {
-            // Another name for the same address each time.
+            // Each round writes the same address in a different form.
             let address = ["127.0.0.1", "0x7f000001", "localhost"][round];
             let name = format!("stranger{n}");
             let introduce = PeerRequest::Introduce {

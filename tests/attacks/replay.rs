@@ -1,4 +1,5 @@
-//! Everything that was sent in a session, sent again: one by one, all together, after a restart, from elsewhere.
+//! Replay of everything that was sent in a session: one datagram at a time, all together, after a
+//! restart, and from another address.
 
 use std::{fs, net::Ipv4Addr};
 
@@ -14,7 +15,7 @@ use crate::{
     },
 };
 
-/// What there is to be seen of a realm, but for when it was last used.
+/// Returns the visible state of a realm, without the times of last use.
 fn state(home: &Home) -> Vec<Value> {
     let mut seen = Vec::new();
     for who in ["ann", "bob"] {
@@ -25,7 +26,7 @@ fn state(home: &Home) -> Vec<Value> {
             &["members", "cats"],
             &["sessions"],
             &["whoami"],
-            // Last: what is shown above counts as read.
+            // `unread` comes last, because what is shown above counts as read.
             &["unread"],
         ] {
             let run = home.run(who, what);
@@ -39,7 +40,7 @@ fn state(home: &Home) -> Vec<Value> {
     seen
 }
 
-/// Takes out what the looking itself changes.
+/// Removes the fields that reading the state changes.
 fn forget_times(object: &mut Value) {
     match object {
         Value::Object(fields) => {
@@ -51,7 +52,8 @@ fn forget_times(object: &mut Value) {
     }
 }
 
-/// A session of two users with all that changes something; what went to the realm.
+/// Plays a session of two users with all commands that change something. Returns the datagrams that
+/// went to the realm.
 fn session(home: &Home, realm: &Realm, relay: &Relay) -> Vec<Vec<u8>> {
     let connect = realm.connect_through(relay.address);
     let password = ["--password-file", "password"];
@@ -68,7 +70,7 @@ fn session(home: &Home, realm: &Realm, relay: &Relay) -> Vec<Vec<u8>> {
     }
     watch.texts(6);
     watch.stop();
-    // A long one, in parts.
+    // A long message, in fragments.
     run("bob", &["send", "ann", &"purr ".repeat(1000)]);
     home.run("ann", &["inbox"]);
     run("ann", &["role", "cats", "bob", "moderator"]);
@@ -87,7 +89,8 @@ fn session(home: &Home, realm: &Realm, relay: &Relay) -> Vec<Vec<u8>> {
     up.map(|one| one.bytes).collect()
 }
 
-/// What may come back for a replayed datagram: a Reset, or for an Init or a Resume what its device alone can read.
+/// True if `answer` may come back for a replayed datagram: a Reset, or for an Init or a Resume an
+/// answer that its device alone can read.
 fn is_harmless(sent: &[u8], answer: &[u8]) -> bool {
     let fits = answer.len() <= sent.len();
     fits && match Packet::parse(answer) {
@@ -107,7 +110,8 @@ fn replay(realm: &Realm, from: Ipv4Addr, datagrams: &[Vec<u8>], at_once: usize) 
             stranger.send(datagram);
         }
         for answer in stranger.answers() {
-            // A worker that did not let the device in begins with its Init anew, and answers a little later.
+            // A worker that has not admitted the device handles its Init anew, and answers a little
+            // later.
             let is_harmless = datagrams.iter().any(|sent| is_harmless(sent, &answer));
             assert!(is_harmless, "{answer:02x?} comes back");
         }
@@ -115,21 +119,22 @@ fn replay(realm: &Realm, from: Ipv4Addr, datagrams: &[Vec<u8>], at_once: usize) 
     assert!(stranger.came < stranger.sent);
 }
 
-/// HS-6, LINK-4, EXACT-1: replay of every packet of a session.
+/// HS-6, LINK-4, EXACT-1: a replay of every packet of a session has no effect.
 #[test]
 fn a_session_that_is_replayed_has_no_effect() {
     let home = Home::new();
-    // Nothing is held off by limits: each of them is looked at.
+    // Limits reject nothing here: every datagram is handled.
     let limits = "[limits]\nhandshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"";
     let mut realm = home.realm_as(limits);
     let relay = Relay::to(realm.address);
     let datagrams = session(&home, &realm, &relay);
     let sealed = |datagram: &&Vec<u8>| matches!(Packet::parse(datagram), Ok(Packet::Link(packet)) if packet.protection == Protection::Sealed);
     let kinds = (datagrams.len(), datagrams.iter().filter(sealed).count());
-    // Each of the seventeen commands and the watch shakes hands; how much else goes in a datagram is a matter of time.
+    // Each of the seventeen commands and the watch performs a handshake. How much else a datagram
+    // contains depends on timing.
     assert!(kinds.0 > 18 && kinds.1 > 9, "{kinds:?} are replayed");
     let before = state(&home);
-    // From where they came, and from elsewhere; the links of some are still there.
+    // From the original address and from another one. The links of some are still open.
     for (machine, at_once) in [(1, 1), (2, 64)] {
         for from in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, machine, 1)] {
             replay(&realm, from, &datagrams, at_once);
@@ -149,7 +154,8 @@ fn a_session_that_is_replayed_has_no_effect() {
     assert!(!realm.log().contains("panicked"), "{}", realm.log());
 }
 
-/// HS-7, HS-14: a realm that was restored from a copy does not know what has been done since; what was recorded of that does it no second time.
+/// HS-7, HS-14: a realm restored from a backup does not know what was executed since. Requests
+/// recorded since then take effect on it no second time.
 #[test]
 fn nothing_recorded_is_done_again_by_a_restored_realm() {
     let home = Home::new();
@@ -164,7 +170,7 @@ fn nothing_recorded_is_done_again_by_a_restored_realm() {
     let backup = home.directory.path().join("backup");
     copy_directory(&realm.data(), &backup);
     realm.start_again();
-    // By which ann learns the life that the copy does not know.
+    // With this answer ann learns the life that the backup does not know.
     home.run("ann", &["whoami"]).ok();
     relay.take_carried();
     home.run("ann", &["send", "bob", "recorded"]).ok();
@@ -180,7 +186,8 @@ fn nothing_recorded_is_done_again_by_a_restored_realm() {
     assert_eq!(home.texts("bob"), ["goes on"]);
 }
 
-/// HS-5, HS-7: who has recorded the first packet of a watch, and sends it again, sees nothing of what comes for its user.
+/// HS-5, HS-7: an attacker who has recorded the first packet of a watch and replays it receives
+/// none of the watching user's entries.
 #[test]
 fn recorded_watch_is_shown_nothing() {
     let home = Home::new();
@@ -190,7 +197,8 @@ fn recorded_watch_is_shown_nothing() {
     for name in ["ann", "bob"] {
         home.register(name, &connect);
     }
-    // A watch names the groups of its user: its first packet is long enough for an answer with an event in it.
+    // A watch names the groups of its user, so its first packet is long enough for an answer with
+    // an event in it.
     for group in [
         "a-group-of-some-length",
         "another-one-as-long",
@@ -213,21 +221,21 @@ fn recorded_watch_is_shown_nothing() {
     let carried = relay.take_carried();
     let mut up = carried.into_iter().filter(|one| one.way == Way::ToRealm);
     let recorded = up.find_map(|one| Some(one.bytes).filter(opens)).unwrap();
-    // What it was answered is forgotten, and something has come since.
+    // The realm has forgotten its answer, and a message has arrived since.
     realm.kill();
     realm.start_again();
     home.run("bob", &["send", "ann", "hi"]).ok();
     let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, &realm);
     stranger.send(&recorded);
     let mut answers = Vec::new();
-    // What is asked of the store takes a while.
+    // The store answers after a while.
     while answers.is_empty() {
         answers.extend(stranger.answers());
     }
     for _ in 0..20 {
         answers.extend(stranger.answers());
     }
-    // Not a packet of a link, only what it begins with.
+    // Only the answer to a handshake or a resumption comes, and no packet of a link.
     let opened = |datagram: &Vec<u8>| {
         let packet = Packet::parse(datagram);
         matches!(packet, Ok(Packet::Accept { .. } | Packet::Resumed { .. }))

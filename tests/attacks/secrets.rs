@@ -1,4 +1,4 @@
-//! Where secrets are found: logs, lists of processes, files, what a crash leaves.
+//! Places where secrets could leak: logs, process lists, files, and core dumps.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::{Home, PASSWORD, Realm, finished, program, watch::Watch};
 
-/// Passwords, session ids, codes and messages are in no log, whatever its level.
+/// No log contains passwords, session ids, codes or messages, whatever its level.
 #[test]
 fn no_secret_is_in_a_log() {
     let home = Home::new();
@@ -54,8 +54,8 @@ fn no_secret_is_in_a_log() {
     assert!(!log.contains(&format!("{:?}", id.0)));
 }
 
-/// Nothing of the kind is among the arguments or the environment of a process, which `ps` shows to everybody, and no
-/// password can be put there.
+/// No argument or environment variable of a process, which `ps` shows to everybody, contains a
+/// secret, and no option accepts a password.
 #[test]
 fn no_secret_is_shown_by_ps() {
     let home = Home::new();
@@ -81,7 +81,7 @@ fn no_secret_is_shown_by_ps() {
     }
 }
 
-/// What a server says once it serves.
+/// Returns what a server announces once it serves.
 fn announced(serve: &mut Child) -> Value {
     let mut line = String::new();
     let mut out = BufReader::new(serve.stdout.take().unwrap());
@@ -89,7 +89,8 @@ fn announced(serve: &mut Child) -> Value {
     serde_json::from_str(&line).unwrap()
 }
 
-/// All files of a directory, those of the store aside, which lies in a private one.
+/// Checks that all files of a directory are private, except those of the store, which is in a
+/// private directory.
 fn assert_private(directory: &Path) {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o77;
     assert_eq!(mode(directory), 0, "{}", directory.display());
@@ -105,7 +106,7 @@ fn assert_private(directory: &Path) {
     assert!(with_secrets >= 2, "{}", directory.display());
 }
 
-/// Whatever the umask says, files with secrets are their owner's alone, and so are the directories.
+/// Files with secrets, and their directories, are private to their owner, whatever the umask.
 #[test]
 fn files_with_secrets_are_private() {
     let directory = tempfile::tempdir().unwrap();
@@ -152,7 +153,7 @@ fn files_with_secrets_are_private() {
     assert_private(&home.directory.path().join("profiles/default"));
 }
 
-/// A process that crashes leaves no core, which would hold all its secrets.
+/// A process that crashes leaves no core dump, which would contain all its secrets.
 #[test]
 fn a_crash_leaves_no_core() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is done to a store behind the realm's back.
+//! Changes to a store while its realm is not looking: restored, shared and damaged stores.
 
 use std::{
     fs,
@@ -7,8 +7,8 @@ use std::{
 
 use crate::support::{Home, Realm, copy_directory, finished, program};
 
-/// A store restored from an old backup: it knows less than its clients, whose sessions of then go on, whose numbers
-/// do not come again, and whose messages are each delivered once.
+/// A store restored from an old backup knows less than its clients. Their sessions of that time
+/// continue, used operation numbers do not come again, and each message is delivered once.
 #[test]
 fn a_realm_that_is_restored_from_an_old_copy_serves_its_clients() {
     let home = Home::new();
@@ -39,13 +39,13 @@ fn a_realm_that_is_restored_from_an_old_copy_serves_its_clients() {
         home.texts("bob"),
         ["before", "after 0", "after 1", "after 2"]
     );
-    // Who registered meanwhile is told so, and registers again.
+    // A user who registered after the backup is told so, and registers again.
     assert_eq!(home.run("cho", &["whoami"]).error(1), "no-session");
     home.register("cho", &realm.connect);
     assert!(!realm.log().contains("panicked"), "{}", realm.log());
 }
 
-/// Two servers on one store directory: the second is told so, and the first goes on.
+/// Two servers on one store directory: the second refuses to start, and the first continues.
 #[test]
 fn a_store_has_one_server() {
     let realm = Realm::start();
@@ -61,8 +61,8 @@ fn a_store_has_one_server() {
     home.run("ann", &["send", "ann", "still here"]).ok();
 }
 
-/// A zeroed page in the middle of the journal. It was taken for its end, and what stood behind it, acknowledged, was lost
-/// without a word.
+/// A zeroed page in the middle of the journal is reported and costs what was in it. The page was
+/// taken for the end of the journal, and the acknowledged entries behind it were lost silently.
 #[test]
 fn a_zeroed_page_of_the_journal_is_named_and_costs_what_stood_in_it() {
     let home = Home::new();
@@ -112,8 +112,8 @@ fn a_zeroed_page_of_the_journal_is_named_and_costs_what_stood_in_it() {
     assert_eq!(home.texts("ann").last().unwrap(), "afterwards");
 }
 
-/// A zeroed sector at the end of the journal. The engine refused to open it for good; now it is cut off if it may never have been
-/// acknowledged, and named if it was.
+/// A zeroed sector at the end of the journal is cut off if it may never have been acknowledged, and
+/// reported if it was. The engine refused for good to open such a journal.
 #[test]
 fn a_zeroed_sector_at_the_end_of_the_journal_is_cut_off_or_named() {
     for is_stopped in [false, true] {
@@ -125,7 +125,8 @@ fn a_zeroed_sector_at_the_end_of_the_journal_is_cut_off_or_named() {
             realm.stop();
         } else {
             realm.kill();
-            // As an earlier release left it, or one that was killed at once: nothing says how far the store had come.
+            // As an earlier release left the store, or a realm that was killed at once: nothing
+            // records how far the store had come.
             fs::remove_file(realm.data().join("store.mark")).unwrap();
         }
         let journal = realm.data().join("store/0.jnl");
@@ -153,8 +154,9 @@ fn a_zeroed_sector_at_the_end_of_the_journal_is_cut_off_or_named() {
     }
 }
 
-/// An operator who makes the empty file `store.distrusted` by hand, as docs/disk.md has it, is not told that the realm's key may be
-/// known; one whose secrets others could read is.
+/// An operator who creates the empty file `store.distrusted` by hand, as docs/disk.md describes,
+/// gets no warning that the realm's key may be known. An operator whose secrets others could read
+/// gets it.
 #[cfg(unix)]
 #[test]
 fn an_empty_file_raises_no_alarm() {

@@ -1,4 +1,5 @@
-//! Somebody with a socket: a stranger, or an intruder who has a key of a device and keeps to no rule.
+//! An attacker with a socket: a stranger, or an intruder who has a device's key and follows no
+//! rule.
 
 use std::{
     io::ErrorKind,
@@ -18,14 +19,14 @@ use rand::Rng as _;
 
 use crate::support::Realm;
 
-/// An answer that does not come within this time never will.
+/// An answer that has not come within this time never will.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A socket of a stranger; each address of 127.0.0.0/8 is another machine.
+/// A stranger's socket. Each address of 127.0.0.0/8 stands for another machine.
 pub struct Stranger {
     socket: UdpSocket,
     asked: u64,
-    /// Bytes that went out, and that came back, questions of [`Stranger::answers`] aside.
+    /// Bytes sent, and bytes received, without the probes of [`Stranger::answers`].
     pub sent: usize,
     pub came: usize,
 }
@@ -53,15 +54,16 @@ impl Stranger {
         loop {
             match self.socket.recv(&mut buffer) {
                 Ok(len) => return buffer[..len].to_vec(),
-                // The realm is being restarted.
+                // The realm is restarting.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
                 Err(error) => panic!("the realm does not answer: {error}"),
             }
         }
     }
 
-    /// What the realm has answered to all that was sent so far: it answers a Hello after them. The second because
-    /// what leaves at once with the first answer may leave behind it.
+    /// Returns the realm's answers to everything sent so far: the realm answers a Hello after them.
+    /// A second Hello follows, because a datagram that leaves together with the first `HelloReply`
+    /// may leave behind it.
     pub fn answers(&mut self) -> Vec<Vec<u8>> {
         let mut answers = self.answers_until_told();
         answers.append(&mut self.answers_until_told());
@@ -87,7 +89,7 @@ impl Stranger {
     }
 }
 
-/// Who has a device's key, and frames of their own making.
+/// An attacker with a device's key, who makes arbitrary frames.
 pub struct Intruder {
     pub stranger: Stranger,
     keys: SessionKeys,
@@ -96,7 +98,7 @@ pub struct Intruder {
     largest: Option<PacketNumber>,
 }
 
-/// An Init of a new device, and what finishes its handshake.
+/// Returns an Init of a new device, and the state that completes its handshake.
 pub fn init(realm: &PublicKey, frames: &[Frame<'_>]) -> (Initiator, Vec<u8>) {
     init_of(
         &SecretKey::generate(&mut system_rng().unwrap()),
@@ -105,7 +107,7 @@ pub fn init(realm: &PublicKey, frames: &[Frame<'_>]) -> (Initiator, Vec<u8>) {
     )
 }
 
-/// An Init of this device.
+/// Returns an Init of this device.
 fn init_of(device: &SecretKey, realm: &PublicKey, frames: &[Frame<'_>]) -> (Initiator, Vec<u8>) {
     let mut rng = system_rng().unwrap();
     let mut payload = Vec::new();
@@ -120,7 +122,7 @@ fn init_of(device: &SecretKey, realm: &PublicKey, frames: &[Frame<'_>]) -> (Init
     (initiator, init)
 }
 
-/// The key in a realm's connection string.
+/// Returns the key in a realm's connection string.
 pub fn key(realm: &Realm) -> PublicKey {
     let string: ConnectionString = realm.connect.parse().unwrap();
     string.key.unwrap()
@@ -133,13 +135,13 @@ pub const OPEN: Frame<'_> = Frame::Open(Open {
 });
 
 impl Intruder {
-    /// Opens a link like any other device.
+    /// Opens a link of a new device.
     pub fn to(realm: &Realm) -> Self {
         let device = SecretKey::generate(&mut system_rng().unwrap());
         Self::of(&device, Ipv4Addr::LOCALHOST, realm)
     }
 
-    /// Opens a link of this device, from there.
+    /// Opens a link of this device from `address`.
     pub fn of(device: &SecretKey, address: Ipv4Addr, realm: &Realm) -> Self {
         let mut stranger = Stranger::at(address, realm);
         let padding = [Frame::Padding; 8];
@@ -161,7 +163,7 @@ impl Intruder {
         }
     }
 
-    /// Sends an authentic packet with these bytes of frames.
+    /// Sends an authentic packet with these bytes as frames.
     pub fn send_bytes(&mut self, frames: &[u8]) {
         let mut packet = Vec::new();
         let connection = Some(self.connection);
@@ -182,13 +184,13 @@ impl Intruder {
         self.send_bytes(&bytes);
     }
 
-    /// The frames of each packet that the realm has answered with.
+    /// Returns the frames of each packet that the realm has answered with.
     pub fn answers(&mut self) -> Vec<Vec<u8>> {
         let datagrams = self.stranger.answers();
         datagrams.iter().filter_map(|one| self.open(one)).collect()
     }
 
-    /// The frames of a packet of the link.
+    /// Opens a packet of the link and returns its frames.
     pub fn open(&mut self, datagram: &[u8]) -> Option<Vec<u8>> {
         let Ok(Packet::Link(packet)) = Packet::parse(datagram) else {
             return None;
@@ -202,7 +204,7 @@ impl Intruder {
     }
 }
 
-/// The frames of a payload.
+/// Parses the frames of a payload.
 pub fn frames(payload: &[u8]) -> Vec<Frame<'_>> {
     Frames::checked(payload).unwrap().collect()
 }

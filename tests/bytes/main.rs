@@ -1,5 +1,5 @@
-//! What each command costs on the wire: `spec/bytes.md`, made by letting two endpoints talk, and held to every byte.
-//! It is made anew with `MERPATI_WRITE_BYTES=1 cargo test --test bytes`.
+//! The cost of each command on the wire: `spec/bytes.md`, made by two communicating endpoints, and
+//! checked to the byte. `MERPATI_WRITE_BYTES=1 cargo test --test bytes` rewrites it.
 
 #![allow(clippy::too_many_lines, reason = "it is a table")]
 
@@ -27,7 +27,7 @@ fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> T {
     name.parse().unwrap()
 }
 
-/// Bytes up and down, and datagrams of both.
+/// Bytes up and down, and datagrams in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Cost {
     up: usize,
@@ -35,7 +35,7 @@ struct Cost {
     datagrams: usize,
 }
 
-/// A client and a realm that answers each request in one way.
+/// A client, and a realm that gives each request the same answer.
 struct Talk {
     now: Time,
     client: Endpoint,
@@ -84,7 +84,7 @@ impl Talk {
         }
     }
 
-    /// Asks, and lets both talk until nothing is on its way any more.
+    /// Sends a request, and runs both sides until nothing is in flight.
     fn exchange(&mut self, link: LinkId, request: &[u8], early: bool) -> Cost {
         let deadline = self.now + Duration::from_secs(30);
         let asked = self
@@ -138,8 +138,8 @@ impl Talk {
     }
 }
 
-/// What a command costs a device that was here before, and begins anew. None for one that carries a password: it never
-/// travels on a link that was resumed (HS-7), and costs what it costs from nothing.
+/// Returns the cost of a command of a device that resumes. `None` for a command with a password: it
+/// never travels on a resumed link (HS-7), and costs as much as with a handshake.
 fn resumed(request: &Request<'_>, answer: &Answer) -> Option<Cost> {
     if request.command.carries_password() {
         return None;
@@ -155,7 +155,7 @@ fn resumed(request: &Request<'_>, answer: &Answer) -> Option<Cost> {
     Some(talk.exchange(link, &bytes, true))
 }
 
-/// What a command costs on a link that is open, and from nothing.
+/// Returns the cost of a command on an open link, and with a handshake.
 fn costs(protection: Protection, request: &Request<'_>, answer: &Answer) -> [Cost; 2] {
     let bytes = request.to_bytes();
     let mut talk = Talk::new(protection, answer);
@@ -167,7 +167,7 @@ fn costs(protection: Protection, request: &Request<'_>, answer: &Answer) -> [Cos
     [talk.exchange(link, &bytes, false), nothing]
 }
 
-/// Every command with what is usually said, and what is usually answered.
+/// Returns every command with usual content and its usual answer.
 fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
     let operation = Operation::new(1000, *b"qz");
     let (password, code) = (Password(b"correct horse"), Password(b"0123456789abcdef"));
@@ -575,7 +575,7 @@ fn cell(cost: Cost) -> String {
     format!("{} + {}{datagrams}", cost.up, cost.down)
 }
 
-/// What one command costs, as far as a bound holds it.
+/// The cost of one command, in the columns that bounds apply to.
 struct Row {
     name: &'static str,
     open: Cost,
@@ -612,7 +612,7 @@ fn table() -> (String, Vec<Row>) {
     (text, rows)
 }
 
-/// SIZE-1, SIZE-2: and what `spec/bytes.md` says of every other command.
+/// SIZE-1, SIZE-2: each command costs what `spec/bytes.md` says.
 #[test]
 fn each_command_costs_what_the_ledger_says() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("spec/bytes.md");
@@ -638,11 +638,11 @@ fn each_command_costs_what_the_ledger_says() {
         let datagrams = (row.open.datagrams, row.plain.datagrams);
         assert_eq!(datagrams, (2, 2), "{}", row.name);
     }
-    // Twelve bytes less of a check each way, and sixteen more of a session.
+    // A plain link's check is twelve bytes shorter each way, and its session id adds sixteen.
     assert_eq!(open.up + open.down - 2 * 12 + 16, plain.up + plain.down);
 }
 
-/// Whatever command there is, the ledger has it.
+/// The ledger lists every command.
 #[test]
 fn no_command_is_left_out() {
     let vectors = include_str!("../../spec/vectors/commands.json");

@@ -1,4 +1,4 @@
-//! What realms say to each other.
+//! The cost of the requests between realms.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ may not travel early (PEER-21) waits for the handshake where there is no link.
 | --- | --- | --- |
 ";
 
-/// Every request, with what is usually answered.
+/// Returns every request with its usual answer.
 fn requests() -> Vec<(&'static str, PeerRequest<'static>, Answer)> {
     let (epoch, sequence) = (0x0123_4567_89ab_cdef, OperationNumber(1000));
     let message = Body(b"twenty bytes of text");
@@ -153,7 +153,7 @@ fn requests() -> Vec<(&'static str, PeerRequest<'static>, Answer)> {
     ]
 }
 
-/// What a request costs on a link that is open, and from nothing.
+/// Returns the cost of a request on an open link, and with a handshake.
 fn costs(request: &PeerRequest<'_>, answer: &Answer) -> [Cost; 2] {
     let bytes = request.to_bytes();
     let mut talk = Talk::new(Protection::Sealed, answer);
@@ -170,9 +170,9 @@ fn costs(request: &PeerRequest<'_>, answer: &Answer) -> [Cost; 2] {
     [talk.exchange(link, &bytes, false), nothing]
 }
 
-/// The part of `spec/bytes.md` that is about realms.
+/// Returns the part of `spec/bytes.md` about realms.
 ///
-/// PEER-4, PEER-7: that messages are numbered in an epoch of each start costs a delivery nothing.
+/// PEER-4, PEER-7: messages are numbered in an epoch of each start; that costs a delivery no bytes.
 pub fn table() -> String {
     let mut text = HEAD.to_owned();
     for (name, request, answer) in requests() {

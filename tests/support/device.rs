@@ -1,5 +1,6 @@
-//! A device without a profile, for tests and measurements of what somebody does who keeps to the rules of links and to no other: it
-//! sends from the address it likes, asks what it likes as fast as it likes, and need not say that a message has arrived.
+//! A device without a profile, for tests and measurements of clients that follow the rules of links
+//! and no others. It sends from any address, sends any requests at any rate, and need not
+//! acknowledge messages.
 
 use std::{
     collections::VecDeque,
@@ -24,13 +25,13 @@ use tokio::net::UdpSocket;
 
 use super::{PASSWORD, Realm};
 
-/// What is not answered by then is never answered.
+/// A request that has not been answered within this time never will be.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Who is not asked by then to show where they are is let in as they are.
+/// A device that is not asked for a cookie within this time is admitted without one.
 const ASKED_TO_SHOW: Duration = Duration::from_millis(500);
 
-/// Where a realm is, and its key.
+/// A realm's address and key.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     pub address: SocketAddr,
@@ -47,14 +48,14 @@ impl Target {
     }
 }
 
-/// What a device hears.
+/// What a device receives.
 #[derive(Debug)]
 pub enum Told {
     /// The answer to a request.
     Answer { number: RequestId, bytes: Vec<u8> },
     /// A request has not been answered.
     Unanswered { number: RequestId },
-    /// The link has ended, with all that was asked on it.
+    /// The link has ended, with all requests on it.
     Ended,
 }
 
@@ -68,18 +69,18 @@ pub struct Device {
     next_operation: u64,
     buffer: Vec<u8>,
     out: Vec<u8>,
-    /// What has been heard and not been taken.
+    /// Received events that have not been taken yet.
     pub told: VecDeque<Told>,
-    /// Messages that have been pushed.
+    /// Number of pushed messages.
     pub pushed: u64,
 }
 
-/// A socket at an address of this machine; each of 127.0.0.0/8 is another.
+/// Binds a socket at an address of this machine. Each address of 127.0.0.0/8 is another one.
 pub async fn socket(from: Ipv4Addr) -> Arc<UdpSocket> {
     Arc::new(UdpSocket::bind((IpAddr::V4(from), 0)).await.unwrap())
 }
 
-/// A key that nobody knows yet.
+/// Generates a new key.
 pub fn new_key() -> SecretKey {
     SecretKey::generate(&mut system_rng().unwrap())
 }
@@ -90,7 +91,7 @@ impl Device {
         Self::begin_at(key, socket(from).await, target)
     }
 
-    /// Begins a link over a socket that others may use too.
+    /// Begins a link over a socket that other devices may share.
     pub fn begin_at(key: &SecretKey, socket: Arc<UdpSocket>, target: Target) -> Self {
         let mut seed = [0; 32];
         system_rng().unwrap().fill_bytes(&mut seed);
@@ -110,26 +111,26 @@ impl Device {
         }
     }
 
-    /// An operation that the device has not begun yet.
+    /// Returns an operation that the device has not begun yet.
     pub const fn operation(&mut self) -> Operation {
         let number = self.next_operation;
         self.next_operation += 1;
         Operation::new(number, [1, 2])
     }
 
-    /// Whatever is pushed counts as lost on the way, and so is never said to have arrived.
+    /// Drops all pushed messages as if lost, so that they are never acknowledged.
     pub fn takes_nothing_pushed(&mut self) {
         self.endpoint.hold_pushes(self.link, true);
     }
 
-    /// Asks. None when the link takes no more at present.
+    /// Sends a request. `None` if the link accepts no more at present.
     pub fn ask(&mut self, request: Vec<u8>) -> Option<RequestId> {
         let now = self.now();
         self.endpoint
             .request(now, self.link, request, now + PATIENCE, false)
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for its answer.
     pub async fn answer(&mut self, request: Vec<u8>) -> Answer {
         let asked = self.ask(request).expect("a link that takes a request");
         loop {
@@ -147,7 +148,7 @@ impl Device {
         }
     }
 
-    /// Makes an account.
+    /// Registers an account.
     pub async fn register(&mut self, name: &str) {
         let register = Command::Register(command::Register {
             operation: self.operation(),
@@ -171,7 +172,7 @@ impl Device {
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
     }
 
-    /// A message to a user.
+    /// Returns the bytes of a message to a user.
     pub fn send(&mut self, to: Username, message: &[u8]) -> Vec<u8> {
         bytes(Command::Send(command::Send {
             operation: self.operation(),
@@ -181,15 +182,15 @@ impl Device {
         }))
     }
 
-    /// Begins another link in place of one that has ended.
+    /// Begins another link to replace one that has ended.
     pub fn begin_again(&mut self) {
         let now = self.now();
         let (address, key) = (self.target.address, self.target.key);
         self.link = self.endpoint.connect(now, address, key, None);
     }
 
-    /// Sends what is to be sent, and takes in what has come: waits for that until something has come or is due, but not for longer
-    /// than `until`.
+    /// Sends what is queued, and handles what has arrived. Waits until something arrives or is due,
+    /// but no longer than `until`.
     pub async fn step(&mut self, until: Instant) {
         self.transmit().await;
         self.take_events();
@@ -211,19 +212,19 @@ impl Device {
         self.transmit().await;
     }
 
-    /// Begins a handshake, shows that it receives at its address when it is asked to, and says no more.
+    /// Begins a handshake, answers a cookie challenge if one comes, and then sends nothing more.
     pub async fn show_where(&mut self) {
         self.transmit().await;
         let until = Instant::now() + ASKED_TO_SHOW;
         loop {
             let came = self.socket.recv_from(&mut self.buffer);
             let Ok(came) = tokio::time::timeout_at(until.into(), came).await else {
-                // It is let in as it is.
+                // The device is admitted without a cookie.
                 return;
             };
             let (len, from) = came.unwrap();
             let answer = self.buffer.get(..len).unwrap_or_default();
-            // Other devices may share the socket, and what they have been sent is not for this one.
+            // Other devices may share the socket, and their answers are not for this one.
             if matches!(Packet::parse(answer), Ok(Packet::Retry { .. })) {
                 let now = self.now();
                 self.endpoint.handle_datagram(now, from, answer);
@@ -239,7 +240,7 @@ impl Device {
             let Some(to) = self.endpoint.poll_transmit(now, &mut self.out) else {
                 return;
             };
-            // As good as lost on the way.
+            // A failed send counts as a datagram lost on the way.
             let _ = self.socket.send_to(&self.out, to.remote).await;
         }
     }
@@ -253,7 +254,7 @@ impl Device {
                     self.endpoint.handle_datagram(now, from, datagram);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // What the network says of an earlier datagram.
+                // An error of the network about an earlier datagram.
                 Err(_) => {}
             }
         }
@@ -281,12 +282,12 @@ impl Device {
     }
 }
 
-/// A command's bytes.
+/// Returns a command's bytes.
 pub fn bytes(command: Command<'_>) -> Vec<u8> {
     Request::from(command).to_bytes()
 }
 
-/// A user's name.
+/// Parses a username.
 pub fn user(name: &str) -> Username {
     name.parse().unwrap()
 }

@@ -1,5 +1,5 @@
-//! What the tests that drive the real program share: a realm in a process of its own, clients in
-//! theirs, and a relay between them that can lose what it carries.
+//! Support for tests that run the real program: a realm in a process of its own, clients in their
+//! own, and a relay between them that can lose datagrams.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -25,14 +25,14 @@ pub const PASSWORD: &str = "correct horse";
 
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_merpati"));
-    // Whatever the machine says about the user's own realms is not meant here.
+    // Removes what the environment says about the user's own realms.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MERPATI_")) {
         command.env_remove(name);
     }
     command
 }
 
-/// A running realm. Killed when dropped.
+/// A running realm. It is killed on drop.
 pub struct Realm {
     pub directory: TempDir,
     pub address: SocketAddr,
@@ -47,12 +47,13 @@ impl Realm {
         Self::start_with(&[])
     }
 
-    /// Starts a realm on a free port, with further options of `serve`. One such as `MERPATI_TRACE=DIR` goes to the environment.
+    /// Starts a realm on a free port, with further options of `serve`. An option such as
+    /// `MERPATI_TRACE=DIR` sets the environment.
     pub fn start_with(options: &[&str]) -> Self {
         Self::begin(tempfile::tempdir().unwrap(), options)
     }
 
-    /// Starts a realm in a directory that is there already.
+    /// Starts a realm in an existing directory.
     pub fn start_in(directory: TempDir) -> Self {
         Self::begin(directory, &[])
     }
@@ -71,8 +72,8 @@ impl Realm {
         }
     }
 
-    /// Starts a realm whose configuration says `address = "127.0.0.1:0"`: from then on the same port,
-    /// which peers remember, is used at every start.
+    /// Starts a realm whose configuration says `address = "127.0.0.1:0"`. From then on every start
+    /// uses the same port, which peers remember.
     pub fn start_fixed(options: &[&str]) -> Self {
         let realm = Self::start_with(options);
         let [.., config] = options else {
@@ -96,17 +97,18 @@ impl Realm {
         self.process.id()
     }
 
-    /// How long the process has had a processor.
+    /// Returns the processor time of the process.
     pub fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process_id())).unwrap();
-        // After the name, which may hold anything: user and system time are the 12th and 13th, in hundredths.
+        // The fields follow the name, which may contain anything. User and system time are the 12th
+        // and 13th, in hundredths.
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         let times = fields.split(' ').skip(11).take(2);
         let ticks: u64 = times.map(|time| time.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
     }
 
-    /// Memory that the process has for itself, in bytes.
+    /// Returns the private memory of the process in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("RssAnon:"));
@@ -114,13 +116,13 @@ impl Realm {
         kib.parse::<u64>().unwrap() << 10
     }
 
-    /// Ends the process as a power cut would.
+    /// Kills the process as a power cut would.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// Starts it again at the same address.
+    /// Starts the realm again at the same address.
     pub fn start_again(&mut self) {
         let address = self.address.to_string();
         (self.process, self.announced) = spawn(self.directory.path(), &address, &self.options);
@@ -140,7 +142,7 @@ impl Realm {
         self.start_again();
     }
 
-    /// Starts it again at the same address, this time with further options.
+    /// Starts the realm again at the same address, with further options.
     pub fn start_again_with(&mut self, options: &[&str]) {
         let address = self.address.to_string();
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
@@ -148,7 +150,7 @@ impl Realm {
         (self.process, self.announced) = spawn(self.directory.path(), &address, &options);
     }
 
-    /// Asks it to stop, and waits until it has; gives its exit code.
+    /// Asks the realm to stop, waits until it has, and returns its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let id = self.process.id().to_string();
         let asked = Command::new("kill").args(["-TERM", &id]).status().unwrap();
@@ -156,7 +158,7 @@ impl Realm {
         self.process.wait().unwrap().code()
     }
 
-    /// The connection string for a client that goes through a relay.
+    /// Returns the connection string for a client that connects through a relay.
     pub fn connect_through(&self, relay: SocketAddr) -> String {
         let (_, key) = self.connect.split_once('#').unwrap();
         format!("merpati://{relay}#{key}")
@@ -170,7 +172,7 @@ impl Drop for Realm {
     }
 }
 
-/// Starts `serve` and waits until it says that it serves.
+/// Starts `serve` and waits until it announces that it serves.
 fn spawn(directory: &Path, address: &str, options: &[String]) -> (Child, Value) {
     let log = fs::File::options()
         .create(true)
@@ -205,7 +207,7 @@ fn spawn(directory: &Path, address: &str, options: &[String]) -> (Child, Value) 
     (process, announced)
 }
 
-/// What a run of the program gave.
+/// The result of a run of the program.
 #[derive(Debug)]
 pub struct Run {
     pub code: Option<i32>,
@@ -214,13 +216,13 @@ pub struct Run {
 }
 
 impl Run {
-    /// The objects printed, one a line.
+    /// Returns the printed objects, one a line.
     pub fn objects(&self) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}"));
         self.out.lines().map(parse).collect()
     }
 
-    /// The one object printed by a command that succeeded.
+    /// Returns the one object printed by a command that succeeded.
     pub fn ok(&self) -> Value {
         assert_eq!(self.code, Some(0), "{self:?}");
         let object = self.objects().pop().unwrap_or_default();
@@ -228,14 +230,14 @@ impl Run {
         object
     }
 
-    /// The texts of the entries printed.
+    /// Returns the texts of the printed entries.
     pub fn texts(&self) -> Vec<String> {
         assert_eq!(self.code, Some(0), "{self:?}");
         let text = |entry: Value| entry["text"].as_str().unwrap().to_string();
         self.objects().into_iter().map(text).collect()
     }
 
-    /// The error's name, of a command that failed with `code`.
+    /// Returns the error's name, of a command that failed with `code`.
     pub fn error(&self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{self:?}");
         let object = self.objects().pop().unwrap();
@@ -245,7 +247,7 @@ impl Run {
     }
 }
 
-/// Where clients keep their profiles.
+/// The directory of clients' profiles.
 pub struct Home {
     pub directory: TempDir,
 }
@@ -258,7 +260,7 @@ impl Home {
         Self { directory }
     }
 
-    /// A command of `profile`, ready to run.
+    /// Returns a command of `profile`, ready to run.
     pub fn command(&self, profile: &str, arguments: &[&str]) -> Command {
         let mut command = program();
         command
@@ -273,7 +275,7 @@ impl Home {
         finished(&mut self.command(profile, arguments))
     }
 
-    /// Makes an account of the profile's own name.
+    /// Registers an account with the profile's name.
     pub fn register(&self, profile: &str, connect: &str) -> String {
         let arguments = [
             "--server",
@@ -289,12 +291,12 @@ impl Home {
         object["session"].as_str().unwrap().into()
     }
 
-    /// A client in this process, for `profile`.
+    /// Opens a client in this process, for `profile`.
     pub fn client(&self, profile: &str, connect: &str) -> Client {
         self.client_until(Duration::from_mins(1), profile, connect)
     }
 
-    /// The same, whose calls go on for so long.
+    /// Opens a client in this process whose calls have this deadline.
     pub fn client_until(&self, deadline: Duration, profile: &str, connect: &str) -> Client {
         let directory = self.directory.path().join("profiles");
         let profile = Profile::open(&directory, profile, &mut system_rng().unwrap()).unwrap();
@@ -306,7 +308,7 @@ impl Home {
         Client::open(profile, options).unwrap()
     }
 
-    /// Starts a realm that peers as `peering` says, at the same port each time.
+    /// Starts a realm with this `peering` setting, at the same port each time.
     pub fn realm(&self, name: &str, peering: &str) -> Realm {
         let config = self.directory.path().join(format!("{name}.toml"));
         let text = format!(
@@ -324,7 +326,7 @@ impl Home {
         Realm::start_fixed(&["--config", path.to_str().unwrap()])
     }
 
-    /// The texts of all private messages, in order.
+    /// Returns the texts of all private messages, in order.
     pub fn texts(&self, profile: &str) -> Vec<String> {
         let run = self.run(profile, &["inbox", "--after", "0"]);
         run.texts()
@@ -344,7 +346,7 @@ pub fn finished(command: &mut Command) -> Run {
     }
 }
 
-/// Copies all of a directory.
+/// Copies a directory with all its content.
 pub fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {

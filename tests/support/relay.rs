@@ -1,5 +1,6 @@
-//! A relay between real processes: what clients send to it goes on to the realm, and back. It counts
-//! every datagram, a rule says which it loses, and it can be as narrow as the narrowest link, with a queue before it.
+//! A relay between real processes: it forwards datagrams of clients to the realm, and back. It
+//! records every datagram. A rule sets which ones it loses, and it can emulate a bottleneck with a
+//! queue.
 
 use std::{
     collections::HashMap,
@@ -13,17 +14,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a thread looks whether it should end.
+/// Interval in which a thread checks whether it should end.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Which way a datagram goes.
+/// The direction of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     ToRealm,
     ToClient,
 }
 
-/// A datagram that came to the relay.
+/// A datagram that the relay has received.
 #[derive(Clone, Debug)]
 pub struct Carried {
     pub way: Way,
@@ -33,18 +34,18 @@ pub struct Carried {
 
 type Rule = Box<dyn FnMut(Way, &[u8]) -> bool + Send>;
 
-/// The narrowest place on the way.
+/// The bottleneck of the path.
 #[derive(Clone, Copy)]
 struct Bottleneck {
     bytes_per_second: u64,
-    /// Bytes that wait before it at most.
+    /// Maximum number of bytes in its queue.
     queue: u64,
-    /// When it has carried all that waits, each way.
+    /// When it will have sent its queue, for each direction.
     free_at: [Instant; 2],
 }
 
 impl Bottleneck {
-    /// When a datagram is through; `None` when the queue is full.
+    /// Returns when a datagram will be through; `None` if the queue is full.
     fn passes(&mut self, way: Way, len: usize) -> Option<Instant> {
         let now = Instant::now();
         let takes = |bytes: u64| Duration::from_micros(bytes * 1_000_000 / self.bytes_per_second);
@@ -62,7 +63,7 @@ struct Shared {
     realm: Mutex<SocketAddr>,
     socket: UdpSocket,
     carried: Mutex<Vec<Carried>>,
-    /// True for what is lost.
+    /// True for datagrams to lose.
     loses: Mutex<Rule>,
     bottleneck: Mutex<Option<Bottleneck>>,
     ended: AtomicBool,
@@ -80,7 +81,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Relay {
-    /// A relay to `realm` that loses nothing.
+    /// Starts a relay to `realm` that loses nothing.
     pub fn to(realm: SocketAddr) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(TICK)).unwrap();
@@ -99,13 +100,13 @@ impl Relay {
         Self { address, shared }
     }
 
-    /// From here on `rule` says what is lost.
+    /// Sets the rule of which datagrams are lost from now on.
     pub fn lose(&self, rule: impl FnMut(Way, &[u8]) -> bool + Send + 'static) {
         *lock(&self.shared.loses) = Box::new(rule);
     }
 
-    /// From here on so many bytes a second come through each way, and so many wait at most; what comes beyond
-    /// those is lost.
+    /// Limits the rate to this many bytes a second each way from now on, and the queue to this many
+    /// bytes. Datagrams beyond them are lost.
     pub fn narrow(&self, bytes_per_second: u64, queue: u64) {
         *lock(&self.shared.bottleneck) = Some(Bottleneck {
             bytes_per_second,
@@ -114,23 +115,23 @@ impl Relay {
         });
     }
 
-    /// From here on the clients come from other addresses, as behind a router that has forgotten them; what is
-    /// sent to the old ones is lost.
+    /// Moves the clients to other addresses, as behind a NAT that has forgotten them. Datagrams to
+    /// the old ones are lost.
     pub fn move_on(&self) {
         self.shared.moves.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// From here on the realm is somewhere else.
+    /// Sets the realm's address from now on.
     pub fn point_at(&self, realm: SocketAddr) {
         *lock(&self.shared.realm) = realm;
     }
 
-    /// What came since this was last asked.
+    /// Returns the datagrams since the last call.
     pub fn take_carried(&self) -> Vec<Carried> {
         std::mem::take(&mut *lock(&self.shared.carried))
     }
 
-    /// Sends the realm a datagram as if a client had.
+    /// Sends a datagram to the realm as if a client had sent it.
     pub fn inject(&self, bytes: &[u8]) {
         self.shared
             .socket
@@ -146,7 +147,7 @@ impl Drop for Relay {
 }
 
 impl Shared {
-    /// Carries a datagram one way: at once, or when it is through the bottleneck.
+    /// Carries a datagram one way: at once, or when it has passed the bottleneck.
     fn carry(&self, way: Way, bytes: &[u8], send: impl FnOnce(&[u8]) + Send + 'static) {
         let mut lost = lock(&self.loses)(way, bytes);
         let mut through = None;
@@ -179,7 +180,7 @@ impl Shared {
             }
             match socket.recv_from(buffer) {
                 Ok(received) => return Some(received),
-                // Nothing has come, or the realm is being restarted.
+                // Nothing has come, or the realm is restarting.
                 Err(error) => assert!(matches!(
                     error.kind(),
                     ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionRefused

@@ -1,5 +1,5 @@
-//! People at their keyboards: shells that are fed line by line, commands that are killed half way, and conditions that
-//! are waited for.
+//! Support for people at their keyboards: shells that are fed line by line, commands that are
+//! killed half way, and conditions to wait for.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -16,16 +16,16 @@ use super::{
     relay::{Relay, Way},
 };
 
-/// A condition that does not come true within this time fails its test.
+/// A condition that is not true within this time fails its test.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// The pause between two looks at a condition.
+/// The pause between two checks of a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// The first byte of a realm's answer to a handshake.
+/// The first byte of an Accept.
 const ACCEPT: u8 = 0x04;
 /// The first byte of a packet on an open link is at least this.
 const OF_LINK: u8 = 0x80;
 
-/// Looks at a condition until it is true.
+/// Checks a condition until it is true.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
@@ -38,7 +38,8 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 impl Relay {
-    /// From here on the realm gets everything and its answers are lost. Each answer that is lost is reported.
+    /// Loses all answers of the realm from now on. The realm receives everything. Each lost answer
+    /// is reported.
     pub fn lose_answers(&self) -> Receiver<()> {
         let (tell, lost) = channel();
         self.lose(move |way, _| {
@@ -50,7 +51,7 @@ impl Relay {
         lost
     }
 
-    /// From here on handshakes succeed, and packets on the link never reach the realm. Each packet that is lost is
+    /// Loses all packets to the realm on links from now on. Handshakes succeed. Each lost packet is
     /// reported.
     pub fn lose_commands(&self) -> Receiver<()> {
         let (tell, lost) = channel();
@@ -64,7 +65,7 @@ impl Relay {
         lost
     }
 
-    /// From here on handshakes succeed, and the realm's answers on the link are lost. Each answer that is lost is
+    /// Loses the realm's answers on links from now on. Handshakes succeed. Each lost answer is
     /// reported.
     pub fn lose_answers_on_links(&self) -> Receiver<()> {
         let (tell, lost) = channel();
@@ -78,40 +79,40 @@ impl Relay {
         lost
     }
 
-    /// From here on nothing passes.
+    /// Loses everything from now on.
     pub fn lose_all(&self) {
         self.lose(|_, _| true);
     }
 
-    /// From here on nothing is lost.
+    /// Loses nothing from now on.
     pub fn lose_nothing(&self) {
         self.lose(|_, _| false);
     }
 }
 
 impl Home {
-    /// What `outbox` lists.
+    /// Returns what `outbox` lists.
     pub fn outbox(&self, profile: &str) -> Vec<Value> {
         let run = self.run(profile, &["outbox"]);
         assert_eq!(run.code, Some(0), "{run:?}");
         run.objects()
     }
 
-    /// Waits until as many commands are in the outbox.
+    /// Waits until this many commands are in the outbox.
     pub fn until_in_outbox(&self, profile: &str, count: usize) {
         let what = format!("{count} commands in the outbox of {profile}");
         until(&what, || self.outbox(profile).len() == count);
     }
 
-    /// Waits until the outbox is empty, with processes that have the time to empty it.
+    /// Waits until the outbox is empty, with processes that have enough time to empty it.
     pub fn drain(&self, profile: &str) {
         let run = self.run(profile, &["outbox", "wait"]);
-        // Something may have been refused.
+        // A command may have been refused.
         let is_empty = run.code == Some(0) || run.error(1) == "not-done";
         assert!(is_empty, "{run:?}");
     }
 
-    /// Makes the account `user` in `profile`, which may have accounts at other realms.
+    /// Registers the account `user` in `profile`, which may have accounts at other realms.
     pub fn register_as(&self, profile: &str, user: &str, connect: &str) {
         let arguments = ["--server", connect, "register", "Some One", "id", user];
         let password = ["--password-file", "password"];
@@ -119,7 +120,7 @@ impl Home {
             .ok();
     }
 
-    /// Starts a command whose output nobody reads.
+    /// Starts a command whose output is discarded.
     pub fn spawn(&self, profile: &str, arguments: &[&str]) -> Child {
         self.command(profile, arguments)
             .stdout(Stdio::null())
@@ -128,14 +129,14 @@ impl Home {
             .unwrap()
     }
 
-    /// Sends with little time: for a realm that is away.
+    /// Runs a command with a short deadline, for a realm that is away.
     pub fn send_briefly(&self, profile: &str, arguments: &[&str]) -> Run {
         self.run(profile, &[&["--deadline", "50ms"], arguments].concat())
     }
 }
 
 impl Run {
-    /// The number in the outbox of a command that ended with 4 and is kept.
+    /// Returns the outbox number of a command that ended with 4 and is kept.
     pub fn kept(&self) -> u64 {
         assert_eq!(self.code, Some(4), "{self:?}");
         let object = self.objects().pop().unwrap();
@@ -147,20 +148,20 @@ impl Run {
         object["id"].as_u64().unwrap_or_else(|| panic!("{self:?}"))
     }
 
-    /// The state that the last object names.
+    /// Returns the state in the last object.
     pub fn state(&self) -> String {
         let object = self.objects().pop().unwrap_or_default();
         object["state"].as_str().unwrap_or_default().into()
     }
 }
 
-/// Ends a process as `kill -9` does.
+/// Kills a process as `kill -9` does.
 pub fn kill(mut process: Child) {
     process.kill().unwrap();
     process.wait().unwrap();
 }
 
-/// A `merpati shell` whose lines come through a pipe. Killed when dropped.
+/// A `merpati shell` whose lines come through a pipe. It is killed on drop.
 pub struct Shell {
     pub process: Child,
     stdin: ChildStdin,
@@ -186,22 +187,22 @@ impl Shell {
         }
     }
 
-    /// Types a line; false when the shell has gone.
+    /// Types a line. False if the shell has ended.
     pub fn type_line(&mut self, line: &str) -> bool {
         self.stdin.write_all(format!("{line}\n").as_bytes()).is_ok()
     }
 
-    /// The object that the shell prints next; none when it has gone.
+    /// Returns the next object that the shell prints. `None` if it has ended.
     pub fn answer(&mut self) -> Option<Value> {
         let mut line = String::new();
         match self.out.read_line(&mut line) {
-            // A line that was cut off is none.
+            // A truncated line counts as none.
             Ok(len) if len > 0 => serde_json::from_str(&line).ok(),
             _ => None,
         }
     }
 
-    /// Types a line and takes its one answer.
+    /// Types a line and returns its one answer.
     pub fn ask(&mut self, line: &str) -> Value {
         assert!(self.type_line(line), "{line}");
         self.answer()

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Home;
 
-/// A `merpati watch` at work. Killed when dropped.
+/// A running `merpati watch`. It is killed on drop.
 pub struct Watch {
     pub process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -41,7 +41,7 @@ impl Watch {
 }
 
 impl Watch {
-    /// Ends it as Ctrl-C does.
+    /// Ends the watch as Ctrl-C does.
     pub fn stop(mut self) {
         let id = self.process.id().to_string();
         let asked = Command::new("kill").args(["-INT", &id]).status().unwrap();

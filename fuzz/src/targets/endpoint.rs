@@ -1,4 +1,4 @@
-//! An endpoint, an honest client of it, and strangers who send it whatever they like.
+//! An endpoint, an honest client of it, and strangers who send it arbitrary datagrams.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -20,20 +20,20 @@ use super::frames::{self, Forged};
 
 /// Steps of one run.
 const STEPS_MAX: usize = 100;
-/// Links that the server takes.
+/// Links that the server accepts.
 const LINKS_MAX: usize = 8;
-/// Bytes that links may hold: so few that some have to end.
+/// Bytes that links may hold. The limit is so low that some links are evicted.
 const MEMORY_MAX: usize = 20_000;
-/// The longest message that is put together.
+/// The longest message that is reassembled.
 const MESSAGE_MAX: usize = 4000;
-/// Datagrams that an endpoint may have to send without time passing.
+/// Datagrams that an endpoint may send without time passing.
 const TRANSMIT_MAX: usize = 2000;
 
 #[derive(Arbitrary, Debug)]
 enum Step {
     /// The client opens a link.
     Connect,
-    /// The client asks on its latest link.
+    /// The client sends a request on its latest link.
     Ask {
         early: bool,
         len: u16,
@@ -42,12 +42,12 @@ enum Step {
     Answer {
         len: u16,
     },
-    /// What one side has to send is carried.
+    /// The datagrams of one side are carried.
     Carry {
         up: bool,
         fate: Fate,
     },
-    /// The client is at another address from now on.
+    /// The client moves to another address.
     Rebind(u8),
     Wait {
         milliseconds: u16,
@@ -55,20 +55,20 @@ enum Step {
     Sleep {
         minutes: u8,
     },
-    /// The server forgets all but its key.
+    /// The server forgets everything but its key.
     Restart,
     Close,
-    /// A stranger sends what comes to mind.
+    /// A stranger sends arbitrary bytes.
     Raw {
         from: u8,
         bytes: Vec<u8>,
     },
-    /// The same with a good checksum.
+    /// A stranger sends arbitrary bytes with a valid checksum.
     Summed {
         from: u8,
         bytes: Vec<u8>,
     },
-    /// A stranger asks who is there.
+    /// A stranger sends a Hello.
     Hello {
         from: u8,
         padding: u8,
@@ -94,7 +94,7 @@ enum Step {
         number: u16,
         frames: Vec<Forged>,
     },
-    /// A stranger sends again what was carried before, changed or not.
+    /// A stranger replays a datagram, changed or not.
     Replay {
         from: u8,
         which: u16,
@@ -121,7 +121,7 @@ enum Fate {
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Connection {
-    /// Of a link that there is or was.
+    /// The id of a link that exists or has existed.
     Known(u8),
     Any(u32),
 }
@@ -135,12 +135,13 @@ struct World {
     link: Option<LinkId>,
     known: Vec<LinkId>,
     waiting: Vec<(LinkId, RequestId)>,
-    /// Datagrams that arrived, by way.
+    /// Datagrams that arrived, by direction.
     carried: [Vec<Vec<u8>>; 2],
-    /// Bytes that came from each stranger, and that went there.
+    /// Bytes that each stranger has sent, and bytes that were sent to it.
     strangers: BTreeMap<SocketAddr, (usize, usize)>,
     restarts: u8,
-    /// What the client comes back with, and what is kept of it where the server forgets.
+    /// The client's ticket for resumption, and the server's records for it, which survive a
+    /// restart.
     ticket: Option<Ticket>,
     kept: BTreeMap<ConnectionId, Known>,
 }
@@ -178,7 +179,8 @@ fn client_at(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 1, n], 1000))
 }
 
-/// Strangers are in subnets of their own, and never where the client is.
+/// Returns the address of a stranger. Strangers are in subnets of their own, and never at the
+/// client's address.
 fn stranger_at(n: u8) -> SocketAddr {
     SocketAddr::from(([203, 0, n % 8, 1], 4000 + u16::from(n)))
 }
@@ -353,7 +355,7 @@ impl World {
         }
     }
 
-    /// Something that has arrived before.
+    /// Returns a datagram that has arrived before.
     fn replayed(&self, which: u16, bend: Option<(u16, u8)>, cut: Option<u16>) -> Option<Vec<u8>> {
         let all = self.carried.iter().flatten();
         let count = all.clone().count().max(1);
@@ -370,7 +372,7 @@ impl World {
         Some(datagram)
     }
 
-    /// A stranger's datagram arrives.
+    /// Delivers a stranger's datagram.
     fn arrive(&mut self, from: u8, datagram: &[u8]) {
         let from = stranger_at(from);
         self.strangers.entry(from).or_default().0 += datagram.len();
@@ -392,7 +394,8 @@ impl World {
                 datagrams.push(out.clone());
             } else if let Some((came, sent)) = self.strangers.get_mut(&to) {
                 *sent += out.len();
-                // On a plain link whoever returns a challenge is where they say.
+                // On a plain link a party that returns a challenge has proven its address, so the
+                // limit does not apply.
                 if self.protection == Protection::Sealed {
                     assert!(sent <= came, "{sent} bytes for {came}");
                 }
@@ -467,7 +470,7 @@ impl World {
         assert!(self.server.links() <= LINKS_MAX);
     }
 
-    /// Nothing is due again and again at the same moment.
+    /// Checks that no timer is due again and again at the same moment.
     fn rests(&mut self) {
         let now = self.now;
         for side in [&mut self.client, &mut self.server] {
@@ -496,12 +499,12 @@ fn run(protection: Protection, input: &[u8]) {
     world.rests();
 }
 
-/// Of an endpoint with sealed links.
+/// Tests an endpoint with sealed links.
 pub fn sealed(input: &[u8]) {
     run(Protection::Sealed, input);
 }
 
-/// Of an endpoint with plain links.
+/// Tests an endpoint with plain links.
 pub fn plain(input: &[u8]) {
     run(Protection::Plain, input);
 }

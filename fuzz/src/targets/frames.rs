@@ -1,4 +1,4 @@
-//! Frames as a hostile party would write them: each is well-formed, and says what it likes.
+//! Frames of a hostile party: well-formed, with arbitrary content.
 
 use arbitrary::Arbitrary;
 use merpati::wire::{
@@ -6,7 +6,7 @@ use merpati::wire::{
     OperationNumber, PacketNumber, RequestId, Update, VARINT_MAX, Welcome,
 };
 
-/// One frame. Small numbers come often, so that they meet what there is.
+/// A frame. Small numbers are frequent, so that they match existing requests, events and packets.
 #[derive(Arbitrary, Debug)]
 pub enum Forged {
     Padding,
@@ -56,7 +56,7 @@ pub enum Forged {
     Raw(u8, u8),
 }
 
-/// A number that a frame may carry.
+/// A number in a frame.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Number {
     Small(u8),
@@ -65,7 +65,7 @@ pub enum Number {
 }
 
 impl Number {
-    /// The number; at most what a varint holds.
+    /// Returns the number, limited to the largest varint.
     pub fn get(self) -> u64 {
         match self {
             Self::Small(n) => n.into(),
@@ -75,7 +75,7 @@ impl Number {
     }
 }
 
-/// The bytes of `frames`, as far as they fit a packet.
+/// Returns the bytes of `frames`, as far as they fit a packet.
 pub fn bytes(frames: &[Forged]) -> Vec<u8> {
     let filling = [7; 255];
     let filled = |len: u8| filling.get(..usize::from(len)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Handshake messages, genuine ones that were changed on their way among them.
+//! Handshake messages: arbitrary ones, and genuine ones that were changed on the way.
 
 use std::{cell::RefCell, sync::LazyLock};
 
@@ -8,9 +8,9 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 #[derive(Arbitrary, Debug)]
 enum Message {
-    /// Whatever it is.
+    /// Arbitrary bytes.
     Raw(Vec<u8>),
-    /// The genuine one, changed.
+    /// The genuine message with changes.
     Changed(Vec<Change>),
 }
 
@@ -72,11 +72,11 @@ impl Message {
 }
 
 thread_local! {
-    /// An initiator that waits for its answer, and the genuine one.
+    /// An initiator that waits for its answer, and the genuine answer.
     static WAITING: RefCell<Option<(Initiator, Vec<u8>)>> = const { RefCell::new(None) };
 }
 
-/// Whoever sends this has the realm's key.
+/// Returns an initiator and the genuine answer to it, which only the realm's key can make.
 fn answered() -> (Initiator, Vec<u8>) {
     let (initiator, one) = initiator();
     let (responder, _) = Responder::read(&mut rng(), &GENUINE.realm, &one).expect("it is genuine");
@@ -98,7 +98,7 @@ fn to_responder(message: Message) {
 }
 
 fn to_initiator(message: Message, is_finished: bool) {
-    // What is forged changes nothing, so the same initiator goes on waiting until the genuine answer comes.
+    // A forged answer changes nothing, so the same initiator waits until the genuine one arrives.
     let (mut initiator, two) = WAITING.take().unwrap_or_else(answered);
     let bytes = message.bytes(&two);
     match initiator.finish(&bytes) {
@@ -114,7 +114,7 @@ fn to_initiator(message: Message, is_finished: bool) {
     }
 }
 
-/// A message to a responder, or to an initiator: only the genuine one is taken.
+/// Tests a message to a responder or to an initiator: only the genuine one is accepted.
 pub fn handshake(input: &[u8]) {
     let mut input = Unstructured::new(input);
     match input.arbitrary::<(bool, u8, Message)>() {

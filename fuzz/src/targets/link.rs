@@ -1,4 +1,5 @@
-//! Two links and a bad network between them, or one and a hostile other side that has the keys.
+//! Two links with a bad network between them, or one link and a hostile other side that has the
+//! keys.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,14 +19,14 @@ use merpati::{
 
 use super::frames::{self, Forged};
 
-/// The longest message that a link puts together.
+/// The longest message that a link reassembles.
 const MESSAGE_MAX: usize = 4000;
 /// Steps of one run.
 const STEPS_MAX: usize = 200;
-/// Datagrams that a link may have to send without time passing.
+/// Datagrams that a link may send without time passing.
 const TRANSMIT_MAX: usize = 1000;
 
-/// What messages are cut from: it goes on differently from each of the first 256 bytes.
+/// The source of messages. It continues differently after each of the first 256 bytes.
 static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let high = (0..MESSAGE_MAX + 400).map(|at| (at / 251) as u8);
     high.enumerate()
@@ -35,28 +36,28 @@ static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 #[derive(Arbitrary, Debug)]
 enum Step {
-    /// One side asks.
+    /// One side sends a request.
     Ask {
         client: bool,
         len: u16,
         seconds: u8,
     },
-    /// One side answers the oldest request it has.
+    /// One side answers the oldest open request.
     Answer {
         client: bool,
         len: u16,
     },
-    /// The server pushes.
+    /// The server pushes an event.
     Push {
         live: bool,
         len: u16,
     },
-    /// What one side has to send is carried.
+    /// The datagrams of one side are carried.
     Carry {
         client: bool,
         fate: Fate,
     },
-    /// What was carried before is carried again.
+    /// A datagram is carried again.
     Again {
         client: bool,
         which: u16,
@@ -69,11 +70,11 @@ enum Step {
     Sleep {
         seconds: u16,
     },
-    /// The way stays open from now on.
+    /// Turns on or off keeping the path open.
     KeepAlive(bool),
-    /// Nobody takes what is pushed.
+    /// Turns on or off holding back pushed events.
     Hold(bool),
-    /// The client has shown up elsewhere.
+    /// The client has migrated to another address.
     Move,
     /// The other side is hostile: an authentic packet with these frames arrives.
     Forge {
@@ -97,17 +98,18 @@ enum Fate {
 struct Side {
     link: Link,
     keys: SessionKeys,
-    /// What it has sent.
+    /// The datagrams that this side has sent.
     sent: Vec<Vec<u8>>,
     late: Vec<Vec<u8>>,
-    /// What it asked, by number, and whether that was answered.
+    /// The requests of this side, by number, and whether they were answered.
     asked: BTreeMap<RequestId, (Vec<u8>, bool)>,
-    /// Requests that it has been told of and not answered.
+    /// Requests that this side has received and not answered.
     open: Vec<(RequestId, Vec<u8>)>,
-    /// Requests that it has been told of, and those of them whose replies were too long to be kept.
+    /// Requests that this side has received, and those of them whose replies were too long to be
+    /// kept.
     heard: BTreeSet<RequestId>,
     redone: BTreeSet<RequestId>,
-    /// What it has been pushed: live, and waiting.
+    /// Events that this side has received: live, and backlog.
     pushed: [Vec<Vec<u8>>; 2],
     is_closed: bool,
 }
@@ -133,9 +135,9 @@ struct World {
     now: Time,
     client: Side,
     server: Side,
-    /// What the server has pushed: live, and waiting.
+    /// Events that the server has pushed: live, and backlog.
     pushed: [Vec<Vec<u8>>; 2],
-    /// Someone did what no honest party does: nothing is known any more but that nobody may come to harm.
+    /// A side has been hostile. From then on only the absence of harm is checked.
     is_hostile: bool,
     forged: u64,
     made: u8,
@@ -187,7 +189,7 @@ impl World {
         }
     }
 
-    /// Bytes that are like no others.
+    /// Returns bytes that differ from all others.
     fn bytes(&mut self, len: u16) -> Vec<u8> {
         self.made = self.made.wrapping_add(1);
         let len = usize::from(len) % (MESSAGE_MAX + 100);
@@ -231,7 +233,7 @@ impl World {
             }
             Step::Push { live, len } => {
                 let mut bytes = self.bytes(len);
-                // Which kind it is of can be seen from what is in it, if anything is.
+                // The first byte tells the urgency of the event, unless the event is empty.
                 if live || !bytes.is_empty() {
                     bytes.insert(0, live.into());
                 }
@@ -317,7 +319,7 @@ impl World {
     fn forge(&mut self, client: bool, frames: &[Forged]) {
         self.is_hostile = true;
         self.forged += 1;
-        // Far from the numbers that the honest party uses.
+        // The number is far from those of the honest party.
         let number = PacketNumber((1 << 20) + self.forged);
         let (side, _) = self.sides(client);
         let connection = client.then_some(ConnectionId(9));
@@ -337,14 +339,15 @@ impl World {
         }
     }
 
-    /// Takes out what one side has to tell, and checks it.
+    /// Takes the events of one side and checks them.
     fn tell(&mut self, client: bool) {
         let is_hostile = self.is_hostile;
         let pushed = std::mem::take(&mut self.pushed);
         let (side, other) = self.sides(client);
         assert!(side.link.assembling() <= 2 * MESSAGE_MAX);
         while let Some(event) = side.link.poll_event() {
-            // What waits for a reply outlives the link: its owner asks on another.
+            // A request that waits for a reply outlives the link: its owner sends it on another
+            // link.
             let may_not = !matches!(event, Event::Expired { .. });
             assert!(
                 !(side.is_closed && may_not),
@@ -356,7 +359,7 @@ impl World {
                     if !is_hostile {
                         let (asked, _) = &other.asked[&number];
                         assert_eq!(*asked, bytes);
-                        // A long reply is not kept: the request is done again (LINK-9).
+                        // A long reply is not kept: the request is executed again (LINK-9).
                         let is_new = side.heard.insert(number);
                         assert!(
                             is_new || side.redone.contains(&number),
@@ -378,7 +381,7 @@ impl World {
                     assert!(side.asked.contains_key(&number));
                 }
                 Event::Pushed { bytes } if !is_hostile => {
-                    // Each kind in its order, and each once.
+                    // Events of each urgency arrive in order and once.
                     let kind = usize::from(bytes.first() != Some(&1));
                     let at = side.pushed[kind].len();
                     assert_eq!(
@@ -402,7 +405,7 @@ impl World {
         self.pushed = pushed;
     }
 
-    /// Nothing is due again and again at the same moment.
+    /// Checks that no timer is due again and again at the same moment.
     fn rests(&mut self) {
         let now = self.now;
         for client in [true, false] {
@@ -418,7 +421,7 @@ impl World {
             }
             let due = side.link.poll_timeout();
             assert!(
-                // Whoever holds a dead link ends it.
+                // The owner of a dead link ends it.
                 side.link.is_dead() || due.is_none_or(|due| due > now),
                 "the {} never rests: {due:?} at {now:?}",
                 if client { "client" } else { "server" }
@@ -427,7 +430,7 @@ impl World {
     }
 }
 
-/// A sequence of what may happen to two links.
+/// Tests a sequence of events on two links.
 pub fn link(input: &[u8]) {
     let mut input = Unstructured::new(input);
     let Ok((seed, redundancy)) = input.arbitrary() else {

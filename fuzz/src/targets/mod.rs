@@ -1,5 +1,5 @@
-//! What is done with each input. The fuzzer (`fuzz/campaign`) makes inputs up; `tests/fuzz.rs` repeats those that are
-//! kept in `fuzz/corpus`.
+//! The fuzz targets. The fuzzer (`fuzz/campaign`) generates inputs; `tests/fuzz.rs` repeats those
+//! in `fuzz/corpus`.
 
 use std::{fmt::Debug, sync::LazyLock};
 
@@ -12,7 +12,7 @@ pub mod link;
 pub mod text;
 pub mod wire;
 
-/// Does whatever its target does with an input.
+/// A function that tests one input.
 pub type Target = fn(&[u8]);
 
 /// The targets, by the names of their corpora.
@@ -31,10 +31,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config", text::config),
 ];
 
-/// With `MERPATI_TRACE=1` each step of a sequence is told.
+/// True if `MERPATI_TRACE` is set. Then each step of a sequence is printed.
 static IS_TRACED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("MERPATI_TRACE").is_some());
 
-/// Hands out the steps that `input` stands for, so many at most.
+/// Calls `take` for each step that `input` encodes, at most `most` times.
 fn steps<'a, Step: Arbitrary<'a> + Debug>(
     input: &mut Unstructured<'a>,
     most: usize,

@@ -1,4 +1,4 @@
-//! What people write: a line of the shell, a configuration.
+//! Texts that people write: a line of the shell, a configuration.
 
 use merpati::{
     crypto::{ConnectionString, PublicKey, SecretKey},
@@ -7,7 +7,7 @@ use merpati::{
     wire::{RealmId, RegistrationCode, Sender, SessionId, Username},
 };
 
-/// A line of the shell, and each kind of word in it.
+/// Tests a line of the shell, and each kind of word in it.
 pub fn line(input: &[u8]) {
     let Ok(text) = core::str::from_utf8(input) else {
         return;
@@ -41,7 +41,7 @@ pub fn line(input: &[u8]) {
     }
 }
 
-/// A configuration file.
+/// Tests a configuration file.
 pub fn config(input: &[u8]) {
     let Ok(text) = core::str::from_utf8(input) else {
         return;

@@ -1,8 +1,8 @@
-//! Bytes to values and back: whatever can be read is written back as the same.
+//! Parsing and emitting: everything that can be parsed is emitted as the same bytes or value.
 
 use merpati::wire::{Answer, Event, Frames, Packet, PeerRequest, Request, Resume};
 
-/// Any datagram.
+/// Tests an arbitrary datagram.
 pub fn packet(datagram: &[u8]) {
     let Ok(packet) = Packet::parse(datagram) else {
         return;
@@ -35,7 +35,7 @@ pub fn packet(datagram: &[u8]) {
             Packet::emit_resumed_header(nonce, &mut written);
             written.extend_from_slice(sealed);
         }
-        // Its parts are in the order of the datagram, so there is nothing to write anew.
+        // The parts of an Init are in the order of the datagram, so there is nothing to emit.
         Packet::Init(init) => {
             assert!(datagram.starts_with(init.covered));
             return;
@@ -48,7 +48,7 @@ pub fn packet(datagram: &[u8]) {
     assert_eq!(Packet::parse(&written), Ok(packet));
 }
 
-/// The frames of an opened packet.
+/// Tests the frames of an opened packet.
 pub fn frames(payload: &[u8]) {
     let Ok(frames) = Frames::checked(payload) else {
         return;
@@ -62,7 +62,7 @@ pub fn frames(payload: &[u8]) {
     assert!(again.eq(frames));
 }
 
-/// A command of a client.
+/// Tests a command of a client.
 pub fn command(bytes: &[u8]) {
     let Ok(request) = Request::parse(bytes) else {
         return;
@@ -74,14 +74,14 @@ pub fn command(bytes: &[u8]) {
     assert!(!kept.command.carries_password() || kept.to_bytes().len() <= written.len());
 }
 
-/// An answer of a realm.
+/// Tests an answer of a realm.
 pub fn answer(bytes: &[u8]) {
     if let Ok(answer) = Answer::parse(bytes) {
         assert_eq!(Answer::parse(&answer.to_bytes()), Ok(answer));
     }
 }
 
-/// A pushed entry.
+/// Tests a pushed entry.
 pub fn event(bytes: &[u8]) {
     if let Ok(event) = Event::parse(bytes) {
         let mut written = Vec::new();
@@ -90,7 +90,7 @@ pub fn event(bytes: &[u8]) {
     }
 }
 
-/// A request of another realm.
+/// Tests a request of another realm.
 pub fn peer(bytes: &[u8]) {
     if let Ok(request) = PeerRequest::parse(bytes) {
         assert!(PeerRequest::is_one(bytes));

@@ -1,4 +1,4 @@
-//! The picture: how many commands take how long, beside the bare echo.
+//! The chart: the latencies of commands and of the echo, by quantile.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -12,9 +12,9 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 620.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 330.0;
-/// The axis goes to this many nines.
+/// The number of nines at the end of the axis.
 const NINES: f64 = 4.0;
-/// Points a line is drawn by.
+/// Points of a line.
 const POINTS: u32 = 200;
 
 /// Draws the report into `file`.
@@ -38,7 +38,7 @@ pub fn draw(report: &Report, file: &Path) -> Result<(), Failure> {
     })
 }
 
-/// The powers of ten of microseconds between which everything lies.
+/// The powers of ten, in microseconds, between which all latencies lie.
 struct Decades {
     from: f64,
     to: f64,
@@ -55,7 +55,7 @@ fn log(micros: u64) -> f64 {
     (micros as f64).log10()
 }
 
-/// Where so many nines stand.
+/// Returns the position of a number of nines on the axis.
 fn x(nines: f64) -> f64 {
     LEFT + nines / NINES * (RIGHT - LEFT)
 }
@@ -93,7 +93,7 @@ fn picture(
         (4.0, "99.99 %"),
     ] {
         let x = x(nines);
-        // The last one ends where the picture does.
+        // The last label ends at the edge of the chart.
         let anchor = if nines < NINES { "middle" } else { "end" };
         writeln!(
             svg,
@@ -128,7 +128,7 @@ fn picture(
     Ok(svg)
 }
 
-/// A power of ten of microseconds, as people read it.
+/// Returns a power of ten in microseconds, as people read it.
 fn power(decade: f64) -> String {
     let name = |value: f64, unit: &str| format!("{value:.0} {unit}");
     if decade < 3.0 {

@@ -1,4 +1,5 @@
-//! The accounts a load comes from: one a connection, made at the first run and found again at the next.
+//! The accounts of a load, one for each connection. The first run makes them, and later runs use
+//! them again.
 
 use std::path::Path;
 
@@ -13,20 +14,20 @@ use tokio::task::JoinSet;
 
 use super::{Failure, Plan, local_realm::LIMITS};
 
-/// Accounts that are made at once: a realm hashes few passwords at a time.
+/// Accounts that are made at once, because a realm hashes few passwords at a time.
 const AT_ONCE: usize = 16;
 
-/// A user's only device.
+/// The only device of a user.
 #[derive(Clone, Debug)]
 pub struct Device {
     pub user: Username,
     pub group: GroupName,
     pub key: SecretKey,
-    /// The highest operation number that it has used.
+    /// The highest operation number that the device has used.
     pub highest: u64,
 }
 
-/// Gathers as many devices as there are to be connections.
+/// Returns a device for each connection.
 pub async fn gather(
     realm: &ConnectionString,
     home: &Path,
@@ -35,7 +36,7 @@ pub async fn gather(
 ) -> Result<Vec<Device>, Failure> {
     let mut devices = Vec::with_capacity(plan.connections);
     let mut making = JoinSet::new();
-    // The first makes the group that the others join.
+    // The first user makes the group that the others join.
     devices.push(device(realm.clone(), home.into(), plan, 0).await?);
     bar.inc(1);
     for n in 1..plan.connections {
@@ -81,7 +82,7 @@ async fn device(
     if state.session.is_none() {
         let user = format!("b{:08x}", rng.next_u32());
         let user = user.parse().map_err(Failure::local)?;
-        // Nobody has to know it: the device's key is enough.
+        // The password is not kept, because the device's key is enough.
         let password = format!("{:032x}", rng.next_u64());
         client
             .register("Merpati bench", "none", user, password.as_bytes())
@@ -91,7 +92,7 @@ async fn device(
     }
     let user = state.username.unwrap_or_default();
     let user: Username = user.parse().map_err(Failure::local)?;
-    // One group a crowd: its first user's.
+    // All clients share one group, which has the name of the first user.
     let group = first(&home, n, user)?;
     if plan.mix.needs_group() {
         let taken = |error: &CallError| matches!(error, CallError::Refused(refusal) if refusal.code == ErrorCode::GroupExists);
@@ -114,7 +115,7 @@ async fn device(
     })
 }
 
-/// The group goes by the name of the first user.
+/// Returns the name of the group, which is that of the first user.
 fn first(home: &Path, n: usize, user: Username) -> Result<GroupName, Failure> {
     let name = if n == 0 {
         Some(user.as_str().to_owned())
@@ -126,7 +127,7 @@ fn first(home: &Path, n: usize, user: Username) -> Result<GroupName, Failure> {
     name.unwrap_or_default().parse().map_err(Failure::local)
 }
 
-/// Notes which operation numbers have been used.
+/// Records the operation numbers that were used.
 pub fn remember(home: &Path, devices: &[Device], highest: &[u64]) -> Result<(), Failure> {
     for (n, (_, highest)) in devices.iter().zip(highest).enumerate() {
         let profile = Profile::open(home, &n.to_string(), &mut system_rng()?)?;
@@ -135,7 +136,7 @@ pub fn remember(home: &Path, devices: &[Device], highest: &[u64]) -> Result<(), 
     Ok(())
 }
 
-/// What to do about limits that hold a load off.
+/// Returns the advice for limits that restrict a load.
 pub fn raise() -> String {
     let limits = LIMITS.join(", ");
     format!(

@@ -1,4 +1,4 @@
-//! How much of the processors something has used.
+//! Processor time of processes and threads.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -13,7 +13,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process `pid`.
+    /// Returns the process `pid`.
     pub fn find(pid: u32) -> Result<Self, Failure> {
         let process = Self {
             stat: PathBuf::from(format!("/proc/{pid}/stat")),
@@ -22,7 +22,7 @@ impl Process {
         Ok(process)
     }
 
-    /// What all its threads have used so far, there and in the kernel.
+    /// Returns the processor time of all its threads so far, in user and kernel mode.
     pub fn used(&self) -> Result<Duration, Failure> {
         let unseen = |why: &str| {
             let path = self.stat.display();
@@ -35,16 +35,16 @@ impl Process {
     }
 }
 
-/// utime and stime of `/proc/PID/stat`, proc(5), which count a hundredth of a second.
+/// Parses utime and stime of `/proc/PID/stat` (proc(5)), which count hundredths of a second.
 fn parse(stat: &str) -> Option<Duration> {
-    // The name of a program may hold anything, parentheses too.
+    // The name of a program may contain anything, even parentheses.
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ').skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
     Some(Duration::from_millis((ticks()? + ticks()?) * 10))
 }
 
-/// What the calling thread has used so far.
+/// Returns the processor time of the calling thread so far.
 pub fn of_this_thread() -> Duration {
     let used = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(used.tv_sec).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the machine can do at all: datagrams of the same size, to an echo that does nothing else, and back.
+//! The baseline: datagrams of the same size to an echo server that does nothing else, and back.
 
 use std::{
     cell::RefCell,
@@ -16,18 +16,18 @@ use super::{
     load::{Load, histogram},
 };
 
-/// How long it is measured.
+/// The time for which the echo is measured.
 const SPAN: Duration = Duration::from_secs(2);
-/// An echo that does not come within this time was lost.
+/// An echo that does not arrive within this time counts as lost.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What the echo has come to.
+/// The results of the echo.
 #[derive(Debug)]
 pub struct Echo {
     pub done: u64,
     pub took: Duration,
     pub latency: Histogram<u64>,
-    /// What the echo's thread has used.
+    /// The processor time of the echo's thread.
     pub used: Duration,
 }
 
@@ -40,7 +40,7 @@ pub async fn run(plan: Plan, load: &Load) -> Result<Echo, Failure> {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = thread::Builder::new().name("echo".into()).spawn(move || {
         let served = serve(socket, answer, stopped);
-        // Nobody waits for it when the measuring has failed.
+        // If the measurement has failed, nobody waits for this result.
         let _ = told.send(served.map(|()| cpu::of_this_thread()));
     })?;
     let latency = Rc::new(RefCell::new(histogram()?));
@@ -63,7 +63,7 @@ pub async fn run(plan: Plan, load: &Load) -> Result<Echo, Failure> {
     let took = begun.elapsed();
     drop(stop);
     let used = used.recv().map_err(Failure::local)??;
-    // It has said all it has to say.
+    // The thread has sent its result, so its end adds nothing.
     let _ = serving.join();
     let latency = latency.borrow().clone();
     Ok(Echo {
@@ -80,7 +80,7 @@ fn mean(bytes: u64, datagrams: u64) -> usize {
         .max(1)
 }
 
-/// This machine, by an address of the kind that `like` is of.
+/// Returns the loopback address of the same family as `like`.
 fn loopback(like: SocketAddr) -> IpAddr {
     match like {
         SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -88,7 +88,7 @@ fn loopback(like: SocketAddr) -> IpAddr {
     }
 }
 
-/// The echo: a tokio socket and nothing else.
+/// Runs the echo server: a tokio socket and nothing else.
 fn serve(
     socket: UdpSocket,
     answer: usize,
@@ -124,11 +124,11 @@ async fn ask(
     let socket = tokio::net::UdpSocket::bind((loopback(echo), 0)).await?;
     socket.connect(echo).await?;
     let mut buffer = vec![0; 65_535];
-    // They come back in the order in which they left.
+    // Echoes arrive in the order of sending.
     let mut left = std::collections::VecDeque::new();
     while Instant::now() < until {
         while left.len() < in_flight {
-            // As a command's time begins before it is sent.
+            // As with a command, the time begins before the datagram is sent.
             left.push_back(Instant::now());
             socket.send(&question).await?;
         }

@@ -1,4 +1,5 @@
-//! The load: every connection keeps its commands in flight until the time is over or there have been enough.
+//! The load: every connection keeps its commands in flight until the time or the count of commands
+//! is reached.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,14 +20,14 @@ use tokio::task::JoinSet;
 
 use super::{Failure, Plan, clients::Device, cpu::Process};
 
-/// How long the links may take to open, all together and for each.
+/// The longest time for all links to open, and for each link.
 const OPENING: Duration = Duration::from_secs(30);
-/// The longest that is told apart, in microseconds.
+/// The longest latency that is recorded, in microseconds. Longer ones count as this.
 const LONGEST_US: u64 = 60_000_000;
-/// How often the bar moves.
+/// The interval at which the progress bar is updated.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What a load has come to.
+/// The results of a load.
 #[derive(Debug)]
 pub struct Load {
     pub address: SocketAddr,
@@ -34,18 +35,18 @@ pub struct Load {
     pub refused: BTreeMap<&'static str, u64>,
     pub unanswered: u64,
     pub took: Duration,
-    /// Of what was answered, in microseconds.
+    /// The latencies of answered commands, in microseconds.
     pub latency: Histogram<u64>,
     pub sent: Traffic,
     pub received: Traffic,
     pub repeats: u64,
-    /// What the realm's process has used, where it can be seen.
+    /// The processor time of the realm's process, if it is known.
     pub used: Option<Duration>,
     /// The highest operation number of each device.
     pub highest: Vec<u64>,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Shared {
     plan: Plan,
     asked: Cell<u64>,
@@ -61,7 +62,7 @@ struct Tally {
 }
 
 impl Shared {
-    /// The number of the next command, if there is to be one.
+    /// Takes the number of the next command, if there is one.
     fn take(&self) -> Option<u64> {
         let is_over = self.until.get().is_none_or(|until| Instant::now() >= until);
         let asked = self.asked.get();
@@ -85,7 +86,7 @@ impl Shared {
     }
 }
 
-/// An empty histogram.
+/// Returns an empty histogram.
 pub fn histogram() -> Result<Histogram<u64>, Failure> {
     Histogram::new_with_bounds(1, LONGEST_US, 3).map_err(Failure::local)
 }
@@ -119,7 +120,7 @@ pub async fn run(
     shared.until.set(Some(begun + plan.span));
     let mut driving = JoinSet::new();
     for (n, connection) in connections.drain(..).enumerate() {
-        // Each writes to the next.
+        // Each user writes to the next.
         let to = devices
             .get((n + 1) % devices.len())
             .map(|device| (device.user, device.group));
@@ -203,7 +204,7 @@ async fn open(
             while !connection.is_open() {
                 connection.step(&mut told).await?;
             }
-            // A realm keeps few links that have not been used yet.
+            // The command is sent now, because a realm keeps few links that have not been used yet.
             let who = Command::WhoAmI(command::WhoAmI {
                 session: SessionRef::Bound,
             });
@@ -224,7 +225,7 @@ async fn open(
     Ok(connections)
 }
 
-/// Drives one connection until there is no more to ask, and all is answered.
+/// Drives one connection until no commands are left and all are answered.
 async fn drive(
     mut connection: Direct,
     shared: Rc<Shared>,

@@ -1,4 +1,4 @@
-//! A realm to be measured, in a process of its own, which is gone when it has been.
+//! A local realm to be measured. It runs in a process of its own, and is removed afterwards.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use rand::Rng as _;
 
 use super::Failure;
 
-/// The realm's limits that hold a load off which comes from one subnet.
+/// The realm's limits that restrict a load from one subnet.
 pub const LIMITS: [&str; 7] = [
     "handshakes",
     "handshakes_per_subnet",
@@ -23,9 +23,9 @@ pub const LIMITS: [&str; 7] = [
     "registrations_per_subnet",
     "joins_per_subnet",
 ];
-/// So many syncs are timed.
+/// The number of syncs that are timed.
 const SYNCS: usize = 200;
-/// Bytes that are written before each of them: about what a message is on the disk.
+/// The bytes that are written before each sync: about the size of a message on disk.
 const SYNCED: [u8; 300] = [0x5a; 300];
 
 /// The realm, and its directory.
@@ -37,7 +37,7 @@ pub struct OwnRealm {
 }
 
 impl OwnRealm {
-    /// Starts one whose store is in a fresh directory in `place`, or where temporary files are kept.
+    /// Starts a realm whose store is in a new directory in `place`, or among temporary files.
     pub fn start(place: Option<&Path>, workers: u16) -> Result<Self, Failure> {
         let name = format!("merpati-bench-{:08x}", system_rng()?.next_u32());
         let directory = place
@@ -49,7 +49,7 @@ impl OwnRealm {
         })?;
         let started = Self::serve(&directory, workers);
         if started.is_err() {
-            // What it said is on standard error; nothing in there is of use to anybody.
+            // The realm's message is on standard error. The directory is of no use.
             let _ = fs::remove_dir_all(&directory);
         }
         let (child, realm) = started?;
@@ -62,7 +62,7 @@ impl OwnRealm {
 
     fn serve(directory: &Path, workers: u16) -> Result<(Child, ConnectionString), Failure> {
         let config = directory.join("config.toml");
-        // Nothing holds the load off: what is measured is the work.
+        // No limit restricts the load, so that the work is measured.
         let limits = LIMITS
             .map(|limit| format!("{limit} = \"unlimited\"\n"))
             .concat();
@@ -85,14 +85,14 @@ impl OwnRealm {
             .spawn()?;
         let realm = Self::told(&mut child);
         if realm.is_err() {
-            // It may have ended by itself.
+            // The realm may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }
         Ok((child, realm?))
     }
 
-    /// What it says once it serves.
+    /// Returns the connection string, which the realm prints once it serves.
     fn told(child: &mut Child) -> Result<ConnectionString, Failure> {
         let failed = || Failure::local("the realm to be measured does not start");
         let out = child.stdout.take().ok_or_else(failed)?;
@@ -107,12 +107,12 @@ impl OwnRealm {
         self.child.id()
     }
 
-    /// Where its users are kept.
+    /// Returns the directory of its users' profiles.
     pub fn home(&self) -> PathBuf {
         self.directory.join("users")
     }
 
-    /// How long its disk takes to have a little more for good: the median of many.
+    /// Returns the time of a small synced write to its disk: the median of 200.
     pub fn sync_time(&self) -> Result<Duration, Failure> {
         let mut file = File::create(self.directory.join("synced"))?;
         let mut took = Vec::with_capacity(SYNCS);
@@ -129,7 +129,7 @@ impl OwnRealm {
 
 impl Drop for OwnRealm {
     fn drop(&mut self) {
-        // Nothing in there is to be kept, and what cannot be removed is in the place for temporary files.
+        // Nothing in the directory is needed. If it cannot be removed, it is among temporary files.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);

@@ -1,7 +1,7 @@
-//! `merpati bench`: what a realm takes for a command, in time, bytes and processor; beside a bare echo of the same
-//! datagrams, on the same machine and in the same run.
+//! `merpati bench`: the time, bytes and processor time of a command at a realm. They are compared
+//! with an echo of datagrams of the same size, on the same machine and in the same run.
 //!
-//! Without a connection string it starts a realm of its own, in a process of its own, and measures that.
+//! Without a connection string it starts a local realm, in a process of its own, and measures that.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -31,17 +31,17 @@ use super::{
 use cpu::Process;
 use local_realm::OwnRealm;
 
-/// What is to be done.
+/// The parameters of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Connections at once.
     pub connections: usize,
-    /// Commands that each of them keeps in flight.
+    /// Commands that each connection keeps in flight.
     pub in_flight: usize,
     /// Bytes of a message.
     pub size: usize,
     pub mix: Mix,
-    /// What ends it: whichever comes first.
+    /// The run ends after this time or this number of commands, whichever comes first.
     pub span: Duration,
     pub count: u64,
 }
@@ -82,7 +82,7 @@ pub fn bench(global: &Global, args: &args::Bench, output: Output) -> Result<(), 
     report.print(output.json)
 }
 
-/// Where the accounts stand that were made at a realm for this.
+/// Returns the directory of the profiles of the accounts that were made at a realm for this.
 fn bench_home(global: &Global, realm: &ConnectionString) -> Result<std::path::PathBuf, Failure> {
     let home = match &global.home {
         Some(home) => home.clone(),
@@ -117,7 +117,7 @@ async fn measure(
     })
 }
 
-/// A bar on standard error, where that is a terminal.
+/// Returns a progress bar on standard error. It is shown only on a terminal.
 fn progress(whole: u64, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(whole);
     if let Ok(style) = ProgressStyle::with_template("{prefix:9} {bar:40} {msg}") {

@@ -1,4 +1,4 @@
-//! What was measured, for people and for programs.
+//! The results of a measurement, for people and for programs.
 
 use std::{io::Write as _, time::Duration};
 
@@ -9,7 +9,7 @@ use merpati::wire::ErrorCode;
 
 use super::{Failure, Plan, clients::raise, echo::Echo, load::Load};
 
-/// The quantiles that are told.
+/// The quantiles that are printed.
 const QUANTILES: [(&str, f64); 5] = [
     ("p50", 0.5),
     ("p90", 0.9),
@@ -18,15 +18,15 @@ const QUANTILES: [(&str, f64); 5] = [
     ("max", 1.0),
 ];
 
-/// What was measured.
+/// The results of a measurement.
 #[derive(Debug)]
 pub struct Report {
     pub plan: Plan,
     pub load: Load,
     pub echo: Echo,
-    /// How long one sync of the realm's disk takes, where that is this machine's.
+    /// The time of one sync of the realm's disk, if that is this machine's.
     pub sync: Option<Duration>,
-    /// The realm was started for this.
+    /// The realm was started for this measurement.
     pub is_own: bool,
 }
 
@@ -169,7 +169,8 @@ impl Report {
         count as f64 / self.load.done.max(1) as f64
     }
 
-    /// How many commands the realm does in the time of processor in which the echo does one datagram.
+    /// Returns the number of commands that the realm executes in the processor time that the echo
+    /// needs for one datagram.
     fn part_of_echo(&self) -> Option<f64> {
         let used = micros(self.load.used?, self.load.done);
         Some(micros(self.echo.used, self.echo.done) / used)
@@ -179,7 +180,7 @@ impl Report {
         self.median() / self.echo_median()
     }
 
-    /// The same, without one sync of the disk.
+    /// Returns the ratio of the latencies without one sync of the disk.
     fn latency_ratio_beside(&self, sync: Duration) -> f64 {
         (self.median() - sync.as_secs_f64() * 1e6).max(0.0) / self.echo_median()
     }
@@ -197,7 +198,7 @@ fn rate(count: u64, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
-/// Microseconds for each.
+/// Returns microseconds for each.
 fn micros(whole: Duration, count: u64) -> f64 {
     whole.as_secs_f64() * 1e6 / count.max(1) as f64
 }
@@ -210,7 +211,7 @@ fn latency(histogram: &Histogram<u64>) -> String {
     told.join(", ")
 }
 
-/// Microseconds as people read them.
+/// Returns microseconds as people read them.
 fn shown(micros: f64) -> String {
     if micros < 1000.0 {
         format!("{micros:.0} µs")

@@ -1,5 +1,5 @@
-//! `merpati demo`: two realms, three people and links that lose much of what they carry, all of it real and
-//! on this machine, to show in a minute what this is.
+//! `merpati demo`: two real realms, three users and links that lose many datagrams, all on this
+//! machine. It shows in a minute what the program does.
 
 mod relay;
 
@@ -25,24 +25,24 @@ use super::{
 };
 
 const PASSWORD: &[u8] = b"correct horse";
-/// How long one command may be tried, and how long all is waited for at the end.
+/// The longest time for one command, and for the wait for all messages at the end.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// When there is a summary of a demonstration that takes longer.
+/// The time of the summary if a demonstration takes longer.
 const SUMMARY_AFTER: Duration = Duration::from_secs(12);
-/// How long is waited before a mailbox is looked at again.
+/// The pause before a mailbox is read again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A directory that goes when the demonstration is over.
+/// A directory that is removed at the end of the demonstration.
 struct Directory(PathBuf);
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // Should it stay, it is in the directory for what is temporary.
+        // If this fails, the directory is still among temporary files.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// The stage: the air, and who speaks through it.
+/// The simulated links, and the clients that use them.
 struct Stage {
     air: Arc<Air>,
     ann: Client,
@@ -56,7 +56,7 @@ pub fn demo(args: &Demo) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // Short enough to be typed again.
+    // The seed is short enough to type again.
     let seed = match args.seed {
         Some(seed) => seed,
         None => u64::from(system_rng()?.next_u32()),
@@ -124,7 +124,7 @@ fn client(directory: &Path, name: &str, server: &Server, rtt: Duration) -> Resul
 async fn play(directory: &Path, air: Arc<Air>) -> Result<(), Failure> {
     let (alpha, _front) = start(directory, "alpha", &air).await?;
     let (beta, behind) = start(directory, "beta", &air).await?;
-    // What a client is told of its link, as `--link` does: it need not find out by waiting.
+    // The round trip is given as `--link` gives it, so that the client need not measure it first.
     let rtt = air.delay * 2;
     let stage = Stage {
         ann: client(directory, "ann", &alpha, rtt)?,
@@ -150,7 +150,7 @@ async fn play(directory: &Path, air: Arc<Air>) -> Result<(), Failure> {
 }
 
 impl Stage {
-    /// One step: says what is done, does it, and says what it cost.
+    /// Executes one step: prints the action, its result, and its cost.
     async fn step<T, E: Into<Failure>>(
         &self,
         what: &str,
@@ -175,7 +175,7 @@ impl Stage {
         Ok(result)
     }
 
-    /// Sums up once what has happened, should it take long; ends only with a failure.
+    /// Prints one summary if the demonstration takes long. Returns only on a failure.
     async fn so_far(&self) -> Failure {
         tokio::time::sleep(SUMMARY_AFTER.saturating_sub(self.air.began.elapsed())).await;
         let Carried {
@@ -264,7 +264,7 @@ impl Stage {
             .until(&self.ann, group, |texts| sorted(texts) == wanted)
             .await?;
         print_line(&format!("  the group in alpha: {}", ordered.join(" | ")))?;
-        // Whoever came first there, the copy has the same order.
+        // Messages have the same order in the replica, whichever came first.
         let wanted: Vec<&str> = ordered.iter().map(String::as_str).collect();
         nothing_wrong &= sorted(&ordered) == ["hello from alpha", "hello from beta"];
         let copy = Mailbox::RealmGroup(alpha, cats);
@@ -289,7 +289,7 @@ impl Stage {
         }
     }
 
-    /// Reads a mailbox until it holds what it should, and says what it holds.
+    /// Reads a mailbox until it has the wanted messages, and prints them.
     async fn expect(
         &self,
         what: &str,
@@ -302,7 +302,7 @@ impl Stage {
         Ok(texts == wanted)
     }
 
-    /// Reads a mailbox until it is as it should be, or that has taken too long.
+    /// Reads a mailbox until it has the wanted messages, or until the time is over.
     async fn until(
         &self,
         reader: &Client,

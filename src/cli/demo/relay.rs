@@ -1,5 +1,5 @@
-//! A link that loses what it carries, as bad ones do: everything the demonstration sends goes through
-//! relays like this one.
+//! A relay that loses datagrams as a bad link does. All datagrams of the demonstration pass through
+//! such relays.
 
 use std::{
     collections::HashMap,
@@ -14,10 +14,10 @@ use tokio::net::UdpSocket;
 
 use crate::output::print_line;
 
-/// The longest datagram there is.
+/// The longest possible datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
 
-/// What a link has carried.
+/// The traffic that a link has carried.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Carried {
     pub datagrams: u64,
@@ -25,7 +25,7 @@ pub struct Carried {
     pub bytes: u64,
 }
 
-/// What all relays share: how bad the link is, and what it has carried.
+/// The state that all relays share: the quality of the link, and the traffic so far.
 #[derive(Debug)]
 pub struct Air {
     pub loss: f64,
@@ -38,7 +38,7 @@ pub struct Air {
 struct State {
     rng: StdRng,
     carried: Carried,
-    /// Each datagram is shown as it is sent.
+    /// Each datagram is printed as it is sent.
     is_shown: bool,
 }
 
@@ -65,17 +65,17 @@ impl Air {
         self.state().carried
     }
 
-    /// True while each datagram is shown.
+    /// True while each datagram is printed.
     pub fn is_shown(&self) -> bool {
         self.state().is_shown
     }
 
-    /// From here on datagrams are counted and not shown.
+    /// Stops printing datagrams. They are still counted.
     pub fn hide(&self) {
         self.state().is_shown = false;
     }
 
-    /// Decides whether a datagram gets through.
+    /// Decides whether a datagram arrives, and counts it.
     fn carry(&self, way: &str, datagram: &[u8]) -> bool {
         let mut state = self.state();
         let is_lost = state.rng.random_bool(self.loss);
@@ -96,7 +96,7 @@ impl Air {
                 "{at:>9.3}      {way:<11} {kind:<7} {:>4} bytes{fate}",
                 datagram.len()
             );
-            // The next step notices a reader that has gone.
+            // The next step notices if the reader of the output has gone.
             let _ = print_line(&line);
         }
         !is_lost
@@ -119,13 +119,13 @@ impl Relay {
         })
     }
 
-    /// Begins to carry, between whoever comes and the realm of that name.
+    /// Starts to relay between the clients and the realm `name`.
     pub fn carry_to(&self, realm: SocketAddr, name: &'static str, air: &Arc<Air>) {
         tokio::spawn(carry(Arc::clone(&self.front), realm, name, Arc::clone(air)));
     }
 }
 
-/// Carries until the demonstration is over. What cannot be sent is lost, as it would be.
+/// Relays until the end of the demonstration. A datagram that cannot be sent counts as lost.
 async fn carry(front: Arc<UdpSocket>, realm: SocketAddr, name: &'static str, air: Arc<Air>) {
     let mut clients: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];

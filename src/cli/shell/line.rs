@@ -1,5 +1,6 @@
-//! One line of the shell. It is read by the definition of the command line itself, with three additions of the command
-//! table: a session id may stand first, a password may stand last, and a message needs no quotes.
+//! One line of the shell. The definition of the command line parses it, with three additions of the
+//! command table: a session id may come first, a password may come last, and a message needs no
+//! quotes.
 
 use std::cell::RefCell;
 
@@ -12,7 +13,7 @@ use crate::{
     names::about_message,
 };
 
-/// Commands whose last argument is the rest of the line, and how many arguments come before it.
+/// Commands whose last argument is the rest of the line, and the number of arguments before it.
 const WITH_REST: &[(&str, usize)] = &[
     ("send", 1),
     ("sendgroup", 1),
@@ -25,7 +26,7 @@ const WITH_REST: &[(&str, usize)] = &[
     ("joingrouprealm", 2),
     ("grouppasswd", 1),
 ];
-/// Commands whose last argument is a password, which the command line does not take.
+/// Commands whose last argument is a password, which the command line does not accept.
 const WITH_PASSWORD: &[&str] = &[
     "register",
     "auth",
@@ -35,7 +36,7 @@ const WITH_PASSWORD: &[&str] = &[
     "grouppasswd",
     "claim",
 ];
-/// Commands that the shell does not take.
+/// Commands that the shell does not accept.
 const NOT_IN_SHELL: &[&str] = &[
     "serve",
     "limits",
@@ -46,37 +47,37 @@ const NOT_IN_SHELL: &[&str] = &[
     "completions",
     "version",
 ];
-/// Commands of the shell alone.
+/// Commands that exist only in the shell.
 const ONLY_IN_SHELL: &[(&str, &str)] = &[
     ("help [command]", "Show this, or all about one command"),
     ("exit", "Leave; Ctrl-D does too"),
 ];
-/// The name of the argument that a password is.
+/// The name of the argument for a password.
 const PASSWORD: &str = "inline_password";
 /// Options and arguments before the rest of a line, at most.
 const WORDS_BEFORE_REST_MAX: usize = 12;
 
-/// What a line asks for.
+/// A parsed line.
 #[derive(Debug)]
 pub enum Line {
     Nothing,
     Exit,
-    /// What the session has spent so far.
+    /// Shows what the session has spent so far.
     Cost,
-    /// A text to be shown.
+    /// Shows a text.
     Told(String),
     Command(Box<Typed>),
 }
 
-/// A command with what belongs to it.
+/// A command with its options and password.
 #[derive(Debug)]
 pub struct Typed {
     pub command: Command,
     pub password: Option<Zeroizing<String>>,
-    /// The options of the line, and the names of those that it gives itself.
+    /// The options of the line, and the names of the options that the line itself sets.
     pub global: Global,
     pub given: Vec<String>,
-    /// Where the password begins in the line, in bytes.
+    /// The position of the password in the line, in bytes.
     password_at: Option<usize>,
 }
 
@@ -85,7 +86,7 @@ pub struct Typed {
 struct Word<'a> {
     start: usize,
     raw: &'a str,
-    /// Without its quotes; `None` where one is not closed.
+    /// The word without its quotes; `None` if a quote is not closed.
     text: Option<String>,
 }
 
@@ -101,7 +102,8 @@ impl<'a> Word<'a> {
         Self { start, raw, text }
     }
 
-    /// The word as the rest of a line: quotes in a sentence are part of it, those around all of it are not.
+    /// Returns the word as the rest of a line. Quotes in a sentence are part of it; quotes around
+    /// all of it are not.
     fn as_rest(&self) -> Option<&str> {
         let quote = self.raw.chars().next().filter(|c| matches!(c, '"' | '\''));
         match quote {
@@ -137,7 +139,7 @@ fn split(line: &str) -> Vec<Word<'_>> {
     words
 }
 
-/// Reads a line.
+/// Parses a line.
 pub fn parse(line: &str) -> Result<Line, String> {
     let line = line.trim();
     let mut words = split(line);
@@ -164,7 +166,7 @@ pub fn parse(line: &str) -> Result<Line, String> {
         head.push(format!("--session={session}"));
     }
     let mut arguments = words.get(1..).unwrap_or_default();
-    // What the command table has in another place than the command line.
+    // Some arguments have another place in the command table than on the command line.
     if let Some(count) = take_source(name, arguments, &mut head)? {
         arguments = arguments.get(count..).unwrap_or_default();
     }
@@ -172,8 +174,8 @@ pub fn parse(line: &str) -> Result<Line, String> {
     read(line, name, &head, arguments)
 }
 
-/// The source address, its port and, for `sendrealm`, the sender, where the command table has them: in front. How many
-/// words that takes.
+/// Takes the source address, its port and, for `sendrealm`, the sender. The command table has them
+/// in front. Returns the number of words taken.
 fn take_source(
     name: &str,
     arguments: &[Word<'_>],
@@ -207,7 +209,7 @@ fn take_source(
     Ok(Some(2))
 }
 
-/// `inbox 12` is `inbox --after 12`, and so for its relatives.
+/// Makes `inbox --after 12` of `inbox 12`, and so for the related commands.
 fn take_position(name: &str, arguments: &mut &[Word<'_>], head: &mut Vec<String>) {
     let names = match name {
         "inbox" => 0,
@@ -224,10 +226,10 @@ fn take_position(name: &str, arguments: &mut &[Word<'_>], head: &mut Vec<String>
     }
 }
 
-/// Reads what follows a command: its words, or so many words and the rest of the line.
+/// Parses the arguments of a command: its words, or some words and the rest of the line.
 fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Result<Line, String> {
     let rest = WITH_REST.iter().find(|(known, _)| *known == name);
-    // What was taken in front counts among the words before the rest.
+    // Arguments that were taken from the front count among the words before the rest.
     let before = head.iter().skip(1).filter(|word| !word.starts_with("--"));
     let least = rest.map_or(usize::MAX, |(_, count)| {
         count.saturating_sub(before.count())
@@ -252,7 +254,7 @@ fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Resu
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                     return Ok(Line::Told(error.render().to_string()));
                 }
-                // Too many words, perhaps because the last of them are one.
+                // The line has too many words, perhaps because the last of them are one argument.
                 ErrorKind::UnknownArgument if arguments.len() > least => None,
                 _ => Some(error),
             }
@@ -298,18 +300,18 @@ fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Resu
     }
 }
 
-/// Notes where the password stands among the words of a line.
+/// Records the position of the password in the line.
 fn found(mut typed: Typed, arguments: &[Word<'_>]) -> Box<Typed> {
     if let Some(password) = &typed.password {
         let is_it = |word: &&Word<'_>| word.as_rest() == Some(password.as_str());
-        // Where it cannot be found, all of the line counts as password.
+        // If the password is not found, the whole line counts as password.
         let word = arguments.iter().rev().find(is_it);
         typed.password_at = Some(word.map_or(0, |word| word.start));
     }
     Box::new(typed)
 }
 
-/// Reads words by the definition of the command line.
+/// Parses words by the definition of the command line.
 fn attempt(head: &[String], arguments: &[String]) -> Result<Typed, clap::Error> {
     let all = ["merpati".to_owned()]
         .into_iter()
@@ -331,7 +333,7 @@ fn attempt(head: &[String], arguments: &[String]) -> Result<Typed, clap::Error> 
     })
 }
 
-/// The names of the options of every command that are given.
+/// Returns the names of the options of all commands that are given.
 fn given(matches: &ArgMatches) -> Vec<String> {
     let is_given =
         |name: &&clap::Id| matches.value_source(name.as_str()) == Some(ValueSource::CommandLine);
@@ -341,13 +343,14 @@ fn given(matches: &ArgMatches) -> Vec<String> {
 
 fn with_definition<T>(read: impl FnOnce(&mut clap::Command) -> T) -> T {
     thread_local! {
-        /// Made once: to describe all arguments anew for each line takes longer than anything else in it.
+        /// It is made once, because to describe all arguments takes longer than the rest of parsing
+        /// a line.
         static DEFINITION: RefCell<clap::Command> = RefCell::new(definition());
     }
     DEFINITION.with_borrow_mut(read)
 }
 
-/// The definition of the command line, with the passwords that may be typed in the shell.
+/// Returns the definition of the command line, with the passwords that may be typed in the shell.
 fn definition() -> clap::Command {
     let password = || {
         Arg::new(PASSWORD)
@@ -356,7 +359,7 @@ fn definition() -> clap::Command {
             .allow_hyphen_values(true)
             .conflicts_with_all(["password_file", "password_stdin"])
     };
-    // `help` is the shell's own.
+    // The shell has a `help` of its own.
     let definition = args::definition().disable_help_subcommand(true);
     definition.mut_subcommands(|command| {
         if WITH_PASSWORD.contains(&command.get_name()) {
@@ -367,7 +370,7 @@ fn definition() -> clap::Command {
     })
 }
 
-/// How a command is written.
+/// Returns the syntax of a command.
 fn usage(name: &str) -> Result<String, String> {
     with_definition(|definition| definition.find_subcommand(name).map(written))
         .ok_or_else(|| format!("there is no command {name:?}; `help` lists them"))
@@ -393,7 +396,7 @@ fn written(command: &clap::Command) -> String {
     words.join(" ")
 }
 
-/// What clap says, in one sentence, and how the command is written.
+/// Returns the message of clap as one sentence, and the syntax of the command.
 fn explained(name: &str, error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let lines = rendered.trim_start_matches("error: ").lines();
@@ -405,7 +408,7 @@ fn explained(name: &str, error: &clap::Error) -> String {
     format!("{}\nit is written: {usage}", what.join(" "))
 }
 
-/// The names of the commands.
+/// Returns the names of the commands.
 pub fn names() -> Vec<String> {
     let own = ONLY_IN_SHELL
         .iter()
@@ -419,12 +422,12 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// All commands, as they are typed, and what they do.
+/// Returns a list of all commands, with their syntax and a short description.
 fn help() -> String {
     let mut rows: Vec<(String, String)> = with_definition(|definition| {
         let commands = definition.get_subcommands();
         let commands = commands.filter(|command| !NOT_IN_SHELL.contains(&command.get_name()));
-        // The first clause says it; `help <command>` says the rest.
+        // The first clause is enough here; `help <command>` shows the rest.
         let about = |command: &clap::Command| {
             let about = command.get_about()?.to_string();
             Some(about.split([':', ';', ',']).next()?.to_owned())
@@ -444,7 +447,7 @@ fn help() -> String {
             options of `send`; they are those of the command line."
 }
 
-/// All about one command, but for the options that every command has.
+/// Returns the help of one command, without the options that every command has.
 fn about(name: &str) -> Result<Line, String> {
     usage(name)?;
     let text = with_definition(|definition| {
@@ -462,13 +465,13 @@ fn about(name: &str) -> Result<Line, String> {
     )))
 }
 
-/// True for a line that may have a password somewhere.
+/// True if the line may contain a password.
 fn has_password(line: &str) -> bool {
     let names = WITH_PASSWORD.iter().chain(&["passwd"]);
     names.into_iter().any(|name| line.starts_with(name))
 }
 
-/// The line as the history may keep it: without its password.
+/// Returns the line without its password, for the history.
 pub fn for_history(line: &str) -> String {
     let line = line.trim();
     match parse(line) {
@@ -476,7 +479,7 @@ pub fn for_history(line: &str) -> String {
             let end = typed.password_at.unwrap_or(line.len());
             line.get(..end).unwrap_or_default().trim_end().to_owned()
         }
-        // What cannot be understood may have a password anywhere.
+        // A line that cannot be parsed may have a password anywhere.
         Err(_) if has_password(line) => String::new(),
         _ => line.to_owned(),
     }

@@ -8,7 +8,7 @@ fn typed(text: &str) -> Box<Typed> {
     }
 }
 
-/// The same words given to the program itself.
+/// Parses the same words on the command line.
 fn once(words: &[&str]) -> Command {
     let all = [&["merpati"], words].concat();
     Cli::from_arg_matches(&args::definition().try_get_matches_from(all).unwrap())
@@ -129,7 +129,7 @@ fn wrong_line_is_explained() {
 
 #[test]
 fn help_fits_a_terminal_and_names_no_session() {
-    // What was parsed before changes nothing.
+    // An earlier line has no effect on the help.
     typed("whoami");
     let Ok(Line::Told(help)) = parse("help") else {
         panic!()

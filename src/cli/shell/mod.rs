@@ -1,4 +1,4 @@
-//! `merpati shell`: commands typed one line after another, in the command line's own grammar.
+//! `merpati shell`: commands typed line by line, in the grammar of the command line.
 
 mod line;
 
@@ -24,7 +24,7 @@ use crate::{
 
 /// Lines that the history keeps.
 const HISTORY_MAX: usize = 1000;
-/// The longest line of a pipe; longer than any message with its command.
+/// The longest line of a pipe, in bytes. It is longer than any message with its command.
 const LINE_BYTES_MAX: u64 = 128 << 10;
 const PROMPT: &str = "merpati> ";
 
@@ -55,14 +55,14 @@ impl rustyline::completion::Completer for NameCompleter {
     }
 }
 
-/// Reads lines and carries them out until there are no more.
+/// Reads and executes lines until the end of input.
 pub fn shell(global: &Global, output: Output) -> Result<(), Failure> {
-    // What is kept goes on while nobody types.
+    // The outbox is sent while nobody types.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
-    // One client for all lines without a session of their own: one link, and one open profile.
+    // All lines without a session of their own share one client: one link, and one open profile.
     let client = ask::client(global, None)?;
     if stdin().is_terminal() {
         interactive(global, output, &runtime, &client)
@@ -86,7 +86,7 @@ fn interactive(
         names: NameCompleter,
     }));
     let history = client.profile().directory().join("history");
-    // There is none before the first time.
+    // The first time there is no history.
     let _ = editor.load_history(&history);
     output::print_line("`help` lists the commands, `exit` leaves.")?;
     loop {
@@ -110,7 +110,8 @@ fn interactive(
     }
 }
 
-/// Lines from a program or a file: the first that fails ends it, with its exit code.
+/// Executes lines from a program or a file. The first line that fails ends the shell, with its exit
+/// code.
 fn piped(
     global: &Global,
     output: Output,
@@ -129,7 +130,8 @@ fn piped(
     Ok(())
 }
 
-/// The next line of standard input; it may be a password's too, so nobody else is kept from reading between lines.
+/// Reads the next line of standard input. It may also be a password, so standard input is not
+/// locked between lines.
 fn read_line() -> Result<Option<Zeroizing<String>>, Failure> {
     let mut text = Zeroizing::new(String::new());
     let read = stdin().lock().take(LINE_BYTES_MAX).read_line(&mut text);
@@ -146,7 +148,7 @@ fn read_line() -> Result<Option<Zeroizing<String>>, Failure> {
     }
 }
 
-/// Carries a line out. False when it asks to leave.
+/// Executes a line. Returns false if it leaves the shell.
 fn carry_out(
     text: &str,
     global: &Global,
@@ -165,7 +167,7 @@ fn carry_out(
     }
 }
 
-/// Carries a command out, on a client of its own where it gives options of its own.
+/// Executes a command. A line with options of its own gets a client of its own.
 fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Result<(), Failure> {
     let own = global.with_line(&typed.global, &typed.given);
     let output = Output { json: own.json };
@@ -213,7 +215,8 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
     let interrupted = commands::told_when_interrupted(&command, !own.no_keep);
     runtime.block_on(async {
         tokio::select! {
-            // First, so that it is listened to before anything is done. A watch ends by itself, once it has confirmed what was taken.
+            // This branch is first, so that Ctrl-C is handled before anything is done. A watch ends
+            // by itself, after it has confirmed what was taken.
             biased;
             stopped = tokio::signal::ctrl_c(), if !is_watch => {
                 stopped?;

@@ -91,7 +91,7 @@ impl Box {
     }
 }
 
-/// EXACT-7
+/// EXACT-7: commands of one conversation keep their order, and other commands do not wait for them.
 #[test]
 fn outbox_keeps_the_order_of_a_conversation_and_nothing_else_waits() {
     let outbox = Box::default();
@@ -104,7 +104,8 @@ fn outbox_keeps_the_order_of_a_conversation_and_nothing_else_waits() {
     assert_eq!(outbox.ids(&[other]), [second]);
 }
 
-/// EXACT-7: what must come first does, also where only whoever has the password can do it.
+/// EXACT-7: a command that must come first is completed first, even if only a process with the
+/// password can execute it.
 #[test]
 fn outbox_lets_a_join_go_before_what_is_written_to_the_group() {
     let outbox = Box::default();
@@ -117,7 +118,8 @@ fn outbox_lets_a_join_go_before_what_is_written_to_the_group() {
     }));
     let write = outbox.add(&write);
     assert_eq!(outbox.ids(&[]), []);
-    // Nobody has the password any more: its number is used up, and then the group's turn has come.
+    // No process has the password any more. The entry's number is used up, and the group's commands
+    // follow.
     let picked = outbox
         .write(|records| begin_now(records, join, NOW))
         .unwrap();
@@ -133,7 +135,8 @@ fn outbox_lets_a_join_go_before_what_is_written_to_the_group() {
     assert_eq!(outbox.pick_at(later, &[])[0].id, write);
 }
 
-/// EXACT-12: no number is given out that is 256 above one that is not settled.
+/// EXACT-12: no number is issued that is 256 above an incomplete one, because the realm would
+/// forget that.
 #[test]
 fn outbox_gives_no_number_out_that_the_realm_would_forget() {
     let outbox = Box::default();
@@ -166,7 +169,7 @@ fn outbox_says_what_is_certain_when_nobody_waits_any_more() {
     outbox.ids(&[]);
     assert_eq!(stop(sent, true), Left::KeptUnknown);
     assert_eq!(stop(sent, false), Left::Unknown);
-    // What is not wanted any more is not sent again: its number is used up.
+    // A command that is no longer wanted is not sent again: its number is used up.
     assert_eq!(
         outbox.pick_at(NOW, &[])[0].aim,
         Aim::Cancel(Reason::NotKept)
@@ -198,11 +201,11 @@ fn outbox_token_makes_a_repeat_the_same_command() {
     let Added::Entry(id) = outbox.add_with(&send("bob", "a"), Some("t1")) else {
         panic!("not added");
     };
-    // The salt of another attempt does not make it another command.
+    // A repeat with another salt is the same command.
     let mut again = send("bob", "a");
     *again.command.operation_mut().unwrap() = Operation::new(0, [9, 9]);
     assert_eq!(outbox.add_with(&again, Some("t1")), Added::Entry(id));
-    // Nor does another name of the session.
+    // A repeat with another session reference is the same command, too.
     *again.command.session_mut().unwrap() = SessionRef::Named(crate::wire::SessionId([7; 16]));
     assert_eq!(outbox.add_with(&again, Some("t1")), Added::Entry(id));
     assert_eq!(
@@ -268,7 +271,7 @@ fn outbox_leaves_entries_of_another_account_alone() {
     });
     assert!(other.picked.is_empty());
     assert_eq!(outbox.ids(&[]), [id]);
-    // Where nobody is logged in, what nobody waits for is held.
+    // Without a login, entries that no caller waits for are held.
     outbox.settle(id);
     let held = outbox.add(&send("bob", "b"));
     outbox.write(|records| stop_waiting(records, held, true));
@@ -295,7 +298,7 @@ fn outbox_does_not_wait_for_a_clock_that_was_wrong() {
     assert_eq!(outbox.ids(&[]), [id]);
 }
 
-/// A message typed at the end of a second is worth as much as one that is typed at its beginning.
+/// A lifetime is not shortened by the fraction of the second in which the message was typed.
 #[test]
 fn lifetime_typed_late_in_a_second_is_not_shortened() {
     let outbox = Box::default();
@@ -315,7 +318,8 @@ fn lifetime_typed_late_in_a_second_is_not_shortened() {
     assert_eq!(Request::parse(&body).unwrap().options.ttl, Some(1));
 }
 
-/// An attempt goes on for longer than some messages are worth.
+/// An entry whose lifetime ends while it is in flight is cancelled: an attempt may take longer than
+/// the lifetime.
 #[test]
 fn lifetime_that_ends_on_the_way_takes_the_entry_back() {
     let outbox = Box::default();
@@ -340,7 +344,8 @@ fn lifetime_that_ends_on_the_way_takes_the_entry_back() {
     assert_eq!((picked.id, picked.aim), (id, Aim::Cancel(Reason::Expired)));
 }
 
-/// EXACT-11: nobody is logged in while an account is made, and its user is when it turns out to be.
+/// EXACT-11: the outcome of a login is notified to the user that it logged in. No user is logged in
+/// while an account is created; the user is known from the answer.
 #[test]
 fn login_that_turns_out_to_be_done_is_told_to_whom_it_logged_in() {
     let outbox = Box::default();
@@ -363,7 +368,8 @@ fn login_that_turns_out_to_be_done_is_told_to_whom_it_logged_in() {
     assert_eq!(untold("bob").len(), 1);
 }
 
-/// Found by the simulator: two processes that were told the same gave an entry two numbers, and it was done under both.
+/// Found by the simulator: two processes that got the same answer gave an entry two numbers, and it
+/// was executed under both.
 #[test]
 fn number_of_no_use_is_replaced_once_whoever_learns_it() {
     let outbox = Box::default();
@@ -379,7 +385,8 @@ fn number_of_no_use_is_replaced_once_whoever_learns_it() {
     assert_eq!((again.number, again.left), (second, true));
 }
 
-/// A process that had to wait for the records knows an older time than what it finds there.
+/// A process that has waited for the records knows an older time than the entries that it finds in
+/// them.
 #[test]
 fn secret_added_a_moment_ago_is_not_given_up() {
     let outbox = Box::default();
@@ -392,8 +399,8 @@ fn secret_added_a_moment_ago_is_not_given_up() {
     assert!(outbox.write(|records| find(records, id)).is_some());
 }
 
-/// EXACT-7: what was typed before it was known who is logged in is this user's if it was typed in the session, and otherwise not
-/// done.
+/// EXACT-7: a command that was typed before the logged-in user was known belongs to that user if it
+/// was typed in the session. Otherwise it is not executed.
 #[test]
 fn outbox_of_nobody_becomes_the_users_who_typed_it() {
     for is_new_session in [true, false] {
@@ -429,7 +436,8 @@ fn outbox_of_nobody_becomes_the_users_who_typed_it() {
             outbox.add_with(&send("eve", "after"), Some("after")),
             Added::Entry(after)
         );
-        // A script that repeats what was not done does it now, and what was done stays done.
+        // A script that repeats a command that was not done executes it now. A command that was
+        // done stays done.
         let again = outbox.add_with(&send("bob", "before"), Some("before"));
         assert_eq!(again == Added::Entry(before), !is_new_session);
         let again = outbox.add_with(&send("cid", "done"), Some("done"));
@@ -440,7 +448,8 @@ fn outbox_of_nobody_becomes_the_users_who_typed_it() {
     }
 }
 
-/// EXACT-7: a number above that of a login whose outcome is not known may be the next user's.
+/// EXACT-7: no number is issued while the outcome of a login is unknown, because a number above the
+/// login's may belong to the next user.
 #[test]
 fn outbox_gives_no_number_out_while_a_login_is_in_doubt() {
     let outbox = Box::default();
@@ -453,7 +462,7 @@ fn outbox_gives_no_number_out_while_a_login_is_in_doubt() {
     let login = outbox.add(&login);
     let first = outbox.pick_at(NOW, &[])[0].number;
     outbox.write(|records| begin_now(records, login, NOW));
-    // It was not done under its number, because a session was opened since.
+    // The command was not executed under its number, because a session has been opened since.
     outbox.write(|records| renumber(records, (sent, RealmNumber(0)), first, first));
     assert!(outbox.ids(&[]).is_empty());
     outbox.settle(login);

@@ -1,8 +1,8 @@
-//! Links that rest.
+//! Dormant links.
 
 use super::*;
 
-/// A link on which something has been asked and answered, and then nothing for a while.
+/// Returns a pair whose link is dormant after a few requests, their replies and four idle minutes.
 fn at_rest(protection: Protection) -> (Pair, LinkId) {
     let mut pair = Pair::new(protection);
     let link = match protection {
@@ -21,7 +21,7 @@ fn at_rest(protection: Protection) -> (Pair, LinkId) {
     (pair, link)
 }
 
-/// Lets what is due be done, and carries nothing.
+/// Handles everything that is due, and carries no datagram.
 fn pass(pair: &mut Pair) {
     let mut out = vec![];
     for _ in 0..10 {
@@ -33,12 +33,12 @@ fn pass(pair: &mut Pair) {
 }
 
 fn is_resting(pair: &Pair) -> bool {
-    // The first: a replayed Init may have begun another.
+    // Looks at the oldest link, because a replayed Init may have opened another.
     let first = pair.server.slots.values().min_by_key(|slot| slot.opened);
     first.is_some_and(|slot| slot.link.is_resting())
 }
 
-/// LINK-24
+/// LINK-24: a dormant link goes on when either side sends something.
 #[test]
 fn a_link_that_has_rested_goes_on() {
     for protection in [Protection::Sealed, Protection::Plain] {
@@ -52,7 +52,7 @@ fn a_link_that_has_rested_goes_on() {
             "{protection:?} {told:?}"
         );
         assert!(!is_resting(&pair));
-        // And again, with something that this side begins.
+        // Once more, with something that the server sends first.
         pair.now = pair.now + Duration::from_mins(4);
         pass(&mut pair);
         assert!(is_resting(&pair));
@@ -67,8 +67,8 @@ fn a_link_that_has_rested_goes_on() {
     }
 }
 
-/// LINK-3: what came before a rest has no effect after it, wherever it comes from, and wakes the link for no longer
-/// than it takes to see that.
+/// LINK-3: packets from before a link became dormant have no effect after it, whatever address they
+/// come from. They wake the link only until that is found out.
 #[test]
 fn what_came_before_a_rest_is_still_known() {
     let (mut pair, _) = at_rest(Protection::Sealed);
@@ -87,7 +87,7 @@ fn what_came_before_a_rest_is_still_known() {
     assert!(addresses.any(|address| address == client_address()));
 }
 
-/// LINK-5: what never came is not acknowledged because the link has rested.
+/// LINK-5: a packet that never arrived is not acknowledged because the link was dormant.
 #[test]
 fn what_was_lost_before_a_rest_is_not_acknowledged_after_it() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -101,7 +101,7 @@ fn what_was_lost_before_a_rest_is_not_acknowledged_after_it() {
     pair.now = pair.now + Duration::from_mins(4);
     pass(&mut pair);
     assert!(is_resting(&pair));
-    // Its repeats come late, and get their reply.
+    // The repeats of the request come late, and get their reply.
     pair.client.handle_timeout(pair.now);
     pair.ask(link, false);
     let told = pair.settle(|_| false);
@@ -109,7 +109,7 @@ fn what_was_lost_before_a_rest_is_not_acknowledged_after_it() {
     assert!(pair.client.slots[&link].link.is_idle());
 }
 
-/// LINK-24: a realm can hold many links at rest.
+/// LINK-24: a dormant link takes little memory, so that a realm can hold many.
 #[test]
 fn a_link_at_rest_takes_little() {
     let bytes = (size_of::<LinkEntry>(), size_of::<link::DormantLink>());

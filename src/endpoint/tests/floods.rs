@@ -1,9 +1,10 @@
-//! Handshakes in floods.
+//! Floods of handshakes.
 
 use super::{places::knock_with_cookie, *};
 use crate::rate_limit::RateLimit;
 
-/// A pair whose server begins `per_subnet` handshakes a second without a cookie, and four times as many at once.
+/// Returns a pair whose server admits `per_subnet` handshakes a second without a cookie, and four
+/// times as many at once.
 pub(super) fn strict(per_subnet: u32) -> Pair {
     let mut pair = Pair::new(Protection::Sealed);
     let config = Config {
@@ -17,7 +18,7 @@ pub(super) fn strict(per_subnet: u32) -> Pair {
     pair
 }
 
-/// HS-12: whoever comes from where many come shows a cookie, which takes one round trip.
+/// HS-12: above the rate limit, an initiator must show a cookie, which takes one round trip.
 #[test]
 fn above_the_limit_a_handshake_takes_a_round_trip_more() {
     let mut pair = strict(1);
@@ -36,12 +37,13 @@ fn above_the_limit_a_handshake_takes_a_round_trip_more() {
         let (trips, asked_back) = if n < 4 { (1, 0) } else { (2, 1) };
         assert_eq!(retries.count(), asked_back, "handshake {n}");
         assert_eq!(pair.replied - begun, RTT * trips, "handshake {n}");
-        // No time passes, so that the allowance does not grow.
+        // No time passes, so that the token bucket does not fill.
         pair.now = begun;
     }
 }
 
-/// HS-12: a flood from addresses that are not the sender's makes the server remember nothing and send no more than came.
+/// HS-12: a flood from forged addresses leaves no state at the server, and the server sends no more
+/// bytes than it receives.
 #[test]
 fn a_flood_of_forged_addresses_leaves_no_trace() {
     let mut pair = strict(5);
@@ -63,8 +65,8 @@ fn a_flood_of_forged_addresses_leaves_no_trace() {
     assert!(sent < came, "{sent} bytes for {came}");
 }
 
-/// HS-8, HS-12: whoever reaches several endpoints behind one address begins no more handshakes, and is sent no more Resets, than whoever
-/// reaches one.
+/// HS-8, HS-12: several endpoints behind one address share their rate limits: a sender begins no
+/// more handshakes at them, and gets no more Resets, than at one.
 #[test]
 fn endpoints_behind_one_address_count_together() {
     let mut pair = strict(5);
@@ -80,7 +82,7 @@ fn endpoints_behind_one_address_count_together() {
         }
         servers.push(server);
     }
-    // Packets of links that they do not know, and whose ids are those of all of them.
+    // Packets of links that the servers do not know, with connection ids of all servers.
     let mut lost = vec![vec![]; 12];
     for packet in &mut lost {
         let link = pair.connect();
@@ -115,7 +117,8 @@ fn endpoints_behind_one_address_count_together() {
     assert_eq!((400 - retries, resets), (20, 40));
 }
 
-/// HS-13: so many half-open links, and no more, however long a flood lasts; who has shown a cookie, or is in, stays in.
+/// HS-13: the number of half-open links is bounded, however long a flood lasts. An initiator that
+/// has shown a cookie, and a link that is proven, stay.
 #[test]
 fn half_open_links_are_few() {
     let mut pair = strict(1000);
@@ -140,7 +143,8 @@ fn half_open_links_are_few() {
     pair.ask(link, false);
     let told = pair.settle(|_| false);
     assert_eq!(replies(&told), 1, "who is in stays in");
-    // With all places taken, an Init without a cookie is answered with a Retry, and one with a cookie takes the place of the oldest.
+    // With all link slots taken, an Init without a cookie is answered with a Retry. An Init with a
+    // cookie takes the slot of the oldest half-open link.
     pair.server.config.links_max = pair.server.links();
     let first = pair.server.standings.first_unshown().unwrap();
     pair.now = pair.now + Duration::from_secs(1);
@@ -153,7 +157,7 @@ fn half_open_links_are_few() {
     assert!(!pair.server.has(first));
 }
 
-/// HS-12: who forges a Retry holds a handshake up no longer than a round trip.
+/// HS-12: a forged Retry delays a handshake by no more than a round trip.
 #[test]
 fn a_forged_retry_does_no_harm() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -175,8 +179,8 @@ fn a_forged_retry_does_no_harm() {
     assert_eq!(replies(&pair.settle(|_| false)), 1);
 }
 
-/// However many links a stranger opens from one address and gives ids of its own, a packet that names none is tried with none of
-/// them: a datagram costs what it costs.
+/// A packet without a connection id is not tried with each link that strangers have opened from its
+/// address and named, so that the cost of a datagram does not grow with their number.
 #[test]
 fn links_that_others_name_are_not_tried_one_after_another() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -194,13 +198,13 @@ fn links_that_others_name_are_not_tried_one_after_another() {
     assert_eq!(pair.server.links(), usize::from(links));
     assert_eq!(pair.server.by_name.len(), usize::from(links));
     assert_eq!(pair.server.opened_to(client_address()).count(), 0);
-    // Each of them is found by its name alone, and goes with it.
+    // Each of these links is found by its connection id alone, and the id is removed with the link.
     pair.server.close_all(pair.now);
     pair.settle(|_| false);
     assert!(pair.server.by_name.is_empty());
 }
 
-/// LINK-13: whoever has no session any more is answered, however long the message is.
+/// LINK-13: a client without a session is answered, however long its message is.
 #[test]
 fn a_stranger_is_answered_whatever_the_length() {
     for len in [20, 400, 510, 600, 900, 1100, 1140, 1166, 1300, 5000] {

@@ -1,8 +1,8 @@
-//! How long things are remembered, and that they are let go in the end.
+//! How long state is kept, and that it is freed in the end.
 
 use super::{migration::in_use, *};
 
-/// Lets a side wait, alone.
+/// Lets time pass for the server alone. What it sends is lost.
 fn wait(pair: &mut Pair, seconds: u64) {
     let mut lost = vec![];
     while pair.server.poll_transmit(pair.now, &mut lost).is_some() {}
@@ -10,8 +10,9 @@ fn wait(pair: &mut Pair, seconds: u64) {
     pair.server.handle_timeout(pair.now);
 }
 
-/// HS-4, HS-5. Found by the simulator: where a round trip takes nearly a minute and some are lost, each new link was
-/// forgotten before it could be proven, and each repeated Init was a new one.
+/// HS-4, HS-5: an unproven link is kept for minutes. Found by the simulator: with a round trip of
+/// nearly a minute and losses, each new link was forgotten before it could be proven, and each
+/// repeated Init opened another.
 #[test]
 fn a_link_may_take_minutes_to_be_proven() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -42,8 +43,9 @@ fn a_link_may_take_minutes_to_be_proven() {
     assert_eq!(pair.server.links(), 1);
 }
 
-/// LINK-13. Found by the simulator: bytes of a message that was being put together counted for ever when their link
-/// was opened anew, until nothing was put together any more.
+/// LINK-13: reassembly memory is freed with its link. Found by the simulator: the bytes of an
+/// incomplete message counted for ever when its link was opened anew, until no message was
+/// reassembled any more.
 #[test]
 fn what_is_put_together_is_let_go_with_its_link() {
     for ends in ["by itself", "with its link", "with a fresh link"] {
@@ -73,7 +75,8 @@ fn what_is_put_together_is_let_go_with_its_link() {
     }
 }
 
-/// LINK-23: whoever asks for much and never takes it loses their link, before anybody who does take it.
+/// LINK-23: a client that requests much and never receives it loses its links before any client
+/// that does receive.
 #[test]
 fn who_holds_most_goes_when_memory_is_short() {
     let mut pair = Pair::new(Protection::Sealed);

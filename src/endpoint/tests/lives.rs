@@ -1,4 +1,4 @@
-//! The life that an Init claims, and what WELCOME answers (HS-14).
+//! The life that an Init claims, and the life that WELCOME states (HS-14).
 
 use super::{floods::strict, *};
 use crate::{
@@ -10,8 +10,8 @@ const OLD: Life = Life([1, 2, 3, 4]);
 const NEW: Life = Life([5, 6, 7, 8]);
 
 impl Pair {
-    /// Carries the Init of `link`, which the server answers with `life` and `is_unknown`; what was claimed, and what
-    /// the client is told.
+    /// Carries the client's Init, which the server answers with `life`, `is_unknown` and `highest`.
+    /// Returns the claim and the WELCOME.
     fn greet(
         &mut self,
         life: Option<Life>,
@@ -47,7 +47,8 @@ impl Pair {
     }
 }
 
-/// HS-14
+/// HS-14: an Init claims a life, and WELCOME states the current one and whether the claimed one is
+/// unknown.
 #[test]
 fn life_claimed_and_told() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -67,7 +68,7 @@ fn life_claimed_and_told() {
     }
 }
 
-/// HS-7: what is asked early by whoever claims an unknown life waits until the link is proven.
+/// HS-7: an early request of a client that claims an unknown life waits until the link is proven.
 #[test]
 fn early_request_of_an_unknown_life_waits_for_proof() {
     for is_unknown in [false, true] {
@@ -97,7 +98,7 @@ fn early_request_of_an_unknown_life_waits_for_proof() {
             let number = OperationNumber(9);
             pair.server
                 .welcome(pair.now, link, Some(AccountId::new(1)), number);
-            // The Accept waits for an answer for a moment.
+            // The Accept waits briefly for an answer.
             let mut told = pair.settle(|_| false);
             while told.is_empty() {
                 pair.wait();
@@ -110,8 +111,9 @@ fn early_request_of_an_unknown_life_waits_for_proof() {
     }
 }
 
-/// HS-14: the handshake that follows on one link claims what was told on it, and so does one that replaces it; unless the claim was unknown: what is asked
-/// of the link names positions of the life that it has claimed (READ-9).
+/// HS-14: a later handshake of the link, and one that replaces the link, claim the life that
+/// WELCOME stated. If the first claim was unknown, they repeat it, because requests on the link
+/// name positions of the life that it has claimed (READ-9).
 #[test]
 fn life_told_is_claimed_by_later_handshakes() {
     later_handshakes_claim(false, NEW);
@@ -126,7 +128,7 @@ fn later_handshakes_claim(is_unknown: bool, life: Life) {
     let begun = pair.now;
     pair.server = server(Protection::Sealed);
     let restarted = pair.ask(link, true);
-    // The Reset, and what the link did not know to be lost.
+    // The client does not know that the link is lost. Its request is answered with a Reset.
     let mut out = vec![];
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
     pair.server.handle_datagram(pair.now, pair.from, &out);
@@ -147,7 +149,8 @@ fn later_handshakes_claim(is_unknown: bool, life: Life) {
     assert_eq!(claims.filter(|claim| claim.is_for(life)).count(), 1);
 }
 
-/// HS-12, HS-14: the Init that shows a cookie has the handshake id of the one before.
+/// HS-12, HS-14: the Init that shows a cookie has the same handshake id as the one before, so its
+/// life claim stays valid.
 #[test]
 fn life_claim_survives_a_retry() {
     let mut pair = strict(1);
@@ -170,7 +173,7 @@ fn life_claim_survives_a_retry() {
     assert_eq!((claimed, shown.count()), (6, 2));
 }
 
-/// HS-14: handshakes of one device that claim the same have different ids.
+/// HS-14: handshakes of one device that claim the same life have different ids.
 #[test]
 fn life_claims_have_different_handshake_ids() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -191,7 +194,8 @@ fn life_claims_have_different_handshake_ids() {
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 15);
 }
 
-/// HS-14, WIRE-11: beside a successor and the longest operation number there is no room for a life.
+/// HS-14, WIRE-11: WELCOME omits the life if the Accept would be too long: with a successor key and
+/// the longest operation number there is no room for it.
 #[test]
 fn life_is_left_out_where_the_accept_would_be_too_long() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -210,7 +214,7 @@ fn life_is_left_out_where_the_accept_would_be_too_long() {
     }
 }
 
-/// HS-14: realms that open links claim nothing; neither do plain links.
+/// HS-14: realms that open links claim no life, and neither do plain links.
 #[test]
 fn life_is_not_claimed_by_realms_and_plain_links() {
     for protection in [Protection::Sealed, Protection::Plain] {

@@ -1,15 +1,15 @@
-//! What one process finds out of a path, and the next one begins with (LINK-25).
+//! Path memory: what one process measures of a path, and the next one starts with (LINK-25).
 
 use super::{resume::Returning, *};
 use crate::link::{Losses, PathMemory};
 
-/// LINK-25: a process goes by what the one before it found out of the path: its first repeat leaves after a round trip, and where much was lost,
-/// the first packet leaves twice.
+/// LINK-25: a process uses the path memory of the one before. Its first retransmission leaves after
+/// one round trip. Where loss was high, its first packet leaves twice.
 #[test]
 fn path_is_remembered_by_the_next_process() {
     let mut returning = Returning::new();
     let mut memory = None;
-    // Of most processes the first packet is lost, both times that it leaves.
+    // In most processes both copies of the first packet are lost.
     for round in 0..8 {
         let link = returning.open();
         if let Some(memory) = &memory {
@@ -48,8 +48,9 @@ fn path_is_remembered_by_the_next_process() {
     assert!(left[2] < RTT * 4, "{left:?}");
 }
 
-/// A process begins from `memory`, asks once over a path as long as `rtt`, and ends when it has its answer: what it remembers, and how many
-/// packets have left. `lose` says which of those are lost.
+/// Runs a process that begins from `memory`, sends one request over a path with round-trip time
+/// `rtt`, and ends when it has the reply. Returns its path memory and the number of packets that it
+/// sent. `lose` decides which of them are lost.
 fn process(
     returning: &mut Returning,
     memory: &PathMemory,
@@ -95,8 +96,9 @@ fn process(
     (memory, left)
 }
 
-/// LINK-25: a path that is longer than is remembered is found out, though at first each packet leaves again before its answer can be there, and what
-/// is not lost does not count as lost.
+/// LINK-25: a path that has become longer than remembered is measured again, though each packet is
+/// at first retransmitted before its answer can arrive. Packets that are not lost do not count as
+/// lost.
 #[test]
 fn path_that_has_become_longer_is_measured_again() {
     let mut returning = Returning::new();
@@ -124,7 +126,8 @@ const LOSSY: PathMemory = PathMemory {
     unsure: 0,
 };
 
-/// LINK-25, LINK-19: what leaves twice is answered once, and nothing of it has failed: on a path that has become good, it soon leaves once.
+/// LINK-25, LINK-19: a packet with a redundant copy that is answered once does not count as lost.
+/// On a path that has become good, packets soon leave once.
 #[test]
 fn path_that_has_become_good_gets_no_copies() {
     let mut returning = Returning::new();
@@ -139,7 +142,8 @@ fn path_that_has_become_good_gets_no_copies() {
     assert!(memory.losses.each_way() < 51, "{memory:?}");
 }
 
-/// LINK-25: where what leaves twice is lost both times every fourth time, which is what a path does that loses 30 % each way, it goes on to leave twice.
+/// LINK-25: redundant copies go on if both copies of a packet are lost every fourth time. That is
+/// the case on a path that loses 30 % each way.
 #[test]
 fn path_that_stays_bad_gets_copies() {
     let mut returning = Returning::new();
@@ -152,7 +156,8 @@ fn path_that_stays_bad_gets_copies() {
     }
 }
 
-/// LINK-25: where a realm takes its time for an answer, the packet leaves again meanwhile, and nothing was lost.
+/// LINK-25: if a realm answers slowly, the packet is retransmitted meanwhile, and it does not count
+/// as a loss.
 #[test]
 fn slow_answer_is_no_loss() {
     let mut returning = Returning::new();
@@ -168,8 +173,8 @@ fn slow_answer_is_no_loss() {
     assert_eq!(found.losses.lost, 0, "{found:?}");
 }
 
-/// LINK-25: a handshake of which many packets in a row are lost counts as one, however many that are: it was one outage. One of so many that nobody
-/// counts them any more counts as well.
+/// LINK-25: a handshake that loses many packets in a row counts as one loss, because it was one
+/// outage. This also holds for more packets than are counted.
 #[test]
 fn outage_counts_once() {
     for lost in [1, 5, 20] {

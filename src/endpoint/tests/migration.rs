@@ -1,4 +1,4 @@
-//! Clients that move (LINK-18).
+//! Clients that migrate (LINK-18).
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn elsewhere(n: u16) -> SocketAddr {
     SocketAddr::from(([10, 9, 9, 9], 1000 + n))
 }
 
-/// A pair whose link is proven and in use.
+/// Returns a pair whose link is proven and in use.
 pub fn in_use() -> (Pair, LinkId) {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
@@ -21,7 +21,8 @@ fn address(pair: &Pair) -> SocketAddr {
     pair.server.slots.values().next().unwrap().path.remote
 }
 
-/// LINK-18: every five seconds for ten minutes, over a link that loses a fifth each way.
+/// LINK-18: a client that migrates every five seconds for ten minutes loses no request, also over a
+/// path that loses a fifth of the packets each way.
 #[test]
 fn a_client_that_moves_again_and_again_loses_nothing() {
     for loss in [0, 5] {
@@ -48,7 +49,8 @@ fn a_client_that_moves_again_and_again_loses_nothing() {
     }
 }
 
-/// LINK-18: a packet for which there is no room says where its sender is all the same. What waits there would else never make room.
+/// LINK-18: a packet for which there is no reassembly memory still migrates the link. Otherwise the
+/// messages in reassembly would never be completed and make room.
 #[test]
 fn client_that_moves_is_found_by_packet_without_room() {
     let (mut pair, link) = in_use();
@@ -67,7 +69,7 @@ fn client_that_moves_is_found_by_packet_without_room() {
     pair.server.handle_datagram(pair.now, elsewhere(1), &out);
     let no_room = pair.server.stats().dropped_for(Dropped::NoRoom);
     assert_eq!((no_room, address(&pair)), (1, elsewhere(1)));
-    // The same again, from somewhere else, is not new any more once another has come.
+    // The same packet from a third address is not the newest any more once another has arrived.
     pair.from = elsewhere(1);
     pair.server.assembling.change(holder, ASSEMBLING_MAX, 0);
     let mut told = vec![];
@@ -79,7 +81,8 @@ fn client_that_moves_is_found_by_packet_without_room() {
     assert_eq!(address(&pair), elsewhere(1));
 }
 
-/// LINK-18: what the realm has pushed to where a client was leaves again as soon as it is seen elsewhere, and not when its time has come.
+/// LINK-18: an event that was sent to a client's former address is retransmitted at once when the
+/// client is seen at a new one, and not at the next timeout.
 #[test]
 fn what_went_to_where_a_client_was_leaves_again_at_once() {
     let (mut pair, link) = in_use();
@@ -87,7 +90,7 @@ fn what_went_to_where_a_client_was_leaves_again_at_once() {
     pair.server
         .push(pair.now, at_server, vec![7; 20], Urgency::Live);
     let mut out = vec![];
-    // All that leaves for the old address is lost.
+    // Everything that leaves for the old address is lost.
     for _ in 0..5 {
         while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
         pair.now = pair.server.poll_timeout().unwrap();
@@ -99,7 +102,7 @@ fn what_went_to_where_a_client_was_leaves_again_at_once() {
         .request(pair.now, link, vec![1; 60], deadline, false);
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
     pair.server.handle_datagram(pair.now, elsewhere(1), &out);
-    // Before the client can have said anything to that.
+    // The client cannot have answered that yet.
     while pair.server.poll_transmit(pair.now, &mut out).is_some() {
         pair.client
             .handle_datagram(pair.now, server_address(), &out);
@@ -108,8 +111,9 @@ fn what_went_to_where_a_client_was_leaves_again_at_once() {
     assert!(told.any(|event| matches!(event, Event::Pushed { .. })));
 }
 
-/// LINK-18. Found by a test with real processes: whoever moved right after a handshake whose Init had brought all there
-/// was to ask was not heard for three minutes.
+/// LINK-18: a client that migrates right after the handshake is heard. Found by a test with real
+/// processes: a client that migrated right after a handshake whose Init had carried its only
+/// request was not heard for three minutes.
 #[test]
 fn a_client_that_moves_before_its_first_packet_is_heard() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -129,14 +133,15 @@ fn a_client_that_moves_before_its_first_packet_is_heard() {
     assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
 }
 
-/// LINK-18: until a new address has answered, it gets no more than three times what it sent.
+/// LINK-18: until a new address has answered, it gets at most three times the bytes that came from
+/// it.
 #[test]
 fn a_new_address_gets_little_until_it_answers() {
     let (mut pair, link) = in_use();
     pair.ask(link, false);
     let mut out = vec![];
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
-    // Someone on the way sends the client's newest packet on from an address of their own.
+    // An attacker on the path forwards the client's newest packet from its own address.
     pair.from = elsewhere(1);
     pair.server.handle_datagram(pair.now, pair.from, &out);
     pair.from = elsewhere(2);
@@ -165,15 +170,16 @@ fn a_new_address_gets_little_until_it_answers() {
     assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
 }
 
-/// LINK-18. Found by a fuzzer: where an Init came from had not been proven when the first packet came from
-/// elsewhere, and yet everything went there once that address did not answer.
+/// LINK-18: a link does not go back to the unproven address of its Init. Found by a fuzzer: the
+/// address of the Init had not been proven when the first packet came from elsewhere, and yet
+/// everything was sent there once the new address did not answer.
 #[test]
 fn where_an_init_came_from_is_nothing_to_go_back_to() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     let mut init = vec![];
     pair.client.poll_transmit(pair.now, &mut init).unwrap();
-    // Someone who has seen the Init is faster than it, and pretends to be somebody else.
+    // An attacker that has seen the Init delivers a copy before it, with a forged address.
     let stranger = elsewhere(1);
     pair.server.handle_datagram(pair.now, stranger, &init);
     pair.serve(&mut vec![]);
@@ -217,14 +223,14 @@ fn where_an_init_came_from_is_nothing_to_go_back_to() {
         init.len()
     );
     assert_eq!(address(&pair), client_address());
-    // And then everything does.
+    // After that everything does.
     pair.ask(link, false);
     let told = pair.settle(|_| false);
     assert!(replies(&told) >= 1, "{told:?}");
     assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
 }
 
-/// LINK-18: a packet that came before, or that another has overtaken, moves nothing.
+/// LINK-18: a replayed packet, or one that a newer packet has overtaken, does not migrate the link.
 #[test]
 fn a_replayed_packet_moves_nothing() {
     let (mut pair, link) = in_use();
@@ -245,7 +251,8 @@ fn a_replayed_packet_moves_nothing() {
     assert!(requests(&told) == 0, "{told:?}");
 }
 
-/// Carries what the server has to send to the client, if it goes to where the client is; says what went elsewhere.
+/// Carries the server's datagrams for the client's address to the client. Returns the number of
+/// bytes that went elsewhere.
 fn carry_down(pair: &mut Pair) -> usize {
     let (mut out, mut astray) = (vec![], 0);
     while let Some(path) = pair.server.poll_transmit(pair.now, &mut out) {
@@ -259,8 +266,8 @@ fn carry_down(pair: &mut Pair) -> usize {
     astray
 }
 
-/// LINK-18: whoever has the keys of a link may give its packets any address. What they ask for counts where they were proven to be, and
-/// not where somebody else is, whose allowance it would use up.
+/// LINK-18: the owner of a link's keys can send packets with any source address. Its requests count
+/// at the address where it was proven, and not at another's, whose rate limit they would use up.
 #[test]
 fn what_is_asked_counts_where_its_sender_was_proven_to_be() {
     let (mut pair, link) = in_use();
@@ -281,14 +288,14 @@ fn what_is_asked_counts_where_its_sender_was_proven_to_be() {
         assert_eq!(requests(&told), 1);
         assert_eq!(pair.server.proven_address(id), Some(counted), "from {at}");
     }
-    // Once it has answered there, it counts there.
+    // Once the client has answered at the new address, its requests count there.
     pair.from = elsewhere(1);
     pair.settle(|_| false);
     assert_eq!(address(&pair), elsewhere(1));
     assert_eq!(pair.server.proven_address(id), Some(elsewhere(1)));
 }
 
-/// LINK-18: the same where no address has been proven yet: what is asked waits until one is.
+/// LINK-18: as long as no address has been proven, requests wait.
 #[test]
 fn what_is_asked_from_nowhere_waits() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -309,8 +316,9 @@ fn what_is_asked_from_nowhere_waits() {
     assert_eq!((requests(&told), replies(&told)), (1, 1));
 }
 
-/// LINK-18: an Init comes with a forged address and again from elsewhere, so that its sender gets the Accept. A first sealed packet with
-/// the forged address does not prove that they are there, and little goes there.
+/// LINK-18: an Init comes from a forged address, and again from another one, so that its sender
+/// gets the Accept. A first sealed packet from the forged address does not prove that address, and
+/// few bytes go there.
 #[test]
 fn whoever_gets_the_accept_elsewhere_is_not_where_the_init_came_from() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -340,7 +348,7 @@ fn whoever_gets_the_accept_elsewhere_is_not_where_the_init_came_from() {
     }
     assert_eq!(requests(&told), 0, "nobody is proven to be there");
     assert!((1..=3 * came).contains(&went), "{went} bytes for {came}");
-    // From where it really is, it is served.
+    // At its real address the client is served.
     let mut told = vec![];
     for _ in 0..10 {
         told.extend(pair.settle(|_| false));
@@ -350,14 +358,15 @@ fn whoever_gets_the_accept_elsewhere_is_not_where_the_init_came_from() {
     assert_eq!(pair.server.proven_address(id), Some(real));
 }
 
-/// LINK-18: whoever was sent a challenge may answer it from yet another address: then both are proven, one after the other.
+/// LINK-18: a challenge may be answered from yet another address: then both addresses are proven,
+/// one after the other.
 #[test]
 fn a_challenge_may_be_answered_from_elsewhere() {
     for is_new in [false, true] {
         let mut pair = Pair::new(Protection::Sealed);
         let link = pair.connect();
         if is_new {
-            // Nothing is proven when the client moves.
+            // Nothing is proven when the client migrates.
             pair.ask(link, true);
             pair.settle(|_| false);
         } else {
@@ -387,7 +396,7 @@ fn a_challenge_may_be_answered_from_elsewhere() {
         assert!(
             matches!(counts(&pair), super::super::link_slots::Standing::Account(at, _) if at == there)
         );
-        // And where it does not answer from there, it is taken to be at the one before.
+        // If it does not answer at the newest address, the link goes back to the one before.
         carry_down(&mut pair);
         pair.now = pair.now + Duration::from_mins(1);
         pair.server.handle_timeout(pair.now);

@@ -1,4 +1,4 @@
-//! Two endpoints and a wire between them.
+//! Two endpoints and a network between them.
 
 mod dormant;
 mod floods;
@@ -33,16 +33,16 @@ struct Pair {
     client: Endpoint,
     server: Endpoint,
     realm: PublicKey,
-    /// Every datagram that was carried: from the client or not, and its bytes.
+    /// Every datagram that was carried: true if it came from the client, and its bytes.
     carried: Vec<(bool, Vec<u8>)>,
-    /// When the client last had a reply.
+    /// When the client last received a reply.
     replied: Time,
-    /// The server says that it knows whoever comes.
+    /// True if the server knows each device that connects.
     is_known: bool,
     account: AccountId,
-    /// Where the client is.
+    /// The client's address.
     from: SocketAddr,
-    /// Bytes that went to each address.
+    /// The bytes that were sent to each address.
     sent_to: BTreeMap<SocketAddr, usize>,
 }
 
@@ -111,8 +111,8 @@ impl Pair {
             .unwrap()
     }
 
-    /// Carries what both sides have to send, until there is nothing; `lose` says what is lost. Each
-    /// pass takes half a round trip. The server answers every request at once with `ok`.
+    /// Carries the datagrams of both sides until there are none; `lose` decides which are lost.
+    /// Each pass takes half a round trip. The server answers every request at once with `ok`.
     fn settle(&mut self, mut lose: impl FnMut(usize) -> bool) -> Vec<Event> {
         let mut told = vec![];
         for _ in 0..20 {
@@ -200,7 +200,7 @@ fn requests(told: &[Event]) -> usize {
         .count()
 }
 
-/// HS-5: a known device has its answer after one round trip, in two datagrams.
+/// HS-5: a known device has its answer after one round trip and two datagrams.
 #[test]
 fn early_data_is_answered_in_one_round_trip() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -213,13 +213,13 @@ fn early_data_is_answered_in_one_round_trip() {
         pair.carried[1].1.len() <= pair.carried[0].1.len(),
         "WIRE-11"
     );
-    // The open link goes on with two datagrams an exchange.
+    // On the open link an exchange takes two more datagrams.
     pair.ask(link, true);
     assert_eq!(replies(&pair.settle(|_| false)), 1);
     assert_eq!(pair.carried.len(), 4);
 }
 
-/// HS-7: what may not travel early takes a round trip more.
+/// HS-7: a request that may not be early data takes one round trip more.
 #[test]
 fn what_may_not_travel_early_waits_for_the_keys() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -234,7 +234,7 @@ fn what_may_not_travel_early_waits_for_the_keys() {
     );
 }
 
-/// HS-4: whatever is lost, the handshake ends and the command is done once.
+/// HS-4: whatever is lost, the handshake completes and the command is executed once.
 #[test]
 fn a_lost_handshake_packet_is_made_good() {
     for lost in [&[0][..], &[1], &[0, 1, 2], &[1, 3, 5]] {
@@ -260,7 +260,7 @@ fn a_lost_handshake_packet_is_made_good() {
     }
 }
 
-/// HS-8: a restarted realm is noticed in one round trip, and the command goes through in the next.
+/// HS-8: a restarted realm is noticed in one round trip, and the command is executed in the next.
 #[test]
 fn a_restarted_server_is_noticed_in_one_round_trip() {
     for protection in [Protection::Sealed, Protection::Plain] {
@@ -287,7 +287,7 @@ fn a_restarted_server_is_noticed_in_one_round_trip() {
     }
 }
 
-/// HS-8: nobody else can end a link.
+/// HS-8: a forged Reset does not end a link.
 #[test]
 fn a_forged_reset_does_nothing() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -305,8 +305,7 @@ fn a_forged_reset_does_nothing() {
     assert_eq!(pair.carried.len(), 2, "the link is still open");
 }
 
-/// HS-4: the whole of a conversation, sent again by someone else, starts nothing on the live link
-/// and repeats no request.
+/// HS-4: a replay of a whole conversation has no effect on the link and repeats no request.
 #[test]
 fn replayed_packets_have_no_effect() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -330,7 +329,7 @@ fn replayed_packets_have_no_effect() {
     assert_eq!(pair.server.links(), 1);
 }
 
-/// HS-3: who does not know the realm's key meets silence.
+/// HS-3: an initiator that does not know the realm's key gets no answer.
 #[test]
 fn a_wrong_mac_is_met_with_silence() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -342,8 +341,8 @@ fn a_wrong_mac_is_met_with_silence() {
     assert_eq!(pair.server.links(), 0);
 }
 
-/// LINK-2, LINK-11: a plain link works from the first packet on, and never sends an unproven address more
-/// than it brought.
+/// LINK-2, LINK-11: a plain link works from its first packet on. It never sends more bytes to an
+/// unproven address than came from it.
 #[test]
 fn a_plain_link_opens_with_its_first_packet() {
     let mut pair = Pair::new(Protection::Plain);
@@ -359,7 +358,7 @@ fn a_plain_link_opens_with_its_first_packet() {
     assert_eq!(opened, 1);
 }
 
-/// A listener is one or the other, never both.
+/// A listener is sealed or plain, never both.
 #[test]
 fn a_sealed_listener_takes_no_plain_packets_and_a_plain_one_no_handshakes() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -374,12 +373,12 @@ fn a_sealed_listener_takes_no_plain_packets_and_a_plain_one_no_handshakes() {
     assert_eq!(pair.server.links(), 0);
 }
 
-/// HS-6
+/// HS-6: a HelloReply is no longer than the Hello, and a lost Hello is repeated.
 #[test]
 fn a_realm_says_who_it_is_in_no_more_bytes_than_the_question() {
     let mut pair = Pair::new(Protection::Sealed);
     assert!(pair.client.ask_hello(pair.now, server_address()));
-    // The first question is lost and asked again.
+    // The first Hello is lost and repeated.
     assert!(pair.settle(|at| at == 0).is_empty());
     pair.wait();
     let told = pair.settle(|_| false);
@@ -397,8 +396,7 @@ fn a_realm_says_who_it_is_in_no_more_bytes_than_the_question() {
     assert!(pair.settle(|_| false).is_empty());
 }
 
-/// HS-5: an answer that is larger than what was brought waits until the address is proven, which it
-/// is at once.
+/// HS-5: an answer longer than the Init waits until the address is proven, which is at once.
 #[test]
 fn a_large_answer_to_early_data_follows_the_accept() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -424,11 +422,11 @@ fn a_large_answer_to_early_data_follows_the_accept() {
     let told = pair.settle(|_| false);
     assert_eq!(replies(&told), 1, "{told:?}");
     assert!(pair.now - before <= RTT * 2);
-    // The proof has shown how long the path is: a larger datagram may be tried.
+    // The proof gives an RTT sample, so that a larger datagram may be tried.
     assert_eq!(pair.carried.len(), 3, "Accept, proof, answer");
 }
 
-/// A link that never proved its address does not stay, and one device does not hold many.
+/// A link whose address was never proven does not stay, and one device holds only a few links.
 #[test]
 fn memory_has_an_end() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -458,7 +456,7 @@ fn memory_has_an_end() {
     );
 }
 
-/// A server that shuts down says so; a client with something to ask goes on asking.
+/// A server that shuts down closes its links. A client with a request goes on asking.
 #[test]
 fn closing_tells_the_other_side_and_a_request_outlives_it() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -478,7 +476,7 @@ fn closing_tells_the_other_side_and_a_request_outlives_it() {
     assert_eq!((requests(&told), replies(&told)), (1, 1), "{told:?}");
 }
 
-/// LINK-10: neither side sends more than the smaller of both limits.
+/// LINK-10: neither side sends datagrams longer than the smaller of both limits.
 #[test]
 fn a_link_keeps_to_the_smaller_limit() {
     for (ours, theirs) in [(160, 1200), (1200, 160), (160, 160)] {
@@ -505,7 +503,7 @@ fn a_link_keeps_to_the_smaller_limit() {
     }
 }
 
-/// HS-4: an Init whose link had to make room before it was answered is answered when it comes again.
+/// HS-4: an Init whose link was evicted before it was answered is answered when it is repeated.
 #[test]
 fn a_crowded_out_init_may_come_again() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -516,7 +514,7 @@ fn a_crowded_out_init_may_come_again() {
     pair.client.poll_transmit(pair.now, &mut init);
     pair.server
         .handle_datagram(pair.now, client_address(), &init);
-    // Another client comes before the realm has said its welcome.
+    // Another client connects before the realm has said its welcome.
     let mut other = Endpoint::new(
         config(None),
         &SecretKey::from_bytes([5; 32]).into(),
@@ -537,7 +535,7 @@ fn a_crowded_out_init_may_come_again() {
     assert_eq!(replies(&told), 1, "{told:?}");
 }
 
-/// HS-11: who opens a link to a former key gets in, and is told the one there is now.
+/// HS-11: an initiator that opens a link to a former key gets in, and is told the current key.
 #[test]
 fn a_former_key_is_answered_and_vouches_for_the_new() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -553,7 +551,7 @@ fn a_former_key_is_answered_and_vouches_for_the_new() {
         (new.public(), None),
     ] {
         pair.realm = realm;
-        // Without early data the Init is as short as it can be, and the Accept must still fit.
+        // Without early data the Init has its least length, and the Accept must still fit.
         let link = pair.connect();
         let told = pair.settle(|_| false);
         let Some(Event::Opened { welcome, .. }) = told
@@ -573,7 +571,7 @@ fn a_former_key_is_answered_and_vouches_for_the_new() {
     assert_eq!(own, BTreeSet::from([realm_key().public(), new.public()]));
 }
 
-/// HS-7: a realm that takes nothing early carries out what came early once the link is proven, and not before.
+/// HS-7: a realm without early data executes early requests once the link is proven, not before.
 #[test]
 fn what_came_early_waits_where_early_data_is_off() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -581,7 +579,7 @@ fn what_came_early_waits_where_early_data_is_off() {
     let link = pair.connect();
     pair.ask(link, true);
     let mut told = vec![];
-    // Whatever the client sends after its Init is lost at first.
+    // Everything that the client sends after its Init is lost at first.
     let mut out = vec![];
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
     pair.server.handle_datagram(pair.now, pair.from, &out);

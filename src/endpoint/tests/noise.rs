@@ -1,9 +1,10 @@
-//! What noise on the way does.
+//! Corrupted and random datagrams.
 
 use super::*;
 
-/// HS-2, HS-4: found by the simulator: a bit of the connection id that was bent in an Accept was believed, and the
-/// client named its link by an id that the realm does not know, for ever.
+/// HS-2, HS-4: no corrupted bit of an Accept misdirects a link. Found by the simulator: an Accept
+/// with a corrupted bit in the connection id was accepted, and the client for ever named its link
+/// by an id that the realm did not know.
 #[test]
 fn no_bent_bit_of_an_accept_leads_a_link_astray() {
     let mut bit = 0;
@@ -40,7 +41,7 @@ fn no_bent_bit_of_an_accept_leads_a_link_astray() {
     }
 }
 
-/// WIRE-7, WIRE-10: whatever comes, of whatever length, does no harm.
+/// WIRE-7, WIRE-10: random datagrams of any length do no harm.
 #[test]
 fn noise_of_any_length_is_ignored() {
     let mut pair = Pair::new(Protection::Sealed);

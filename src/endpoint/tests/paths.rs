@@ -1,15 +1,15 @@
-//! From which of its addresses a machine answers (WIRE-16).
+//! The local address that an endpoint answers from (WIRE-16).
 
 use std::net::IpAddr;
 
 use super::{floods::strict, migration::in_use, *};
 
-/// The server's address that ends so.
+/// Returns the server's address that ends with `last`.
 fn at(last: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, last])
 }
 
-/// From the client to the server's address that ends so.
+/// Returns the path from the client to the server's address that ends with `last`.
 fn to(last: u8) -> Path {
     Path {
         remote: client_address(),
@@ -17,7 +17,7 @@ fn to(last: u8) -> Path {
     }
 }
 
-/// All that the client sends arrives over `path`.
+/// Delivers all datagrams of the client over `path` and returns them.
 fn carry_up(pair: &mut Pair, path: Path) -> Vec<Vec<u8>> {
     let (mut out, mut all) = (vec![], vec![]);
     while pair.client.poll_transmit(pair.now, &mut out).is_some() {
@@ -27,7 +27,7 @@ fn carry_up(pair: &mut Pair, path: Path) -> Vec<Vec<u8>> {
     all
 }
 
-/// All that the server sends arrives; from which addresses it left, and the datagrams.
+/// Delivers all datagrams of the server. Returns each with the address that it left from.
 fn carry_down(pair: &mut Pair) -> Vec<(Option<IpAddr>, Vec<u8>)> {
     pair.serve(&mut vec![]);
     let (mut out, mut all) = (vec![], vec![]);
@@ -40,7 +40,8 @@ fn carry_down(pair: &mut Pair) -> Vec<(Option<IpAddr>, Vec<u8>)> {
     all
 }
 
-/// The one datagram that the server sends, and that it leaves from its address that ends so.
+/// Returns the only datagram that the server sends, which leaves from its address that ends with
+/// `last`.
 fn one_from(pair: &mut Pair, last: u8) -> Vec<u8> {
     let mut all = carry_down(pair);
     assert_eq!(all.len(), 1, "{all:?}");
@@ -49,7 +50,8 @@ fn one_from(pair: &mut Pair, last: u8) -> Vec<u8> {
     datagram
 }
 
-/// HS-12: where strangers ask faster than answers leave, some are not answered, and none take memory without end.
+/// HS-12: if strangers ask faster than answers leave, some get no answer, and the answers that wait
+/// take bounded memory.
 #[test]
 fn answers_to_strangers_have_an_end() {
     let mut pair = strict(1);
@@ -67,7 +69,7 @@ fn answers_to_strangers_have_an_end() {
     assert!(pair.server.poll_transmit(pair.now, &mut out).is_some());
 }
 
-/// WIRE-16
+/// WIRE-16: a client without a link is answered from the address that it sent to.
 #[test]
 fn whoever_has_no_link_is_answered_from_the_address_that_was_asked() {
     let mut pair = strict(1);
@@ -75,14 +77,14 @@ fn whoever_has_no_link_is_answered_from_the_address_that_was_asked() {
     carry_up(&mut pair, to(5));
     let hello = one_from(&mut pair, 5);
     assert!(matches!(Packet::parse(&hello), Ok(Packet::HelloReply(_))));
-    // Another candidate of a client may bring the same Init to another address.
+    // A client may send the same Init to another address.
     pair.connect();
     let init = carry_up(&mut pair, to(6));
     let accept = one_from(&mut pair, 6);
     assert!(matches!(Packet::parse(&accept), Ok(Packet::Accept { .. })));
     pair.server.handle_datagram(pair.now, to(7), &init[0]);
     assert_eq!(one_from(&mut pair, 7), accept);
-    // Where many come a cookie is asked for.
+    // Above the rate limit a cookie is required.
     let mut asked = 8..;
     let is_retry = asked.any(|last| {
         pair.connect();
@@ -93,7 +95,7 @@ fn whoever_has_no_link_is_answered_from_the_address_that_was_asked() {
     assert!(is_retry);
 }
 
-/// WIRE-16, HS-8
+/// WIRE-16, HS-8: a Reset leaves from the address that the packet was sent to.
 #[test]
 fn a_reset_leaves_from_the_address_that_was_asked() {
     for protection in [Protection::Sealed, Protection::Plain] {
@@ -112,7 +114,7 @@ fn a_reset_leaves_from_the_address_that_was_asked() {
     }
 }
 
-/// WIRE-16: also what leaves long after.
+/// WIRE-16: a link sends from the address that its newest packet came to, also much later.
 #[test]
 fn a_link_sends_from_the_address_to_which_its_newest_packet_came() {
     for protection in [Protection::Sealed, Protection::Plain] {
@@ -134,7 +136,7 @@ fn a_link_sends_from_the_address_to_which_its_newest_packet_came() {
             }
             assert!(count > 0);
         }
-        // What came before, and comes again at another address, changes nothing.
+        // A repeat of an older packet at another address changes nothing.
         for datagram in &older {
             pair.server.handle_datagram(pair.now, to(9), datagram);
         }
@@ -144,7 +146,7 @@ fn a_link_sends_from_the_address_to_which_its_newest_packet_came() {
         pair.server.slots.get_mut(&at_server).unwrap().link.ping();
         pair.server.schedule.wake(at_server);
         assert!(!one_from(&mut pair, 6).is_empty());
-        // Where a datagram came to is not always known.
+        // The local address of a datagram is not always known.
         pair.ask(link, false);
         carry_up(&mut pair, client_address().into());
         assert!(
@@ -155,7 +157,8 @@ fn a_link_sends_from_the_address_to_which_its_newest_packet_came() {
     }
 }
 
-/// WIRE-16, LINK-18: whoever returns to where it was proven is answered from the address that it asks there.
+/// WIRE-16, LINK-18: a client that returns to its proven address is answered from the address that
+/// it sends to there.
 #[test]
 fn a_client_that_moves_is_answered_from_the_address_that_it_asks() {
     let (mut pair, link) = in_use();
@@ -179,7 +182,7 @@ fn a_client_that_moves_is_answered_from_the_address_that_it_asks() {
             .iter()
             .all(|path| *path == elsewhere)
     );
-    // It does not answer there, and is given up for where it was.
+    // It does not answer there, and the link goes back to the proven address.
     while pair.server.slots.values().any(|slot| slot.left.is_some()) {
         pair.now = pair.now + Duration::from_secs(1);
         pair.server.handle_timeout(pair.now);
@@ -189,7 +192,7 @@ fn a_client_that_moves_is_answered_from_the_address_that_it_asks() {
     assert!(sent(&mut pair, to(6)).iter().all(|path| *path == to(6)));
 }
 
-/// WIRE-16: a link that this side opened is not tied to an address, as routes change.
+/// WIRE-16: a link that this side opened is not bound to a local address, because routes change.
 #[test]
 fn the_system_chooses_where_a_link_that_this_side_opened_leaves() {
     let mut pair = Pair::new(Protection::Sealed);

@@ -1,9 +1,9 @@
-//! Places for links, when there are more who want one than there are places.
+//! Link slots, when more links want one than there are slots.
 
 use super::super::link_slots::Standing;
 use super::{floods::strict, *};
 
-/// Where a link from an address counts.
+/// Returns the subnet at which a link from `address` counts.
 fn standing_subnet(address: [u8; 4]) -> Subnet {
     SocketAddr::from((address, 0)).into()
 }
@@ -12,7 +12,8 @@ fn open_as(pair: &mut Pair, n: u16, from: [u8; 4], user: Option<AccountId>) -> L
     open_from(pair, n, (from, 5000).into(), user)
 }
 
-/// Opens a link with a key of its own. Half of those who are users were here before, the others log in.
+/// Opens a link with its own key. With a user, an even `n` is a device that the realm knows, and an
+/// odd one logs in.
 fn open_from(pair: &mut Pair, n: u16, from: SocketAddr, user: Option<AccountId>) -> LinkId {
     pair.now = pair.now + Duration::from_secs(1);
     let mut key = [7; 32];
@@ -37,8 +38,8 @@ fn open_from(pair: &mut Pair, n: u16, from: SocketAddr, user: Option<AccountId>)
     opened
 }
 
-/// HS-13: strangers, who need no more than a key, hold few places and not for long; whoever is logged in gets in, also where
-/// hundreds come from one address.
+/// HS-13: strangers, who need only a key, hold few link slots, and not for long. Users who log in
+/// get in, even if hundreds come from one address.
 #[test]
 fn strangers_hold_few_places_and_make_room() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -58,7 +59,8 @@ fn strangers_hold_few_places_and_make_room() {
     let standings = &pair.server.standings;
     assert_eq!(standings.strangers(), STRANGERS_PER_SUBNET);
     assert_eq!(pair.server.links(), 200 + STRANGERS_PER_SUBNET);
-    // Users come from where strangers come from, and take their places, but for those that are for newcomers.
+    // Users from the strangers' address take the strangers' slots, except those reserved for
+    // newcomers.
     for n in 500..700 {
         open_as(
             &mut pair,
@@ -73,7 +75,7 @@ fn strangers_hold_few_places_and_make_room() {
         (standings.accounts.len(), standings.newcomers() <= kept)
     };
     assert_eq!(counts(&pair), (320 - kept, true));
-    // However many strangers come, from wherever, they come and go in those.
+    // Any number of strangers, from any address, use the reserved slots only.
     for n in 700..900_u16 {
         let [high, low] = n.to_be_bytes();
         open_as(&mut pair, n, [198, high, low, 1], None);
@@ -81,7 +83,7 @@ fn strangers_hold_few_places_and_make_room() {
     assert_eq!(counts(&pair), (320 - kept, true));
 }
 
-/// HS-13: a user who has many devices, from wherever, makes room for all others.
+/// HS-13: a user with many devices, from any addresses, makes room for all others.
 #[test]
 fn an_account_with_many_links_makes_room() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -102,7 +104,7 @@ fn an_account_with_many_links_makes_room() {
         open_as(&mut pair, n, [high, low, 2, 7], Some(greedy));
     }
     assert_eq!(pair.server.standings.accounts.len(), 94);
-    // The others come again and again, with several devices each, and stay.
+    // The others come again and again with several devices each, and keep their links.
     let again: Vec<LinkId> = (400..454)
         .map(|n| {
             open_as(
@@ -119,8 +121,8 @@ fn an_account_with_many_links_makes_room() {
     assert_eq!(pair.server.standings.accounts.len(), 94);
 }
 
-/// HS-13: many accounts of one network, however many subnets it has, make room for users from elsewhere: whoever has several links, and
-/// then whoever has been there for longest.
+/// HS-13: a network with many accounts makes room for users from elsewhere, however many subnets it
+/// has. Accounts with several links lose theirs first, and then the oldest links go.
 #[test]
 fn a_network_with_many_accounts_makes_room() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -151,8 +153,8 @@ fn a_network_with_many_accounts_makes_room() {
     assert_eq!(left, (46..100).collect::<Vec<_>>());
 }
 
-/// HS-13: a place is that of the last address that was proven, however often a link moves without proving where it is: it stays among
-/// those that make room, and takes no place elsewhere.
+/// HS-13: a link counts at its last proven address, however often it migrates without proof. It
+/// stays among the links that make room, and takes no slot elsewhere.
 #[test]
 fn a_link_counts_where_it_was_proven_last() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -166,7 +168,7 @@ fn a_link_counts_where_it_was_proven_last() {
     let link = pair.client.slots.keys().next().copied().unwrap();
     let mut out = vec![];
     for port in 6000..6040 {
-        // Nothing that goes to the new address arrives.
+        // Nothing that is sent to the new address arrives.
         pair.ask(link, false);
         while pair.client.poll_transmit(pair.now, &mut out).is_some() {
             let from = SocketAddr::from((there, port));
@@ -181,7 +183,7 @@ fn a_link_counts_where_it_was_proven_last() {
         );
         assert_eq!(pair.server.standings.len(), pair.server.links());
     }
-    // It is proven there.
+    // The new address is proven.
     pair.from = (there, 6039).into();
     pair.ask(link, false);
     pair.settle(|_| false);
@@ -198,8 +200,8 @@ fn a_link_counts_where_it_was_proven_last() {
     assert_eq!((pair.server.links(), pair.server.standings.len()), (0, 0));
 }
 
-/// HS-13: whoever comes while others begin handshake after handshake, from a few subnets and with cookies, gets in on a slow path: those
-/// of the subnet from which most come go first.
+/// HS-13: a newcomer on a slow path gets in while others begin handshake after handshake from a few
+/// subnets, with cookies. Links of the subnet with the most newcomers go first.
 #[test]
 fn a_newcomer_gets_in_beside_a_flood_of_newcomers() {
     let mut pair = strict(1000);
@@ -254,7 +256,8 @@ fn a_newcomer_gets_in_beside_a_flood_of_newcomers() {
     assert_eq!(users, 200 - 200 / NEWCOMERS_PART);
 }
 
-/// Begins a handshake from a /24 of a few, and shows the cookie; what goes to others is kept.
+/// Begins a handshake from one of four /24 subnets and shows the cookie. Datagrams for other
+/// addresses are appended to `others`.
 pub(super) fn knock_with_cookie(
     server: &mut Endpoint,
     now: Time,
@@ -283,7 +286,8 @@ pub(super) fn knock_with_cookie(
     }
 }
 
-/// HS-13: a stranger whose link is the oldest of too many, when it is proven, leaves nothing behind.
+/// HS-13: a stranger's link that is the oldest of too many when it is proven is removed without a
+/// trace.
 #[test]
 fn a_stranger_that_has_to_go_at_once_leaves_nothing() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -321,7 +325,8 @@ fn a_stranger_that_has_to_go_at_once_leaves_nothing() {
     );
 }
 
-/// LINK-23: whoever holds most with all their links gives one up, and not who holds a little more on one.
+/// LINK-23: the account that holds the most memory over all its links gives up a link, not one that
+/// holds a little more on a single link.
 #[test]
 fn the_account_that_holds_most_gives_up_a_link() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -343,7 +348,8 @@ fn the_account_that_holds_most_gives_up_a_link() {
     assert!((7..10).contains(&left), "{left}");
 }
 
-/// LINK-23: what many links hold a little of ends nobody's: there is an end to that beside it.
+/// LINK-23: many links that hold little memory each end no other link. What they hold is bounded
+/// separately.
 #[test]
 fn links_that_hold_little_end_no_other() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -366,8 +372,8 @@ fn links_that_hold_little_end_no_other() {
     assert!(held.iter().sum::<usize>() + 9000 > pair.server.config.memory_max);
 }
 
-/// HS-13: whoever sends an Init with another's address has no place among those of that address, though it gets the Accept: it is where it
-/// answers a challenge.
+/// HS-13: a sender of an Init with a forged address takes no slot at that address, though it gets
+/// the Accept. Its link counts at the address where it answers a challenge.
 #[test]
 fn an_init_from_a_forged_address_takes_no_place_there() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -381,7 +387,7 @@ fn an_init_from_a_forged_address_takes_no_place_there() {
     pair.server.handle_datagram(pair.now, at, &out);
     pair.serve(&mut vec![]);
     pair.from = SocketAddr::from((real, 5000));
-    // The repeat comes from elsewhere, and so the Accept goes there.
+    // The repeat comes from another address, so the Accept is sent there.
     pair.server.handle_datagram(pair.now, pair.from, &out);
     let id = *pair.server.slots.keys().next().unwrap();
     let standing = |pair: &Pair| pair.server.slots[&id].standing;
@@ -397,7 +403,7 @@ fn an_init_from_a_forged_address_takes_no_place_there() {
     assert_eq!(standing(&pair), Standing::Stranger(standing_subnet(real)));
 }
 
-/// HS-13: a stranger's link that says nothing ends soon, and one that is logged in stays.
+/// HS-13: a stranger's silent link ends soon.
 #[test]
 fn a_silent_stranger_is_forgotten_soon() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -414,7 +420,7 @@ fn a_silent_stranger_is_forgotten_soon() {
     assert_eq!(pair.server.standings.strangers(), 0);
 }
 
-/// HS-13: links that this side opens, to other realms, take no place of newcomers.
+/// HS-13: links that this side opens to other realms take no slots of newcomers.
 #[test]
 fn links_to_other_realms_leave_the_places_to_newcomers() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -436,8 +442,8 @@ fn links_to_other_realms_leave_the_places_to_newcomers() {
     open_as(&mut pair, 99, [198, 51, 100, 7], None);
 }
 
-/// HS-13: what has no room when it comes proves all the same that its sender is there. The link counted as half open for good, and what
-/// had waited for the proof waited on.
+/// HS-13: a packet for which there is no reassembly memory still proves its link. Before, the link
+/// counted as half open for ever, and the early data that waited for the proof went on waiting.
 #[test]
 fn a_first_packet_without_room_proves_a_link() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -455,7 +461,7 @@ fn a_first_packet_without_room_proves_a_link() {
     pair.server.poll_transmit(pair.now, &mut out).unwrap();
     pair.client
         .handle_datagram(pair.now, server_address(), &out);
-    // A message in parts for which there is no room.
+    // A fragment of a message for which there is no reassembly memory.
     let holder = pair.server.slots[&id].holder();
     pair.server.assembling.change(holder, 0, ASSEMBLING_MAX);
     pair.client

@@ -1,4 +1,5 @@
-//! Two realms and the network between them: whoever opens a link, both ask on it (PEER-12).
+//! Two realms and the network between them: both send requests on a link that either opened
+//! (PEER-12).
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ struct Side {
     endpoint: Endpoint,
     address: SocketAddr,
     key: PublicKey,
-    /// Questions without an answer yet.
+    /// The requests that are not answered yet.
     asked: BTreeSet<(LinkId, RequestId)>,
     answered: usize,
     closed: usize,
@@ -62,7 +63,7 @@ impl Side {
         }
     }
 
-    /// Answers what is asked, and keeps count.
+    /// Answers requests, and counts replies and closed links.
     fn take_events(&mut self, now: Time) {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
@@ -107,7 +108,7 @@ impl Realms {
         }
     }
 
-    /// Side `from` asks the other something.
+    /// Sends a request from side `from` to the other.
     fn ask(&mut self, from: usize) {
         let (key, address) = (self.sides[1 - from].key, self.sides[1 - from].address);
         let side = &mut self.sides[from];
@@ -119,7 +120,7 @@ impl Realms {
         side.asked.insert((link, number.unwrap()));
     }
 
-    /// Carries what both have to send, half a round trip each time; false when there was nothing.
+    /// Carries the datagrams of both sides in half a round trip. Returns false if there were none.
     fn carry(&mut self) -> bool {
         let mut on_the_way = vec![];
         for (from, side) in self.sides.iter_mut().enumerate() {
@@ -149,7 +150,7 @@ impl Realms {
         !is_quiet
     }
 
-    /// Goes on until nothing is asked or on the way any more.
+    /// Goes on until no request and no datagram is pending.
     fn settle(&mut self) {
         for _ in 0..10_000 {
             if self.carry() {
@@ -180,7 +181,7 @@ impl Realms {
         [0, 1].map(|n| self.sides[n].endpoint.links())
     }
 
-    /// True when both sides would ask on the same link.
+    /// True if both sides would send a request on the same link.
     fn agree(&mut self) -> bool {
         let [a, b] = [0, 1].map(|n| {
             let (key, address) = (self.sides[1 - n].key, self.sides[1 - n].address);
@@ -196,7 +197,7 @@ impl Realms {
     }
 }
 
-/// PEER-12
+/// PEER-12: both sides send requests on the link that one has opened.
 #[test]
 fn both_sides_ask_on_the_link_that_one_has_opened() {
     let mut realms = Realms::new(1, 0.0);
@@ -211,14 +212,15 @@ fn both_sides_ask_on_the_link_that_one_has_opened() {
     );
 }
 
-/// PEER-12: whatever is lost on the way, and whichever side is first.
+/// PEER-12: links that both sides open at the same time become one, whatever is lost, and whichever
+/// side is first.
 #[test]
 fn opening_at_the_same_time_ends_with_one_link() {
     for seed in 0..300 {
         let loss = if seed < 100 { 0.0 } else { 0.3 };
         let mut realms = Realms::new(seed, loss);
         let mut asked = [0, 0];
-        // Sometimes together, sometimes a step apart.
+        // The sides start together, or one or two steps apart.
         for from in [0, 1, 0, 1] {
             realms.ask(from);
             asked[from] += 1;
@@ -235,7 +237,7 @@ fn opening_at_the_same_time_ends_with_one_link() {
         assert_eq!(realms.answered(), asked, "seed {seed}");
         assert!(realms.agree(), "seed {seed}");
         if loss == 0.0 {
-            // What is unproven is not asked on, and goes by itself.
+            // An unproven link is not used for requests, and ends by itself.
             for side in &realms.sides {
                 let proven = side.endpoint.slots.values();
                 let proven = proven.filter(|slot| slot.link.is_proven()).count();
@@ -245,7 +247,7 @@ fn opening_at_the_same_time_ends_with_one_link() {
     }
 }
 
-/// PEER-12: an idle link is closed by who opened it, and opened again when it is needed.
+/// PEER-12: the side that opened an idle link closes it, and it is opened again when it is needed.
 #[test]
 fn an_idle_link_is_closed_and_opened_again() {
     let mut realms = Realms::new(1, 0.0);
@@ -263,7 +265,7 @@ fn an_idle_link_is_closed_and_opened_again() {
     assert_eq!((realms.links(), realms.answered()), ([1, 1], [1, 1]));
 }
 
-/// PEER-12, HS-8: either side may restart; the other notices with its next packet.
+/// PEER-12, HS-8: either side may restart. The other notices with its next packet.
 #[test]
 fn either_side_notices_that_the_other_has_restarted() {
     for restarted in [0, 1] {
@@ -278,7 +280,7 @@ fn either_side_notices_that_the_other_has_restarted() {
         realms.ask(other);
         realms.settle();
         if realms.sides[other].closed > 0 {
-            // It cannot open what the other has opened; asking again opens another.
+            // A side cannot reopen a link that the other opened. A further request opens another.
             realms.ask(other);
             realms.settle();
         }
@@ -287,7 +289,7 @@ fn either_side_notices_that_the_other_has_restarted() {
     }
 }
 
-/// PEER-12: a realm that has moved is asked where it is now.
+/// PEER-12: a realm that has moved gets requests at its new address.
 #[test]
 fn a_realm_that_has_moved_is_asked_at_its_new_place() {
     let mut realms = Realms::new(1, 0.0);
@@ -301,7 +303,8 @@ fn a_realm_that_has_moved_is_asked_at_its_new_place() {
     assert_eq!(realms.links(), [1, 1]);
 }
 
-/// LINK-21, PEER-12: a link that both sides ask on is replaced while they do, and each question answered once.
+/// LINK-21, PEER-12: a link that both sides send requests on is replaced meanwhile, and each
+/// request is answered once.
 #[test]
 fn a_link_between_realms_is_replaced_while_both_ask_on_it() {
     for seed in 0..50 {
@@ -319,14 +322,15 @@ fn a_link_between_realms_is_replaced_while_both_ask_on_it() {
         assert_eq!(realms.answered(), asked, "seed {seed}");
         assert!(realms.agree(), "seed {seed}");
         let closed = realms.sides.iter().map(|side| side.closed).max();
-        // A handshake that is lost is repeated an hour later.
+        // A lost handshake is repeated an hour later.
         let least = if seed < 10 { 2 } else { 1 };
         assert!(closed >= Some(least), "seed {seed}: {closed:?} replaced");
     }
 }
 
-/// PEER-12: what waits on a link that its opener has forgotten is asked on the one that it opens next. It waited for minutes, though the peer
-/// was heard: behind an address that has changed nobody can tell the other side that its link is gone.
+/// PEER-12: a request that waits on a link that its opener has forgotten moves to the next link
+/// that it opens. Before, it waited for minutes, though the peer was heard. Behind a changed
+/// address nothing can tell the other side that its link is gone.
 #[test]
 fn what_waits_on_a_forgotten_link_moves_to_the_next() {
     let mut realms = Realms::new(1, 0.0);
@@ -346,7 +350,8 @@ fn what_waits_on_a_forgotten_link_moves_to_the_next() {
     assert!(realms.now <= before + RTT * 5, "a few round trips");
 }
 
-/// PEER-12: what waits for a long request to arrive leaves when that is asked elsewhere, and not at the next timeout.
+/// PEER-12: an event that waits for a long request leaves when the request moves to another link,
+/// and not at the next timeout.
 #[test]
 fn what_waits_for_a_long_request_leaves_when_that_has_moved() {
     let mut realms = Realms::new(1, 0.0);
@@ -378,13 +383,13 @@ fn what_waits_for_a_long_request_leaves_when_that_has_moved() {
     assert!(side.endpoint.schedule.is_ready(from));
 }
 
-/// An address at which nobody is.
+/// Returns an address where no realm is.
 fn nowhere() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 99], 6377))
 }
 
 impl Realms {
-    /// Side `from` asks the other, whom it believes at an address for which nobody vouches.
+    /// Sends a request from side `from` to the other, at an address for which nobody vouches.
     fn ask_once(&mut self, from: usize, address: SocketAddr) -> LinkId {
         let key = self.sides[1 - from].key;
         let side = &mut self.sides[from];
@@ -398,7 +403,8 @@ impl Realms {
         link
     }
 
-    /// Lets so much time pass, and gives how many datagrams side `from` has sent to `address` meanwhile.
+    /// Lets time pass. Returns the number of datagrams that side `from` has sent to `address`
+    /// meanwhile.
     fn sent_to(&mut self, from: usize, address: SocketAddr, during: Duration) -> usize {
         let (end, mut sent) = (self.now + during, 0);
         while self.now < end {
@@ -417,7 +423,8 @@ impl Realms {
     }
 }
 
-/// PEER-23: an address for which nobody vouches gets three datagrams, whatever waits for whoever may be there, and whatever comes back.
+/// PEER-23: an address for which nobody vouches gets three datagrams, whatever waits to be sent
+/// there, and whatever comes back.
 #[test]
 fn an_address_for_which_nobody_vouches_gets_three_datagrams() {
     for answers in [false, true] {
@@ -428,7 +435,7 @@ fn an_address_for_which_nobody_vouches_gets_three_datagrams() {
         let endpoint = &mut realms.sides[0].endpoint;
         assert!(endpoint.poll_transmit(realms.now, &mut out).is_some());
         if answers {
-            // Anybody who is there may go on saying that a cookie is missing.
+            // Anybody at that address may repeat Retries without end.
             let Ok(Packet::Init(init)) = Packet::parse(&out) else {
                 panic!("it dials")
             };
@@ -450,7 +457,8 @@ fn an_address_for_which_nobody_vouches_gets_three_datagrams() {
     }
 }
 
-/// PEER-23: one that answers is called like any other from then on, also when it has restarted.
+/// PEER-23: an address that has answered is dialed like any other from then on, also after a
+/// restart.
 #[test]
 fn an_address_that_has_answered_is_as_good_as_any() {
     let mut realms = Realms::new(1, 0.0);
@@ -461,12 +469,13 @@ fn an_address_that_has_answered_is_as_good_as_any() {
     realms.sides[1].endpoint = endpoint(2, 7);
     realms.ask(0);
     assert!(realms.carry());
-    // It has forgotten the link: that is opened again, and its Init repeated for as long as somebody waits.
+    // The peer has forgotten the link. The link is opened again, and its Init is repeated as long
+    // as a request waits.
     realms.carry();
     assert!(realms.sides[0].endpoint.is_dialing(link));
     let sent = realms.sent_to(0, address, Duration::from_mins(2));
     assert!(sent > 3, "{sent}");
-    // Whoever vouches for an address may have it called in the middle of that.
+    // An address that somebody vouches for meanwhile is dialed like any other at once.
     let mut realms = Realms::new(1, 0.0);
     realms.sides[1].address = nowhere();
     realms.ask_once(0, nowhere());
@@ -474,8 +483,9 @@ fn an_address_that_has_answered_is_as_good_as_any() {
     assert!(realms.sent_to(0, nowhere(), Duration::from_mins(2)) > 3);
 }
 
-/// PEER-23: while a realm is tried at an address for which nobody vouches, it is asked where it is believed to be, and the trial goes on. The
-/// link that was there was given up for one that leads nowhere.
+/// PEER-23: while a realm is tried at an address for which nobody vouches, it gets requests at its
+/// known address, and the trial goes on. Before, the existing link was given up for one that leads
+/// nowhere.
 #[test]
 fn a_trial_takes_nothing_from_the_link_that_is_there() {
     let mut realms = Realms::new(1, 0.0);
@@ -498,7 +508,7 @@ fn a_trial_takes_nothing_from_the_link_that_is_there() {
     }
     realms.settle();
     assert!(!realms.sides[0].endpoint.has(trial));
-    // One that answers takes the place of the other, and what waits on that.
+    // A trial that is answered replaces the other link and takes over what waits on it.
     let address = SocketAddr::from(([10, 0, 0, 7], 6377));
     let trial = realms.ask_once(0, address);
     realms.sides[1].address = address;
@@ -507,7 +517,8 @@ fn a_trial_takes_nothing_from_the_link_that_is_there() {
     assert_eq!(realms.links()[0], 1, "the other is closed");
 }
 
-/// PEER-24: a realm that has been called calls back to see that it can be called itself; when nobody answers it asks on the other's link.
+/// PEER-24: a realm that was dialed dials back to check that this works. If nobody answers, it
+/// sends its requests on the other's link.
 #[test]
 fn who_cannot_be_called_back_is_asked_on_its_own_link() {
     let mut realms = Realms::new(1, 0.0);
@@ -516,12 +527,12 @@ fn who_cannot_be_called_back_is_asked_on_its_own_link() {
     realms.ask_once(1, nowhere());
     realms.settle();
     assert_eq!((realms.links(), realms.answered()), ([1, 1], [1, 1]));
-    // It is one link both ways, although the address is another.
+    // It is one link for both directions, although the address is another.
     let (key, address) = (realms.sides[0].key, realms.sides[0].address);
     let side = &mut realms.sides[1];
     let there = side.endpoint.link_there(&side.key, &key);
     assert!(there.is_some());
-    // Who can be called, is.
+    // A realm that can be dialed is dialed.
     let link = side
         .endpoint
         .link_to(realms.now, &side.key, (key, address), true);
@@ -530,7 +541,8 @@ fn who_cannot_be_called_back_is_asked_on_its_own_link() {
     assert!(realms.sides[1].endpoint.is_open(link) || !realms.sides[1].endpoint.has(link));
 }
 
-/// PEER-24: the link of a realm that cannot be called is kept open: nothing else leads to it.
+/// PEER-24: the link of a realm that cannot be dialed is kept open, because nothing else leads to
+/// it.
 #[test]
 fn a_link_between_realms_is_kept_open_where_that_is_asked_for() {
     let mut realms = Realms::new(1, 0.0);

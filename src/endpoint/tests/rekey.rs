@@ -1,8 +1,8 @@
-//! Links that are replaced.
+//! Rekeying: links that are replaced.
 
 use super::*;
 
-/// A pair whose link is about to be replaced: it is used every half hour, for a day.
+/// Returns a pair whose link is due for a rekey: it was used every half hour for a day.
 fn day_old() -> (Pair, LinkId) {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
@@ -28,7 +28,7 @@ fn opened(told: &[Event]) -> Option<LinkId> {
     })
 }
 
-/// LINK-21
+/// LINK-21: a link is replaced when it is used after 24 hours. An idle one costs nothing.
 #[test]
 fn a_link_that_has_served_for_a_day_is_replaced_when_it_is_used() {
     let (mut pair, old) = day_old();
@@ -56,7 +56,7 @@ fn a_link_that_has_served_for_a_day_is_replaced_when_it_is_used() {
     );
 }
 
-/// LINK-21: what waits for a reply on the old link is asked on the new one.
+/// LINK-21: a request that waits for its reply on the old link moves to the new one.
 #[test]
 fn what_waits_moves_to_the_new_link() {
     let (mut pair, old) = day_old();
@@ -75,7 +75,7 @@ fn what_waits_moves_to_the_new_link() {
     assert_eq!(requests(&told), 1);
 }
 
-/// LINK-21: while no fresh handshake comes through, the old link goes on.
+/// LINK-21: the old link goes on until a fresh handshake succeeds.
 #[test]
 fn the_old_link_lives_on_until_the_new_one_is_open() {
     let (mut pair, old) = day_old();
@@ -112,8 +112,8 @@ fn the_old_link_lives_on_until_the_new_one_is_open() {
     }
 }
 
-/// LINK-21. Found by the simulator: the new link was closed before anything had come on it, and the old one stayed,
-/// with its watch.
+/// LINK-21: closing one of two links closes both. Found by the simulator: the new link was closed
+/// before any packet had arrived on it, and the old one stayed, with its subscription.
 #[test]
 fn who_closes_one_of_two_closes_both() {
     for closes_new in [false, true] {

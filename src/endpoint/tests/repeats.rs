@@ -1,4 +1,5 @@
-//! What others can do with a first message that they have seen, and with many of their own (HS-4, HS-13, HS-20).
+//! What others can do with a recorded first message, and with many of their own (HS-4, HS-13,
+//! HS-20).
 
 use std::net::IpAddr;
 
@@ -20,7 +21,8 @@ impl Endpoint {
     }
 }
 
-/// HS-4, LINK-18: whoever repeats an Init from elsewhere, however often, keeps nobody from proving that the link is theirs.
+/// HS-4, LINK-18: an attacker who repeats an Init from elsewhere, however often, cannot prevent its
+/// link from being proven.
 #[test]
 fn copies_of_an_init_keep_no_link_unproven() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -42,7 +44,7 @@ fn copies_of_an_init_keep_no_link_unproven() {
         }
         pair.ask(link, false);
         let answers = pair.client.sends(pair.now);
-        // Before what the client says arrives, a copy of its Init does.
+        // A copy of the client's Init arrives before the client's packet.
         pair.server.handle_datagram(pair.now, ELSEWHERE, &init);
         for (_, datagram) in answers {
             pair.server.handle_datagram(pair.now, pair.from, &datagram);
@@ -56,7 +58,8 @@ fn copies_of_an_init_keep_no_link_unproven() {
     assert!(!pair.server.slots[&id].link.has_moved());
 }
 
-/// HS-20, HS-21, WIRE-11: a link that has gone elsewhere makes its Resume no longer there than what it brings.
+/// HS-20, HS-21, WIRE-11: after a link has migrated, a repeated Resume gets no longer answer at the
+/// new address than the Resume itself.
 #[test]
 fn repeated_resume_is_longer_only_where_the_first_came_from() {
     let mut returning = Returning::new();
@@ -89,7 +92,7 @@ fn repeated_resume_is_longer_only_where_the_first_came_from() {
         pair.client
             .handle_datagram(pair.now, server_address(), answer);
     }
-    // Its own user sends something from, or in the name of, another address.
+    // The client itself sends from another address, or with a forged one.
     pair.ask(link, false);
     for (_, datagram) in pair.client.sends(pair.now) {
         pair.server.handle_datagram(pair.now, ELSEWHERE, &datagram);
@@ -104,8 +107,9 @@ fn repeated_resume_is_longer_only_where_the_first_came_from() {
     }
 }
 
-/// HS-13, HS-20: who comes back from the place of a ticket is not counted as a handshake. However many tickets they have, and however
-/// often they do, those who make handshakes, and those who come back from other networks, keep their places.
+/// HS-13, HS-20: a device that resumes from the address of its ticket does not count as a
+/// handshake. However many tickets devices have, and however often they resume, links with
+/// handshakes and links resumed from other networks keep their slots.
 #[test]
 fn who_comes_back_often_pushes_nobody_else_out() {
     let mut returning = Returning::new();
@@ -123,7 +127,7 @@ fn who_comes_back_often_pushes_nobody_else_out() {
         let device = SecretKey::from_bytes([n; 32]);
         Endpoint::new(resuming(None), &device.into(), [n; 32])
     };
-    // Tickets of many devices at one place, and of one at another.
+    // Tickets of many devices at one address, and of one device at another.
     let mut tickets = Vec::new();
     for n in 100..180 {
         pair.from = SocketAddr::from(([192, 0, 2, 1], 1000 + u16::from(n)));
@@ -176,11 +180,11 @@ fn who_comes_back_often_pushes_nobody_else_out() {
     for link in [theirs.unwrap(), strangers.unwrap()] {
         assert!(pair.server.slots.contains_key(&link), "{link:?}");
     }
-    // Of their own there are only so many.
+    // Their own links are bounded.
     assert!(pair.server.links() <= 512 + 90);
 }
 
-/// Answers to those who have no link leave in turns with what links send.
+/// Answers to strangers leave in turns with the packets of links.
 #[test]
 fn strangers_keep_no_link_from_sending() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -202,8 +206,9 @@ fn strangers_keep_no_link_from_sending() {
     assert!(at.unwrap() < 2 && sent.len() > 100, "{at:?}");
 }
 
-/// HS-5, HS-19: a link that was resumed and has carried nothing since is forgotten by its realm after three minutes. Whoever asks on it
-/// after that resumes another at once, and does not wait for a Reset that it does not believe.
+/// HS-5, HS-19: a realm forgets a link that was resumed and has carried nothing since after three
+/// minutes. A later request on it resumes another link at once, and does not wait for a Reset that
+/// the client would not accept.
 #[test]
 fn pause_of_minutes_costs_a_resumed_link_nothing() {
     let mut returning = Returning::new();
@@ -219,7 +224,7 @@ fn pause_of_minutes_costs_a_resumed_link_nothing() {
         pair.ask(link, true);
         let told = returning.go_on(link, |_| false);
         assert!(is_resumed(&told) && replies(&told) == 1);
-        // Nothing is asked in vain: no packet of the link that is forgotten, and no Reset.
+        // Nothing is sent in vain: no packet of the forgotten link, and no Reset.
         let mut firsts = returning.pair.carried.iter().map(|(_, sent)| sent[0]);
         assert!(firsts.all(|first| matches!(first, 0x07 | 0x08)));
     }

@@ -6,12 +6,12 @@ use crate::{
     wire::{ConnectionId, RESUMED_HEADER},
 };
 
-/// What a realm keeps of tickets, and what a profile does.
+/// A pair with a realm's stored tickets and a profile's ticket.
 pub struct Returning {
     pub pair: Pair,
     pub ticket: Option<Ticket>,
     pub kept: BTreeMap<ConnectionId, Known>,
-    /// Processes so far: each has randomness of its own.
+    /// The number of processes so far. Each has its own random seed.
     runs: u8,
 }
 
@@ -28,7 +28,7 @@ fn client(seed: u8) -> Endpoint {
 }
 
 impl Returning {
-    /// A device that has asked once, and been answered in the Accept.
+    /// Returns a device that has sent one request and got the reply in the Accept.
     pub fn new() -> Self {
         let mut pair = Pair::new(Protection::Sealed);
         pair.client = client(3);
@@ -43,7 +43,7 @@ impl Returning {
         returning
     }
 
-    /// A process that starts, asks once, and ends.
+    /// Runs a process that sends one request and ends.
     pub fn ask_once(&mut self, early: bool, lose: impl FnMut(usize) -> bool) -> Vec<Event> {
         let link = self.open();
         self.pair.ask(link, early);
@@ -80,7 +80,7 @@ impl Returning {
         told
     }
 
-    /// The server's side of a store.
+    /// Stores and looks up tickets as a server does.
     pub fn keep(&mut self, told: &[Event]) {
         for event in told {
             match event {
@@ -127,7 +127,7 @@ pub fn is_resumed(told: &[Event]) -> bool {
     })
 }
 
-/// HS-19: one round trip, two datagrams, and not a byte that does not serve.
+/// HS-19: a resumed request takes one round trip and two datagrams without a superfluous byte.
 #[test]
 fn resumed_request_is_answered_in_one_round_trip() {
     let mut returning = Returning::new();
@@ -136,7 +136,7 @@ fn resumed_request_is_answered_in_one_round_trip() {
         let told = returning.ask_once(true, |_| false);
         assert!(is_resumed(&told) && requests(&told) == 1);
         assert_eq!(returning.pair.replied - before, RTT);
-        // Form, ticket, check, nonce, a request of three bytes, tag; and form, nonce, id, a reply of two, tag.
+        // Form, ticket, check, nonce, request (5), tag; and form, nonce, id, reply (4), tag.
         assert_eq!(
             returning.lens(),
             [1 + 4 + 4 + 8 + 5 + 16, 1 + 8 + 4 + 4 + 16]
@@ -144,7 +144,7 @@ fn resumed_request_is_answered_in_one_round_trip() {
     }
 }
 
-/// HS-19: the link that was resumed goes on like any other, and both sides know what WELCOME would have told.
+/// HS-19: a resumed link goes on like any other, and UPDATE tells both sides what WELCOME would.
 #[test]
 fn resumed_link_goes_on() {
     let mut returning = Returning::new();
@@ -159,14 +159,14 @@ fn resumed_link_goes_on() {
         _ => None,
     });
     assert_eq!(standing, Some(OperationNumber(9)));
-    // The server forgets all, and its Reset is believed.
+    // The server forgets everything, and its Reset is accepted.
     returning.pair.server = server(Protection::Sealed);
     returning.pair.ask(link, true);
     let told = returning.go_on(link, |_| false);
     assert_eq!(replies(&told), 1);
 }
 
-/// HS-19: a realm that forgets a link that it has just resumed is believed by who has not been told the token, after a timeout.
+/// HS-19: a client without the token accepts a Reset of a link just resumed, after a timeout.
 #[test]
 fn reset_of_a_link_just_resumed_is_believed_after_a_timeout() {
     let mut returning = Returning::new();
@@ -182,7 +182,7 @@ fn reset_of_a_link_just_resumed_is_believed_after_a_timeout() {
     assert_eq!((requests(&told), replies(&told)), (1, 1));
 }
 
-/// HS-20: whatever is lost, the request is done once.
+/// HS-20: whatever is lost, the request is executed once.
 #[test]
 fn lost_resume_is_made_good() {
     for lost in [&[0][..], &[1], &[0, 1, 2], &[1, 3, 5]] {
@@ -200,7 +200,7 @@ fn lost_resume_is_made_good() {
     }
 }
 
-/// HS-20: a realm that does not know the ticket says so at once, and the handshake follows with the same request.
+/// HS-20: a realm refuses an unknown ticket at once. A handshake with the same request follows.
 #[test]
 fn unknown_ticket_costs_a_round_trip() {
     let mut returning = Returning::new();
@@ -209,15 +209,15 @@ fn unknown_ticket_costs_a_round_trip() {
     let told = returning.ask_once(true, |_| false);
     assert!(!is_resumed(&told) && replies(&told) == 1);
     assert_eq!(returning.pair.replied - before, RTT * 2);
-    // Its new ticket is good.
+    // Its new ticket is valid.
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
 }
 
-/// HS-20: one that was kept is good after a restart.
+/// HS-20: a stored ticket is valid after a restart.
 #[test]
 fn kept_ticket_is_good_after_a_restart() {
     let mut returning = Returning::new();
-    // What is not early proves the link, and so has it kept.
+    // A request that is not early proves the link, so that its ticket is stored.
     returning.ticket = None;
     returning.ask_once(false, |_| false);
     assert_eq!(returning.kept.len(), 1);
@@ -226,7 +226,7 @@ fn kept_ticket_is_good_after_a_restart() {
     assert!(is_resumed(&told) && requests(&told) == 1);
 }
 
-/// HS-20: nothing is kept for an Init that somebody may have recorded, until its device comes back by it.
+/// HS-20: no ticket is stored for an Init that may be recorded, until its device resumes by it.
 #[test]
 fn ticket_of_an_unproven_link_is_kept_once_it_is_used() {
     let mut returning = Returning::new();
@@ -241,7 +241,7 @@ fn ticket_of_an_unproven_link_is_kept_once_it_is_used() {
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
 }
 
-/// HS-20: a ticket is good for a day, and for the user whose session the device had.
+/// HS-20: a ticket is valid for a day, and for the user whose session the device had.
 #[test]
 fn ticket_is_good_for_a_day_and_for_one_user() {
     let mut returning = Returning::new();
@@ -252,7 +252,7 @@ fn ticket_is_good_for_a_day_and_for_one_user() {
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
     let ticket = returning.ticket.clone();
     returning.pair.now = returning.pair.now + Duration::from_hours(24);
-    // What is kept is looked at by whoever keeps it. And a device might show it for ever.
+    // The store checks the age of stored tickets. A device might show its ticket for ever.
     returning.kept.clear();
     returning.ticket.as_mut().unwrap().until = Time(u64::MAX);
     let told = returning.ask_once(true, |_| false);
@@ -260,7 +260,7 @@ fn ticket_is_good_for_a_day_and_for_one_user() {
     assert_ne!(returning.ticket.unwrap().id, ticket.unwrap().id);
 }
 
-/// HS-20: nothing is answered to who does not have the token, and a bent packet has no effect.
+/// HS-20: a sender without the token gets no answer, and a corrupted packet has no effect.
 #[test]
 fn forged_resume_is_ignored() {
     let mut returning = Returning::new();
@@ -292,7 +292,7 @@ fn forged_resume_is_ignored() {
         {
             answers.push(out.clone());
         }
-        // What names the ticket and shows its check may be answered with a Reset of it.
+        // A packet with the ticket's id and check may be answered with a Reset.
         assert!(
             answers
                 .iter()
@@ -303,7 +303,7 @@ fn forged_resume_is_ignored() {
     assert_eq!(returning.pair.server.links(), 1);
 }
 
-/// HS-19: what was recorded gets another answer, under another key, and the same one only as long as that is remembered.
+/// HS-19: a replayed Resume gets an answer under another key once the first answer is forgotten.
 #[test]
 fn replayed_resume_is_answered_under_another_key() {
     let mut returning = Returning::new();
@@ -335,7 +335,7 @@ fn replayed_resume_is_answered_under_another_key() {
     assert_ne!(second[..9], first[..9], "another nonce");
 }
 
-/// HS-21: where a device has been shown to be it gets three times what it brings, and elsewhere no more than that.
+/// HS-21: a device gets three times its bytes at its proven address, and elsewhere no more.
 #[test]
 fn long_answer_goes_to_where_the_device_was() {
     for (is_there, most) in [(true, 3), (false, 1)] {
@@ -381,7 +381,7 @@ fn long_answer_goes_to_where_the_device_was() {
         }
         assert!(sent <= most * brought, "{sent} of {brought}");
         assert_eq!(sent > brought, is_there);
-        // WIRE-11: a copy of it from elsewhere is answered with no more than it brings.
+        // WIRE-11: a copy from elsewhere is answered with no more bytes than it has.
         let elsewhere = SocketAddr::from(([10, 0, 7, 7], 7));
         let server = &mut returning.pair.server;
         server.handle_datagram(now, elsewhere, &resume);
@@ -392,7 +392,7 @@ fn long_answer_goes_to_where_the_device_was() {
                 cookie = Some(told);
             }
         }
-        // HS-20: where that would be more, it is told how to show that it is there, and heard then.
+        // HS-20: if the answer is longer, the sender gets a cookie, and with it the answer.
         assert_eq!(cookie.is_some(), is_there);
         if let Some(cookie) = cookie {
             let (head, sealed) = resume[1..].split_at(16);
@@ -405,7 +405,8 @@ fn long_answer_goes_to_where_the_device_was() {
     }
 }
 
-/// HS-7, HS-18, HS-20: where nothing is taken early, nothing is resumed, and who has been told so does not try.
+/// HS-7, HS-18, HS-20: a realm without early data resumes no link. A device that knows that does
+/// not try.
 #[test]
 fn realm_that_takes_nothing_early_resumes_nothing() {
     let mut returning = Returning::new();
@@ -420,7 +421,7 @@ fn realm_that_takes_nothing_early_resumes_nothing() {
     assert!(returning.kept.is_empty());
 }
 
-/// HS-20: who forgot how to answer is begun anew with in the end.
+/// HS-20: a handshake begins when no Resume is answered, after six of them.
 #[test]
 fn resume_in_vain_becomes_a_handshake() {
     let mut returning = Returning::new();
@@ -460,7 +461,8 @@ fn resume_in_vain_becomes_a_handshake() {
     assert_eq!(resumes.count(), 6);
 }
 
-/// HS-14, HS-20: a device that knows a former life is told the current one; one that knows none of the store's begins anew.
+/// HS-14, HS-20: a device that knows a former life is told the current one. One that knows none of
+/// the store's lives begins anew.
 #[test]
 fn resumed_device_is_told_another_life() {
     let lives = [Life([1; 4]), Life([2; 4])];
@@ -469,7 +471,7 @@ fn resumed_device_is_told_another_life() {
         (lives[1], Some(Some(lives[0]))),
         (Life([3; 4]), None),
     ] {
-        // Also where nothing is asked early, and the answer may have no more bytes than were brought.
+        // Also without early data, when the answer may not be longer than the Resume.
         for is_early in [true, false] {
             let mut returning = Returning::new();
             returning.pair.server.know_lives(lives);
@@ -495,7 +497,7 @@ fn resumed_device_is_told_another_life() {
     }
 }
 
-/// HS-20: a command with a number that is new shows as much as a sealed packet does.
+/// HS-20: a command with a new operation number proves as much as a sealed packet.
 #[test]
 fn ticket_is_kept_at_once_where_its_command_is_new() {
     for (operation, is_kept) in [(9, false), (10, true)] {
@@ -531,7 +533,8 @@ fn ticket_is_kept_at_once_where_its_command_is_new() {
     }
 }
 
-/// HS-7, HS-19: what carries a password is asked again on a link with forward secrecy, when its own is opened anew. It went out on a resumed one.
+/// HS-7, HS-19: a request that may not be early data is sent again after a handshake if its link is
+/// opened anew. Before, it was sent on a resumed link.
 #[test]
 fn what_may_not_travel_early_is_asked_again_after_a_handshake() {
     for early in [true, false] {
@@ -554,8 +557,8 @@ fn what_may_not_travel_early_is_asked_again_after_a_handshake() {
     }
 }
 
-/// WIRE-9: the answer to a Resume is authentic and makes no sense: the ticket is forgotten, and a handshake begins. The same ticket was shown
-/// again without end.
+/// WIRE-9: an authentic but malformed answer to a Resume makes the client forget the ticket and
+/// begin a handshake. Before, it showed the same ticket without end.
 #[test]
 fn ticket_whose_answer_is_malformed_is_forgotten() {
     let mut returning = Returning::new();
@@ -577,7 +580,7 @@ fn ticket_whose_answer_is_malformed_is_forgotten() {
         .seal(0, RESUMED_HEADER, &mut answer);
     client.handle_datagram(now, server_address(), &answer);
     assert!(client.ticket(link).is_none());
-    // Whoever keeps it is told.
+    // The owner of the ticket is notified.
     let is_refused = |event: &Event| matches!(event, Event::TicketRefused { .. });
     assert!(core::iter::from_fn(|| client.poll_event()).any(|event| is_refused(&event)));
     assert!(client.poll_transmit(now, &mut out).is_some());

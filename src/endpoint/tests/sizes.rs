@@ -1,11 +1,11 @@
-//! How large a handshake's packets are (LINK-15).
+//! The sizes of a handshake's packets (LINK-15).
 
 use super::{resume::Returning, *};
 use crate::link::{Losses, PathMemory};
 
-/// Bytes of a command that a small datagram does not carry.
+/// The bytes of a command that does not fit a small datagram.
 const LONG: usize = 800;
-/// What the narrow path of these tests carries.
+/// The largest datagram that the narrow path of these tests carries.
 const NARROW: usize = 576;
 
 fn ask_long(pair: &mut Pair, link: LinkId) {
@@ -16,7 +16,8 @@ fn ask_long(pair: &mut Pair, link: LinkId) {
     assert!(asked.is_some());
 }
 
-/// Waits for the reply over a path that carries datagrams of `most` bytes; how long the client's were.
+/// Waits for the reply over a path that carries datagrams of up to `most` bytes. Returns the
+/// lengths of the client's datagrams.
 fn exchange(pair: &mut Pair, most: usize) -> Vec<usize> {
     let (begun, mut out, mut told, mut sent) = (pair.now, vec![], vec![], vec![]);
     while replies(&told) == 0 {
@@ -55,7 +56,8 @@ const fn remembered(datagram: usize) -> PathMemory {
     }
 }
 
-/// LINK-15: a command that its Init was too large to bring never arrived where the path carries 576 bytes.
+/// LINK-15: a command that is too long for a small Init waits for the link. Before, where the path
+/// carries 576 bytes, the Init with such a command never arrived.
 #[test]
 fn long_command_waits_for_the_link_where_the_path_may_be_narrow() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -70,7 +72,8 @@ fn long_command_waits_for_the_link_where_the_path_may_be_narrow() {
     assert!(sent[0] < 548, "{sent:?}");
 }
 
-/// LINK-15, LINK-25: where more has got through, more travels early.
+/// LINK-15, LINK-25: where the path memory has a larger datagram size, a longer command is early
+/// data.
 #[test]
 fn long_command_travels_early_where_the_path_is_remembered() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -80,7 +83,8 @@ fn long_command_travels_early_where_the_path_is_remembered() {
     assert_eq!(exchange(&mut pair, 1200).len(), 1);
 }
 
-/// LINK-25: a link that is opened anew, because its realm was restarted, leads over the same path.
+/// LINK-25: a link that is opened anew after a restart of its realm keeps the datagram size,
+/// because it uses the same path.
 #[test]
 fn link_opened_anew_keeps_path_size() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -90,7 +94,8 @@ fn link_opened_anew_keeps_path_size() {
     assert_eq!(pair.client.path_memory(link).unwrap().datagram, 1200);
 }
 
-/// LINK-15: the path has become narrower than is remembered.
+/// LINK-15: if the path has become narrower than remembered, a short handshake follows six long
+/// ones.
 #[test]
 fn long_handshake_in_vain_becomes_a_short_one() {
     for is_resumed in [false, true] {
@@ -108,7 +113,8 @@ fn long_handshake_in_vain_becomes_a_short_one() {
     }
 }
 
-/// LINK-15, HS-21: the answer to a Resume is no longer than any path carries, or than what came; the rest follows.
+/// LINK-15, HS-21: the answer to a Resume is no longer than any path carries, or than the Resume.
+/// The rest follows.
 #[test]
 fn answer_to_a_resume_is_no_longer_than_the_path_carries() {
     let mut returning = Returning::new();

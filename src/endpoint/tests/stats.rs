@@ -1,9 +1,9 @@
-//! What is counted.
+//! Statistics.
 
 use super::*;
 use crate::wire::Init;
 
-/// What the server has dropped since `before`.
+/// Returns what the server has dropped since `before`.
 fn dropped(pair: &Pair, before: &EndpointStats) -> Vec<(Dropped, u64)> {
     let now = pair.server.stats();
     let each = Dropped::ALL
@@ -13,7 +13,7 @@ fn dropped(pair: &Pair, before: &EndpointStats) -> Vec<(Dropped, u64)> {
 }
 
 impl Pair {
-    /// Why the server drops a datagram, if it does.
+    /// Returns the reason for which the server drops a datagram, if it does.
     fn drops(&mut self, datagram: &[u8]) -> Option<Dropped> {
         let before = self.server.stats();
         self.server.handle_datagram(self.now, self.from, datagram);
@@ -25,7 +25,7 @@ impl Pair {
     }
 }
 
-/// WIRE-9, HS-3, HS-4, HS-8, LINK-3: whatever has no effect is counted, once, with its reason.
+/// WIRE-9, HS-3, HS-4, HS-8, LINK-3: each datagram without effect is counted once, with its reason.
 #[test]
 fn what_has_no_effect_is_counted_with_its_reason() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -37,7 +37,7 @@ fn what_has_no_effect_is_counted_with_its_reason() {
     assert_eq!(pair.drops(&[]), Some(Dropped::NotAPacket));
     let short = &init[..init.len() - 40];
     assert_eq!(pair.drops(short), Some(Dropped::TooShort));
-    // A cookie is no part of what an Init has to bring.
+    // A cookie does not count toward the least length of an Init.
     let Ok(Packet::Init(whole)) = Packet::parse(&init) else {
         panic!("it is an Init")
     };
@@ -83,7 +83,7 @@ fn what_has_no_effect_is_counted_with_its_reason() {
     );
 }
 
-/// Both sides agree about what was carried, and repeats are counted where something is lost.
+/// Both sides count the same datagrams, and retransmissions are counted where something is lost.
 #[test]
 fn what_is_carried_is_counted() {
     let mut pair = Pair::new(Protection::Sealed);
@@ -113,7 +113,7 @@ fn what_is_carried_is_counted() {
     let of_link = pair.client.link_stats(link).unwrap();
     assert_eq!(of_link.counters.repeats.requests, 1);
 
-    // What has ended still counts.
+    // The counts of closed links stay.
     let before = pair.client.stats();
     pair.client.close(pair.now, link, CloseReason::Done);
     pair.settle(|_| false);
@@ -127,7 +127,7 @@ fn what_is_carried_is_counted() {
     assert_eq!(after.links.repeats, before.links.repeats);
 }
 
-/// What a link has counted is not lost when it rests, and not counted twice when it wakes.
+/// The counts of a link are kept while it is dormant, and are not counted twice when it wakes.
 #[test]
 fn a_rest_loses_no_count() {
     let mut pair = Pair::new(Protection::Sealed);

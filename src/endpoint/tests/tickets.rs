@@ -1,4 +1,4 @@
-//! What others can make an endpoint do with tickets, and how long it has them (HS-20, HS-21).
+//! What others can make an endpoint do with tickets, and how long it keeps them (HS-20, HS-21).
 
 use crate::{endpoint::TicketFound, rate_limit::RateLimit, wire::Resume};
 
@@ -8,7 +8,7 @@ use super::{
 };
 
 impl Returning {
-    /// A Resume of a process of its own, which nobody has answered.
+    /// Returns the unanswered Resume of a new process.
     fn resume(&mut self) -> Vec<u8> {
         let link = self.open();
         self.pair.ask(link, true);
@@ -20,7 +20,7 @@ impl Returning {
         out
     }
 
-    /// What the server answers to a datagram from there.
+    /// Returns the server's answers to a datagram from `from`.
     fn answers(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<Vec<u8>> {
         let (now, mut out) = (self.pair.now, Vec::new());
         self.pair.server.handle_datagram(now, from, datagram);
@@ -36,19 +36,20 @@ impl Returning {
         answers
     }
 
-    /// Where the tickets that are kept say that their devices were.
+    /// Returns the device addresses in the stored tickets.
     fn places(&self) -> Vec<Option<std::net::IpAddr>> {
         self.kept.values().map(|known| known.place).collect()
     }
 }
 
-/// HS-20: a ticket's token is in each Reset of its link, which anybody may see: who is refused often has to show where they are before anything is
-/// looked up or opened for them, and whoever has a secret comes back all the same.
+/// HS-20: senders that are refused often must show a cookie before any ticket is looked up and any
+/// link is opened for them, because a ticket's token is in each Reset of its link, which anybody
+/// may see. A device with the secret still gets in.
 #[test]
 fn who_is_refused_often_shows_where_they_are() {
     let mut returning = Returning::new();
     let genuine = returning.resume();
-    // It knows nothing of the ticket any more but its token.
+    // The server knows nothing of the ticket any more but its token.
     returning.pair.server = server(Protection::Sealed);
     let (mut resets, mut retries, mut looked_up) = (0, 0, 0);
     for n in 0_u32..500 {
@@ -85,7 +86,8 @@ fn who_is_refused_often_shows_where_they_are() {
     assert!(carried.any(|(_, datagram)| is_retry(datagram)));
 }
 
-/// HS-20: all of a realm's devices may be refused at once, and behind one address: each hears of it.
+/// HS-20: all of a realm's devices may be refused at once, also behind one address. Each is told
+/// so.
 #[test]
 fn all_devices_may_be_refused_at_once() {
     let mut returning = Returning::new();
@@ -119,7 +121,7 @@ fn all_devices_may_be_refused_at_once() {
     }
 }
 
-/// HS-20: one ticket takes few of the places of links that are not proven.
+/// HS-20: one ticket takes few of the slots of unproven links.
 #[test]
 fn one_ticket_has_few_links_that_are_not_proven() {
     let mut returning = Returning::new();
@@ -132,7 +134,8 @@ fn one_ticket_has_few_links_that_are_not_proven() {
     assert_eq!(returning.pair.server.links() - before, 8);
 }
 
-/// HS-13, HS-21: a place that its ticket knows shows no more than any: who forges it takes no place of those who have shown where they are.
+/// HS-13, HS-21: the address in a ticket proves no more than any address. A sender that forges it
+/// takes no slot of initiators that have shown a cookie.
 #[test]
 fn place_of_a_ticket_is_no_cookie() {
     let mut returning = Returning::new();
@@ -148,7 +151,8 @@ fn place_of_a_ticket_is_no_cookie() {
     assert!(matches!(standing, Some(link_slots::Standing::Returned(_))));
 }
 
-/// HS-21: an Init from an address that is not its sender's, and a copy of it from where the sender is, do not make that address the place of the ticket.
+/// HS-21: an Init from a forged address, with a copy from the sender's own address, does not make
+/// the forged address the place of the ticket.
 #[test]
 fn place_is_kept_when_it_is_known() {
     for is_copied in [false, true] {
@@ -158,7 +162,7 @@ fn place_is_kept_when_it_is_known() {
         assert!(matches!(Packet::parse(&init), Ok(Packet::Init(_))));
         let (now, forged) = (returning.pair.now, SocketAddr::from(([10, 0, 5, 5], 7)));
         assert_eq!(returning.answers(forged, &init).len(), 1);
-        // Its command is new, and so it is kept at once.
+        // Its command has a new number, so the ticket is stored at once.
         let slots = &returning.pair.server.slots;
         let (newest, _) = slots
             .iter()
@@ -179,7 +183,7 @@ fn place_is_kept_when_it_is_known() {
     }
 }
 
-/// HS-21: once it is proven where a device is, its ticket says so.
+/// HS-21: once a device's address is proven, its ticket records it.
 #[test]
 fn place_is_kept_when_it_is_proven() {
     let mut returning = Returning::new();
@@ -188,7 +192,7 @@ fn place_is_kept_when_it_is_proven() {
     assert_eq!(returning.places(), [Some(client_address().ip())]);
 }
 
-/// HS-18: a device shows a ticket no longer than it is good, also one that runs for days.
+/// HS-18: a device, also one that runs for days, does not show a ticket after its lifetime.
 #[test]
 fn ticket_is_not_shown_when_it_is_old() {
     let mut returning = Returning::new();
@@ -199,7 +203,7 @@ fn ticket_is_not_shown_when_it_is_old() {
     assert!(!is_resume(&returning.resume()));
 }
 
-/// HS-20: who has recorded an Init and sends it again makes a realm forget nothing of its device.
+/// HS-20: a replayed Init does not make a realm forget the tickets of its device.
 #[test]
 fn replayed_init_displaces_no_ticket() {
     let mut returning = Returning::new();
@@ -217,7 +221,8 @@ fn replayed_init_displaces_no_ticket() {
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
 }
 
-/// HS-20: anybody can put another cookie into a recorded Resume. It is the same one: it gets the same answer, and begins no other link.
+/// HS-20: a recorded Resume with another cookie, which anybody can put there, counts as the same
+/// one. It gets the same answer, and opens no other link.
 #[test]
 fn resume_with_another_cookie_is_the_same() {
     let mut returning = Returning::new();
@@ -248,7 +253,8 @@ fn resume_with_another_cookie_is_the_same() {
     }
 }
 
-/// HS-20: a realm that cannot read what it keeps says nothing of a ticket, and looks again when the Resume comes again.
+/// HS-20: a realm that cannot read its store does not refuse a ticket, and looks it up again when
+/// the Resume is repeated.
 #[test]
 fn ticket_that_cannot_be_looked_up_is_not_refused() {
     let mut returning = Returning::new();
@@ -273,8 +279,8 @@ fn ticket_that_cannot_be_looked_up_is_not_refused() {
     assert!(returning.pair.client.ticket(link).is_some());
 }
 
-/// HS-20: what is only remembered with the time that the realm runs is forgotten where that and the time of day do not agree; what is
-/// kept with its time of day is good.
+/// HS-20: tickets in memory, whose age is measured in the realm's running time, are forgotten if
+/// that and the time of day disagree. Stored tickets, which have a time of day, stay valid.
 #[test]
 fn tickets_in_memory_are_forgotten_when_the_clock_stood_still() {
     let mut returning = Returning::new();
@@ -283,7 +289,7 @@ fn tickets_in_memory_are_forgotten_when_the_clock_stood_still() {
     returning.pair.wait();
     let told = returning.ask_once(true, |_| false);
     assert!(!is_resumed(&told) && replies(&told) == 1);
-    // What is newer than that is remembered.
+    // Newer tickets are remembered.
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
     assert_eq!(returning.kept.len(), 1);
     let (server, now) = (&mut returning.pair.server, returning.pair.now);
@@ -295,7 +301,8 @@ fn tickets_in_memory_are_forgotten_when_the_clock_stood_still() {
     assert!(!is_resumed(&told), "the disk has forgotten it, too");
 }
 
-/// HS-19: a realm that takes smaller datagrams than before takes what it has said to who comes back.
+/// HS-19: a realm that now accepts only smaller datagrams still accepts the size that it has stated
+/// to a device that resumes.
 #[test]
 fn what_was_said_of_datagrams_holds_for_who_comes_back() {
     let mut returning = Returning::new();
@@ -313,7 +320,7 @@ fn what_was_said_of_datagrams_holds_for_who_comes_back() {
     assert!((1001..=larger).contains(&lens.max().unwrap()));
 }
 
-/// HS-20: of a handshake with a key that has a successor nobody keeps a ticket.
+/// HS-20: a handshake with a key that has a successor gives no ticket.
 #[test]
 fn no_ticket_is_of_a_key_that_has_a_successor() {
     let mut returning = Returning::new();
@@ -334,7 +341,8 @@ fn no_ticket_is_of_a_key_that_has_a_successor() {
     assert!(returning.ticket.is_some());
 }
 
-/// HS-18: a ticket is not shown any more from when its holder has said, also on a link that is opened again.
+/// HS-18: a ticket is not shown after the time that its holder has set, also on a link that is
+/// opened again.
 #[test]
 fn ticket_is_shown_until_its_holder_says() {
     for is_over in [false, true] {
@@ -356,7 +364,8 @@ fn ticket_is_shown_until_its_holder_says() {
     }
 }
 
-/// HS-21: a ticket that is kept without a place gets one where its device is proven to be, once.
+/// HS-21: a ticket that is stored without an address gets one, once, when its device's address is
+/// proven.
 #[test]
 fn ticket_without_a_place_gets_one() {
     let mut returning = Returning::new();
@@ -378,7 +387,7 @@ fn ticket_without_a_place_gets_one() {
         returning.pair.ask(link, true);
         let mut told = returning.go_on(link, |_| false);
         assert!(is_resumed(&told) && places(&told).is_empty());
-        // It is proven by the next packet.
+        // The next packet proves it.
         returning.pair.ask(link, false);
         told = returning.go_on(link, |_| false);
         let expected = [client_address().ip()];

@@ -3,10 +3,10 @@
 use super::*;
 use crate::wire::HandshakeId;
 
-/// A client, and two endpoints behind the address that it talks to.
+/// A client and two endpoints behind the address that it sends to.
 struct Split {
     pair: Pair,
-    /// The second; the pair's server is the first.
+    /// The second endpoint; the pair's server is the first.
     second: Endpoint,
 }
 
@@ -27,7 +27,8 @@ impl Split {
         }
     }
 
-    /// What the client sends comes to the second; gives what that one says of it.
+    /// Delivers the client's datagrams to the second endpoint. Returns the endpoint that each
+    /// belongs to, if it is another one.
     fn send(&mut self) -> Vec<Option<u32>> {
         let (mut out, mut said) = (vec![], vec![]);
         let (now, from) = (self.pair.now, client_address());
@@ -38,7 +39,7 @@ impl Split {
     }
 }
 
-/// A link's packets belong to the endpoint that has let it in, wherever they come to.
+/// A link's packets belong to the endpoint that has admitted it, whichever endpoint they come to.
 #[test]
 fn the_id_of_a_link_names_its_endpoint() {
     let mut split = Split::new();
@@ -51,13 +52,13 @@ fn the_id_of_a_link_names_its_endpoint() {
     let ids: Vec<u32> = split.pair.server.slots.keys().map(|id| id.0).collect();
     assert_eq!(ids.iter().map(|id| id % 2).collect::<Vec<_>>(), [1]);
     split.pair.ask(link, false);
-    // To the first one, now.
+    // Now to the first endpoint.
     assert_eq!(split.send(), [Some(1)]);
     assert_eq!(split.second.links(), 0);
     assert!(!split.second.has_events());
 }
 
-/// What concerns other realms is the first one's: their handshakes, and what answers its own.
+/// Handshakes of other realms, and answers to this realm's own, belong to the first endpoint.
 #[test]
 fn realms_belong_to_the_first() {
     let mut split = Split::new();
@@ -67,7 +68,7 @@ fn realms_belong_to_the_first() {
     split.pair.ask(link, true);
     assert_eq!(split.send(), [Some(0)]);
     assert_eq!(split.second.links(), 0);
-    // The first one never leaves anything to itself.
+    // The first endpoint never hands off to itself.
     split.pair.server.leave_to_first([client]);
     assert!(replies(&split.pair.settle(|_| false)) <= 1);
     let now = split.pair.now;

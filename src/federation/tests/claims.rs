@@ -7,7 +7,7 @@ use super::*;
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
 
 impl Scene {
-    /// The peer claims another address.
+    /// Lets the peer claim another address.
     fn claims(&mut self) {
         let peer = self.peers.remove(0);
         self.peers.push(peer.claiming("192.0.2.77", 6377));
@@ -89,9 +89,9 @@ fn claim_that_could_not_be_looked_at_is_tried_later() {
     assert!(matches!(tried[..], [(_, Step::Try { .. })]), "{tried:?}");
 }
 
-/// PEER-23: a peer that is silent at its stored address is tried again at its hostname, once an
-/// hour. Its IP address may have changed unnoticed. The old address was used until the peer itself
-/// sent a packet.
+/// PEER-23: a peer that is silent at its stored address is tried again at its hostname, first after
+/// an hour, then after growing waits. Its IP address may have changed unnoticed. Fixed fault: the
+/// old address was used until the peer itself sent a packet.
 #[test]
 fn silent_peer_is_tried_where_its_name_leads_by_now() {
     let mut scene = Scene::introduced();

@@ -16,8 +16,8 @@ fn is_about_a_group(bytes: &[u8]) -> bool {
     )
 }
 
-/// PEER-10: many unreadable groups do not delay a message. Each had its turn, and a wait of the
-/// whole peer, before the next message.
+/// PEER-10: many unreadable groups do not delay a message. Fixed fault: each group had its turn,
+/// and a wait of the whole peer, before the next message.
 #[test]
 fn groups_that_fail_cost_messages_no_wait() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
@@ -48,7 +48,7 @@ fn group_that_fails_is_asked_about_less_often_each_time() {
     while scene.seconds < 3600 {
         scene.happens(more());
         let (_, id, _) = scene.wait_for_question();
-        // Also while the request is under way.
+        // The group has work again while the request is under way.
         scene.happens(more());
         scene.answer(id, Some(&internal));
         asked += 1;

@@ -1,4 +1,4 @@
-//! The links of two realms with each other, one of which may be behind a firewall.
+//! Tests of the links between two realms, one or both of which may be behind a firewall.
 
 use super::*;
 use crate::{
@@ -10,11 +10,11 @@ const SEAT: Seat = Seat {
     listener: 0,
     worker: 0,
 };
-/// A link that is kept open sends in between.
+/// The keepalive interval of a link that is kept open, in seconds.
 const KEEP_ALIVE: u64 = 25;
 const DAY: u64 = 24 * 3600;
 
-/// One of the two.
+/// One of the two realms.
 struct Side {
     table: PeerLinks<u32>,
     seen: Happened,
@@ -22,7 +22,7 @@ struct Side {
     links: Vec<(u32, u64)>,
     /// When it last sent to the other side.
     sent: Option<u64>,
-    /// Behind a firewall, the time after which that forgets to whom it sent.
+    /// The time after which its firewall forgets that it has sent. None without a firewall.
     forgets: Option<u64>,
     /// The number of links that it has tried to open.
     dialled: u32,
@@ -53,12 +53,12 @@ fn key() -> PublicKey {
     SecretKey::from_bytes([9; 32]).public()
 }
 
-/// Two realms that have just started, by the second.
+/// Two realms that have just started. Time advances by seconds.
 struct Pair {
     now: u64,
     sides: [Side; 2],
     links: u32,
-    /// A link that is not kept open ends after this time.
+    /// A link that is not kept open ends after this time, in seconds.
     idle: u64,
 }
 
@@ -76,7 +76,7 @@ impl Pair {
         pair
     }
 
-    /// A side has been killed, and starts. The other one has not heard of it.
+    /// Kills a side and starts it again. The other side is not notified.
     fn restart(&mut self, which: usize) {
         let forgets = self.sides[which].forgets;
         let before = core::mem::replace(&mut self.sides[which], Side::new(self.now, forgets));
@@ -88,13 +88,13 @@ impl Pair {
         Duration::from_secs(self.now)
     }
 
-    /// A side sends to the other one, if the firewall before that lets it.
+    /// Sends to the other side. True if the other side's firewall lets it in.
     fn send(&mut self, from: usize) -> bool {
         self.sides[from].sent = Some(self.now);
         self.sides[1 - from].lets_in(self.now)
     }
 
-    /// A side introduces itself to the other: over an open link, or one that it opens.
+    /// Introduces a side to the other, over an open link or one that it opens.
     fn introduce(&mut self, which: usize, must_open: bool) {
         let at = self.at();
         self.sides[which].table.asks(&key());
@@ -153,7 +153,7 @@ impl Pair {
         }
     }
 
-    /// Sends keepalives, and closes links that are idle, or whose keepalive is not answered.
+    /// Sends keepalives. Closes links that are idle or whose keepalive is not answered.
     fn keep_links(&mut self, which: usize) {
         let is_kept = self.sides[which].table.keeps_open(&key());
         let mut ended = vec![];
@@ -164,7 +164,7 @@ impl Pair {
                 self.sides[1 - which].sent = Some(self.now);
                 self.sides[which].links[at].1 = self.now;
             } else if is_due {
-                // The other side hears of it if it can be reached.
+                // The other side learns of it if it can be reached.
                 let is_told = self.send(which);
                 ended.push((link, is_told));
             }
@@ -187,8 +187,8 @@ impl Pair {
     }
 }
 
-/// PEER-24: a peer that can be dialled after a silence gets no link kept open. Both sides learn that
-/// within minutes of a start, and say nothing more about it.
+/// PEER-24: a peer that can be dialled after a silence gets no link kept open. Both sides learn
+/// that soon after a start, and then dial no more because of it.
 #[test]
 fn realms_that_can_be_dialled_are_silent_after_minutes() {
     for idle in [5, 60, 600] {
@@ -205,7 +205,7 @@ fn realms_that_can_be_dialled_are_silent_after_minutes() {
             pair.tick();
         }
         assert_eq!(pair.sides.each_ref().map(|side| side.dialled), dialled);
-        // One of them starts anew.
+        // One of them restarts.
         for which in [0, 1] {
             pair.restart(which);
             for _ in 0..2 * 3600 {
@@ -220,9 +220,10 @@ fn realms_that_can_be_dialled_are_silent_after_minutes() {
     }
 }
 
-/// PEER-24: who is behind a stateful firewall, or an address translator that keeps its port, can be
-/// called only soon after it has sent something. It took the first such call for proof, and its mail
-/// waited until it spoke again for another reason.
+/// PEER-24: a realm behind a stateful firewall, or behind an address translator that keeps its
+/// port, can be called only soon after it has sent something. It is reached within an hour
+/// nevertheless. Fixed fault: the first such call was taken for a proof that it can be called, and
+/// its messages waited until it sent again for another reason.
 #[test]
 fn peer_behind_a_firewall_is_reached_within_an_hour() {
     for forgets in [10, 30, 120, 299] {
@@ -236,7 +237,7 @@ fn peer_behind_a_firewall_is_reached_within_an_hour() {
         assert!(longest <= 3600, "{longest} s without a way, {forgets}");
         let dialled = pair.sides.each_ref().map(|side| side.dialled);
         assert!(dialled.iter().sum::<u32>() <= 600, "{dialled:?}");
-        // Somebody opens the port.
+        // The operator opens the port.
         pair.sides[1].forgets = None;
         for _ in 0..2 * 3600 {
             pair.tick();
@@ -249,7 +250,7 @@ fn peer_behind_a_firewall_is_reached_within_an_hour() {
     }
 }
 
-/// PEER-24: the same for two realms that are both behind firewalls.
+/// PEER-24: the same holds for two realms that are both behind firewalls.
 #[test]
 fn realms_behind_two_firewalls_reach_each_other_within_an_hour() {
     let mut pair = Pair::new([Some(60), Some(90)], 5);

@@ -6,8 +6,8 @@ use super::{
 };
 
 /// PEER-6: a peer that no longer knows this realm, for example after a restore from a backup, gets
-/// an introduction before anything else is delivered to it. All queued messages were returned to
-/// their senders at once.
+/// an introduction before anything else is delivered to it. Fixed fault: all queued messages were
+/// returned to their senders at once.
 #[test]
 fn peer_that_knows_this_realm_no_more_is_introduced_to_again() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
@@ -46,9 +46,9 @@ fn peer_that_knows_this_realm_no_more_is_introduced_to_again() {
     assert!(scene.next_question().is_none() && scene.queue.is_empty());
 }
 
-/// PEER-6, PEER-5: a peer that accepts the peering and then does not know this realm says nothing
-/// about the message. It is asked after growing waits, is shown as refusing, and gets all messages
-/// once it knows this realm.
+/// PEER-6, PEER-5: if a peer accepts the peering and then does not know this realm, its refusal
+/// says nothing about the message. The peer is asked after growing waits, is shown as refusing, and
+/// gets all messages once it knows this realm.
 #[test]
 fn peer_that_accepts_and_refuses_loses_nothing() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
@@ -183,7 +183,8 @@ fn refusals_that_are_for_the_own_realm_to_give_are_not_passed_on() {
         };
         assert_eq!(told(*code, Some(7)), expected, "{code}");
     }
-    // Nor is it known of one that was to be withdrawn: its queue would stand still.
+    // The outcome of a message that was to be withdrawn is unknown too. Without a result its queue
+    // would stand still.
     let old = Answer::Refused(ErrorCode::AlreadyDone.into()).to_bytes();
     for asked in [Asked::Withdraw, Asked::MakeWay] {
         let settled = verdict((asked, false), Some(&old));

@@ -16,7 +16,7 @@ struct Pipe {
     /// The largest datagram that gets through.
     size: usize,
     busy_until: Time,
-    /// What is on its way, by when it arrives.
+    /// The datagrams in flight by arrival time.
     on_the_way: BTreeMap<(Time, u64), Vec<u8>>,
     carried: u64,
     bytes: u64,
@@ -75,7 +75,7 @@ impl Bulk {
         }
     }
 
-    /// Sends what there is to send, and goes on to the next moment at which something happens.
+    /// Sends everything that is due, and goes on to the next moment at which something happens.
     fn step(&mut self) {
         let Pair {
             now,
@@ -92,7 +92,7 @@ impl Bulk {
             [&self.up, &self.down].map(|pipe| pipe.on_the_way.keys().next().map(|(at, _)| *at));
         let timers = [client.poll_timeout(), server.poll_timeout()];
         let next = arrivals.into_iter().chain(timers).flatten().min();
-        // A timer that is due already has had its chance; what is left waits for something else.
+        // A timer that is already due has had its chance. What is left waits for something else.
         *now = next
             .expect("something happens")
             .max(*now + Duration::from_micros(1));
@@ -112,7 +112,7 @@ impl Bulk {
         server.handle_timeout(*now);
     }
 
-    /// Asks with messages of these bytes, each answered with itself; until all replies have come.
+    /// Sends each message as a request that is answered with itself. Returns all replies.
     fn exchange(&mut self, messages: &[Vec<u8>], deadline: Time) -> Vec<(RequestId, Vec<u8>)> {
         for message in messages {
             self.pair
@@ -150,7 +150,7 @@ fn message(len: usize, seed: u8) -> Vec<u8> {
         .collect()
 }
 
-/// LINK-13, LINK-14: long messages get across whole, both ways, whatever the path does to them.
+/// LINK-13, LINK-14: long messages arrive whole in both directions, whatever the path does.
 #[test]
 fn long_messages_get_across_whole() {
     for (rate, rtt, loss) in [
@@ -173,7 +173,7 @@ fn long_messages_get_across_whole() {
     }
 }
 
-/// LINK-15: the path carries less and less while a message is on its way.
+/// LINK-15: a path whose size shrinks again and again while messages are in flight is followed.
 #[test]
 fn a_path_that_shrinks_is_followed() {
     let mut bulk = Bulk::new(1, 100_000, Duration::from_millis(100), 0.0);
@@ -201,8 +201,9 @@ fn a_path_that_shrinks_is_followed() {
     assert!(bulk.pair.now < Time(120_000_000), "{:?}", bulk.pair.now);
 }
 
-/// LINK-15. Found by a test with real processes: a realm that knew no round trip yet tried larger datagrams first, and waited
-/// for each as long as where nothing is known of the path: 16 KiB took 6 s over a path of 576 bytes.
+/// LINK-15: a path that is narrow from the beginning is soon found out. Found by a test with real
+/// processes: a realm that knew no RTT tried larger datagrams first, each with the timeout of an
+/// unknown path. 16 KiB took 6 s over a path of 576 bytes.
 #[test]
 fn a_path_that_is_small_from_the_beginning_is_soon_found_out() {
     for (size, rtt) in [(548, 1), (548, 60), (700, 1), (1200, 1), (9000, 1)] {
@@ -230,7 +231,7 @@ fn a_path_that_is_small_from_the_beginning_is_soon_found_out() {
     }
 }
 
-/// LINK-14: a slow link is used, nothing is sent twice without need, and its queue stays short.
+/// LINK-14: a slow link is fully used, little is sent twice, and its queue stays short.
 #[test]
 fn a_slow_link_is_used_and_its_queue_stays_short() {
     let mut bulk = Bulk::new(1, 9_600, Duration::from_secs(1), 0.0);
@@ -263,7 +264,7 @@ fn a_slow_link_is_used_and_its_queue_stays_short() {
     );
 }
 
-/// LINK-13: what is too long to be taken is said so, and what strangers send in parts is not put together.
+/// LINK-13: a message that is too long is refused, and fragments of strangers are not reassembled.
 #[test]
 fn what_is_too_long_is_said_so() {
     let mut pair = Pair::new();
@@ -287,7 +288,7 @@ fn what_is_too_long_is_said_so() {
     refuse(&mut pair, 20_001, 20_000);
 }
 
-/// LINK-13: of two long requests some arrives before their deadlines, and a third is asked: it found no room for 15 min.
+/// LINK-13: incomplete requests that were given up make room. Before, only after 15 min.
 #[test]
 fn requests_that_were_given_up_are_in_nobodys_way() {
     let mut pair = Pair::new();
@@ -330,7 +331,8 @@ fn requests_that_were_given_up_are_in_nobodys_way() {
     );
 }
 
-/// LINK-15: nothing but parts showed that a path had become smaller: what was whole and too long for it left at its size for good.
+/// LINK-15: a whole message that the path has become too small for shrinks the path size. Before,
+/// only fragments did, and such a message was retransmitted at its size for ever.
 #[test]
 fn path_that_shrinks_is_followed_by_what_is_whole() {
     let mut pair = Pair::new();
@@ -354,7 +356,7 @@ fn path_that_shrinks_is_followed_by_what_is_whole() {
     assert!(matches!(&got[..], [Event::Request { bytes, .. }] if bytes.len() == 1_000));
 }
 
-/// LINK-15: as long as something small is acknowledged no timeout shows that what is large is lost.
+/// LINK-15: lost large packets shrink the path size, also while small ones are acknowledged.
 #[test]
 fn path_that_shrinks_is_followed_by_its_losses() {
     let mut path = PathSize::woken(1200);
@@ -375,7 +377,8 @@ fn path_that_shrinks_is_followed_by_its_losses() {
     assert_eq!(path.size(1200), 1200);
 }
 
-/// LINK-9, LINK-13: a long request was never done again when the reply had been lost until it was forgotten.
+/// LINK-9, LINK-13: a long request is executed again if its reply is lost and forgotten. Before, it
+/// never was.
 #[test]
 fn long_request_is_done_again_when_its_reply_is_forgotten() {
     let mut pair = Pair::new();
@@ -393,7 +396,7 @@ fn long_request_is_done_again_when_its_reply_is_forgotten() {
             done += 1;
         }
         while let Some(down) = transmit(&mut pair.server, pair.now) {
-            // What acknowledges parts arrives; the first reply never does.
+            // Acknowledgements of fragments arrive; the first reply never does.
             if done != 1 || down.len() < 200 {
                 deliver(&mut pair.client, pair.now, &down).unwrap();
             }
@@ -405,11 +408,12 @@ fn long_request_is_done_again_when_its_reply_is_forgotten() {
     assert_eq!(done, 2);
 }
 
-/// LINK-16: parts of an event that is not taken now were acknowledged, and never came again; nor did what was pushed behind it.
+/// LINK-16: a long event that is held off comes again. Before, its fragments were acknowledged, and
+/// neither it nor later events came again.
 #[test]
 fn long_event_that_is_held_off_comes_again() {
     let mut pair = Pair::new();
-    // Its address is proven, and it gives signs of life.
+    // Its address is proven, and it sends keepalives.
     pair.client.request(vec![0], END, false).unwrap();
     pair.settle();
     pair.client
@@ -436,7 +440,7 @@ fn long_event_that_is_held_off_comes_again() {
 }
 
 impl Pair {
-    /// Carries datagrams until there are none. What there is no room for is as good as lost.
+    /// Carries datagrams until there are none. A packet without room counts as lost.
     fn carry_what_is_taken(&mut self) {
         let is_fair = |taken| matches!(taken, Ok(()) | Err(Ignored::NoRoom));
         while let Some(up) = transmit(&mut self.client, self.now) {
@@ -448,7 +452,7 @@ impl Pair {
     }
 }
 
-/// LINK-19: where much is lost, what is small leaves twice, and is done once.
+/// LINK-19: where loss is high, small packets leave twice, and each request is executed once.
 #[test]
 fn what_is_small_leaves_twice_where_much_is_lost() {
     use Redundancy::{Auto, Off, On};
@@ -481,7 +485,7 @@ fn what_is_small_leaves_twice_where_much_is_lost() {
 }
 
 impl Bulk {
-    /// One small request and its reply.
+    /// Sends one small request and waits for its reply.
     fn exchange_one(&mut self, n: u8) {
         self.pair.client.request(vec![n; 20], HOUR, false).unwrap();
         let (mut asked, mut answered) = (0, false);
@@ -504,8 +508,9 @@ impl Bulk {
     }
 }
 
-/// LINK-7. Found by the simulator: where every request was sent again before its answer could be there, no answer
-/// ever told how long the path is, and all that followed was sent many times too.
+/// LINK-7: a path longer than the first timeout is measured. Found by the simulator: no RTT was
+/// ever measured where each request was repeated before its answer could arrive, and all later
+/// requests were sent many times too.
 #[test]
 fn a_path_longer_than_the_first_timeout_is_measured() {
     let mut bulk = Bulk::new(5, 1_000_000, Duration::from_secs(40), 0.0);
@@ -523,7 +528,8 @@ fn a_path_longer_than_the_first_timeout_is_measured() {
     assert!(asked <= 12, "{asked} packets for ten requests");
 }
 
-/// LINK-7. Found by the simulator: the answer to what a handshake carried was taken for one to its repeat.
+/// LINK-7: an answer to early data gives no RTT sample. Found by the simulator: it was taken for an
+/// answer to the repeat.
 #[test]
 fn what_a_handshake_carried_has_been_sent() {
     let mut pair = Pair::new();
@@ -544,7 +550,7 @@ fn what_a_handshake_carried_has_been_sent() {
     assert_eq!(pair.client.rtt(), None);
 }
 
-/// LINK-13: a handshake message brings no message in parts: how much room there is for whoever sends it is not known yet.
+/// LINK-13: a handshake carries no fragments, because the sender's memory quota is not known yet.
 #[test]
 fn a_handshake_brings_no_parts() {
     let mut pair = Pair::new();
@@ -565,8 +571,8 @@ fn a_handshake_brings_no_parts() {
     assert_eq!(pair.server.assembling(), 0);
 }
 
-/// LINK-5, LINK-8. Found by the simulator: while a long reply was on its way over a slow and long path, its request was
-/// sent again every two seconds, for minutes.
+/// LINK-5, LINK-8: a request is not repeated while its long reply is in flight. Found by the
+/// simulator: on a slow and long path it was repeated every two seconds, for minutes.
 #[test]
 fn a_long_reply_that_is_on_its_way_is_not_asked_for() {
     let mut bulk = Bulk::new(7, 300, Duration::from_secs(40), 0.0);
@@ -587,7 +593,7 @@ fn a_long_reply_that_is_on_its_way_is_not_asked_for() {
             .iter()
             .any(|event| matches!(event, Event::Reply { number: of, .. } if *of == number));
     }
-    // Each packet with parts is acknowledged.
+    // Each packet with fragments is acknowledged.
     let (asked, answered) = (bulk.up.carried, bulk.down.carried);
     assert!(asked < answered + 15, "{asked} packets up, {answered} down");
     assert!(bulk.down.bytes < 8000, "{} bytes down", bulk.down.bytes);

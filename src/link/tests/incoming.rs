@@ -1,4 +1,4 @@
-//! What a packet has to be so that it takes effect.
+//! The conditions under which a packet takes effect.
 
 use super::*;
 use crate::{
@@ -6,7 +6,8 @@ use crate::{
     wire::{Frame, PADDING, Update},
 };
 
-/// A pair whose server works on as many requests as it may, of which the client has given the first two up.
+/// Returns a pair whose server executes the greatest number of requests at once. The client has
+/// given up the first two.
 fn busy() -> Pair {
     let mut pair = Pair::new();
     let soon = pair.now + Duration::from_millis(500);
@@ -33,7 +34,9 @@ fn requests(link: &mut Link) -> usize {
         .count()
 }
 
-/// LINK-9: a request that was refused beside an event was acknowledged: its sender took it for one in work, and repeated it ever less often.
+/// LINK-9: a refused request is not acknowledged, whatever else is in its packet. Before, a request
+/// that was refused in a packet with an event was acknowledged. Its sender took it for one in work,
+/// and repeated it less and less often.
 #[test]
 fn refused_request_is_not_acknowledged_whatever_is_beside_it() {
     let mut pair = busy();
@@ -65,7 +68,7 @@ fn payload(frames: &[Frame<'_>]) -> Vec<u8> {
     payload
 }
 
-/// WIRE-9: of a handshake's payload with a frame that does not belong there, nothing takes effect.
+/// WIRE-9: a handshake payload with a frame that is not allowed there has no effect at all.
 #[test]
 fn frames_that_may_not_travel_in_a_handshake_make_it_malformed() {
     let config = Pair::new().client.config;

@@ -1,4 +1,4 @@
-//! Two links and a wire between them.
+//! Two links and a network between them.
 
 mod bulk;
 mod incoming;
@@ -23,7 +23,7 @@ struct Pair {
     server: Link,
 }
 
-/// A link's next datagram.
+/// Returns a link's next datagram.
 fn transmit(link: &mut Link, now: Time) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     link.poll_transmit(now, &mut out).then_some(out)
@@ -68,7 +68,7 @@ impl Pair {
         }
     }
 
-    /// Carries datagrams until there are none, letting no time pass; gives their lengths.
+    /// Carries datagrams until there are none, without letting time pass. Returns their lengths.
     fn settle(&mut self) -> Vec<usize> {
         let mut lens = vec![];
         loop {
@@ -95,14 +95,15 @@ impl Pair {
     }
 }
 
-/// LINK-4: an isolated exchange is two datagrams, and nothing follows.
+/// LINK-4: an isolated exchange takes two datagrams, and nothing follows.
 #[test]
 fn an_isolated_exchange_is_two_datagrams() {
     let mut pair = Pair::new();
     for round in 0..100 {
         let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
         let up = transmit(&mut pair.client, pair.now).unwrap();
-        // Once in 64 packets an acknowledgement rides along, to keep the other side's numbers short.
+        // Once in 64 packets an acknowledgement rides along, to keep the other side's packet
+        // numbers short.
         let acknowledgement = if round == 64 { 11 } else { 0 };
         let long_number = usize::from(number.0 > 63);
         assert_eq!(
@@ -140,7 +141,7 @@ fn an_isolated_exchange_is_two_datagrams() {
     );
 }
 
-/// LINK-8, LINK-9: whichever half of the exchange is lost, the request is done once.
+/// LINK-8, LINK-9: whichever half of the exchange is lost, the request is executed once.
 #[test]
 fn a_lost_datagram_is_made_good_and_nothing_is_done_twice() {
     for lose_reply in [false, true] {
@@ -175,7 +176,7 @@ fn a_lost_datagram_is_made_good_and_nothing_is_done_twice() {
     }
 }
 
-/// LINK-3
+/// LINK-3: a packet takes effect once, and a corrupted copy has none.
 #[test]
 fn a_packet_has_its_effect_once() {
     let mut pair = Pair::new();
@@ -195,7 +196,7 @@ fn a_packet_has_its_effect_once() {
     assert_eq!(events(&mut pair.server).len(), 1);
 }
 
-/// LINK-5, LINK-7: on a path of a millisecond, of a realm that takes its time.
+/// LINK-5, LINK-7: a request in work is not repeated, on a path of a millisecond to a slow realm.
 #[test]
 fn repeats_on_short_path_none_while_request_is_in_work() {
     let mut pair = Pair::new();
@@ -229,7 +230,7 @@ fn repeats_on_short_path_none_while_request_is_in_work() {
     }
 }
 
-/// LINK-5: slow work is acknowledged, and its sender does not ask again soon.
+/// LINK-5: a slow request is acknowledged, and its sender does not repeat it soon.
 #[test]
 fn a_slow_request_is_acknowledged() {
     let mut pair = Pair::new();
@@ -247,7 +248,7 @@ fn a_slow_request_is_acknowledged() {
     assert_eq!(pair.settle().len(), 1, "in the end it asks again");
 }
 
-/// LINK-6
+/// LINK-6: an acknowledgement of a packet that was never sent closes the link.
 #[test]
 fn an_acknowledgement_of_what_was_never_sent_closes_the_link() {
     let mut pair = Pair::new();
@@ -264,7 +265,7 @@ fn an_acknowledgement_of_what_was_never_sent_closes_the_link() {
     assert!(pair.client.is_closed());
 }
 
-/// LINK-8
+/// LINK-8: a request whose deadline passes expires, with its outcome unknown.
 #[test]
 fn a_deadline_tells_that_the_outcome_is_unknown() {
     let mut pair = Pair::new();
@@ -281,7 +282,8 @@ fn a_deadline_tells_that_the_outcome_is_unknown() {
     assert!(pair.client.is_idle());
 }
 
-/// Found by the simulator: a moment long past was given as the next timeout, so a client spun.
+/// A link with a rate limit has no timer in the past. Found by the simulator: a moment long past
+/// was returned as the next timeout, so that a client spun.
 #[test]
 fn an_idle_link_with_a_limit_waits_for_nothing() {
     let mut link = Link::initiate(
@@ -307,7 +309,7 @@ fn an_idle_link_with_a_limit_waits_for_nothing() {
     assert!(transmit(&mut link, held_until).is_some());
     assert_eq!(transmit(&mut link, held_until), None);
     assert!(link.poll_timeout().is_some_and(|next| next > held_until));
-    // Nor is an acknowledgement due while it may not leave.
+    // An acknowledgement that may not leave yet is not due either.
     let mut other = Link::respond(
         Config {
             rate: None,
@@ -337,7 +339,8 @@ fn closing_tells_the_other_side() {
     assert_eq!(events(&mut pair.server), [Event::Closed(CloseReason::Done)]);
 }
 
-/// LINK-22. Found by fuzzing: what came with a CLOSE was told after the end.
+/// LINK-22: frames in the packet of a CLOSE take effect before it. Found by fuzzing: their events
+/// came after the end of the link.
 #[test]
 fn what_comes_with_a_close_is_heard_before_it() {
     let mut pair = Pair::new();
@@ -358,7 +361,7 @@ fn what_comes_with_a_close_is_heard_before_it() {
     );
 }
 
-/// LINK-11: on a plain link nothing longer than what came goes to an address that has not answered.
+/// LINK-11: on a plain link, an unproven address gets no more bytes than came from it.
 #[test]
 fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
     let config = Config {
@@ -397,7 +400,7 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
     deliver(&mut client, now, &down).unwrap();
     let proof = transmit(&mut client, now).unwrap();
     deliver(&mut server, now, &proof).unwrap();
-    // In two parts, as it is not known yet whether the path carries all of it in one.
+    // In two fragments, because it is not known yet that the path carries all of it in one packet.
     for _ in 0..2 {
         let reply = transmit(&mut server, now).unwrap();
         deliver(&mut client, now, &reply).unwrap();
@@ -414,7 +417,7 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
     );
 }
 
-/// LINK-1: a number is never used twice, so a link ends with the last of them.
+/// LINK-1: a packet number is never used twice, so a link ends with its last number.
 #[test]
 fn a_link_ends_with_its_last_number() {
     let mut pair = Pair::new();
@@ -430,7 +433,8 @@ fn a_link_ends_with_its_last_number() {
     );
 }
 
-/// LINK-17: a link that has to be found anew after a silence is silent for less long.
+/// LINK-17: a link whose path is challenged after a silence keeps its silences short, because its
+/// path did not hold.
 #[test]
 fn a_challenge_says_that_the_way_did_not_hold() {
     for is_challenged in [false, true] {
@@ -454,7 +458,7 @@ fn a_challenge_says_that_the_way_did_not_hold() {
     }
 }
 
-/// LINK-17: who answers nothing is dead in the end, and a fresh link is not.
+/// LINK-17: a link whose keepalives are not answered is dead in the end, and a fresh link is not.
 #[test]
 fn who_does_not_answer_is_dead_in_the_end() {
     let mut pair = Pair::new();
@@ -472,14 +476,15 @@ fn who_does_not_answer_is_dead_in_the_end() {
         }
     }
     assert_eq!(pings, UNANSWERED_MAX);
-    // One timeout each three times, and then half as long again each time.
+    // Three waits of one timeout, and then each half as long again.
     let silent = pair.now - Time(30_000_000);
     assert!(silent < pair.client.timeout() * 12, "{silent:?}");
     // Found by the simulator: a link that had been opened anew was dead at once, again and again.
     assert!(!pair.client.restart(None).is_dead());
 }
 
-/// LINK-17: a round trip that has been measured may be longer than what is waited for where none has. Such a link was called dead at each silence.
+/// LINK-17: a measured round trip may be longer than the wait on an unmeasured path. Before, such a
+/// link counted as dead at each silence.
 #[test]
 fn who_answers_late_is_not_dead() {
     let mut pair = Pair::new();
@@ -498,7 +503,7 @@ fn who_answers_late_is_not_dead() {
     assert!(!pair.client.is_dead() && !pair.client.awaits_sign());
 }
 
-/// LINK-17: whatever is heard shows that the other side is there.
+/// LINK-17: anything that is heard shows that the other side is alive.
 #[test]
 fn keepalive_counts_anew_once_something_is_heard() {
     let mut pair = Pair::new();
@@ -510,7 +515,7 @@ fn keepalive_counts_anew_once_something_is_heard() {
     for _ in 0..3 * UNANSWERED_MAX {
         pair.now = pair.client.poll_timeout().unwrap();
         pair.advance(0);
-        // It is lost, and something else comes.
+        // The keepalive is lost, and something else arrives.
         while transmit(&mut pair.client, pair.now).is_some() {}
         pair.server.push(b"event".to_vec(), Urgency::Live);
         let down = transmit(&mut pair.server, pair.now).unwrap();
@@ -519,7 +524,7 @@ fn keepalive_counts_anew_once_something_is_heard() {
     }
 }
 
-/// LINK-18: a lost response costs a timeout, and no more.
+/// LINK-18: a lost `PATH_RESPONSE` costs one timeout and no more.
 #[test]
 fn path_response_is_repeated_until_it_has_arrived() {
     let mut pair = Pair::new();
@@ -544,7 +549,8 @@ fn path_response_is_repeated_until_it_has_arrived() {
     assert!(pair.client.queue.is_empty() && pair.server.queue.is_empty());
 }
 
-/// LINK-24: what a link at rest counts is kept small, and nothing is cut.
+/// LINK-24: the counters of a dormant link are small, and none is truncated: a link whose counters
+/// are too large does not become dormant.
 #[test]
 fn a_link_that_has_counted_far_does_not_rest() {
     let mut pair = Pair::new();

@@ -1,9 +1,9 @@
-//! What goes into a packet.
+//! The contents of a packet.
 
 use super::*;
 use crate::wire::LinkName;
 
-/// A plain link with a name, as realms have among each other without keys.
+/// Returns a pair of plain links with names, as between realms without keys.
 fn named() -> Pair {
     let pair = Pair::new();
     let name = LinkName {
@@ -22,8 +22,8 @@ fn named() -> Pair {
     }
 }
 
-/// LINK-4: OPEN is in each packet until it is answered: a request that fits a packet, and not beside it, let
-/// packets leave without end that had nothing but OPEN in them.
+/// LINK-4: OPEN is in each packet until it is answered. A request that fits a packet but not
+/// together with OPEN leaves in fragments. Before, packets with nothing but OPEN left without end.
 #[test]
 fn what_does_not_fit_beside_an_open_leaves_in_parts() {
     for len in 400..600 {
@@ -42,8 +42,9 @@ fn what_does_not_fit_beside_an_open_leaves_in_parts() {
     }
 }
 
-/// LINK-16: an event waits after many timeouts until something is heard, whether that measures the path or not. A realm whose replies and UPDATE had been repeated on a
-/// path of 50 s pushed nothing any more, for as long as the link lived.
+/// LINK-16: after many timeouts, an event waits until something is heard, whether that measures the
+/// path or not. Before, a realm whose replies and UPDATE had been repeated on a path of 50 s pushed
+/// nothing any more as long as the link lived.
 #[test]
 fn backlog_leaves_once_something_is_heard() {
     let mut pair = Pair::new();
@@ -64,7 +65,7 @@ fn backlog_leaves_once_something_is_heard() {
                 pair.server.handle_timeout(pair.now);
             }
             None => {
-                // Signs of life come all the while.
+                // Keepalives arrive all the while.
                 pair.client.ping();
                 while let Some(up) = transmit(&mut pair.client, pair.now) {
                     deliver(&mut pair.server, pair.now, &up).unwrap();
@@ -85,7 +86,8 @@ fn backlog_leaves_once_something_is_heard() {
     assert!(sent > 500, "{sent}");
 }
 
-/// LINK-13: nothing answers an event. One that is too long ends the link, and is not acknowledged as if it were there.
+/// LINK-13: nothing answers an event. An event that is too long closes the link and is not
+/// acknowledged.
 #[test]
 fn an_event_that_is_too_long_is_a_violation() {
     let mut pair = Pair::new();

@@ -1,4 +1,4 @@
-//! The retransmission queue by itself.
+//! The retransmission queue alone.
 
 use alloc::vec;
 
@@ -45,7 +45,7 @@ impl Sender {
         self.queue.queued().map(|entry| entry.item).collect()
     }
 
-    /// Lets all that is queued leave in one packet.
+    /// Sends everything that is queued in one packet.
     fn send(&mut self, now: Time, lossy: Option<Lossy>) -> Vec<Item> {
         let items = self.queued();
         self.queue
@@ -58,7 +58,7 @@ fn requests(ids: &[u64]) -> Vec<Item> {
     ids.iter().map(|id| Item::request(RequestId(*id))).collect()
 }
 
-/// LINK-8
+/// LINK-8: a request is retransmitted until its reply has arrived.
 #[test]
 fn request_is_sent_again_until_its_reply_has_come() {
     let mut sender = Sender::new(Rtt::default());
@@ -68,7 +68,7 @@ fn request_is_sent_again_until_its_reply_has_come() {
     assert!(sender.queued().is_empty());
     let again = sender.queue.timeout().unwrap();
     assert!(
-        // Two to three seconds, and what 101 bytes take where the path is narrow.
+        // Two to three seconds, and the time that 101 bytes take on a narrow path.
         again >= Time(2_505_000) && again <= Time(3_505_000),
         "{again:?}"
     );
@@ -78,7 +78,7 @@ fn request_is_sent_again_until_its_reply_has_come() {
     assert_eq!(sender.queued(), requests(&[1]));
 }
 
-/// LINK-8: one of them is due, and the repeat takes the other along.
+/// LINK-8: a retransmission of one request carries the other unanswered requests.
 #[test]
 fn repeat_takes_unanswered_requests_along() {
     let mut sender = Sender::near();
@@ -91,7 +91,8 @@ fn repeat_takes_unanswered_requests_along() {
     assert_eq!(sender.queued(), requests(&[0, 1]));
 }
 
-/// LINK-8: password hashing and other realms are slow; asking again would only cost bytes.
+/// LINK-8: an acknowledged request waits longer. Password hashing and other realms are slow, and
+/// repeats would only cost bytes.
 #[test]
 fn acknowledged_request_waits_longer() {
     let mut sender = Sender::near();
@@ -103,7 +104,7 @@ fn acknowledged_request_waits_longer() {
     assert!(sender.queue.timeout().unwrap() >= Time(1_060_000));
 }
 
-/// LINK-8: the longer the work takes, the less often it is asked for.
+/// LINK-8: the longer a request is in work, the less often it is repeated.
 #[test]
 fn slow_answer_is_asked_for_ever_less_often() {
     let mut sender = Sender::near();
@@ -122,7 +123,8 @@ fn slow_answer_is_asked_for_ever_less_often() {
     assert!(asked <= 7, "{asked} times in a minute");
 }
 
-/// LINK-8: where a round trip takes longer than 30 s, a request in work was repeated before the answer to the last repeat could come.
+/// LINK-8: a request in work is not repeated before the answer to the last repeat can arrive.
+/// Before, it was, on paths with a round trip of more than 30 s.
 #[test]
 fn request_in_work_waits_a_timeout_on_the_longest_paths() {
     let mut sender = Sender::new(Rtt::remembered(Duration::from_mins(1)));
@@ -139,7 +141,8 @@ fn request_in_work_waits_a_timeout_on_the_longest_paths() {
     }
 }
 
-/// LINK-13: a copy was due when the path had become too small for it: it left with nothing in it.
+/// LINK-13: a fragmented request leaves in fragments only. Before, a redundant copy was due when
+/// the path had become too small for it, and left as an empty packet.
 #[test]
 fn fragmented_request_leaves_no_other_way() {
     let mut sender = Sender::near();
@@ -156,8 +159,10 @@ fn fragmented_request_leaves_no_other_way() {
     assert_eq!(taken.first().unwrap().1.bytes, vec![1; 400]);
 }
 
-/// LINK-13: the other side puts two messages together at once. What had begun gave way to what stood before it and was cut later; then neither of two
-/// beginnings was ended, and for the third there was no room, for good (seed 13002018).
+/// LINK-13: a message that has begun is completed before another begins, because the other side
+/// reassembles two messages at once. Before, a begun message gave way to an earlier one that was
+/// fragmented later. Neither of two begun messages was completed, and there was never room for the
+/// third (seed 13002018).
 #[test]
 fn message_that_has_begun_is_ended_before_another_begins() {
     let mut sender = Sender::near();
@@ -167,7 +172,7 @@ fn message_that_has_begun_is_ended_before_another_begins() {
         queued.map(|(message, _)| message).collect::<Vec<_>>()
     };
     let message = MessageId::Request;
-    // The longest is cut first, and some of it leaves; then the path becomes smaller.
+    // The longest is fragmented first, and some of it leaves. Then the path shrinks.
     sender.queue.fragment(250);
     sender.queue.fragment_sent(message(third), &(0..50));
     sender.queue.fragment(50);
@@ -189,7 +194,7 @@ fn deadline_ends_the_waiting() {
     assert!(sender.queue.is_empty());
 }
 
-/// HS-7
+/// HS-7: an early request is sent again when its link restarts.
 #[test]
 fn early_request_is_asked_anew_after_a_restart() {
     let mut sender = Sender::near();
@@ -207,7 +212,7 @@ fn early_request_is_asked_anew_after_a_restart() {
     assert!(!sender.queue.awaits_early());
 }
 
-/// LINK-8: the reply to what a handshake's first message carried may be lost like any other, and is asked for as often.
+/// LINK-8: the reply to early data may be lost like any other, and its request is repeated as soon.
 #[test]
 fn early_request_is_asked_again_as_soon_as_any_other() {
     let mut sender = Sender::near();
@@ -231,11 +236,12 @@ fn early_request_is_asked_again_as_soon_as_any_other() {
     other.send(Time(0), None);
     let longest = (other.queue.timeout().unwrap() - Time(0)) * 11 / 10;
     assert!(waits[0] <= longest, "{waits:?}");
-    // The path is only remembered: each wait is twice as long as the one before, and it has left once.
+    // The path is only remembered: each wait is twice the one before, and the request has left
+    // once.
     assert!(waits[3] <= longest * 8, "{waits:?}");
 }
 
-/// LINK-9
+/// LINK-9: request numbers run no further ahead than the other side remembers.
 #[test]
 fn request_runs_no_further_ahead_than_the_other_side_remembers() {
     let mut sender = Sender::near();
@@ -253,7 +259,7 @@ fn request_runs_no_further_ahead_than_the_other_side_remembers() {
     assert!(sender.requests.has_room(&sender.queue));
 }
 
-/// LINK-19: what leaves twice does so an eighth of a round trip later, and once.
+/// LINK-19: a redundant copy leaves an eighth of a round trip later, and once.
 #[test]
 fn copy_of_what_is_small_follows_once_where_much_is_lost() {
     let mut sender = Sender::near();
@@ -267,14 +273,15 @@ fn copy_of_what_is_small_follows_once_where_much_is_lost() {
     sender.queue.expire(copy);
     assert_eq!(sender.send(copy, lossy), items);
     assert!(sender.queue.timeout().unwrap() >= Time(100_000));
-    // Where little is lost nothing does.
+    // At low loss there is none.
     let mut sender = Sender::near();
     sender.ask(vec![1], END, false);
     sender.send(Time(0), None);
     assert!(sender.queue.timeout().unwrap() >= Time(100_000));
 }
 
-/// LINK-16: bounds, and what a silent reader costs.
+/// LINK-16: the events for a silent reader are bounded, and so are their retransmissions until it
+/// is heard.
 #[test]
 fn silent_reader_is_sent_no_more_until_heard() {
     let mut sender = Sender::near();
@@ -292,7 +299,7 @@ fn silent_reader_is_sent_no_more_until_heard() {
         let left = sender.send(Time(0), None);
         backlogs += u32::from(left.contains(&Item::event(EventId(0))));
         lives += u32::from(left.contains(&Item::event(EventId(1))));
-        // Backlog is noticed to be lost with fragments, and the rest by its own timers.
+        // Losses of backlog are noticed as with fragments, and of other events by their own timers.
         sender.queue.lost(Item::event(EventId(0)));
         sender.queue.expire(Time(u64::MAX));
     }
@@ -303,7 +310,7 @@ fn silent_reader_is_sent_no_more_until_heard() {
     assert!(sender.queued().contains(&Item::event(EventId(1))));
 }
 
-/// LINK-18: a frame about the link that is repeated is queued once, and at once when it is wanted again.
+/// LINK-18: a control frame is queued once, and is queued again at once when it is wanted again.
 #[test]
 fn control_frame_is_repeated_until_it_has_arrived() {
     let mut sender = Sender::near();
@@ -319,7 +326,8 @@ fn control_frame_is_repeated_until_it_has_arrived() {
     assert!(sender.queue.is_empty());
 }
 
-/// LINK-7, LINK-16: on a path of a millisecond the acknowledgement of an event may take twenty-five more.
+/// LINK-7, LINK-16: an event is not repeated while its acknowledgement may be held back: on a path
+/// of a millisecond that may take 25 ms more.
 #[test]
 fn event_is_not_repeated_while_its_acknowledgement_may_be_held_back() {
     let mut sender = Sender::new(Rtt::default());
@@ -344,7 +352,8 @@ fn event_is_not_repeated_while_its_acknowledgement_may_be_held_back() {
     assert!(paced(None) > held + Duration::from_millis(1));
 }
 
-/// LINK-16: nobody is there, so one datagram for each is enough; and all of them come once somebody is.
+/// LINK-16: an event to a silent side leaves once, because one datagram is enough there. All events
+/// are sent again when the side is heard.
 #[test]
 fn events_to_a_silent_side_leave_once() {
     let mut sender = Sender::near();
@@ -359,7 +368,7 @@ fn events_to_a_silent_side_leave_once() {
         if sender.queue.is_silent() {
             break;
         }
-        // Each that comes while the side is not known to be silent is repeated.
+        // Events that come before the side is known to be silent are repeated.
         ids.push(&mut sender.queue, vec![2], Urgency::Live);
         sender.send(now, None);
     }

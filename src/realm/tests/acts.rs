@@ -1,17 +1,18 @@
-//! Commands for [`super::pairs`]: who gives them, and what they change.
+//! Commands for [`super::pairs`]: their senders, and what they change.
 
 use super::{held::Device, peers::rotate, *};
 use crate::wire::{GroupName, Handle, Role, Sender, command};
 
-/// A realm that is a peer.
+/// The device number of the realm that is a peer.
 pub const BETA: Device = 50;
 
-/// A command and who gives it.
+/// A command and its sender.
 pub struct Act {
     pub name: String,
     pub device: Device,
     pub command: Box<dyn Fn(u64) -> Vec<u8>>,
-    /// It says what is so elsewhere already: held here, it is overtaken.
+    /// True if the command reports a change that has already happened in the other realm. The pairs
+    /// test does not hold such a command at a step, because other commands would overtake it.
     pub is_on_its_way: bool,
 }
 
@@ -51,8 +52,8 @@ fn peer_act(name: &str, request: impl Fn(u64) -> PeerRequest<'static> + 'static)
     }
 }
 
-/// The users' devices: ann owns the group, bob moderates it, cat and zoe@beta are members, dan is not, eve is banned.
-/// cat has a second device.
+/// The users' devices. ann owns the group, and bob moderates it. cat and zoe@beta are members. dan
+/// is not a member. eve is banned. cat has a second device.
 pub const DEVICES: [(Device, &str); 6] = [
     (1, "ann"),
     (2, "bob"),
@@ -62,7 +63,7 @@ pub const DEVICES: [(Device, &str); 6] = [
     (6, "cat"),
 ];
 
-/// Commands of one user of the group, whatever they may.
+/// Returns the commands of one user about the group, whatever the user's role is.
 pub fn of_groups(n: Device, who: &'static str) -> Vec<Act> {
     let g = || group("g");
     let mut acts = vec![
@@ -194,7 +195,7 @@ fn of_owners(n: Device, who: &'static str) -> Vec<Act> {
     acts
 }
 
-/// What another realm does to the group.
+/// Returns the requests of another realm about the group.
 pub fn of_peers() -> Vec<Act> {
     let mut acts = Vec::new();
     for who in ["zoe", "yan"] {
@@ -238,7 +239,7 @@ fn auth_on(name: &'static str, n: Device, who: &'static str) -> Act {
     })
 }
 
-/// Commands about accounts and sessions.
+/// Returns the commands about accounts and sessions.
 pub fn of_sessions(handles: &[Handle]) -> Vec<Act> {
     let mut acts = vec![
         act("cat's first device logs out", 3, logout_op),
@@ -307,7 +308,7 @@ pub fn of_sessions(handles: &[Handle]) -> Vec<Act> {
     acts
 }
 
-/// Commands about other realms.
+/// Returns the commands about other realms.
 pub fn of_realms() -> Vec<Act> {
     let add = |name: &'static str, realm: &'static str, key: u8| Act {
         name: name.into(),
@@ -406,7 +407,8 @@ pub fn join_realm(operation: Operation, name: &'static str) -> Command<'static> 
     })
 }
 
-/// Commands about a group of another realm that ann and cat are in, and what that realm says of it.
+/// Returns the commands about a group of another realm that ann and cat are in, and that realm's
+/// requests about it.
 pub fn of_copies(name: &'static str) -> Vec<Act> {
     let realm = || "beta".parse().unwrap();
     let mut acts = Vec::new();

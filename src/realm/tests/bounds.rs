@@ -1,4 +1,5 @@
-//! No bound decides a rule without a word: what happens one beyond each (`docs/limits.md`).
+//! Every bound is reported when it is exceeded: tests of one item more than each bound allows
+//! (`docs/limits.md`).
 
 use super::{
     acts::{BOUND, group, user},
@@ -57,7 +58,8 @@ async fn sessions_all_end_with_the_password() {
     assert_eq!(left.count(), 0);
 }
 
-/// PEER-2: peers that the configuration names are peers, however many; who introduces itself is refused then.
+/// PEER-2: all peers that the configuration names are peers, however many. A realm that introduces
+/// itself then is refused.
 #[tokio::test]
 async fn peers_of_the_configuration_are_all_carried_to() {
     let store = Held::default();
@@ -85,7 +87,8 @@ async fn peers_of_the_configuration_are_all_carried_to() {
     assert_eq!(answer, refused(ErrorCode::PeerRefused));
 }
 
-/// PEER-8: users of so many realms are in one group, and of one more none is: it is told the limit.
+/// PEER-8: a group has members of at most 64 realms. A join from one realm more is refused with the
+/// limit.
 #[tokio::test]
 async fn a_group_has_members_of_so_many_realms() {
     let store = Held::default();
@@ -114,7 +117,7 @@ async fn a_group_has_members_of_so_many_realms() {
     }
 }
 
-/// PEER-13: what a peer's keys take is bounded, and it is told so.
+/// PEER-13: the number of keys kept for a peer is bounded, and a peer beyond the bound is told so.
 #[tokio::test]
 async fn a_peer_changes_its_key_so_often_and_no_more() {
     let store = Held::default();
@@ -136,8 +139,8 @@ async fn a_peer_changes_its_key_so_often_and_no_more() {
     }
 }
 
-/// GRP-7: the messages of a group that has ended go, also more of them than the store takes out of a log at once; those of a group
-/// made again stay.
+/// GRP-7: all messages of a group that has ended are deleted, even if there are more of them than
+/// the store trims from a log at once. The messages of a group made again under the name stay.
 #[tokio::test]
 async fn messages_of_a_group_that_ended_all_go() {
     let fixture = Fixture::new();
@@ -185,7 +188,7 @@ async fn messages_of_a_group_that_ended_all_go() {
     assert_eq!(positions, [20_501]);
 }
 
-/// PEER-6: a notice repeats the beginning of a long message, and shows that there is more.
+/// PEER-6: a notice quotes the beginning of a long message, and shows that the quote is shortened.
 #[tokio::test]
 async fn notices_show_that_they_are_cut() {
     for (text, quote) in [
@@ -226,7 +229,8 @@ async fn notices_show_that_they_are_cut() {
     }
 }
 
-/// READ-7: a new device goes on where its user is in all mailboxes there are, however many groups the user has left.
+/// READ-7: a new device takes over its user's cursors of all mailboxes, however many groups the
+/// user has left.
 #[tokio::test]
 async fn cursors_of_all_mailboxes_are_taken_over() {
     let store = Held::default();

@@ -1,4 +1,4 @@
-//! What strangers make a realm keep and send by introducing themselves.
+//! Bounds on what a realm stores and sends for strangers that introduce themselves.
 
 use tokio::sync::mpsc;
 
@@ -35,7 +35,7 @@ pub fn key_of(n: u16) -> PublicKey {
     PublicKey(key)
 }
 
-/// A stranger from a network of its own introduces itself.
+/// Introduces a stranger from a subnet of its own.
 async fn stranger(realm: &Realm<Held>, n: u16, now: Moment) -> Answer {
     let [high, low] = n.to_be_bytes();
     let caller = Caller {
@@ -52,7 +52,8 @@ async fn only_peer(realm: &Realm<Held>) -> Peer {
     peers.remove(0)
 }
 
-/// What the realm asks next, and how. It is answered so, or not at all.
+/// Returns the address that the realm asks next, and how it may dial it. Answers with `says`, or
+/// not at all.
 async fn next_question(
     errands: &mut mpsc::Receiver<PeerCall>,
     says: Option<Answer>,
@@ -73,7 +74,8 @@ async fn next_question(
     ((host.into(), port), dialing)
 }
 
-/// PEER-23: a peer is asked once at the address that it says of itself; when it answers there, it is there.
+/// PEER-23: a realm asks a peer once at the address that the peer claims. If the peer answers
+/// there, the address replaces the former one.
 #[tokio::test(start_paused = true)]
 async fn a_claimed_address_is_believed_once_the_peer_has_answered_there() {
     let (realm, mut errands) = open_realm(&Held::default());
@@ -109,7 +111,8 @@ async fn a_claimed_address_is_believed_once_the_peer_has_answered_there() {
     );
 }
 
-/// PEER-23: the address that an operator has named stays until the peer has answered at another, and one that cannot be reached may say so.
+/// PEER-23: the address that an operator has named stays until the peer has answered at another
+/// address. A peer without a reachable address may claim none.
 #[tokio::test(start_paused = true)]
 async fn a_claimed_address_replaces_no_other_by_being_said() {
     let (realm, mut errands) = open_realm(&Held::default());
@@ -130,7 +133,7 @@ async fn a_claimed_address_replaces_no_other_by_being_said() {
         let answer = give(&realm, 50, &introduce("beta", place).to_bytes()).await;
         assert_eq!(answer, refused(ErrorCode::BadRequest), "{place:?}");
     }
-    // Another that it says while one is tried is not taken for that.
+    // If the peer claims another address while one is tried, the answer proves only the tried one.
     give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
     let beta = only_peer(&realm).await;
     let elsewhere = introduce("beta", ("192.0.2.66", 7000)).to_bytes();
@@ -144,8 +147,9 @@ async fn a_claimed_address_replaces_no_other_by_being_said() {
     assert_eq!(only_peer(&realm).await.address(), named);
 }
 
-/// PEER-23: however often a peer says that it is somewhere else, it is tried a few times an hour; other keys give it no more, and those that nobody
-/// has asked for take nothing from those that an operator has added.
+/// PEER-23: a realm tries a peer's claims a few times an hour, however often the peer claims
+/// another address. Other keys give a peer no more tries, and uninvited peers take no tries from
+/// those that an operator has added.
 #[tokio::test]
 async fn a_claimed_address_is_tried_a_few_times_an_hour() {
     let (realm, _errands) = open_realm(&Held::default());
@@ -180,7 +184,7 @@ async fn a_claimed_address_is_tried_a_few_times_an_hour() {
     assert!(realm.limiter.claim(now, &peer(taken, true)).is_ok());
 }
 
-/// Makes a stranger a peer that is believed to be elsewhere.
+/// Adds a stranger as a peer, listed at another address than the one that it claims.
 async fn add_stranger(realm: &Realm<Held>, n: u16) {
     let name = format!("realm{n}").parse().unwrap();
     let place = ("192.0.2.99".to_string(), 6377);
@@ -188,12 +192,13 @@ async fn add_stranger(realm: &Realm<Held>, n: u16) {
     assert!(listed.await.unwrap());
 }
 
-/// PEER-2: realms that nobody has asked for have so many places and take no others; those of no use give way, one at a time.
+/// PEER-2: uninvited peers have a bounded number of places, and take none from added peers.
+/// Uninvited peers of no use are evicted one at a time.
 #[tokio::test]
 async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     let store = Held::default();
     let (realm, errands) = open_realm(&store);
-    // Nobody answers.
+    // No request is answered.
     drop(errands);
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
     let add = Command::AddGroup(command::AddGroup {
@@ -215,7 +220,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
         now = later(now, 3600);
         assert_eq!(stranger(&realm, n, now).await, Answer::Done, "{n}");
         if n < 40 {
-            // It is of some use.
+            // A peer with a user in a group is of use.
             let join = PeerRequest::Join {
                 group: group(if n < 20 { "crew" } else { "club" }),
                 user: "zoe".parse().unwrap(),
@@ -228,7 +233,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
             assert!(matches!(joined, Answer::Joined { .. }), "{joined:?}");
         }
         if n == 45 {
-            // Were it forgotten, so would be that its user is banned.
+            // Forgetting the peer would lift the ban of its user.
             let ban = Command::Ban(command::Ban {
                 operation: op(5),
                 session: BOUND,
@@ -273,7 +278,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
         };
         let bytes = Request { options, command }.to_bytes();
         let answer = give(&realm, 1, &bytes).await;
-        // Those that are of use stay.
+        // Peers of use stay.
         let expected = match n {
             215 => Answer::Refused(Refusal::too_large(256)),
             _ => Answer::Sent(Sent::Queued),
@@ -287,7 +292,8 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     assert!(of_use.all(|n| there.contains(&format!("realm{n}"))));
 }
 
-/// PEER-8: realms that nobody has asked for, and that anybody can be as many of as they like, leave room in a group for users of the others.
+/// PEER-8: anybody can make many uninvited peers. They leave room in a group for users of other
+/// realms.
 #[tokio::test]
 async fn uninvited_peers_leave_room_in_a_group() {
     let (realm, _errands) = open_realm(&Held::default());
@@ -320,8 +326,8 @@ async fn uninvited_peers_leave_room_in_a_group() {
     assert!(matches!(answer, Answer::Joined { .. }), "{answer:?}");
 }
 
-/// PEER-22, PEER-13: an uninvited peer that has changed its key, and was evicted, repeats nothing when it comes back: whoever had recorded a message of
-/// its had it delivered once more.
+/// PEER-22, PEER-13: an uninvited peer that changed its key and was evicted repeats nothing when it
+/// comes back. Before, a recorded message of such a peer was delivered once more.
 #[tokio::test]
 async fn an_uninvited_peer_that_comes_back_under_a_later_key_repeats_nothing() {
     let store = Held::default();
@@ -358,8 +364,9 @@ async fn an_uninvited_peer_that_comes_back_under_a_later_key_repeats_nothing() {
     assert_eq!(store.memory().read(&log, Position(0), all).entries.len(), 1);
 }
 
-/// PEER-13: a peer that was restored from a backup of before this realm's key was rotated calls by the former key. It is told of the new one again: what
-/// this realm had for it was refused for good, because it asked by a key that nobody there knew.
+/// PEER-13: a peer restored from a backup that is older than this realm's key rotation calls by the
+/// former key. It is told of the new key again. Before, this realm's messages for it were refused
+/// for good, because this realm asked by a key that the peer did not know.
 #[tokio::test]
 async fn a_peer_that_calls_by_a_former_key_is_told_of_the_new_one_again() {
     let (realm, _errands) = open_realm(&Held::default());
@@ -385,7 +392,8 @@ async fn a_peer_that_calls_by_a_former_key_is_told_of_the_new_one_again() {
     }
 }
 
-/// PEER-2: where all who have a place unasked are of use, the next is refused; and so many come in an hour, of one network and of all.
+/// PEER-2: introductions of uninvited peers are rate-limited: 20 at once from one subnet, 120 from
+/// all. Places for them are limited to 64.
 #[tokio::test]
 async fn unasked_peers_come_at_a_rate() {
     let (realm, _errands) = open_realm(&Held::default());
@@ -413,7 +421,8 @@ async fn unasked_peers_come_at_a_rate() {
     assert_eq!(realm.peers().await.0.len(), 64);
 }
 
-/// PEER-2: two that introduce themselves at once take one place each, and no more than there are.
+/// PEER-2: two strangers that introduce themselves at once take one place each. Together they do
+/// not exceed the number of places.
 #[tokio::test]
 async fn unasked_peers_at_once_take_no_more_places_than_there_are() {
     let (realm, _errands) = open_realm(&Held::default());
@@ -428,8 +437,9 @@ async fn unasked_peers_at_once_take_no_more_places_than_there_are() {
     assert_eq!(realm.peers().await.0.len(), 64);
 }
 
-/// PEER-1: a realm that has introduced itself under a name is added under it only if it is who answers at the address. Its key was taken for
-/// that of the realm that an operator had named.
+/// PEER-1: an operator adds a realm under a name that an introduction has taken only if the same
+/// realm answers at the address. Before, the stranger's key was taken for the key of the realm that
+/// the operator had named.
 #[tokio::test(start_paused = true)]
 async fn who_has_taken_a_name_is_not_added_for_another() {
     for (there, expected) in [
@@ -471,7 +481,8 @@ async fn who_has_taken_a_name_is_not_added_for_another() {
     }
 }
 
-/// PEER-13, PEER-24: whoever looks after links hears of a new key: a link with it was one with nobody.
+/// PEER-13, PEER-24: a new key of a peer is signalled to the code that keeps links up, because a
+/// link under the former key reaches nobody.
 #[tokio::test]
 async fn new_key_of_a_peer_is_told_to_who_looks_after_links() {
     let (realm, _errands) = open_realm(&Held::default());
@@ -483,7 +494,8 @@ async fn new_key_of_a_peer_is_told_to_who_looks_after_links() {
     assert!(realm.network.signals().await.are_peers_changed);
 }
 
-/// PEER-23: a peer that says another address each time costs one look at itself, and not one at all peers.
+/// PEER-23: a peer that claims another address each time costs one look at itself, and no listing
+/// of all peers.
 #[tokio::test]
 async fn address_that_changes_has_no_peers_listed() {
     let (realm, _errands) = open_realm(&Held::default());
@@ -496,8 +508,9 @@ async fn address_that_changes_has_no_peers_listed() {
     }
 }
 
-/// PEER-13: what a peer answered when it knew this realm by a former key takes nothing back when it is written down late. All that was asked
-/// from then on was asked by that key, and refused.
+/// PEER-13: an answer that a peer gave when it knew this realm by a former key does not restore
+/// that key when it is recorded late. Before, all later requests were sent under that key and
+/// refused.
 #[tokio::test]
 async fn late_answer_puts_no_former_key_of_this_realm_back() {
     let (realm, _errands) = open_realm(&Held::default());
@@ -512,7 +525,8 @@ async fn late_answer_puts_no_former_key_of_this_realm_back() {
     assert_eq!(only_peer(&realm).await.knows(), now);
 }
 
-/// PEER-2: a realm that says that it is at a longer host is refused; all peers there may be, with the longest, are told in one answer.
+/// PEER-2: a realm that claims a host longer than the limit is refused. The details of the largest
+/// number of peers, each with the longest host, fit one answer.
 #[tokio::test]
 async fn what_is_told_of_all_peers_fits_an_answer() {
     const LONGEST_ANSWER: usize = 65 << 10;

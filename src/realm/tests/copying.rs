@@ -1,4 +1,4 @@
-//! Copies of groups that live in other realms.
+//! Replicas of groups whose home is another realm.
 
 use tokio::sync::mpsc;
 
@@ -6,7 +6,7 @@ use super::super::records::{Record as _, ReplicaRecord};
 use super::*;
 use crate::wire::{Entry, Fragment, command};
 
-/// Answers what is asked of another realm, one question after another.
+/// Answers the next requests to another realm, one after another.
 async fn answer_all(errands: &mut mpsc::Receiver<PeerCall>, answers: Vec<Answer>) {
     for answer in answers {
         match errands.recv().await {
@@ -20,7 +20,7 @@ fn piece(offset: u64, text: &str) -> Answer {
     let entry = Entry {
         position: Position(1),
         time: 0,
-        // Which is another realm's to say to its own users only (ACC-8).
+        // A notice, which another realm may send to its own users only (ACC-8).
         content: crate::wire::CONTENT_NOTICE,
         fragment: Some(Fragment { offset, total: 12 }),
         from: "bob".parse().unwrap(),
@@ -33,8 +33,9 @@ fn piece(offset: u64, text: &str) -> Answer {
     })
 }
 
-/// Makes a peer of `realm`, and a copy of a group there of which nothing has been read yet; what the realm asks of others is answered by
-/// the test. Gives the peer, the group, where the copy's messages are, and what is asked.
+/// Adds a peer to `realm`, and a replica of a group there that is empty so far. The test answers
+/// the realm's requests. Returns the peer, the group, the replica's log and the receiver of the
+/// requests.
 async fn with_copy<S: Store>(
     realm: &mut Realm<S>,
 ) -> (Peer, GroupName, crate::store::Log, mpsc::Receiver<PeerCall>) {
@@ -58,7 +59,8 @@ async fn with_copy<S: Store>(
     (realm.peers().await.0.remove(0), group, log, errands)
 }
 
-/// PEER-9: found by the simulator: an entry that came in three pieces or more was written down after the second.
+/// PEER-9: an entry is copied whole, however many pieces it comes in. Found by the simulator: an
+/// entry in three or more pieces was stored after the second piece.
 #[tokio::test]
 async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
     let mut fixture = Fixture::new();
@@ -96,7 +98,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
     );
     assert_eq!(answer, Answer::Done);
     let peer = realm.peers().await.0.remove(0);
-    // What brings nothing new is asked for again later.
+    // A read that brings nothing new is repeated later.
     let short = vec![piece(0, "thr"), piece(3, "")];
     let (outcome, ()) = tokio::join!(
         realm.read_copy(&peer, crew, MOMENT),
@@ -129,9 +131,10 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
     }
 }
 
-/// PEER-9: the home realm of a group does not know a member any more, as when the answer to a *leave* was lost: the user is told so with the next post
-/// and is no member here either. They stayed one for good, and were shown nothing that was written. Who has joined again meanwhile stays, and a record
-/// that cannot be read stops nothing.
+/// PEER-9: if the home realm of a group no longer knows a member, for example because the answer to
+/// a *leave* was lost, the user is told with the next post and is no member here either. Before,
+/// the user stayed a member for good and saw no new messages. A user who has joined again meanwhile
+/// stays a member. A record that cannot be read does not stop the queue.
 #[tokio::test(start_paused = true)]
 async fn membership_that_its_home_realm_does_not_know_ends_with_the_next_post() {
     for (joins_again, is_damaged) in [(false, false), (true, false), (false, true)] {
@@ -188,7 +191,7 @@ async fn membership_that_its_home_realm_does_not_know_ends_with_the_next_post() 
             );
             assert_eq!(answer, Answer::Done);
         }
-        // The peer is asked about the message of the former membership once more, by who is one anew.
+        // The user who has joined again asks once more about the message of the former membership.
         let glance = realm.look(beta, false).await.unwrap().unwrap();
         let next = glance.next.unwrap().unwrap();
         let told = Settling::Told(Answer::Refused(ErrorCode::NotAMember.into()));
@@ -214,8 +217,9 @@ async fn membership_that_its_home_realm_does_not_know_ends_with_the_next_post() 
     }
 }
 
-/// PEER-9, PEER-10. Found by the simulator: what a peer could not do at the moment, because its disk failed, counted
-/// as done, and an answer without sense as the end of the group.
+/// PEER-9, PEER-10: a request that a peer fails to do at the moment is repeated. Found by the
+/// simulator: a peer whose disk failed counted as told, and an answer that could not be parsed
+/// counted as the end of the group.
 #[tokio::test]
 async fn a_peer_that_fails_is_asked_and_told_again() {
     let mut fixture = Fixture::new();
@@ -241,8 +245,9 @@ async fn a_peer_that_fails_is_asked_and_told_again() {
     }
 }
 
-/// PEER-10. Found by the simulator: a message that was decided before another realm joined, and written after that
-/// realm had read the group, was never told to it.
+/// PEER-10: a realm that joins while a message is written is told of the message. Found by the
+/// simulator: a message that was decided before another realm joined, and written after that realm
+/// had read the group, was never told to it.
 #[tokio::test]
 async fn who_joins_while_a_message_is_written_hears_of_it() {
     let fixture = Fixture::new();
@@ -309,8 +314,9 @@ const ALL: crate::store::PageLimit = crate::store::PageLimit {
     bytes: usize::MAX,
 };
 
-/// PEER-20: a home realm that tells lies fills neither memory nor the disk of those who copy its groups: an entry has an end, positions rise, and
-/// what is kept is counted; and what it says is gone is a number.
+/// PEER-20: a home realm that lies fills neither the memory nor the disk of the realms that copy
+/// its groups. An entry has a longest length, positions rise, and stored bytes are counted. The
+/// content of a gone entry is a number.
 #[tokio::test]
 async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
     let directory = tempfile::tempdir().unwrap();
@@ -368,14 +374,14 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
         (127, b"no number".to_vec()),
     ];
     assert_eq!(kept, wanted);
-    // What it may have kept is used up at some time.
+    // At some point the peer's storage quota is used up.
     let long = vec![b'x'; 900];
     let mut pages = (4..).map(|n| page(vec![entry(n, 0, None, &long)], false));
     let mut copied = 0;
     while copied < 1000 {
         let next = pages.next().unwrap();
         let reading = realm.read_copy(&peer, group, MOMENT);
-        // Nothing is asked any more once that is so.
+        // From then on the realm sends no request.
         let answering = async {
             answer_all(&mut errands, vec![next]).await;
             std::future::pending::<()>().await;
@@ -392,7 +398,8 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
     assert!((20..60).contains(&copied), "{copied}");
 }
 
-/// READ-11: an entry that goes at its home while it is copied is not mixed with what says so.
+/// READ-11: an entry that is deleted at its home while it is copied is not mixed with the gone
+/// entry that replaces it.
 #[tokio::test]
 async fn an_entry_that_goes_while_it_is_copied_is_not_mixed_with_another() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A store that fails while it writes: what is answered then.
+//! Answers when the store fails during a write.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -76,8 +76,9 @@ impl Store for Faulty {
     }
 }
 
-/// ERR-1, EXACT-6: where a commit failed that may have been written, or the store cannot tell whether the number is
-/// used, the outcome is unknown; it was `internal`, which says that nothing was done. The same number finds out.
+/// ERR-1, EXACT-6: the answer is `unknown` if a failed commit may have been written, or if the
+/// store cannot tell whether the number is used. Before, it was `internal`, which says that nothing
+/// was done. A repeat under the same number finds out.
 #[tokio::test]
 async fn a_failed_commit_is_answered_unknown() {
     let directory = tempfile::tempdir().unwrap();
@@ -100,25 +101,26 @@ async fn a_failed_commit_is_answered_unknown() {
         panic!("it is refused")
     };
     assert!(refusal.is_unknown() && !refusal.is_final() && !refusal.is_transient());
-    // Whether the number is used cannot be read: it may be.
+    // The store cannot read whether the number is used, so it may be.
     set(CANNOT_READ);
     assert_eq!(
         ask(send(2, "ann", "once")).await,
         refused(ErrorCode::Unknown)
     );
-    // This one was certainly not done. The realm opens its store again, and then it can be.
+    // This command was certainly not done. After the realm has opened its store again, it can be
+    // done.
     assert_eq!(
         ask(send(3, "ann", "twice")).await,
         refused(ErrorCode::Unknown)
     );
-    // No start makes a damaged record whole: asking again would be in vain, and nothing was done.
+    // No restart repairs a damaged record. A repeat would be useless, and nothing was done.
     set(NEEDS_DAMAGED);
     assert_eq!(
         ask(send(4, "ann", "never")).await,
         refused(ErrorCode::Internal)
     );
     set(CANNOT_READ);
-    // What changes nothing has certainly changed nothing.
+    // A command that changes nothing has certainly changed nothing.
     let session = SessionRef::Bound;
     let read = ask(Command::Inbox(command::Inbox { session })).await;
     assert_eq!(read, refused(ErrorCode::Internal));
@@ -129,8 +131,8 @@ async fn a_failed_commit_is_answered_unknown() {
     assert_eq!(ask(send(3, "ann", "twice")).await, STORED);
 }
 
-/// HS-14: a store that cannot write its first life has none, and no device is told of one: after the next start the realm would not
-/// know it. Found by the simulator.
+/// HS-14: a store that cannot write its first life has no life, and no device is told of one. Found
+/// by the simulator: the realm did not know that life after its next start.
 #[tokio::test]
 async fn a_first_life_that_is_not_written_is_not_told() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Single steps with peers, as [`Federation`](crate::federation::Federation) has them done.
+//! Single steps with peers, as [`Federation`](crate::federation::Federation) has the realm do them.
 
 use super::*;
 use crate::{
@@ -6,18 +6,18 @@ use crate::{
     federation::testing::{Reader, Reading, Refusals, Turn, Verdict, turn, verdict},
 };
 
-/// What came of taking a message to its peer.
+/// The outcome of delivering a message to its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carried {
-    /// It has left its place in the queue.
+    /// The message has left its place in the queue.
     Settled,
-    /// The peer takes nothing now.
+    /// The peer accepts no message now.
     Busy,
-    /// The peer does not take this one.
+    /// The peer does not accept this message.
     Refused,
     /// The peer did not answer.
     Silent,
-    /// This realm cannot read or write what it keeps of it.
+    /// This realm cannot read or write the message's records.
     Failed,
 }
 
@@ -31,23 +31,23 @@ impl From<Written> for Carried {
     }
 }
 
-/// What came of reading a group from where it lives.
+/// The outcome of reading a group from its home realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// The copy has all there is.
+    /// The replica is complete.
     Equal,
-    /// There is nothing to be read any more.
+    /// There is nothing to read any more.
     Gone,
     /// The other realm does not answer.
     Silent,
-    /// It says nothing to go on with now, or this realm cannot keep it now.
+    /// The answer brings nothing new now, or this realm cannot store it now.
     Unread,
 }
 
 impl<S: Store> Realm<S> {
-    /// What has been said that is to be done for groups at a peer.
+    /// Returns the signalled work for groups at a peer.
     pub async fn group_work(&self, realm: RealmId) -> Vec<GroupWork> {
-        // There is always something then.
+        // This makes sure that there is a signal.
         self.network.heard(realm, 0);
         let signals = self.network.signals().await;
         let work = signals.work.into_iter();
@@ -56,12 +56,12 @@ impl<S: Store> Realm<S> {
             .collect()
     }
 
-    /// The message whose turn it is.
+    /// Returns the message whose turn it is.
     pub async fn next_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
         self.find_outgoing(realm).await
     }
 
-    /// Takes a message to its peer, and writes down what came of it.
+    /// Delivers a message to its peer, and records the outcome.
     pub async fn deliver_outgoing(
         &self,
         peer: &Peer,
@@ -102,7 +102,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The peer of that name has agreed about the peering.
+    /// Notes that the peer of that name has agreed about the peering.
     pub async fn agree_with(&self, realm: RealmId) {
         let mut batch = Batch::new();
         let mut peer = self.peer(&mut batch, realm).await.unwrap();
@@ -111,13 +111,14 @@ impl<S: Store> Realm<S> {
         self.commit(batch).await.unwrap();
     }
 
-    /// The peer known by that name.
+    /// Returns the peer known by that name.
     pub async fn peer_now(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
         let looked = self.look(realm, false).await?;
         Ok(looked.map(|glance| glance.peer))
     }
 
-    /// Introduces this realm, by its new key where the peer knows a former one, until both know each other's number, but a few times at most.
+    /// Introduces this realm until both realms know each other's number, but a few times at most.
+    /// Rotates to the new key first if the peer knows a former one.
     pub async fn introduce_again(&self, peer: &Peer, now: Moment) -> Carried {
         let own = self.own.key();
         if peer.knows() != own {
@@ -171,17 +172,17 @@ impl<S: Store> Realm<S> {
         Carried::Refused
     }
 
-    /// Whether a peer is to be introduced to again. That is said once.
+    /// True if this realm is due to introduce itself to the peer again. Takes the signal.
     pub async fn take_introduction(&self, realm: RealmId) -> bool {
-        // There is always something then.
+        // This makes sure that there is a signal.
         self.network.heard(realm, 0);
         let signals = self.network.signals().await;
         signals.introductions.contains(&realm)
     }
 
-    /// Whether a peer is to be tried at the address that it says of itself. That is said once.
+    /// True if the address that a peer claims is to be tried. Takes the signal.
     pub async fn take_claim(&self, peer: &Peer) -> bool {
-        // There is always something then.
+        // This makes sure that there is a signal.
         self.network.heard(peer.realm, 0);
         let signals = self.network.signals().await;
         for other in signals.claims.iter().filter(|other| **other != peer.realm) {
@@ -190,7 +191,7 @@ impl<S: Store> Realm<S> {
         peer.record.claimed.is_some() && signals.claims.contains(&peer.realm)
     }
 
-    /// Tries the address that a peer says of itself.
+    /// Tries the address that a peer claims.
     pub async fn try_claim(&self, peer: &Peer, now: Moment) {
         if let Some(tried) = peer.at_claim()
             && self.introduce_again(&tried, now).await != Carried::Silent
@@ -200,7 +201,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Reads a group from where it lives until the copy has all there is.
+    /// Reads a group from its home realm until the replica is complete.
     pub async fn read_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReadOutcome {
         loop {
             let state = match self.look_at_copy(peer, group, now).await {

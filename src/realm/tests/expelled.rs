@@ -1,5 +1,5 @@
-//! Users of one realm in groups of another, who are removed, leave, and join again: what is said of a membership that is over says nothing
-//! of the next.
+//! Users of one realm in groups of another: they are removed, leave, and join again. A message
+//! about a membership that is over has no effect on the next one.
 
 use super::{
     acts::{BOUND, group, join_realm, user},
@@ -17,7 +17,7 @@ fn join() -> PeerRequest<'static> {
     }
 }
 
-/// PEER-15, PEER-8: who was removed may join again at once, and is a member for the second time.
+/// PEER-15, PEER-8: a removed user may join again at once, and gets a second membership.
 #[tokio::test]
 async fn expelled_user_joins_again_at_once() {
     let store = Held::default();
@@ -43,7 +43,7 @@ async fn expelled_user_joins_again_at_once() {
         .map(|word| word.body)
         .collect();
     assert_eq!(said, [first.to_be_bytes()]);
-    // What was to end the first comes late.
+    // The request to end the first membership arrives late.
     for (membership, answer) in [
         (first, refused(ErrorCode::NotAMember)),
         (second, Answer::Done),
@@ -58,8 +58,9 @@ async fn expelled_user_joins_again_at_once() {
     }
 }
 
-/// PEER-15. `joingrouprealm` was answered with *done*, and word of an earlier membership, which was still on its way, ended the new one;
-/// the other realm kept the user among its members for good.
+/// PEER-15: a message about a former membership does not end a later one. Before, `joingrouprealm`
+/// was answered with *done*, and then a delayed message about an earlier membership ended the new
+/// one. The other realm kept the user among its members for good.
 #[tokio::test]
 async fn word_of_a_former_membership_ends_no_other() {
     let store = Held::default();
@@ -82,7 +83,8 @@ async fn word_of_a_former_membership_ends_no_other() {
         store.memory().get(&key).is_some()
     };
     for (sequence, membership, stays) in
-        // Word without a number is of a release before there were any, and so of a membership before this one.
+        // A message without a membership number comes from a release before such numbers. So it is
+        // about an earlier membership.
         [(1, 11, true), (2, 13, true), (3, 0, true), (4, 12, false)]
     {
         let expelled = PeerRequest::Expelled {
@@ -97,7 +99,8 @@ async fn word_of_a_former_membership_ends_no_other() {
     }
 }
 
-/// PEER-15: a membership without a number ends by whatever word there is of it: else the realms would disagree for good.
+/// PEER-15: any *expelled* ends a membership without a number. Otherwise the realms would disagree
+/// for good.
 #[tokio::test]
 async fn a_membership_without_a_number_ends_by_any_word() {
     for membership in [0, 11] {

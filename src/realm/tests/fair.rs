@@ -23,7 +23,7 @@ fn send(number: u64, from: &str) -> Vec<u8> {
     Request::from(command).to_bytes()
 }
 
-/// What an earlier release, or this one, has queued for beta.
+/// Queues messages for beta as an earlier release, or this one, has written them.
 fn put(store: &Held, count: usize, from: &str, kind: QueuedKind) {
     let written = QueuedRecord {
         queued: 0,
@@ -47,7 +47,7 @@ fn put(store: &Held, count: usize, from: &str, kind: QueuedKind) {
     store.memory().apply(batch).unwrap();
 }
 
-/// What beta has taken leaves the queue.
+/// Removes what beta has accepted from the queue.
 fn settle(store: &Held, position: u64) {
     let beta = "beta".parse().unwrap();
     let mut batch = Batch::new();
@@ -62,14 +62,14 @@ fn settle(store: &Held, position: u64) {
 
 const QUEUED: Answer = Answer::Sent(Sent::Queued);
 
-/// PEER-25: whoever has filled a queue is refused, and others are not; also after a start, for there is no other record of it than the
-/// queue.
+/// PEER-25: a user who has filled a queue is refused, and others are not. This also holds after a
+/// restart, because the queue is the only record of its use.
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_one_account_has_filled_has_room_for_others() {
     let store = Held::default();
     let realm = with_users(&store, &["ann", "bob"]).await;
     let full = refused(ErrorCode::QueueFull);
-    // Word of memberships takes no room from users.
+    // Messages about memberships take no room from users.
     put(&store, 5000, "zoe", QueuedKind::Expelled);
     put(&store, 2047, "ann", QueuedKind::Private);
     assert_eq!(give(&realm, 1, &send(2, "ann")).await, QUEUED);
@@ -77,7 +77,7 @@ async fn a_queue_that_one_account_has_filled_has_room_for_others() {
     assert_eq!(give(&realm, 2, &send(2, "bob")).await, QUEUED);
     let realm = realm_of(&store);
     assert_eq!(give(&realm, 1, &send(4, "ann")).await, full);
-    // The last places are for those of whom nothing waits.
+    // The last places are for users who have nothing in the queue.
     put(&store, 1900, "ann", QueuedKind::Private);
     settle(&store, 5000);
     assert_eq!(give(&realm, 2, &send(3, "bob")).await, full);
@@ -89,7 +89,8 @@ async fn a_queue_that_one_account_has_filled_has_room_for_others() {
     assert_eq!(waiting(&store, "beta").len() as u64, fewer + 1);
 }
 
-/// PEER-25: what waits behind the others from then on, under another number, counts as it did; and so does what cannot be read.
+/// PEER-25: a message that moves to the end of the queue under another number counts once, as
+/// before. So does one that cannot be read.
 #[tokio::test(start_paused = true)]
 async fn what_moves_in_a_queue_counts_once() {
     let store = Held::default();
@@ -117,7 +118,7 @@ async fn what_moves_in_a_queue_counts_once() {
     assert_eq!(give(&realm, 1, &send(3, "ann")).await, full);
 }
 
-/// PEER-22, PEER-25: what waited for a realm that was removed takes no room from the next of its name.
+/// PEER-22, PEER-25: the queue of a removed realm takes no room from the next realm of its name.
 #[tokio::test(start_paused = true)]
 async fn a_removed_realm_leaves_its_queue_empty_for_the_next() {
     let store = Held::default();

@@ -1,10 +1,10 @@
-//! A store as a large realm has it after years: what `benches/full` measures a realm with.
+//! Fills a store like that of a large realm after years. `benches/full` measures a realm with it.
 
 use std::{env, sync::Arc};
 
 use super::*;
 
-/// Users who write at the same time.
+/// The number of users who write at the same time.
 const AT_ONCE: u32 = 1024;
 
 fn number(name: &str, unless_given: u32) -> u32 {
@@ -35,14 +35,14 @@ impl Realmful {
         assert!(!Answer::is_refusal(&answer), "{answer:?}");
     }
 
-    /// Every so manieth user makes an account.
+    /// Registers every [`AT_ONCE`]th user.
     async fn register(self: Arc<Self>, first: u32) {
         for n in (first..self.users).step_by(AT_ONCE as usize) {
             self.ask(n, register(1, &user(n))).await;
         }
     }
 
-    /// They write to all kinds of others.
+    /// Sends each user's messages, to recipients all over the realm.
     async fn write(self: Arc<Self>, first: u32) {
         for n in (first..self.users).step_by(AT_ONCE as usize) {
             for message in 0..self.each {
@@ -55,8 +55,9 @@ impl Realmful {
     }
 }
 
-/// `MERPATI_FILL=directory cargo test --profile campaign --lib realm::tests::fill -- --ignored`; how many,
-/// `MERPATI_USERS` and `MERPATI_MESSAGES` (for each of them) say.
+/// `MERPATI_FILL=directory cargo test --profile campaign --lib realm::tests::fill -- --ignored`
+/// fills a store in that directory. `MERPATI_USERS` sets the number of users, and
+/// `MERPATI_MESSAGES` the number of messages of each.
 #[test]
 #[ignore = "it fills a directory, and takes minutes"]
 fn a_large_realm() {

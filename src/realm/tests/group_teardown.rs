@@ -45,7 +45,7 @@ pub fn add(number: u64, name: &str) -> Command<'static> {
     })
 }
 
-/// What waits for a peer.
+/// Returns the queue to a peer.
 pub fn waiting(store: &Held, realm: &str) -> Vec<QueuedRecord> {
     let all = PageLimit {
         entries: usize::MAX,
@@ -71,7 +71,7 @@ pub async fn joins(realm: &Realm<Held>, n: u8, name: &str, who: &str) -> u64 {
     }
 }
 
-/// Answers what a peer is asked next.
+/// Answers the next request to a peer.
 pub async fn answer_next(errands: &mut tokio::sync::mpsc::Receiver<PeerCall>, reply: Answer) {
     match errands.recv().await {
         Some(PeerCall::Ask { answer, .. }) => answer.send(reply.to_bytes()).unwrap(),
@@ -79,7 +79,8 @@ pub async fn answer_next(errands: &mut tokio::sync::mpsc::Receiver<PeerCall>, re
     }
 }
 
-/// PEER-19, GRP-7: each realm with members is told once, whoever ends the group and however often it is asked.
+/// PEER-19, GRP-7: each realm with members is told once, however the group ends and however often
+/// the command is repeated.
 #[tokio::test]
 async fn ended_group_is_told_to_each_realm_of_its_members_once() {
     for is_deleted in [false, true] {
@@ -101,7 +102,7 @@ async fn ended_group_is_told_to_each_realm_of_its_members_once() {
                 group: group("crew"),
             })
         } else {
-            // Nobody of gamma is in it any more.
+            // No user of gamma is in the group any more.
             assert_eq!(give(&realm, GAMMA, &leaves.to_bytes()).await, Answer::Done);
             leave(3, "crew")
         };
@@ -116,13 +117,13 @@ async fn ended_group_is_told_to_each_realm_of_its_members_once() {
             ("crew", &epoch.to_be_bytes()[..])
         );
         assert_eq!(waiting(&store, "gamma").len(), usize::from(is_deleted));
-        // The name is free, and the one made again is another.
+        // The name is free, and a group made again under it has another epoch.
         done(&realm, 1, add(4, "crew")).await;
         assert_ne!(joins(&realm, BETA, "crew", "zoe").await, epoch);
     }
 }
 
-/// PEER-5, PEER-19: a peer whose queue is full keeps no group from ending, nor anybody from being removed.
+/// PEER-5, PEER-19: a group ends, and a user is removed, even if a peer's queue is full.
 #[tokio::test]
 async fn ended_group_is_told_beyond_the_bound_of_the_queue() {
     let store = Held::default();
@@ -153,7 +154,7 @@ async fn ended_group_is_told_beyond_the_bound_of_the_queue() {
     assert_eq!(waiting(&store, "beta").len(), 4097);
 }
 
-/// PEER-19: all that is left of a group goes, however many were in it, and whoever is in one made again stays.
+/// PEER-19: all records of an ended group go, at any size. Members of one made again stay.
 #[tokio::test]
 async fn ended_group_leaves_nothing_behind() {
     let store = Held::default();
@@ -218,7 +219,7 @@ async fn ended_group_leaves_nothing_behind() {
     assert!(matches!(answer, Answer::Page(_)), "{answer:?}");
 }
 
-/// A realm whose users are in a group of beta with one message, as it has been copied.
+/// Returns a realm whose users are in a group of beta. Its replica has one message.
 async fn with_copy(store: &Held, names: &[&str]) -> Realm<Held> {
     let realm = with_users(store, names).await;
     put_copy(store, "beta", EPOCH);
@@ -281,7 +282,7 @@ fn ended(sequence: u64, name: &str, life: u64) -> PeerRequest<'static> {
     }
 }
 
-/// The notices that a user has.
+/// Returns the notices of a user.
 pub fn notices(store: &Held, who: &str) -> Vec<(String, String)> {
     let all = PageLimit {
         entries: usize::MAX,
@@ -317,7 +318,8 @@ async fn read_copy(realm: &Realm<Held>, n: u8, of: &str) -> Result<usize, ErrorC
     }
 }
 
-/// PEER-19: who was in it is told once, reads what there is, sends nothing, and leaves without the other realm.
+/// PEER-19: each member is told once that the group has ended. Members read what is stored, cannot
+/// post, and leave without asking the other realm.
 #[tokio::test(start_paused = true)]
 async fn ended_copy_is_read_only_and_its_members_are_told_once() {
     let store = Held::default();
@@ -329,7 +331,7 @@ async fn ended_copy_is_read_only_and_its_members_are_told_once() {
         );
         assert!(realm.do_chores(NOW).await);
     }
-    // Told again, in another message, and by the answer to a read.
+    // The end is repeated, in another message and by the answer to a read.
     give(&realm, BETA, &ended(2, "crew", EPOCH).to_bytes()).await;
     realm
         .copy_is_gone(("beta".parse().unwrap(), group("crew")), EPOCH)
@@ -371,7 +373,7 @@ async fn ended_copy_is_read_only_and_its_members_are_told_once() {
     assert_eq!(left, []);
 }
 
-/// PEER-19: a realm ends its own groups only, and of those the one that is meant.
+/// PEER-19: a realm can end only its own groups, and only the group that it names by epoch.
 #[tokio::test]
 async fn ended_said_of_another_group_ends_nothing() {
     let store = Held::default();
@@ -385,7 +387,7 @@ async fn ended_said_of_another_group_ends_nothing() {
         let word = ended(sequence, name, life).to_bytes();
         assert_eq!(give(&realm, n, &word).await, STORED);
     }
-    // Who is no peer, says nothing.
+    // A realm that is no peer is refused.
     let word = ended(1, "crew", EPOCH).to_bytes();
     assert_eq!(
         give(&realm, 60, &word).await,
@@ -404,7 +406,7 @@ async fn ended_said_of_another_group_ends_nothing() {
     );
     let found = store.memory().get(&records::group(group("crew")));
     assert!(found.is_some(), "this realm's own of that name goes on");
-    // Whatever groups a peer names, it makes so many keys and no more.
+    // However many groups a peer names, the number of records is bounded.
     for number in 0..600 {
         let word = ended(10 + number, &format!("g{number}"), 1).to_bytes();
         assert_eq!(give(&realm, BETA, &word).await, STORED);
@@ -413,7 +415,7 @@ async fn ended_said_of_another_group_ends_nothing() {
     assert!((200..=257).contains(&words.len()), "{}", words.len());
 }
 
-/// PEER-19: thousands are told, so many at a time, each once, whatever is restarted in between.
+/// PEER-19: thousands of members are told, 256 at a time, each once, also across restarts.
 #[tokio::test]
 async fn ended_copy_tells_all_of_its_members_across_restarts() {
     let store = Held::default();
@@ -451,8 +453,8 @@ async fn ended_copy_tells_all_of_its_members_across_restarts() {
     }
 }
 
-/// PEER-19, PEER-10: a copy ends also when the word is lost and its home realm says that there is no such group. Another
-/// group of the name is another one: who was in the former one only reads nothing more, and is told.
+/// PEER-19, PEER-10: if *ended* is lost, `no-such-group` to a read ends the replica. A later group
+/// of the name is another one. Members of the former one only are told, and read nothing more.
 #[tokio::test(start_paused = true)]
 async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
     let store = Held::default();
@@ -465,7 +467,7 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
         answer_next(&mut errands, refused(ErrorCode::NoSuchGroup))
     );
     assert_eq!(outcome, ReadOutcome::Gone);
-    // It is not asked for again.
+    // No further request is sent.
     assert_eq!(
         realm.read_copy(&beta, group("crew"), MOMENT).await,
         ReadOutcome::Gone
@@ -479,7 +481,7 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
     };
     let (answer, ()) = tokio::join!(give(&realm, 1, &command), answer_next(&mut errands, joined));
     assert_eq!(answer, Answer::Done);
-    // The word of the former one comes late.
+    // The *ended* of the former group arrives late.
     give(&realm, BETA, &ended(1, "crew", EPOCH).to_bytes()).await;
     assert!(realm.do_chores(NOW).await);
     assert_eq!(notices(&store, "ann"), [], "she was in the new one before");
@@ -498,8 +500,8 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
     );
 }
 
-/// PEER-19, PEER-6: word of memberships is not given up with what users wrote, and lets that be given up; a peer that is gone for
-/// good can be removed, and does not hear of it under that name later.
+/// PEER-19, PEER-6: messages about memberships do not expire, and let users' messages expire. A
+/// peer that is gone for good can be removed. A later realm of its name is not told.
 #[tokio::test]
 async fn ended_is_told_however_long_the_peer_is_away() {
     let store = Held::default();
@@ -548,7 +550,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
     assert_eq!(realm.queued(beta.realm).await.unwrap(), 0);
 }
 
-/// EXACT-13, PEER-19: a group ends with all that tells of it, or not at all.
+/// EXACT-13, PEER-19: a group's end and the messages about it are one commit.
 #[tokio::test]
 async fn ended_group_and_the_word_of_it_are_one_commit() {
     let store = Held::default();
@@ -556,7 +558,7 @@ async fn ended_group_and_the_word_of_it_are_one_commit() {
     done(&realm, 1, add(2, "crew")).await;
     joins(&realm, BETA, "crew", "zoe").await;
     let group_key = records::group(group("crew"));
-    // Wherever it is cut off.
+    // The command is interrupted at each step.
     for step in 1.. {
         let copied = Held::over(store.memory().clone());
         let realm = realm_of(&copied);
@@ -580,7 +582,7 @@ async fn ended_group_and_the_word_of_it_are_one_commit() {
     }
 }
 
-/// PEER-19
+/// PEER-19: a record of a group's end names the group by its epoch.
 #[test]
 fn ended_names_its_group_by_epoch() {
     let [one, other] = [1, 2].map(|epoch| {

@@ -1,4 +1,4 @@
-//! Groups: who may do what, and what is left when they do.
+//! Groups: what each role may do, and what is left afterwards.
 
 use super::*;
 use crate::wire::{GroupName, Member, Role, command};
@@ -73,7 +73,7 @@ fn role(number: u64, user: &str, role: Role) -> Command<'static> {
 }
 
 impl Fixture {
-    /// Users ann, bob, cat, dan at devices 1 to 4.
+    /// Registers ann, bob, cat and dan on devices 1 to 4.
     async fn with_users() -> Self {
         let fixture = Self::new();
         for (n, user) in ["ann", "bob", "cat", "dan"].into_iter().enumerate() {
@@ -129,7 +129,7 @@ impl Fixture {
     }
 }
 
-/// GRP-1, GRP-2, GRP-3
+/// GRP-1, GRP-2, GRP-3: members of a group post and read. Other users do not.
 #[tokio::test]
 async fn members_write_and_read_and_others_do_not() {
     let realm = Fixture::with_users().await;
@@ -195,7 +195,7 @@ async fn members_write_and_read_and_others_do_not() {
     );
 }
 
-/// GRP-2: a group without a password is joined without one, and only so.
+/// GRP-2: a group without a password is joined with the empty password only.
 #[tokio::test]
 async fn a_group_may_have_no_password() {
     let realm = Fixture::with_users().await;
@@ -229,7 +229,7 @@ async fn a_group_may_have_no_password() {
     );
 }
 
-/// GRP-2
+/// GRP-2: if the realm hides groups, a missing group answers `wrong-password`.
 #[tokio::test]
 async fn hidden_groups_are_not_told_from_missing_ones() {
     let mut realm = Fixture::with_users().await;
@@ -240,7 +240,7 @@ async fn hidden_groups_are_not_told_from_missing_ones() {
     );
 }
 
-/// GRP-4, GRP-5: cursors of a group are its own, and a page has an end.
+/// GRP-4, GRP-5: a group has cursors of its own, and the list of members comes in pages that fit.
 #[tokio::test]
 async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
     let realm = Fixture::with_users().await;
@@ -299,7 +299,7 @@ async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
         }
     };
     assert_eq!(page("", 12).await, (vec!["ann".into(), "bob".into()], true));
-    // Also behind who is not there any more, or never was.
+    // The list also continues behind a user who is no longer a member, or never was.
     for behind in ["bob", "bob@beta", "bz"] {
         let second = (vec!["cat".into(), "dan".into()], false);
         assert_eq!(page(behind, 12).await, second, "{behind}");
@@ -307,7 +307,7 @@ async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
     assert_eq!(page("dan", 12).await, (vec![], false));
 }
 
-/// GRP-6: a moderator removes members, the owner anybody, and nobody the owner.
+/// GRP-6: a moderator removes members, and the owner removes anybody. Nobody removes the owner.
 #[tokio::test]
 async fn the_higher_role_removes_the_lower_one() {
     let realm = Fixture::with_users().await;
@@ -371,7 +371,7 @@ async fn the_higher_role_removes_the_lower_one() {
     realm.done(2, kick(13, "ann")).await;
 }
 
-/// GRP-7: a group never is without an owner, and one that is gone leaves nothing to its successor.
+/// GRP-7: a group always has an owner, and an ended group leaves nothing to a later one.
 #[tokio::test]
 async fn an_owner_that_leaves_is_followed_and_the_last_one_takes_the_group_along() {
     let mut realm = Fixture::with_users().await;

@@ -1,4 +1,4 @@
-//! A realm over a store in memory, which can be copied, and in which a command can be held at a step.
+//! A realm over a store in memory. The store can be copied, and a command can be held at a step.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use crate::store::{
     Subscribers, Subscription, Versioned,
 };
 
-/// Who asks: a device, by number.
+/// The number of the device that sends a command.
 pub type Device = u8;
 
 /// A store in which one command can be held at a step.
@@ -24,10 +24,10 @@ pub struct Held {
     subscribers: Arc<Subscribers>,
 }
 
-/// Where a command is held.
+/// The step at which a command is held.
 #[derive(Debug, Default)]
 pub struct Hold {
-    /// Steps until one is held; 0 when none is to be.
+    /// Steps until a command is held; 0 if none is to be held.
     pub left: AtomicUsize,
     pub held: Notify,
     pub release: Notify,
@@ -116,7 +116,7 @@ pub fn realm_of(store: &Held) -> Realm<Held> {
     realm_over(store.clone(), |_, limits| {
         limits.password_threads = 0;
         limits.sessions_max = 2;
-        // How often is no matter here.
+        // Rate limits do not matter here.
         limits.rates = Rates::UNLIMITED;
     })
 }
@@ -126,7 +126,7 @@ pub async fn give(realm: &Realm<Held>, n: Device, command: &[u8]) -> Answer {
     Answer::parse(&bytes).unwrap()
 }
 
-/// Makes a peer of the realm whose key is number `n`; the two agree about the peering.
+/// Adds a peer with key number `n`, which has agreed about the peering.
 pub async fn add_peer(realm: &Realm<Held>, n: Device, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([n; 32]);

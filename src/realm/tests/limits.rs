@@ -1,4 +1,4 @@
-//! How often a realm does what costs it something (ACC-5 … ACC-7).
+//! Limits on work that is costly for a realm (ACC-5 … ACC-7).
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ impl Fixture {
         }
     }
 
-    /// Asks from the `n`th subnet.
+    /// Sends a command from the `n`th subnet.
     async fn ask_from(
         &self,
         n: u8,
@@ -37,7 +37,7 @@ fn subnet(n: u8) -> Subnet {
     IpAddr::from([198, 51, n, 1]).into()
 }
 
-/// How long the answer asks to wait, in seconds.
+/// Returns how long the answer asks the client to wait, in seconds.
 fn wait(answer: &Answer) -> Option<u64> {
     match answer {
         Answer::Refused(refusal) if refusal.code == ErrorCode::RateLimited => {
@@ -47,7 +47,8 @@ fn wait(answer: &Answer) -> Option<u64> {
     }
 }
 
-/// ACC-5
+/// ACC-5: after wrong passwords for an account the delay grows up to 15 minutes, whatever devices
+/// and subnets the tries come from.
 #[tokio::test]
 async fn who_guesses_at_an_account_waits_ever_longer_wherever_they_come_from() {
     let mut fixture = Fixture::new();
@@ -55,7 +56,7 @@ async fn who_guesses_at_an_account_waits_ever_longer_wherever_they_come_from() {
     let wrong = refused(ErrorCode::BadCredentials);
     let mut waits = vec![];
     for n in 0..9 {
-        // Each time from another device and another subnet.
+        // Each try comes from another device and another subnet.
         let guess = fixture.ask_from(n, device(50 + n), auth(1, "ann", "battery staple"));
         let answer = guess.await;
         if let Some(wait) = wait(&answer) {
@@ -68,7 +69,7 @@ async fn who_guesses_at_an_account_waits_ever_longer_wherever_they_come_from() {
         }
     }
     assert_eq!(waits, [60, 120, 240, 480, 900, 900]);
-    // Also who has the right password waits, but not for ever, and who is logged in is not concerned.
+    // The right password waits too, but not for ever. A logged-in device is not affected.
     let right = fixture.ask_from(90, device(9), auth(1, "ann", "correct horse"));
     assert_eq!(wait(&right.await), Some(900));
     let send = fixture.ask(device(1), send(2, "ann", "still here")).await;
@@ -78,7 +79,8 @@ async fn who_guesses_at_an_account_waits_ever_longer_wherever_they_come_from() {
     session_in(&right.await);
 }
 
-/// ACC-5: whoever guesses, and comes back each time as soon as that is allowed, keeps nobody out who was in before.
+/// ACC-5: a guesser who comes back as soon as that is allowed does not delay devices and networks
+/// that the user has logged in from before.
 #[tokio::test]
 async fn a_guesser_keeps_known_devices_and_networks_waiting_for_nothing() {
     let mut fixture = Fixture::new();
@@ -90,7 +92,7 @@ async fn a_guesser_keeps_known_devices_and_networks_waiting_for_nothing() {
     };
     for round in 0..20_u8 {
         while guess(&fixture).await.is_none() {}
-        // ann's own device elsewhere, and a new one where she was.
+        // The user's own device elsewhere, and a new device in a known subnet.
         let number = 10 + 2 * u64::from(round);
         let own = fixture.ask_from(90 + round, device(1), auth(number, "ann", "correct horse"));
         session_in(&own.await);
@@ -103,12 +105,12 @@ async fn a_guesser_keeps_known_devices_and_networks_waiting_for_nothing() {
             new: Password(b"correct horse"),
         });
         assert_eq!(fixture.ask(device(1), passwd).await, Answer::Done);
-        // A new device where she never was waits with the guesser.
+        // A new device in a new subnet waits with the guesser.
         let elsewhere = fixture.ask_from(200, device(200), auth(1, "ann", "correct horse"));
         assert!(wait(&elsewhere.await).is_some());
         fixture.now = later(fixture.now, 901);
     }
-    // What is remembered of where she was has an end.
+    // The records of known devices and networks are bounded.
     for kind in [b'd', b'n'] {
         let prefix = records::known_of_kind("ann".parse().unwrap(), kind);
         let store = &fixture.realm.store;
@@ -117,7 +119,7 @@ async fn a_guesser_keeps_known_devices_and_networks_waiting_for_nothing() {
     }
 }
 
-/// ACC-5: the limit tells nothing of which users there are.
+/// ACC-5: the delay does not show whether a user exists.
 #[tokio::test]
 async fn who_guesses_at_a_user_that_is_none_waits_as_long() {
     let fixture = Fixture::new();
@@ -136,7 +138,7 @@ async fn who_guesses_at_a_user_that_is_none_waits_as_long() {
     }
 }
 
-/// ACC-5: the old password is guessed no faster by who holds a session.
+/// ACC-5: the holder of a session guesses the old password no faster.
 #[tokio::test]
 async fn who_guesses_the_old_password_waits_too() {
     let fixture = Fixture::new();
@@ -159,7 +161,7 @@ async fn who_guesses_the_old_password_waits_too() {
     session_in(&login.await);
 }
 
-/// ACC-5
+/// ACC-5: after a user's wrong passwords for groups the delay grows.
 #[tokio::test]
 async fn who_guesses_a_groups_password_waits_ever_longer() {
     let fixture = Fixture::new();
@@ -190,11 +192,11 @@ async fn who_guesses_a_groups_password_waits_ever_longer() {
         wait(&fixture.ask(device(2), join(5, "meow")).await),
         Some(60)
     );
-    // Others are not concerned.
+    // Other users are not affected.
     assert_eq!(fixture.ask(device(3), join(2, "meow")).await, Answer::Done);
 }
 
-/// ACC-7
+/// ACC-7: a subnet has a rate limit for each kind of work.
 #[tokio::test]
 async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
     let once = RateLimit::per_hour(1);
@@ -213,7 +215,7 @@ async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
         registered.iter().filter_map(wait).collect::<Vec<_>>(),
         [3600]
     );
-    // What needs no work is answered at once.
+    // A command that needs no such work is answered at once.
     let taken = fixture.ask_from(1, device(8), register(1, "a")).await;
     assert_eq!(taken, refused(ErrorCode::UsernameTaken));
     session_in(&fixture.ask_from(2, device(8), register(1, "e")).await);
@@ -232,7 +234,7 @@ async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
             operation: op(u64::from(n) + 2),
             session: SessionRef::Bound,
             group: format!("group{n}").parse().unwrap(),
-            // One without a password costs nothing.
+            // A group without a password costs nothing.
             password: Password(if n == 0 { b"" } else { b"meow" }),
         });
         made.push(fixture.ask_from(1, device(1), add).await);
@@ -241,7 +243,7 @@ async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
     assert_eq!(wait(&made[5]), Some(3600));
 }
 
-/// ACC-7
+/// ACC-7: an account has one rate limit of commands for all its devices.
 #[tokio::test]
 async fn an_account_has_its_allowance_of_commands_on_all_its_devices_together() {
     let mut fixture = Fixture::with(|_, limits| {
@@ -264,7 +266,7 @@ async fn an_account_has_its_allowance_of_commands_on_all_its_devices_together() 
     );
 }
 
-/// ACC-6
+/// ACC-6: a realm may require a code for new accounts, or make none.
 #[tokio::test]
 async fn a_realm_may_ask_for_a_code_or_make_no_accounts() {
     let register_with = |code| Request {
@@ -283,14 +285,14 @@ async fn a_realm_may_ask_for_a_code_or_make_no_accounts() {
         assert_eq!(answer, refused(ErrorCode::WrongCode));
     }
     let session = session_in(&coded.ask(device(1), register_with(Some(CODE))).await);
-    // A repeat is the same command, whatever code comes with it.
+    // A repeat is the same command, whatever code it carries.
     let again = coded.ask(device(1), register_with(None)).await;
     assert_eq!(session_in(&again), session);
     let open = Fixture::new();
     session_in(&open.ask(device(1), register_with(Some(CODE))).await);
 }
 
-/// GRP-5, ACC-7: a list costs what it shows, wherever it goes on, and is no cheaper for its asker than for the realm.
+/// GRP-5, ACC-7: a list costs its user what it has looked up, wherever it continues.
 #[tokio::test]
 async fn a_list_costs_its_asker_what_it_looks_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -337,13 +339,13 @@ async fn a_list_costs_its_asker_what_it_looks_up() {
     }
     let all: Vec<String> = (0..200).map(|number| format!("g{number:03}")).collect();
     assert_eq!(names, all);
-    // Four hundred may come at once. A page of two hundred counts as thirteen.
+    // 400 commands may come at once. A page of 200 names counts as 13.
     let mut pages = 0;
     while matches!(ask(2 * begun, groups(None)).await, Answer::Names { .. }) {
         pages += 1;
     }
     assert!((25..40).contains(&pages), "{pages}");
-    // Where it goes on is a name, and not a number of names to pass over.
+    // A list continues behind a name, not after a number of names.
     let offset = Request {
         options: Options {
             offset: Some(1 << 60),
@@ -357,7 +359,8 @@ async fn a_list_costs_its_asker_what_it_looks_up() {
     assert_eq!(refusal, refused(ErrorCode::Unsupported));
 }
 
-/// ACC-9: whoever has had as much kept as they may is told to wait, may read, log out and leave all the same, and takes nothing from others.
+/// ACC-9: an account that has used its storage quota is told to wait. It may still read, log out
+/// and leave, and other accounts are not affected.
 #[tokio::test]
 async fn an_account_has_so_much_kept_and_no_more() {
     let mut fixture = Fixture::with(|_, limits| {
@@ -382,7 +385,7 @@ async fn an_account_has_so_much_kept_and_no_more() {
         }
         stored += 1;
     };
-    // Four days' worth at once, of which each message takes a little more than its text.
+    // Four days' quota at once. Each message takes a little more than its text.
     assert!((50..72).contains(&stored), "{stored}");
     let seconds = wait(&refused).unwrap();
     assert!(seconds > 0 && seconds < u64::from(DAY), "{seconds}");
@@ -402,7 +405,8 @@ async fn an_account_has_so_much_kept_and_no_more() {
     assert_eq!(fixture.ask(device(1), logout(502)).await, Answer::Done);
 }
 
-/// ACC-9: what the accounts of one subnet have kept is bounded too; but nobody is kept waiting by others who has hardly had anything kept.
+/// ACC-9: the accounts of one subnet share a storage quota. An account that has stored hardly
+/// anything does not wait because of others.
 #[tokio::test]
 async fn accounts_of_one_subnet_have_so_much_kept_together() {
     let fixture = Fixture::with(|_, limits| {
@@ -423,7 +427,8 @@ async fn accounts_of_one_subnet_have_so_much_kept_together() {
         }
         stored.push(theirs);
     }
-    // The first use the subnet's allowance up; then each has a sixteenth of a day's worth, and no more.
+    // The first accounts use up the subnet's quota. Then each account has a sixteenth of a day's
+    // quota, and no more.
     assert_eq!(stored[..2], [10, 10]);
     assert!(
         stored[5..].iter().all(|theirs| (1..4).contains(theirs)),
@@ -433,7 +438,8 @@ async fn accounts_of_one_subnet_have_so_much_kept_together() {
     assert_eq!(answer, STORED);
 }
 
-/// ACC-7, ACC-9: however much somebody has taken, they wait for an allowance to fill up, and not for longer.
+/// ACC-7, ACC-9: however much somebody has taken, they wait no longer than a rate limit takes to
+/// fill up.
 #[tokio::test]
 async fn nobody_owes_more_than_an_allowance() {
     let mut rng = StdRng::seed_from_u64(1);

@@ -1,4 +1,4 @@
-//! The lives of the store, and the cursors of those who remember another store (HS-14, READ-9).
+//! The lives of a store, and the cursors of clients that remember another store (HS-14, READ-9).
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     wire::{Cursors, Event, Life, Mailbox, command},
 };
 
-/// What a device claims that remembers `life`.
+/// Returns the claim of a device that remembers `life`.
 fn claim(life: Life) -> LifeClaim {
     let mut rng = StdRng::seed_from_u64(5);
     let (device, realm) = (
@@ -43,7 +43,7 @@ impl Fixture {
     }
 }
 
-/// HS-14
+/// HS-14: a claim is compared with all lives of the store.
 #[tokio::test]
 async fn life_claims_are_compared_with_all_lives_of_the_store() {
     let fixture = Fixture::new();
@@ -60,14 +60,15 @@ async fn life_claims_are_compared_with_all_lives_of_the_store() {
     assert_eq!(fixture.judge(Life::NONE), news(Some(second), false));
     assert_eq!(fixture.judge(Life([1; 4])), news(Some(second), true));
     assert_eq!(fixture.realm.judge_claim(None), news(None, false));
-    // A store that was copied while in use knows the life in which it was.
+    // A store that was copied while in use forgets all former lives: it may know the life from
+    // which clients remember entries that the copy lacks.
     let fixture = fixture.restart();
     fixture.realm.begin_life(true).await;
     assert!(fixture.judge(second).is_unknown && fixture.judge(first).is_unknown);
     assert!(!fixture.judge(Life::NONE).is_unknown);
 }
 
-/// HS-14: the oldest lives make way.
+/// HS-14: the oldest lives are dropped beyond 1024.
 #[tokio::test]
 async fn life_records_are_bounded() {
     let fixture = Fixture::new();
@@ -85,7 +86,7 @@ async fn life_records_are_bounded() {
     assert_eq!(fixture.judge(life(1024)), news(Some(current), true));
 }
 
-/// Asks from a link whose claim was unknown.
+/// Sends a command from a link whose claim is unknown.
 async fn ask_unknown(fixture: &Fixture, options: Options, command: Command<'_>) -> Answer {
     let caller = Caller {
         trusts_cursors: false,
@@ -114,7 +115,7 @@ async fn positions(fixture: &Fixture, after: Option<u64>, offset: Option<u64>) -
     }
 }
 
-/// bob, who has confirmed 2 of the 5 messages that ann has sent.
+/// Returns a realm in which bob has confirmed 2 of the 5 messages from ann.
 async fn with_messages() -> Fixture {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
@@ -131,14 +132,14 @@ async fn with_messages() -> Fixture {
     fixture
 }
 
-/// READ-9
+/// READ-9: on a link whose claim is unknown, reading begins behind what is confirmed.
 #[tokio::test]
 async fn life_unknown_makes_reading_begin_at_what_is_confirmed() {
     let fixture = with_messages().await;
     assert_eq!(positions(&fixture, Some(5), None).await, [3, 4, 5]);
     assert_eq!(positions(&fixture, Some(4), Some(1)).await, [3, 4, 5]);
     assert_eq!(positions(&fixture, Some(0), None).await, [1, 2, 3, 4, 5]);
-    // Nothing was confirmed by it.
+    // The reads have confirmed nothing.
     assert_eq!(positions(&fixture, None, None).await, [3, 4, 5]);
     let unread = ask_unknown(
         &fixture,
@@ -154,7 +155,7 @@ async fn life_unknown_makes_reading_begin_at_what_is_confirmed() {
     assert_eq!(counts[0].count, 3);
 }
 
-/// READ-9, WATCH-1
+/// READ-9, WATCH-1: on a link whose claim is unknown, watching begins behind what is confirmed.
 #[tokio::test]
 async fn life_unknown_makes_watching_begin_at_what_is_confirmed() {
     let fixture = with_messages().await;
@@ -184,8 +185,10 @@ async fn life_unknown_makes_watching_begin_at_what_is_confirmed() {
     }
 }
 
-/// HS-14, READ-9: what is written in a life that could not be written down itself, as on a full disk, is in no copy of the life before. That went on, so one life named
-/// two histories, and what a restored copy gave out at a position that the lost store had given out was never shown.
+/// HS-14, READ-9: a life whose name could not be written, as on a full disk, is not the life
+/// before. No copy of the life before holds what is written in it. Before, the former life went on,
+/// so one life named two histories. What a restored copy assigned to a position that the lost store
+/// had assigned was never shown.
 #[tokio::test]
 async fn life_that_cannot_be_written_is_not_the_one_before() {
     let store = Faulty::default();
@@ -205,7 +208,7 @@ async fn life_that_cannot_be_written_is_not_the_one_before() {
     assert_ne!(unwritten, written);
     assert_eq!(judge(&second, written), news(Some(unwritten), false));
     assert_eq!(judge(&second, unwritten), news(None, false));
-    // Peers are told the life before: nothing ends by it.
+    // Peers are told the life before, which ends nothing.
     let name = |Life(name): Life| u64::from(u32::from_be_bytes(name));
     assert_eq!(second.in_this_life(0), name(written));
     full(false);

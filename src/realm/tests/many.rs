@@ -1,4 +1,4 @@
-//! Groups of more members than are looked at in one go.
+//! Groups with more members than are read at once.
 
 use super::{
     held::{Held, add_peer, give, realm_of},
@@ -9,7 +9,7 @@ use crate::{
     wire::{GroupName, Role, command},
 };
 
-/// More than are read at once, twice.
+/// More than twice the number of members that are read at once.
 const MANY: usize = 2100;
 const BETA: u8 = 50;
 const SESSION: SessionRef = SessionRef::Bound;
@@ -24,11 +24,12 @@ async fn done(realm: &Realm<Held>, n: u8, command: Command<'_>) {
 }
 
 fn foreign(number: usize) -> Username {
-    // They sort before everybody here.
+    // These names sort before all local ones.
     format!("a{number:05}").parse().unwrap()
 }
 
-/// ann owns a group, mo moderates it, and zed has been in it for longer than mo; many users of beta are in it.
+/// Returns a realm with a group that ann owns and mo moderates. zed has been a member for longer
+/// than mo. Many users of beta are members.
 async fn crowded() -> (Held, Realm<Held>) {
     let store = Held::default();
     let realm = realm_of(&store);
@@ -94,7 +95,7 @@ fn leave(number: u64) -> Command<'static> {
     })
 }
 
-/// True when the group is `n`'s: nobody else deletes it.
+/// True if `n` owns the group: only the owner can set its password.
 async fn owns(realm: &Realm<Held>, n: u8) -> bool {
     let command = Command::GroupPasswd(command::GroupPasswd {
         operation: op(100),
@@ -105,7 +106,7 @@ async fn owns(realm: &Realm<Held>, n: u8) -> bool {
     give(realm, n, &Request::from(command).to_bytes()).await == Answer::Done
 }
 
-/// GRP-7
+/// GRP-7: the moderator becomes the owner, however many members the group has.
 #[tokio::test]
 async fn an_owner_is_followed_by_the_moderator_however_many_members_there_are() {
     let (_, realm) = crowded().await;
@@ -115,7 +116,7 @@ async fn an_owner_is_followed_by_the_moderator_however_many_members_there_are() 
     assert!(owns(&realm, 2).await);
 }
 
-/// GRP-7: also in a group from before members were listed by their standing.
+/// GRP-7: this also holds for a group from before members were indexed by standing.
 #[tokio::test]
 async fn an_owner_of_an_older_group_is_followed_by_the_moderator() {
     let (store, realm) = crowded().await;
@@ -134,7 +135,8 @@ async fn an_owner_of_an_older_group_is_followed_by_the_moderator() {
     assert!(owns(&realm, 2).await);
 }
 
-/// PEER-10: a realm is told of a group as long as one of its users is in it, also where they were not counted at first.
+/// PEER-10: a realm is told of a group until its last user has left, also if its users were not
+/// counted at first.
 #[tokio::test]
 async fn a_realm_hears_of_a_group_until_its_last_user_leaves() {
     for is_counted in [true, false] {

@@ -1,4 +1,4 @@
-//! Which groups a user is in, and what it costs to find out.
+//! The list of a user's groups, and its cost.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use crate::{
 
 const BETA: u8 = 50;
 
-/// A realm with two users, and a peer.
+/// Returns a realm with two users and a peer.
 async fn with_users(store: &Held) -> Realm<Held> {
     let realm = realm_of(store);
     for (n, who) in [(1, "ann"), (2, "bob")] {
@@ -25,7 +25,7 @@ async fn with_users(store: &Held) -> Realm<Held> {
     realm
 }
 
-/// Puts a user into copies of groups; `is_listed`: as they are written now.
+/// Adds a user to replicas. `is_listed`: with the index by user that is written now.
 fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bool) {
     let beta = "beta".parse().unwrap();
     let mut batch = Batch::new();
@@ -58,7 +58,8 @@ fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bo
     store.memory().apply(batch).unwrap();
 }
 
-/// What a user has not read, and how often that looks into the store.
+/// Returns the number of mailboxes with unread entries, and the number of store accesses that it
+/// took.
 async fn unread(store: &Held, realm: &Realm<Held>, n: u8) -> (usize, usize) {
     const MANY: usize = 1 << 30;
     let command = Command::Unread(command::Unread {
@@ -78,7 +79,7 @@ async fn unread(store: &Held, realm: &Realm<Held>, n: u8) -> (usize, usize) {
     }
 }
 
-/// WATCH-5: what it costs to count depends on one's own groups, not on those of others.
+/// WATCH-5: the cost of `unread` depends on the user's own groups, not on those of others.
 #[tokio::test]
 async fn unread_costs_no_more_when_others_join() {
     let store = Held::default();
@@ -95,8 +96,8 @@ async fn unread_costs_no_more_when_others_join() {
     assert_eq!(unread(&store, &realm, 2).await.0, 500);
 }
 
-/// WATCH-5: a store from before copies were listed by user is listed, a bounded number at a time and across restarts; until then
-/// nothing is left out.
+/// WATCH-5: replicas in a store from before the index by user are indexed, a bounded number at a
+/// time and across restarts. Until then no replica is left out.
 #[tokio::test]
 async fn copies_of_a_store_of_before_are_listed_across_restarts() {
     let store = Held::default();
@@ -128,13 +129,13 @@ async fn copies_of_a_store_of_before_are_listed_across_restarts() {
     assert_eq!(steps, 3);
     assert_eq!(listed(), 601);
     assert_eq!(unread(&store, &realm, 2).await.0, 300);
-    // From here on nothing is looked through again.
+    // From now on no full scan is needed.
     let (_, costs) = unread(&store, &realm, 1).await;
     put_copies(&store, "bob", 600, 50, true);
     assert_eq!(unread(&store, &realm, 1).await, (300, costs));
 }
 
-/// PEER-15: who leaves, or is expelled, while copies are being listed is not listed again.
+/// PEER-15: a member who leaves or is expelled while replicas are indexed is not indexed again.
 #[tokio::test]
 async fn who_leaves_while_copies_are_listed_is_not_listed() {
     for steps in 1.. {
@@ -167,7 +168,7 @@ async fn who_leaves_while_copies_are_listed_is_not_listed() {
     }
 }
 
-/// GRP-8, EXACT-13
+/// GRP-8, EXACT-13: a user is in at most 1000 groups, also if two commands run at once.
 #[tokio::test]
 async fn a_user_is_in_so_many_groups_and_no_more() {
     let store = Held::default();
@@ -182,7 +183,7 @@ async fn a_user_is_in_so_many_groups_and_no_more() {
             password: Password(b""),
         })
     };
-    // One that is gone leaves a trace, and is not counted.
+    // A link to a group that no longer exists is not counted.
     let mut batch = Batch::new();
     let trace = records::joined_group(user("ann"), group("gone"));
     batch.put(
@@ -192,7 +193,8 @@ async fn a_user_is_in_so_many_groups_and_no_more() {
     store.memory().apply(batch).unwrap();
     let give = async |n, command| give(&realm, n, &Request::from(command).to_bytes()).await;
     assert_eq!(give(1, add(2)).await, Answer::Done);
-    // Two at once are not both the last, wherever one is within the other.
+    // Two commands at once are not both the last one allowed, at whatever step one runs within the
+    // other.
     let full = Answer::Refused(Refusal::too_large(1000));
     for step in 1.. {
         let copied = Held::over(store.memory().clone());
@@ -221,7 +223,7 @@ async fn a_user_is_in_so_many_groups_and_no_more() {
     assert_eq!(give(1, add(4)).await, full);
     assert_eq!(give(1, super::acts::join_realm(op(5), "crew")).await, full);
     assert_eq!(give(2, add(20)).await, Answer::Done);
-    // All are counted: none is left out of what is watched.
+    // All groups are counted, so a watch leaves none out.
     assert_eq!(unread(&store, &realm, 1).await.0, 998);
     let all = realm.mailboxes_of(user("ann")).await.unwrap();
     assert_eq!(all.len(), 1001);
@@ -235,7 +237,8 @@ async fn a_user_is_in_so_many_groups_and_no_more() {
     assert_eq!(give(1, add(7)).await, Answer::Done);
 }
 
-/// PEER-11: a realm that starts reads all of its copies of a peer's groups on, however many there are.
+/// PEER-11: a realm that starts continues to read all its replicas of a peer's groups, however
+/// many.
 #[tokio::test]
 async fn all_copies_are_read_on() {
     let store = Held::default();

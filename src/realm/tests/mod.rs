@@ -1,4 +1,4 @@
-//! The rules, over a real store in a temporary directory.
+//! Tests of the realm's rules, over a real store in a temporary directory.
 
 mod acts;
 mod bounds;
@@ -84,7 +84,7 @@ fn open_with(
     realm_over(store, change)
 }
 
-/// How many realms have begun: no two begin with the same seed, as no two processes do.
+/// Number of realms begun. No two begin with the same seed, as no two processes do.
 static BEGUN: AtomicU64 = AtomicU64::new(1);
 
 fn realm_over<S: Store>(
@@ -113,7 +113,7 @@ fn realm_over<S: Store>(
     Realm::new(store, &identity, own, limits, network, seed).unwrap()
 }
 
-/// The key of the realm that is tested.
+/// Returns the key of the realm under test.
 fn realm_key() -> PublicKey {
     SecretKey::from_bytes([9; 32]).public()
 }
@@ -154,7 +154,7 @@ impl Fixture {
         Answer::parse(&self.realm.answer(&caller, &bytes).await).unwrap()
     }
 
-    /// Registers `user` from `device` as its operation 1.
+    /// Registers `user` from `device` as the device's operation 1.
     async fn register(&self, device: Option<PublicKey>, user: &str) -> SessionId {
         session_in(&self.ask(device, register(1, user)).await)
     }
@@ -197,12 +197,12 @@ fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
     }
 }
 
-/// An operation with the salt that one client draws in all of these tests.
+/// Returns an operation with the salt that one client draws in all these tests.
 const fn op(number: u64) -> Operation {
     Operation::new(number, *b"qz")
 }
 
-/// A refusal because of the number, which tells the highest.
+/// Returns a refusal because of the number, with the highest number.
 const fn refused_number(code: ErrorCode, highest: u64) -> Answer {
     Answer::Refused(Refusal::number(code, OperationNumber(highest)))
 }

@@ -1,8 +1,8 @@
-//! Exactly once: repeats, windows, commands under way together.
+//! Exactly once: repeats, dedup windows, concurrent commands.
 
 use super::*;
 
-/// EXACT-1, EXACT-2: a repeat is answered as before and done once, also after a restart.
+/// EXACT-1, EXACT-2: a repeat gets the same answer and takes effect once, also after a restart.
 #[tokio::test]
 async fn a_repeat_is_answered_and_not_done_again() {
     let mut realm = Fixture::new();
@@ -24,7 +24,8 @@ async fn a_repeat_is_answered_and_not_done_again() {
     );
 }
 
-/// EXACT-3, EXACT-4: what is too old to be told apart counts as done, and the memory has an end.
+/// EXACT-3, EXACT-4: a number that is too old to be told apart counts as done, and the dedup window
+/// is bounded.
 #[tokio::test]
 async fn the_window_moves_on() {
     let realm = Fixture::new();
@@ -64,7 +65,7 @@ async fn the_window_moves_on() {
     assert_eq!(greeting.highest, OperationNumber(510));
 }
 
-/// EXACT-5: a restored profile uses numbers again, and is told so.
+/// EXACT-5: a restored profile that reuses a number is told so.
 #[tokio::test]
 async fn a_number_with_another_command_is_refused() {
     let realm = Fixture::new();
@@ -81,8 +82,8 @@ async fn a_number_with_another_command_is_refused() {
     );
 }
 
-/// EXACT-12: a number that is at most 255 below the highest can still be used and asked for; one that is 256 below cannot
-/// be told apart from one that was used.
+/// EXACT-12: a number at most 255 below the highest can still be used and asked for. One that is
+/// 256 below cannot be told apart from a used one.
 #[tokio::test]
 async fn a_number_in_use_is_less_than_256_below_the_highest() {
     let realm = Fixture::new();
@@ -103,7 +104,8 @@ async fn a_number_in_use_is_less_than_256_below_the_highest() {
     assert_eq!(realm.texts(device(1)).await.len(), 4);
 }
 
-/// EXACT-8: what refuses a number tells the highest, so that a client goes above it in one step.
+/// EXACT-8: a refusal because of the number tells the highest number, so that a client goes above
+/// it in one step.
 #[tokio::test]
 async fn a_refused_number_is_told_the_highest() {
     let realm = Fixture::new();
@@ -115,7 +117,8 @@ async fn a_refused_number_is_told_the_highest() {
     assert_eq!(old, refused_number(ErrorCode::AlreadyDone, 700));
 }
 
-/// EXACT-10: the same text from the other copy of a device is another message, never a repeat of the first.
+/// EXACT-10: the same text from another copy of a device is another message, never a repeat of the
+/// first.
 #[tokio::test]
 async fn equal_texts_of_two_copies_of_a_device_are_two_operations() {
     let realm = Fixture::new();
@@ -139,8 +142,8 @@ fn void(operation: u64) -> Command<'static> {
     })
 }
 
-/// EXACT-11: a number that was voided is used up: the command that was under way under it has no effect any more, also
-/// after a restart; one that was carried out before is not undone.
+/// EXACT-11: a voided number is used up. A command that was sent under it before has no effect any
+/// more, also after a restart. One that was carried out before is not undone.
 #[tokio::test]
 async fn a_voided_number_is_used_up() {
     let realm = Fixture::new();
@@ -156,7 +159,7 @@ async fn a_voided_number_is_used_up() {
     assert_eq!(realm.texts(device(1)).await, ["done"]);
 }
 
-/// EXACT-11, EXACT-6: the number is the device's, whatever has become of its session meanwhile.
+/// EXACT-11, EXACT-6: the number belongs to the device, whatever has become of its session.
 #[tokio::test]
 async fn a_number_can_be_voided_without_its_session() {
     let realm = Fixture::new();
@@ -164,7 +167,7 @@ async fn a_number_can_be_voided_without_its_session() {
     assert_eq!(realm.ask(device(1), logout(2)).await, Answer::Done);
     assert_eq!(realm.ask(device(1), void(3)).await, Answer::Done);
     session_in(&realm.ask(device(1), register(5, "bob")).await);
-    // From before the session, in another account, and recorded nevertheless.
+    // This number is from before the session, in another account, and is recorded nevertheless.
     assert_eq!(realm.ask(device(1), void(4)).await, Answer::Done);
     for number in [3, 4] {
         let late = realm.ask(device(1), send(number, "ann", "late")).await;
@@ -176,7 +179,8 @@ async fn a_number_can_be_voided_without_its_session() {
     );
 }
 
-/// EXACT-11: on a plain link the number is the session's. Of one that has ended nothing is written: it never comes back.
+/// EXACT-11: on a plain link the number belongs to the session. For a session that has ended
+/// nothing is written, because it never comes back.
 #[tokio::test]
 async fn a_number_of_a_plain_session_can_be_voided() {
     let realm = Fixture::new();
@@ -208,7 +212,7 @@ async fn a_number_of_a_plain_session_can_be_voided() {
     );
 }
 
-/// EXACT-11: keys cost nothing, so strangers void only as often as they may make accounts.
+/// EXACT-11: keys cost nothing, so strangers can void only as often as they can make accounts.
 #[tokio::test]
 async fn strangers_fill_no_disk_with_voids() {
     let realm = Fixture::new();
@@ -223,8 +227,9 @@ async fn strangers_fill_no_disk_with_voids() {
     assert!(refused >= 100, "{refused}");
 }
 
-/// EXACT-6. Found by the simulator: a message was refused, because there was no such user; when there was, somebody
-/// sent the packet again, and the message was delivered after all.
+/// EXACT-6: a command that was refused does not take effect later. Found by the simulator: a
+/// message was refused because the user did not exist. After the user was made, somebody sent the
+/// packet again, and the message was delivered.
 #[tokio::test]
 async fn what_was_refused_is_not_done_later() {
     let realm = Fixture::new();
@@ -237,7 +242,8 @@ async fn what_was_refused_is_not_done_later() {
     assert_eq!(realm.texts(device(2)).await, ["hi"]);
 }
 
-/// EXACT-6: nor is what was refused for want of a session done in the next one; what was not asked before is.
+/// EXACT-6: a command that was refused without a session does not take effect in the next session.
+/// A command that was not sent before does.
 #[tokio::test]
 async fn a_number_from_before_a_session_is_none_of_its_own() {
     let realm = Fixture::new();
@@ -256,11 +262,11 @@ async fn a_number_from_before_a_session_is_none_of_its_own() {
     });
     let answer = realm.ask(device(1), auth).await;
     assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
-    // The highest number tells it from having no session.
+    // The highest number in the answer distinguishes this from having no session.
     let before = Answer::Refused(Refusal::number(ErrorCode::NoSession, OperationNumber(4)));
     assert_eq!(realm.ask(device(1), send(3, "ann", "hi")).await, before);
     assert_eq!(realm.ask(device(1), send(5, "ann", "hi")).await, STORED);
-    // Nothing is written for who has no session: a stranger could fill the disk.
+    // Nothing is written for a device without a session. Otherwise a stranger could fill the disk.
     let operations = records::operations(&records::Owner::Device(PublicKey([9; 32])));
     let stranger = realm.ask(device(9), send(1, "ann", "hi")).await;
     assert_eq!(stranger, refusal);
@@ -268,7 +274,8 @@ async fn a_number_from_before_a_session_is_none_of_its_own() {
     assert!(kept.is_empty());
 }
 
-/// EXACT-6: a password never travels early; who mistyped it may try again.
+/// EXACT-6: a command with a password never travels early, so a user who mistyped it may try again
+/// under the same number.
 #[tokio::test]
 async fn a_wrong_password_is_not_remembered() {
     let realm = Fixture::new();
@@ -296,7 +303,7 @@ async fn a_wrong_password_is_not_remembered() {
     assert_eq!(realm.ask(device(2), join(b"purr")).await, Answer::Done);
 }
 
-/// EXACT-1: commands of one device that are under way together are each done once.
+/// EXACT-1: concurrent commands of one device take effect once each.
 #[tokio::test]
 async fn commands_under_way_together_do_not_disturb_each_other() {
     let fixture = Fixture::new();

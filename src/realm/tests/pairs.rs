@@ -1,7 +1,8 @@
-//! Any two commands that change the same thing, at once: what comes of them is what comes of one after the other.
+//! Any two concurrent commands that change the same thing have the same result as one after the
+//! other.
 //!
-//! A command reads, decides and commits once. So all that two can do to each other is that one is done, whole, between
-//! two steps of the other: each such place is tried.
+//! A command reads, decides and commits once. So all that can happen is that one runs as a whole
+//! between two steps of the other. The tests try each such step.
 
 use std::{
     collections::BTreeSet,
@@ -23,17 +24,17 @@ use crate::{
     wire::{GroupName, Handle, Role, command},
 };
 
-/// What two commands are tried on.
+/// The state that two commands are tried on.
 #[derive(Clone, Copy)]
 struct Scene<'a> {
     memory: &'a Memory,
-    /// So many devices look at what there is afterwards.
+    /// Number of devices that look at the result.
     devices: u8,
-    /// The other realm answers, and users here are in groups of it.
+    /// True if the other realm answers, and users here are in its groups.
     has_beta: bool,
 }
 
-/// A realm, and the other realm as far as it matters.
+/// A realm, and the state of the other realm as far as it matters.
 struct Tried {
     realm: Realm<Held>,
     beta: Arc<Mutex<Beta>>,
@@ -41,18 +42,19 @@ struct Tried {
 
 /// The other realm.
 struct Beta {
-    /// Its groups have ended; one of them has been made again.
+    /// True if its groups have ended. One of them has been made again.
     have_ended: bool,
-    /// Who is in which of its groups.
+    /// The members of its groups.
     members: BTreeSet<(GroupName, Username)>,
 }
 
-/// How the other realm's group is known that is made again, and all others.
+/// The name of the other realm's group that is made again, the former epoch of its groups, and the
+/// epoch of the one made again.
 const AGAIN: &str = "band";
 const OLD: u64 = 7;
 const NEW: u64 = 8;
 
-/// Answers what the other realm is asked.
+/// Answers the requests to the other realm.
 async fn answer_for_beta(mut errands: mpsc::Receiver<PeerCall>, beta: Arc<Mutex<Beta>>) {
     while let Some(errand) = errands.recv().await {
         let PeerCall::Ask { bytes, answer, .. } = errand else {
@@ -106,7 +108,7 @@ impl Scene<'_> {
 
 impl Tried {
     async fn give(&self, n: u8, command: &[u8]) -> Answer {
-        // It says what is so there.
+        // The request reports a change that has already happened at the other realm.
         match PeerRequest::parse(command) {
             Ok(PeerRequest::Ended { .. }) => {
                 let mut beta = self.beta.lock().unwrap();
@@ -121,7 +123,7 @@ impl Tried {
         comparable(give(&self.realm, n, command).await)
     }
 
-    /// All that anybody can see afterwards.
+    /// Returns all that anybody can see afterwards.
     async fn seen(&self, scene: &Scene<'_>) -> Vec<Answer> {
         if !scene.has_beta {
             return seen(&self.realm, scene.devices).await;
@@ -161,7 +163,7 @@ impl Tried {
     }
 }
 
-/// The same answer, without what is drawn at random.
+/// Returns the answer without its random parts.
 fn comparable(answer: Answer) -> Answer {
     match answer {
         Answer::Joined { known_as, .. } => Answer::Joined {
@@ -173,7 +175,7 @@ fn comparable(answer: Answer) -> Answer {
             refusal.detail = None;
             Answer::Refused(refusal)
         }
-        // That a peer was heard is so whether what it asked was refused or not.
+        // A request of a peer counts as heard, whether it was refused or not.
         Answer::Realms(mut peers) => {
             for peer in &mut peers {
                 peer.heard = 0;
@@ -184,7 +186,7 @@ fn comparable(answer: Answer) -> Answer {
     }
 }
 
-/// The store before the two.
+/// Returns the store before the two commands.
 async fn before() -> Memory {
     let store = Held::default();
     let realm = realm_of(&store);
@@ -280,7 +282,7 @@ async fn handles(memory: &Memory) -> Vec<Handle> {
     handles
 }
 
-/// All that anybody can see afterwards, and what everybody may still do.
+/// Returns all that anybody can see afterwards, and what everybody may still do.
 async fn seen(realm: &Realm<Held>, devices: u8) -> Vec<Answer> {
     let mut seen = Vec::new();
     let all = Options {
@@ -356,7 +358,7 @@ async fn seen(realm: &Realm<Held>, devices: u8) -> Vec<Answer> {
     seen
 }
 
-/// What came of two commands.
+/// The result of two commands.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     answers: [Answer; 2],
@@ -376,7 +378,7 @@ async fn one_after_the_other(scene: &Scene<'_>, acts: [&Act; 2], is_turned: bool
     Outcome { answers, seen }
 }
 
-/// The second is done while the first is held at one of its steps; nothing when the first has fewer.
+/// Runs the second command while the first is held at `step`. `None` if the first has fewer steps.
 async fn one_within_the_other(scene: &Scene<'_>, acts: [&Act; 2], step: usize) -> Option<Outcome> {
     let store = Held::over(scene.memory.clone());
     let realm = scene.realm(&store);
@@ -395,7 +397,7 @@ async fn one_within_the_other(scene: &Scene<'_>, acts: [&Act; 2], step: usize) -
     Some(Outcome { answers, seen })
 }
 
-/// Tries all pairs. Afterwards so many devices look at what there is.
+/// Tries all pairs. The first `devices` devices look at the results.
 async fn check_all(memory: &Memory, acts: &[Act], devices: u8) {
     let scene = Scene {
         memory,
@@ -445,7 +447,7 @@ async fn check_scene(at: &Scene<'_>, acts: &[Act]) {
     );
 }
 
-/// EXACT-13, GRP-6, GRP-7
+/// EXACT-13, GRP-6, GRP-7: concurrent commands about one group are serializable.
 #[tokio::test(start_paused = true)]
 async fn commands_about_one_group_have_an_order() {
     let memory = before().await;
@@ -456,7 +458,7 @@ async fn commands_about_one_group_have_an_order() {
     check_all(&memory, &acts, 5).await;
 }
 
-/// EXACT-13, ACC-4, SES-6
+/// EXACT-13, ACC-4, SES-6: concurrent commands about one account are serializable.
 #[tokio::test(start_paused = true)]
 async fn commands_about_one_account_have_an_order() {
     let memory = before().await;
@@ -464,14 +466,15 @@ async fn commands_about_one_account_have_an_order() {
     check_all(&memory, &of_sessions(&handles), 10).await;
 }
 
-/// EXACT-13, PEER-1, PEER-13
+/// EXACT-13, PEER-1, PEER-13: concurrent commands about one realm are serializable.
 #[tokio::test(start_paused = true)]
 async fn commands_about_one_realm_have_an_order() {
     let memory = before().await;
     check_all(&memory, &of_realms(), 4).await;
 }
 
-/// EXACT-13, PEER-15, PEER-19: what another realm says of a group there, and what users here do about it meanwhile.
+/// EXACT-13, PEER-15, PEER-19: requests of another realm about its group, and concurrent commands
+/// of users here, are serializable.
 #[tokio::test(start_paused = true)]
 async fn word_of_a_group_that_ends_and_commands_have_an_order() {
     let memory = before().await;

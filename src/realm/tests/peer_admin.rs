@@ -31,7 +31,7 @@ async fn claim(realm: &Realm<Held>) {
     assert_eq!(of_ann(realm, Options::NONE, command).await, Answer::Done);
 }
 
-/// A realm whose peers are listed, and whose operator is ann.
+/// Returns a realm with `Peering::Listed`, whose operator is ann.
 async fn listed(store: &Held) -> Realm<Held> {
     let realm = realm_of(store);
     let answer = give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
@@ -100,8 +100,8 @@ async fn knock(realm: &Realm<Held>, n: u16, name: &str, now: Moment) {
     assert_eq!(answer, refused(ErrorCode::PeerRefused));
 }
 
-/// PEER-28: who introduces itself to a realm whose peers are listed is refused, and kept for an operator, who accepts it under the key that
-/// was shown and under any name.
+/// PEER-28: a realm with listed peers refuses one that introduces itself, and keeps it for an
+/// operator. The operator accepts it by the key that was shown, under any name.
 #[tokio::test(start_paused = true)]
 async fn pending_realm_is_accepted_by_its_key() {
     let realm = listed(&Held::default()).await;
@@ -150,7 +150,8 @@ async fn pending_realm_is_accepted_by_its_key() {
     assert_eq!(taken, refused(ErrorCode::RealmExists));
 }
 
-/// PEER-28: so many wait, one for each key, and whoever was heard longest ago makes way; who was refused is not kept for a day.
+/// PEER-28: the number of pending realms is bounded, one for each key, and the one heard longest
+/// ago is evicted. A realm that an operator has refused is not kept for a day.
 #[tokio::test(start_paused = true)]
 async fn pending_realms_are_few_and_refused_ones_stay_away_for_a_day() {
     let realm = listed(&Held::default()).await;
@@ -184,7 +185,8 @@ async fn pending_realms_are_few_and_refused_ones_stay_away_for_a_day() {
     assert!(waits(39).await);
 }
 
-/// PEER-28: only operators see and decide, and only a realm whose peers are listed keeps who introduces itself.
+/// PEER-28: only operators see pending realms and decide about them. Only a realm with listed peers
+/// keeps realms that introduce themselves.
 #[tokio::test(start_paused = true)]
 async fn pending_realms_are_for_operators_of_realms_that_list_their_peers() {
     let mut realm = listed(&Held::default()).await;
@@ -224,7 +226,7 @@ async fn pending_realms_are_for_operators_of_realms_that_list_their_peers() {
     }
 }
 
-/// PEER-28: an operator moves a peer, which is believed at once.
+/// PEER-28: an operator moves a peer to another address, which is used at once.
 #[tokio::test(start_paused = true)]
 async fn moved_peer_is_called_at_its_new_address() {
     let realm = listed(&Held::default()).await;
@@ -265,7 +267,8 @@ fn to_beta(number: u64) -> Command<'static> {
     })
 }
 
-/// PEER-28: what waits for a realm that is removed comes back, or is dropped; also when the realm is restarted in between.
+/// PEER-28: the queue of a removed realm is returned to its senders, or dropped, also across a
+/// restart.
 #[tokio::test(start_paused = true)]
 async fn removed_peer_takes_its_queue_with_it_if_an_operator_says_so() {
     for (form, told) in [(None, 2), (Some(FORM_DROP), 0)] {
@@ -294,7 +297,8 @@ async fn removed_peer_takes_its_queue_with_it_if_an_operator_says_so() {
     }
 }
 
-/// PEER-18, PEER-28: an operator sees how a peer stands, since when, why, and when it is tried next.
+/// PEER-18, PEER-28: an operator sees the state of a peer, since when, why, and when it is tried
+/// next.
 #[tokio::test(start_paused = true)]
 async fn details_tell_how_a_peer_stands() {
     let mut realm = listed(&Held::default()).await;
@@ -345,7 +349,8 @@ async fn details_tell_how_a_peer_stands() {
     assert_eq!(one(&realm).await.former, 1);
 }
 
-/// PEER-28: a queue that cannot be read keeps an operator from seeing nothing else, and is seen itself. One such entry had *realms* answer `internal`.
+/// PEER-28: a queue that cannot be read does not keep an operator from seeing the rest, and is
+/// shown itself. Before, one such entry made *realms* answer `internal`.
 #[tokio::test(start_paused = true)]
 async fn queue_that_cannot_be_read_is_seen() {
     let realm = listed(&Held::default()).await;

@@ -1,4 +1,4 @@
-//! Realms that an operator has removed, and whoever has their names next.
+//! Realms that an operator has removed, and later realms of their names.
 
 use super::{
     acts::{BOUND, group, join_realm, user},
@@ -29,7 +29,8 @@ fn remove(number: u64) -> Command<'static> {
     })
 }
 
-/// A realm with a group in which two realms have users, a copy of a group of beta, a message from beta, and two messages for it.
+/// Returns a realm with a group in which two realms have users, a replica of a group of beta, a
+/// message from beta, and two messages queued for it.
 async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
     let mut realm = with_users(store, &["ann"]).await;
     let (network, mut errands) = Network::new();
@@ -74,7 +75,7 @@ async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
     realm
 }
 
-/// What whoever has the name next finds of the former one: who asks has another key.
+/// Checks that a later realm of the name, which has another key, finds nothing of the former one.
 async fn finds_nothing(store: &Held, realm: &Realm<Held>) {
     const NEXT: u8 = 77;
     add_peer(realm, NEXT, "beta").await;
@@ -134,8 +135,8 @@ async fn finds_nothing(store: &Held, realm: &Realm<Held>) {
     assert_eq!(waiting(store, "beta"), []);
 }
 
-/// PEER-22: whoever gets the name of a realm that was removed gets nothing else of it, and its users are told what becomes of theirs. The
-/// name is free once all of that is done.
+/// PEER-22: a later realm of a removed realm's name gets nothing else of it. The users are told
+/// what becomes of their messages and memberships. The name is free once all of that is done.
 #[tokio::test]
 async fn the_name_of_a_removed_realm_brings_nothing_else() {
     let store = Held::default();
@@ -169,7 +170,7 @@ async fn the_name_of_a_removed_realm_brings_nothing_else() {
     assert_eq!(notices(&store, "ann").len(), 3, "once");
 }
 
-/// PEER-22, EXACT-13: the same wherever it is cut off.
+/// PEER-22, EXACT-13: the result is the same at whatever step the removal is interrupted.
 #[tokio::test]
 async fn a_realm_departs_whole_over_restarts() {
     let store = Held::default();
@@ -197,8 +198,9 @@ async fn a_realm_departs_whole_over_restarts() {
     }
 }
 
-/// PEER-22. A carrier that was in the middle of an ask when the peer was removed moved the queue back, told the sender again, and had the
-/// message wait for whoever got the name.
+/// PEER-22: an answer that arrives after the removal changes nothing. Before, a delivery that was
+/// waiting for its answer when the peer was removed moved the queue back, told the sender again,
+/// and left the message for the next realm of the name.
 #[tokio::test]
 async fn an_answer_that_comes_after_the_removal_changes_nothing() {
     let scene = Held::default();
@@ -233,8 +235,8 @@ async fn an_answer_that_comes_after_the_removal_changes_nothing() {
     }
 }
 
-/// PEER-22: what a realm has under way when it is removed is refused, wherever it is: a *join* that waited for its password to be compared made a
-/// member of whoever got the name next.
+/// PEER-22: a removed realm's requests in progress are refused, at whatever step they are. Before,
+/// a *join* that waited for its password check made a member of the next realm of the name.
 #[tokio::test]
 async fn what_a_removed_realm_has_under_way_is_refused() {
     let join = PeerRequest::Join {
@@ -277,7 +279,7 @@ async fn what_a_removed_realm_has_under_way_is_refused() {
     }
 }
 
-/// PEER-22, PEER-13: a realm that was removed after it had changed its key, and is added again, repeats nothing.
+/// PEER-22, PEER-13: a realm that changed its key, was removed and is added again repeats nothing.
 #[tokio::test]
 async fn a_realm_that_comes_back_under_a_later_key_repeats_nothing() {
     let store = Held::default();
@@ -308,12 +310,13 @@ async fn a_realm_that_comes_back_under_a_later_key_repeats_nothing() {
     };
     let log = records::MailboxLog::private(user("ann")).log;
     assert_eq!(store.memory().read(&log, Position(0), all).entries.len(), 1);
-    // The old key is still nobody.
+    // The old key still belongs to nobody.
     assert_eq!(ask(old, &letter).await, refused(ErrorCode::PeerRefused));
 }
 
-/// PEER-13, PEER-22: a key that a peer has given up, and that may have been stolen, makes no peer of anybody once that peer was removed: what is
-/// remembered of its messages would be theirs. It is the peer's again when that comes back.
+/// PEER-13, PEER-22: a key that a peer has given up may have been stolen. After the peer was
+/// removed, the key makes nobody a peer, because the peer's dedup windows would apply to that peer.
+/// When the peer comes back, the key is its own again.
 #[tokio::test]
 async fn key_that_a_removed_peer_has_given_up_is_nobodys() {
     let store = Held::default();
@@ -340,14 +343,14 @@ async fn key_that_a_removed_peer_has_given_up_is_nobodys() {
     assert_eq!(who.unwrap().key(), new.public());
 }
 
-/// PEER-22: what a removed peer had for a key that is another's by now stays that one's.
+/// PEER-22: a former key of a removed peer that now belongs to another peer stays that peer's.
 #[tokio::test]
 async fn key_that_is_anothers_by_now_stays_so() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     let other = PublicKey([77; 32]);
     add_peer(&realm, 77, "delta").await;
-    // As a release from before this was looked at may have left it.
+    // As a release without this check may have left it.
     let key = records::peer("beta".parse().unwrap());
     let found = store.memory().get(&key).unwrap();
     let mut record = records::PeerRecord::from_value(&found.value).unwrap();
@@ -362,7 +365,8 @@ async fn key_that_is_anothers_by_now_stays_so() {
     assert_eq!(who.unwrap().realm, "delta".parse().unwrap());
 }
 
-/// PEER-22: whoever gets the name next, and says that their group is the former one, has another.
+/// PEER-22: a group of the next realm of the name is another group, even if that realm gives it the
+/// former epoch.
 #[tokio::test]
 async fn a_group_of_the_next_holder_is_another() {
     let store = Held::default();
@@ -395,8 +399,9 @@ async fn a_group_of_the_next_holder_is_another() {
     assert_eq!(store.memory().read(&log, Position(0), all).entries.len(), 0);
 }
 
-/// PEER-22: what is damaged of what a removed realm leaves behind keeps neither its name nor all else. What can only not be read is read a few times more: it may be sound, and
-/// whoever gets the name would find it.
+/// PEER-22: damaged records of a removed realm block neither its name nor the deletion of the rest.
+/// A record that merely cannot be read is read a few times more: it may be sound, and the next
+/// realm of the name would find it.
 #[tokio::test]
 async fn damage_keeps_no_name() {
     for (value, tries) in [(Vec::new(), 0), (vec![99], 5)] {
@@ -407,7 +412,7 @@ async fn damage_keeps_no_name() {
         let mut batch = Batch::new();
         batch.put(Key(b"g/aaa"[..].into()), value.clone());
         batch.put(of_copy(), value.clone());
-        // How the commands stand that queued what waits.
+        // The idempotency records of the commands that queued the messages.
         let operations = crate::store::Prefix(b"o/"[..].into());
         for (key, _) in store.list(&operations, None, 99).await.unwrap() {
             batch.put(key, Vec::new());

@@ -1,4 +1,5 @@
-//! Realms that peer anew, after one of them has forgotten the other or was restored from a copy: both agree about who is where.
+//! Realms that peer again after one has forgotten the other or was restored from a copy. Both agree
+//! about memberships.
 
 use std::sync::{
     Arc,
@@ -20,16 +21,16 @@ pub struct Side {
     pub name: &'static str,
     pub store: Held,
     pub realm: Arc<Realm<Held>>,
-    /// What becomes of what it asks.
+    /// What happens to this side's requests.
     pub way: Arc<Way>,
 }
 
-/// What becomes of what one asks the other.
+/// What happens to the requests of one side to the other.
 #[derive(Default)]
 pub struct Way {
     /// The next answer is lost.
     pub loses_one: AtomicBool,
-    /// Nothing gets there.
+    /// No request arrives.
     pub is_cut: AtomicBool,
 }
 
@@ -54,7 +55,7 @@ fn side(name: &'static str, store: &Held) -> (Realm<Held>, mpsc::Receiver<PeerCa
     (realm, errands)
 }
 
-/// Hands what `from` asks to `to`.
+/// Hands the requests of `from` to `to`.
 fn carry(
     from: &'static str,
     mut errands: mpsc::Receiver<PeerCall>,
@@ -82,7 +83,7 @@ fn carry(
     });
 }
 
-/// The two over their stores, connected.
+/// Returns the two realms over their stores, connected.
 pub fn connected(alpha: &Held, beta: &Held) -> [Side; 2] {
     let (one, from_one) = side("alpha", alpha);
     let (other, from_other) = side("beta", beta);
@@ -138,7 +139,7 @@ impl Side {
         assert!(listed.await.unwrap());
     }
 
-    /// Introduces itself until that is settled, and does what there is to do.
+    /// Introduces this side until that is settled.
     pub async fn introduce(&self) {
         for _ in 0..5 {
             let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
@@ -163,7 +164,7 @@ impl Side {
         .await
     }
 
-    /// Whether its user believes to be in the other's group.
+    /// True if this side's user counts as a member of the other side's group here.
     pub async fn is_in(&self) -> bool {
         let answer = self
             .ask(Command::InboxGroupRealm(command::InboxGroupRealm {
@@ -181,7 +182,7 @@ impl Side {
         }
     }
 
-    /// How many of the other's users are in its group.
+    /// Returns the number of the other side's users in this side's group.
     async fn guests(&self) -> usize {
         let members = self
             .ask(Command::Members(command::Members {
@@ -196,7 +197,7 @@ impl Side {
     }
 }
 
-/// Each with a group of which the other's user is a member.
+/// Returns two peers, each with a group of which the other's user is a member.
 pub async fn peering() -> [Side; 2] {
     let sides = connected(&Held::default(), &Held::default());
     begin_lives(&sides).await;
@@ -230,7 +231,7 @@ pub async fn peering_of(sides: [Side; 2]) -> [Side; 2] {
     sides
 }
 
-/// What one believes of its user the other believes of its guest.
+/// Checks that both sides agree about the memberships of each side's user.
 pub async fn agree([alpha, beta]: &[Side; 2], are_in: bool) {
     for (guest, host) in [(alpha, beta), (beta, alpha)] {
         let name = guest.name;
@@ -251,7 +252,7 @@ pub async fn do_chores(sides: &[Side; 2]) {
     }
 }
 
-/// Alpha removes beta, and adds it again. Beta has not heard of either.
+/// Makes alpha remove beta and add it again. Beta has heard of neither.
 pub async fn peer_again(alpha: &Side) {
     peer_again_as(alpha, Answer::Done).await;
 }
@@ -281,7 +282,8 @@ pub async fn peer_again_as(alpha: &Side, answer: Answer) {
     assert_eq!(alpha.ask(Request { options, command }).await, answer);
 }
 
-/// PEER-27: whoever was in a group across two realms before one removed the other is in none when they peer again, as both see it.
+/// PEER-27: when two realms peer again after one removed the other, all former memberships across
+/// the two have ended, on both sides.
 #[tokio::test(start_paused = true)]
 async fn peering_anew_ends_what_was_of_the_former_on_both_sides() {
     let sides = peering().await;
@@ -292,7 +294,7 @@ async fn peering_anew_ends_what_was_of_the_former_on_both_sides() {
         assert_eq!(side.join_there(7).await, Answer::Done);
     }
     agree(&sides, true).await;
-    // Nothing is between them any more.
+    // Both sides have settled the peering: nothing ends any more.
     for side in &sides {
         side.introduce().await;
     }
@@ -300,7 +302,8 @@ async fn peering_anew_ends_what_was_of_the_former_on_both_sides() {
     agree(&sides, true).await;
 }
 
-/// PEER-27: the same when the other is the first to say something, and when both have removed each other.
+/// PEER-27: the same holds if the other side is the first to introduce itself. Here alpha has
+/// removed beta, and beta speaks first.
 #[tokio::test(start_paused = true)]
 async fn peering_anew_is_noticed_by_whoever_speaks_first() {
     let sides = peering().await;
@@ -324,8 +327,9 @@ async fn peering_anew_is_noticed_by_whoever_speaks_first() {
     agree(&sides, true).await;
 }
 
-/// PEER-27: a realm that was restored from a copy of before the peering that there is has the members of the former; the other has none.
-/// Both have none then, also when the answer that says so is lost.
+/// PEER-27: a realm restored from a copy that is older than the current peering has the members of
+/// the former peering, and the other side has none. Afterwards both have none, also if the answer
+/// that says so is lost.
 #[tokio::test(start_paused = true)]
 async fn peering_of_a_restored_copy_is_begun_anew() {
     for is_lost in [false, true] {
@@ -341,7 +345,7 @@ async fn peering_of_a_restored_copy_is_begun_anew() {
         let alpha = alpha.unwrap().unwrap();
         let first = sides[1].realm.introduce_again(&alpha, MOMENT).await;
         if is_lost {
-            // Alpha knows by now; until beta does nobody joins.
+            // Alpha knows already. Until beta does, nobody joins.
             assert_eq!(first, Carried::Silent);
             for side in &sides {
                 let busy = side.join_there(8).await;
@@ -366,7 +370,8 @@ async fn peering_of_a_restored_copy_is_begun_anew() {
     }
 }
 
-/// PEER-27: found by real processes: a realm that was called back while it still added the other had two numbers, and nobody ever joined.
+/// PEER-27: two realms that begin a peering at once agree. Found by real processes: a realm that
+/// was called back while it still added the other had two numbers, and nobody ever joined.
 #[tokio::test(start_paused = true)]
 async fn peering_that_both_begin_at_once_comes_to_terms() {
     let stores = [Held::default(), Held::default()];
@@ -376,7 +381,8 @@ async fn peering_that_both_begin_at_once_comes_to_terms() {
     let (one, other) = (Arc::new(one), Arc::new(other));
     carry("alpha", from_one, &other, &Arc::default());
     carry("beta", from_other, &one, &Arc::default());
-    // What alpha's first attempt to add beta says. Beta calls it before that is written.
+    // The request of alpha's first attempt to add beta. Beta calls alpha before the result is
+    // stored.
     let introduce = PeerRequest::Introduce {
         realm: "alpha".parse().unwrap(),
         address: Text("192.0.2.8"),
@@ -413,7 +419,8 @@ async fn peering_that_both_begin_at_once_comes_to_terms() {
     assert_eq!(number(&other, "alpha").await, (theirs, ours));
 }
 
-/// PEER-27: a peer lifts no ban of its users by beginning anew, and does so a few times an hour.
+/// PEER-27: a peer that begins anew lifts no ban of its users, and can do so a few times an hour
+/// only.
 #[tokio::test(start_paused = true)]
 async fn peering_anew_lifts_no_ban_and_is_rare() {
     let [alpha, _beta] = peering().await;
@@ -468,7 +475,8 @@ async fn peering_anew_lifts_no_ban_and_is_rare() {
     assert_eq!(say(0, 0).await, refused(ErrorCode::BadRequest));
 }
 
-/// PEER-27: what waits for a peer that begins anew is still delivered, and what an earlier release says without numbers ends nothing.
+/// PEER-27: the queue for a peer that begins anew is still delivered. An introduction of an earlier
+/// release, without numbers, ends nothing.
 #[tokio::test(start_paused = true)]
 async fn peering_anew_leaves_the_queue_and_needs_numbers() {
     let sides = peering().await;
@@ -501,7 +509,8 @@ async fn peering_anew_leaves_the_queue_and_needs_numbers() {
     }
 }
 
-/// PEER-27: a realm of a release from before there were numbers is introduced to without them, and nothing ends.
+/// PEER-27: a realm of a release before peering numbers is introduced to without them, and nothing
+/// ends.
 #[tokio::test(start_paused = true)]
 async fn peering_with_an_earlier_release_has_no_numbers() {
     let (realm, mut errands) = side("alpha", &Held::default());

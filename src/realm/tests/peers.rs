@@ -1,4 +1,4 @@
-//! What other realms may ask, and what they are refused.
+//! Requests of other realms, and their refusals.
 
 use super::*;
 use crate::crypto::show_possession;
@@ -12,7 +12,8 @@ pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
     fixture.realm.agree_with(id).await;
 }
 
-/// Listing a peer as it is writes nothing; and not every start is to write something.
+/// Listing a peer with unchanged data writes nothing. A start with an unchanged configuration must
+/// not write.
 #[tokio::test]
 async fn peer_listed_as_it_is_is_not_written_again() {
     let fixture = Fixture::new();
@@ -60,7 +61,8 @@ fn introduce(name: &str) -> PeerRequest<'static> {
     }
 }
 
-/// PEER-4: once, whatever is repeated, restarted or renumbered.
+/// PEER-4: a message is delivered once, across repeats and restarts. The same number in another
+/// epoch is another message.
 #[tokio::test]
 async fn a_message_is_delivered_once() {
     let mut fixture = Fixture::new();
@@ -90,7 +92,8 @@ async fn a_message_is_delivered_once() {
     assert_eq!(page.entries[0].from.to_string(), "bob@beta");
 }
 
-/// LINK-13: found by the simulator: a long message was refused `too-large` when it was the first on a new link.
+/// LINK-13: a peer is known before its first request. Found by the simulator: a long message was
+/// refused with `too-large` if it was the first on a new link.
 #[tokio::test]
 async fn a_peer_is_known_before_it_has_asked_anything() {
     let fixture = Fixture::new();
@@ -101,7 +104,7 @@ async fn a_peer_is_known_before_it_has_asked_anything() {
     }
 }
 
-/// PEER-4: what was refused stays so, or a sender who was told would be told a lie.
+/// PEER-4: a refused delivery stays refused. Otherwise what the sender was told would be wrong.
 #[tokio::test]
 async fn a_refused_delivery_stays_refused() {
     let fixture = Fixture::new();
@@ -119,7 +122,7 @@ async fn a_refused_delivery_stays_refused() {
     assert!(fixture.texts(device(1)).await.is_empty());
 }
 
-/// PEER-3, PEER-4: a realm that lies about who it is changes nothing.
+/// PEER-3, PEER-4: a realm that lies about its identity changes nothing.
 #[tokio::test]
 async fn who_is_not_a_peer_is_refused() {
     let fixture = Fixture::new();
@@ -175,7 +178,7 @@ async fn an_open_realm_notes_who_introduces_itself() {
     );
 }
 
-/// PEER-10: a peer cannot fill this realm's memory with groups that nobody here is in.
+/// PEER-10: a peer cannot fill this realm's memory with groups that have no members here.
 #[tokio::test]
 async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
     let fixture = Fixture::new();
@@ -188,7 +191,7 @@ async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
     assert_eq!(fixture.realm.group_work(beta).await, []);
 }
 
-/// What a peer that goes by `old` says of its new key.
+/// Returns the request in which a peer with the key `old` names its new key.
 pub fn rotate(old: PublicKey, new: &SecretKey) -> PeerRequest<'static> {
     PeerRequest::Rotate {
         key: new.public().0,
@@ -196,7 +199,8 @@ pub fn rotate(old: PublicKey, new: &SecretKey) -> PeerRequest<'static> {
     }
 }
 
-/// PEER-13: an old key vouches for a new one, once; what was delivered under the old stays delivered.
+/// PEER-13: an old key vouches for a new one, once. What was delivered under the old key stays
+/// delivered.
 #[tokio::test]
 async fn a_peer_changes_its_key() {
     let fixture = Fixture::new();
@@ -245,7 +249,8 @@ async fn a_peer_changes_its_key() {
     assert_eq!(fixture.realm.peers().await.0[0].key(), second.public());
 }
 
-/// PEER-13: a peer vouches for a key that it has, and for nobody else's. One that went by another realm's key spoke for its users.
+/// PEER-13: a peer can change only to a key whose secret it has. Before, a peer that took another
+/// realm's key spoke for that realm's users.
 #[tokio::test]
 async fn a_peer_goes_by_no_key_but_its_own() {
     let fixture = Fixture::new();
@@ -271,7 +276,7 @@ async fn a_peer_goes_by_no_key_but_its_own() {
         );
     }
     assert_eq!(fixture.realm.peers().await.0[0].key(), old);
-    // What another realm has shown of its own key shows nothing of it here.
+    // A proof that another realm gave of its key under another old key is not valid here.
     let PeerRequest::Rotate { proof, .. } = rotate(PublicKey([60; 32]), &victim) else {
         unreachable!()
     };
@@ -285,7 +290,9 @@ async fn a_peer_goes_by_no_key_but_its_own() {
     );
 }
 
-/// PEER-21: whoever has recorded early data can send it again. An old `leave` ended a membership, and an old `introduce` moved a peer back.
+/// PEER-21: requests that undo something are refused as early data, because an attacker can replay
+/// recorded early data. Before, an old `leave` ended a membership, and an old `introduce` moved a
+/// peer back.
 #[tokio::test]
 async fn what_undoes_something_does_not_travel_early() {
     let fixture = Fixture::new();
@@ -327,7 +334,7 @@ async fn what_undoes_something_does_not_travel_early() {
     );
 }
 
-/// PEER-18: users see which realms they can write to, and nothing else of them.
+/// PEER-18: users see the names of the realms that they can write to, and nothing else of them.
 #[tokio::test]
 async fn users_see_the_names_of_peers() {
     let realm = Fixture::new();
@@ -379,7 +386,8 @@ async fn users_see_the_names_of_peers() {
     }
 }
 
-/// PEER-9: whether a group of another realm exists is for that realm to say: who is not in it is told that.
+/// PEER-9: only its home realm may say that a group does not exist. A user who is not a member gets
+/// `not-a-member` here.
 #[tokio::test]
 async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
     let realm = Fixture::new();
@@ -421,7 +429,8 @@ async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
     }
 }
 
-/// PEER-20: a peer that makes up one epoch of its queue after another is told to wait; the epochs that it has used it may use on.
+/// PEER-20: a peer that begins too many epochs of its queue is told to wait. Epochs that it has
+/// used stay usable.
 #[tokio::test]
 async fn a_peer_begins_few_epochs() {
     let mut fixture = Fixture::new();
@@ -453,7 +462,8 @@ async fn a_peer_begins_few_epochs() {
     );
 }
 
-/// PEER-20: what a peer has kept is bounded, and it is told to wait, so that nothing is lost.
+/// PEER-20: a peer has a storage quota. Beyond it the peer is told to wait, so that nothing is
+/// lost.
 #[tokio::test]
 async fn a_peer_has_so_much_kept_and_no_more() {
     let directory = tempfile::tempdir().unwrap();
@@ -480,8 +490,9 @@ async fn a_peer_has_so_much_kept_and_no_more() {
     );
 }
 
-/// PEER-2: a realm that has moved says where it is, whatever was noted when the peering was made; one that listens at all addresses says nothing,
-/// for it does not know by which of them it is reached.
+/// PEER-2: a realm that has moved tells its new address, whatever was recorded when the peering was
+/// made. A realm that listens on all addresses tells none, because it does not know by which of
+/// them it is reached.
 #[tokio::test]
 async fn a_realm_that_has_moved_says_where_it_is() {
     let directory = tempfile::tempdir().unwrap();

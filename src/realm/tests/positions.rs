@@ -1,4 +1,4 @@
-//! Positions and cursors: what begins anew, and each device's own reading.
+//! Positions and cursors: where they begin anew, and the cursors of each device.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Fixture {
         }
     }
 
-    /// Reads with `command` on a device: positions and texts.
+    /// Reads with `command` on a device. Returns positions and texts.
     async fn read(&self, n: u8, command: Command<'_>, after: Option<u64>) -> Vec<(u64, String)> {
         let page = self.read_page(n, command, after).await;
         let text = |entry: Entry| String::from_utf8(entry.body).unwrap();
@@ -86,7 +86,7 @@ impl Fixture {
         }
     }
 
-    /// What `unread` counts of one mailbox on a device.
+    /// Returns what `unread` counts for one mailbox on a device.
     async fn unread(&self, n: u8, mailbox: Mailbox, cursors: &[(Mailbox, u64)]) -> u64 {
         let cursors = cursors
             .iter()
@@ -113,8 +113,8 @@ fn at(position: u64, text: &str) -> (u64, String) {
     (position, text.into())
 }
 
-/// READ-6, GRP-7: a group made again under its name goes on behind the positions of the former ones, so that no cursor
-/// of theirs hides anything; and of the former ones nothing is seen. `unread` said 3 and `inboxgroup` showed nothing.
+/// READ-6, GRP-7: positions go on in a group made again, so no former cursor hides anything, and
+/// former entries are not shown. Before, `unread` said 3 and `inboxgroup` showed nothing.
 #[tokio::test]
 async fn a_group_made_again_is_shown_from_its_beginning() {
     let mut realm = Fixture::new();
@@ -146,13 +146,13 @@ async fn a_group_made_again_is_shown_from_its_beginning() {
         for after in [None, Some(0), Some(1), Some(floor)] {
             assert_eq!(realm.read(2, inboxgroup(), after).await, shown, "{after:?}");
         }
-        // To have confirmed what the former one had confirms nothing.
+        // A cursor at the end of the former group confirms nothing.
         assert_eq!(realm.unread(2, mailbox, &[(mailbox, floor)]).await, 3);
         assert_eq!(realm.unread(2, mailbox, &[(mailbox, floor + 3)]).await, 0);
     }
 }
 
-/// READ-6: a very large group leaves entries behind when it is deleted; they are none of the next one's.
+/// READ-6: entries that a very large deleted group leaves behind are not shown in the next one.
 #[tokio::test]
 async fn what_a_deleted_group_leaves_behind_is_not_seen() {
     let realm = Fixture::new();
@@ -182,7 +182,7 @@ async fn what_a_deleted_group_leaves_behind_is_not_seen() {
     assert_eq!(realm.unread(1, Mailbox::Group(cats()), &[]).await, 1);
 }
 
-/// READ-6: groups and copies that a realm of before has written are read as they are.
+/// READ-6: groups and replicas written by an earlier release are read unchanged.
 #[test]
 fn records_of_before_are_read() {
     use records::{GroupRecord, ReplicaMemberRecord, ReplicaRecord};
@@ -209,12 +209,12 @@ fn records_of_before_are_read() {
         group
     );
     assert!(GroupRecord::from_value(&[3, 1]).is_err());
-    // Nothing else has a second format.
+    // No other record has a second format.
     assert!(records::GroupLogRecord::from_value(&[2, 1]).is_err());
 }
 
-/// READ-6: the copy of a group of another realm that was made again there goes on behind the former one's positions;
-/// whoever was in the former one only is not in this one.
+/// READ-6: positions go on in the replica of a group that was made again at its home. Users who
+/// were members of the former group only are not in the new one.
 #[tokio::test]
 async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
     let mut fixture = Fixture::new();
@@ -308,8 +308,8 @@ async fn answer_with(errands: &tokio::sync::Mutex<mpsc::Receiver<PeerCall>>, ans
     }
 }
 
-/// READ-2, READ-7: from the day it is linked a device's reading is its own, in mailboxes of which it has confirmed
-/// nothing as well: what another device reads is shown to it all the same. It was hidden.
+/// READ-2, READ-7: from its login on a device has its own cursors, also in mailboxes where it has
+/// confirmed nothing. What another device reads is still shown to it. Before, it was hidden.
 #[tokio::test]
 async fn what_another_device_reads_is_not_hidden() {
     let mut realm = Fixture::new();
@@ -328,12 +328,12 @@ async fn what_another_device_reads_is_not_hidden() {
         assert_eq!(realm.unread(2, Mailbox::Private, &[]).await, 1);
         realm = realm.restart();
     }
-    // Logged in again it goes on where it was.
+    // After another login the device continues where it was.
     realm.all_done(2, [auth(2, "ann", "correct horse")]).await;
     assert_eq!(realm.read(2, INBOX, None).await, [at(2, "later")]);
     assert!(realm.read(2, INBOX, Some(2)).await.is_empty());
     assert_eq!(realm.unread(2, Mailbox::Private, &[]).await, 0);
-    // With its last session its reading ends.
+    // The device's cursors end with its last session.
     realm.all_done(2, [logout(3)]).await;
     let owner = Owner::Device(PublicKey([2; 32]));
     let prefix = records::cursors("ann".parse().unwrap(), Some(&owner));
@@ -369,7 +369,7 @@ async fn what_another_device_reads_is_not_hidden() {
     );
 }
 
-/// READ-7: making room for a new session of a device takes none of its reading away.
+/// READ-7: a device keeps its cursors when its new session evicts an older one.
 #[tokio::test]
 async fn a_device_that_logs_in_again_and_again_keeps_its_reading() {
     let realm = Fixture::new();
@@ -388,7 +388,7 @@ async fn a_device_that_logs_in_again_and_again_keeps_its_reading() {
     }
 }
 
-/// READ-7: also where the device's only session makes room for its next one.
+/// READ-7: this also holds if the device's only session is evicted by its next one.
 #[tokio::test]
 async fn the_only_session_of_a_device_hands_its_reading_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -413,8 +413,8 @@ async fn the_only_session_of_a_device_hands_its_reading_on() {
     assert_eq!(realm.read(1, INBOX, None).await, [at(2, "two")]);
 }
 
-/// READ-7: the cursors of more groups than are listed at once are taken over, and a device whose key begins with a slash
-/// is none of the user's mailboxes.
+/// READ-7: a new device takes over all cursors, even if there are more than are listed at once. A
+/// device key that begins with a slash is not taken for a mailbox.
 #[tokio::test]
 async fn a_new_device_takes_over_any_number_of_cursors() {
     let realm = Fixture::new();
@@ -457,7 +457,7 @@ async fn a_new_device_takes_over_any_number_of_cursors() {
     }
 }
 
-/// READ-8: what another device has read is marked on a page, and what this one has read itself is not.
+/// READ-8: entries that another device has read are marked. Those that this one has read are not.
 #[tokio::test]
 async fn what_another_device_has_read_is_marked() {
     let realm = Fixture::new();
@@ -479,7 +479,7 @@ async fn what_another_device_has_read_is_marked() {
     assert_eq!(marked(2, Some(0)).await, [false; 4]);
 }
 
-/// The next entry that is pushed; a watch that has none is a failure, not a wait.
+/// Returns the next pushed entry. Fails, and does not wait, if there is none.
 async fn pushed(watch: &mut Watch<Embedded>) -> Push {
     let now = || MOMENT;
     let next = watch.next(&now, true, false);
@@ -487,7 +487,7 @@ async fn pushed(watch: &mut Watch<Embedded>) -> Push {
     next.await.expect("there is one").unwrap()
 }
 
-/// READ-8, READ-6, WATCH-1: events are marked as pages are, and a watch shows of a group made again what is its own.
+/// READ-8, READ-6, WATCH-1: pushed entries are marked too. A group made again shows its own only.
 #[tokio::test]
 async fn a_watch_marks_what_another_device_has_read() {
     let realm = Fixture::new();
@@ -528,8 +528,8 @@ async fn a_watch_marks_what_another_device_has_read() {
     assert_eq!(shown().await, is("new", 2, false));
 }
 
-/// WATCH-1, WATCH-5: what `watch` and `unread` name is confirmed for good before they are answered, also where the
-/// session is noted as used at the same moment.
+/// WATCH-1, WATCH-5: the cursors that `watch` and `unread` name are confirmed durably before the
+/// answer, also if the session's use is recorded at the same moment.
 #[tokio::test]
 async fn cursors_of_watch_and_unread_are_confirmed() {
     let mut realm = Fixture::new();
@@ -553,7 +553,7 @@ async fn cursors_of_watch_and_unread_are_confirmed() {
     assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 2);
     let caller = realm.caller(device(1));
     let current = realm.realm.session(&caller, SESSION).await.unwrap();
-    // Somebody else notes its use meanwhile.
+    // Another command records the session's use meanwhile.
     let mut batch = Batch::new();
     let record = current.record.to_value().unwrap();
     batch.put(records::session(&current.hash), record);
@@ -576,7 +576,7 @@ async fn cursors_of_watch_and_unread_are_confirmed() {
     assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 0);
 }
 
-/// READ-6, WATCH-1: a cursor from before the realm was restored from an older copy hides nothing.
+/// READ-6, WATCH-1: a cursor from before a restore from an older copy hides nothing.
 #[tokio::test]
 async fn a_watch_with_a_cursor_that_is_ahead_shows_what_is_there() {
     let realm = Fixture::new();

@@ -1,4 +1,4 @@
-//! What waits for other realms, and what becomes of it.
+//! The queue to other realms, and the outcomes of its messages.
 
 use super::{
     peers::{asked, deliver, peer},
@@ -19,7 +19,7 @@ fn sendrealm(number: u64, text: &str) -> Command<'_> {
     })
 }
 
-/// A realm with a user, and a peer whose errands come here.
+/// Returns a realm with a user and a peer, and the receiver of its requests.
 async fn with_beta() -> (Fixture, tokio::sync::mpsc::Receiver<PeerCall>) {
     let mut fixture = Fixture::new();
     let (network, errands) = Network::new();
@@ -29,7 +29,8 @@ async fn with_beta() -> (Fixture, tokio::sync::mpsc::Receiver<PeerCall>) {
     (fixture, errands)
 }
 
-/// Carries the next message of the queue to beta; gives what beta was asked, which it answers with `answer`.
+/// Delivers the next message of the queue to beta, which answers with `answer`. Returns the outcome
+/// and the request to beta.
 async fn carry(
     realm: &Realm<Embedded>,
     errands: &mut tokio::sync::mpsc::Receiver<PeerCall>,
@@ -67,7 +68,7 @@ async fn carry_at(
     )
 }
 
-/// PEER-5: a queue has an end, and counts what waits.
+/// PEER-5: a queue is bounded, and counts its messages.
 #[tokio::test]
 async fn what_waits_is_counted() {
     let fixture = Fixture::new();
@@ -103,7 +104,8 @@ async fn what_waits_is_counted() {
     assert_eq!(answer, refused(ErrorCode::NotYou));
 }
 
-/// PEER-6: what has waited for a week is given up, and its sender told, whether the peer is there or not.
+/// PEER-6: a message that has waited for a week is given up, and its sender is told, whether the
+/// peer answers or not.
 #[tokio::test]
 async fn a_message_that_is_too_old_comes_back() {
     let fixture = Fixture::new();
@@ -119,7 +121,7 @@ async fn a_message_that_is_too_old_comes_back() {
         .await
         .unwrap()
         .unwrap();
-    // Nobody carries errands here, so the peer is silent.
+    // No request is answered here, so the peer is silent.
     let deliver = |now| fixture.realm.deliver_outgoing(&beta, &outgoing, 0, now);
     assert_eq!(deliver(fixture.now).await, Carried::Silent);
     let late = later(fixture.now, 7 * DAY);
@@ -142,8 +144,8 @@ async fn a_message_that_is_too_old_comes_back() {
     );
 }
 
-/// PEER-14: a message that the peer does not take makes way for those behind it, when the peer has promised
-/// that it will not deliver it under its old number after all.
+/// PEER-14: a message that the peer does not accept makes way for those behind it, once the peer
+/// has promised never to deliver it under its old number.
 #[tokio::test]
 async fn a_message_that_is_not_taken_makes_way() {
     let (fixture, mut errands) = with_beta().await;
@@ -164,8 +166,9 @@ async fn a_message_that_is_not_taken_makes_way() {
         }
     }
     fixture.ask(device(1), sendrealm(3, "good")).await;
-    // Found by the simulator: a peer whose disk is full says nothing of this message, and would say the same of the
-    // next one; what makes way then is out of its order for nothing.
+    // Found by the simulator: the refusal of a peer whose disk is full is not about this message.
+    // The next one would be refused too, and a message that makes way then loses its order for
+    // nothing.
     for _ in 0..9 {
         let (carried, bytes) = carry(realm, &mut errands, 0, &busy).await;
         assert_eq!((carried, is_withdrawn(&bytes)), (Carried::Busy, false));
@@ -209,7 +212,8 @@ async fn a_message_that_is_not_taken_makes_way() {
     );
 }
 
-/// PEER-14: what is withdrawn is never delivered under its number; what is delivered is not withdrawn.
+/// PEER-14: a withdrawn message is never delivered under its number. A delivered message is not
+/// withdrawn.
 #[tokio::test]
 async fn what_is_withdrawn_is_not_delivered() {
     let fixture = Fixture::new();
@@ -245,8 +249,9 @@ async fn what_is_withdrawn_is_not_delivered() {
     );
 }
 
-/// PEER-6. Found by the simulator: the repeat of a command was answered *queued* while the first still waited for the
-/// peer's word; that was told to a link that was gone, and no notice was written.
+/// PEER-6: a sender who was answered *queued* is told of a refusal. Found by the simulator: the
+/// repeat of a command was answered *queued* while the first still waited for the peer's answer.
+/// That answer went to a link that was gone, and no notice was written.
 #[tokio::test]
 async fn who_was_answered_queued_hears_of_a_refusal() {
     let (fixture, mut errands) = with_beta().await;
@@ -280,7 +285,7 @@ fn for_a_minute(command: Command<'_>) -> Request<'_> {
     Request { options, command }
 }
 
-/// Tells the realm that another has accepted the peering.
+/// Makes the other realm accept this realm's introduction.
 async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Receiver<PeerCall>) {
     let beta = realm.peers().await.0.remove(0);
     let accepts = async {
@@ -293,7 +298,8 @@ async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Re
     assert_eq!(is_introduced, Carried::Settled);
 }
 
-/// PEER-17: what waits behind others comes back when its time is over, and is not asked about any more.
+/// PEER-17: a message that waits behind others is returned when its deadline passes, and is not
+/// sent any more.
 #[tokio::test]
 async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
     let (fixture, mut errands) = with_beta().await;
@@ -318,7 +324,7 @@ async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
     realm.return_expired(later(MOMENT, 61)).await;
     let returned = ["not delivered (expired): hurried"];
     assert_eq!(fixture.texts(device(1)).await, returned);
-    // PEER-6: the notice has told.
+    // PEER-6: the notice has told the outcome.
     let answer = fixture.ask(device(1), hurried).await;
     assert_eq!(answer, Answer::Sent(Sent::Queued));
     let mut asked = vec![];
@@ -340,7 +346,8 @@ async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
     assert_eq!(fixture.texts(device(1)).await, returned, "told once");
 }
 
-/// PEER-17: what may have been delivered is withdrawn first, and the peer's word is what counts.
+/// PEER-17: a message that may have been delivered is withdrawn first, and the peer's answer
+/// decides.
 #[tokio::test]
 async fn a_message_that_may_have_been_delivered_is_withdrawn_first() {
     for was_delivered in [false, true] {
@@ -373,8 +380,8 @@ async fn a_message_that_may_have_been_delivered_is_withdrawn_first() {
     }
 }
 
-/// PEER-17: what was given back before its turn is still in the queue after a start, and is not given back again. Found by the
-/// simulator.
+/// PEER-17: a message that was returned before its turn is still in the queue after a restart, and
+/// is not returned again. Found by the simulator.
 #[tokio::test]
 async fn a_restart_gives_nothing_back_twice() {
     let (fixture, mut errands) = with_beta().await;
@@ -395,7 +402,7 @@ async fn a_restart_gives_nothing_back_twice() {
     assert_eq!(fixture.texts(device(1)).await, returned);
 }
 
-/// PEER-17: after a start the queue is looked through.
+/// PEER-17: after a restart the queue is searched for deadlines.
 #[tokio::test]
 async fn a_restart_forgets_no_time() {
     let fixture = Fixture::new();
@@ -412,13 +419,13 @@ async fn a_restart_forgets_no_time() {
         .await
         .unwrap();
     assert_eq!(fixture.realm.next_expiry(), Some(MOMENT.running + 60));
-    // Beta has never been talked to: nothing can have been delivered.
+    // Beta was never contacted, so nothing can have been delivered.
     fixture.realm.return_expired(later(MOMENT, 60)).await;
     let returned = ["not delivered (expired): hurried"];
     assert_eq!(fixture.texts(device(1)).await, returned);
 }
 
-/// The epoch, the sequence number and the text of a message on its way.
+/// Returns the epoch, the sequence number and the text of a delivery.
 fn numbered(bytes: &[u8]) -> (u64, u64, Vec<u8>) {
     match PeerRequest::parse(bytes) {
         Ok(PeerRequest::Deliver {
@@ -431,8 +438,9 @@ fn numbered(bytes: &[u8]) -> (u64, u64, Vec<u8>) {
     }
 }
 
-/// PEER-7: what was queued keeps its number over a restart; what is queued then is numbered in another epoch. A realm restored from a copy
-/// that sent the same text to the same user as since the copy was told that it had been delivered, and nothing came.
+/// PEER-7: a queued message keeps its number across a restart. Messages queued afterwards are
+/// numbered in another epoch. Before, a realm restored from a copy sent a user the same text as
+/// after the copy, was told that it had been delivered, and nothing was stored.
 #[tokio::test]
 async fn each_start_numbers_in_an_epoch_of_its_own() {
     let (fixture, mut errands) = with_beta().await;
@@ -447,7 +455,8 @@ async fn each_start_numbers_in_an_epoch_of_its_own() {
     assert_eq!((carried, &again), (Carried::Settled, &before));
     let (_, next) = carry(&fixture.realm, &mut errands, 0, &STORED).await;
     assert_ne!(numbered(&next).0, numbered(&before).0);
-    // As the copy would send it again: the place in the queue is the same, and the text.
+    // The restored copy sends this message again, with the same place in the queue and the same
+    // text.
     let (copy, mut errands) = with_beta().await;
     copy.ask(device(1), sendrealm(2, "hello")).await;
     let (_, restored) = carry(&copy.realm, &mut errands, 0, &STORED).await;
@@ -456,8 +465,9 @@ async fn each_start_numbers_in_an_epoch_of_its_own() {
     assert_ne!(then, now);
 }
 
-/// PEER-7: a peer to which a number means another message is given the message under another, once it is its turn again. One that always says
-/// so made the realm ask as fast as it could, for a week.
+/// PEER-7: if a peer knows a number for another message, the message is numbered anew, and sent
+/// when it is its turn again. Before, a peer that always answered so made the realm send as fast as
+/// it could, for a week.
 #[tokio::test]
 async fn a_message_whose_number_is_used_is_numbered_anew() {
     let (fixture, mut errands) = with_beta().await;
@@ -483,8 +493,8 @@ async fn a_message_whose_number_is_used_is_numbered_anew() {
     assert_ne!(then, now);
 }
 
-/// PEER-6: a message of which nothing can be read any more keeps no other from its turn; and one that was delivered is not remembered for as long as it would have been
-/// worth delivering (PEER-17).
+/// PEER-6: a message that is damaged beyond reading does not block the queue. A delivered message
+/// is not remembered until its deadline (PEER-17).
 #[tokio::test(start_paused = true)]
 async fn damaged_message_is_passed_over_and_a_delivered_one_forgotten() {
     let (fixture, mut errands) = with_beta().await;
@@ -513,7 +523,8 @@ async fn damaged_message_is_passed_over_and_a_delivered_one_forgotten() {
     assert_eq!(fixture.realm.next_expiry(), None);
 }
 
-/// PEER-5: a message that cannot be read now, as one that a newer release has queued, is not lost: it waits, and is not passed over.
+/// PEER-5: a message that cannot be read now, for example one queued by a newer release, is not
+/// lost. It waits, and is not passed over.
 #[tokio::test(start_paused = true)]
 async fn message_of_a_newer_release_waits() {
     let (fixture, _errands) = with_beta().await;

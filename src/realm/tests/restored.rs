@@ -1,4 +1,5 @@
-//! Realms that were restored from a copy (PEER-29): they and their peers agree again about who is where, and what was written stays what it was.
+//! Realms restored from a copy (PEER-29). They and their peers agree again about memberships, and
+//! what was written stays as it was.
 
 use std::sync::atomic::Ordering;
 
@@ -19,8 +20,10 @@ use crate::{
     wire::Port,
 };
 
-/// PEER-29: a realm that was restored from a copy of the very peering that there is remembers other members than the other side, be it since the
-/// copy that they have joined or that they have left; that it has restarted is seen by the other, and what that knew by the realm.
+/// PEER-29: a realm restored from a copy of the current peering remembers other members than the
+/// other side, because since the copy they have joined, or left. Each side learns of it: the other
+/// side sees that the realm has begun a new life, and the realm sees which life the other side
+/// knew. The peering begins anew.
 #[tokio::test(start_paused = true)]
 async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
     for was_in in [false, true] {
@@ -58,14 +61,15 @@ async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
     }
 }
 
-/// PEER-29: a realm is restored twice from one copy, and its peer is the first to speak each time: that names another number than the copy knows, of a life
-/// that it does not know. The memberships of the copy stood on one side for good.
+/// PEER-29: a realm is restored twice from one copy, and its peer introduces itself first each
+/// time. The peer names a number that the copy does not know, of a life that it does not know. The
+/// peering begins anew each time. Before, the memberships of the copy stayed on one side for good.
 #[tokio::test(start_paused = true)]
 async fn peering_with_a_realm_restored_twice_is_begun_anew_each_time() {
     let sides = peering().await;
     come_to_terms(&sides).await;
     let copy: Memory = sides[0].store.memory().clone();
-    // It goes on for another life, of which the copy knows nothing.
+    // The realm runs for another life, which the copy does not know.
     let sides = connected(&sides[0].store, &sides[1].store);
     begin_lives(&sides).await;
     come_to_terms(&sides).await;
@@ -85,8 +89,9 @@ async fn peering_with_a_realm_restored_twice_is_begun_anew_each_time() {
     }
 }
 
-/// PEER-27: a realm is added again by a key that knows it from before, and does not answer yet: nobody joins before the two agree. What was joined then ended on
-/// one side when they did.
+/// PEER-27: a realm is added again by key, and does not answer yet, but knows this one from before.
+/// Nobody joins before the two agree. Formerly, a membership that was made meanwhile ended on one
+/// side when they agreed.
 #[tokio::test(start_paused = true)]
 async fn nobody_joins_before_a_realm_that_is_added_again_agrees() {
     let sides = peering().await;
@@ -94,7 +99,7 @@ async fn nobody_joins_before_a_realm_that_is_added_again_agrees() {
     alpha.way.is_cut.store(true, Ordering::SeqCst);
     peer_again_as(alpha, Answer::Sent(Sent::Queued)).await;
     alpha.way.is_cut.store(false, Ordering::SeqCst);
-    // Who cannot join for that reason is told what is known of the other.
+    // A user who cannot join for that reason is told what is known of the other realm.
     for code in [ErrorCode::RealmUnreachable, ErrorCode::PeerRefused] {
         match code {
             ErrorCode::PeerRefused => alpha.realm.network.refused(alpha.other(), code),
@@ -111,8 +116,9 @@ async fn nobody_joins_before_a_realm_that_is_added_again_agrees() {
     agree(&sides, true).await;
 }
 
-/// PEER-27: a realm whose configuration names a peer of which it knows nothing any more, and which knows it, lets nobody join there before the two agree: what was
-/// joined before ended there when they did, and nobody here was told.
+/// PEER-27: a realm's configuration names a peer that the realm has forgotten, and that still knows
+/// the realm. Nobody joins there before the two agree. Formerly, a membership that was made
+/// meanwhile ended there when they agreed, and nobody here was told.
 #[tokio::test(start_paused = true)]
 async fn nobody_joins_before_a_configured_realm_agrees() {
     let sides = peering().await;
@@ -136,7 +142,7 @@ async fn nobody_joins_before_a_configured_realm_agrees() {
 }
 
 impl Side {
-    /// Writes to the other's group, and takes that there.
+    /// Posts to the other side's group, and delivers the post.
     async fn post(&self, number: u64, text: &str) {
         let command = Command::SendGroupRealm(command::SendGroupRealm {
             operation: op(number),
@@ -155,7 +161,8 @@ impl Side {
         assert_eq!(carried.await, Carried::Settled);
     }
 
-    /// Reads the other's group on; who has written what there, as its user sees it.
+    /// Continues to read the other side's group. Returns its messages with their senders, as the
+    /// user here sees them.
     async fn read_there(&self) -> Vec<String> {
         let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
         let read = self.realm.read_copy(&peer, group("crew"), MOMENT);
@@ -179,7 +186,8 @@ impl Side {
     }
 }
 
-/// PEER-26, PEER-29: what users wrote in a copy that is read anew is theirs as before, as often as they wrote it, and no more often.
+/// PEER-26, PEER-29: in a replica that is read anew, the posts of users here are still theirs, as
+/// often as they posted them and no more often.
 #[tokio::test(start_paused = true)]
 async fn copy_that_is_read_anew_has_each_message_of_its_own_users() {
     let sides = peering().await;
@@ -187,7 +195,7 @@ async fn copy_that_is_read_anew_has_each_message_of_its_own_users() {
     for (number, text) in [(20, "mine"), (21, "mine"), (22, "another")] {
         beta.post(number, text).await;
     }
-    // As alpha says, though nobody here has written it.
+    // Alpha says this, although nobody here has posted it.
     let forged = PeerRequest::Post {
         epoch: 77,
         sequence: OperationNumber(1),
@@ -202,22 +210,22 @@ async fn copy_that_is_read_anew_has_each_message_of_its_own_users() {
     let said = ["bob: mine", "bob: mine", "bob: another"];
     assert_eq!(beta.read_there().await, said);
     peer_again(alpha).await;
-    // Chores that are begun again find nothing to vouch once more.
+    // Repeated chores record nothing again that vouches for an entry.
     do_chores(&sides).await;
     do_chores(&sides).await;
     agree(&sides, false).await;
     assert_eq!(beta.join_there(30).await, Answer::Done);
-    // Alpha has forgotten its group's guests, and not what was written there.
+    // Alpha has forgotten the guests of its group, but not its messages.
     assert_eq!(beta.read_there().await, said);
     assert_eq!(beta.read_there().await, said);
 }
 
-/// Beta introduces itself, as at a start, and alpha if it is to then.
+/// Introduces beta, as at a start, and alpha if that is due then.
 async fn come_to_terms(sides: &[Side; 2]) {
     let [alpha, beta] = sides;
     beta.introduce().await;
     for (side, other) in [(alpha, beta), (beta, alpha)] {
-        // Something has happened in any case.
+        // This makes sure that there is a signal.
         side.realm.network.peers_changed();
         let due = side.realm.network.signals().await.introductions;
         if due.contains(&side.other()) {
@@ -240,7 +248,8 @@ async fn leave(sides: &[Side; 2], number: u64) {
     }
 }
 
-/// PEER-27: an answer that comes late, to what was asked in a former peering, ends nothing of the one there is: the other side would not hear of that.
+/// PEER-27: a late answer to a request of a former peering ends nothing of the current one, because
+/// the other side would not be told.
 #[tokio::test(start_paused = true)]
 async fn late_answer_of_a_former_peering_ends_nothing() {
     let sides = peering().await;
@@ -262,7 +271,8 @@ async fn late_answer_of_a_former_peering_ends_nothing() {
     agree(&sides, true).await;
 }
 
-/// PEER-29: a number that was told while no life of the store had begun, as on a full disk, is not taken for one that the store has forgotten.
+/// PEER-29: a number that was told before any life of the store had begun, as on a full disk, does
+/// not count as forgotten by the store.
 #[tokio::test(start_paused = true)]
 async fn number_of_no_life_is_not_one_that_was_forgotten() {
     let stores = [Held::default(), Held::default()];
@@ -274,8 +284,9 @@ async fn number_of_no_life_is_not_one_that_was_forgotten() {
     agree(&sides, true).await;
 }
 
-/// PEER-29: a group is not read in a life that the reading side has not noted. What was given out in one was taken for what a copy from before it holds
-/// (seed 12298373).
+/// PEER-29: a group is read only in a life that the reading side has recorded. Found by the
+/// simulator (seed 12298373): what was assigned in a life was taken for what a copy from before
+/// that life holds.
 #[tokio::test(start_paused = true)]
 async fn a_group_is_read_only_in_a_life_that_was_noted() {
     let sides = peering().await;

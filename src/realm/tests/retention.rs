@@ -1,4 +1,5 @@
-//! What outlives its use leaves the store, and nothing else does (READ-10, READ-11, SES-8, EXACT-14).
+//! Retention: what is no longer needed is deleted, and nothing else (READ-10, READ-11, SES-8,
+//! EXACT-14).
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const ONE: crate::store::PageLimit = crate::store::PageLimit {
     bytes: 1,
 };
 
-/// What has been read is kept for a day, what has not for ten, and 100 messages.
+/// Keeps read entries for a day, unread ones for ten days, and 100 messages.
 const RETENTION: Retention = Retention {
     age: Some(Duration::from_hours(24)),
     unread_age: Some(Duration::from_hours(240)),
@@ -22,7 +23,7 @@ const RETENTION: Retention = Retention {
 };
 
 impl Fixture {
-    /// Lets time pass, and the realm tidy up now and then.
+    /// Advances time by `days`, and tidies every hour.
     async fn pass(&mut self, days: u32) {
         for _ in 0..days * 24 {
             self.now = later(self.now, DAY / 24);
@@ -44,7 +45,7 @@ impl Fixture {
         }
     }
 
-    /// What a device is shown of its private messages behind a position.
+    /// Returns the private messages behind a position that a device is shown.
     pub async fn shown(&self, n: u8, after: Option<u64>) -> Vec<String> {
         let options = Options {
             after,
@@ -68,7 +69,7 @@ impl Fixture {
     }
 }
 
-/// An entry's text, or how many the realm says are gone.
+/// Returns an entry's text, or the number of gone entries that it reports.
 pub fn shown(entry: &Entry) -> String {
     if entry.content == CONTENT_GONE {
         let (rest, count) = parse_varint(&entry.body).unwrap();
@@ -91,8 +92,9 @@ pub async fn kept(retention: Retention) -> Fixture {
     fixture
 }
 
-/// READ-10: what has been read goes when it is old enough and not before; what has not stays ten times as long. READ-11: the reader is told
-/// of what they had not read, at a position that can be confirmed, and of nothing that they had.
+/// READ-10: read entries are deleted after a day and not before, unread ones after ten days.
+/// READ-11: the reader is told of the unread entries that are gone, at a position that can be
+/// confirmed, and not of the read ones.
 #[tokio::test]
 async fn what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read() {
     let mut fixture = kept(RETENTION).await;
@@ -103,7 +105,7 @@ async fn what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read() {
     fixture.tidy().await;
     assert_eq!(fixture.shown(2, Some(0)).await.len(), 6);
     fixture.pass(2).await;
-    // Who asks for all from the beginning sees where it begins now.
+    // A reader who asks for everything from the beginning is told where the mailbox begins now.
     let all = ["4: 4 gone", "5: 4", "6: 5"];
     assert_eq!(fixture.shown(2, Some(0)).await, all);
     assert_eq!(fixture.shown(2, None).await, all[1..]);
@@ -111,7 +113,7 @@ async fn what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read() {
     fixture.pass(11).await;
     let rest = ["8: 4 gone"];
     assert_eq!(fixture.shown(2, None).await, rest);
-    // Again, as long as it has not been confirmed; and `unread` counts what is shown.
+    // The entry is shown again until it is confirmed, and `unread` counts it.
     assert_eq!(fixture.shown(2, None).await, rest);
     let unread = async || {
         let command = Command::Unread(command::Unread {
@@ -132,7 +134,8 @@ async fn what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read() {
     assert_eq!(fixture.shown(2, None).await, ["9: 8"]);
 }
 
-/// READ-10: of too many the oldest go, read or not, also while nobody reads; READ-6: positions go on.
+/// READ-10: beyond the number or size limit the oldest entries are deleted, read or not, also while
+/// nobody reads. READ-6: positions go on.
 #[tokio::test]
 async fn a_mailbox_keeps_so_many_messages_and_bytes_and_no_more() {
     let mut fixture = kept(RETENTION).await;
@@ -181,7 +184,8 @@ async fn a_mailbox_keeps_so_many_messages_and_bytes_and_no_more() {
     assert!(kept <= bytes && kept >= bytes * 7 / 8, "{kept} bytes");
 }
 
-/// READ-10: with a message an hour, what has not been read goes when it is ten days old, and neither all at once nor never.
+/// READ-10: in a mailbox with one message an hour, unread entries are deleted one after another
+/// when they are ten days old: not all at once, and not never.
 #[tokio::test]
 async fn unread_messages_of_a_busy_mailbox_go_one_after_another() {
     let mut fixture = kept(Retention {
@@ -209,13 +213,13 @@ async fn unread_messages_of_a_busy_mailbox_go_one_after_another() {
         };
         oldest.push(hour - gone.min(hour));
     }
-    // In hours: never before ten days, and no more than two sixteenths of them later.
+    // In hours: never before ten days, and no more than two sixteenths of that later.
     assert_eq!(oldest[239], 239);
     let late = &oldest[300..];
     assert!(late.iter().all(|age| (238..272).contains(age)), "{late:?}");
 }
 
-/// READ-10: a mailbox that grows by more in one pass than is read at once is bounded all the same.
+/// READ-10: the bound also holds for a mailbox that grows in one pass by more than is read at once.
 #[tokio::test]
 async fn a_mailbox_that_grows_fast_is_counted_to_its_end() {
     let fixture = kept(RETENTION).await;
@@ -237,7 +241,8 @@ async fn a_mailbox_that_grows_fast_is_counted_to_its_end() {
     assert_eq!(first.entries[0].0.0, 5901);
 }
 
-/// READ-10: a clock that is set to another year moves nothing, and a realm that is stopped does not age.
+/// READ-10: a clock set to another year deletes nothing, and entries do not age while the realm is
+/// stopped.
 #[tokio::test]
 async fn messages_age_while_the_realm_runs_whatever_its_clock_says() {
     let mut fixture = kept(RETENTION).await;
@@ -252,7 +257,8 @@ async fn messages_age_while_the_realm_runs_whatever_its_clock_says() {
     assert_eq!(fixture.shown(2, Some(0)).await, ["3: 3 gone"]);
 }
 
-/// READ-10: a group's messages go when all members of this realm have read them; what is left of a group that has ended goes at once.
+/// READ-10: a group's messages are deleted once all members of this realm have read them. What is
+/// left of an ended group is deleted at once.
 #[tokio::test]
 async fn a_group_is_kept_until_its_members_have_read_it() {
     let mut fixture = kept(RETENTION).await;
@@ -306,7 +312,7 @@ async fn a_group_is_kept_until_its_members_have_read_it() {
         read(&fixture, 2, 0, false).await,
         ["2: 2 gone", "3: 5", "4: 6"]
     );
-    // Who joins later is told that there was more.
+    // A later member is told that there were more messages.
     assert_eq!(fixture.ask(device(3), join(2)).await, Answer::Done);
     assert_eq!(read(&fixture, 3, 0, false).await[0], "2: 2 gone");
     let delete = Command::DelGroup(command::DelGroup {
@@ -320,7 +326,8 @@ async fn a_group_is_kept_until_its_members_have_read_it() {
     assert!(logs.is_empty(), "{logs:?}");
 }
 
-/// READ-11: an entry that goes while a reader is in its middle is not continued with another one's end.
+/// READ-11: the read of an entry that is deleted meanwhile is not continued with the end of another
+/// entry.
 #[tokio::test]
 async fn an_entry_that_goes_while_it_is_read_is_not_mixed_with_another() {
     let fixture = kept(RETENTION).await;
@@ -356,7 +363,7 @@ async fn an_entry_that_goes_while_it_is_read_is_not_mixed_with_another() {
     assert_eq!((second.offset, second.total), (0, 900));
 }
 
-/// READ-11: a watch is told as a read is, also of what goes while it waits.
+/// READ-11: a watch is told of gone entries as a read is, also of those deleted while it waits.
 #[tokio::test]
 async fn a_watch_is_told_what_is_gone() {
     let fixture = kept(RETENTION).await;
@@ -387,8 +394,8 @@ async fn a_watch_is_told_what_is_gone() {
     assert_eq!(seen, ["3: 3 gone", "4: 3", "5: 4"]);
 }
 
-/// A store from before there was a bound keeps everything until its operator says otherwise; a new one begins with the default, and stays
-/// with it.
+/// A store from before retention limits keeps everything until its operator sets a limit. A new
+/// store begins with the default, and keeps it.
 #[tokio::test]
 async fn an_older_store_keeps_everything_until_it_is_told_otherwise() {
     let fixture = Fixture::new();
@@ -410,13 +417,13 @@ async fn an_older_store_keeps_everything_until_it_is_told_otherwise() {
     );
 }
 
-/// How many records of a kind the store has.
+/// Returns the number of records of a kind.
 pub async fn count(realm: &Realm<Embedded>, kind: &[u8]) -> usize {
     let prefix = crate::store::Prefix(kind.into());
     realm.store.list(&prefix, None, 10_000).await.unwrap().len()
 }
 
-/// SES-8: a session that nobody can use any more leaves the store with all that belongs to it, and no other does.
+/// SES-8: an expired session is deleted with all its records, and no other session is.
 #[tokio::test]
 async fn sessions_that_have_expired_leave_the_store() {
     let mut fixture = kept(Retention::FOREVER).await;
@@ -437,14 +444,15 @@ async fn sessions_that_have_expired_leave_the_store() {
     assert_eq!(count(&fixture.realm, b"h/ann/").await, 0);
     assert_eq!(count(&fixture.realm, b"c/ann/\x01").await, 0);
     assert_eq!(fixture.shown(2, Some(0)).await.len(), 1);
-    // Its user logs in again.
+    // The user of the expired session logs in again.
     let again = fixture
         .ask(device(1), auth(3, "ann", "correct horse"))
         .await;
     session_in(&again);
 }
 
-/// EXACT-14: of a device without a session the answers go, and its numbers stay used: nothing that was recorded takes effect again.
+/// EXACT-14: the answers to a device without a session are deleted, and its numbers stay used. No
+/// recorded command takes effect again.
 #[tokio::test]
 async fn numbers_of_a_device_that_is_gone_stay_used() {
     let mut fixture = kept(Retention::FOREVER).await;
@@ -458,7 +466,7 @@ async fn numbers_of_a_device_that_is_gone_stay_used() {
     fixture.now = later(fixture.now, 59 * DAY);
     fixture.tidy().await;
     assert_eq!(count(&fixture.realm, &of_ann).await, 40);
-    // A repeat within that time is answered as before, and is no use.
+    // A repeat within that time gets the same answer, and does not count as use.
     assert_eq!(fixture.ask(device(1), logout(40)).await, Answer::Done);
     fixture.now = later(fixture.now, 2 * DAY);
     fixture.tidy().await;
@@ -468,7 +476,7 @@ async fn numbers_of_a_device_that_is_gone_stay_used() {
         let done = refused_number(ErrorCode::AlreadyDone, 40);
         assert_eq!(fixture.ask(device(1), logout(number)).await, done);
     }
-    // Whoever has been away for as long is told what became of the last one.
+    // A device that was away that long is still told the outcome of its last command.
     assert_eq!(fixture.ask(device(1), logout(40)).await, Answer::Done);
     let reused = refused_number(ErrorCode::NumberReused, 40);
     assert_eq!(fixture.ask(device(1), send(40, "bob", "z")).await, reused);
@@ -479,7 +487,7 @@ async fn numbers_of_a_device_that_is_gone_stay_used() {
     );
     assert_eq!(fixture.ask(device(1), send(42, "bob", "y")).await, STORED);
     fixture.tidy().await;
-    // In use again; what stands of it is not taken away.
+    // The device is in use again, so its records are not deleted.
     fixture.now = later(fixture.now, 10 * DAY);
     fixture.tidy().await;
     fixture.realm.age();

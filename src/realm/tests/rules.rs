@@ -1,8 +1,8 @@
-//! Accounts, sessions, mailboxes: one rule a test.
+//! Accounts, sessions, mailboxes: one rule in each test.
 
 use super::*;
 
-/// ACC-1, READ-1
+/// ACC-1, READ-1: registered users send each other messages, and positions begin at 1.
 #[tokio::test]
 async fn two_users_write_to_each_other() {
     let realm = Fixture::new();
@@ -17,7 +17,7 @@ async fn two_users_write_to_each_other() {
     assert_eq!(page.entries[0].position, Position(1));
 }
 
-/// ACC-2, ACC-3
+/// ACC-2, ACC-3: a wrong password and an unknown user get the same answer.
 #[tokio::test]
 async fn wrong_credentials_are_one_error() {
     let realm = Fixture::new();
@@ -81,8 +81,8 @@ async fn what_is_over_a_limit_has_its_own_error() {
     );
 }
 
-/// SES-1, SES-3: a session id that leaks is useless to another device, and on a plain link it is
-/// all there is.
+/// SES-1, SES-3: another device cannot use a leaked session id. On a plain link the id is all that
+/// a session needs.
 #[tokio::test]
 async fn a_session_belongs_to_its_device() {
     let realm = Fixture::new();
@@ -153,7 +153,7 @@ async fn a_session_id_is_not_in_the_store() {
     }
 }
 
-/// SES-7: a clock that is set while the realm runs ends no session, and one that was wrong loses nothing.
+/// SES-7: setting the clock while the realm runs ends no session, and a wrong clock loses nothing.
 #[tokio::test]
 async fn a_clock_that_jumps_ends_no_session() {
     let mut realm = Fixture::new();
@@ -170,7 +170,7 @@ async fn a_clock_that_jumps_ends_no_session() {
     assert_eq!(realm.texts(device(1)).await.len(), 5);
 }
 
-/// SES-4
+/// SES-4: a session that is unused for its lifetime ends.
 #[tokio::test]
 async fn a_session_unused_for_its_lifetime_ends() {
     let mut realm = Fixture::new();
@@ -194,7 +194,7 @@ async fn a_session_unused_for_its_lifetime_ends() {
     assert_eq!(greeting.account, None);
 }
 
-/// SES-5, SES-6
+/// SES-5, SES-6: sessions are listed and revoked, and their number is bounded.
 #[tokio::test]
 async fn sessions_are_listed_and_revoked_and_have_an_end() {
     let mut realm = Fixture::new();
@@ -235,7 +235,7 @@ async fn sessions_are_listed_and_revoked_and_have_an_end() {
         realm.ask(device(2), revoke(3, third)).await,
         refused(ErrorCode::NoSession)
     );
-    // The one unused for longest makes room.
+    // The session that has been unused for longest is evicted.
     for n in 4..=5 {
         realm.now = later(realm.now, 1);
         session_in(&realm.ask(device(n), auth(1, "ann", "correct horse")).await);
@@ -247,7 +247,7 @@ async fn sessions_are_listed_and_revoked_and_have_an_end() {
     );
 }
 
-/// ACC-4
+/// ACC-4: a new password ends the user's other sessions.
 #[tokio::test]
 async fn a_new_password_ends_the_other_sessions() {
     let realm = Fixture::new();
@@ -285,7 +285,7 @@ async fn a_new_password_ends_the_other_sessions() {
     session_in(&realm.ask(device(2), auth(4, "ann", "battery staple")).await);
 }
 
-/// READ-2, READ-3, READ-5
+/// READ-2, READ-3, READ-5: a read continues behind the position that its reader has confirmed.
 #[tokio::test]
 async fn a_read_goes_on_where_the_reader_has_confirmed() {
     let realm = Fixture::new();
@@ -328,14 +328,14 @@ async fn a_read_goes_on_where_the_reader_has_confirmed() {
         [4, 5],
         "what does not exist cannot be confirmed"
     );
-    // A new device begins where the user has read to, and goes its own way from there.
+    // A new device begins where the user has read to, and has its own cursors from there on.
     session_in(&realm.ask(device(2), auth(1, "ann", "correct horse")).await);
     assert_eq!(read(2, None).await, [4, 5]);
     assert!(read(2, Some(5)).await.is_empty());
     assert_eq!(read(1, None).await, [4, 5]);
 }
 
-/// READ-4: a page never exceeds what the link carries nor what the reader asks for.
+/// READ-4: a page is no larger than the link carries, and no larger than the reader asks for.
 #[tokio::test]
 async fn pages_fit_what_they_are_asked_to_fit() {
     let realm = Fixture::new();
@@ -391,7 +391,7 @@ async fn pages_fit_what_they_are_asked_to_fit() {
     assert_eq!(bytes, 1800);
 }
 
-/// HS-7, WIRE-13
+/// HS-7, WIRE-13: a command that is malformed, unknown or not allowed as early data is refused.
 #[tokio::test]
 async fn what_cannot_be_understood_or_trusted_is_refused() {
     let realm = Fixture::new();
@@ -442,7 +442,7 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
     );
 }
 
-/// ACC-8: a notice that a message came back is the realm's to make, and nobody else's.
+/// ACC-8: only the realm itself makes notices, such as that a message came back.
 #[tokio::test]
 async fn what_means_something_to_programs_is_the_realms_own() {
     let realm = Fixture::new();

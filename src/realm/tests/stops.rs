@@ -1,4 +1,5 @@
-//! What stands in the store when a realm is stopped in the middle of something, or finds no room for it.
+//! The state of the store after a realm is stopped in the middle of its work, or has no space for
+//! it.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +12,7 @@ use std::{
 use super::*;
 use crate::store::{Asked, Change, Faulty, Log, PageLimit, Position as At};
 
-/// Everything is kept for a day.
+/// Keeps everything for a day.
 const A_DAY: Retention = Retention {
     age: Some(std::time::Duration::from_hours(24)),
     unread_age: Some(std::time::Duration::from_hours(24)),
@@ -50,13 +51,14 @@ async fn append(store: &Faulty, count: u32) {
     store.commit(batch).await.unwrap();
 }
 
-/// How many entries the mailbox has.
+/// Returns the number of entries in the mailbox.
 async fn entries(store: &Faulty) -> usize {
     let page = store.read(&mailbox(), At(0), ALL).await.unwrap();
     page.entries.len()
 }
 
-/// READ-10: a realm that is stopped while old messages go has them go at its next start, and not when as much time has passed again.
+/// READ-10: if a realm is stopped while it deletes old messages, it deletes the rest at its next
+/// start, and not only after the same time again.
 #[tokio::test]
 async fn what_was_to_go_goes_after_a_stop() {
     let store = Faulty::default();
@@ -64,7 +66,7 @@ async fn what_was_to_go_goes_after_a_stop() {
     realm.begin_keeping(Some(A_DAY)).await;
     append(&store, 2500).await;
     pass(&realm, || MOMENT).await;
-    // It is stopped after the first thousand.
+    // The realm is stopped after the first thousand.
     let mut trims = 0;
     store.fail_when(move |asked| {
         let Asked::Commit(batch) = asked else {
@@ -84,14 +86,15 @@ async fn what_was_to_go_goes_after_a_stop() {
     assert_eq!(entries(&store).await, 0);
 }
 
-/// READ-10: what comes to a mailbox while the realm looks at others is no older than it is.
+/// READ-10: an entry that is added while the realm looks at other mailboxes does not count as older
+/// than it is.
 #[tokio::test]
 async fn what_comes_during_a_step_is_not_taken_for_older() {
     let store = Faulty::default();
     let realm = realm_of(&store);
     realm.begin_keeping(Some(A_DAY)).await;
     append(&store, 1).await;
-    // The step begins, and takes an hour until it comes to this mailbox.
+    // The step begins, and reaches this mailbox an hour later.
     let passed = Arc::new(AtomicU32::new(0));
     let passing = Arc::clone(&passed);
     store.fail_when(move |asked| {
@@ -109,8 +112,9 @@ async fn what_comes_during_a_step_is_not_taken_for_older() {
     }
 }
 
-/// A store that is begun on a full disk stays with the default once there is room, whatever is written first then. It was taken for one
-/// from before there was a bound at its second start, and kept everything for ever.
+/// A store that is begun on a full disk keeps the default once there is space, whatever is written
+/// first. Before, at its second start it was taken for one from before retention limits, and kept
+/// everything for ever.
 #[tokio::test]
 async fn new_store_on_a_full_disk_keeps_the_default() {
     let default = (Keeping::Default, Retention::DEFAULT);
@@ -134,7 +138,7 @@ async fn new_store_on_a_full_disk_keeps_the_default() {
     }
 }
 
-/// A realm in `directory`, on a disk with half of the reserve left once `is_full` says so.
+/// Returns a realm in `directory`, on a disk with half of the reserve left while `is_full` is set.
 fn realm_on(directory: &TempDir, is_full: &Arc<AtomicBool>) -> Realm<Embedded> {
     const RESERVE: u64 = 100 << 20;
     let is_full = Arc::clone(is_full);
@@ -149,8 +153,9 @@ fn realm_on(directory: &TempDir, is_full: &Arc<AtomicBool>) -> Realm<Embedded> {
     })
 }
 
-/// SES-7: a full disk takes the running time, which only writes over what stands there. It was refused for as long as the disk was full, and
-/// the next start went back by all of that.
+/// SES-7: the running time is also written on a full disk, because it only overwrites the old
+/// value. Before, it was refused while the disk was full, and the next start went back by all of
+/// that time.
 #[tokio::test]
 async fn running_time_is_written_on_a_full_disk() {
     let directory = tempfile::tempdir().unwrap();
@@ -168,7 +173,8 @@ async fn running_time_is_written_on_a_full_disk() {
     assert_eq!(realm.running().await.unwrap(), 90_000);
 }
 
-/// HS-14: a start is written down on a full disk, too. It was not, and the life before went on: what was given out after it was taken for what a copy of before has.
+/// HS-14: a life is also written on a full disk. Before, it was not, and the former life went on:
+/// what was assigned afterwards was taken for what an older copy holds.
 #[tokio::test]
 async fn life_is_written_on_a_full_disk() {
     let directory = tempfile::tempdir().unwrap();
@@ -185,8 +191,9 @@ async fn life_is_written_on_a_full_disk() {
     assert_eq!(named.len(), 3);
 }
 
-/// SES-4: a session that is used on a full disk stays one. Its use was not noted there, so it expired in the midst of it, and there was no
-/// room for another: its user could read no more.
+/// SES-4: a session in use does not expire on a full disk. Before, its use was not recorded there,
+/// so it expired while in use. There was no space for another session, and its user could no longer
+/// read.
 #[tokio::test]
 async fn session_in_use_outlives_a_full_disk() {
     let directory = tempfile::tempdir().unwrap();
@@ -212,7 +219,7 @@ async fn session_in_use_outlives_a_full_disk() {
         let now = later(MOMENT, days * DAY);
         let answer = ask(now, inbox()).await;
         assert!(matches!(answer, Answer::Page(_)), "{days}: {answer:?}");
-        // What sessions write leaves room for what gives room back.
+        // Writes for sessions leave the space for commits that free space.
         assert_eq!(written().await != at_first, is_written, "{days}");
     }
     for days in (40..200).step_by(20) {
@@ -221,12 +228,13 @@ async fn session_in_use_outlives_a_full_disk() {
         assert!(matches!(answer, Answer::Page(_)), "{days}: {answer:?}");
         pass(&realm, || now).await;
     }
-    // The one that nobody uses expires there as anywhere.
+    // A session that nobody uses expires there as anywhere.
     let late = later(MOMENT, 220 * DAY);
     assert_eq!(ask(late, inbox()).await, refused(ErrorCode::NoSession));
 }
 
-/// PEER-19: what is damaged of one group that has ended keeps no user from hearing of another. It was tried first each time, for ever.
+/// PEER-19: damaged records of one ended group do not keep a user from being told of another.
+/// Before, the damaged one was always tried first.
 #[tokio::test]
 async fn damage_to_one_ended_group_holds_no_other_up() {
     let (crew, bob) = ("crew".parse().unwrap(), "bob".parse().unwrap());
@@ -280,7 +288,7 @@ async fn damage_to_one_ended_group_holds_no_other_up() {
     }
 }
 
-/// SES-8, READ-10: what cannot be read keeps nothing that stands behind it.
+/// SES-8, READ-10: a record that cannot be read does not keep later ones from being deleted.
 #[tokio::test]
 async fn damage_keeps_nothing_behind_it_from_leaving() {
     let store = Faulty::default();
@@ -336,7 +344,7 @@ fn sendrealm(text: &str) -> Request<'_> {
     Request { options, command }
 }
 
-/// PEER-17: a message that the disk did not let go back to its sender goes back when it does.
+/// PEER-17: a message that the disk did not allow to be returned to its sender is returned later.
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_given_back_is_given_back_later() {
     let store = Faulty::default();
@@ -372,7 +380,7 @@ async fn what_could_not_be_given_back_is_given_back_later() {
     assert_eq!(realm.next_expiry(), None);
 }
 
-/// PEER-11: a peer is told that it is heard only when all copies of its groups are to be read on.
+/// PEER-11: a peer's introduction is accepted only if all replicas of its groups can be read on.
 #[tokio::test]
 async fn introduction_is_repeated_where_copies_cannot_be_listed() {
     let store = Faulty::default();

@@ -1,4 +1,4 @@
-//! What is kept of devices that mean to come back (HS-20).
+//! The resumption tickets that a realm keeps of devices (HS-20).
 
 use core::time::Duration;
 
@@ -33,7 +33,7 @@ impl Fixture {
             .await;
     }
 
-    /// The first byte of the secret by which the device comes back that names a ticket.
+    /// Returns the first byte of the secret with which a device resumes by the ticket.
     async fn found(&self, id: u32) -> Option<u8> {
         match self.realm.find_ticket(ConnectionId(id), self.now).await {
             FoundTicket::Good(found) => Some(found.0.secret.as_bytes()[0]),
@@ -50,7 +50,8 @@ impl Fixture {
     }
 }
 
-/// HS-20: copies of a profile have a ticket each, whenever those are written.
+/// HS-20: the copies of a profile have one ticket each, also if the tickets are written
+/// concurrently.
 #[tokio::test]
 async fn tickets_that_are_kept_at_once_are_all_kept() {
     let fixture = Fixture::new();
@@ -65,7 +66,7 @@ async fn tickets_that_are_kept_at_once_are_all_kept() {
     }
 }
 
-/// HS-20
+/// HS-20: a ticket is found after a restart.
 #[tokio::test]
 async fn ticket_is_found_after_a_restart() {
     let fixture = Fixture::new();
@@ -86,7 +87,7 @@ async fn ticket_is_found_after_a_restart() {
     assert_eq!(fixture.found(8).await, None);
 }
 
-/// HS-20: nothing is kept of strangers, and a ticket ends with its session.
+/// HS-20: no tickets are kept of strangers, and a ticket ends with its session.
 #[tokio::test]
 async fn ticket_is_good_as_long_as_its_session() {
     let fixture = Fixture::new();
@@ -95,12 +96,12 @@ async fn ticket_is_good_as_long_as_its_session() {
     fixture.register(Some(device(1)), "ann").await;
     fixture.keep(7, 1, 3).await;
     assert_eq!(fixture.found(7).await, Some(3));
-    // Somebody else logs in with the device.
+    // Another user logs in on the device.
     session_in(&fixture.ask(Some(device(1)), register(2, "bob")).await);
     assert_eq!(fixture.found(7).await, None);
 }
 
-/// HS-20: each is good for a day, and leaves the store after that.
+/// HS-20: a ticket is valid for a day, and is deleted after that.
 #[tokio::test]
 async fn ticket_is_forgotten_after_a_day() {
     let mut fixture = Fixture::new();
@@ -118,8 +119,8 @@ async fn ticket_is_forgotten_after_a_day() {
     assert!(fixture.realm.has_no_tickets().await);
 }
 
-/// HS-20: the day counts from the handshake, whenever the ticket is written down, and goes on while the realm is down. It was good for as long as the realm
-/// had been running for less than a day since.
+/// HS-20: the day begins with the handshake, whenever the ticket is written, and goes on while the
+/// realm is down. Before, a ticket was valid until the realm had been running for a day.
 #[tokio::test]
 async fn day_of_a_ticket_begins_with_its_handshake() {
     let mut fixture = Fixture::new();
@@ -138,7 +139,7 @@ async fn day_of_a_ticket_begins_with_its_handshake() {
     assert_eq!(fixture.found(7).await, Some(3));
     fixture.now.running += 1;
     assert_eq!(fixture.found(7).await, None);
-    // Down for a day.
+    // The realm is down for a day.
     let mut fixture = fixture.restart();
     fixture.now.wall += DAY;
     assert_eq!(fixture.found(8).await, None);
@@ -146,7 +147,7 @@ async fn day_of_a_ticket_begins_with_its_handshake() {
     assert!(fixture.realm.has_no_tickets().await);
 }
 
-/// HS-20: copies of a profile have one each, up to a few.
+/// HS-20: the copies of a profile have one ticket each, up to four.
 #[tokio::test]
 async fn device_has_few_tickets() {
     let fixture = Fixture::new();
@@ -161,14 +162,14 @@ async fn device_has_few_tickets() {
         }
     }
     assert_eq!(good, [3, 4, 5, 6]);
-    // The same once more is no other.
+    // Keeping the same ticket again adds none.
     fixture.keep(6, 1, 5).await;
     assert_eq!(fixture.found(3).await, Some(3));
     assert_eq!(fixture.found(6).await, Some(5));
 }
 
-/// HS-21: the place of a ticket that was kept without one is kept when it is known, and none other takes its place; of a ticket that is not
-/// there nothing is kept.
+/// HS-21: the validated address of a ticket that was kept without one is kept once it is known, and
+/// no other replaces it. For a ticket that does not exist nothing is kept.
 #[tokio::test]
 async fn place_of_a_ticket_is_kept_once_it_is_known() {
     let fixture = Fixture::new();

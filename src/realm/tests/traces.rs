@@ -1,4 +1,4 @@
-//! What is left of groups that have ended and of sessions that have: as little as what comes later allows (READ-6, EXACT-14).
+//! What remains of ended groups and sessions: as little as later commands need (READ-6, EXACT-14).
 
 use super::{
     super::records::MailboxLog,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::wire::command;
 
-/// How many cursors the store has of groups, and of copies of groups.
+/// Returns the number of cursors of groups and of replicas.
 async fn group_cursors(fixture: &Fixture) -> usize {
     let prefix = records::all_cursors();
     let all = fixture.realm.store.list(&prefix, None, 1000).await.unwrap();
@@ -15,7 +15,8 @@ async fn group_cursors(fixture: &Fixture) -> usize {
     all.iter().filter(|(key, _)| of_groups(key)).count()
 }
 
-/// READ-6: cursors of a group that has ended go, and those of one that is made again stay, as do those of a copy that can be read.
+/// READ-6: cursors of an ended group are deleted. Those of a group that is made again stay, as do
+/// those of a replica that can be read.
 #[tokio::test]
 async fn cursors_of_groups_that_have_ended_leave_the_store() {
     let fixture = kept(Retention::FOREVER).await;
@@ -52,7 +53,7 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
             other => panic!("{other:?}"),
         }
     };
-    // Each time at the positions behind those of the group before.
+    // The positions of each group go on behind those of the group before.
     for life in 0..2 {
         let (number, first) = (3 + 10 * life, 1 + 2 * life);
         assert_eq!(fixture.ask(device(1), add(number)).await, Answer::Done);
@@ -62,7 +63,7 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
         let both = [format!("{first}: x"), format!("{}: x", first + 1)];
         assert_eq!(read(None).await, both);
         assert_eq!(read(Some(first)).await, both[1..]);
-        // The device's, and any device's.
+        // One cursor of the device, and one of any device.
         assert_eq!(group_cursors(&fixture).await, 2);
         fixture.tidy().await;
         assert_eq!(group_cursors(&fixture).await, 2);
@@ -98,15 +99,18 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
     }
     fixture.realm.commit(batch).await.unwrap();
     fixture.tidy().await;
-    // That of the copy, and one without which its owner, of a release before, would begin elsewhere.
+    // The cursor of the readable replica, and that of a device from an earlier release, which would
+    // begin elsewhere without it.
     assert_eq!(group_cursors(&fixture).await, 2);
 }
 
-/// EXACT-14: of a session of a plain link nothing stays for good, as it never comes back; until then it is answered as any is.
+/// EXACT-14: nothing of a plain link's session stays for good, because the session never comes
+/// back. Until then repeats are answered as for any session.
 #[tokio::test]
 async fn numbers_of_a_plain_session_that_has_ended_leave_the_store() {
     let mut fixture = kept(Retention::FOREVER).await;
-    // With the one of bob's device: of sessions that are used at the same time any may make room.
+    // One more for the session of bob's device: among sessions used at the same time any may be
+    // evicted.
     fixture.realm.limits.sessions_max = 4;
     let login = || {
         Command::Auth(command::Auth {
@@ -134,7 +138,7 @@ async fn numbers_of_a_plain_session_that_has_ended_leave_the_store() {
             session,
         })
     };
-    // One has sent something and one has not; and one is only begun.
+    // One session has sent something, one has not, and one has only begun.
     assert_eq!(fixture.ask(PLAIN, send(named[0])).await, STORED);
     for (number, session) in [(2, named[0]), (1, named[1])] {
         for _ in 0..2 {
@@ -148,7 +152,7 @@ async fn numbers_of_a_plain_session_that_has_ended_leave_the_store() {
     fixture.now = later(fixture.now, 59 * DAY);
     fixture.tidy().await;
     assert_eq!(fixture.ask(PLAIN, send(named[0])).await, STORED);
-    // The one that was only begun has expired, and is left with nothing.
+    // The session that has only begun has expired, and no record of it is left.
     assert_eq!(count(&fixture.realm, b"o/").await, before);
     fixture.now = later(fixture.now, 2 * DAY);
     fixture.tidy().await;
@@ -162,6 +166,6 @@ async fn numbers_of_a_plain_session_that_has_ended_leave_the_store() {
         let answer = fixture.ask(PLAIN, send(session)).await;
         assert_eq!(answer, refused(ErrorCode::NoSession));
     }
-    // Ann's device and bob's, whose sessions have expired meanwhile.
+    // The devices of ann and bob, whose sessions have expired meanwhile.
     assert_eq!(count(&fixture.realm, b"I/").await, 2);
 }

@@ -1,4 +1,4 @@
-//! What the home realm of a group may say of this realm's users.
+//! What the home realm of a group may attribute to users of this realm.
 
 use super::{
     acts::{BOUND, group, join_realm},
@@ -14,7 +14,7 @@ use crate::{
 
 type PeerCalls = tokio::sync::mpsc::Receiver<PeerCall>;
 
-/// A realm with a user who is in a group of beta, where this realm goes by the name of "ours".
+/// Returns a realm with a user in a group of beta. Beta knows this realm under the name "ours".
 async fn with_crew(store: &Held) -> (Realm<Held>, PeerCalls) {
     let mut realm = with_users(store, &["ann"]).await;
     let (network, mut errands) = Network::new();
@@ -30,7 +30,7 @@ async fn with_crew(store: &Held) -> (Realm<Held>, PeerCalls) {
     (realm, errands)
 }
 
-/// Ann writes to the group.
+/// Posts to the group as ann.
 async fn post(realm: &Realm<Held>, number: u64, text: &str) {
     let post = Command::SendGroupRealm(command::SendGroupRealm {
         operation: op(number),
@@ -45,7 +45,7 @@ async fn post(realm: &Realm<Held>, number: u64, text: &str) {
     assert_eq!(answer, Answer::Sent(Sent::Queued));
 }
 
-/// What beta says of the group, behind the position `after`.
+/// Returns the page of the group that beta answers with, behind the position `after`.
 fn said(after: u64, entries: &[(&str, u8, &str)]) -> Answer {
     let entries = entries.iter().zip(after + 1..);
     let entries = entries.map(|((from, content, body), position)| Entry {
@@ -73,7 +73,7 @@ async fn read(realm: &Realm<Held>, errands: &mut PeerCalls, answer: Answer) {
     assert_eq!(outcome, ReadOutcome::Equal);
 }
 
-/// Who is shown to have written what.
+/// Returns the senders, content types and texts of the replica's entries.
 fn copied(store: &Held) -> Vec<(String, u8, String)> {
     let beta = "beta".parse().unwrap();
     let key = records::copy(beta, group("crew"));
@@ -103,13 +103,13 @@ fn shown(from: &str, content: u8, body: &str) -> (String, u8, String) {
     (from.into(), content, body.into())
 }
 
-/// A notice in the name of the group.
+/// Returns a notice in the name of the group.
 fn unconfirmed(who: &str, text: &str) -> (String, u8, String) {
     let said = format!("beta says that {who} wrote this, which alpha cannot confirm: {text}");
     shown("crew@beta", CONTENT_NOTICE, &said)
 }
 
-/// PEER-26: each post of a user here vouches for one entry, also when the realm has been started again meanwhile.
+/// PEER-26: each post of a user here vouches for one entry, also across a restart.
 #[tokio::test(start_paused = true)]
 async fn a_copy_has_in_the_name_of_users_here_what_they_have_sent() {
     let store = Held::default();
@@ -120,10 +120,10 @@ async fn a_copy_has_in_the_name_of_users_here_what_they_have_sent() {
     let page = [
         ("ann@ours", CONTENT_TEXT, "hi"),
         ("ann@ours", CONTENT_TEXT, "hi"),
-        // Once more than ann has said it.
+        // Once more than ann has posted it.
         ("ann@ours", CONTENT_TEXT, "hi"),
         ("bob@ours", CONTENT_TEXT, "hi"),
-        // Another realm goes by this realm's name there.
+        // Beta knows another realm under this realm's name.
         ("ann@alpha", CONTENT_TEXT, "yo"),
         ("ann@ours", 64, "yo"),
         ("ann@ours", CONTENT_NOTICE, "yo"),
@@ -168,13 +168,14 @@ async fn pass(realm: &Realm<Held>, now: Moment) {
     }
 }
 
-/// PEER-26: what is never read back is not kept for good, and nothing of a realm that was removed.
+/// PEER-26: the record of a post that is never read back is deleted at last. So are all records of
+/// a removed realm.
 #[tokio::test(start_paused = true)]
 async fn what_is_noted_of_posts_has_an_end() {
     let store = Held::default();
     let (realm, _errands) = with_crew(&store).await;
     post(&realm, 3, "one").await;
-    // Of a release that noted which memberships had ended.
+    // A record of a release that noted ended memberships.
     let left = || Key(b"f/beta/crew/zoe"[..].into());
     let mut batch = Batch::new();
     batch.put(left(), vec![1]);

@@ -1,4 +1,4 @@
-//! A watch ends with its session, whatever ends that, and at once (WATCH-4).
+//! A watch ends with its session, however the session ends, and at once (WATCH-4).
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::wire::command;
 
 const SESSION: SessionRef = SessionRef::Bound;
 
-/// A clock that goes with the simulated time.
+/// A clock that follows the simulated time.
 #[derive(Clone)]
 struct Ticking(tokio::time::Instant);
 
@@ -26,7 +26,7 @@ impl Ticking {
     }
 }
 
-/// ann at two devices, of which the second watches.
+/// ann on two devices. The second one watches.
 struct Watching {
     realm: Arc<Realm<Held>>,
     watch: Watch<Held>,
@@ -67,7 +67,7 @@ impl Watching {
         Answer::parse(&answer).unwrap()
     }
 
-    /// After how long the watch ends, while nobody writes.
+    /// Returns how long it takes until the watch ends while nobody sends.
     async fn ends(&mut self) -> Duration {
         let began = tokio::time::Instant::now();
         let clock = self.clock.clone();
@@ -97,7 +97,7 @@ async fn a_watch_ends_with_its_session() {
     };
     for way in 0..4 {
         let mut at = Watching::new().await;
-        // Eight are read at once, and one is pushed.
+        // Eight entries are read at once, and one is pushed.
         for number in 2..12 {
             assert_eq!(at.ask(9, send(number, "ann", "x")).await, STORED);
         }
@@ -138,7 +138,7 @@ async fn a_watch_ends_with_its_session() {
     }
 }
 
-/// SES-4: a watch that is told nothing does not use its session, and one that is told something does.
+/// SES-4: a watch without pushes does not use its session. A push does.
 #[tokio::test(start_paused = true)]
 async fn a_watch_ends_when_its_session_has_not_been_used() {
     let day = Duration::from_hours(24);
@@ -151,7 +151,7 @@ async fn a_watch_ends_when_its_session_has_not_been_used() {
     let mut at = Watching::new().await;
     for number in 2..5 {
         tokio::time::advance(29 * day).await;
-        // bob, who writes, is logged in anew each time.
+        // bob, who sends, logs in anew each time.
         at.ask(9, auth(number * 10, "bob", "correct horse")).await;
         let answer = at.ask(9, send(number * 10 + 1, "ann", "x")).await;
         assert_eq!(answer, STORED);
@@ -162,7 +162,7 @@ async fn a_watch_ends_when_its_session_has_not_been_used() {
         (30 * day..30 * day + Duration::from_secs(3)).contains(&ended),
         "{ended:?}"
     );
-    // What comes when it is over is not pushed.
+    // An entry that arrives after the session's end is not pushed.
     let mut at = Watching::new().await;
     tokio::time::advance(31 * day).await;
     at.ask(9, auth(2, "bob", "correct horse")).await;
@@ -170,7 +170,8 @@ async fn a_watch_ends_when_its_session_has_not_been_used() {
     assert!(!at.pushed().await);
 }
 
-/// ann is in so many groups, each of which has 8 messages that she has not read. Gives the realm, and what begins her watch.
+/// Returns a realm in which ann is in `groups` groups with 8 unread messages each, and the command
+/// that begins her watch.
 async fn with_backlog(groups: u32) -> (Arc<Realm<Held>>, Vec<u8>) {
     let at = Watching::new().await;
     let text = "x".repeat(900);
@@ -209,7 +210,8 @@ async fn with_backlog(groups: u32) -> (Arc<Realm<Held>>, Vec<u8>) {
     (at.realm, command.to_bytes())
 }
 
-/// How much one watch comes to have read ahead, having been given out everything once, and in each mailbox in order.
+/// Returns the most that a watch has read ahead. Checks that everything is pushed once, and in
+/// order in each mailbox.
 async fn most_read_ahead(realm: &Arc<Realm<Held>>, command: &[u8], groups: usize) -> usize {
     let mut watch = realm
         .watch_of(&caller(device(2), MOMENT), command)
@@ -231,7 +233,8 @@ async fn most_read_ahead(realm: &Arc<Realm<Held>>, command: &[u8], groups: usize
     most
 }
 
-/// A watch over many mailboxes that wait holds a bounded part of them, and gives out all.
+/// A watch over many mailboxes with unread entries reads a bounded part of them ahead, and pushes
+/// all.
 #[tokio::test]
 async fn a_watch_reads_ahead_no_more_than_it_may() {
     let (realm, command) = with_backlog(40).await;
@@ -246,7 +249,8 @@ async fn a_watch_reads_ahead_no_more_than_it_may() {
     );
 }
 
-/// Whoever watches more than their share is told to wait, and nobody else is; what ends makes room.
+/// An account that watches more than its share is told to wait, and no other account is. A watch
+/// that ends makes room.
 #[tokio::test]
 async fn watches_of_one_account_leave_room_for_others() {
     let at = Watching::new().await;
@@ -285,7 +289,8 @@ async fn watches_of_one_account_leave_room_for_others() {
     assert!(begin(2).await.is_ok());
 }
 
-/// LINK-13: what a former release took is longer than clients put together: its first piece is pushed, and the rest is read.
+/// LINK-13: an entry that an earlier release accepted may be longer than clients reassemble. Its
+/// first fragment is pushed, and the rest is read.
 #[tokio::test]
 async fn long_entry_is_pushed_in_its_first_piece() {
     let directory = tempfile::tempdir().unwrap();

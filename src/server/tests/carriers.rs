@@ -1,10 +1,10 @@
-//! The carriers where something cannot be read, or is not taken.
+//! Tests of delivery to peers where something cannot be read, or is refused.
 
 use super::*;
 
 const GAMMA: PublicKey = PublicKey([51; 32]);
 
-/// Beta and gamma are peers, and have accepted that.
+/// Adds beta and gamma as peers.
 async fn list_both(realm: &Realm<Faulty>) {
     list_beta(realm).await;
     let address = ("192.0.2.9".to_string(), 6377);
@@ -13,7 +13,7 @@ async fn list_both(realm: &Realm<Faulty>) {
 }
 
 impl Asking {
-    /// Accepts the peering that is asked for next, and gives the key of whom it is asked for.
+    /// Accepts the next introduction. Returns the key of the peer that it is for.
     async fn next_introduction(&mut self) -> PublicKey {
         let Some(OutboundRequest::Ask {
             key, bytes, answer, ..
@@ -31,7 +31,8 @@ impl Asking {
     }
 }
 
-/// PEER-5: a peer that cannot be read is one of many: the others are carried to, and it is when it can be read again.
+/// PEER-5: an unreadable peer does not delay the others. It gets its own introduction once it can
+/// be read again.
 #[tokio::test(start_paused = true)]
 async fn peer_that_cannot_be_read_holds_no_other_up() {
     let beta = Key(b"r/beta"[..].into());
@@ -61,7 +62,7 @@ async fn peer_that_cannot_be_read_holds_no_other_up() {
     }
 }
 
-/// PEER-17: a queue that cannot be read is looked through again, each time later, and the others are not.
+/// PEER-17: an unreadable queue is searched again after growing waits. The other queues are not.
 #[tokio::test(start_paused = true)]
 async fn queue_that_cannot_be_read_has_no_other_read_again() {
     let store = Faulty::default();
@@ -93,7 +94,7 @@ async fn queue_that_cannot_be_read_has_no_other_read_again() {
     assert!((1..6).contains(&of_gamma), "{of_gamma}");
 }
 
-/// PEER-17: what stands behind an entry that makes no sense is given back in time.
+/// PEER-17: a message behind a malformed entry is returned in time.
 #[tokio::test(start_paused = true)]
 async fn entry_that_makes_no_sense_hides_none_behind_it() {
     let store = Faulty::default();
@@ -117,7 +118,8 @@ async fn entry_that_makes_no_sense_hides_none_behind_it() {
     assert_eq!(store.last(&inbox).await.unwrap().0, 1);
 }
 
-/// How often beta is asked within a minute to take a message, while it is heard each second; what it `says`, if anything.
+/// Returns how often beta is asked within a minute to take a message, while a packet from it
+/// arrives each second. Beta answers `says`, or nothing.
 async fn deliveries(
     realm: &Arc<Realm<Faulty>>,
     errands: mpsc::Receiver<PeerCall>,
@@ -164,8 +166,9 @@ async fn deliveries(
     .await
 }
 
-/// PEER-5: a silent peer is asked again at once when it is heard. One that can take nothing now, or this realm when it cannot write down
-/// what came of it, is left alone for longer each time, however often the peer is heard: two realms with full disks would wake each other.
+/// PEER-5: a silent peer is asked again at once when a packet from it arrives. If the peer cannot
+/// take anything now, or if this realm cannot record the outcome, the waits grow, however often a
+/// packet arrives. Otherwise two realms with full disks would wake each other.
 #[tokio::test(start_paused = true)]
 async fn contact_ends_the_wait_for_a_silent_peer_only() {
     type Range = std::ops::Range<u32>;
@@ -178,7 +181,7 @@ async fn contact_ends_the_wait_for_a_silent_peer_only() {
             false,
             3..8,
         ),
-        // The disk is full here.
+        // The disk of this realm is full.
         (Some(Answer::Sent(Sent::Stored)), true, 3..8),
     ];
     for (says, is_full, expected) in cases {

@@ -1,4 +1,4 @@
-//! Which worker a peer is asked at, and which links are kept open.
+//! Tests of which worker sends a request to a peer, and of which links are kept open.
 
 use super::*;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 
 const SILENCE: Silence = Silence::fixed(Duration::from_secs(30));
 
-/// Two listeners with three workers each, and what each of those is told to ask.
+/// Two listeners with three workers each, and the outbound requests of each worker.
 struct Listeners {
     realm: Arc<Realm<Faulty>>,
     ways: Arc<Routes>,
@@ -54,7 +54,7 @@ impl Listeners {
         Seated::new(&self.links, Seat { listener, worker }, SILENCE)
     }
 
-    /// Beta is at that host.
+    /// Moves beta to this host.
     async fn move_beta(&self, host: &str) {
         let place = (host.to_string(), 6377);
         let listed = self
@@ -63,7 +63,7 @@ impl Listeners {
         assert!(listed.await.unwrap());
     }
 
-    /// Asks beta something, by the first listener; what comes of it.
+    /// Sends a request to beta from the first listener. Returns its answer.
     async fn ask(&self, dialing: Dialing) -> oneshot::Receiver<Vec<u8>> {
         let (answer, told) = oneshot::channel();
         let errand = PeerCall::Ask {
@@ -81,7 +81,8 @@ impl Listeners {
         told
     }
 
-    /// Who is told to ask next, and by which link.
+    /// Returns the next request of a worker: whether it uses a link or an address, and the channel
+    /// for its answer.
     async fn next(&mut self, listener: usize, worker: usize) -> (By, oneshot::Sender<Told>) {
         match self.called[listener][worker].recv().await {
             Some(OutboundRequest::Ask { by, answer, .. }) => (by, answer),
@@ -90,8 +91,8 @@ impl Listeners {
     }
 }
 
-/// PEER-24: a peer that has opened a link is asked on it, whichever worker it has come to. It was asked by the first one only, at an address where
-/// it could not be called.
+/// PEER-24: a peer that has opened a link is asked on it, at whichever worker the link is. Fixed
+/// fault: only the first worker asked it, at an address where it could not be called.
 #[tokio::test(start_paused = true)]
 async fn a_peer_is_asked_at_the_worker_that_has_its_link() {
     let mut listeners = Listeners::new().await;
@@ -105,13 +106,13 @@ async fn a_peer_is_asked_at_the_worker_that_has_its_link() {
         answer.send(Told::Answer(vec![1])).unwrap();
         assert_eq!(told.await.unwrap(), [1]);
     }
-    // PEER-23: whether it is at its address shows there alone.
+    // PEER-23: only a request to the address shows whether the peer is there.
     let told = listeners.ask(Dialing::Once).await;
     let (by, answer) = listeners.next(0, 0).await;
     assert!(matches!(by, By::Address { is_once: true, .. }), "{by:?}");
     answer.send(Told::Elsewhere).unwrap();
     assert!(told.await.is_err());
-    // The link has ended on the way to it: the peer is called, or is asked later.
+    // The link ended before the request was sent: the peer is called, or counts as not answering.
     let told = listeners.ask(Dialing::Freely).await;
     let (_, answer) = listeners.next(0, 2).await;
     second.closed(LinkId(7));
@@ -123,7 +124,8 @@ async fn a_peer_is_asked_at_the_worker_that_has_its_link() {
     assert!(listeners.ask(Dialing::Never).await.await.is_err());
 }
 
-/// PEER-24, PEER-16: a link to another listener will do where the peer cannot be called from the one that is named, and not before.
+/// PEER-24, PEER-16: a link at another listener is used if the peer cannot be called from the named
+/// one, and not before.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_cannot_be_called_is_asked_at_another_listener() {
     let mut listeners = Listeners::new().await;
@@ -136,16 +138,16 @@ async fn a_peer_that_cannot_be_called_is_asked_at_another_listener() {
     assert_eq!(by, By::LinkThere);
     answer.send(Told::Answer(vec![3])).unwrap();
     assert_eq!(told.await.unwrap(), [3]);
-    // From then on at once.
+    // From now on, that link is used at once.
     let _told = listeners.ask(Dialing::Freely).await;
     assert_eq!(listeners.next(1, 1).await.0, By::LinkThere);
-    // Links of whoever is no peer are not noted.
+    // Links of parties that are not peers are not recorded.
     listeners.links.keep_only(&[]);
     listeners.seated(0, 1).proven(LinkId(9), BETA);
     assert_eq!(listeners.links.seat(&BETA, 0, true), None);
 }
 
-/// PEER-24: a name that does not resolve now keeps nobody from being asked who is there, on a link that is open.
+/// PEER-24: if a peer's name does not resolve, the peer is asked on an open link.
 #[tokio::test]
 async fn a_peer_whose_name_leads_nowhere_is_asked_on_the_link_that_is_there() {
     let mut listeners = Listeners::new().await;
@@ -159,14 +161,14 @@ async fn a_peer_whose_name_leads_nowhere_is_asked_on_the_link_that_is_there() {
         assert_eq!(by, By::LinkThere);
         answer.send(Told::Answer(vec![1])).unwrap();
         assert_eq!(told.await.unwrap(), [1]);
-        // Whether it is where it says is another question.
+        // A trial of its address is not sent on that link.
         assert!(listeners.ask(Dialing::Once).await.await.is_err());
         there.closed(LinkId(7));
     }
 }
 
-/// PEER-23: an address that a peer says of itself is tried a few times, under however many names it is said; one that is this machine's own, or
-/// many machines', is not.
+/// PEER-23: a claimed address is tried a few times, under however many names it is claimed. An
+/// address of this machine, a broadcast or a multicast address is never tried.
 #[tokio::test]
 async fn a_claimed_address_is_tried_a_few_times_whatever_it_is_called() {
     let mut listeners = Listeners::new().await;
@@ -196,7 +198,7 @@ async fn a_claimed_address_is_tried_a_few_times_whatever_it_is_called() {
         }
         assert!(told.await.is_err());
     }
-    // An operator's word is another thing.
+    // An address that an operator has named is not limited.
     let _told = listeners.ask(Dialing::Freely).await;
     assert!(matches!(listeners.next(0, 0).await.0, By::Address { .. }));
 }
@@ -211,7 +213,7 @@ fn endpoint_of(n: u8) -> Endpoint {
     Endpoint::new(config, &SecretKey::from_bytes([n; 32]).into(), [n; 32])
 }
 
-/// Two realms, the first of which opens a link to the second.
+/// Two realms. The first one opens a link to the second one.
 struct Called {
     now: Time,
     sides: [Endpoint; 2],
@@ -241,7 +243,7 @@ impl Called {
         called
     }
 
-    /// Carries what both have to say, until they have nothing more to say.
+    /// Passes datagrams between the two until neither has more to send.
     fn carry(&mut self) {
         let mut out = vec![];
         let mut is_quiet = false;
@@ -284,8 +286,9 @@ impl Called {
     }
 }
 
-/// PEER-24: who cannot be called keeps the link open that it has opened, for nothing else leads to it; when it has been called, that ends. The
-/// link ended after `peer_idle`, and no peer could reach it from then on.
+/// PEER-24: a realm that cannot be called keeps open the link that it has opened, because no other
+/// link leads to it. Once the peer has opened a link, this ends. Fixed fault: the link ended after
+/// `peer_idle`, and from then on no peer could reach the realm.
 #[tokio::test(start_paused = true)]
 async fn the_link_to_a_peer_that_can_open_none_is_kept_open() {
     let links = Arc::new(Links::default());
@@ -294,12 +297,13 @@ async fn the_link_to_a_peer_that_can_open_none_is_kept_open() {
     called.wait(600);
     assert!(called.sides[0].is_open(called.link), "it is kept open");
     let seen = links.happened(&peer);
-    // Its other side has forgotten it: it is opened again, and the other side is told again where this realm is.
+    // The other side has forgotten the link. It is opened again, and the other side is told again
+    // where this realm is.
     called.sides[1] = endpoint_of(2);
     called.wait(130);
     assert!(called.sides[0].is_open(called.link));
     assert_eq!(links.happened(&peer).lost, seen.lost + 1);
-    // The other side opens one, wherever.
+    // The other side opens a link, at whichever listener and worker.
     let seat = Seat {
         listener: 3,
         worker: 5,
@@ -315,8 +319,9 @@ async fn the_link_to_a_peer_that_can_open_none_is_kept_open() {
     assert_eq!(links.happened(&peer).lost, seen.lost + 1);
 }
 
-/// PEER-24: a link that is kept open to a peer that opens none is looked into from time to time: what the peer had opened may have been lost.
-/// Found by the simulator: a realm kept a link open for good that was needed for nothing.
+/// PEER-24: while a link is kept open to a peer that opens none, this realm introduces itself from
+/// time to time: the link that the peer opened may have been lost. Found by the simulator: a realm
+/// kept a link open for good that was not needed.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_opens_no_link_is_introduced_to_again_from_time_to_time() {
     let links = Arc::new(Links::default());
@@ -343,7 +348,8 @@ async fn a_peer_that_opens_no_link_is_introduced_to_again_from_time_to_time() {
     drop(called);
 }
 
-/// PEER-24: who has been called calls back once to see whether it can, unless it has just called itself.
+/// PEER-24: a realm to which a peer opens a link calls back once, to find out whether the peer can
+/// be called, unless it has just opened a link to the peer itself.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_calls_is_called_back() {
     let links = Arc::new(Links::default());
@@ -367,7 +373,8 @@ async fn a_peer_that_calls_is_called_back() {
     Seated::new(&links, seat, SILENCE).proven(LinkId(9), peer);
     links.introduced(&peer);
     assert_eq!(links.happened(&peer).back, 0);
-    // It may have started again since it was called: it is called back as soon as that may be.
+    // The peer may have started again since it was called: it is called back as soon as the minute
+    // is over.
     tokio::time::advance(Duration::from_secs(59)).await;
     links.handle_timeout();
     assert_eq!(links.happened(&peer).back, 0);
@@ -381,14 +388,14 @@ async fn a_peer_that_calls_is_called_back() {
         (links.happened(&peer).back, links.poll_timeout()),
         (1, None)
     );
-    // What it says over the links that it has is no reason for another so soon.
+    // An introduction over the existing links is no reason for another call so soon.
     tokio::time::advance(Duration::from_secs(50)).await;
     links.introduced(&peer);
     assert_eq!(
         (links.happened(&peer).back, links.poll_timeout()),
         (1, None)
     );
-    // Nor is that it calls back itself because of that.
+    // A link that the peer opens to call back is no reason either.
     called
         .seated
         .dialled(called.now, &mut called.sides[0], called.link);
@@ -398,14 +405,15 @@ async fn a_peer_that_calls_is_called_back() {
         (links.happened(&peer).back, links.poll_timeout()),
         (1, None)
     );
-    // But the next time it may have started again.
+    // After the next link the peer may have started again.
     Seated::new(&links, seat, SILENCE).proven(LinkId(11), peer);
     links.introduced(&peer);
     assert!(links.poll_timeout().is_some());
 }
 
-/// PEER-24: a peer that introduces itself over a link that is there may keep that open because what was opened to it was lost: it is called
-/// back, at most once a minute. Found by the simulator: a realm kept a link open for good.
+/// PEER-24: a peer that introduces itself over an existing link may be keeping it open because the
+/// link that was opened to it was lost. It is called back, at most once a minute. Found by the
+/// simulator: a realm kept a link open for good.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_introduces_itself_on_a_link_that_is_there_is_called_back() {
     let links = Arc::new(Links::default());

@@ -1,11 +1,11 @@
-//! What is written down of watches.
+//! Tests of the stored watch records.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::{realm::Watcher, server::watchers::ToWrite, wire::ConnectionId};
 
-/// Where the watch over a link is that has moved `times`.
+/// Returns the watch record of a link that has migrated `times` times.
 fn after(times: u16) -> Watcher {
     Watcher {
         listener: 1,
@@ -15,7 +15,8 @@ fn after(times: u16) -> Watcher {
     }
 }
 
-/// HS-22: of watchers that move while others are written, and of those that end, the latest is written down, once for each link.
+/// HS-22: while watch records are being written, links migrate and watches end. Only the latest
+/// state of each link is written, once.
 #[tokio::test(start_paused = true)]
 async fn watchers_that_move_about_are_written_once() {
     let store = Faulty::default();
@@ -39,7 +40,7 @@ async fn watchers_that_move_about_are_written_once() {
     while commits.load(Ordering::Relaxed) < 3 {
         tokio::task::yield_now().await;
     }
-    // What else there might be to write would be written by now.
+    // Any further write would be done by now.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(commits.load(Ordering::Relaxed), 3);
     let (found, _) = realm.watchers(None).await;

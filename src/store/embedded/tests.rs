@@ -1,4 +1,5 @@
-//! What only this engine does: it fills up, keeps values behind, and reads former layouts.
+//! What only this engine does: it handles a full disk, keeps values in the write-behind, and reads
+//! former formats.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use crate::store::{Expected, NameBytes, Version};
 /// More than merging the tables of these stores takes.
 const MIB: u64 = 1 << 20;
 
-/// Room that a test gives and takes, in bytes.
+/// Opens a store on a disk whose free space, in bytes, the test sets.
 pub(super) fn store_with_room(
     directory: &Path,
     reserve: u64,
@@ -39,8 +40,8 @@ pub(super) fn put(n: u8, value: &[u8]) -> Batch {
     batch
 }
 
-/// A full disk refuses what is to be written, goes on serving what is there, and writes again as
-/// soon as there is room.
+/// A full disk refuses writes, still serves reads, and accepts writes again as soon as there is
+/// space.
 #[tokio::test]
 async fn a_full_disk_refuses_writes_and_recovers() {
     let directory = tempfile::tempdir().unwrap();
@@ -55,7 +56,7 @@ async fn a_full_disk_refuses_writes_and_recovers() {
     assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "3");
 }
 
-/// What gives room back is written while there is some, and not to the last byte.
+/// A commit that frees space is written while there is some, but not down to the last byte.
 #[tokio::test]
 async fn a_full_disk_takes_what_gives_room_back_down_to_a_quarter_of_the_reserve() {
     let directory = tempfile::tempdir().unwrap();
@@ -69,7 +70,8 @@ async fn a_full_disk_takes_what_gives_room_back_down_to_a_quarter_of_the_reserve
     }
 }
 
-/// A full disk is not written to on behalf of what it refuses: that would fail, and a failed write ends all reading.
+/// Nothing is written to a full disk on behalf of a refused commit. Such a write would fail, and a
+/// failed write ends all reading.
 #[tokio::test]
 async fn a_full_disk_is_not_written_to_when_all_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -78,7 +80,7 @@ async fn a_full_disk_is_not_written_to_when_all_is_refused() {
         bytes: 5000,
     };
     let (store, free) = store_with_room(directory.path(), 100 * MIB, bounds);
-    // The next group has values to bring to their places.
+    // The next group has values to bring from the write-behind to their own places.
     for n in 0..2 {
         store.commit(put(n, b"1")).await.unwrap();
     }
@@ -96,7 +98,7 @@ async fn a_full_disk_is_not_written_to_when_all_is_refused() {
     assert!(matches!(failed, Err(CommitError::Store(_))), "{failed:?}");
 }
 
-/// Bytes of all tables, and of what is to be written to tables.
+/// Returns the bytes of all tables, and of the memtable that will be written to tables.
 fn engine_bytes(store: &Embedded, directory: &Path) -> u64 {
     let trees = examine::trees(&directory.join(STORE)).unwrap();
     let tables = trees
@@ -106,8 +108,8 @@ fn engine_bytes(store: &Embedded, directory: &Path) -> u64 {
     bytes.sum::<u64>() + store.data.tree.active_memtable().size()
 }
 
-/// The engine stops for good if it has no room to write and merge tables, so before that nothing more is given to it, also nothing
-/// that would give room back only with a merge.
+/// The engine stops for good if it has no space to write and merge tables. Before that, no commit
+/// is given to it, not even one that would free space only with a merge.
 #[tokio::test]
 async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
     let directory = tempfile::tempdir().unwrap();
@@ -129,8 +131,8 @@ async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
     }
 }
 
-/// Who stops a realm does not wait until tables are merged: all that was answered is on the disk, and that is noted. Until the engine is
-/// closed nobody else opens the store.
+/// Dropping the store does not wait until tables are merged: all that was answered is on disk, and
+/// the mark records it. Until the engine is closed nobody else opens the store.
 #[tokio::test]
 async fn store_is_dropped_before_its_engine_has_merged() {
     let directory = tempfile::tempdir().unwrap();
@@ -156,13 +158,13 @@ async fn store_is_dropped_before_its_engine_has_merged() {
     assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
 }
 
-/// The engine's own lock is left held where it has panicked: that is not damage, and no backup helps.
+/// The engine's own lock stays held after a panic in it. That is not damage, and no backup helps.
 #[test]
 fn engine_that_is_still_locked_asks_for_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     drop(Embedded::open(directory.path()).unwrap());
     let engine = Database::builder(directory.path().join(STORE)).open();
-    // The engine that is still alive is writing this one.
+    // The engine that is still alive is writing this table.
     let tree = examine::trees(&directory.path().join(STORE)).unwrap().pop();
     let merging = tree.unwrap().join("tables/999");
     fs::write(&merging, "half a table").unwrap();
@@ -179,7 +181,8 @@ fn engine_that_is_still_locked_asks_for_a_restart() {
     drop(Embedded::open(directory.path()).unwrap());
 }
 
-/// What a merge has written is not to be written any more: while it goes on, others go on writing.
+/// The space for what a running merge has already written is not needed again, so others go on
+/// writing.
 #[tokio::test]
 async fn full_disk_counts_room_of_running_merge_once() {
     const WRITTEN: u16 = 10_000;
@@ -199,7 +202,8 @@ async fn full_disk_counts_room_of_running_merge_once() {
     }
 }
 
-/// What a running merge has written is not free: the reserve is left alone also by what is written meanwhile, and by the merge.
+/// What a running merge has written is not free. Neither concurrent writes nor the merge take the
+/// reserve.
 #[tokio::test]
 async fn full_disk_keeps_reserve_while_merge_runs() {
     let directory = tempfile::tempdir().unwrap();
@@ -223,7 +227,8 @@ async fn full_disk_keeps_reserve_while_merge_runs() {
     }
 }
 
-/// A look at the free room holds for so much as is written to a disk that was not full, and no longer.
+/// A look at the free space holds only for a bounded number of bytes written to a disk that was not
+/// full.
 #[tokio::test]
 async fn full_disk_is_found_after_large_group_however_long_a_look_holds() {
     for (bytes, is_refused) in [(90 << 10, false), (140 << 10, true)] {
@@ -244,7 +249,8 @@ async fn full_disk_is_found_after_large_group_however_long_a_look_holds() {
     }
 }
 
-/// What a merge had written when its list could be read last need not be given back any more, or be its own.
+/// If the list of tables cannot be read any more, the bytes that a merge had written no longer
+/// count: they may have been freed, or be in the list.
 #[tokio::test]
 async fn full_disk_does_without_running_merge_where_its_list_cannot_be_read() {
     let directory = tempfile::tempdir().unwrap();
@@ -264,7 +270,7 @@ async fn full_disk_does_without_running_merge_where_its_list_cannot_be_read() {
     assert_eq!(room.look(0), Space::None);
 }
 
-/// A merge begins only where it leaves a quarter of the reserve alone.
+/// A merge begins only if it leaves a quarter of the reserve.
 #[tokio::test]
 async fn merge_leaves_a_quarter_of_the_reserve() {
     let directory = tempfile::tempdir().unwrap();
@@ -283,7 +289,8 @@ async fn merge_leaves_a_quarter_of_the_reserve() {
     }
 }
 
-/// A disk that does not say how much is free is as full as it was, and not full because of that.
+/// If the disk does not report its free space, it counts as full as before, and not as full because
+/// of that.
 #[test]
 fn full_disk_is_told_from_disk_that_does_not_say() {
     let directory = tempfile::tempdir().unwrap();
@@ -308,8 +315,8 @@ fn full_disk_is_told_from_disk_that_does_not_say() {
     }
 }
 
-/// What a merge has left that has not ended is removed before a journal is written anew: there may be no room but that. A start
-/// that is refused leaves everything as it was.
+/// The remains of an unfinished merge are deleted before a journal is rewritten, because there may
+/// be no other space. A start that is refused leaves everything as it was.
 #[tokio::test]
 async fn what_a_merge_has_left_goes_before_a_journal_is_written_anew() {
     let directory = tempfile::tempdir().unwrap();
@@ -327,7 +334,7 @@ async fn what_a_merge_has_left_goes_before_a_journal_is_written_anew() {
     );
     assert!(left.exists());
     fs::rename(&aside, &journal).unwrap();
-    // The journal cannot be written anew, as on a full disk.
+    // The journal cannot be rewritten, as on a full disk.
     let obstacle = journal.with_extension("mended");
     fs::create_dir(&obstacle).unwrap();
     let again = || {
@@ -346,7 +353,7 @@ async fn what_a_merge_has_left_goes_before_a_journal_is_written_anew() {
     assert_eq!(found.unwrap().value.len(), 40);
 }
 
-/// The room that is left alone is what was asked for.
+/// The configured reserve is left free.
 #[tokio::test]
 async fn so_much_room_is_left_alone_as_is_asked_for() {
     for (reserve, is_written) in [(0, true), (u64::MAX, false)] {
@@ -365,7 +372,7 @@ async fn so_much_room_is_left_alone_as_is_asked_for() {
     }
 }
 
-/// What a start that was cut off has left is in nobody's way.
+/// The remains of an interrupted first start do no harm.
 #[test]
 fn a_store_whose_making_was_cut_off_is_made_anew() {
     let directory = tempfile::tempdir().unwrap();
@@ -376,7 +383,7 @@ fn a_store_whose_making_was_cut_off_is_made_anew() {
     assert!(Embedded::exists(directory.path()) && !fresh.exists());
 }
 
-/// Before format 2 each value stood in its place at once.
+/// Before format 2 each value was in its own place at once.
 #[tokio::test]
 async fn a_store_of_the_first_format_is_read_and_then_written_in_this_one() {
     let directory = tempfile::tempdir().unwrap();
@@ -412,7 +419,7 @@ async fn a_store_of_the_first_format_is_read_and_then_written_in_this_one() {
     assert_eq!(format.first_chunk(), Some(&layout::FORMAT.to_be_bytes()));
 }
 
-/// What a test does to a store.
+/// A step of a test with a store.
 #[derive(Clone, Debug)]
 enum Step {
     Put(u8, u16),
@@ -431,7 +438,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..150)
 }
 
-/// Keys under some prefixes.
+/// Returns a key; keys share a few prefixes.
 pub(super) fn key(n: u8) -> Key {
     Key([b'a' + n / 16, n][..].into())
 }
@@ -451,7 +458,7 @@ async fn follow(steps: Vec<Step>, bounds: Bounds) {
                 let value = vec![n; len.into()];
                 let mut batch = Batch::new();
                 batch.put(key(n), value.clone());
-                // A second key in the same group, with a version that is asked for.
+                // A second key in the same group, with an expected version.
                 let other = store.get(&key(n ^ 1)).await.unwrap();
                 if let Some(other) = other {
                     batch.expect(key(n ^ 1), Expected::At(other.version));
@@ -505,7 +512,8 @@ async fn follow(steps: Vec<Step>, bounds: Bounds) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// However little may be behind, what was put is found, in its place or on its way there, also after a start.
+    /// However small the write-behind may be, each value that was put is found, in its own place or
+    /// on its way there, also after a start.
     #[test]
     fn what_is_behind_is_found_as_if_it_were_in_its_place(steps in steps(), rows in 2usize..12, bytes in 300usize..5000) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
