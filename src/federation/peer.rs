@@ -196,12 +196,18 @@ impl PeerTask {
     /// Handles that the peer has sent a request or answered one outside this task.
     pub fn heard(&mut self, now: Moment) -> Option<Next> {
         self.is_heard = true;
-        self.claim_again.1 = CLAIM_AGAIN;
+        self.is_there(now);
         let Stage::Waiting(wait) = &mut self.stage else {
             return None;
         };
         let is_over = self.backoff.heard(wait, now.since_start());
         is_over.then(|| self.begin())
+    }
+
+    /// The peer has been heard: its name is tried as often as at the beginning of a silence.
+    fn is_there(&mut self, now: Moment) {
+        let due = self.claim_again.0.min(now.since_start() + CLAIM_AGAIN);
+        self.claim_again = (due, CLAIM_AGAIN);
     }
 
     /// Records that a step is under way.
@@ -283,6 +289,9 @@ impl PeerTask {
             }
         };
         self.silent_at = None;
+        if matches!(done, Done::Answered(Some(_))) {
+            self.is_there(now);
+        }
         Some(match (doing, done) {
             (Doing::Listing, Done::Copies(groups)) => {
                 self.are_copies_listed = groups.is_some();

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!           opens a link soon after this realm sent to it
-//!  Unknown ───────────────────────────────────────────────▶ LetIn ─┐ 9 min to an hour without
+//!  Unknown ───────────────────────────────────────────────▶ LetIn ─┐ 14 to 45 min without
 //!     │                                                     │  ▲   │ traffic: this realm
 //!     │ opens a link after 5 min without traffic            │  └───┘ introduces itself again
 //!     └────────────────────▶ Proven ◀───────────────────────┘
@@ -36,20 +36,23 @@ const ASK_AGAIN_MAX: Duration = Duration::from_hours(24);
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(5);
 /// After so long a silence, a peer is dialled once to show it that this works without one either.
 const CHECK_AFTER: Duration = Duration::from_mins(6);
+/// The realm with the larger key waits for so much longer. Two checks at the same time would show
+/// neither realm anything.
+const CHECK_LATER: Duration = Duration::from_mins(3);
 /// How long such a check is worth: an introduction from the peer within this time asks for no
 /// other one.
 const CHECK_AGAIN: Duration = Duration::from_mins(10);
 /// A peer that introduces itself after a shorter silence than this, and a longer one than
 /// [`FORGOTTEN_AFTER`], makes such a check itself. It is neither dialled back for that nor checked.
-const CHECKED_WITHIN: Duration = Duration::from_secs(8 * 60 + 30);
+const CHECKED_WITHIN: Duration = Duration::from_mins(12);
 /// For so long after the last traffic a link that the peer has opened counts as open. After that the
 /// peer may have forgotten it.
 const THEIRS_OPEN: Duration = Duration::from_mins(40);
 /// How long this realm first waits, without traffic, for a peer to open a link after a silence. The
 /// wait doubles each time.
-const LET_IN_AGAIN: Duration = Duration::from_mins(9);
-/// The longest such wait.
-const LET_IN_AGAIN_MAX: Duration = Duration::from_hours(1);
+const LET_IN_AGAIN: Duration = Duration::from_mins(14);
+/// The longest such wait. The link that was opened for it may be idle for some minutes before that.
+const LET_IN_AGAIN_MAX: Duration = Duration::from_mins(45);
 
 /// A worker of a listener. Both are numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +112,8 @@ struct LinksWithPeer<I> {
     asking: usize,
     /// The peer is to be dialled once after a silence.
     wants_check: bool,
+    /// How long that silence has to be.
+    check_after: Duration,
     /// When the peer was last dialled after a silence.
     checked: Option<Duration>,
     /// When this realm last opened a link to the peer.
@@ -117,6 +122,9 @@ struct LinksWithPeer<I> {
     unreached: Vec<usize>,
     /// See [`Happened::lost`].
     lost: u64,
+    /// When the last link to the peer was lost, and when that has an effect if it was just before.
+    lost_at: Option<Duration>,
+    lost_due: Option<Duration>,
     /// Since when a link to the peer is kept open, or when the last introduction for that was made.
     kept_since: Option<Duration>,
     /// The wait after [`LinksWithPeer::kept_since`] before the next introduction.
@@ -137,7 +145,12 @@ struct LinksWithPeer<I> {
 }
 
 impl<I: Copy + Eq> LinksWithPeer<I> {
-    const fn new(now: Duration) -> Self {
+    fn new(now: Duration, has_larger_key: bool) -> Self {
+        let later = if has_larger_key {
+            CHECK_LATER
+        } else {
+            Duration::ZERO
+        };
         Self {
             theirs: Vec::new(),
             ours: Vec::new(),
@@ -146,10 +159,13 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             spoke: now,
             asking: 0,
             wants_check: true,
+            check_after: CHECK_AFTER + later,
             checked: None,
             reached: None,
             unreached: Vec::new(),
             lost: 0,
+            lost_at: None,
+            lost_due: None,
             kept_since: None,
             ask_again: ASK_AGAIN,
             back: 0,
@@ -162,10 +178,10 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         }
     }
 
-    /// True if the two have sent nothing to each other for that time, as far as the table knows. A
-    /// link that the peer keeps open does not count: the peer has not forgotten it, or is gone.
+    /// True if the two have sent nothing to each other for that time, and no link is open between
+    /// them: keepalives are not counted.
     fn is_silent(&self, now: Duration, time: Duration) -> bool {
-        self.ours.is_empty() && now >= self.spoke + time
+        self.ours.is_empty() && self.theirs.is_empty() && now >= self.spoke + time
     }
 
     /// Requests a dial-back: at once, or [`BACK_AGAIN`] after the last one. It is postponed, not
@@ -213,6 +229,10 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             self.back += 1;
             self.back_at = Some(now);
         }
+        if self.lost_due.take_if(|due| *due <= now).is_some() {
+            self.lost_at = Some(now);
+            self.lost += 1;
+        }
         if self.let_in_due().is_some_and(|due| due <= now) {
             self.spoke = now;
             self.let_in_again = (self.let_in_again * 2).min(LET_IN_AGAIN_MAX);
@@ -230,7 +250,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
     /// When the peer is dialled to show it that this works after a silence.
     fn check_due(&self) -> Option<Duration> {
         let may = self.wants_check && self.reached.is_some() && self.ours.is_empty();
-        may.then(|| self.silent_since(CHECK_AFTER))
+        may.then(|| self.silent_since(self.check_after))
     }
 
     /// When the peer has not opened a link though the silence was long enough.
@@ -241,8 +261,9 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
 
     fn timeout(&self) -> Option<Duration> {
         let back = self.back_due.map(|(due, _)| due);
+        let back = back.into_iter().chain(self.lost_due);
         let others = self.check_due().into_iter().chain(self.let_in_due());
-        back.into_iter().chain(others).min()
+        back.chain(others).min()
     }
 
     /// Handles a link that the peer has opened. `is_again` is true if the link is in the table
@@ -267,9 +288,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
     fn was_called(&mut self, now: Duration, listener: usize, is_again: bool) {
         // The peer has forgotten the link, and with it this realm's address.
         self.lost += u64::from(is_again && self.reach == Reach::Unknown);
-        // A link that the peer keeps open would hold a firewall open, too.
-        let is_silent = self.theirs.is_empty() && self.is_silent(now, FORGOTTEN_AFTER);
-        if !is_again && is_silent {
+        if !is_again && self.is_silent(now, FORGOTTEN_AFTER) {
             self.wants_check = false;
             self.checked = Some(now);
         }
@@ -289,8 +308,12 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         if was_ours || was_theirs {
             self.spoke = now;
         }
-        let is_last = was_ours && self.ours.is_empty();
-        self.lost += u64::from(is_last && self.reach == Reach::Unknown);
+        if was_ours && self.ours.is_empty() && self.reach == Reach::Unknown {
+            // A peer that closes each link must not make this realm send without a pause.
+            let earliest = self.lost_at.map_or(now, |at| now.max(at + BACK_AGAIN));
+            self.lost_due = Some(earliest);
+            self.handle_timeout(now);
+        }
     }
 
     /// Returns true if this realm introduces itself to the peer again, because it keeps a link to
@@ -315,23 +338,24 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
 /// Which worker has a link with which peer. Times count from the start of the table.
 #[derive(Debug)]
 pub struct PeerLinks<I> {
+    own: PublicKey,
     peers: BTreeMap<PublicKey, LinksWithPeer<I>>,
 }
 
-impl<I> Default for PeerLinks<I> {
-    fn default() -> Self {
+impl<I: Copy + Eq> PeerLinks<I> {
+    /// Creates the table of the realm with that key.
+    pub const fn new(own: PublicKey) -> Self {
         Self {
+            own,
             peers: BTreeMap::new(),
         }
     }
-}
 
-impl<I: Copy + Eq> PeerLinks<I> {
     /// Limits the table to these keys, which are those of all peers.
     pub fn keep_only(&mut self, now: Duration, keys: &[PublicKey]) {
         self.peers.retain(|key, _| keys.contains(key));
         for key in keys {
-            let new = || LinksWithPeer::new(now);
+            let new = || LinksWithPeer::new(now, self.own > *key);
             self.peers.entry(*key).or_insert_with(new);
         }
     }
@@ -399,6 +423,13 @@ impl<I: Copy + Eq> PeerLinks<I> {
         peer.asking = peer.asking.saturating_sub(1);
         peer.spoke = now;
         peer.let_in_due().is_some()
+    }
+
+    /// Handles a request of the peer, which this realm is about to answer or has answered.
+    pub fn heard(&mut self, now: Duration, peer: &PublicKey) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.spoke = now;
+        }
     }
 
     /// Handles an introduction from the peer. It may have restarted, and then does not know that it

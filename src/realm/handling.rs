@@ -38,6 +38,8 @@ pub enum Effect<S> {
     Unwatch,
     /// The peer has introduced itself.
     Introduced,
+    /// A peer has asked for something else, or was refused.
+    PeerAnswered,
 }
 
 /// The parsed bytes of a command.
@@ -95,6 +97,9 @@ impl<S: Store> Realm<S> {
             operation: input.operation(),
         };
         if Answer::is_refusal(&handled.answer) {
+            if let Input::Peer(_) = input {
+                handled.effect = Effect::PeerAnswered;
+            }
             return Ok(handled);
         }
         if caller.asks_account {
@@ -116,7 +121,7 @@ impl<S: Store> Realm<S> {
             },
             Input::Peer(bytes) => match PeerRequest::parse(bytes) {
                 Ok(PeerRequest::Introduce { .. }) => Effect::Introduced,
-                Ok(_) | Err(_) => Effect::None,
+                Ok(_) | Err(_) => Effect::PeerAnswered,
             },
             Input::Unknown => Effect::None,
         };

@@ -12,10 +12,9 @@ use super::{
     sessions, watched_of,
 };
 use crate::{
-    store::{Batch, Position, Store},
+    store::{Batch, Position, Store, StoreError},
     wire::{
-        Answer, Command, ErrorCode, GroupName, RealmId, Refusal, Request, Username, command,
-        command::Change,
+        Answer, ErrorCode, GroupName, RealmId, Refusal, Request, Username, command, command::Change,
     },
 };
 
@@ -246,14 +245,17 @@ impl<S: Store> Realm<S> {
     fn recall(&self, work: &Work<'_>, answer: RecordedAnswer) -> Result<Vec<u8>, Failure> {
         match answer {
             RecordedAnswer::Bytes(bytes) => Ok(bytes),
-            RecordedAnswer::Session => match &work.request.command {
-                Command::Register(command::Register { username, .. })
-                | Command::Auth(command::Auth { username, .. }) => {
-                    let id = self.session_id(work, *username);
-                    Ok(Answer::Session(id).to_bytes())
-                }
-                _ => Err(ErrorCode::Internal.into()),
-            },
+            RecordedAnswer::Session => {
+                // The record is of the same command, and only these two open a session.
+                let (Change::Register(command::Register { username, .. })
+                | Change::Auth(command::Auth { username, .. })) = work.change
+                else {
+                    let what = "the answer to a command";
+                    return Err(StoreError::Damaged(what.into()).into());
+                };
+                let id = self.session_id(work, *username);
+                Ok(Answer::Session(id).to_bytes())
+            }
             RecordedAnswer::Closed(_) => Err(ErrorCode::AlreadyDone.into()),
         }
     }

@@ -62,17 +62,13 @@ pub struct Starting {
     pub ran: u32,
     /// The configured retention of messages.
     pub retention: Option<Retention>,
-    /// The peers that the configuration names.
-    pub peers: Vec<ConfiguredPeer>,
 }
 
-/// Why a realm could not start.
+/// Why the configured peers could not be added.
 #[derive(Debug)]
-pub enum StartError {
-    /// The running time cannot be read.
-    Time(Failure),
+pub enum PeerError {
     /// The peer's name or key is known as another's.
-    Peer(RealmId),
+    Known(RealmId),
     /// The store has failed.
     Store(StoreError),
 }
@@ -84,8 +80,6 @@ pub struct Started {
     pub keeping: (Keeping, Retention),
     /// A new life has begun and is stored.
     pub is_life_begun: bool,
-    /// The configured peers that could not be stored now. They are as they were before.
-    pub peers_as_before: Vec<(RealmId, Failure)>,
 }
 
 /// A worker with its queue of requests to other realms.
@@ -130,45 +124,30 @@ pub struct ServerBuilder<S> {
 }
 
 impl<S: Store> ServerBuilder<S> {
-    /// Starts the realm: reads its running time, begins a life, finishes what an earlier start left,
-    /// and adds the configured peers.
+    /// Starts the realm: reads its running time and begins a life. The configured peers come next
+    /// ([`ServerBuilder::add_peers`]), then the listeners.
     ///
     /// # Errors
-    /// Fails if the running time cannot be read, if a configured peer is known as another, or if the
-    /// store fails. Nothing is served then.
+    /// Fails if the running time cannot be read. Nothing is served then.
     pub async fn start(
         realm: Arc<Realm<S>>,
         host: Host,
         starting: Starting,
         (work, keepalive): (WorkLimits, Silence),
-    ) -> Result<(Self, Started), StartError> {
+    ) -> Result<(Self, Started), Failure> {
         let clock = Clock::start(host, &realm, starting.accepts_damage).await;
-        let clock = clock.map_err(StartError::Time)?.not_before(starting.ran);
+        let clock = clock?.not_before(starting.ran);
         let keeping = realm.begin_keeping(starting.retention).await;
         let is_life_begun = realm.begin_life(starting.is_restored).await;
-        // The configuration may name a peer that was removed. It starts anew.
-        realm.do_departures(clock.now().wall).await;
-        let mut peers_as_before = Vec::new();
-        for peer in starting.peers {
-            let listing = realm.list_peer(peer.realm, peer.key, peer.address, peer.source);
-            match listing.await {
-                Ok(true) => {}
-                Ok(false) => return Err(StartError::Peer(peer.realm)),
-                Err(
-                    Failure::Store(error @ (StoreError::Failed(_) | StoreError::Closed))
-                    | Failure::Unknown(error),
-                ) => return Err(StartError::Store(error)),
-                Err(failure) => peers_as_before.push((peer.realm, failure)),
-            }
-        }
         let (known, realms) = watch::channel(Vec::new());
+        let links = Arc::new(Links::new(realm.own().key()));
         let builder = Self {
             realm,
             clock,
             work,
             keepalive,
             ways: Vec::new(),
-            links: Arc::default(),
+            links,
             start: None,
             known,
             realms,
@@ -176,9 +155,37 @@ impl<S: Store> ServerBuilder<S> {
         let started = Started {
             keeping,
             is_life_begun,
-            peers_as_before,
         };
         Ok((builder, started))
+    }
+
+    /// Adds the peers that the configuration names, after what an earlier start has left of removed
+    /// ones. Returns those that cannot be stored now: they are as they were before.
+    ///
+    /// # Errors
+    /// Fails if a peer is known as another, or if the store fails. Nothing is served then.
+    pub async fn add_peers(
+        &self,
+        peers: Vec<ConfiguredPeer>,
+    ) -> Result<Vec<(RealmId, Failure)>, PeerError> {
+        // The configuration may name a peer that was removed. It starts anew.
+        self.realm.do_departures(self.clock.now().wall).await;
+        let mut as_before = Vec::new();
+        for peer in peers {
+            let adding = self
+                .realm
+                .list_peer(peer.realm, peer.key, peer.address, peer.source);
+            match adding.await {
+                Ok(true) => {}
+                Ok(false) => return Err(PeerError::Known(peer.realm)),
+                Err(
+                    Failure::Store(error @ (StoreError::Failed(_) | StoreError::Closed))
+                    | Failure::Unknown(error),
+                ) => return Err(PeerError::Store(error)),
+                Err(failure) => as_before.push((peer.realm, failure)),
+            }
+        }
+        Ok(as_before)
     }
 
     /// Returns the clock of the realm.
@@ -198,7 +205,7 @@ impl<S: Store> ServerBuilder<S> {
         let (calls, each_to_call): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(CALLS_MAX)).unzip();
         let place = (self.ways.len(), count);
-        let nobody = Arc::default();
+        let nobody = Arc::new(Links::new(self.realm.own().key()));
         let start = *self.start.get_or_insert_with(|| rng.random());
         let listener = reached.as_ref().map(|reached| {
             let family = u32::from(reached.is_ipv6) << 16;

@@ -38,10 +38,10 @@ use std::{
 };
 
 pub(crate) use admission::WorkLimits;
+use builder::PeerError;
 #[cfg(test)]
 pub(crate) use builder::{BuiltWorker, ConfiguredPeer};
 pub(crate) use builder::{Reached, ServerBuilder, Starting};
-use builder::{StartError, Started};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
@@ -372,20 +372,27 @@ impl Server {
             is_restored: self.is_restored,
             ran: self.kept.ran(),
             retention: self.retention,
-            peers: self.peers.iter().map(PeerConfig::configured).collect(),
         };
         let realm = Arc::clone(&self.realm);
         let limits = (self.work, self.keepalive);
         let begun = ServerBuilder::start(realm, Host::Real, starting, limits).await;
-        let (mut builder, started) = begun.map_err(cannot_start)?;
+        let (mut builder, started) = begun.map_err(time_unknown)?;
         let clock = builder.clock();
         let _kept_time = self.kept.keep_time(clock.clone());
-        log_start(&started);
+        log_retention(started.keeping);
         if self.is_restored
             && started.is_life_begun
             && let Err(error) = Embedded::forget_restored(&self.data)
         {
             tracing::warn!(%error, "the next start takes the store for a restored one again");
+        }
+        let peers = self.peers.iter().map(PeerConfig::configured).collect();
+        let added = builder.add_peers(peers).await;
+        for (peer, failure) in added.map_err(peers_unusable)? {
+            tracing::warn!(
+                %peer, ?failure,
+                "what the configuration says of this peer cannot be stored now: it is as it was before, until the next start"
+            );
         }
         let (stopping, told_to_stop) = watch::channel(false);
         let mut rng = Host::Real.rng()?;
@@ -474,12 +481,11 @@ fn open_store(config: &Config, start: Start) -> Result<Embedded, OpenError> {
     Embedded::open_as(&config.store.path, opening)
 }
 
-/// Converts the reason why a realm could not start.
-fn cannot_start(error: StartError) -> ServerError {
+/// Converts the reason why the configured peers could not be added.
+fn peers_unusable(error: PeerError) -> ServerError {
     match error {
-        StartError::Time(failure) => time_unknown(failure),
-        StartError::Peer(realm) => ServerError::Peer(realm),
-        StartError::Store(error) => ServerError::Store(error),
+        PeerError::Known(realm) => ServerError::Peer(realm),
+        PeerError::Store(error) => ServerError::Store(error),
     }
 }
 
@@ -495,18 +501,7 @@ fn time_unknown(failure: Failure) -> ServerError {
     }
 }
 
-/// Logs what the operator has to know of a start.
-fn log_start(started: &Started) {
-    for (peer, failure) in &started.peers_as_before {
-        tracing::warn!(
-            %peer, ?failure,
-            "what the configuration says of this peer cannot be stored now: it is as it was before, until the next start"
-        );
-    }
-    log_retention(started.keeping);
-}
-
-/// Logs the retention of messages.
+/// Logs the retention of messages if the operator has not configured one.
 fn log_retention((keeping, retention): (Keeping, Retention)) {
     let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), units::whole);
     match keeping {

@@ -413,7 +413,11 @@ mod tests {
             worker: 0,
         };
         let silence = Silence::fixed(Duration::from_secs(30));
-        let seated = Seated::new(&Arc::default(), seat, silence);
+        let seated = Seated::new(
+            &Arc::new(super::super::peer_link_table::Links::new(identity.public())),
+            seat,
+            silence,
+        );
         let begun = Time(1_000_000);
         let mut ask = |is_awaited| {
             let (call, told) = question(2, (false, false), is_awaited);

@@ -25,17 +25,16 @@ pub struct Links {
     changed: watch::Sender<()>,
 }
 
-impl Default for Links {
-    fn default() -> Self {
+impl Links {
+    /// Creates the table of the realm with that key.
+    pub fn new(own: PublicKey) -> Self {
         Self {
-            table: Mutex::default(),
+            table: Mutex::new(PeerLinks::new(own)),
             began: Instant::now(),
             changed: watch::Sender::new(()),
         }
     }
-}
 
-impl Links {
     fn table(&self) -> MutexGuard<'_, PeerLinks<LinkId>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,6 +62,11 @@ impl Links {
     /// Returns the worker of the latest link that the peer has opened.
     pub fn latest(&self, peer: &PublicKey) -> Option<Seat> {
         self.table().latest(peer)
+    }
+
+    /// Handles a request of the peer that has been answered.
+    pub fn heard(&self, peer: &PublicKey) {
+        self.table().heard(self.now(), peer);
     }
 
     /// Handles an introduction from the peer.

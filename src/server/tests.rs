@@ -344,7 +344,11 @@ async fn in_touch<T>(
         calls: vec![calls],
     };
     let mut rng = StdRng::seed_from_u64(1);
-    let ways = Routes::new(vec![way], Arc::new(Links::default()), &mut rng);
+    let ways = Routes::new(
+        vec![way],
+        Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public())),
+        &mut rng,
+    );
     let (known, _realms) = watch::channel(Vec::new());
     let clock = start(realm, false).await.unwrap();
     let asked = tokio::time::timeout(Duration::from_hours(1), asked(Asking { calls: called }));

@@ -442,8 +442,10 @@ impl<S: Store> Worker<S> {
                 outcome = realm.handle(&caller, &bytes).await;
             }
             let handled = outcome.unwrap_or_else(TooLong::into_handled);
-            if let (Effect::Introduced, Some(peer)) = (&handled.effect, &caller.device) {
-                links.introduced(peer);
+            match (&handled.effect, &caller.device) {
+                (Effect::Introduced, Some(peer)) => links.introduced(peer),
+                (Effect::PeerAnswered, Some(peer)) => links.heard(peer),
+                _ => {}
             }
             let _ = done.send(Completion::Answer {
                 link,
@@ -507,7 +509,7 @@ impl<S: Store> Worker<S> {
                     }
                     self.endpoint.reply(now, link, number, handled.answer);
                     match handled.effect {
-                        Effect::None | Effect::Introduced => {}
+                        Effect::None | Effect::Introduced | Effect::PeerAnswered => {}
                         // The link may have ended in the meantime.
                         Effect::Watch(_) if !self.endpoint.has(link) => {}
                         Effect::Watch(watch) => {

@@ -158,7 +158,9 @@ impl World {
     }
 
     fn quiet(&self) -> Duration {
-        let is_slow = self.plan.path.delay >= Duration::from_secs(10);
+        // What waits for a realm behind a firewall may wait for an hour (PEER-24).
+        let is_firewall = self.plan.kinds.nat.is_some_and(|nat| nat.is_firewall);
+        let is_slow = is_firewall || self.plan.path.delay >= Duration::from_secs(10);
         if is_slow { QUIET_AND_SLOW } else { QUIET }
     }
 

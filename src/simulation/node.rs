@@ -222,7 +222,6 @@ impl Node {
                 age: self.kept,
                 ..Retention::FOREVER
             }),
-            peers: self.configured_peers(),
             ..Starting::default()
         };
         let work = WorkLimits {
@@ -237,14 +236,15 @@ impl Node {
         let Ok((mut builder, started)) = begun else {
             return Vec::new();
         };
-        {
-            let mut standing = self.standing.lock().unwrap();
-            standing.is_restored &= !started.is_life_begun;
-            standing.has_peers |= started.peers_as_before.is_empty();
+        if started.is_life_begun {
+            self.standing.lock().unwrap().is_restored = false;
         }
-        if !started.peers_as_before.is_empty() {
-            // The disk was full: an operator starts it again.
-            return Vec::new();
+        match builder.add_peers(self.configured_peers()).await {
+            Ok(as_before) if as_before.is_empty() => {
+                self.standing.lock().unwrap().has_peers = true;
+            }
+            // The disk was full, or failed: an operator starts it again.
+            Ok(_) | Err(_) => return Vec::new(),
         }
         let Ok(sockets) = machine.bind_all(address, self.workers) else {
             return vec![format!("{address} is taken")];

@@ -373,7 +373,7 @@ fn a_sealed_listener_takes_no_plain_packets_and_a_plain_one_no_handshakes() {
     assert_eq!(pair.server.links(), 0);
 }
 
-/// HS-6: a HelloReply is no longer than the Hello, and a lost Hello is repeated.
+/// HS-6: a `HelloReply` is no longer than the Hello, and a lost Hello is repeated.
 #[test]
 fn a_realm_says_who_it_is_in_no_more_bytes_than_the_question() {
     let mut pair = Pair::new(Protection::Sealed);

@@ -62,6 +62,7 @@
 
 mod keys;
 mod memberships;
+mod queued;
 mod tickets;
 
 pub use keys::*;
@@ -70,6 +71,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use blake2::{Blake2s256, Digest as _};
 pub use memberships::*;
+pub use queued::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use tickets::*;
 
@@ -255,35 +257,9 @@ changed_records! {
     /// A member of a group. `membership` distinguishes the memberships of one user of another realm
     /// in the course of time.
     MemberRecord { moderator: bool, joined: u32; membership: u64 = (_old) 0 } was FirstMemberRecord
-    /// A message on its way to another realm. `source`: this realm's address for it, if not the
-    /// peering's. `set_aside`: it has made way for others, because the peer refused to take it.
-    /// `lifetime`: how long it is worth delivering, in seconds. `epoch`: the epoch of its number,
-    /// or 0 for the peering's. `membership`: its sender's in the group that it goes to, if known.
-    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32; epoch: u64 = (_old) 0, membership: u64 = (_old) 0 } was FirstQueuedRecord
     /// A group. The owner is a member like any other. `log` names its log, which it takes over from
     /// the former groups of that name; its own entries are behind the position `floor`.
     GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord
-}
-
-/// The kind of a message that waits for another realm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum QueuedKind {
-    /// A private message.
-    Private,
-    /// A message to a group whose home realm it is.
-    Group,
-    /// A user of that realm is no member of a group any more. The body is the number of the
-    /// membership.
-    Expelled,
-    /// A group that has members of that realm has ended. The body is its epoch.
-    Ended,
-}
-
-impl QueuedKind {
-    /// True for this realm's own messages about memberships.
-    pub const fn is_word(self) -> bool {
-        matches!(self, Self::Expelled | Self::Ended)
-    }
 }
 
 /// The recorded answer to a command.

@@ -25,7 +25,7 @@ impl Listeners {
         let store = Faulty::default();
         let (realm, _errands) = realm_over(&store);
         list_beta(&realm).await;
-        let links = Arc::new(Links::default());
+        let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
         links.keep_only(&[BETA]);
         let (mut ways, mut called) = (Vec::new(), Vec::new());
         for host in [1, 2] {
@@ -291,7 +291,7 @@ impl Called {
 /// `peer_idle`, and from then on no peer could reach the realm.
 #[tokio::test(start_paused = true)]
 async fn the_link_to_a_peer_that_can_open_none_is_kept_open() {
-    let links = Arc::new(Links::default());
+    let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
     let peer = SecretKey::from_bytes([2; 32]).public();
     let mut called = Called::new(&links);
     called.wait(600);
@@ -324,7 +324,7 @@ async fn the_link_to_a_peer_that_can_open_none_is_kept_open() {
 /// kept a link open for good that was not needed.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_opens_no_link_is_introduced_to_again_from_time_to_time() {
-    let links = Arc::new(Links::default());
+    let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
     let peer = SecretKey::from_bytes([2; 32]).public();
     let called = Called::new(&links);
     let before = links.happened(&peer).lost;
@@ -352,7 +352,7 @@ async fn a_peer_that_opens_no_link_is_introduced_to_again_from_time_to_time() {
 /// be called, unless it has just opened a link to the peer itself.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_calls_is_called_back() {
-    let links = Arc::new(Links::default());
+    let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
     links.keep_only(&[BETA]);
     let seat = Seat {
         listener: 0,
@@ -416,7 +416,7 @@ async fn a_peer_that_calls_is_called_back() {
 /// simulator: a realm kept a link open for good.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_introduces_itself_on_a_link_that_is_there_is_called_back() {
-    let links = Arc::new(Links::default());
+    let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
     let called = Called::new(&links);
     let peer = SecretKey::from_bytes([2; 32]).public();
     let mut backs = Vec::new();
