@@ -462,7 +462,7 @@ mod tests {
     const HOUR: u64 = 3600 * SECOND;
 
     #[test]
-    fn four_times_as_many_at_once_and_then_no_more_than_flow_in() {
+    fn rate_limit_burst_is_four_times_rate_then_refills_at_rate() {
         let allowance = TokenBucket::default();
         let often = RateLimit::per_minute(5);
         let taken = |now| {
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_too_much_takes_it_from_nobody_else() {
+    fn rate_limit_heavy_users_leave_others_unaffected() {
         let mut rng = StdRng::seed_from_u64(1);
         let allowances = RateLimiter::new(4096, &mut rng);
         let often = RateLimit::per_second(10);
@@ -502,7 +502,7 @@ mod tests {
     /// HS-8, HS-12, ACC-7: an IPv6 /48 with 65,536 subnets fills no more places than a few subnets
     /// would.
     #[test]
-    fn a_network_of_many_subnets_takes_from_nobody_else() {
+    fn rate_limit_network_of_many_subnets_leaves_others_unaffected() {
         let mut rng = StdRng::seed_from_u64(1);
         let allowances = SubnetAllowances::new(4096, &mut rng);
         let often = RateLimit::per_hour(20);
@@ -530,7 +530,7 @@ mod tests {
 
     /// ACC-5: a guesser has at most ten tries in an hour; right guesses never wait.
     #[test]
-    fn nobody_guesses_more_than_ten_times_an_hour_and_nobody_is_locked_out() {
+    fn password_guesses_are_ten_per_hour_and_right_ones_never_wait() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut guesses = Guesses::new(64, &mut rng);
         let mut heard = Vec::new();
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn frequencies_are_read_as_they_are_written() {
+    fn rate_limit_text_is_parsed_as_displayed() {
         for text in ["500/s", "5/m", "20/h", "3/d", "0/s", "unlimited"] {
             let frequency: RateLimit = text.parse().unwrap();
             assert_eq!(frequency.to_string(), text);

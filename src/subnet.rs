@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subnets_and_networks_are_as_large_as_they_are_said_to_be() {
+    fn subnet_and_network_have_specified_prefix_lengths() {
         let subnet = |text: &str| Subnet::from(text.parse::<IpAddr>().unwrap());
         let network = |text| Network::from(subnet(text));
         assert_eq!(subnet("192.0.2.1"), subnet("192.0.2.254"));

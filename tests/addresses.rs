@@ -185,7 +185,7 @@ fn data(home: &Home, name: &str) -> String {
 
 /// HS-15: a client reaches a realm whose first address is dead, and a realm on IPv6 alone.
 #[test]
-fn address_dead_first_address_next_one_is_taken() {
+fn address_first_of_name_dead_next_is_tried() {
     let Some(machines) = Machines::start() else {
         return;
     };
@@ -209,7 +209,7 @@ fn address_dead_first_address_next_one_is_taken() {
 /// HS-16: the deadline sets how long a client keeps trying, also without a route or while the name
 /// is unknown.
 #[test]
-fn address_missing_network_is_waited_for() {
+fn address_network_missing_client_tries_until_deadline() {
     let Some(machines) = Machines::start() else {
         return;
     };
@@ -259,7 +259,7 @@ fn address_missing_network_is_waited_for() {
 
 /// HS-16: a watch finds a realm whose name has moved to another address.
 #[test]
-fn address_moved_realm_is_found_by_a_watch() {
+fn watch_realm_moved_to_other_address_is_found() {
     let Some(machines) = Machines::start() else {
         return;
     };
@@ -288,7 +288,7 @@ fn address_moved_realm_is_found_by_a_watch() {
 /// WATCH-3, LINK-17, LINK-18: a watch continues when its machine moves to another network, long
 /// before its next keepalive.
 #[test]
-fn address_of_the_watching_machine_changes() {
+fn migration_watching_machine_changes_network_watch_continues() {
     let Some(machines) = Machines::start() else {
         return;
     };
@@ -315,7 +315,7 @@ fn address_of_the_watching_machine_changes() {
 
 /// PEER-5: messages reach a peer whose name resolves to a dead address before the live one.
 #[test]
-fn address_dead_first_address_of_a_peer_next_one_is_taken() {
+fn peer_first_address_dead_next_is_tried() {
     let Some(machines) = Machines::start() else {
         return;
     };
@@ -342,7 +342,7 @@ fn address_dead_first_address_of_a_peer_next_one_is_taken() {
 /// HS-15: a client finds an IPv6-only realm by a name with addresses of both families. Needs no
 /// namespaces: on most machines `localhost` has an address of each family.
 #[test]
-fn address_realm_on_ipv6_alone_is_found_by_a_name_with_both() {
+fn address_ipv6_only_realm_found_by_name_of_both_families() {
     let addresses = ("localhost", 1).to_socket_addrs();
     let addresses: Vec<_> = addresses.map(Iterator::collect).unwrap_or_default();
     let has = |is_ipv6| addresses.iter().any(|a| a.is_ipv6() == is_ipv6);
@@ -366,7 +366,7 @@ fn address_realm_on_ipv6_alone_is_found_by_a_name_with_both() {
 /// the answers are lost. The entry is kept, and its retransmission under the same number stores
 /// nothing more.
 #[test]
-fn address_lost_answers_are_an_unknown_outcome() {
+fn early_data_answers_lost_outcome_unknown_and_stored_once() {
     let realm = Realm::start();
     let relay = Relay::to(realm.address);
     let home = Home::new();
@@ -410,7 +410,7 @@ fn serve_at_all(
 /// WIRE-16: a realm that listens at all addresses of a machine with several addresses on one
 /// network answers from the address that was asked.
 #[test]
-fn address_that_was_asked_is_the_one_that_answers() {
+fn sockets_wildcard_listener_answers_from_address_asked() {
     let Some(machines) = Machines::start() else {
         return;
     };
@@ -441,7 +441,7 @@ fn address_that_was_asked_is_the_one_that_answers() {
 
 /// WIRE-16, HS-8: the Reset of a forgotten link comes from the address that its client sent to.
 #[test]
-fn address_that_was_asked_resets_a_forgotten_link() {
+fn reset_of_forgotten_link_comes_from_address_asked() {
     let Some(machines) = Machines::start() else {
         return;
     };
@@ -471,7 +471,7 @@ fn address_that_was_asked_resets_a_forgotten_link() {
 /// WIRE-16, PEER-5: a realm answers from its second address what was sent there. Its own requests
 /// to others leave from the address that routes there, also after that address has changed.
 #[test]
-fn address_of_a_peer_that_has_two_is_the_one_that_was_asked() {
+fn peer_with_two_addresses_answers_from_address_asked() {
     let Some(machines) = Machines::start() else {
         return;
     };
@@ -554,7 +554,7 @@ fn fragments(machines: &Machines, machine: &str) -> u64 {
 /// LINK-15: long messages travel both ways over a network with a smaller MTU than both sides
 /// accept, without IP fragmentation.
 #[test]
-fn address_behind_a_small_network_gets_no_fragments() {
+fn mtu_small_on_path_long_messages_cause_no_ip_fragments() {
     let Some(machines) = Machines::start() else {
         return;
     };

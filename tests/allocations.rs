@@ -96,7 +96,7 @@ impl Talk {
 }
 
 #[test]
-fn a_packet_takes_no_memory_but_its_command() {
+fn allocation_per_exchange_is_only_its_command() {
     let _profiler = dhat::Profiler::builder().testing().build();
     let mut client = endpoint(None, 1);
     let key = SecretKey::from_bytes([2; 32]).public();

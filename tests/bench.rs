@@ -20,7 +20,7 @@ fn bench(arguments: &[&str]) -> (Option<i32>, Value, String) {
 }
 
 #[test]
-fn a_realm_of_its_own_is_measured_and_gone() {
+fn bench_of_own_realm_measures_and_removes_it() {
     let place = tempfile::tempdir().unwrap();
     let picture = place.path().join("latency.svg");
     let (code, told, error) = bench(&[
@@ -61,7 +61,7 @@ fn a_realm_of_its_own_is_measured_and_gone() {
 }
 
 #[test]
-fn any_realm_is_measured_and_its_accounts_serve_again() {
+fn bench_of_running_realm_measures_and_reuses_accounts() {
     let realm = Realm::start();
     let home = tempfile::tempdir().unwrap();
     let run = |more: &[&str]| {
@@ -89,7 +89,7 @@ fn any_realm_is_measured_and_its_accounts_serve_again() {
 
 /// The output says that the realm's limits reject load, and names them.
 #[test]
-fn limits_that_hold_a_load_off_are_named() {
+fn bench_load_rejected_by_limits_names_them() {
     let home = Home::new();
     let realm = home.realm_as("[limits]\nregistrations_per_subnet = \"1/h\"");
     let mut command = program();
@@ -102,7 +102,7 @@ fn limits_that_hold_a_load_off_are_named() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said() {
+fn bench_impossible_options_are_refused_with_reason() {
     for (arguments, code, said) in [
         (&["--mix=fetch"][..], 2, "send=8,unread=1"),
         (&["--in-flight=500"], 2, "128"),

@@ -44,7 +44,7 @@ async fn texts(client: &Client) -> Vec<String> {
 /// EXACT-7: a call continues when its caller stops waiting. Found by the simulator: such a call was
 /// forgotten until the next run, and other calls to the same user went before it.
 #[tokio::test]
-async fn outbox_goes_on_with_what_its_caller_does_not_wait_for() {
+async fn outbox_call_abandoned_by_caller_is_completed_first() {
     let realm = Realm::start();
     let relay = Relay::to(realm.address);
     let home = Home::new();
@@ -71,7 +71,7 @@ async fn outbox_goes_on_with_what_its_caller_does_not_wait_for() {
 /// second page told the realm that the first had been shown, and a client that was cut off before
 /// it showed anything never showed it.
 #[tokio::test]
-async fn what_was_read_and_not_shown_is_read_again() {
+async fn cursor_entries_read_but_not_shown_are_read_again() {
     let realm = Realm::start();
     let home = Home::new();
     let client = open(&home, &realm.connect);
@@ -92,7 +92,7 @@ async fn what_was_read_and_not_shown_is_read_again() {
 /// WATCH-3: a watch that ends ends its link. Found by the simulator: entries that an earlier watch
 /// had pushed were taken for entries of the next one.
 #[tokio::test]
-async fn a_watch_that_ends_ends_its_link() {
+async fn watch_end_closes_its_link() {
     let realm = Realm::start();
     let relay = Relay::to(realm.address);
     let home = Home::new();
@@ -127,7 +127,7 @@ async fn a_watch_that_ends_ends_its_link() {
 /// LINK-8: a process that was suspended for longer than a timeout finds the answer, and retransmits
 /// nothing.
 #[tokio::test]
-async fn repeats_none_after_pause_in_which_answer_has_come() {
+async fn retransmission_after_process_pause_repeats_nothing() {
     let realm = Realm::start();
     let Target { address, key } = Target::of(&realm);
     let device = SecretKey::generate(&mut system_rng().unwrap());
@@ -164,7 +164,7 @@ async fn repeats_none_after_pause_in_which_answer_has_come() {
 /// Two clients of one profile in one process keep their locks on the profile's database while a
 /// command of another process runs in between, and continue.
 #[tokio::test]
-async fn clients_of_one_profile_in_one_process_keep_their_locks() {
+async fn profile_shared_by_two_clients_keeps_database_locks() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);

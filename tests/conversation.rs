@@ -21,7 +21,7 @@ use support::{
 
 /// Two new users register and send each other a message.
 #[test]
-fn two_users_write_to_each_other() {
+fn inbox_message_of_other_user_is_shown_once() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -51,7 +51,7 @@ fn two_users_write_to_each_other() {
 
 /// EXACT-2: a server that is killed between any two steps loses nothing that it acknowledged.
 #[test]
-fn a_kill_between_any_two_steps_loses_nothing() {
+fn recovery_realm_killed_between_steps_loses_nothing() {
     let mut realm = Realm::start();
     let home = Home::new();
     let mut killed = |then: &mut dyn FnMut()| {
@@ -78,7 +78,7 @@ const FINISHED: &str = "`send ann`: stored";
 /// EXACT-7: a client that is killed after its command left and before the answer came leaves
 /// exactly one message after its next run, whatever that run does.
 #[test]
-fn a_client_killed_before_its_answer_leaves_one_message() {
+fn outbox_client_killed_before_answer_delivers_once() {
     let realm = Realm::start();
     let relay = Relay::to(realm.address);
     let home = Home::new();
@@ -124,7 +124,7 @@ fn a_client_killed_before_its_answer_leaves_one_message() {
 
 /// EXACT-9: a client that is killed before anything has left also leaves one message.
 #[test]
-fn a_client_killed_while_the_realm_is_away_sends_on_its_next_run() {
+fn outbox_kept_while_realm_away_is_sent_by_next_run() {
     let mut realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -153,7 +153,7 @@ fn a_client_killed_while_the_realm_is_away_sends_on_its_next_run() {
 
 /// A `register` whose answer was lost is answered again, rather than refused as taken.
 #[test]
-fn a_register_whose_answer_was_lost_is_answered_again() {
+fn account_registration_with_lost_answer_is_answered_again() {
     let realm = Realm::start();
     let relay = Relay::to(realm.address);
     let home = Home::new();
@@ -182,7 +182,7 @@ fn a_register_whose_answer_was_lost_is_answered_again() {
 /// EXACT-11: the number of a cut-off `register` is used up before the next request, so that it
 /// cannot take effect later. If it has taken effect, its user is told.
 #[tokio::test]
-async fn register_cut_off_is_told_when_its_outcome_is_known() {
+async fn account_registration_cut_off_outcome_is_reported_later() {
     let realm = Realm::start();
     let relay = Relay::to(realm.address);
     let home = Home::new();
@@ -245,7 +245,7 @@ async fn register_cut_off_is_told_when_its_outcome_is_known() {
 
 /// Shows the fingerprints that two people compare.
 #[test]
-fn fingerprints_are_shown() {
+fn fingerprint_of_realm_and_device_is_printed() {
     let realm = Realm::start();
     let home = Home::new();
     let run = home.run("ann", &["--server", &realm.connect, "fingerprint"]);
@@ -257,7 +257,7 @@ fn fingerprints_are_shown() {
 /// EXACT-8, EXACT-10: a profile restored from an old copy notices that, and loses nothing: neither
 /// new messages nor messages that its past has sent with the same text.
 #[test]
-fn a_restored_profile_goes_on_above_its_past() {
+fn dedup_restored_profile_continues_above_used_numbers() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -284,7 +284,7 @@ fn a_restored_profile_goes_on_above_its_past() {
 
 /// Two programs of one user at the same time do not disturb each other.
 #[test]
-fn one_profile_serves_several_processes_at_once() {
+fn profile_serves_several_processes_at_once() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -308,7 +308,7 @@ fn one_profile_serves_several_processes_at_once() {
 }
 
 #[test]
-fn long_messages_come_whole_or_in_the_pieces_asked_for() {
+fn inbox_long_message_is_read_whole_or_in_pieces() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -359,7 +359,7 @@ fn long_messages_come_whole_or_in_the_pieces_asked_for() {
 
 /// SES-5, ACC-4: sessions, revoke and passwd on the command line.
 #[test]
-fn sessions_are_listed_and_revoked_and_passwords_changed() {
+fn session_is_listed_revoked_and_ended_by_password_change() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -404,7 +404,7 @@ fn sessions_are_listed_and_revoked_and_passwords_changed() {
 
 /// HS-6: a client accepts a realm's key on first use, and from then on refuses another.
 #[test]
-fn a_key_is_accepted_once_and_a_changed_one_refused() {
+fn realm_key_trusted_on_first_use_changed_one_is_refused() {
     let mut realm = Realm::start();
     let home = Home::new();
     let (bare, _) = realm.connect.split_once('#').unwrap();
@@ -436,7 +436,7 @@ fn a_key_is_accepted_once_and_a_changed_one_refused() {
 
 /// LINK-11: a plain realm works for clients that ask for it explicitly.
 #[test]
-fn a_plain_realm_is_talked_to_by_those_who_ask_for_it() {
+fn plain_link_serves_client_that_asks_for_it() {
     let config = tempfile::NamedTempFile::new().unwrap();
     let text = "[[listen]]\naddress = \"127.0.0.1:0\"\nsecurity = \"plain\"\n";
     fs::write(config.path(), text).unwrap();
@@ -471,7 +471,7 @@ fn a_plain_realm_is_talked_to_by_those_who_ask_for_it() {
 
 /// The shell accepts the syntax of the command table, with and without the session id.
 #[test]
-fn the_shell_takes_the_command_tables_syntax() {
+fn shell_accepts_command_table_syntax() {
     let realm = Realm::start();
     let home = Home::new();
     let mut shell = home
@@ -525,7 +525,7 @@ fn the_shell_takes_the_command_tables_syntax() {
 
 /// A message may come from standard input, and may begin with a hyphen.
 #[test]
-fn a_message_may_come_from_standard_input() {
+fn cli_message_from_stdin_or_with_hyphen_is_sent() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -555,7 +555,7 @@ fn a_message_may_come_from_standard_input() {
 
 /// LINK-20: a link sends no datagram that is larger, and no data faster, than its profile carries.
 #[test]
-fn a_kind_of_link_is_kept_to() {
+fn link_profile_lora_bounds_datagram_size_and_rate() {
     let (realm, home) = (Realm::start(), Home::new());
     home.register("ann", &realm.connect);
     let relay = Relay::to(realm.address);

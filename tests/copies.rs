@@ -78,39 +78,39 @@ fn restored_profile_behind_by(behind: usize, times: usize) {
 /// EXACT-8, EXACT-10: a copy 10 commands behind sends the same text to the same user under used
 /// numbers. Each message is stored once.
 #[test]
-fn copy_that_is_10_behind_stores_each_message_once() {
+fn dedup_profile_copy_10_behind_stores_each_message_once() {
     restored_profile_behind_by(10, 12);
 }
 
 /// EXACT-8, EXACT-10: the same for a copy 31 commands behind.
 #[test]
-fn copy_that_is_31_behind_stores_each_message_once() {
+fn dedup_profile_copy_31_behind_stores_each_message_once() {
     restored_profile_behind_by(31, 33);
 }
 
 /// EXACT-8, EXACT-10: the same for a copy 40 commands behind.
 #[test]
-fn copy_that_is_40_behind_stores_each_message_once() {
+fn dedup_profile_copy_40_behind_stores_each_message_once() {
     restored_profile_behind_by(40, 42);
 }
 
 /// EXACT-8, EXACT-10: the same for a copy 100 commands behind.
 #[test]
-fn copy_that_is_100_behind_stores_each_message_once() {
+fn dedup_profile_copy_100_behind_stores_each_message_once() {
     restored_profile_behind_by(100, 102);
 }
 
 /// EXACT-3, EXACT-8: the same for a copy whose numbers are older than the realm's idempotency
 /// records.
 #[test]
-fn copy_that_is_300_behind_stores_each_message_once() {
+fn dedup_profile_copy_300_behind_stores_each_message_once() {
     restored_profile_behind_by(300, 20);
 }
 
 /// EXACT-8, EXACT-10: messages of two copies are stored, each once. Both links are open before
 /// anything is typed, so no handshake tells which numbers the other copy has used.
 #[test]
-fn copies_on_two_machines_store_what_both_say() {
+fn dedup_profile_copies_used_at_once_store_each_message_once() {
     const ROUNDS: usize = 20;
     let at = Setting::new();
     at.copy_to("laptop");
@@ -143,7 +143,7 @@ fn copies_on_two_machines_store_what_both_say() {
 /// numbers. From then on it names its session. bob, who logs in with the original, reads all of his
 /// messages.
 #[test]
-fn resumed_copy_reads_no_other_users_mail() {
+fn resumption_by_profile_copy_reads_no_other_users_messages() {
     let at = Setting::new();
     at.home.run("ann", &["send", "ann", "to herself"]).ok();
     at.home.run("bob", &["send", "bob", "for bob alone"]).ok();
@@ -173,7 +173,7 @@ fn resumed_copy_reads_no_other_users_mail() {
 /// EXACT-8, EXACT-10: without early data each process learns the highest used number before it
 /// sends.
 #[test]
-fn copies_without_early_data_store_what_both_say() {
+fn dedup_profile_copies_without_early_data_store_each_message() {
     let at = Setting::new();
     at.copy_to("laptop");
     for _ in 0..5 {
@@ -207,7 +207,7 @@ impl Setting {
 
 /// EXACT-7, EXACT-8: a copy that has used as many numbers as its original is recognised as a copy.
 #[test]
-fn copy_that_is_as_far_as_its_original_sends_as_its_own_user() {
+fn dedup_profile_copy_at_same_number_sends_as_its_own_user() {
     let at = Setting::new();
     at.home.register("cid", &at.realm.connect);
     for waiting in [0, 4] {
@@ -243,7 +243,7 @@ fn copy_that_is_as_far_as_its_original_sends_as_its_own_user() {
 
 /// READ-3: what a copy reads first confirms no entries of the user who has logged in since.
 #[test]
-fn copy_that_reads_confirms_nothing_of_another_user() {
+fn cursor_profile_copy_reading_confirms_nothing_of_other_user() {
     let at = Setting::new();
     for number in 0..4 {
         at.home
@@ -274,7 +274,7 @@ fn copy_that_reads_confirms_nothing_of_another_user() {
 /// EXACT-9, EXACT-10: an entry whose answer was lost is in the copy, too. Whichever copy sends it,
 /// it is one message.
 #[test]
-fn copy_made_while_an_answer_is_lost_stores_the_message_once() {
+fn dedup_profile_copied_while_answer_lost_stores_once() {
     let at = Setting::new();
     at.relay.lose_answers();
     let send = ["--deadline", "500ms", "send", "bob", "unfinished"];
@@ -293,7 +293,7 @@ fn copy_made_while_an_answer_is_lost_stores_the_message_once() {
 /// EXACT-10: an entry that was tried and did not arrive is in both copies. Both send it later, and
 /// it is one message.
 #[test]
-fn copy_made_while_the_realm_is_away_stores_the_message_once() {
+fn dedup_profile_copied_while_realm_away_stores_once() {
     let mut at = Setting::new();
     at.realm.kill();
     at.home
@@ -311,7 +311,7 @@ fn copy_made_while_the_realm_is_away_stores_the_message_once() {
 }
 /// EXACT-10: several entries of one conversation, which wait for each other, are stored once each.
 #[test]
-fn copy_made_while_a_conversation_waits_stores_each_message_once() {
+fn dedup_profile_copied_while_messages_wait_stores_each_once() {
     let mut at = Setting::new();
     at.realm.kill();
     let texts = ["one", "two", "three"];

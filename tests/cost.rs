@@ -26,7 +26,7 @@ fn told(of: &Value, way: &str) -> (u64, u64) {
 }
 
 #[test]
-fn what_a_run_has_spent_is_what_was_carried() {
+fn cost_of_run_equals_bytes_carried() {
     let home = Home::new();
     let realm = Realm::start();
     let relay = Relay::to(realm.address);
@@ -56,7 +56,7 @@ fn what_a_run_has_spent_is_what_was_carried() {
 }
 
 #[test]
-fn a_session_of_the_shell_is_counted_whole() {
+fn cost_of_shell_counts_all_its_commands() {
     let home = Home::new();
     let realm = Realm::start();
     home.register("ann", &realm.connect);

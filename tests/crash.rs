@@ -23,7 +23,7 @@ const SENDERS: usize = 4;
 const MESSAGES: u64 = 100;
 
 #[test]
-fn a_realm_killed_under_load_loses_and_doubles_nothing() {
+fn recovery_realm_killed_under_load_loses_and_doubles_nothing() {
     let kills: u64 = std::env::var("MERPATI_KILLS").map_or(25, |n| n.parse().unwrap());
     let seed: u64 =
         std::env::var("MERPATI_SEED").map_or_else(|_| rand::random(), |n| n.parse().unwrap());

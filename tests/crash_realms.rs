@@ -31,7 +31,7 @@ const KILLS_PER_MOVE: u32 = 3;
 const MOVES_MAX: u32 = 3;
 
 #[test]
-fn realms_killed_under_load_lose_and_double_nothing_between_them() {
+fn delivery_realms_killed_under_load_lose_and_double_nothing() {
     let variable = |name: &str| std::env::var(name).ok().map(|n| n.parse().unwrap());
     let all: u64 = variable("MERPATI_MESSAGES").unwrap_or(600);
     let seed: u64 = variable("MERPATI_SEED").unwrap_or_else(rand::random);

@@ -5,7 +5,7 @@ mod support;
 use support::{finished, program};
 
 #[test]
-fn the_demonstration_loses_and_doubles_nothing() {
+fn demo_with_loss_delivers_everything_once_in_order() {
     let mut demo = program();
     demo.args(["demo", "--loss", "0.08", "--rtt", "20ms", "--seed", "7"]);
     let run = finished(demo.arg("--verbose"));
@@ -24,7 +24,7 @@ fn the_demonstration_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn demo_names_its_seed_and_shows_no_datagrams_unasked() {
+fn demo_without_verbose_prints_seed_and_no_datagrams() {
     let mut demo = program();
     let run = finished(demo.args(["demo", "--loss", "0", "--rtt", "5ms"]));
     assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
@@ -36,7 +36,7 @@ fn demo_names_its_seed_and_shows_no_datagrams_unasked() {
 }
 
 #[test]
-fn a_loss_that_nothing_survives_is_refused() {
+fn demo_with_excessive_loss_is_refused() {
     let mut demo = program();
     let run = finished(demo.args(["demo", "--loss", "1"]));
     assert_eq!(run.code, Some(2));

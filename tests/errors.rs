@@ -37,7 +37,7 @@ fn told(home: &Home, profile: &str, arguments: &[&str]) -> (Option<i32>, String)
 
 /// Row 1, ACC-3: a wrong username and a wrong password get the same error, in the same bytes.
 #[test]
-fn auth_with_a_wrong_username_or_password() {
+fn password_wrong_gets_same_error_as_wrong_username() {
     let Setting { realm, home } = setting();
     let auth = |user: &'static str, file: &'static str| {
         home.run(
@@ -61,7 +61,7 @@ fn auth_with_a_wrong_username_or_password() {
 
 /// Row 2: `logout` without a login is refused.
 #[test]
-fn logout_when_nobody_is_logged_in() {
+fn session_logout_without_login_is_refused() {
     let Setting { realm, home } = setting();
     assert_eq!(
         home.run("bob", &["--server", &realm.connect, "logout"])
@@ -77,7 +77,7 @@ fn logout_when_nobody_is_logged_in() {
 
 /// Row 3: `register` with a taken username is refused.
 #[test]
-fn register_with_a_username_that_is_taken() {
+fn account_registration_of_taken_username_is_refused() {
     let Setting { realm, home } = setting();
     let run = home.run(
         "bob",
@@ -99,7 +99,7 @@ fn register_with_a_username_that_is_taken() {
 
 /// Row 4: `send` without a session or to an unknown user is refused.
 #[test]
-fn send_without_a_session_or_to_nobody() {
+fn send_without_session_or_to_unknown_user_is_refused() {
     let Setting { realm, home } = setting();
     assert_eq!(
         home.run("ann", &["send", "nobody", "hi"]).error(1),
@@ -119,7 +119,7 @@ fn send_without_a_session_or_to_nobody() {
 
 /// Row 5: `inbox` without a session is refused.
 #[test]
-fn inbox_without_a_session() {
+fn inbox_without_session_is_refused() {
     let Setting { realm, home } = setting();
     assert_eq!(
         home.run("bob", &["--server", &realm.connect, "inbox"])
@@ -129,7 +129,7 @@ fn inbox_without_a_session() {
 }
 
 #[test]
-fn what_is_over_a_limit_has_its_own_error() {
+fn limits_exceeded_field_gets_own_error() {
     let Setting { realm, home } = setting();
     let long = "x".repeat(65);
     let register = |name: &str| {
@@ -162,7 +162,7 @@ fn what_is_over_a_limit_has_its_own_error() {
 
 /// Exit code 2: wrong usage is explained.
 #[test]
-fn wrong_usage_is_explained() {
+fn cli_wrong_usage_is_explained() {
     let home = Home::new();
     for (arguments, wanted) in [
         (&["send", "ann", "hi"][..], "--server"),
@@ -190,7 +190,7 @@ fn wrong_usage_is_explained() {
 
 /// Exit code 3: nothing is heard from the realm, or its name does not resolve.
 #[test]
-fn an_unreachable_realm_is_said_to_be_one() {
+fn cli_unreachable_realm_is_reported_with_code_3() {
     let Setting { mut realm, home } = setting();
     realm.kill();
     let run = home.run("ann", &["--deadline", "200ms", "whoami"]);
@@ -214,7 +214,7 @@ fn an_unreachable_realm_is_said_to_be_one() {
 /// Exit code 4: the realm was heard, but its answer was not. A command with a password is not kept,
 /// and the message does not advise to repeat it blindly.
 #[test]
-fn an_unknown_outcome_is_said_to_be_one() {
+fn cli_unknown_outcome_is_reported_with_code_4() {
     let Setting { realm, home } = setting();
     let relay = Relay::to(realm.address);
     let connect = realm.connect_through(relay.address);
@@ -240,7 +240,7 @@ fn an_unknown_outcome_is_said_to_be_one() {
 /// Exit code 5: the message about a local failure names its file.
 #[cfg(unix)]
 #[test]
-fn local_trouble_is_named_with_its_file() {
+fn cli_local_failure_names_its_file() {
     use std::os::unix::fs::PermissionsExt as _;
     let Setting { realm, home } = setting();
     let key = home.profile("ann").join("device.key");
@@ -280,7 +280,7 @@ fn local_trouble_is_named_with_its_file() {
 
 /// An invalid configuration is refused with its line and with what to write instead.
 #[test]
-fn a_wrong_configuration_is_refused_with_its_line() {
+fn config_invalid_is_refused_with_its_line() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");
     fs::write(&config, "[realm]\nsession_ttl = 30\n").unwrap();
@@ -296,7 +296,7 @@ fn a_wrong_configuration_is_refused_with_its_line() {
 
 /// A server that is asked to stop answers the commands in work, and exits with 0.
 #[test]
-fn a_server_that_is_asked_to_stop_stops_in_order() {
+fn shutdown_on_request_keeps_messages_and_exits_with_0() {
     let Setting { mut realm, home } = setting();
     home.run("ann", &["send", "ann", "before"]).ok();
     assert_eq!(realm.stop(), Some(0));

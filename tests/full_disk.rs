@@ -30,7 +30,7 @@ fn limited(home: &Home, blocks: usize, arguments: &[&str]) -> Command {
 /// Wherever the disk is full between two steps of a command, a message reported as `stored` is
 /// stored, a kept one arrives once, and one reported as not done and not kept never arrives.
 #[test]
-fn what_is_said_on_a_full_disk_is_true() {
+fn disk_full_during_send_outcome_is_reported_truly() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -76,7 +76,7 @@ fn what_is_said_on_a_full_disk_is_true() {
 /// The same for a command of a kind that carries a password (here `addgroup`): done means done, and
 /// not done means not done.
 #[test]
-fn what_is_said_of_a_password_on_a_full_disk_is_true() {
+fn disk_full_during_password_command_outcome_is_reported_truly() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);

@@ -38,7 +38,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_was_found_once_does_no_harm() {
+fn fuzz_corpus_inputs_do_no_harm() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for (name, run) in targets::TARGETS {
         let inputs = fs::read_to_string(corpus.join(name)).unwrap();
@@ -55,7 +55,7 @@ fn what_was_found_once_does_no_harm() {
 /// `MERPATI_INPUT=link:fuzz/artifacts/link/crash-… MERPATI_TRACE=1
 /// cargo test --test fuzz one -- --nocapture`.
 #[test]
-fn one_input() {
+fn fuzz_one_input_from_environment_runs() {
     let Ok(named) = std::env::var("MERPATI_INPUT") else {
         return;
     };
@@ -66,7 +66,7 @@ fn one_input() {
 }
 
 #[test]
-fn each_target_can_be_fuzzed() {
+fn fuzz_targets_all_have_program() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let mut programs: Vec<_> = files(&fuzz.join("fuzz_targets"))
         .iter()

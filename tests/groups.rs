@@ -21,7 +21,7 @@ fn join(home: &Home, profile: &str, group: &str, file: &str) -> Run {
 
 /// Row 6: `addgroup` creates a group, and a second one with its name is refused.
 #[test]
-fn addgroup_makes_a_group_and_refuses_a_second_one() {
+fn group_creation_with_taken_name_is_refused() {
     let (realm, home) = setting();
     let add = ["addgroup", "CATS", "--no-password"];
     assert_eq!(home.run("bob", &add).error(1), "group-exists");
@@ -42,7 +42,7 @@ fn addgroup_makes_a_group_and_refuses_a_second_one() {
 
 /// Row 7: `joingroup` accepts the group's password, and refuses others.
 #[test]
-fn joingroup_takes_the_password_and_refuses_others() {
+fn membership_join_needs_group_password() {
     let (_realm, home) = setting();
     assert_eq!(
         join(&home, "bob", "dogs", "password").error(1),
@@ -66,7 +66,7 @@ fn joingroup_takes_the_password_and_refuses_others() {
 
 /// Row 8: `sendgroup` is for members.
 #[test]
-fn sendgroup_is_for_members() {
+fn membership_is_needed_to_send_to_group() {
     let (realm, home) = setting();
     let send = ["sendgroup", "cats", "meow"];
     assert_eq!(home.run("bob", &send).error(1), "not-a-member");
@@ -81,7 +81,7 @@ fn sendgroup_is_for_members() {
 
 /// Row 9: `inboxgroup` is for members, and shows each message once.
 #[test]
-fn inboxgroup_is_for_members_and_shows_each_message_once() {
+fn membership_is_needed_to_read_group_messages_shown_once() {
     let (mut realm, home) = setting();
     let inbox = ["inboxgroup", "cats"];
     assert_eq!(home.run("bob", &inbox).error(1), "not-a-member");
@@ -111,7 +111,7 @@ fn inboxgroup_is_for_members_and_shows_each_message_once() {
 }
 
 #[test]
-fn owners_and_moderators_keep_order() {
+fn moderation_by_owners_and_moderators_is_enforced() {
     let (_realm, home) = setting();
     let run = |profile: &str, arguments: &[&str]| home.run(profile, arguments);
     join(&home, "bob", "cats", "password").ok();

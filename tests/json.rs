@@ -101,7 +101,7 @@ fn is_of(kind: &str, value: &Value) -> bool {
 }
 
 #[test]
-fn schema_number_is_told() {
+fn json_schema_number_is_printed() {
     let schema = Schema::read();
     let home = Home::new();
     let version = home.run("ann", &["version"]).ok();
@@ -113,7 +113,7 @@ fn schema_number_is_told() {
 }
 
 #[test]
-fn each_command_of_a_user_prints_what_is_written() {
+fn json_user_commands_print_documented_fields() {
     let schema = Schema::read();
     let (realm, home) = (Realm::start(), Home::new());
     schema.check("serving", &realm.announced);
@@ -167,7 +167,7 @@ fn each_command_of_a_user_prints_what_is_written() {
 }
 
 #[test]
-fn each_command_between_realms_prints_what_is_written() {
+fn json_peering_commands_print_documented_fields() {
     let schema = Schema::read();
     let home = Home::new();
     let (alpha, beta) = (home.realm("alpha", "open"), home.realm("beta", "open"));
@@ -233,7 +233,7 @@ fn each_command_between_realms_prints_what_is_written() {
 }
 
 #[test]
-fn shell_and_server_print_what_is_written() {
+fn json_shell_and_server_print_documented_fields() {
     let schema = Schema::read();
     let (mut realm, home) = (Realm::start(), Home::new());
     home.register("ann", &realm.connect);
@@ -265,7 +265,7 @@ fn shell_and_server_print_what_is_written() {
 
 /// The output about the outbox while the realm is away, and after it is back.
 #[test]
-fn outbox_prints_what_is_written() {
+fn json_outbox_prints_documented_fields() {
     let schema = Schema::read();
     let (mut realm, home) = (Realm::start(), Home::new());
     home.register("ann", &realm.connect);
@@ -326,7 +326,7 @@ fn outbox_prints_what_is_written() {
 
 /// A realm on all addresses prints what others connect with, in lines that fit a terminal.
 #[test]
-fn serve_on_all_addresses_tells_what_others_connect_with() {
+fn cli_serve_on_all_addresses_prints_address_for_others() {
     let directory = tempfile::tempdir().unwrap();
     let mut serve = program()
         .current_dir(directory.path())

@@ -367,7 +367,7 @@ fn number_of(variable: &str) -> Option<u64> {
 
 /// EXACT-7: typed messages are shown exactly once, in order, with everything that this relies on.
 #[test]
-fn typed_messages_are_shown_exactly_once_in_order() {
+fn dedup_typed_messages_are_shown_once_in_order() {
     let sends = number_of("MERPATI_SENDS").map_or(SENDS_DEFAULT, |n| usize::try_from(n).unwrap());
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let seed = number_of("MERPATI_SEED").unwrap_or(u64::from(now.subsec_nanos()));

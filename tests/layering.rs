@@ -99,7 +99,7 @@ fn imports(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn imports_run_only_downwards() {
+fn layering_imports_run_only_downwards() {
     let layers: BTreeSet<_> = LAYERS.iter().map(|(layer, _)| *layer).collect();
     for directory in fs::read_dir(source())
         .unwrap()
@@ -136,14 +136,14 @@ fn imports_run_only_downwards() {
 }
 
 #[test]
-fn the_test_sees_imports_of_every_shape() {
+fn layering_check_sees_imports_of_every_shape() {
     let text = "use crate::{\n  link::{Time, crypto::X},\n wire, realm::Realm,\n};\nlet x = crate::store::Key;";
     let found: Vec<_> = imports(text).into_iter().collect();
     assert_eq!(found, ["link", "realm", "store", "wire"]);
 }
 
 #[test]
-fn no_room_is_too_big() {
+fn layering_source_files_stay_below_line_limit() {
     for file in files(&source()) {
         let lines = fs::read_to_string(&file).unwrap().lines().count();
         assert!(
@@ -223,7 +223,7 @@ const ALLOWED: &[&str] = &[
 ];
 
 #[test]
-fn former_names_do_not_come_back() {
+fn glossary_former_names_do_not_return() {
     for file in files(&source()) {
         let name = file.strip_prefix(source()).unwrap().to_str().unwrap();
         let stem = file.file_stem().unwrap().to_str().unwrap();

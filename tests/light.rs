@@ -25,7 +25,7 @@ fn light() -> impl Fn(&[&str]) -> Run {
 }
 
 #[test]
-fn a_message_goes_from_one_small_device_to_another() {
+fn light_client_message_reaches_other_light_client() {
     let (realm, home, light) = (Realm::start(), Home::new(), light());
     let [ann, bob] = ["ann", "bob"].map(|name| home.profile(name).to_str().unwrap().to_string());
     for (home, name) in [(&ann, "ann"), (&bob, "bob")] {

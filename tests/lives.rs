@@ -75,7 +75,7 @@ impl Restorable {
 
 /// READ-9: lost entries stay lost, but every entry after the restore is shown, once.
 #[test]
-fn restored_store_shows_new_entries_in_the_inbox() {
+fn restored_store_shows_new_entries_in_inbox() {
     let mut at = Restorable::new();
     at.send(1..=8);
     assert_eq!(at.inbox(), numbered(1..=8));
@@ -100,7 +100,7 @@ fn restored_store_shows_new_entries_in_the_inbox() {
 /// READ-9: entries that were shown before the backup and not confirmed may be shown again. None is
 /// left out.
 #[test]
-fn restored_store_shows_again_what_it_knows_to_be_unconfirmed() {
+fn restored_store_shows_unconfirmed_entries_again() {
     let mut at = Restorable::new();
     at.send(1..=8);
     assert_eq!(at.inbox(), numbered(1..=8));
@@ -116,7 +116,7 @@ fn restored_store_shows_again_what_it_knows_to_be_unconfirmed() {
 
 /// READ-9, WATCH-3: a watch that stays open all the time shows all new entries after a restore.
 #[test]
-fn restored_store_shows_new_entries_to_a_watch() {
+fn restored_store_shows_new_entries_to_watch() {
     let mut at = Restorable::new();
     let mut watch = Watch::start(&at.home, "bob", &[]);
     at.send(1..=8);
@@ -146,7 +146,7 @@ fn restored_store_shows_new_entries_to_a_watch() {
 /// READ-9: a copy of a running store contains the life in which it was made, unless its operator
 /// declares it as restored.
 #[test]
-fn restored_snapshot_of_a_running_store_shows_new_entries() {
+fn restored_store_copied_while_running_shows_new_entries() {
     let mut at = Restorable::with(&["--restored"]);
     at.send(1..=8);
     assert_eq!(at.inbox(), numbered(1..=8));
@@ -163,7 +163,7 @@ fn restored_snapshot_of_a_running_store_shows_new_entries() {
 /// READ-7: a client that was connected before the restore leaves the link on which its positions
 /// are refused, and reads pages on another.
 #[tokio::test]
-async fn restored_store_shows_new_entries_to_a_client_that_was_connected() {
+async fn restored_store_shows_new_entries_to_connected_client() {
     /// More than one page.
     const MANY: u32 = 130;
     let mut at = Restorable::new();
@@ -202,7 +202,7 @@ async fn restored_store_shows_new_entries_to_a_client_that_was_connected() {
 /// away, also if another program of the profile has learnt of the restore. It asked again and again
 /// for as long as the realm was away.
 #[tokio::test]
-async fn client_says_that_a_restored_realm_is_away() {
+async fn restored_store_realm_away_read_ends_at_deadline() {
     let mut at = Restorable::new();
     let deadline = Duration::from_secs(2);
     let bob = at.home.client_until(deadline, "bob", &at.realm.connect);
@@ -231,7 +231,7 @@ fn bytes(carried: &[Carried]) -> usize {
 
 /// HS-14: after a restart the life travels once, and then costs nothing. Nothing is shown twice.
 #[tokio::test]
-async fn ordinary_restart_costs_a_life_once_and_shows_nothing_twice() {
+async fn life_after_restart_travels_once_and_shows_nothing_twice() {
     const TRIES: usize = 20;
     let mut realm = Realm::start();
     let (relay, home) = (Relay::to(realm.address), Home::new());

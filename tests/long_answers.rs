@@ -49,7 +49,7 @@ fn in_many_groups(home: &Home, realm: &Realm, options: &[&str], count: usize) {
 /// WATCH-5, HS-5: `unread` with 40 groups is answered. It was refused with `too-large`, without a
 /// workaround.
 #[test]
-fn unread_with_many_groups_is_answered() {
+fn early_data_unread_in_40_groups_is_answered() {
     let home = Home::new();
     let mut realm = home.realm_as("[limits]\njoins_per_subnet = \"unlimited\"");
     in_many_groups(&home, &realm, &[], 40);
@@ -61,7 +61,7 @@ fn unread_with_many_groups_is_answered() {
 
 /// WATCH-5, LINK-13: the first command on a plain link may have a long answer, too.
 #[test]
-fn unread_with_many_groups_is_answered_on_a_plain_link() {
+fn plain_link_unread_in_40_groups_is_answered() {
     let home = Home::new();
     let config = "[limits]\njoins_per_subnet = \"unlimited\"\n[[listen]]\nsecurity = \"plain\"\naddress = \"127.0.0.1:0\"\n";
     let path = home.directory.path().join("plain.toml");
@@ -76,7 +76,7 @@ fn unread_with_many_groups_is_answered_on_a_plain_link() {
 /// GRP-8, WATCH-1: a member of hundreds of groups can watch and count them, however long the
 /// request.
 #[test]
-fn hundreds_of_groups_are_watched_and_counted() {
+fn watch_of_hundreds_of_groups_shows_all_messages() {
     let home = Home::new();
     let realm = home.realm_as(
         "[limits]\nmax_message = \"1KiB\"\njoins_per_subnet = \"unlimited\"\ncommands_per_account = \"unlimited\"\nstored_per_account = \"unlimited\"",
@@ -105,7 +105,7 @@ fn hundreds_of_groups_are_watched_and_counted() {
 
 /// PEER-1, HS-5: an operator of 20 peers can list them. This was not possible.
 #[test]
-fn realms_with_many_peers_is_answered() {
+fn early_data_list_of_20_peers_is_answered() {
     let home = Home::new();
     let mut config = "[realm]\nid = \"alpha\"\n".to_owned();
     for n in 0..20 {

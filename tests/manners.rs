@@ -52,7 +52,7 @@ fn read_by_person(home: &Home, profile: &str, arguments: &[&str]) -> Run {
 }
 
 #[test]
-fn empty_message_is_refused() {
+fn cli_empty_message_is_refused() {
     let (_realm, home) = setting();
     for (given, input) in [("-", &b""[..]), ("-", b"\n"), ("", b"")] {
         let run = with_input(&home, "ann", &["send", "ann", given], input);
@@ -72,7 +72,7 @@ fn empty_message_is_refused() {
 }
 
 #[test]
-fn message_on_standard_input_is_bounded() {
+fn cli_message_from_stdin_is_bounded() {
     let (_realm, home) = setting();
     let send = ["send", "ann", "-"];
     let long = vec![b'x'; 4 << 20];
@@ -90,7 +90,7 @@ fn message_on_standard_input_is_bounded() {
 }
 
 #[test]
-fn empty_environment_variable_counts_as_unset() {
+fn cli_empty_environment_variable_counts_as_unset() {
     let (_realm, home) = setting();
     let mut command = home.command("ann", &["whoami"]);
     for name in [
@@ -108,7 +108,7 @@ fn empty_environment_variable_counts_as_unset() {
 }
 
 #[test]
-fn message_that_looks_like_option_needs_dashes() {
+fn cli_message_like_option_needs_dashes() {
     let (_realm, home) = setting();
     for text in ["--help", "-h", "--trust", "--ttl"] {
         let run = home.run("ann", &["send", "ann", text]);
@@ -127,7 +127,7 @@ fn message_that_looks_like_option_needs_dashes() {
 }
 
 #[test]
-fn refusal_says_what_was_meant() {
+fn cli_refusal_names_cause_and_remedy() {
     let (_realm, home) = setting();
     let run = home.run("ann", &["revoke", "nothing"]);
     assert_eq!(run.error(1), "no-session");
@@ -143,7 +143,7 @@ fn refusal_says_what_was_meant() {
 
 /// A name of another realm is accepted wherever a name is.
 #[test]
-fn name_at_realm_goes_to_that_realm() {
+fn cli_name_at_realm_goes_to_that_realm() {
     let home = Home::new();
     let (alpha, beta) = (home.realm("alpha", "open"), home.realm("beta", "open"));
     home.register("ann", &alpha.connect);
@@ -178,7 +178,7 @@ fn name_at_realm_goes_to_that_realm() {
 }
 
 #[test]
-fn wrong_name_is_told_by_field_rule_and_character() {
+fn cli_wrong_name_is_reported_with_field_rule_and_character() {
     let (realm, home) = setting();
     for (arguments, wanted) in [
         (
@@ -216,7 +216,7 @@ fn wrong_name_is_told_by_field_rule_and_character() {
 }
 
 #[test]
-fn register_says_who_and_where_and_replaces_no_account_unasked() {
+fn account_registration_replaces_no_account_without_option() {
     let (realm, home) = setting();
     let elsewhere = Realm::start();
     let register = |at: &Realm, username: &str, more: &[&str]| {
@@ -261,7 +261,7 @@ fn register_says_who_and_where_and_replaces_no_account_unasked() {
 }
 
 #[test]
-fn shell_says_which_line_failed() {
+fn shell_failed_line_is_reported_by_number() {
     let (_realm, home) = setting();
     let lines = b"send ann one\nsend ann --ttl 10m two\n\nsend nobody hi\nsend ann never\n";
     let run = with_input(&home, "ann", &["shell"], lines);
@@ -323,7 +323,7 @@ fn interrupted(
 /// Ctrl-C ends a command of the shell, and prints its outcome.
 #[cfg(unix)]
 #[test]
-fn shell_says_what_became_of_an_interrupted_command() {
+fn shell_interrupted_command_is_reported_as_kept() {
     let (mut realm, home) = setting();
     let (said, code) = interrupted(&home, &mut realm, &[], "send ann hi\n");
     assert!(said.contains("the command is kept and goes on"), "{said}");
@@ -333,7 +333,7 @@ fn shell_says_what_became_of_an_interrupted_command() {
 /// A command with `--no-keep` is not reported as kept.
 #[cfg(unix)]
 #[test]
-fn shell_does_not_say_that_an_interrupted_command_is_kept_that_is_not() {
+fn shell_interrupted_command_with_no_keep_is_reported_as_not_kept() {
     let (mut realm, home) = setting();
     let (said, code) = interrupted(&home, &mut realm, &["--no-keep"], "send ann hi\n");
     assert!(said.contains("it is not kept"), "{said}");
@@ -343,7 +343,7 @@ fn shell_does_not_say_that_an_interrupted_command_is_kept_that_is_not() {
 /// Ctrl-C also ends a watch before the realm has answered.
 #[cfg(unix)]
 #[test]
-fn shell_ends_a_watch_that_has_not_begun() {
+fn shell_interrupt_ends_watch_before_it_begins() {
     let (mut realm, home) = setting();
     let (said, code) = interrupted(&home, &mut realm, &[], "watch\n");
     assert_eq!(code, Some(0), "{said}");

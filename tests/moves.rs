@@ -89,7 +89,7 @@ fn here(realm: &Realm) -> String {
 /// the link that it has opened, whichever of eight workers has that link. It received nothing
 /// except one time in eight.
 #[test]
-fn a_realm_that_cannot_be_called_is_asked_on_its_own_link() {
+fn peer_without_reachable_address_is_asked_on_its_own_link() {
     let listen = format!("address = \"127.0.0.1:0\"\nadvertise = \"{NOWHERE}\"");
     let pair = Pair::new(8, "peer_idle = \"1s\"", &listen);
     pair.add("ann", "beta", &pair.beta);
@@ -106,7 +106,7 @@ fn a_realm_that_cannot_be_called_is_asked_on_its_own_link() {
 /// PEER-24: a realm that listens at all addresses and does not know by which others reach it claims
 /// none. It claimed 127.0.0.1, which is the peer's own machine.
 #[test]
-fn a_realm_that_knows_no_address_says_none() {
+fn claim_without_known_address_is_not_made() {
     let mut pair = Pair::new(4, "", "address = \"0.0.0.0:0\"");
     let connect = pair.alpha.announced["connect"].as_str().unwrap();
     assert!(connect.starts_with("merpati://127.0.0.1:"), "{connect}");
@@ -128,7 +128,7 @@ fn a_realm_that_knows_no_address_says_none() {
 /// PEER-2, PEER-24: a realm that has moved to another address at a start is found there, whoever
 /// has made the peering. It told its former address.
 #[test]
-fn a_realm_that_moves_is_found_where_it_is() {
+fn claim_after_move_leads_peer_to_new_address() {
     for adds in ["ann", "bob"] {
         let link = "peer_idle = \"1s\"";
         let mut pair = Pair::new(2, link, "address = \"127.0.0.1:0\"");

@@ -10,7 +10,7 @@ use support::{
 
 /// LINK-16: a backlog delays a new message by no more than the time of one datagram.
 #[test]
-fn a_backlog_holds_nothing_up() {
+fn congestion_backlog_does_not_delay_new_message() {
     const WAITING: usize = 12;
     let (realm, home) = (Realm::start(), Home::new());
     for name in ["ann", "bob"] {
@@ -45,7 +45,7 @@ fn a_backlog_holds_nothing_up() {
 
 /// A link of 300 bit/s that the client knows of.
 #[test]
-fn everything_works_at_three_hundred_bits_a_second() {
+fn congestion_link_of_300_bps_carries_commands() {
     let (realm, home) = (Realm::start(), Home::new());
     for name in ["ann", "bob"] {
         home.register(name, &realm.connect);

@@ -64,7 +64,7 @@ impl Setting {
 /// EXACT-7, EXACT-9: a command that takes effect and whose answer is lost is neither lost nor
 /// repeated, and is reported as unknown.
 #[test]
-fn outbox_with_answers_lost_delivers_once_without_a_rerun() {
+fn outbox_answers_lost_delivers_once_without_rerun() {
     let at = Setting::new();
     for (round, early) in [true, false].into_iter().enumerate() {
         let _lost = if early {
@@ -89,7 +89,7 @@ fn outbox_with_answers_lost_delivers_once_without_a_rerun() {
 
 /// EXACT-7: two commands that are cut off at once both take effect, once each.
 #[test]
-fn outbox_with_two_cut_off_at_once_delivers_both_once() {
+fn outbox_two_commands_cut_off_at_once_take_effect_once() {
     let at = Setting::new();
     at.relay.lose_answers();
     let runs = ["C", "D"].map(|text| {
@@ -110,7 +110,7 @@ fn outbox_with_two_cut_off_at_once_delivers_both_once() {
 /// EXACT-7: next to a watch, a command uses the watch's link: one datagram each way, and no
 /// handshake.
 #[test]
-fn outbox_beside_a_watch_sends_over_its_link() {
+fn outbox_beside_watch_sends_over_its_link() {
     const TRIES: usize = 20;
     let at = Setting::new();
     let _watch = at.watch();
@@ -132,7 +132,7 @@ fn outbox_beside_a_watch_sends_over_its_link() {
 
 /// EXACT-9: the same token means the same command. A token with another text is refused.
 #[test]
-fn outbox_token_repeated_beside_a_watch_sends_once() {
+fn outbox_token_repeated_beside_watch_sends_once() {
     let at = Setting::new();
     let _watch = at.watch();
     at.relay.lose_answers();
@@ -153,7 +153,7 @@ fn outbox_token_repeated_beside_a_watch_sends_once() {
 
 /// EXACT-7: the watch completes what a killed process has begun.
 #[test]
-fn outbox_sender_killed_beside_a_watch_is_finished_by_the_watch() {
+fn outbox_sender_killed_beside_watch_is_finished_by_watch() {
     let mut at = Setting::new();
     let _watch = at.watch();
     at.realm.kill();
@@ -169,7 +169,7 @@ fn outbox_sender_killed_beside_a_watch_is_finished_by_the_watch() {
 /// EXACT-7, EXACT-9: while the realm is away commands are kept. An unrelated command takes them
 /// along, in the order of each conversation.
 #[test]
-fn outbox_kept_while_the_realm_is_away_goes_with_an_unrelated_command() {
+fn outbox_kept_while_realm_away_goes_with_next_command() {
     let mut at = Setting::new();
     at.realm.kill();
     let texts: Vec<_> = (0..6).map(|n| format!("message {n}")).collect();
@@ -210,7 +210,7 @@ fn outbox_with_80_senders_killed_delivers_all_once() {
 /// EXACT-7: a message to a group waits for the join that was typed before it. The join carries a
 /// password and is not kept.
 #[test]
-fn outbox_join_goes_before_what_is_written_to_the_group() {
+fn outbox_join_goes_before_message_to_group() {
     let mut at = Setting::new();
     let home = &at.home;
     let password = ["--password-file", "password"];
@@ -236,7 +236,7 @@ fn outbox_join_goes_before_what_is_written_to_the_group() {
 
 /// EXACT-9: `outbox` lists unfinished commands, and `outbox wait` waits for them.
 #[test]
-fn outbox_lists_what_waits_and_waits_for_it() {
+fn outbox_unfinished_commands_are_listed_and_waited_for() {
     let mut at = Setting::new();
     let home = &at.home;
     assert!(home.outbox("ann").is_empty());
@@ -262,7 +262,7 @@ fn outbox_lists_what_waits_and_waits_for_it() {
 
 /// EXACT-11: a command that has not left this machine is certainly cancelled.
 #[test]
-fn outbox_cancel_of_what_has_not_left_is_certain() {
+fn outbox_cancel_of_unsent_command_is_certain() {
     let mut at = Setting::new();
     let home = &at.home;
     at.realm.kill();
@@ -282,7 +282,7 @@ fn outbox_cancel_of_what_has_not_left_is_certain() {
 
 /// EXACT-11: the realm confirms a command that was done.
 #[test]
-fn outbox_cancel_of_what_was_done_comes_too_late() {
+fn outbox_cancel_of_done_command_is_refused() {
     let at = Setting::new();
     at.relay.lose_answers();
     let send = ["--deadline", "500ms", "send", "bob", "done"];
@@ -300,7 +300,7 @@ fn outbox_cancel_of_what_was_done_comes_too_late() {
 /// EXACT-11: the number of a command that left and did not arrive is used up, so that it is never
 /// done.
 #[test]
-fn outbox_cancel_of_what_was_lost_uses_its_number_up() {
+fn outbox_cancel_of_lost_command_uses_up_its_number() {
     let at = Setting::new();
     let lost = at.relay.lose_commands();
     let send = [
@@ -328,7 +328,7 @@ fn outbox_cancel_of_what_was_lost_uses_its_number_up() {
 /// EXACT-11: `--no-keep` gives up at the deadline. A command that has not left is certainly not
 /// done, the outcome of any other is unknown, and neither is done later.
 #[test]
-fn outbox_without_keeping_gives_up_at_the_deadline() {
+fn outbox_no_keep_command_ends_at_deadline() {
     let mut at = Setting::new();
     let home = &at.home;
     let send = [
@@ -361,7 +361,7 @@ fn outbox_without_keeping_gives_up_at_the_deadline() {
 
 /// EXACT-7: the `--ttl` of a message applies in the outbox, too.
 #[test]
-fn outbox_ends_what_outlives_its_time() {
+fn outbox_message_past_ttl_is_not_sent() {
     let mut at = Setting::new();
     let home = &at.home;
     at.realm.kill();
@@ -388,7 +388,7 @@ fn outbox_ends_what_outlives_its_time() {
 /// EXACT-11: a message that has outlived its `--ttl` is taken back and does not leave, even next to
 /// a watch that keeps asking while the realm is away.
 #[test]
-fn outbox_lets_nothing_leave_that_was_taken_back() {
+fn outbox_message_past_ttl_beside_watch_is_not_sent() {
     let mut at = Setting::new();
     let _watch = at.watch();
     at.realm.kill();
@@ -408,7 +408,7 @@ fn outbox_lets_nothing_leave_that_was_taken_back() {
 /// EXACT-7: a `leavegroup` that ended with 4 takes effect before the join that was typed after it,
 /// or not at all.
 #[test]
-fn outbox_leave_never_undoes_a_later_join() {
+fn outbox_leave_never_undoes_later_join() {
     let mut at = Setting::new();
     at.make_group();
     let join = ["joingroup", "devs", "--no-password"];
@@ -439,7 +439,7 @@ fn outbox_leave_never_undoes_a_later_join() {
 
 /// EXACT-7: the same for the group of another realm.
 #[test]
-fn outbox_leave_of_another_realms_group_never_undoes_a_later_join() {
+fn outbox_leave_of_peer_group_never_undoes_later_join() {
     let home = Home::new();
     let (alpha, mut beta) = (home.realm("alpha", "open"), home.realm("beta", "open"));
     home.register("ann", &alpha.connect);
@@ -476,7 +476,7 @@ fn outbox_leave_of_another_realms_group_never_undoes_a_later_join() {
 /// EXACT-7: a command that the realm has deferred has not been done. Its sender is told that, and
 /// why. It was reported as unanswered and unknown.
 #[test]
-fn outbox_keeps_what_is_to_come_again_later_and_says_that_it_is_not_done() {
+fn outbox_deferred_command_is_reported_as_not_done() {
     let home = Home::new();
     let realm = home.realm_as("[limits]\ncommands_per_account = \"1/m\"");
     for who in ["ann", "bob"] {
@@ -496,7 +496,7 @@ fn outbox_keeps_what_is_to_come_again_later_and_says_that_it_is_not_done() {
 /// Commands that wait for another realm are reported, and the advice in the message names the
 /// profile as the user named it.
 #[test]
-fn what_waits_for_another_realm_is_told() {
+fn outbox_waiting_for_other_realm_is_reported() {
     let (mut alpha, beta, home) = (Realm::start(), Realm::start(), Home::new());
     home.register("ann", &alpha.connect);
     alpha.kill();

@@ -30,7 +30,7 @@ fn contains(directory: &Path, text: &str) -> bool {
 
 /// EXACT-7: an unfinished command goes to the realm that it was for, or to none.
 #[test]
-fn realm_named_later_gets_nothing_that_was_for_another() {
+fn outbox_of_one_realm_is_not_sent_to_another() {
     let text = "for bob at alpha alone".repeat(20);
     let (mut alpha, beta, gamma) = (Realm::start(), Realm::start(), Realm::start());
     let home = Home::new();
@@ -67,7 +67,7 @@ fn realm_named_later_gets_nothing_that_was_for_another() {
 /// EXACT-6, EXACT-7: an unfinished command of one account of a profile is neither sent as the next
 /// account nor reported to it.
 #[test]
-fn account_that_logs_in_later_sends_nothing_of_the_one_before() {
+fn outbox_of_former_account_is_not_sent_by_next() {
     let mut realm = Realm::start();
     let home = Home::new();
     for name in ["ann", "bob", "cid"] {
@@ -100,7 +100,7 @@ fn account_that_logs_in_later_sends_nothing_of_the_one_before() {
 /// READ-7: a watch records what it has shown for the account whose messages it shows, whoever logs
 /// in meanwhile.
 #[test]
-fn account_that_logs_in_beside_a_watch_is_shown_all_of_its_own() {
+fn cursor_login_beside_watch_loses_no_entries_of_new_account() {
     let realm = Realm::start();
     let home = Home::new();
     for name in ["ann", "bob", "cid"] {
@@ -132,7 +132,7 @@ fn account_that_logs_in_beside_a_watch_is_shown_all_of_its_own() {
 /// EXACT-7: a server that was not heard, or was named by the environment, is not remembered. The
 /// profile's known server stays.
 #[test]
-fn server_that_was_wrong_is_not_remembered() {
+fn profile_wrong_server_is_not_remembered() {
     let (realm, other, home) = (Realm::start(), Realm::start(), Home::new());
     let relay = Relay::to(realm.address);
     for name in ["ann", "bob"] {
@@ -172,7 +172,7 @@ fn server_that_was_wrong_is_not_remembered() {
 /// EXACT-7: a command with a password is tried, and nothing of the password is written down,
 /// whenever its process is killed.
 #[test]
-fn passwords_are_never_written_down() {
+fn password_is_never_written_to_disk() {
     let realm = Realm::start();
     let (relay, home) = (Relay::to(realm.address), Home::new());
     let connect = realm.connect_through(relay.address);
@@ -222,7 +222,7 @@ fn passwords_are_never_written_down() {
 /// EXACT-7: the outbox holds 16 MiB. Beyond that, a command is refused and nothing else changes:
 /// kept commands are delivered, and a cancelled one makes room.
 #[test]
-fn outbox_that_is_full_refuses_and_delivers_what_it_has() {
+fn outbox_full_refuses_and_delivers_kept_commands() {
     const LEN: usize = 65_000;
     const FIT: usize = (16 << 20) / LEN;
     /// This many are delivered. The others are cancelled, which takes less time.
@@ -277,7 +277,7 @@ fn outbox_that_is_full_refuses_and_delivers_what_it_has() {
 
 /// EXACT-7: a kept logout ends the session in which it was typed, and no other.
 #[test]
-fn logout_that_was_kept_ends_no_later_session() {
+fn outbox_kept_logout_ends_no_later_session() {
     let mut realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -306,7 +306,7 @@ fn logout_that_was_kept_ends_no_later_session() {
 
 /// EXACT-7: a session to be revoked that no longer exists says nothing about the own session.
 #[test]
-fn revoke_of_a_session_that_is_gone_holds_nothing_up() {
+fn outbox_revoke_of_ended_session_delays_nothing() {
     let mut realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -322,7 +322,7 @@ fn revoke_of_a_session_that_is_gone_holds_nothing_up() {
 
 /// LINK-13: a device whose session has ended is told so, whatever the length of its message.
 #[test]
-fn device_whose_session_has_ended_is_told_so_whatever_it_sends() {
+fn session_ended_is_told_at_any_message_length() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);

@@ -9,7 +9,7 @@ use support::{Home, Realm, relay::Relay};
 /// HS-18, LINK-25: a device without an account is answered, a device that was here before resumes,
 /// and the properties of the path are printed.
 #[test]
-fn ping_says_what_the_path_is_like() {
+fn ping_prints_path_properties_with_and_without_account() {
     let (realm, home) = (Realm::start(), Home::new());
     let run = home.run("new", &["--server", &realm.connect, "ping", "--count", "2"]);
     let lines = run.objects();

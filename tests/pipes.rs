@@ -64,7 +64,7 @@ fn next(out: &mut BufReader<ChildStdout>) -> serde_json::Value {
 }
 
 #[test]
-fn inbox_reader_that_leaves_leaves_the_rest_unread() {
+fn inbox_reader_gone_leaves_rest_unread() {
     let (_realm, home) = setting();
     say(&home, 10);
     let run = bash(&home, "eval $merpati inbox | head -n 1");
@@ -74,7 +74,7 @@ fn inbox_reader_that_leaves_leaves_the_rest_unread() {
 }
 
 #[test]
-fn inbox_without_standard_output_reads_nothing() {
+fn inbox_without_stdout_confirms_nothing() {
     let (_realm, home) = setting();
     say(&home, 3);
     let run = bash(&home, "eval $merpati inbox >&-");
@@ -92,7 +92,7 @@ fn inbox_without_standard_output_reads_nothing() {
 /// A pipe buffers 64 KiB that nobody may ever read. `inbox` confirms only entries that have left
 /// the pipe.
 #[test]
-fn inbox_confirms_only_what_left_the_pipe() {
+fn inbox_pipe_half_read_confirms_only_taken_entries() {
     let (_realm, home) = setting();
     say(&home, 20);
     let (mut inbox, mut out) = with_pipes(&home, &["inbox"]);
@@ -125,7 +125,7 @@ fn watch_ends_with_its_reader() {
 
 /// A closed output is no error of any command, and no panic.
 #[test]
-fn any_command_ends_quietly_with_its_reader() {
+fn cli_closed_output_ends_command_quietly() {
     let (_realm, home) = setting();
     for arguments in [
         &["whoami"][..],
@@ -150,7 +150,7 @@ fn any_command_ends_quietly_with_its_reader() {
 
 /// `unread` does not count entries that were shown, even before the realm knows it.
 #[test]
-fn unread_counts_nothing_that_was_shown() {
+fn unread_does_not_count_shown_entries() {
     let (_realm, home) = setting();
     let count = || home.run("bob", &["unread"]).objects();
     say(&home, 3);
@@ -166,7 +166,7 @@ fn unread_counts_nothing_that_was_shown() {
 }
 
 #[test]
-fn inbox_ack_confirms_what_the_program_names() {
+fn inbox_ack_confirms_only_named_positions() {
     let (_realm, home) = setting();
     say(&home, 5);
     // Without any acknowledgement all entries are shown, and none is confirmed.

@@ -16,7 +16,7 @@ fn tour() -> String {
 }
 
 #[test]
-fn the_tour_works_as_written() {
+fn readme_tour_works_as_written() {
     let tour = tour();
     assert!(tour.lines().count() >= 6, "the tour was found: {tour}");
     let realm = Realm::start();
@@ -47,7 +47,7 @@ fn the_tour_works_as_written() {
 /// The README's example of the outbox: a realm that is away, a realm that is back, and a command
 /// with a token.
 #[test]
-fn what_is_typed_is_kept_as_written() {
+fn readme_outbox_example_works_as_written() {
     let readme = include_str!("../README.md");
     let block = |title: &str| {
         let (_, block) = readme
@@ -89,7 +89,7 @@ fn what_is_typed_is_kept_as_written() {
 
 /// The README's commands for two realms, with ports that are free.
 #[test]
-fn two_realms_peer_as_written() {
+fn readme_two_realms_peer_as_written() {
     let readme = include_str!("../README.md");
     let (_, block) = readme.split_once("<!-- peers -->\n```sh\n").unwrap();
     let (commands, _) = block.split_once("```").unwrap();
@@ -132,7 +132,7 @@ fn two_realms_peer_as_written() {
 
 /// The README names the declared MSRV.
 #[test]
-fn the_readme_says_what_is_declared() {
+fn readme_rust_version_equals_manifest() {
     let (readme, manifest) = (include_str!("../README.md"), include_str!("../Cargo.toml"));
     assert!(manifest.contains("rust-version = \"1.91\"") && readme.contains("Rust 1.91"));
 }

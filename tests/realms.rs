@@ -75,7 +75,7 @@ impl Pair {
 
 /// Row 10, PEER-1, PEER-2: one `addrealm` makes the peering work in both directions.
 #[test]
-fn addrealm_makes_a_peering_in_both_directions() {
+fn peering_by_addrealm_works_in_both_directions() {
     let pair = Pair::peered();
     assert_eq!(
         pair.send("ann", "beta", "bob", "hi bob").ok()["state"],
@@ -104,7 +104,7 @@ fn addrealm_makes_a_peering_in_both_directions() {
 
 /// Row 10: the errors of `addrealm`.
 #[test]
-fn addrealm_refuses_what_exists_who_may_not_and_what_is_not_ours() {
+fn peering_invalid_addrealm_is_refused() {
     let pair = Pair::peered();
     assert_eq!(pair.add("ann", "beta", &pair.beta).error(1), "realm-exists");
     assert_eq!(
@@ -145,7 +145,7 @@ fn addrealm_refuses_what_exists_who_may_not_and_what_is_not_ours() {
 
 /// PEER-3: by default a peering needs both operators.
 #[test]
-fn a_listed_peering_needs_both_operators() {
+fn peering_listed_needs_both_operators() {
     let pair = Pair::new("listed");
     assert_eq!(pair.add("ann", "beta", &pair.beta).ok()["state"], "waiting");
     assert_eq!(pair.peer("ann")["state"], "waiting");
@@ -168,7 +168,7 @@ fn a_listed_peering_needs_both_operators() {
 
 /// PEER-28: an operator sees a pending realm and accepts it by the shown key under another name.
 #[test]
-fn pending_realm_is_seen_and_accepted() {
+fn peering_pending_realm_is_listed_and_accepted() {
     let pair = Pair::new("listed");
     assert_eq!(pair.add("ann", "beta", &pair.beta).ok()["state"], "waiting");
     assert_eq!(
@@ -213,7 +213,7 @@ fn pending_realm_is_seen_and_accepted() {
 
 /// PEER-27: after a realm was removed and added again, both agree that its members are gone.
 #[test]
-fn peering_anew_is_agreed_upon() {
+fn peering_added_again_ends_former_memberships() {
     let pair = Pair::with_group();
     let are_in = || {
         let members = pair.home.run("ann", &["members", "cats"]).out;
@@ -241,7 +241,7 @@ fn peering_anew_is_agreed_upon() {
 
 /// Row 13: the errors of `sendrealm`.
 #[test]
-fn sendrealm_refuses_with_the_other_realms_words() {
+fn delivery_to_unknown_user_or_realm_is_refused() {
     let pair = Pair::peered();
     assert_eq!(
         pair.send("ann", "gamma", "bob", "x").error(1),
@@ -273,7 +273,7 @@ fn sendrealm_refuses_with_the_other_realms_words() {
 
 /// Row 14: the errors of `inboxrealm`.
 #[test]
-fn inboxrealm_needs_a_session_and_a_realm() {
+fn inboxrealm_without_session_or_known_realm_is_refused() {
     let pair = Pair::peered();
     assert_eq!(
         pair.home.run("ann", &["inboxrealm", "gamma"]).error(1),
@@ -288,7 +288,7 @@ fn inboxrealm_needs_a_session_and_a_realm() {
 
 /// PEER-5: a peer that is away receives its messages on its return, once and in order.
 #[test]
-fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
+fn queue_for_absent_peer_arrives_once_in_order() {
     let mut pair = Pair::peered();
     pair.send("ann", "beta", "bob", "one").ok();
     pair.beta.kill();
@@ -312,7 +312,7 @@ fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
 /// PEER-22: a realm that is gone for good can be removed. Its queue comes back, its users leave all
 /// groups. The answer was that the queue is full, and the next to have the name was a member.
 #[test]
-fn a_dead_peer_is_removed_with_all_that_was_its() {
+fn peer_removed_while_dead_returns_queue_and_ends_membership() {
     let mut pair = Pair::peered();
     pair.home
         .run("ann", &["addgroup", "crew", "--no-password"])
@@ -338,7 +338,7 @@ fn a_dead_peer_is_removed_with_all_that_was_its() {
 /// PEER-6: a message that fails after its sender has gone on comes back as a notice. It delays no
 /// other message.
 #[test]
-fn a_message_that_fails_later_comes_back_as_a_notice() {
+fn receipt_of_late_failure_comes_back_as_notice() {
     let mut pair = Pair::peered();
     pair.beta.kill();
     assert_eq!(
@@ -364,7 +364,7 @@ fn a_message_that_fails_later_comes_back_as_a_notice() {
 
 /// PEER-4, PEER-5: both realms, killed repeatedly under load, lose and double nothing, in order.
 #[test]
-fn realms_killed_under_load_lose_and_double_nothing() {
+fn delivery_between_killed_realms_loses_and_doubles_nothing() {
     let mut pair = Pair::peered();
     let mut sent = 0;
     for round in 0..6 {
@@ -393,7 +393,7 @@ fn realms_killed_under_load_lose_and_double_nothing() {
 
 /// PEER-7: a realm restored from an old copy neither repeats delivered messages nor loses new ones.
 #[test]
-fn a_restored_realm_doubles_and_loses_nothing_at_the_other() {
+fn delivery_from_restored_realm_loses_and_doubles_nothing() {
     let mut pair = Pair::peered();
     pair.send("ann", "beta", "bob", "before").ok();
     pair.alpha.stop();
@@ -470,7 +470,7 @@ impl Pair {
 
 /// Rows 11 and 12, PEER-8, PEER-9, PEER-10: a group is one conversation across realms.
 #[test]
-fn a_group_is_one_conversation_across_realms() {
+fn group_across_realms_is_one_conversation() {
     let pair = Pair::with_group();
     assert_eq!(pair.post("from beta").ok()["state"], "delivered");
     pair.home
@@ -503,7 +503,7 @@ fn a_group_is_one_conversation_across_realms() {
 
 /// Row 11 and `joingrouprealm`: their errors.
 #[test]
-fn a_group_of_another_realm_refuses_strangers() {
+fn group_of_other_realm_refuses_nonmembers() {
     let pair = Pair::with_group();
     let run = |arguments: &[&str]| pair.home.run("bob", arguments);
     assert_eq!(
@@ -541,7 +541,7 @@ fn a_group_of_another_realm_refuses_strangers() {
 
 /// Row 12: the errors of `inboxgrouprealm`.
 #[test]
-fn inboxgrouprealm_is_for_members() {
+fn membership_is_needed_to_read_group_of_other_realm() {
     let pair = Pair::with_group();
     pair.home.register("cat", &pair.beta.connect);
     let inbox = |who: &str, realm: &str, group: &str| {
@@ -557,7 +557,7 @@ fn inboxgrouprealm_is_for_members() {
 /// PEER-11: while the home realm is away, members elsewhere read their replica, and their messages
 /// are queued. On its return all replicas become equal, whoever was away.
 #[test]
-fn copies_become_equal_when_the_home_realm_returns() {
+fn replica_becomes_equal_when_home_realm_returns() {
     let mut pair = Pair::with_group();
     pair.until("the copy is equal", || pair.copy() == ["before"]);
     pair.alpha.kill();
@@ -594,7 +594,7 @@ fn copies_become_equal_when_the_home_realm_returns() {
 
 /// PEER-15: an owner removes and bans members of other realms, too. They can read no further.
 #[test]
-fn a_member_of_another_realm_can_be_removed() {
+fn moderation_of_member_of_other_realm_ends_its_access() {
     let mut pair = Pair::with_group();
     pair.home.register("cat", &pair.beta.connect);
     let join = |who: &str| {
@@ -648,7 +648,7 @@ fn a_member_of_another_realm_can_be_removed() {
 /// PEER-19, GRP-7: members in another realm are told once that a group has ended, also if their
 /// realm was away, and can read what there was.
 #[test]
-fn ended_group_is_told_to_members_of_another_realm() {
+fn group_ended_is_told_to_members_of_other_realm() {
     let mut pair = Pair::with_group();
     pair.until("the copy is equal", || pair.copy() == ["before"]);
     pair.beta.kill();
@@ -685,7 +685,7 @@ fn inbox_code(pair: &Pair, who: &str) -> Option<i32> {
 
 /// HS-11, PEER-13: a realm changes its key. Clients and peers follow by themselves and report it.
 #[test]
-fn a_realm_changes_its_key_and_everybody_follows() {
+fn key_rotation_is_followed_by_clients_and_peers() {
     let mut pair = Pair::peered();
     let old = pair.alpha.connect.clone();
     pair.alpha.stop();
@@ -747,7 +747,7 @@ fn a_realm_changes_its_key_and_everybody_follows() {
 
 /// PEER-13: a peer follows two rotations that it missed. The configuration names the first key.
 #[test]
-fn a_peer_that_was_away_follows_later() {
+fn key_rotation_missed_twice_is_followed_later() {
     let mut pair = Pair::peered();
     for _ in 0..2 {
         pair.beta.kill();
@@ -773,7 +773,7 @@ fn a_peer_that_was_away_follows_later() {
 
 /// PEER-16: of several listeners, of both families, `--src` selects the one that sends.
 #[test]
-fn a_message_leaves_by_the_address_that_is_named() {
+fn delivery_leaves_by_named_source_address() {
     let home = Home::new();
     let start = |name: &str, listeners: &[&str]| {
         let mut text =
@@ -848,7 +848,7 @@ fn a_message_leaves_by_the_address_that_is_named() {
 
 /// An operator is told why a peer is unreachable: its name does not resolve, or nothing is there.
 #[test]
-fn an_operator_is_told_why_a_peer_is_not_reached() {
+fn peer_unreachable_operator_is_told_why() {
     let pair = Pair::new("open");
     let (_, key) = pair.beta.connect.split_once('#').unwrap();
     let add = |name: &str, host: &str| {
@@ -881,7 +881,7 @@ fn an_operator_is_told_why_a_peer_is_not_reached() {
 
 /// A `[[peer]]` table does what `addrealm` does, at every start.
 #[test]
-fn peers_may_stand_in_the_configuration() {
+fn config_peer_table_makes_peering_at_start() {
     let home = Home::new();
     let beta = home.realm("beta", "open");
     let (_, key) = beta.connect.split_once('#').unwrap();
@@ -911,7 +911,7 @@ fn peers_may_stand_in_the_configuration() {
 
 /// PEER-17: a message with a `--ttl` of seconds comes back if the other realm is away for longer.
 #[test]
-fn a_message_that_is_late_comes_back() {
+fn queue_message_past_ttl_comes_back() {
     let mut pair = Pair::peered();
     pair.beta.kill();
     let send = |text, more: &[&str]| {
@@ -938,7 +938,7 @@ fn a_message_that_is_late_comes_back() {
 /// PEER-6, PEER-17: the outcome of a message is reported once, however often the realm is killed.
 /// An expired message came back once more with each start.
 #[test]
-fn a_fate_is_told_once_however_often_the_realm_is_killed() {
+fn receipt_after_repeated_kills_is_told_once() {
     let mut pair = Pair::peered();
     pair.beta.kill();
     let send = |pair: &Pair, text: &str, worth: &str| {

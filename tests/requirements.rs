@@ -59,7 +59,7 @@ fn stated() -> BTreeMap<String, PathBuf> {
 }
 
 #[test]
-fn every_requirement_is_held_by_a_test() {
+fn requirements_of_spec_are_each_named_by_test() {
     let mut held = BTreeSet::new();
     for file in files(&root().join("tests"), "rs") {
         held.extend(numbers(&fs::read_to_string(file).unwrap()));
@@ -88,7 +88,7 @@ fn every_requirement_is_held_by_a_test() {
 }
 
 #[test]
-fn no_requirement_is_named_that_the_spec_does_not_state() {
+fn requirements_unknown_to_spec_are_named_nowhere() {
     let stated = stated();
     for directory in ["src", "tests", "spec"] {
         for file in ["rs", "md"]
@@ -108,7 +108,7 @@ fn no_requirement_is_named_that_the_spec_does_not_state() {
 
 /// SECURITY.md: each promise names the tests that check it, and these exist.
 #[test]
-fn every_promise_names_tests_that_are_there() {
+fn security_promises_name_existing_tests() {
     let page = fs::read_to_string(root().join("SECURITY.md")).unwrap();
     let (_, promised) = page.split_once("## What is promised").unwrap();
     let (promised, _) = promised.split_once("\n## ").unwrap();
@@ -168,7 +168,7 @@ fn constants(file: &Path) -> Vec<[String; 3]> {
 /// `docs/limits.md` lists each constant that may be a limit with its value, and the tests that it
 /// names exist.
 #[test]
-fn every_limit_is_named_in_the_page() {
+fn limits_page_lists_every_constant() {
     let page = fs::read_to_string(root().join("docs/limits.md")).unwrap();
     let mut named = BTreeSet::new();
     let mut tests = BTreeSet::new();

@@ -29,7 +29,7 @@ fn until_gone(home: &Home, who: &str, count: u64) {
 /// Messages go when they are old enough, read ones first. A user who had not read them is told once
 /// how many they were, in words and as JSON. Later messages are shown as usual.
 #[test]
-fn messages_that_are_old_go_and_their_reader_is_told() {
+fn retention_old_messages_go_and_reader_is_told() {
     let home = Home::new();
     let realm = home.realm_as(SHORT);
     for who in ["ann", "bob", "eve"] {
@@ -72,7 +72,7 @@ fn messages_that_are_old_go_and_their_reader_is_told() {
 
 /// A start without configuration logs the default retention.
 #[test]
-fn a_start_says_how_long_messages_are_kept() {
+fn retention_period_is_logged_at_start() {
     let mut realm = Realm::start();
     assert_eq!(realm.stop(), Some(0));
     assert!(realm.log().contains("kept for 90 days"), "{}", realm.log());

@@ -22,7 +22,7 @@ fn cost(carried: &[Carried]) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn exchanges_cost_what_the_spec_promises() {
+async fn size_of_exchanges_of_running_client_is_as_promised() {
     let mut realm = Realm::start();
     let relay = Relay::to(realm.address);
     let (home, connect) = (Home::new(), realm.connect_through(relay.address));
@@ -108,7 +108,7 @@ async fn exchanges_cost_what_the_spec_promises() {
 
 /// Exchanges of a process that has nothing but a profile: with a handshake, and resumed.
 #[tokio::test]
-async fn exchanges_from_nothing_cost_what_the_spec_promises() {
+async fn size_of_exchanges_of_fresh_process_is_as_promised() {
     let mut realm = Realm::start();
     let relay = Relay::to(realm.address);
     let (home, connect) = (Home::new(), realm.connect_through(relay.address));

@@ -91,7 +91,7 @@ fn init(realm: &Realm) -> Vec<u8> {
 /// WIRE-16, HS-6, HS-8, HS-12: each kind of answer to a stranger comes from the address that was
 /// asked.
 #[test]
-fn sockets_answer_strangers_from_the_address_that_was_asked() {
+fn sockets_stranger_is_answered_from_address_asked() {
     for workers in [1, 4] {
         let home = Home::new();
         let limits = format!("workers = {workers}\nhandshakes_per_subnet = \"1/s\"");
@@ -124,7 +124,7 @@ fn sockets_answer_strangers_from_the_address_that_was_asked() {
 /// WIRE-16: a client, whose socket is connected to the address that it asks, receives all of many
 /// long messages, also over links that the realm has forgotten meanwhile.
 #[test]
-fn sockets_carry_long_conversations_from_the_second_address() {
+fn sockets_second_address_carries_long_conversations() {
     for workers in [1, 4] {
         let home = Home::new();
         let limits = format!("workers = {workers}\nhandshakes_per_subnet = \"unlimited\"");
@@ -147,7 +147,7 @@ fn sockets_carry_long_conversations_from_the_second_address() {
 /// WIRE-16: a broadcast is answered from one of the machine's addresses, and odd datagrams do not
 /// stop the realm.
 #[test]
-fn sockets_answer_a_broadcast_from_an_own_address() {
+fn sockets_broadcast_is_answered_from_own_address() {
     let home = Home::new();
     let realm = realm_everywhere(&home, "workers = 1");
     let anyone = Anyone::new();

@@ -50,7 +50,7 @@ fn all_in(directory: &Path) -> Vec<PathBuf> {
 
 /// A realm that is killed a moment after its very first start starts the next time.
 #[test]
-fn realm_killed_at_its_first_start_starts_again() {
+fn start_after_kill_at_first_start_succeeds() {
     for number in 0..60_u64 {
         let directory = tempfile::tempdir().unwrap();
         let mut first = program()
@@ -73,7 +73,7 @@ fn realm_killed_at_its_first_start_starts_again() {
 /// HS-10: a realm with a store and without its secrets refuses to start, and makes no new ones. An
 /// empty or truncated operator code is refused, too.
 #[test]
-fn realm_without_its_secrets_is_refused() {
+fn start_without_secrets_is_refused() {
     let mut realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -110,7 +110,7 @@ fn realm_without_its_secrets_is_refused() {
 /// HS-10: all data files become private to their owner, whatever their mode was before.
 #[cfg(unix)]
 #[test]
-fn data_directory_is_closed_to_others() {
+fn start_makes_data_directory_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
@@ -144,7 +144,7 @@ fn data_directory_is_closed_to_others() {
 /// mention a backup, because there is none yet.
 #[cfg(target_os = "linux")]
 #[test]
-fn realm_on_a_full_disk_says_so_at_its_first_start() {
+fn disk_full_at_first_start_is_reported_with_place() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("data")).unwrap();
     let program = program().get_program().to_string_lossy().into_owned();
@@ -181,7 +181,7 @@ fn realm_on_a_full_disk_says_so_at_its_first_start() {
 /// expects it to reload the configuration.
 #[cfg(unix)]
 #[test]
-fn hangup_ends_nothing() {
+fn signal_hangup_does_not_end_realm() {
     let mut realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -199,7 +199,7 @@ fn hangup_ends_nothing() {
 /// A realm whose system limits are too low says so and does not begin to serve.
 #[cfg(unix)]
 #[test]
-fn realm_with_too_little_says_so_before_it_serves() {
+fn start_with_low_system_limits_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let serve = |limit: &str| {
         let program = program().get_program().to_string_lossy().into_owned();

@@ -91,7 +91,7 @@ fn is_told(run: &Run) {
 /// HS-6: a client that finds none of its own versions in the `HelloReply` sends no Init, and
 /// reports the realm's versions.
 #[test]
-fn other_version_is_told_and_no_handshake_begins() {
+fn handshake_realm_of_other_version_is_told_before_init() {
     let strange = Strange::start(|key, packet| of_another_time(key, &packet));
     is_told(&strange.register(false, &["--trust"]));
     assert_eq!(strange.inits(), 0);
@@ -100,7 +100,7 @@ fn other_version_is_told_and_no_handshake_begins() {
 /// HS-6: a client that knows the realm's key sends a Hello when it hears nothing, and then stops
 /// before its deadline.
 #[test]
-fn other_version_of_a_known_realm_is_told_when_it_is_silent() {
+fn handshake_known_silent_realm_of_other_version_is_told() {
     let strange = Strange::start(|key, packet| of_another_time(key, &packet));
     is_told(&strange.register(true, &["--deadline", "40s"]));
     assert!(strange.inits() > 0);
@@ -109,7 +109,7 @@ fn other_version_of_a_known_realm_is_told_when_it_is_silent() {
 /// WIRE-9, LINK-22: a malformed Accept is followed by a wait. It was answered with another Init at
 /// once, without end.
 #[test]
-fn malformed_accept_is_followed_by_a_wait() {
+fn handshake_malformed_accept_is_followed_by_wait() {
     let strange = Strange::start(|key, packet| {
         let Packet::Init(init) = packet else {
             return None;

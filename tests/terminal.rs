@@ -104,7 +104,7 @@ impl Drop for Terminal {
 }
 
 #[test]
-fn watch_says_on_its_last_line_how_the_link_is() {
+fn watch_on_terminal_shows_link_state_in_last_line() {
     let (realm, home) = (Realm::start(), Home::new());
     let relay = Relay::to(realm.address);
     home.register("ann", &realm.connect);

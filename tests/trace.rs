@@ -69,7 +69,7 @@ fn of_packets(events: &[Value], names: [&str; 2]) -> Vec<(u64, String)> {
 }
 
 #[test]
-fn both_sides_of_a_link_tell_the_same_and_nothing_of_what_was_said() {
+fn trace_of_both_sides_agrees_and_contains_no_text() {
     let home = Home::new();
     let theirs = home.directory.path().join("theirs");
     let realm = Realm::start_with(&[&format!("MERPATI_TRACE={}", theirs.display())]);
@@ -109,7 +109,7 @@ fn both_sides_of_a_link_tell_the_same_and_nothing_of_what_was_said() {
 }
 
 #[test]
-fn what_is_lost_and_doubled_on_the_way_can_be_found_in_the_trace() {
+fn trace_shows_lost_and_doubled_packets() {
     let home = Home::new();
     let theirs = home.directory.path().join("theirs");
     let realm = Realm::start_with(&[&format!("MERPATI_TRACE={}", theirs.display())]);
@@ -165,7 +165,7 @@ fn what_is_lost_and_doubled_on_the_way_can_be_found_in_the_trace() {
 }
 
 #[test]
-fn a_place_where_nothing_can_be_written_is_named_before_anything_is_done() {
+fn trace_to_unwritable_place_is_refused_before_command() {
     let (realm, home) = (Realm::start(), Home::new());
     home.register("ann", &realm.connect);
     let mut send = home.command("ann", &["send", "ann", "hello"]);

@@ -52,7 +52,7 @@ fn user<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> T {
 
 /// WIRE-1, WIRE-5, WIRE-6, WIRE-7, WIRE-11: packets are encoded as the vectors say.
 #[test]
-fn packets() {
+fn vectors_of_packets_match_encoding() {
     let emit = |write: &dyn Fn(&mut Vec<u8>)| {
         let mut out = vec![];
         write(&mut out);
@@ -152,7 +152,7 @@ fn packets() {
 
 /// WIRE-2, WIRE-8, WIRE-9: frames are encoded as the vectors say, and malformed ones refused.
 #[test]
-fn frames() {
+fn vectors_of_frames_match_encoding() {
     let ack = AckFrame {
         largest: PacketNumber(1000),
         delay_ms: 25,
@@ -345,7 +345,7 @@ fn frames() {
 
 /// WIRE-3, WIRE-4, WIRE-12, WIRE-13: commands are encoded as the vectors say.
 #[test]
-fn commands() {
+fn vectors_of_commands_match_encoding() {
     let (operation, session) = (Operation::new(9, *b"qz"), SessionRef::Bound);
     let named = SessionRef::Named(SessionId([3; 16]));
     let (password, message) = (Password(b"correct horse"), Body(b"hello"));
@@ -753,7 +753,7 @@ fn commands() {
 
 /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-23, PEER-27: requests between realms.
 #[test]
-fn realms() {
+fn vectors_of_realm_requests_match_encoding() {
     let (group, message) = (user("cats"), Body(b"hello"));
     let (epoch, sequence, content, from) = (7, OperationNumber(70), 0, user("ann"));
     let cases = [
@@ -929,7 +929,7 @@ fn entry() -> Entry {
 
 /// WIRE-14, WIRE-15, ERR-1, READ-8: answers are encoded as the vectors say.
 #[test]
-fn answers() {
+fn vectors_of_answers_match_encoding() {
     let away = Entry {
         from: Sender {
             user: user("ann"),
@@ -1179,7 +1179,7 @@ impl rand_core::TryCryptoRng for Fixed {}
 /// HS-1, HS-2, HS-3, HS-9, HS-14, HS-18, HS-19: a handshake with fixed keys, its first sealed
 /// packet, and a resumption.
 #[test]
-fn handshake() {
+fn vectors_of_handshake_match_encoding() {
     let (device, realm) = (
         SecretKey::from_bytes([1; 32]),
         SecretKey::from_bytes([2; 32]),

@@ -17,7 +17,7 @@ fn numbered(prefix: &str, count: usize) -> Vec<String> {
 /// WATCH-1, WATCH-2, WATCH-5: waiting messages come first, then new ones, from all mailboxes,
 /// including a group that is joined later.
 #[test]
-fn messages_are_pushed_as_they_come() {
+fn watch_pushes_waiting_then_new_messages() {
     let (realm, home) = (Realm::start(), Home::new());
     for name in ["ann", "bob"] {
         home.register(name, &realm.connect);
@@ -62,7 +62,7 @@ fn messages_are_pushed_as_they_come() {
 /// WATCH-3: a client that ends its watch tells the realm. Otherwise the realm would keep
 /// retransmitting pushes to nobody.
 #[test]
-fn watch_that_ends_is_told_to_the_realm() {
+fn watch_end_is_told_to_realm() {
     let (realm, home) = (Realm::start(), Home::new());
     let relay = Relay::to(realm.address);
     home.register("ann", &realm.connect);
@@ -93,7 +93,7 @@ fn watch_that_ends_is_told_to_the_realm() {
 /// datagram each, and they come back at once. They received nothing until their next keepalive went
 /// unanswered.
 #[test]
-fn realm_that_starts_tells_who_watches() {
+fn watch_gets_reset_when_killed_realm_starts() {
     let (mut realm, home) = (Realm::start(), Home::new());
     let relay = Relay::to(realm.address);
     home.register("ann", &realm.connect);
@@ -133,7 +133,7 @@ fn realm_that_starts_tells_who_watches() {
 
 /// WATCH-3, LINK-17: the realm is killed repeatedly. Each message is shown once, in order.
 #[test]
-fn a_watch_outlives_its_realm() {
+fn watch_survives_repeated_kills_of_realm() {
     let (mut realm, home) = (Realm::start(), Home::new());
     for name in ["ann", "bob"] {
         home.register(name, &realm.connect);
@@ -151,7 +151,7 @@ fn a_watch_outlives_its_realm() {
 
 /// WATCH-3, LINK-16: a watch shows everything over a link that loses a third each way.
 #[test]
-fn a_watch_gets_everything_over_a_bad_link() {
+fn watch_over_lossy_link_shows_everything() {
     let (realm, home) = (Realm::start(), Home::new());
     for name in ["ann", "bob"] {
         home.register(name, &realm.connect);
@@ -173,7 +173,7 @@ fn a_watch_gets_everything_over_a_bad_link() {
 
 /// WATCH-4: a session that has ended receives no more pushes, and is told.
 #[test]
-fn a_watch_ends_with_its_session() {
+fn watch_ends_with_its_session() {
     let (realm, home) = (Realm::start(), Home::new());
     for name in ["ann", "bob"] {
         home.register(name, &realm.connect);
@@ -209,7 +209,7 @@ fn a_watch_ends_with_its_session() {
 
 /// LINK-18: the client's address changes repeatedly. Its link continues without another handshake.
 #[test]
-fn a_watch_follows_its_client_to_other_addresses() {
+fn migration_of_watching_client_keeps_its_link() {
     const INIT: u8 = 0x03;
     const RESUME: u8 = 0x07;
     let (realm, home) = (Realm::start(), Home::new());

@@ -18,7 +18,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// LINK-18: after each change of its address, a client's packets arrive at some worker, mostly not
 /// the one that has its link. The link is found.
 #[test]
-fn a_link_is_found_by_whichever_worker_its_packets_come_to() {
+fn migration_with_several_workers_finds_link() {
     let home = Home::new();
     let realm = home.realm_as(WORKERS);
     let relay = Relay::to(realm.address);
@@ -61,7 +61,7 @@ fn a_link_is_found_by_whichever_worker_its_packets_come_to() {
 /// PEER-1: requests about other realms belong to the primary worker, whichever worker receives
 /// them.
 #[test]
-fn realms_with_several_workers_peer() {
+fn peering_with_several_workers_delivers() {
     let home = Home::new();
     let config = |name| format!("{WORKERS}\n[realm]\nid = \"{name}\"\npeering = \"open\"");
     let (alpha, beta) = (
@@ -103,7 +103,7 @@ fn realms_with_several_workers_peer() {
 
 /// A port that another realm listens on is refused, although workers share theirs.
 #[test]
-fn two_realms_do_not_share_an_address() {
+fn workers_second_realm_on_same_address_is_refused() {
     let home = Home::new();
     let realm = home.realm_as(WORKERS);
     let other = tempfile::tempdir().unwrap();

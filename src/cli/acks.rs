@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn ack_line_that_is_wrong_is_named() {
+    fn ack_line_malformed_is_refused_with_reason() {
         for (wanted, line) in [
             (Wanted::Position, "private 7"),
             (Wanted::Position, "-1"),

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_says_what_is_known_and_no_more() {
+    fn connection_line_shows_only_what_was_measured() {
         let address = "[2001:db8::1]:6377".parse().ok();
         let spent = Spent {
             up: Traffic {

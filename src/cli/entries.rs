@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_line_wraps_with_indent() {
+    fn entry_with_long_line_wraps_with_indent() {
         let text = "1  ann: one two three four\nfive six";
         assert_eq!(
             indented(text, Some(16)),

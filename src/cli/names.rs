@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn message_that_looks_like_option_is_told_how_to_be_written() {
+    fn cli_message_like_option_gets_hint_to_write_dashes() {
         let hint = |line: &str| {
             let words: Vec<String> = line.split(' ').map(ToString::to_string).collect();
             about_message(ErrorKind::DisplayHelp, &words)
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn group_name_may_carry_its_realm() {
+    fn group_name_with_realm_is_parsed() {
         let devs: GroupAt = "devs@beta".parse().unwrap();
         assert_eq!(devs.group.as_str(), "devs");
         assert_eq!(devs.realm.unwrap().as_str(), "beta");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn control_character_is_named() {
+    fn cli_control_character_in_name_is_refused() {
         let error = personal("Ann\u{1b}[2J").unwrap_err();
         assert!(error.contains("ESC (U+001B) is not allowed"), "{error}");
         let error = personal("Ann\nB").unwrap_err();

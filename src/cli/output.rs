@@ -414,7 +414,7 @@ mod tests {
     /// WIRE-14: if the answer to a command that changes something cannot be understood, the outcome
     /// of the command is unknown.
     #[test]
-    fn misunderstood_answer_to_a_change_leaves_its_outcome_unknown() {
+    fn answer_misunderstood_leaves_outcome_of_change_unknown() {
         for (may_be_done, code, state) in [
             (true, KEPT_OR_UNKNOWN, Some("unknown")),
             (false, REFUSED, None),
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_cannot_drive_the_terminal() {
+    fn cli_terminal_control_characters_in_texts_are_replaced() {
         assert_eq!(
             shown("a\x1b[2Jb\nc\td\u{202e}e\r"),
             "a\u{fffd}[2Jb\nc\td\u{fffd}e\u{fffd}"

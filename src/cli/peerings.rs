@@ -273,7 +273,7 @@ mod tests {
 
     /// PEER-28: all details of a peer fit a screen of 80 columns.
     #[test]
-    fn details_of_a_peer_fit_80_columns() {
+    fn peer_details_fit_80_columns() {
         let one = PeerDetail {
             realm: "a-realm-with-the-longest-name-32".parse().unwrap(),
             key: [7; 32],
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn key_is_named_whole_or_by_its_fingerprint() {
+    fn peer_key_is_parsed_whole_or_as_fingerprint() {
         let key = PublicKey([7; 32]);
         for text in [
             key.to_string(),

@@ -302,7 +302,7 @@ mod tests {
     /// The number of files is bounded when a realm with many links is traced, and each file has one
     /// first line.
     #[test]
-    fn files_are_bounded_and_begin_once() {
+    fn trace_files_are_bounded_and_have_one_first_line_each() {
         let directory = tempfile::tempdir().unwrap();
         let mut files = Files::begin(directory.path()).unwrap();
         let links = 0..u32::try_from(FILES_MAX).unwrap();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_bounded() {
+    fn trace_bytes_are_bounded() {
         let directory = tempfile::tempdir().unwrap();
         let mut files = Files::begin(directory.path()).unwrap();
         files.write(event(0));

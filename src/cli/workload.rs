@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mix_is_read_as_it_is_shown_and_comes_in_its_shares() {
+    fn workload_mix_is_parsed_as_displayed_and_keeps_its_shares() {
         let mix: Mix = "unread,send=8".parse().unwrap();
         assert_eq!(mix.to_string(), "send=8,unread=1");
         assert_eq!(mix.to_string().parse(), Ok(mix));

@@ -213,7 +213,7 @@ mod tests {
     /// LINK-25: a path memory that changes the start of the next process is written, each time
     /// after twice as much was heard, and at the end. Any other change is never written.
     #[test]
-    fn path_is_written_down_again_when_it_has_changed() {
+    fn path_memory_changed_is_written_ever_less_often() {
         let mut news = ToRemember::default();
         news.learn_path(path(1, 0));
         assert_eq!(news.take_path(), Some(path(1, 0)));

@@ -535,7 +535,7 @@ mod tests {
 
     /// WIRE-14: after an answer of another kind, the outcome of a change counts as unknown.
     #[test]
-    fn change_that_is_answered_strangely_may_be_done() {
+    fn answer_of_other_kind_leaves_outcome_of_change_unknown() {
         let changes = [
             done(&Answer::Sent(Sent::Stored)),
             session(Answer::Done).map(drop),

@@ -39,7 +39,7 @@ mod tests {
 
     /// WATCH-1: a request is no longer than the realm accepts, and retries end.
     #[test]
-    fn cursors_are_named_as_far_as_there_is_room() {
+    fn cursor_list_too_large_is_shortened_until_it_fits() {
         let all = || (0..3000).map(|n| (Mailbox::Private, Position(n)));
         assert_eq!(fitting(all(), usize::MAX).0.len(), CURSORS_MAX);
         let few = fitting(all(), 100);

@@ -129,7 +129,7 @@ mod tests {
 
     /// LINK-25: a few networks are remembered for a month, and never confused with each other.
     #[test]
-    fn paths_are_remembered_by_network() {
+    fn path_memory_is_kept_per_network_for_one_month() {
         let (realm, now) = (RealmNumber(0), Duration::from_hours(10_000));
         let memory = |ms| PathMemory {
             rtt: Some((Duration::from_millis(ms), Duration::from_millis(5))),

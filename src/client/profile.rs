@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn profile_keeps_its_key_and_its_state() {
+    fn profile_opened_again_keeps_key_and_state() {
         let home = tempfile::tempdir().unwrap();
         let profile = open(home.path()).unwrap();
         let server = "merpati://127.0.0.1:6377".parse().unwrap();
@@ -290,7 +290,7 @@ mod tests {
 
     #[cfg(feature = "sqlite")]
     #[test]
-    fn profile_of_before_is_taken_over() {
+    fn profile_in_former_format_is_converted() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("default");
         make_directory(&directory).unwrap();
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_profile_is_not_believed() {
+    fn profile_damaged_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let profile = open(home.path()).unwrap();
         let file = if cfg!(feature = "sqlite") {
@@ -355,7 +355,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn profile_file_that_is_a_link_is_refused() {
+    fn profile_file_as_symlink_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let profile = open(home.path()).unwrap();
         let victim = home.path().join("victim");
@@ -367,7 +367,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn nobody_else_can_read_a_profile() {
+    fn profile_files_are_readable_by_owner_only() {
         use std::os::unix::fs::PermissionsExt;
         let home = tempfile::tempdir().unwrap();
         let profile = open(home.path()).unwrap();

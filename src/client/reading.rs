@@ -439,7 +439,7 @@ mod tests {
     /// READ-9: the realm is restored between two pages of a long entry, and another entry has its
     /// position.
     #[test]
-    fn pieces_of_two_entries_are_not_joined() {
+    fn reading_fragments_of_two_entries_are_not_joined() {
         let piece = |offset: u64, total: u64, body: &[u8]| Entry {
             position: Position(7),
             time: 0,
@@ -483,7 +483,7 @@ mod tests {
     /// READ-9: a realm that believes no position starts before the requested one. Reading continues
     /// with that entry, not with the one after it.
     #[test]
-    fn reading_that_begins_earlier_takes_up_the_entry_it_was_brought() {
+    fn reading_from_earlier_position_continues_with_that_entry() {
         let mut whole = Whole::new(Some(1));
         assert!(!whole.add(piece(1, 0, b"one, ", 8), 10));
         let next = whole.next(10);
@@ -495,7 +495,7 @@ mod tests {
     /// READ-11: an entry is not returned if its rest disappears while it is read. The next entry
     /// is.
     #[test]
-    fn reading_goes_on_behind_an_entry_whose_rest_has_gone() {
+    fn reading_entry_without_its_rest_is_skipped() {
         for more in [true, false] {
             let mut whole = Whole::new(Some(1));
             assert!(!whole.add(piece(2, 0, b"one, ", 8), 10));
@@ -511,7 +511,7 @@ mod tests {
 
     /// READ-9: an entry is never assembled from what two lives of a store have at one position.
     #[test]
-    fn reading_over_a_restore_begins_anew() {
+    fn reading_across_restore_starts_again() {
         for (from, anew) in [(Some(6), None), (Some(0), Some(0)), (None, None)] {
             let mut whole = Whole::new(from);
             assert!(!whole.add(piece(7, 0, b"one, ", 8), 10));

@@ -511,7 +511,7 @@ mod tests {
 
     /// READ-9: what was shown is forgotten once per restore, whichever process learns of it first.
     #[test]
-    fn life_unknown_forgets_what_was_shown_once() {
+    fn life_unknown_resets_cursor_once() {
         let account = Account {
             realm: RealmNumber(0),
             username: "ann".into(),
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn realm_is_found_by_its_key_wherever_it_is() {
+    fn profile_realm_is_found_by_key_at_any_address() {
         let key = "Qn6PtzrA4MTkMefWTqR5ItrFiP3dtbrW9K-6OMuE0xo";
         let at = |place: &str, key: &str| format!("merpati://{place}{key}").parse().unwrap();
         let key = format!("#{key}");

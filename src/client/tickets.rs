@@ -106,7 +106,7 @@ mod tests {
     /// HS-18: a ticket is used for a day less ten minutes after its handshake, with the key it was
     /// made with, and never after that.
     #[test]
-    fn ticket_of_a_profile_is_over_in_time() {
+    fn ticket_in_profile_expires_ten_minutes_before_its_day_ends() {
         let (realm, key, since) = (
             RealmNumber(0),
             PublicKey([7; 32]),

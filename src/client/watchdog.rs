@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn watchdog_silence_looks_up_ever_less_often() {
+    fn watchdog_silence_repeats_lookup_ever_less_often() {
         let (mut watchdog, begun) = (Watchdog::default(), Instant::now());
         watchdog.observe(begun, Due::Answer);
         let mut found = vec![];
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn watchdog_unanswered_keepalive_is_told_once_and_taken_back() {
+    fn watchdog_unanswered_keepalive_is_reported_once_and_withdrawn() {
         let (mut watchdog, begun) = (Watchdog::default(), Instant::now());
         watchdog.observe(begun, Due::Keepalive);
         assert!(!watchdog.take_silence(begun + s(9)));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn watchdog_link_that_reopens_in_time_is_not_told() {
+    fn watchdog_link_reopened_in_time_is_not_reported() {
         let (mut watchdog, begun) = (Watchdog::default(), Instant::now());
         watchdog.observe(begun, Due::Opening);
         assert!(!watchdog.take_silence(begun + s(4)));

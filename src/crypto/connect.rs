@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_can_be_typed() {
+    fn connection_string_parses_as_shown() {
         let key = PublicKey([4; 32]);
         for (text, host, port, with_key) in [
             (
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_is_explained() {
+    fn connection_string_invalid_is_explained() {
         let error = |text: &str| text.parse::<ConnectionString>().unwrap_err();
         assert_eq!(error("http://x"), InvalidConnectionString::Scheme);
         assert_eq!(error("merpati://"), InvalidConnectionString::Host);

@@ -284,7 +284,7 @@ mod tests {
     /// HS-2: both sides get the same keys and payloads, and a forged Accept does not end the
     /// handshake.
     #[test]
-    fn both_sides_come_to_the_same_keys() {
+    fn handshake_gives_both_sides_same_keys_despite_forged_accept() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let (client, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
         let (mut initiator, one) =
@@ -315,7 +315,7 @@ mod tests {
     /// HS-2: an attacker that has recorded a handshake and later steals both keys can read the
     /// early data, and nothing else.
     #[test]
-    fn keys_taken_later_open_what_came_early_and_no_more() {
+    fn handshake_keys_stolen_later_open_early_data_only() {
         let mut rng = ChaCha20Rng::seed_from_u64(3);
         let (client, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
         let (mut initiator, one) =
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_for_another_realm_is_refused() {
+    fn handshake_message_for_other_realm_is_refused() {
         let mut rng = ChaCha20Rng::seed_from_u64(2);
         let (client, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
         let (_, one) = Initiator::start(&mut rng, &client, &realm.public(), b"").unwrap();

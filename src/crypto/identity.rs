@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_made_once_and_found_again() {
+    fn identity_key_is_created_once_and_loaded_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let mut rng = ChaCha20Rng::seed_from_u64(1);
@@ -135,7 +135,7 @@ mod tests {
     /// HS-10
     #[cfg(unix)]
     #[test]
-    fn a_key_that_others_can_read_is_refused() {
+    fn identity_key_readable_by_others_is_refused() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_is_not_replaced() {
+    fn identity_key_damaged_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         write_private(&path, b"nonsense\n").unwrap();

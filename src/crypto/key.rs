@@ -126,14 +126,14 @@ mod tests {
 
     /// A key's bytes are wiped from memory when it is freed.
     #[test]
-    fn secrets_are_wiped_when_they_are_dropped() {
+    fn key_secret_is_wiped_when_dropped() {
         const fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
         is_wiped(&SecretKey::from_bytes([1; 32]).0);
     }
 
     /// RFC 7748 §6.1, Alice's pair.
     #[test]
-    fn the_public_key_is_the_one_of_rfc_7748() {
+    fn key_public_equals_rfc_7748_example() {
         let decode = |hex: &str| {
             data_encoding::HEXLOWER
                 .decode(hex.as_bytes())
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_survive_being_shown_and_typed() {
+    fn key_parses_as_shown() {
         let secret = SecretKey::from_bytes([9; 32]);
         let public = secret.public();
         assert_eq!(public.to_string().parse(), Ok(public));

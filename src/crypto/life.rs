@@ -71,7 +71,7 @@ mod tests {
 
     /// HS-14
     #[test]
-    fn life_claim_is_readable_by_the_realm_alone() {
+    fn life_claim_is_readable_by_realm_only() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let (client, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
         let life = Life([1, 2, 3, 4]);

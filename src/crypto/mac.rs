@@ -72,7 +72,7 @@ mod tests {
     /// The keyed vector of the BLAKE2 reference's `blake2s-kat` for the input 00 and the key
     /// 00..1f.
     #[test]
-    fn the_mac_is_blake2s() {
+    fn mac_equals_blake2s_reference_vector() {
         let key: [u8; 32] = core::array::from_fn(|at| u8::try_from(at).unwrap());
         let wanted = data_encoding::HEXLOWER
             .decode(b"40d15fee7c328830166ac3f918650f807e7e01e177258cdc0a39b11f598066f1")
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_different_purposes_differ() {
+    fn mac_keys_of_different_purposes_differ() {
         let secret = SecretKey::from_bytes([1; 32]);
         let (a, b) = (MacKey::derive(&secret, "a"), MacKey::derive(&secret, "b"));
         assert_ne!(a.mac(&[b"x"]), b.mac(&[b"x"]));

@@ -43,7 +43,7 @@ mod tests {
 
     /// PEER-13
     #[test]
-    fn only_the_holder_of_the_new_key_shows_it() {
+    fn key_rotation_proof_needs_new_key_and_names_realm_and_old_key() {
         let [old, new, realm, other] = [1, 2, 3, 4].map(|n| SecretKey::from_bytes([n; 32]));
         let shown = show_possession(&new, &old.public(), &realm.public()).unwrap();
         let holds = |own: &SecretKey, old: &SecretKey, new: &SecretKey| {
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_anybody_has_is_nobodys() {
+    fn key_rotation_proof_with_low_order_key_is_refused() {
         // Keys of order 1, 2 and 8.
         let mut one = [0; 32];
         one[0] = 1;

@@ -123,7 +123,7 @@ mod tests {
 
     /// HS-18
     #[test]
-    fn both_sides_of_a_link_have_the_same_secret() {
+    fn resumption_secret_is_same_on_both_sides() {
         let (up, down) = (SealKey::new([1; 32]), SealKey::new([2; 32]));
         let initiator = SessionKeys {
             seal: up.clone(),

@@ -158,13 +158,13 @@ mod tests {
 
     /// A key's bytes are wiped from memory when it is freed.
     #[test]
-    fn keys_of_links_are_wiped_when_they_are_dropped() {
+    fn seal_key_is_wiped_when_dropped() {
         const fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
         is_wiped(&SealKey::new([1; 32]).0);
     }
 
     #[test]
-    fn what_is_sealed_opens_once_untouched() {
+    fn seal_opens_only_with_same_number_header_and_bytes() {
         let key = SealKey::new([5; 32]);
         let mut packet = b"headbody".to_vec();
         key.seal(7, 4, &mut packet);
@@ -183,7 +183,7 @@ mod tests {
     /// serves nobody, and the one of a realm.
     #[cfg(feature = "server")]
     #[test]
-    fn both_backends_seal_the_same_bytes() {
+    fn seal_backends_give_same_bytes() {
         let (mut a, mut b) = (*b"some body", *b"some body");
         let tags = (
             backend::seal(&[3; 32], nonce(9), b"h", &mut a),

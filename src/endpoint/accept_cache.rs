@@ -147,7 +147,7 @@ mod tests {
 
     /// HS-4: an Init is remembered for [`ACCEPT_LIFETIME`], and at most [`ACCEPTS_MAX`] are.
     #[test]
-    fn an_init_is_remembered_for_a_while_and_the_table_has_an_end() {
+    fn handshake_init_is_cached_for_limited_time_in_bounded_table() {
         let mut accepts = AcceptCache::default();
         let (hash, from) = (AcceptCache::hash(b"init"), IpAddr::from([10, 0, 0, 1]));
         assert_eq!(accepts.look_up(&hash), Known::No);

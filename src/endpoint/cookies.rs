@@ -136,7 +136,7 @@ mod tests {
 
     /// HS-12: each subnet has a rate limit, and all subnets together have one.
     #[test]
-    fn each_subnet_has_its_allowance_and_all_have_one_together() {
+    fn handshake_rate_limits_hold_per_subnet_and_for_all_subnets() {
         let mut rng = StdRng::seed_from_u64(1);
         let limits = Handshakes {
             all: RateLimit::per_second(10),
@@ -161,7 +161,7 @@ mod tests {
 
     /// HS-12: a cookie is valid for one address, one handshake and a limited time.
     #[test]
-    fn a_cookie_is_good_for_its_address_its_handshake_and_a_while() {
+    fn cookie_is_valid_for_one_address_one_handshake_and_limited_time() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut gate = HandshakeAdmission::new(Handshakes::default(), &mut rng);
         let counts = Counts::new(&mut rng);

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_has_the_most_and_for_longest_comes_first() {
+    fn eviction_ranking_puts_oldest_of_largest_holders_first() {
         let mut ranking = Ranking::default();
         assert_eq!(ranking.first(), None);
         for key in ["a", "b", "c"] {

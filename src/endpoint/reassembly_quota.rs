@@ -95,7 +95,7 @@ mod tests {
     use crate::endpoint::AccountId;
 
     #[test]
-    fn whoever_holds_much_leaves_room_for_everybody_else() {
+    fn reassembly_quota_of_large_holders_leaves_room_for_others() {
         let mut assembling = ReassemblyQuota::default();
         let account = |n| Holder::Account(AccountId::new(n));
         for n in 1..20 {

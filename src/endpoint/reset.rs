@@ -49,7 +49,7 @@ mod tests {
 
     /// HS-8: a subnet gets ten Resets per second.
     #[test]
-    fn a_subnet_gets_ten_resets_a_second() {
+    fn reset_rate_limit_is_ten_per_second_and_subnet() {
         let mut rng = StdRng::seed_from_u64(1);
         let counts = Counts::new(&mut rng);
         let source = IpAddr::from([10, 0, 0, 1]);

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_has_its_place_and_its_name() {
+    fn metrics_drop_reasons_have_distinct_indices_and_names() {
         for (at, reason) in Dropped::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
         }

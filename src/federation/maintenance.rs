@@ -199,7 +199,7 @@ mod tests {
     /// PEER-19, PEER-22: failed cleanup is retried with growing waits. Added cleanup causes a retry
     /// soon, but not at once.
     #[test]
-    fn chores_are_done_again_until_all_are() {
+    fn chores_that_fail_are_retried_with_growing_waits() {
         let (mut upkeep, first) = Upkeep::new();
         assert!(matches!(first, Step::DoChores));
         assert!(upkeep.added().is_none(), "one at a time");
@@ -227,7 +227,7 @@ mod tests {
     /// PEER-17: messages are returned when the first one expires, also if that is earlier than was
     /// known or while others are being returned.
     #[test]
-    fn what_is_over_is_given_back_in_time() {
+    fn queue_expired_messages_are_returned_at_first_expiry() {
         let (mut upkeep, _) = Upkeep::new();
         upkeep.expires(at(0), Some(1500));
         upkeep.expires(at(10), Some(1060));
@@ -247,7 +247,7 @@ mod tests {
 
     /// PEER-17: each queue is searched once after a start, and again if it could not be read.
     #[test]
-    fn queues_are_looked_through_until_they_can_be_read() {
+    fn queue_unreadable_at_start_is_searched_for_expiries_again() {
         let (mut upkeep, _) = Upkeep::new();
         let gamma: RealmId = "gamma".parse().unwrap();
         let step = upkeep.listed([beta(), gamma], true);

@@ -164,7 +164,7 @@ fn sequence(bytes: &[u8]) -> u64 {
 /// PEER-2, PEER-5: after a start the introduction comes first. Then queued messages are delivered
 /// in order, one at a time.
 #[test]
-fn peer_is_introduced_to_and_brought_what_waits() {
+fn introduction_after_start_comes_before_delivery_in_order() {
     let mut scene = Scene::introduced();
     assert!(scene.next_question().is_none());
     assert_eq!(scene.machine.poll_timeout(), None, "nothing is to be done");
@@ -184,7 +184,7 @@ fn peer_is_introduced_to_and_brought_what_waits() {
 /// arrives. If a packet arrived while its answer was lost, it is asked soon. Fixed fault: it was
 /// asked only after a silence as long as the one before.
 #[test]
-fn silent_peer_is_asked_when_it_is_heard() {
+fn delivery_to_silent_peer_backs_off_until_peer_is_heard() {
     let mut scene = Scene::introduced();
     scene.queue(1);
     let mut waits = Vec::new();
@@ -208,7 +208,7 @@ fn silent_peer_is_asked_when_it_is_heard() {
 
 /// PEER-18: a peer that does not answer is soon shown as silent, before the request to it ends.
 #[test]
-fn silence_is_told_of_while_a_peer_is_asked() {
+fn peer_that_does_not_answer_is_shown_silent_before_request_ends() {
     let mut scene = Scene::introduced();
     scene.queue(1);
     let (_, id, _) = scene.wait_for_question();
@@ -226,7 +226,7 @@ fn silence_is_told_of_while_a_peer_is_asked() {
 
 /// PEER-7: a peer that reports every number as used is asked with growing waits, not without pause.
 #[test]
-fn peer_that_finds_each_number_used_is_asked_seldom() {
+fn delivery_refused_as_number_reused_is_retried_with_growing_waits() {
     let mut scene = Scene::introduced();
     scene.queue(1);
     let reused = Answer::Refused(ErrorCode::NumberReused.into());
@@ -242,7 +242,7 @@ fn peer_that_finds_each_number_used_is_asked_seldom() {
 /// PEER-14: a message that the peer does not take makes way for those behind it, after the peer has
 /// promised not to deliver it.
 #[test]
-fn message_that_is_not_taken_makes_way() {
+fn queue_message_refused_four_times_makes_way() {
     let mut scene = Scene::introduced();
     scene.queue(1);
     scene.queue(2);
@@ -267,7 +267,7 @@ fn message_that_is_not_taken_makes_way() {
 /// PEER-14, PEER-5: two messages that the peer does not take make way for each other after growing
 /// waits. Fixed fault: they did so as fast as the shortest wait allowed.
 #[test]
-fn messages_that_make_way_for_each_other_wait_longer_each_time() {
+fn queue_messages_that_make_way_for_each_other_wait_longer_each_time() {
     let mut scene = Scene::introduced();
     scene.queue(1);
     scene.queue(2);
@@ -285,7 +285,7 @@ fn messages_that_make_way_for_each_other_wait_longer_each_time() {
 /// PEER-24: a peer that opens a link while this realm introduces itself gets a link back
 /// afterwards. The queue does not wait for that.
 #[test]
-fn peer_is_called_back_beside_all_else() {
+fn dial_back_during_introduction_follows_and_does_not_delay_queue() {
     let mut scene = Scene::new();
     let (_, id, _) = scene.wait_for_question();
     scene.happens(Input::CallBack(beta()));
@@ -309,7 +309,7 @@ fn peer_is_called_back_beside_all_else() {
 
 /// PEER-24: if a link is lost during an introduction over it, another introduction follows.
 #[test]
-fn link_lost_during_an_introduction_has_another_follow() {
+fn introduction_whose_link_is_lost_is_repeated() {
     let mut scene = Scene::new();
     let (_, id, _) = scene.wait_for_question();
     scene.happens(Input::Lost(beta()));
@@ -324,7 +324,7 @@ fn link_lost_during_an_introduction_has_another_follow() {
 /// PEER-22: results of steps of a removed peer are ignored, and another peer with its name starts
 /// anew.
 #[test]
-fn another_peer_of_the_same_name_begins_anew() {
+fn peer_replaced_under_same_name_starts_with_introduction() {
     let mut scene = Scene::introduced();
     scene.queue(1);
     let (_, old, _) = scene.wait_for_question();
@@ -353,7 +353,7 @@ fn another_peer_of_the_same_name_begins_anew() {
 /// which has its turn in between. Fixed fault: messages to a peer were not delivered as long as one
 /// of its groups could not be read.
 #[test]
-fn group_that_is_never_done_keeps_no_message_waiting() {
+fn group_unreadable_or_endless_does_not_delay_queue() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
     for endless in [false, true] {
         let mut scene = Scene::introduced();
@@ -394,7 +394,7 @@ fn group_that_is_never_done_keeps_no_message_waiting() {
 
 /// PEER-10: work for a group is repeated until it succeeds.
 #[test]
-fn group_work_is_done_until_it_is_settled() {
+fn group_work_that_fails_is_repeated_until_settled() {
     let mut scene = Scene::introduced();
     assert!(scene.next_question().is_none());
     scene.happens(Input::Work(beta(), GroupWork::Tell(crew())));
@@ -437,7 +437,7 @@ fn part(offset: u64) -> Answer {
 /// PEER-10: the buffer for long entries is bounded, whatever peers send and however many there are.
 /// All entries are read in the end.
 #[test]
-fn long_entries_of_many_peers_are_read_a_few_at_a_time() {
+fn replica_long_entries_of_many_peers_stay_within_buffer_bound() {
     let mut scene = Scene::introduced();
     scene.has_copies = true;
     let own = SecretKey::from_bytes([9; 32]).public();
@@ -489,7 +489,7 @@ fn long_entries_of_many_peers_are_read_a_few_at_a_time() {
 /// PEER-5: with events in any order, a peer has at most one step under way. Once the peer takes
 /// messages, its queue becomes empty.
 #[test]
-fn nothing_stands_still() {
+fn queue_empties_after_events_in_any_order() {
     for seed in 0..2000 {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut scene = Scene::new();

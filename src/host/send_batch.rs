@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_one_way_in_one_length_leaves_in_one_call() {
+    fn send_batch_of_one_path_and_length_leaves_in_one_call() {
         let (a, b) = (way(1, 1), way(2, 1));
         assert_eq!(bursts(&[], 64), []);
         assert_eq!(
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_burst_is_larger_than_the_kernel_takes() {
+    fn send_batch_burst_is_no_larger_than_kernel_accepts() {
         let many = vec![(9000, way(1, 1)); SEND_BATCH];
         assert_eq!(bursts(&many, 64)[..4], [(7, 9000); 4]);
         assert_eq!(bursts(&[(9, way(1, 1)); 5], 2), [(2, 9), (2, 9), (1, 9)]);

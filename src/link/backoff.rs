@@ -70,7 +70,7 @@ mod tests {
 
     /// LINK-8: the first three retransmissions wait one timeout, and later ones longer.
     #[test]
-    fn the_first_three_repeats_wait_one_timeout_and_later_ones_longer() {
+    fn backoff_begins_after_three_retransmissions() {
         let timeout = Duration::from_millis(100);
         let mut jitter = Jitter::new(1);
         for (repeats, expected) in [(0, 100), (1, 100), (2, 100), (3, 150), (4, 225)] {
@@ -86,7 +86,7 @@ mod tests {
 
     /// LINK-8: the wait is short while a reply is awaited.
     #[test]
-    fn wait_is_short_while_somebody_waits() {
+    fn backoff_is_short_while_reply_is_awaited() {
         let mut jitter = Jitter::new(1);
         for (timeout, longest) in [(100, 300), (2000, 6000), (5000, 8000), (12_000, 12_000)] {
             let timeout = Duration::from_millis(timeout);

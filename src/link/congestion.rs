@@ -308,7 +308,7 @@ mod tests {
     /// LINK-14: the path is used, its queue stays short, and random loss does not count as
     /// congestion.
     #[test]
-    fn the_path_is_filled_and_not_its_queue() {
+    fn congestion_control_fills_path_and_keeps_its_queue_short() {
         for (rate, delay, loss) in [
             (1_200, 1000, 0.0),
             (125_000, 100, 0.0),
@@ -338,7 +338,7 @@ mod tests {
 
     /// LINK-14: the rate limit is never exceeded.
     #[test]
-    fn a_limit_is_never_exceeded() {
+    fn congestion_rate_limit_is_never_exceeded() {
         let path = Path {
             rate: 125_000,
             delay: Duration::from_millis(100),
@@ -351,7 +351,7 @@ mod tests {
     /// LINK-20: only the limit delays packets without fragments, however low the rate once was
     /// measured.
     #[test]
-    fn a_slow_sample_holds_back_parts_only() {
+    fn congestion_slow_sample_delays_fragments_only() {
         let mut pace = Pace::new(Some(100));
         let stamp = pace.sent(Time(1), 200, 0, false);
         // 200 bytes took 100 s: 2 bytes per second.

@@ -166,7 +166,7 @@ mod tests {
 
     /// LINK-16: events of each kind arrive once and in order.
     #[test]
-    fn events_of_each_kind_arrive_once_and_in_order() {
+    fn push_events_of_each_kind_arrive_once_and_in_order() {
         let (mut queue, mut ids) = (Queue::default(), Next::default());
         let mut pushed = Pushed::default();
         let sent: Vec<_> = (0..6u8)

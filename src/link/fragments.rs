@@ -122,7 +122,7 @@ mod tests {
     /// LINK-13: all of the message arrives, whatever is lost and however small the fragments
     /// become.
     #[test]
-    fn what_is_lost_is_cut_anew() {
+    fn fragments_lost_are_cut_again_and_message_arrives_whole() {
         let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
         let (mut fragments, mut got) = (Fragments::new(bytes.clone()), vec![0; 1000]);
         let mut sent = 0;
@@ -152,7 +152,7 @@ mod tests {
     /// LINK-13: a fragment of an earlier, longer message with the same number does not belong to
     /// this one. Such a fragment was awaited endlessly, and nothing could be sent.
     #[test]
-    fn part_of_another_message_is_not_sent_again() {
+    fn fragments_of_other_message_are_not_sent_again() {
         let mut fragments = Fragments::new(vec![7; 600]);
         fragments.sent(&(0..600));
         fragments.lose(503..1000);

@@ -141,7 +141,7 @@ mod tests {
 
     /// LINK-17: silences grow while the path survives them.
     #[test]
-    fn silences_grow_while_the_way_holds() {
+    fn keepalive_silence_grows_while_path_survives() {
         let bounds = Silence {
             first: s(30),
             longest: s(120),
@@ -155,7 +155,7 @@ mod tests {
 
     /// LINK-17: a path that did not survive a silence is kept open with shorter ones.
     #[test]
-    fn a_way_that_did_not_hold_is_kept_open_from_then_on() {
+    fn keepalive_silence_is_shorter_after_path_did_not_survive() {
         let bounds = Silence {
             first: s(30),
             longest: s(120),
@@ -177,7 +177,7 @@ mod tests {
     /// LINK-17: the silence does not grow if the first PING is lost. A path that needed several
     /// PINGs may have been closed meanwhile.
     #[test]
-    fn silence_does_not_grow_when_the_first_sign_of_life_is_lost() {
+    fn keepalive_silence_does_not_grow_when_first_ping_is_lost() {
         let bounds = Silence {
             first: s(30),
             longest: s(120),
@@ -190,7 +190,7 @@ mod tests {
     }
     /// LINK-17: a PING is awaited for long on an unmeasured path. Its round trip may take a minute.
     #[test]
-    fn sign_of_life_is_waited_for_long_where_nothing_is_measured() {
+    fn keepalive_ping_is_awaited_long_on_unmeasured_path() {
         let mut keepalive = Keepalive::new(Silence::fixed(s(30)));
         assert!(keepalive.ask(Time(0)));
         assert!(!keepalive.is_dead());

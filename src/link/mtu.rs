@@ -192,7 +192,7 @@ mod tests {
 
     /// LINK-15: the largest size that gets through is found.
     #[test]
-    fn the_largest_that_gets_through_is_found() {
+    fn mtu_discovery_finds_largest_size_that_gets_through() {
         for limit in [548, 600, 900, 1199, 1200, 9000] {
             let found = search(&mut PathSize::default(), limit, 1200);
             assert!(
@@ -205,7 +205,7 @@ mod tests {
 
     /// LINK-15: the search follows a path that shrinks, and one that grows again.
     #[test]
-    fn a_path_that_shrinks_is_followed_down_and_up_again() {
+    fn mtu_discovery_follows_path_that_shrinks_and_grows() {
         let mut path = PathSize::default();
         assert_eq!(search(&mut path, 1200, 1200), 1200);
         for (smallest, size) in [(160, 1200), (1200, 548), (548, 160), (160, 160)] {
@@ -220,7 +220,7 @@ mod tests {
 
     /// LINK-15: a size that was lost is probed again only if its loss would show soon.
     #[test]
-    fn the_end_of_a_message_is_no_second_probe() {
+    fn mtu_probe_is_repeated_only_if_its_loss_would_show_soon() {
         let mut path = PathSize::default();
         let now = Time(0);
         assert_eq!(

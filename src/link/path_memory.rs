@@ -147,7 +147,7 @@ mod tests {
     /// LINK-25: a few exchanges distinguish a bad path from a good one, and old results are
     /// forgotten.
     #[test]
-    fn losses_are_learnt_and_forgotten() {
+    fn path_memory_learns_losses_and_forgets_old_ones() {
         let mut losses = Losses::default();
         assert_eq!(losses.each_way(), 0);
         losses.note(0);
@@ -168,7 +168,7 @@ mod tests {
     /// LINK-25: one bad handshake, even the first, does not turn on redundant copies; a second
     /// consecutive one does.
     #[test]
-    fn one_bad_handshake_is_no_bad_path() {
+    fn path_memory_needs_two_bad_handshakes_for_redundant_copies() {
         let mut losses = Losses::default();
         losses.note(1);
         assert!(losses.each_way() < 154, "{losses:?}");
@@ -178,7 +178,7 @@ mod tests {
 
     /// LINK-25: only a change in how the next link begins is stored again.
     #[test]
-    fn news_of_a_path_is_what_changes_the_next_link() {
+    fn path_memory_is_stored_again_only_if_next_link_begins_differently() {
         let ms = Duration::from_millis;
         let known = PathMemory {
             rtt: Some((ms(60), ms(6))),
@@ -216,7 +216,7 @@ mod tests {
 
     /// LINK-25: if one try of three fails, that loss is remembered, and not less.
     #[test]
-    fn what_is_remembered_is_what_was_seen() {
+    fn path_memory_of_one_failure_in_three_keeps_that_loss() {
         let mut losses = Losses::default();
         for round in 0..90 {
             losses.note(u32::from(round % 3 == 0));

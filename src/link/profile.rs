@@ -165,7 +165,7 @@ mod tests {
 
     /// LINK-20: every profile is found by its name, and its values are within bounds.
     #[test]
-    fn every_kind_is_known_by_its_name_and_within_bounds() {
+    fn profile_names_parse_and_values_are_within_bounds() {
         for kind in LinkProfile::ALL {
             assert_eq!(kind.to_string().parse(), Ok(kind));
             let traits = kind.traits();

@@ -87,7 +87,7 @@ mod tests {
     proptest! {
         /// The ranges equal a set of single bytes.
         #[test]
-        fn ranges_are_sets_of_bytes(steps in prop::collection::vec((any::<bool>(), 0u64..40, 0u64..12), 0..40)) {
+        fn ranges_equal_set_of_single_bytes(steps in prop::collection::vec((any::<bool>(), 0u64..40, 0u64..12), 0..40)) {
             let (mut ranges, mut model) = (Ranges::default(), BTreeSet::new());
             for (insert, start, len) in steps {
                 let range = start..start + len;

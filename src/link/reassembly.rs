@@ -216,7 +216,7 @@ mod tests {
     /// LINK-13: the bounds hold for all messages that one packet begins. Found by the fuzzer: each
     /// of several such messages had room, but not all together.
     #[test]
-    fn the_bounds_hold_for_all_that_one_packet_begins() {
+    fn reassembly_bounds_hold_for_all_messages_begun_by_one_packet() {
         let all = assemblies();
         let mut begun = Begun::default();
         let mut takes = |number, total, offset| {
@@ -233,7 +233,7 @@ mod tests {
 
     /// LINK-13: fragments in any order, also repeated, give the message.
     #[test]
-    fn parts_in_any_order_and_repeated_make_the_message() {
+    fn reassembly_of_fragments_in_any_order_gives_message() {
         let mut all = assemblies();
         let message = MessageId::Request(RequestId(7));
         for (offset, part) in [(6, &b"world"[..]), (0, b"hel"), (6, b"world")] {
@@ -249,7 +249,7 @@ mod tests {
 
     /// LINK-13: an overlapping fragment fills gaps and changes no received byte.
     #[test]
-    fn overlapping_part_fills_gaps_and_changes_nothing() {
+    fn reassembly_of_overlapping_fragment_changes_no_received_byte() {
         let mut all = assemblies();
         let message = MessageId::Request(RequestId(7));
         for (offset, part) in [(0, &b"he"[..]), (4, b"o w"), (1, b"XllXXXo"), (0, b"XX")] {
@@ -264,7 +264,7 @@ mod tests {
     /// LINK-13: abandoned requests make room. Requests that were given up at their deadlines kept
     /// both places for 15 min, and no other long request got through.
     #[test]
-    fn what_was_given_up_makes_way() {
+    fn reassembly_of_abandoned_requests_makes_room() {
         let mut all = assemblies();
         let id = |number| MessageId::Request(RequestId(number));
         let begin = |all: &mut Reassembler, seconds: u64, number, total| {
@@ -285,7 +285,7 @@ mod tests {
 
     /// LINK-13: every bound holds.
     #[test]
-    fn memory_has_an_end() {
+    fn reassembly_memory_count_and_time_are_bounded() {
         let mut all = assemblies();
         assert!(
             !takes(&all, MessageId::Request(RequestId(1)), 1001, 0, 10),

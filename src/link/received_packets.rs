@@ -264,7 +264,7 @@ mod tests {
     proptest! {
         /// LINK-3: a number is new exactly once. Compared with a set that forgets nothing.
         #[test]
-        fn a_number_is_new_exactly_once(numbers in prop::collection::vec(0u64..3000, 1..100)) {
+        fn replay_window_takes_each_packet_number_once(numbers in prop::collection::vec(0u64..3000, 1..100)) {
             let (mut received, mut model) = (ReceivedPackets::default(), BTreeSet::new());
             for number in numbers {
                 let largest = model.last().copied();
@@ -288,7 +288,7 @@ mod tests {
         /// LINK-24, LINK-3, LINK-5: hibernation changes nothing but old packets. Compared with a
         /// link that never hibernates.
         #[test]
-        fn a_rest_changes_nothing_but_what_is_old(steps in prop::collection::vec((0u64..2000, any::<bool>()), 1..100)) {
+        fn dormant_replay_window_forgets_only_old_packets(steps in prop::collection::vec((0u64..2000, any::<bool>()), 1..100)) {
             let (mut rested, mut other) = (ReceivedPackets::default(), ReceivedPackets::default());
             for (number, rests) in steps {
                 if rests {
@@ -312,7 +312,7 @@ mod tests {
 
     /// LINK-25: the remembered loss of a path does not depend on its last few packets.
     #[test]
-    fn what_is_remembered_of_loss_is_steady() {
+    fn path_memory_loss_does_not_depend_on_last_few_packets() {
         let mut received = ReceivedPackets::default();
         let mut jitter = crate::link::Jitter::new(1);
         let mut number = 0;
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_to_the_end_of_all_numbers_does_not_hang() {
+    fn replay_window_leap_to_last_packet_number_does_not_hang() {
         let mut received = ReceivedPackets::default();
         received.record(Time(0), PacketNumber(0));
         received.record(Time(0), PacketNumber(u64::MAX - 1));
@@ -352,7 +352,7 @@ mod tests {
     /// LINK-1: any first packet number is recorded. Found by reading: as the first number of a
     /// link, four of these numbers stopped a realm.
     #[test]
-    fn record_any_first_number_keeps_counting() {
+    fn replay_window_records_any_first_packet_number() {
         for number in (0..=1100).chain(u64::from(u32::MAX) - 1100..=u64::from(u32::MAX) + 2) {
             let mut received = ReceivedPackets::default();
             received.record(Time(0), PacketNumber(number));

@@ -349,7 +349,7 @@ mod tests {
 
     /// LINK-9: a request is executed once, and its reply is sent again.
     #[test]
-    fn request_is_worked_on_once_and_its_reply_sent_again() {
+    fn dedup_repeated_request_is_executed_once_and_reply_sent_again() {
         let mut responder = Responder::new(Rtt::default());
         assert_eq!(responder.arrive(7), Arrival::New);
         assert_eq!(responder.arrive(7), Arrival::Known);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_replies_has_an_end() {
+    fn replies_kept_in_memory_are_bounded() {
         let mut responder = Responder::new(Rtt::default());
         for number in 0..300 {
             responder.arrive(number);
@@ -381,7 +381,7 @@ mod tests {
     /// LINK-9: if replies are never acknowledged, the youngest are retransmitted, and the others
     /// are sent on request.
     #[test]
-    fn replies_of_whose_arrival_nobody_hears_have_an_end() {
+    fn replies_never_acknowledged_are_bounded() {
         let mut responder = Responder::new(Rtt::default());
         for number in 0..10_000 {
             assert_eq!(responder.arrive(number), Arrival::New);
@@ -407,7 +407,7 @@ mod tests {
 
     /// LINK-9: a known request needs no room.
     #[test]
-    fn repeated_requests_are_taken_where_no_further_one_is() {
+    fn replies_without_room_still_accept_known_requests() {
         let mut responder = Responder::new(Rtt::default());
         for number in 0..WORKING_MAX as u64 {
             responder.arrive(number);
@@ -425,7 +425,7 @@ mod tests {
 
     /// LINK-9: long unacknowledged replies block further requests.
     #[test]
-    fn long_replies_that_do_not_arrive_hold_further_requests_up() {
+    fn replies_long_and_unacknowledged_block_further_requests() {
         let mut responder = Responder::new(Rtt::default());
         let mut number = 0;
         while responder.arrive(number) == Arrival::New {
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn long_replies_are_not_kept() {
+    fn replies_too_long_are_not_kept() {
         let mut responder = Responder::new(Rtt::default());
         responder.arrive(1);
         responder.reply(1, vec![0; REPLY_KEPT_BYTES + 1], REPLIES_KEPT);
@@ -458,7 +458,7 @@ mod tests {
 
     /// LINK-19: many replies in one packet are sent twice at high loss.
     #[test]
-    fn replies_leave_twice_where_many_leave_together_and_much_is_lost() {
+    fn redundancy_sends_many_replies_in_one_packet_twice_at_high_loss() {
         let rtt = Rtt::remembered(core::time::Duration::from_millis(80));
         let lossy = Some(Lossy { small: true });
         for (count, lossy, times) in [(4, lossy, 2), (4, None, 1), (3, lossy, 1)] {
@@ -486,7 +486,7 @@ mod tests {
     /// sent whole, and in fragments after the path became smaller. When the first packet counted as
     /// lost, it was sent again, empty.
     #[test]
-    fn fragmented_reply_leaves_no_other_way() {
+    fn fragments_of_reply_are_its_only_way_out() {
         let mut responder = Responder::new(Rtt::remembered(core::time::Duration::from_millis(80)));
         let numbers = [0, 1, 2, 3];
         for number in numbers {
@@ -514,7 +514,7 @@ mod tests {
         /// LINK-5: the result equals a lookup for each request. The ids are few, so that they
         /// collide.
         #[test]
-        fn who_can_be_missed_is_told_at_one_look(steps in prop::collection::vec((0u8..9, 0u64..24), 1..200)) {
+        fn replies_unmissable_ids_equal_lookup_per_request(steps in prop::collection::vec((0u8..9, 0u64..24), 1..200)) {
             let mut responder = Responder::new(Rtt::default());
             for (at, (step, number)) in steps.into_iter().enumerate() {
                 // The steps are far enough apart for announced replies to exhaust their
@@ -553,7 +553,7 @@ mod tests {
     /// LINK-12: an announced reply is sent until it is acknowledged, because its requester does not
     /// repeat the request soon.
     #[test]
-    fn announced_reply_is_sent_until_it_is_acknowledged() {
+    fn retransmission_of_announced_reply_ends_with_acknowledgement() {
         let mut responder = Responder::new(Rtt::default());
         responder.arrive(7);
         responder.replies.announce();

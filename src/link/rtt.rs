@@ -423,7 +423,7 @@ mod tests {
 
     /// LINK-7: the timeout follows the measured path.
     #[test]
-    fn the_timeout_follows_the_path() {
+    fn rtt_timeout_follows_measured_path() {
         let mut rtt = Rtt::default();
         assert_eq!(rtt.timeout(), RTO_INITIAL);
         rtt.sample(ms(100), ms(0));
@@ -445,7 +445,7 @@ mod tests {
 
     /// LINK-8: waits double while a queue fills; a path that has become longer counts as no queue.
     #[test]
-    fn a_filling_queue_is_not_filled_with_repeats() {
+    fn backoff_doubles_while_queue_fills() {
         let mut rtt = Rtt::default();
         for _ in 0..5 {
             rtt.sample(ms(200), ms(0));
@@ -466,7 +466,7 @@ mod tests {
 
     /// LINK-25: only the first wait grows, also where packets are sent twice, and it has a limit.
     #[test]
-    fn first_wait_is_longer_where_nothing_could_be_measured() {
+    fn path_memory_unsure_makes_first_wait_longer() {
         let mut jitter = Jitter::new(1);
         let mut wait = |unsure, repeats, is_lossy| {
             let rtt = Rtt::known(ms(60), ms(5), unsure);
@@ -497,7 +497,7 @@ mod tests {
     /// LINK-25: another link's measurement counts as only remembered after three retransmissions,
     /// or after eight where packets are sent twice.
     #[test]
-    fn what_is_known_holds_for_a_few_packets() {
+    fn path_memory_rtt_holds_for_few_retransmissions() {
         let mut jitter = Jitter::new(1);
         let known = Rtt::known(ms(300), ms(5), 0);
         let remembered = Rtt::remembered(ms(300));
@@ -515,7 +515,7 @@ mod tests {
 
     /// LINK-7: the first sample replaces an upper bound.
     #[test]
-    fn bound_is_good_until_the_first_sample() {
+    fn rtt_upper_bound_is_replaced_by_first_sample() {
         let mut rtt = Rtt::default();
         rtt.bound(RTO_INITIAL);
         assert_eq!(rtt.timeout(), RTO_INITIAL, "it says nothing");
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lying_peer_does_not_make_the_path_look_fast() {
+    fn rtt_is_not_lowered_by_false_acknowledgement_delay() {
         let mut rtt = Rtt::default();
         rtt.sample(ms(100), ms(0));
         rtt.sample(ms(100), Duration::from_mins(1));

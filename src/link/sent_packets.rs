@@ -300,7 +300,7 @@ mod tests {
 
     /// LINK-6: a packet is lost when three later ones have passed it.
     #[test]
-    fn a_packet_is_lost_when_three_later_ones_have_passed_it() {
+    fn loss_is_detected_when_three_later_packets_arrived() {
         let mut sent = SentPackets::default();
         for number in 0..4 {
             sent.record(packet(Time(number), number, number));
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_lost_when_it_is_older_than_nine_eighths_of_a_round_trip() {
+    fn loss_is_detected_after_nine_eighths_of_round_trip() {
         let mut sent = SentPackets::default();
         sent.record(packet(Time(0), 0, 0));
         sent.record(packet(Time(1), 1, 1));
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_acknowledges_its_request() {
+    fn acknowledgement_of_request_is_implied_by_its_reply() {
         let mut sent = SentPackets::default();
         sent.record(packet(Time(0), 0, 7));
         assert_eq!(

@@ -357,7 +357,7 @@ mod tests {
     use crate::wire::RequestId;
 
     #[test]
-    fn frames_are_named_and_what_they_say_is_not() {
+    fn trace_names_frames_without_their_content() {
         let secret = b"the password";
         let mut payload = Vec::new();
         let ack = AckFrame {

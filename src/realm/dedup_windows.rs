@@ -290,7 +290,7 @@ mod tests {
 
     /// EXACT-3: agrees with a naive model, over numbers that jump and come back.
     #[test]
-    fn what_is_used_is_known_as_far_back_as_the_window_goes() {
+    fn dedup_window_with_jumping_numbers_agrees_with_naive_model() {
         let windows = filled(&[]);
         let mut used = std::collections::BTreeSet::new();
         let mut highest = 0;
@@ -323,7 +323,7 @@ mod tests {
     /// EXACT-1: of two commands with one number the second waits. So does one whose record has the
     /// same place.
     #[tokio::test]
-    async fn a_number_in_work_is_waited_for() {
+    async fn dedup_number_in_work_makes_second_command_wait() {
         let windows = filled(&[3]);
         let Turn::New(first) = windows.take(owner(1), 5) else {
             panic!("it is new")
@@ -345,7 +345,7 @@ mod tests {
 
     /// EXACT-2: if nobody was told the result of a commit, the store is asked.
     #[test]
-    fn a_commit_that_nobody_saw_the_end_of_makes_the_store_be_asked() {
+    fn dedup_commit_with_unknown_result_makes_store_be_read() {
         let windows = filled(&[3]);
         let Turn::New(mut one) = windows.take(owner(1), 5) else {
             panic!("it is new")
@@ -373,7 +373,7 @@ mod tests {
     /// EXACT-4: owners unused for longest are dropped, but never one with a number in use; and a
     /// read from before is ignored.
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn dedup_windows_are_bounded_and_keep_owners_in_use() {
         let windows = filled(&[1]);
         let Turn::New(working) = windows.take(owner(1), 2) else {
             panic!("it is new")

@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_password_is_known_again_and_another_is_not() {
+    async fn password_is_verified_and_another_is_refused() {
         let passwords = Passwords::start(2).unwrap();
         let kept = passwords.hash(b"correct horse", [7; 16]).await.unwrap();
         assert!(
@@ -249,7 +249,7 @@ mod tests {
 
     /// The text is the same as the library's own.
     #[test]
-    fn a_hash_is_what_others_make_of_it() {
+    fn password_hash_equals_hash_of_library() {
         use argon2::{PasswordHasher as _, PasswordVerifier as _};
         let mut hasher = Hasher::new(64, 2).unwrap();
         let params = hasher.params.clone();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_answers_busy() {
+    async fn password_queue_that_is_full_answers_busy() {
         let passwords = Passwords::start(1).unwrap();
         let attempts: Vec<_> = (0..PASSWORDS_WAITING + 8)
             .map(|_| {

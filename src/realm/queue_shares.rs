@@ -280,7 +280,7 @@ mod tests {
 
     /// PEER-25
     #[test]
-    fn the_fuller_a_queue_is_the_less_of_it_is_one_accounts() {
+    fn queue_share_of_account_shrinks_as_queue_fills() {
         let (shares, beta) = shares();
         assert_eq!(fill(&shares, beta, 10), 2048, "half of it is anybody's");
         let mut greedy = 0;
@@ -303,7 +303,7 @@ mod tests {
 
     /// PEER-25: concurrent commands get no more places than commands one after another.
     #[test]
-    fn what_is_being_written_counts() {
+    fn queue_share_counts_messages_being_written() {
         let (shares, beta) = shares();
         fill(&shares, beta, 10);
         let places: Vec<_> = (0..QUEUE_MAX)
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_empty_or_begins_anew_takes_no_memory() {
+    fn queue_share_of_empty_or_new_queue_takes_no_memory() {
         let (shares, beta) = shares();
         fill(&shares, beta, 10);
         assert_eq!(shares.settle(beta, 5000), 5000);

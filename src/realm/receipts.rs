@@ -167,7 +167,7 @@ mod tests {
 
     /// PEER-6
     #[tokio::test(start_paused = true)]
-    async fn all_that_wait_are_told_or_none() {
+    async fn receipt_once_written_reaches_all_waiters() {
         let verdicts = Receipts::default();
         assert!(verdicts.join(&OWNER, 1).is_none(), "nobody waits");
         let first = verdicts.expect(&OWNER, 1);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_one_has_waited_long_enough_all_have() {
+    async fn receipt_waiters_time_out_together_with_first() {
         let verdicts = Receipts::default();
         let first = verdicts.expect(&OWNER, 1);
         tokio::time::sleep(PATIENCE / 2).await;
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_written_down_is_not_told() {
+    async fn receipt_that_could_not_be_written_is_not_told() {
         let verdicts = Receipts::default();
         let wait = verdicts.expect(&OWNER, 1);
         drop(verdicts.settle(Some(&operation(1))).unwrap());

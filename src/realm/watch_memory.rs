@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_for_each_and_something_left_for_the_next() {
+    fn watch_memory_bounds_each_account_and_leaves_room_for_next() {
         let memory = WatchMemory::new(1800 << 10);
         let mut one = memory.watch(user(0));
         assert!(one.hold(92 << 10));
@@ -171,7 +171,7 @@ mod tests {
     /// As many accounts as one subnet may make at once and in a day leave a watch to everybody
     /// else.
     #[test]
-    fn many_greedy_accounts_leave_each_other_account_a_watch() {
+    fn watch_memory_of_greedy_accounts_leaves_others_one_watch() {
         let memory = WatchMemory::new(256 << 20);
         let greedy: Vec<Held> = (0..560).map(|n| all_of(&memory, n)).collect();
         let honest: Vec<Held> = (1000..4000)

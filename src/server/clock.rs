@@ -178,7 +178,7 @@ mod tests {
 
     /// HS-20: a suspended machine is noticed once.
     #[test]
-    fn machine_that_slept_is_noticed_once() {
+    fn clock_jump_of_suspended_machine_is_noticed_once() {
         let at = Duration::from_secs;
         let mut drift = Drift::of(at(10_000), at(0));
         assert!(!drift.has_jumped(at(10_300), at(0)), "five minutes");

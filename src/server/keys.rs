@@ -217,7 +217,7 @@ mod tests {
     /// HS-11: a rotation that is interrupted at any point leaves the old key or the new one, and
     /// loses neither.
     #[test]
-    fn the_old_key_stays_beside_the_new() {
+    fn key_rotation_interrupted_anywhere_loses_no_key() {
         let data = tempfile::tempdir().unwrap();
         let mut rng = StdRng::seed_from_u64(1);
         let error = rotate(data.path(), &mut rng).unwrap_err();
@@ -245,7 +245,7 @@ mod tests {
     /// HS-11: a realm without a configured name keeps its name, also when its former keys are
     /// deleted.
     #[test]
-    fn the_name_outlives_the_key_that_it_came_from() {
+    fn key_rotation_without_former_keys_keeps_realm_name() {
         let data = tempfile::tempdir().unwrap();
         let mut rng = StdRng::seed_from_u64(2);
         let own = |rng: &mut StdRng| own_id(data.path(), &load(data.path(), rng).unwrap()).unwrap();

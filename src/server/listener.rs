@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listener_that_panics_is_told_of() {
+    fn listener_panic_is_reported() {
         let (ending, mut ended) = mpsc::unbounded_channel();
         let address = SocketAddr::from(([127, 0, 0, 1], 7));
         let ending = Ending::new(address, &ending);

@@ -342,7 +342,7 @@ mod tests {
 
     /// Each setting changes the rows that the table names, and the defaults give strangers little.
     #[test]
-    fn the_settings_bound_what_is_held() {
+    fn limits_settings_bound_memory_held() {
         let mut config = Config::default();
         // Fixed, so that the result does not depend on the machine.
         config.limits.workers = 1;

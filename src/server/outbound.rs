@@ -387,7 +387,7 @@ mod tests {
     /// PEER-5: the wait for a peer covers its round trip. Found by the simulator: realms gave each
     /// other up after ten seconds although a round trip took longer.
     #[test]
-    fn a_peer_is_given_as_long_as_its_way_may_take() {
+    fn peer_request_waits_as_long_as_round_trip_may_take() {
         let identity = SecretKey::from_bytes([1; 32]);
         let config = endpoint::Config {
             accept: None,
@@ -443,7 +443,7 @@ mod tests {
     /// PEER-23: whether a peer is at its claimed address is tested at that address only. A peer was
     /// believed to be at any claimed address when the request continued over another link.
     #[test]
-    fn whether_a_peer_is_somewhere_is_asked_nowhere_else() {
+    fn claim_is_tested_at_claimed_address_only() {
         let identity = SecretKey::from_bytes([1; 32]);
         let mut endpoint = Endpoint::new(
             endpoint::Config::default(),
@@ -474,7 +474,7 @@ mod tests {
 
     /// HS-6: a realm that shares no version with this one is not used as a peer.
     #[test]
-    fn peer_of_other_versions_is_not_introduced() {
+    fn introduction_without_common_version_is_ignored() {
         let address = SocketAddr::from(([192, 0, 2, 1], 6377));
         for (versions, is_understood) in [(vec![7, PROTOCOL_VERSION], true), (vec![7], false)] {
             let mut calls = OutboundRequests::default();
@@ -495,7 +495,7 @@ mod tests {
     /// PEER-22: a request that nobody waits for is not sent again. A message was delivered to a
     /// removed realm after its sender was told that it would be returned.
     #[test]
-    fn what_nobody_waits_for_is_not_sent_again() {
+    fn peer_request_without_waiter_is_not_sent_again() {
         let identity = SecretKey::from_bytes([1; 32]);
         let mut endpoint = Endpoint::new(
             endpoint::Config::default(),

@@ -200,7 +200,7 @@ mod tests {
 
     /// docs/disk.md: an engine that has stopped by itself ends a server without traffic.
     #[test]
-    fn engine_that_has_stopped_ends_a_server_without_traffic() {
+    fn engine_stopped_ends_server_without_traffic() {
         let directory = tempfile::tempdir().unwrap();
         let server = Server::start(&config(directory.path(), 0)).unwrap();
         let realm = Arc::clone(&server.realm);
@@ -233,7 +233,7 @@ mod tests {
 
     /// A stop takes effect while a large store is being read.
     #[test]
-    fn stop_is_heard_while_the_store_is_looked_at() {
+    fn shutdown_takes_effect_while_store_is_read() {
         let waiting = Builder::new_current_thread().enable_all().build().unwrap();
         let (stop, told) = watch::channel(false);
         let (looked, looking) = std::sync::mpsc::channel::<()>();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_may_allow_later_is_waited_for() {
+    fn store_reopen_after_passing_system_error_is_retried() {
         use io::ErrorKind::{
             InvalidData, NotFound, OutOfMemory, PermissionDenied, QuotaExceeded,
             ReadOnlyFilesystem, StorageFull, WouldBlock,
@@ -287,7 +287,7 @@ mod tests {
 
     /// An unreadable running time ends a first start; a server that was serving retries.
     #[test]
-    fn time_that_cannot_be_read_ends_a_first_start_and_no_later_one() {
+    fn running_time_unreadable_ends_first_start_only() {
         let damaged = || crate::store::StoreError::Damaged("too many open files".into());
         assert!(!may_recover(&ServerError::Time(damaged()), false));
         assert!(may_recover(&ServerError::Time(damaged()), true));
@@ -305,7 +305,7 @@ mod tests {
     /// at the latest before the process ends, because the next one would trust what it reads.
     #[cfg(unix)]
     #[test]
-    fn failed_write_is_noted_again_while_the_store_is_waited_for() {
+    fn distrust_after_failed_write_is_recorded_while_waiting_for_store() {
         use std::{fs, os::unix::fs::symlink};
 
         let directory = tempfile::tempdir().unwrap();
@@ -340,7 +340,7 @@ mod tests {
     /// the address of a serving realm take effect at the next start of its process, not when the
     /// store is reopened.
     #[test]
-    fn store_is_opened_again_with_the_keys_codes_and_sockets_of_before() {
+    fn store_reopen_keeps_keys_codes_and_sockets() {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), 0);
         let server = Server::start(&config).unwrap();
@@ -365,7 +365,7 @@ mod tests {
     /// SES-7: a failed write does not set the running time back. Otherwise everything with a
     /// lifetime would become younger each time that the store is reopened.
     #[test]
-    fn running_time_does_not_go_back_when_the_store_is_opened_again() {
+    fn running_time_does_not_go_back_at_store_reopen() {
         const RAN: u32 = 100_000;
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), 0);
@@ -393,7 +393,7 @@ mod tests {
 
     /// A store that was moved away under a serving realm is not replaced by an empty one.
     #[test]
-    fn store_that_is_gone_is_not_made_anew() {
+    fn store_reopen_of_missing_store_creates_none() {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), 0);
         let server = Server::start(&config).unwrap();
@@ -408,7 +408,7 @@ mod tests {
     /// READ-9: a restored or damaged store counts as such until a life that records this has begun,
     /// however many starts that takes.
     #[test]
-    fn restored_store_is_known_as_such_until_its_life_has_begun() {
+    fn life_of_restored_store_is_declared_until_it_is_recorded() {
         let directory = tempfile::tempdir().unwrap();
         let (config, full) = (
             config(directory.path(), 0),

@@ -112,7 +112,7 @@ async fn version(store: &impl Store) -> Option<Version> {
 /// SES-7: an unreadable running time is not taken for 0. It is read again, and then the realm does
 /// not start. Fixed fault: the realm took it for 0, and overwrote it some minutes later.
 #[tokio::test(start_paused = true)]
-async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
+async fn running_time_unreadable_is_not_taken_for_zero() {
     let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     realm.note_running(LONG).await;
@@ -135,7 +135,7 @@ async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
 /// SES-7: if an operator accepts that the running time is damaged, the realm goes on from the last
 /// use of a session, and not from 0.
 #[tokio::test(start_paused = true)]
-async fn running_time_that_is_damaged_goes_on_from_the_last_session_where_that_is_accepted() {
+async fn running_time_damaged_and_accepted_continues_from_last_session() {
     let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     register(&realm).await;
@@ -159,7 +159,7 @@ async fn running_time_that_is_damaged_goes_on_from_the_last_session_where_that_i
 /// when the sessions are listed. It hides no readable session, and a malformed session is one of
 /// many.
 #[tokio::test(start_paused = true)]
-async fn damage_beside_the_sessions_hides_no_session_that_can_be_read() {
+async fn running_time_damaged_beside_sessions_hides_no_readable_session() {
     let stands = |name: &[u8]| Key([b"s/", name].concat().into());
     let device = Key([b"d/", &DEVICE.0[..]].concat().into());
     let store = Faulty::default();
@@ -205,7 +205,7 @@ async fn damage_beside_the_sessions_hides_no_session_that_can_be_read() {
 
 /// SES-7: the running time is stored twice, so it survives damage to one of the two.
 #[tokio::test(start_paused = true)]
-async fn running_time_that_is_damaged_in_one_place_is_read_in_the_other() {
+async fn running_time_damaged_in_one_place_is_read_from_other() {
     let fails: [Fails; 2] = [
         |asked| matches!(asked, Asked::Get(Key(name)) if name.as_slice() == b"t/"),
         |asked| matches!(asked, Asked::Get(Key(name)) if name.as_slice() == b"T/"),
@@ -231,7 +231,7 @@ async fn running_time_that_is_damaged_in_one_place_is_read_in_the_other() {
 
 /// SES-7: a running time of less than ten minutes counts if the realm stops in order.
 #[tokio::test(start_paused = true)]
-async fn running_time_is_written_at_an_orderly_stop() {
+async fn running_time_is_written_at_orderly_stop() {
     let store = Faulty::default();
     for run in 1..=3 {
         let (realm, _errands) = realm_over(&store);
@@ -251,7 +251,7 @@ async fn running_time_is_written_at_an_orderly_stop() {
 /// SES-7: if a realm is killed, it loses less than half of its running time since the start, and
 /// ten minutes at most.
 #[tokio::test(start_paused = true)]
-async fn running_time_is_written_soon_after_a_start() {
+async fn running_time_of_killed_realm_loses_less_than_half() {
     for ran in [100, 200, 359, 449, 500, 809, 1000, 5000] {
         let store = Faulty::default();
         let (realm, _errands) = realm_over(&store);
@@ -269,7 +269,7 @@ async fn running_time_is_written_soon_after_a_start() {
 /// SES-7: a clock goes on from the clock before it in the same process, whatever the store has
 /// taken of that one.
 #[tokio::test(start_paused = true)]
-async fn running_time_does_not_go_back_in_a_process_whose_disk_takes_nothing() {
+async fn running_time_with_failing_disk_does_not_go_back_in_process() {
     let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     realm.note_running(LONG).await;
@@ -288,7 +288,7 @@ async fn running_time_does_not_go_back_in_a_process_whose_disk_takes_nothing() {
 
 /// SES-7: a server writes the running time when it is told to stop.
 #[tokio::test]
-async fn server_writes_its_running_time_when_it_is_told_to_stop() {
+async fn running_time_is_written_when_server_is_told_to_stop() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
     config.store.path = directory.path().join("data");
@@ -386,7 +386,7 @@ async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
 /// PEER-5: a failed read does not stop a queue: it is repeated. Fixed fault: until the next start,
 /// delivery ended or took the queue for empty.
 #[tokio::test(start_paused = true)]
-async fn queue_is_carried_on_after_a_read_that_has_failed() {
+async fn queue_delivery_continues_after_failed_read() {
     let reads: [(&str, u32, Fails); 4] = [
         (
             "peers",
@@ -430,7 +430,7 @@ async fn queue_is_carried_on_after_a_read_that_has_failed() {
 /// PEER-11: replicas that cannot be listed at a start are listed later. Messages do not wait for
 /// that.
 #[tokio::test(start_paused = true)]
-async fn copies_that_cannot_be_listed_hold_no_message_up() {
+async fn replica_list_unreadable_does_not_delay_messages() {
     let store = Faulty::default();
     let (realm, errands) = realm_over(&store);
     register(&realm).await;
@@ -457,7 +457,7 @@ async fn copies_that_cannot_be_listed_hold_no_message_up() {
 /// PEER-5: a peer that was removed and added again within a moment gets its messages. Fixed fault:
 /// its delivery had ended, and was never started again.
 #[tokio::test(start_paused = true)]
-async fn peer_that_is_made_again_is_carried_to() {
+async fn delivery_to_peer_removed_and_added_again_continues() {
     let store = Faulty::default();
     let (realm, errands) = realm_over(&store);
     register(&realm).await;
@@ -498,7 +498,7 @@ async fn peer_that_is_made_again_is_carried_to() {
 /// PEER-17: a queue that cannot be searched at a start is searched later. A message behind another
 /// one is returned in time.
 #[tokio::test(start_paused = true)]
-async fn queue_that_cannot_be_read_at_a_start_gives_back_what_is_in_it() {
+async fn queue_unreadable_at_start_still_returns_expired_message() {
     let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     realm.note_running(LONG).await;

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes_carry_their_unit() {
+    fn config_durations_rates_and_sizes_need_units() {
         for (text, wanted) in [
             ("1500ms", 1_500),
             ("30s", 30_000),

@@ -76,7 +76,7 @@ async fn everything_goes(setting: &Setting) -> Client {
 /// EXACT-7: a message in the outbox is sent by the user who typed it, even if another user logs in
 /// before it is sent.
 #[tokio::test(start_paused = true)]
-async fn owner_of_a_message_is_who_typed_it() {
+async fn outbox_message_is_sent_by_user_who_typed_it() {
     for seed in 0..WORLDS {
         let setting = ann_and_bob(seed).await;
         let mut rng = StdRng::seed_from_u64(seed);
@@ -99,7 +99,7 @@ async fn owner_of_a_message_is_who_typed_it() {
 /// EXACT-7: the same holds for a command with a password, which its caller repeats while another
 /// process logs in.
 #[tokio::test(start_paused = true)]
-async fn owner_of_a_group_is_who_made_it() {
+async fn group_created_during_other_login_belongs_to_creator() {
     for seed in 0..WORLDS {
         let setting = ann_and_bob(seed).await;
         let mut rng = StdRng::seed_from_u64(seed);
@@ -138,7 +138,7 @@ async fn owner_of_a_group_is_who_made_it() {
 /// EXACT-8: an old copy of a profile that resumes by its ticket learns only later, or by a refusal,
 /// that it is a copy. It does not send what its original has sent.
 #[tokio::test(start_paused = true)]
-async fn owner_of_a_copy_sends_nothing_twice() {
+async fn outbox_of_copied_profile_sends_nothing_twice() {
     for seed in 0..WORLDS / 12 {
         let setting = ann_and_bob(seed).await;
         setting.stop();
@@ -172,7 +172,7 @@ async fn owner_of_a_copy_sends_nothing_twice() {
 /// READ-2, READ-3, EXACT-7: an entry is shown and confirmed for the user whose mailbox it is in,
 /// even while it is not known who is logged in.
 #[tokio::test(start_paused = true)]
-async fn owner_of_a_mailbox_is_who_is_shown_it() {
+async fn mailbox_entries_are_shown_to_their_user_only() {
     const MESSAGES: u32 = 4;
     for seed in 0..WORLDS {
         let setting = ann_and_bob(seed).await;
@@ -242,7 +242,7 @@ async fn read(client: &Client) -> Result<Vec<String>, CallError> {
 /// EXACT-7, EXACT-8: if a copy has assigned more numbers than its original has used, no handshake
 /// tells it that it is a copy. Its messages are sent by the user who typed them, each once.
 #[tokio::test(start_paused = true)]
-async fn owner_of_a_message_from_a_copy_is_who_typed_it() {
+async fn outbox_of_copied_profile_sends_as_user_who_typed() {
     for waiting in 1..8_usize {
         let setting = ann_and_bob(1).await;
         let writer = setting.client_of([11; 32], &Memory::default());

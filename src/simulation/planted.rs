@@ -41,267 +41,267 @@ const FOUND_BY_SEEDS: [(Fault, u64); 28] = [
 const FOUND_BY_TESTS: [(Fault, &str); 66] = [
     (
         Fault::BelieveForever,
-        "federation::tests::claims::silent_peer_is_tried_where_its_name_leads_by_now",
+        "federation::tests::claims::peer_silent_at_stored_address_is_tried_at_its_hostname",
     ),
     (
         Fault::AskUsedAtOnce,
-        "federation::tests::peer_that_finds_each_number_used_is_asked_seldom",
+        "federation::tests::delivery_refused_as_number_reused_is_retried_with_growing_waits",
     ),
     (
         Fault::LeaveRemains,
-        "realm::tests::peer_removal::a_realm_departs_whole_over_restarts",
+        "realm::tests::peer_removal::peer_removal_interrupted_at_any_step_is_completed",
     ),
     (
         Fault::OneEpoch,
-        "realm::tests::queue::each_start_numbers_in_an_epoch_of_its_own",
+        "realm::tests::queue::queue_numbers_messages_in_new_epoch_after_each_start",
     ),
     (
         Fault::WaitOnDeadLink,
-        "endpoint::tests::realms::what_waits_on_a_forgotten_link_moves_to_the_next",
+        "endpoint::tests::realms::peer_link_forgotten_by_opener_moves_requests_to_next",
     ),
     (
         Fault::TellUnspecified,
-        "realm::tests::peers::a_realm_that_has_moved_says_where_it_is",
+        "realm::tests::peers::introduction_by_moved_realm_tells_new_address",
     ),
     (
         Fault::KeepStaleMembership,
-        "realm::tests::copying::membership_that_its_home_realm_does_not_know_ends_with_the_next_post",
+        "realm::tests::copying::membership_unknown_to_home_realm_ends_with_next_post",
     ),
     (
         Fault::PassRefusalsOn,
-        "federation::tests::refusals::refusals_that_are_for_the_own_realm_to_give_are_not_passed_on",
+        "federation::tests::refusals::delivery_refusal_about_session_or_number_is_not_passed_on",
     ),
     (
         Fault::ForgetFirstKey,
-        "realm::tests::claims::an_uninvited_peer_that_comes_back_under_a_later_key_repeats_nothing",
+        "realm::tests::claims::uninvited_peer_returning_under_later_key_repeats_nothing",
     ),
     (
         Fault::TrustKnownKey,
-        "realm::tests::claims::a_peer_that_calls_by_a_former_key_is_told_of_the_new_one_again",
+        "realm::tests::claims::key_rotation_is_repeated_to_peer_that_calls_by_former_key",
     ),
     (
         Fault::TicketsWithoutEnd,
-        "endpoint::tests::resume::ticket_is_good_for_a_day_and_for_one_user",
+        "endpoint::tests::resume::ticket_is_valid_for_one_day_and_one_user",
     ),
     (
         Fault::AnswerUnderKnownNonce,
-        "endpoint::tests::resume::replayed_resume_is_answered_under_another_key",
+        "endpoint::tests::resume::resumption_replayed_is_answered_under_another_key",
     ),
     (
         Fault::AnyPlaceIsKnown,
-        "endpoint::tests::resume::long_answer_goes_to_where_the_device_was",
+        "endpoint::tests::resume::resumption_long_answer_goes_to_proven_address_only",
     ),
     (
         Fault::PushOutOthers,
-        "endpoint::tests::repeats::who_comes_back_often_pushes_nobody_else_out",
+        "endpoint::tests::repeats::resumption_repeated_often_evicts_no_links_of_others",
     ),
     (
         Fault::ForgetPath,
-        "endpoint::tests::memory::path_is_remembered_by_the_next_process",
+        "endpoint::tests::memory::path_memory_is_used_by_next_process",
     ),
     (
         Fault::TakeCopyForOriginal,
-        "simulation::owners::owner_of_a_copy_sends_nothing_twice",
+        "simulation::owners::outbox_of_copied_profile_sends_nothing_twice",
     ),
     (
         Fault::BelieveAnyCall,
-        "federation::tests::peer_links::peer_behind_a_firewall_is_reached_within_an_hour",
+        "federation::tests::peer_links::dial_back_peer_behind_firewall_is_reached_within_hour",
     ),
     (
         Fault::LetLinksIdleOut,
-        "server::tests::seats::the_link_to_a_peer_that_can_open_none_is_kept_open",
+        "server::tests::seats::peer_link_of_uncallable_realm_is_kept_open",
     ),
     (
         Fault::ForgetLives,
-        "realm::tests::restored::peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same",
+        "realm::tests::restored::peering_with_restored_realm_begins_again",
     ),
     (
         Fault::TrialTakesLink,
-        "endpoint::tests::realms::a_trial_takes_nothing_from_the_link_that_is_there",
+        "endpoint::tests::realms::claim_trial_takes_nothing_from_existing_link",
     ),
     (
         Fault::MakeWayAtOnce,
-        "federation::tests::messages_that_make_way_for_each_other_wait_longer_each_time",
+        "federation::tests::queue_messages_that_make_way_for_each_other_wait_longer_each_time",
     ),
     (
         Fault::TakeAllEarlyOnceRestored,
-        "endpoint::tests::lives::early_request_of_an_unknown_life_waits_for_proof",
+        "endpoint::tests::lives::early_data_with_unknown_life_waits_until_link_is_proven",
     ),
     (
         Fault::TakeGivenUpKey,
-        "realm::tests::peer_removal::key_that_a_removed_peer_has_given_up_is_nobodys",
+        "realm::tests::peer_removal::peer_removal_leaves_former_key_to_nobody",
     ),
     (
         Fault::NumbersOverLogin,
-        "simulation::owners::owner_of_a_group_is_who_made_it",
+        "simulation::owners::group_created_during_other_login_belongs_to_creator",
     ),
     (
         Fault::ReadAsBound,
-        "simulation::owners::owner_of_a_mailbox_is_who_is_shown_it",
+        "simulation::owners::mailbox_entries_are_shown_to_their_user_only",
     ),
     (
         Fault::TrustFirstNumber,
-        "simulation::owners::owner_of_a_message_from_a_copy_is_who_typed_it",
+        "simulation::owners::outbox_of_copied_profile_sends_as_user_who_typed",
     ),
     (
         Fault::RelyOnNothing,
-        "realm::tests::pairs::commands_about_one_realm_have_an_order",
+        "realm::tests::pairs::peer_commands_at_once_are_serializable",
     ),
     (
         Fault::OutboxOfAnybody,
-        "client::outbox::tests::outbox_leaves_entries_of_another_account_alone",
+        "client::outbox::tests::outbox_entries_of_other_account_are_not_sent",
     ),
     (
         Fault::NumbersWithoutWindow,
-        "client::outbox::tests::outbox_gives_no_number_out_that_the_realm_would_forget",
+        "client::outbox::tests::outbox_number_is_not_issued_256_above_incomplete_one",
     ),
     (
         Fault::LifetimeFromDeparture,
-        "client::outbox::tests::outbox_ttl_counts_while_an_entry_waits",
+        "client::outbox::tests::outbox_ttl_counts_while_entry_waits",
     ),
     (
         Fault::IgnoreToken,
-        "client::outbox::tests::outbox_token_makes_a_repeat_the_same_command",
+        "client::outbox::tests::outbox_repeat_with_same_token_is_same_command",
     ),
     (
         Fault::BelieveDamage,
-        "client::store::tests::a_bent_or_misplaced_value_is_not_believed",
+        "client::store::tests::profile_store_value_damaged_or_misplaced_is_refused",
     ),
     (
         Fault::FirstAddressOnly,
-        "simulation::routes::route_dead_first_address_next_one_is_taken",
+        "simulation::routes::connect_with_first_address_dead_uses_next",
     ),
     (
         Fault::LookUpOnce,
-        "simulation::routes::route_moved_realm_is_found_by_a_watch",
+        "simulation::routes::watch_finds_realm_at_new_address",
     ),
     (
         Fault::NeedNetworkAtOnce,
-        "simulation::routes::route_missing_network_is_waited_for",
+        "simulation::routes::connect_without_network_waits_for_network",
     ),
     (
         Fault::ReusePositions,
-        "realm::tests::positions::a_group_made_again_is_shown_from_its_beginning",
+        "realm::tests::positions::cursor_of_former_group_hides_nothing_in_group_made_again",
     ),
     (
         Fault::BelieveOldCursors,
-        "realm::tests::lives::life_unknown_makes_reading_begin_at_what_is_confirmed",
+        "realm::tests::lives::life_unknown_makes_read_begin_behind_confirmed_position",
     ),
     (
         Fault::ShareCursors,
-        "realm::tests::positions::what_another_device_reads_is_not_hidden",
+        "realm::tests::positions::cursor_of_other_device_hides_nothing",
     ),
     (
         Fault::ListsUncharged,
-        "realm::tests::limits::a_list_costs_its_asker_what_it_looks_up",
+        "realm::tests::limits::rate_limit_charges_list_for_entries_looked_up",
     ),
     (
         Fault::StrangersStay,
-        "endpoint::tests::places::strangers_hold_few_places_and_make_room",
+        "endpoint::tests::places::link_slots_of_strangers_are_few_and_make_room_for_users",
     ),
     (
         Fault::AccountsStay,
-        "endpoint::tests::places::an_account_with_many_links_makes_room",
+        "endpoint::tests::places::link_slots_of_account_with_many_links_make_room",
     ),
     (
         Fault::LockOwnerOut,
-        "realm::tests::limits::a_guesser_keeps_known_devices_and_networks_waiting_for_nothing",
+        "realm::tests::limits::password_guess_delay_spares_known_devices_and_subnets",
     ),
     (
         Fault::CountPerWorker,
-        "endpoint::tests::floods::endpoints_behind_one_address_count_together",
+        "endpoint::tests::floods::limits_are_shared_by_endpoints_behind_one_address",
     ),
     (
         Fault::ForgetNetworks,
-        "rate_limit::tests::a_network_of_many_subnets_takes_from_nobody_else",
+        "rate_limit::tests::rate_limit_network_of_many_subnets_leaves_others_unaffected",
     ),
     (
         Fault::LetUsersForge,
-        "realm::tests::rules::what_means_something_to_programs_is_the_realms_own",
+        "realm::tests::rules::notice_content_from_user_or_peer_is_refused",
     ),
     (
         Fault::WatchOutlivesSession,
-        "realm::tests::watches::a_watch_ends_with_its_session",
+        "realm::tests::watches::watch_ends_with_its_session",
     ),
     (
         Fault::AskAtFirstOnly,
-        "server::tests::seats::a_peer_is_asked_at_the_worker_that_has_its_link",
+        "server::tests::seats::peer_request_goes_to_worker_that_has_link",
     ),
     (
         Fault::LeaveOutCallBack,
-        "server::tests::seats::a_peer_that_calls_is_called_back",
+        "server::tests::seats::dial_back_follows_link_opened_by_peer_once",
     ),
     (
         Fault::DialWithoutEnd,
-        "endpoint::tests::realms::an_address_for_which_nobody_vouches_gets_three_datagrams",
+        "endpoint::tests::realms::claim_trial_of_unvouched_address_gets_three_datagrams",
     ),
     (
         Fault::TakeAllEarly,
-        "realm::tests::peers::what_undoes_something_does_not_travel_early",
+        "realm::tests::peers::early_data_with_undoing_peer_request_is_refused",
     ),
     (
         Fault::TakeAnyKey,
-        "realm::tests::peers::a_peer_goes_by_no_key_but_its_own",
+        "realm::tests::peers::key_rotation_without_secret_of_new_key_is_refused",
     ),
     (
         Fault::SettleTwice,
-        "realm::tests::peer_removal::an_answer_that_comes_after_the_removal_changes_nothing",
+        "realm::tests::peer_removal::peer_removal_is_not_changed_by_late_answer",
     ),
     (
         Fault::UnaskedWithoutEnd,
-        "realm::tests::claims::unasked_peers_come_at_a_rate",
+        "realm::tests::claims::introduction_of_uninvited_peers_is_rate_limited",
     ),
     (
         Fault::ForgetRemoval,
-        "realm::tests::peer_removal::what_a_removed_realm_has_under_way_is_refused",
+        "realm::tests::peer_removal::peer_removal_refuses_requests_in_progress",
     ),
     (
         Fault::EndUnsaid,
-        "realm::tests::group_teardown::ended_group_is_told_to_each_realm_of_its_members_once",
+        "realm::tests::group_teardown::group_end_is_told_once_to_each_realm_with_members",
     ),
     (
         Fault::StoreWithoutShare,
-        "realm::tests::limits::an_account_has_so_much_kept_and_no_more",
+        "realm::tests::limits::storage_quota_of_account_used_up_delays_writes",
     ),
     (
         Fault::WatchWithoutShare,
-        "realm::watch_memory::tests::there_is_an_end_for_each_and_something_left_for_the_next",
+        "realm::watch_memory::tests::watch_memory_bounds_each_account_and_leaves_room_for_next",
     ),
     (
         Fault::EpochsWithoutEnd,
-        "realm::tests::peers::a_peer_begins_few_epochs",
+        "realm::tests::peers::peer_that_begins_many_epochs_is_rate_limited",
     ),
     (
         Fault::QueueWithoutShare,
-        "realm::tests::fair::a_queue_that_one_account_has_filled_has_room_for_others",
+        "realm::tests::fair::queue_filled_by_one_account_has_room_for_others",
     ),
     (
         Fault::OldWordsEnd,
-        "realm::tests::expelled::word_of_a_former_membership_ends_no_other",
+        "realm::tests::expelled::membership_is_not_ended_by_message_about_former_one",
     ),
     (
         Fault::KeepForever,
-        "realm::tests::retention::what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read",
+        "realm::tests::retention::retention_deletes_old_entries_and_tells_of_unread_ones",
     ),
     (
         Fault::ReadAheadWithoutEnd,
-        "realm::tests::watches::a_watch_reads_ahead_no_more_than_it_may",
+        "realm::tests::watches::watch_over_many_mailboxes_reads_bounded_part_ahead",
     ),
     (
         Fault::RefuseInDoubt,
-        "realm::tests::doubt::a_failed_commit_is_answered_unknown",
+        "realm::tests::doubt::commit_that_may_be_written_is_answered_unknown",
     ),
     (
         Fault::ForgetHighest,
-        "realm::tests::once::a_refused_number_is_told_the_highest",
+        "realm::tests::once::dedup_refusal_tells_highest_number",
     ),
     (
         Fault::TellTwice,
-        "realm::tests::queue::a_message_whose_time_is_over_comes_back_before_its_turn",
+        "realm::tests::queue::queue_message_past_deadline_is_returned_before_its_turn",
     ),
     (
         Fault::GiveBackTwice,
-        "realm::tests::queue::a_restart_gives_nothing_back_twice",
+        "realm::tests::queue::queue_message_returned_before_restart_is_not_returned_again",
     ),
 ];
 

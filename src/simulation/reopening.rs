@@ -73,7 +73,7 @@ async fn texts(client: &Client) -> Vec<Vec<u8>> {
 /// repeats it. The server opens its store again at the same address by itself, and the message is
 /// there once. The same holds if the writing thread panicked.
 #[tokio::test(flavor = "multi_thread")]
-async fn server_whose_sync_fails_serves_on() {
+async fn store_reopen_after_failed_sync_stores_message_once() {
     let directory = tempfile::tempdir().unwrap();
     let Serving {
         stop,
@@ -99,7 +99,7 @@ async fn server_whose_sync_fails_serves_on() {
 /// If the engine takes long to close, the server waits for it. Each try records anew that the store
 /// is not trusted.
 #[tokio::test(flavor = "multi_thread")]
-async fn server_whose_engine_closes_late_serves_on() {
+async fn store_reopen_waits_for_engine_that_closes_late() {
     let directory = tempfile::tempdir().unwrap();
     let Serving {
         stop,
@@ -140,7 +140,7 @@ fn damage(data: &Path) {
 
 /// A damaged store is not served after it is opened again. The server ends and says why.
 #[tokio::test(flavor = "multi_thread")]
-async fn server_whose_store_cannot_be_opened_again_ends() {
+async fn store_reopen_of_damaged_store_ends_server() {
     let directory = tempfile::tempdir().unwrap();
     let Serving {
         stop: _stop,
@@ -173,7 +173,7 @@ fn peer() -> String {
 
 /// A store that fails while the configured peers are listed is opened again, as at any other time.
 #[tokio::test(flavor = "multi_thread")]
-async fn server_whose_store_fails_while_peers_are_listed_serves_on() {
+async fn store_reopen_after_failure_while_listing_peers_serves_on() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, &peer());
     let Serving {
@@ -190,7 +190,7 @@ async fn server_whose_store_fails_while_peers_are_listed_serves_on() {
 /// A disk that is full at the start does not prevent a start, nor the listing of configured peers
 /// that are stored already.
 #[test]
-fn server_on_a_full_disk_starts_with_configured_peers() {
+fn disk_full_at_start_still_lists_configured_peers() {
     let directory = tempfile::tempdir().unwrap();
     let peer = peer();
     for (peer, reserve) in [("", 0), (&*peer, u64::MAX), (&peer, 0), (&peer, u64::MAX)] {

@@ -230,7 +230,7 @@ fn answer_with_junk(socket: Socket) {
 /// HS-15: if the first candidate address is dead, the client uses the next one. This holds even if
 /// datagrams from the first one arrive that are not authentic.
 #[tokio::test(start_paused = true)]
-async fn route_dead_first_address_next_one_is_taken() {
+async fn connect_with_first_address_dead_uses_next() {
     let setting = Setting::new(&[DEAD, LIVE]);
     let dead = setting.machine("dead");
     answer_with_junk(dead.bind(DEAD).unwrap());
@@ -250,7 +250,7 @@ async fn route_dead_first_address_next_one_is_taken() {
 
 /// HS-15: if the first address answers, a second one costs no datagram.
 #[tokio::test(start_paused = true)]
-async fn route_live_first_address_costs_no_datagram_more() {
+async fn connect_with_first_address_live_sends_nothing_to_second() {
     let mut sent = vec![];
     for addresses in [vec![LIVE], vec![LIVE, DEAD]] {
         let setting = Setting::new(&addresses);
@@ -265,7 +265,7 @@ async fn route_live_first_address_costs_no_datagram_more() {
 
 /// HS-16: a client resolves an unknown name again and again until its deadline.
 #[tokio::test(start_paused = true)]
-async fn route_unknown_name_is_waited_for_until_the_deadline() {
+async fn connect_to_unknown_name_is_retried_until_deadline() {
     let setting = Setting::new(&[]);
     let client = setting.client();
     let begun = Instant::now();
@@ -295,7 +295,7 @@ async fn route_unknown_name_is_waited_for_until_the_deadline() {
 
 /// HS-16: a client without a network tries again until there is one.
 #[tokio::test(start_paused = true)]
-async fn route_missing_network_is_waited_for() {
+async fn connect_without_network_waits_for_network() {
     let setting = Setting::new(&[LIVE]);
     setting.network.set_down(true);
     let network = setting.network.clone();
@@ -322,7 +322,7 @@ async fn route_missing_network_is_waited_for() {
 
 /// HS-17: a command of which no datagram was sent is reported as not done, and never takes effect.
 #[tokio::test(start_paused = true)]
-async fn route_nothing_left_is_unreachable_and_never_done() {
+async fn connect_failed_before_any_datagram_is_reported_not_done() {
     let setting = Setting::new(&[LIVE]);
     let first = setting.registered().await;
     drop(first);
@@ -355,7 +355,7 @@ async fn route_nothing_left_is_unreachable_and_never_done() {
 /// HS-17: early data takes effect with the first datagram. Without an answer its outcome is
 /// unknown.
 #[tokio::test(start_paused = true)]
-async fn route_early_data_without_answer_is_unknown() {
+async fn early_data_without_answer_has_unknown_outcome() {
     let setting = Setting::new(&[LIVE]);
     drop(setting.registered().await);
     setting.network.cut("alpha", "client", true);
@@ -385,7 +385,7 @@ async fn route_early_data_without_answer_is_unknown() {
 /// HS-18: after a day of sleep a machine does not send its ticket: the realm would refuse it, which
 /// costs a round trip.
 #[tokio::test(start_paused = true)]
-async fn route_ticket_is_not_shown_after_a_long_sleep() {
+async fn ticket_after_day_of_sleep_is_not_sent() {
     for (slept, is_resumed) in [(3600, true), (86_400, false)] {
         let setting = Setting::new(&[LIVE]);
         let client = setting.registered().await;
@@ -412,7 +412,7 @@ async fn route_ticket_is_not_shown_after_a_long_sleep() {
 
 /// HS-6: each command learns as fast as the first one that the realm has another key.
 #[tokio::test(start_paused = true)]
-async fn route_changed_key_is_told_each_time() {
+async fn key_change_of_realm_is_reported_to_each_command() {
     let mut setting = Setting::new(&[LIVE]);
     drop(setting.registered().await);
     let client = setting.client();
@@ -433,7 +433,7 @@ async fn route_changed_key_is_told_each_time() {
 /// A read without an answer is reported as not done, whatever was received before: it changes
 /// nothing.
 #[tokio::test(start_paused = true)]
-async fn route_read_without_an_answer_is_no_unknown_outcome() {
+async fn answer_missing_to_read_is_reported_not_done() {
     let setting = Setting::new(&[LIVE]);
     let client = setting.registered().await;
     client.whoami().await.unwrap();
@@ -449,7 +449,7 @@ async fn route_read_without_an_answer_is_no_unknown_outcome() {
 /// HS-16: a watch finds its realm at another address. Meanwhile it reports that the realm is out of
 /// reach.
 #[tokio::test(start_paused = true)]
-async fn route_moved_realm_is_found_by_a_watch() {
+async fn watch_finds_realm_at_new_address() {
     let setting = Setting::new(&[LIVE]);
     let client = setting.registered().await;
     let mut watching = client.watch().await.unwrap();
@@ -466,7 +466,7 @@ async fn route_moved_realm_is_found_by_a_watch() {
 
 /// A watch that begins without a network starts once there is one.
 #[tokio::test(start_paused = true)]
-async fn route_watch_without_network_begins_when_it_is_there() {
+async fn watch_without_network_starts_once_network_is_up() {
     let setting = Setting::new(&[LIVE]);
     drop(setting.registered().await);
     setting.network.set_down(true);

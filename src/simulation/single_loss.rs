@@ -181,7 +181,7 @@ async fn course(moment: Moment, lost: Option<(Way, usize)>) -> Course {
 /// LINK-18, LINK-16, LINK-17: after a watcher's address has changed, any single datagram may be
 /// lost. The watcher gets its message within two timeouts of the realm's next try.
 #[tokio::test(start_paused = true)]
-async fn losing_any_datagram_after_a_rebinding_costs_no_more_than_two_timeouts() {
+async fn migration_with_any_datagram_lost_takes_at_most_two_timeouts() {
     let (mut worlds, mut measured) = (0, 0);
     let mut worst = (0.0_f64, String::new());
     for moment in MOMENTS {

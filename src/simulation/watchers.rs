@@ -148,7 +148,7 @@ fn report(what: &str, mut waits: Vec<Duration>) -> usize {
 /// the promised time. If they do not know the path, there is no promise, and the time is only
 /// printed.
 #[tokio::test(start_paused = true)]
-async fn watchers_on_a_bad_path_have_what_waits_for_them() {
+async fn watch_on_known_lossy_path_gets_messages_in_promised_time() {
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
     let first = variable("MERPATI_FIRST").unwrap_or(0);
     for seed in first..first + variable("MERPATI_SEEDS").unwrap_or(CROWDS) {

@@ -88,27 +88,27 @@ macro_rules! suite {
 }
 
 suite! {
-    what_is_put_is_found_with_a_rising_version
-    a_batch_takes_effect_whole_or_not_at_all
-    an_expectation_that_no_longer_holds_is_a_conflict
-    of_many_who_rely_on_the_same_value_one_wins
-    a_log_that_has_grown_is_a_conflict_for_who_relied_on_its_end
-    keys_are_listed_in_order_and_by_prefix
-    a_log_gives_positions_without_gaps
-    pages_end_where_they_are_told_to
-    a_trimmed_log_never_gives_a_position_out_again
-    logs_with_entries_are_listed_each_once
-    an_empty_log_that_is_forgotten_begins_anew
-    a_batch_may_append_to_any_number_of_logs
-    everything_survives_a_restart
-    a_subscriber_wakes_when_its_log_has_grown
-    names_that_are_too_long_are_refused
+    value_put_is_found_with_rising_version
+    batch_takes_effect_whole_or_not_at_all
+    conflict_on_outdated_version_is_reported
+    conflict_among_many_writers_lets_one_win
+    conflict_on_outdated_log_end_is_reported
+    list_returns_keys_in_order_by_prefix
+    log_positions_have_no_gaps
+    log_pages_end_at_limits
+    log_trimmed_never_reuses_positions
+    log_list_has_each_log_with_entries_once
+    log_empty_and_forgotten_starts_again
+    batch_appends_to_any_number_of_logs
+    restart_keeps_values_logs_and_versions
+    subscription_wakes_when_log_grows
+    name_too_long_is_refused
 }
 
 mod suite {
     use super::*;
 
-    pub async fn what_is_put_is_found_with_a_rising_version(engine: &impl Engine) {
+    pub async fn value_put_is_found_with_rising_version(engine: &impl Engine) {
         let store = engine.open();
         assert_eq!(store.get(&key("a")).await.unwrap(), None);
         let mut last = Version(0);
@@ -128,7 +128,7 @@ mod suite {
         assert_eq!(store.get(&key("a")).await.unwrap(), None);
     }
 
-    pub async fn a_batch_takes_effect_whole_or_not_at_all(engine: &impl Engine) {
+    pub async fn batch_takes_effect_whole_or_not_at_all(engine: &impl Engine) {
         let store = engine.open();
         let mut batch = Batch::new();
         batch
@@ -152,7 +152,7 @@ mod suite {
         assert_eq!(values(&store, "l").await, [(1, "x".into())]);
     }
 
-    pub async fn an_expectation_that_no_longer_holds_is_a_conflict(engine: &impl Engine) {
+    pub async fn conflict_on_outdated_version_is_reported(engine: &impl Engine) {
         let store = engine.open();
         let put = |expected: Expected| {
             let mut batch = Batch::new();
@@ -178,7 +178,7 @@ mod suite {
         put(Expected::At(second)).await.unwrap();
     }
 
-    pub async fn of_many_who_rely_on_the_same_value_one_wins(engine: &impl Engine) {
+    pub async fn conflict_among_many_writers_lets_one_win(engine: &impl Engine) {
         let store = Arc::new(engine.open());
         let mut batch = Batch::new();
         batch.put(key("count"), 0u64.to_be_bytes().to_vec());
@@ -212,9 +212,7 @@ mod suite {
         assert!(conflicts > 0, "they did meet");
     }
 
-    pub async fn a_log_that_has_grown_is_a_conflict_for_who_relied_on_its_end(
-        engine: &impl Engine,
-    ) {
+    pub async fn conflict_on_outdated_log_end_is_reported(engine: &impl Engine) {
         let store = engine.open();
         let append = |end: Option<u64>| {
             let mut batch = Batch::new();
@@ -240,7 +238,7 @@ mod suite {
         append(Some(4)).await.unwrap();
     }
 
-    pub async fn keys_are_listed_in_order_and_by_prefix(engine: &impl Engine) {
+    pub async fn list_returns_keys_in_order_by_prefix(engine: &impl Engine) {
         let store = engine.open();
         let mut batch = Batch::new();
         for name in ["b/2", "a/1", "b/1", "b/10", "c/1", "b"] {
@@ -266,7 +264,7 @@ mod suite {
         assert!(list("b/", Some("b/2"), 9).await.is_empty());
     }
 
-    pub async fn a_log_gives_positions_without_gaps(engine: &impl Engine) {
+    pub async fn log_positions_have_no_gaps(engine: &impl Engine) {
         let store = engine.open();
         // The name of one log is a prefix of the other's. Their entries must not mix.
         for (name, entry, position) in [
@@ -300,7 +298,7 @@ mod suite {
         assert!(values(&store, "m").await.is_empty());
     }
 
-    pub async fn pages_end_where_they_are_told_to(engine: &impl Engine) {
+    pub async fn log_pages_end_at_limits(engine: &impl Engine) {
         let store = engine.open();
         let mut batch = Batch::new();
         for entry in ["aaaa", "bbbb", "cccc", "dddd"] {
@@ -328,7 +326,7 @@ mod suite {
         assert_eq!(read(u64::MAX, 9, 99).await, (vec![], false));
     }
 
-    pub async fn a_trimmed_log_never_gives_a_position_out_again(engine: &impl Engine) {
+    pub async fn log_trimmed_never_reuses_positions(engine: &impl Engine) {
         let store = engine.open();
         let mut batch = Batch::new();
         for entry in ["a", "b", "c"] {
@@ -360,7 +358,7 @@ mod suite {
 
     /// A log trimmed to nothing has no entries. Logs whose names have a common prefix or an equal
     /// length are different logs.
-    pub async fn logs_with_entries_are_listed_each_once(engine: &impl Engine) {
+    pub async fn log_list_has_each_log_with_entries_once(engine: &impl Engine) {
         let store = engine.open();
         let names = ["b", "a", "ab", "abc", "b\u{7f}", "gone"];
         for name in names {
@@ -388,7 +386,7 @@ mod suite {
         assert_eq!(found, wanted);
     }
 
-    pub async fn an_empty_log_that_is_forgotten_begins_anew(engine: &impl Engine) {
+    pub async fn log_empty_and_forgotten_starts_again(engine: &impl Engine) {
         let store = engine.open();
         let change = async |change: &dyn Fn(&mut Batch)| {
             let mut batch = Batch::new();
@@ -422,7 +420,7 @@ mod suite {
     }
 
     /// An engine may cache log ends, but must not drop those that only this batch has moved.
-    pub async fn a_batch_may_append_to_any_number_of_logs(engine: &impl Engine) {
+    pub async fn batch_appends_to_any_number_of_logs(engine: &impl Engine) {
         let store = engine.open();
         let mut batch = Batch::new();
         for name in (0..70_000).chain([0]) {
@@ -435,7 +433,7 @@ mod suite {
         assert_eq!(store.last(&log("0")).await.unwrap(), Position(2));
     }
 
-    pub async fn everything_survives_a_restart(engine: &impl Engine) {
+    pub async fn restart_keeps_values_logs_and_versions(engine: &impl Engine) {
         let mut last = Version(0);
         for round in 1..=3 {
             let store = engine.open();
@@ -453,7 +451,7 @@ mod suite {
         assert_eq!(values(&store, "l").await.len(), 3);
     }
 
-    pub async fn a_subscriber_wakes_when_its_log_has_grown(engine: &impl Engine) {
+    pub async fn subscription_wakes_when_log_grows(engine: &impl Engine) {
         let store = engine.open();
         let mut first = store.subscribe(&[log("k"), log("l")]);
         let mut other = store.subscribe(&[log("m")]);
@@ -476,7 +474,7 @@ mod suite {
         assert_eq!(other.grown().await, None, "a closed store says so");
     }
 
-    pub async fn names_that_are_too_long_are_refused(engine: &impl Engine) {
+    pub async fn name_too_long_is_refused(engine: &impl Engine) {
         let store = engine.open();
         let long = "x".repeat(256);
         let mut batch = Batch::new();
@@ -493,7 +491,7 @@ mod suite {
 }
 
 #[test]
-fn bytes_one_after_another_come_whole_whether_there_is_room_for_them_or_not() {
+fn name_bytes_concatenated_are_whole_at_any_length() {
     for lens in [
         [0, 0, 0],
         [1, 2, 3],
@@ -511,7 +509,7 @@ fn bytes_one_after_another_come_whole_whether_there_is_room_for_them_or_not() {
 
 /// Compares the engine with a model that forgets nothing: random batches, with restarts.
 #[test]
-fn the_engine_does_what_a_simple_model_does() {
+fn engine_with_random_batches_matches_model() {
     let step = prop_oneof![
         4 => (0u8..4, 0u8..5, any::<u8>()).prop_map(Some),
         1 => Just(None),
@@ -580,7 +578,7 @@ fn the_engine_does_what_a_simple_model_does() {
 
 /// Two servers on one directory would undo each other's work.
 #[test]
-fn a_directory_is_opened_once() {
+fn store_directory_in_use_is_refused() {
     let engine = embedded();
     let store = engine.open();
     let error = Embedded::open(engine.0.path()).unwrap_err();
@@ -591,7 +589,7 @@ fn a_directory_is_opened_once() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_is_named() {
+fn store_directory_not_creatable_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let error = Embedded::open(&file.path().join("below")).unwrap_err();
     assert!(matches!(error, OpenError::Io { .. }));

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_ends_where_something_can_be_read_again() {
+    fn unreadable_range_ends_at_next_readable_key() {
         let cases: [(&[u8], &[u8]); 5] = [
             (b"", b"a"),
             (b"ann", b"bob"),

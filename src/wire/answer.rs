@@ -449,7 +449,7 @@ mod tests {
 
     /// WIRE-14, ERR-1
     #[test]
-    fn emit_then_parse_is_identity() {
+    fn answer_emitted_then_parsed_is_identical() {
         let mut answers = vec![
             Answer::Done,
             Answer::Sent(Sent::Stored),
@@ -516,7 +516,7 @@ mod tests {
 
     /// WIRE-4
     #[test]
-    fn bytes_left_over_are_refused() {
+    fn answer_with_bytes_left_over_is_refused() {
         assert!(Answer::parse(&[0x00, 0x00]).is_err());
         assert!(Answer::parse(&[0x41, 0x05, 0x00]).is_err());
         assert!(Answer::parse(&[]).is_err());
@@ -526,7 +526,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(bytes: Vec<u8>) {
+        fn answer_parse_of_any_bytes_never_panics(bytes: Vec<u8>) {
             let _ = Answer::parse(&bytes);
         }
     }

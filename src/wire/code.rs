@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_read_as_it_is_shown_and_never_logged() {
+    fn registration_code_parses_as_shown_and_is_never_logged() {
         let code = RegistrationCode([7; 10]);
         assert_eq!(code.to_string().len(), 16);
         assert_eq!(code.to_string().parse(), Ok(code));

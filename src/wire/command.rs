@@ -420,7 +420,7 @@ mod tests {
 
     /// EXACT-11: `void` needs only its number and the session.
     #[test]
-    fn a_void_takes_five_bytes() {
+    fn command_void_takes_five_bytes() {
         let command = Command::Void(Void {
             operation: Operation::new(9, *b"qz"),
             session: SessionRef::Bound,
@@ -430,7 +430,7 @@ mod tests {
 
     /// WATCH-5: `unread` without cursors has the same bytes as before cursors were added.
     #[test]
-    fn unread_without_cursors_takes_two_bytes() {
+    fn command_unread_without_cursors_takes_two_bytes() {
         let command = Command::Unread(Unread {
             session: SessionRef::Bound,
             cursors: Cursors::default(),
@@ -440,7 +440,7 @@ mod tests {
 
     /// WIRE-12: the fourteen commands keep the numbers of the command table.
     #[test]
-    fn the_opcodes_are_distinct_and_leave_the_option_bit_free() {
+    fn command_opcodes_are_distinct_and_leave_option_bit_free() {
         let mut commands = COMMANDS.to_vec();
         commands.sort_unstable();
         for (at, (code, name)) in commands.iter().enumerate() {
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_send_is_short() {
+    fn command_send_with_short_message_is_short() {
         let command = Command::Send(Send {
             operation: Operation::new(9, *b"qz"),
             session: SessionRef::Bound,
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_taken_out() {
+    fn command_without_secrets_contains_no_password() {
         let command = Command::Auth(Auth {
             operation: Operation::new(9, *b"qz"),
             username: "bob".parse().unwrap(),
@@ -475,7 +475,7 @@ mod tests {
     proptest! {
         /// WIRE-12: every command that parses is written and read back as the same command.
         #[test]
-        fn what_parses_is_written_back(code in 1u8..=36, options: bool, bytes: Vec<u8>) {
+        fn command_parsed_then_emitted_is_identical(code in 1u8..=36, options: bool, bytes: Vec<u8>) {
             let mut input = vec![code | if options { HAS_OPTIONS } else { 0 }];
             input.extend_from_slice(&bytes);
             if let Ok(request) = Request::parse(&input) {

@@ -184,7 +184,7 @@ mod tests {
 
     /// PEER-28
     #[test]
-    fn details_are_read_as_they_were_written_and_later_fields_are_passed_over() {
+    fn peer_detail_is_read_as_written_and_later_fields_are_skipped() {
         let detail = PeerDetail {
             realm: "beta".parse().unwrap(),
             key: [7; 32],
@@ -220,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(bytes: Vec<u8>) {
+        fn peer_detail_parse_of_any_bytes_never_panics(bytes: Vec<u8>) {
             let _ = PeerDetails(bytes).read();
         }
     }

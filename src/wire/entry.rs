@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_twenty_bytes_takes_thirty_one() {
+    fn push_event_of_twenty_bytes_takes_thirty_one() {
         let mut out = vec![];
         Event {
             mailbox: Mailbox::Private,
@@ -447,7 +447,7 @@ mod tests {
     /// READ-8: the mark that an entry has been read on another device takes no byte in a live
     /// event, and one position in a page.
     #[test]
-    fn what_another_device_has_read_is_marked() {
+    fn entry_read_on_other_device_is_marked() {
         let read = Entry {
             read: true,
             ..entry(9, 20)
@@ -485,7 +485,7 @@ mod tests {
     proptest! {
         /// READ-4: consecutive pages of any size give every byte of every entry once.
         #[test]
-        fn pages_together_give_the_whole_mailbox(
+        fn entry_pages_of_any_size_give_whole_mailbox_once(
             lens in prop::collection::vec(0usize..300, 0..8), bytes in 48usize..400, limit in 1usize..4,
             first in prop_oneof![Just(1u64), 60u64..70, Just(1 << 20)], read in 0u64..8,
         ) {
@@ -518,7 +518,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(bytes: Vec<u8>) {
+        fn entry_parse_of_any_bytes_never_panics(bytes: Vec<u8>) {
             let _ = Page::parse(&bytes);
             let _ = Event::parse(&bytes);
         }

@@ -379,7 +379,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_id_survives_being_shown_and_typed() {
+    fn session_id_parses_as_shown() {
         let id = SessionId([7; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(id.to_string().len(), 26);
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_show_in_debug_output() {
+    fn secrets_are_hidden_in_debug_output() {
         assert_eq!(
             format!("{:?} {:?}", Password(b"hunter22"), SessionId([7; 16])),
             "Password(8 bytes) SessionId(…)"
@@ -396,7 +396,7 @@ mod tests {
 
     /// WIRE-4
     #[test]
-    fn the_last_field_uses_the_message_up() {
+    fn field_last_uses_whole_message() {
         assert!(Port::parse_last(&[1, 2, 3]).is_err());
         assert_eq!(Text::parse_last(b"abc").unwrap().1, Text("abc"));
         assert!(Text::parse_last(b"a\x07c").is_err());

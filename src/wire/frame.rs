@@ -392,7 +392,7 @@ mod tests {
     use crate::wire::{ConnectionId, Life, LinkName, OperationNumber};
 
     #[test]
-    fn an_acknowledgement_is_three_to_twelve_bytes() {
+    fn frame_ack_takes_three_to_twelve_bytes() {
         let mut out = Vec::new();
         AckFrame {
             largest: PacketNumber(9),
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_beyond_its_message_is_refused() {
+    fn frame_part_beyond_its_message_is_refused() {
         assert!(Frame::parse(&[0x0a, 0, 1, 3, 2, b'x', b'y']).is_err());
         assert!(Frame::parse(&[0x0a, 0, 1, 3, 2, b'x']).is_ok());
         let huge = [
@@ -498,7 +498,7 @@ mod tests {
     proptest! {
         /// WIRE-8, WIRE-9
         #[test]
-        fn emit_then_parse_is_identity(parts in prop::collection::vec(frames(), 1..6)) {
+        fn frame_emitted_then_parsed_is_identical(parts in prop::collection::vec(frames(), 1..6)) {
             let wanted: Vec<_> = parts.iter().map(build).collect();
             let mut out = vec![];
             for (at, frame) in wanted.iter().enumerate() {
@@ -509,7 +509,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(bytes: Vec<u8>) {
+        fn frame_parse_of_any_bytes_never_panics(bytes: Vec<u8>) {
             let _ = Frames::checked(&bytes).map(Iterator::count);
         }
     }

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folds_what_people_type() {
+    fn name_typed_with_capitals_is_folded() {
         assert_eq!(
             "Bob.Smith-2".parse::<Username>().unwrap().as_str(),
             "bob.smith-2"
@@ -211,7 +211,7 @@ mod tests {
 
     /// WIRE-3
     #[test]
-    fn refuses_what_is_not_a_name() {
+    fn name_invalid_is_refused_with_reason() {
         assert_eq!("".parse::<Username>(), Err(InvalidName::Empty));
         assert_eq!("-x".parse::<Username>(), Err(InvalidName::Character('-')));
         assert_eq!("a b".parse::<Username>(), Err(InvalidName::Character(' ')));
@@ -229,7 +229,7 @@ mod tests {
 
     /// WIRE-3: a name has only one spelling; a second one could be mistaken for a second account.
     #[test]
-    fn refuses_capital_letters_on_the_wire() {
+    fn name_with_capitals_on_wire_is_refused() {
         assert!(Username::parse(b"\x03Bob").is_err());
         assert!(Username::parse_last(b"Bob").is_err());
         let mut out = Vec::new();

@@ -52,7 +52,7 @@ mod tests {
 
     /// The example of RFC 9000 appendix A.3.
     #[test]
-    fn expands_the_example_of_rfc_9000() {
+    fn packet_number_expands_rfc_9000_example() {
         assert_eq!(
             PacketNumber::expand(0x9b32, 2, Some(PacketNumber(0xa82f_30ea))),
             PacketNumber(0xa82f_9b32)
@@ -63,7 +63,7 @@ mod tests {
         /// WIRE-5: the receiver restores the number, whatever it has seen since the acknowledged
         /// one.
         #[test]
-        fn what_is_truncated_is_found_again(
+        fn packet_number_truncated_is_restored(
             acknowledged in proptest::option::of(0u64..1 << 40), ahead in 1u64..1 << 30, seen in 0.0..1.0f64,
         ) {
             let number = PacketNumber(acknowledged.map_or(ahead - 1, |a| a + ahead));

@@ -201,7 +201,7 @@ mod tests {
 
     /// WIRE-13
     #[test]
-    fn unknown_even_types_are_skipped_and_odd_ones_remembered() {
+    fn options_unknown_even_are_skipped_and_odd_are_noted() {
         let (_, even) = Options::parse(&[0x40, 2, 9, 9, 0x01, 1, 5, 0]).unwrap();
         assert_eq!(
             even,
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn emit_then_parse_is_identity() {
+    fn options_emitted_then_parsed_are_identical() {
         let all = Options {
             after: Some(1),
             limit: Some(2),

@@ -507,7 +507,7 @@ mod tests {
 
     /// PEER-2, PEER-4, PEER-27, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15, PEER-19
     #[test]
-    fn emit_then_parse_is_identity() {
+    fn peer_request_emitted_then_parsed_is_identical() {
         for request in [
             PeerRequest::Introduce {
                 realm: "alpha".parse().unwrap(),
@@ -587,7 +587,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(code in 0x60u8..0x6c, bytes: Vec<u8>) {
+        fn peer_request_parse_of_any_bytes_never_panics(code in 0x60u8..0x6c, bytes: Vec<u8>) {
             let input = [&[code][..], &bytes].concat();
             if let Ok(request) = PeerRequest::parse(&input) {
                 let written = request.to_bytes();

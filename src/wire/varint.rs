@@ -59,7 +59,7 @@ mod tests {
 
     /// The examples of RFC 9000 appendix A.1.
     #[test]
-    fn reads_the_examples_of_rfc_9000() {
+    fn varint_parses_rfc_9000_examples() {
         for (bytes, n) in [
             (
                 &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..],
@@ -77,7 +77,7 @@ mod tests {
     proptest! {
         /// WIRE-2
         #[test]
-        fn emit_then_parse_is_identity(n in 0..=VARINT_MAX) {
+        fn varint_emitted_then_parsed_is_identical(n in 0..=VARINT_MAX) {
             let mut out = Vec::new();
             emit_varint(n, &mut out);
             prop_assert_eq!(out.len(), varint_len(n));
@@ -85,7 +85,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(bytes: Vec<u8>) {
+        fn varint_parse_of_any_bytes_never_panics(bytes: Vec<u8>) {
             let _ = parse_varint(&bytes);
         }
     }

@@ -20,7 +20,7 @@ const REGISTER: &[&str] = &[
 
 /// ACC-6: a realm that requires a code writes the code to a file that only its operator can read.
 #[test]
-fn only_who_has_the_code_registers() {
+fn account_registration_without_code_is_refused() {
     let home = Home::new();
     let mut realm = home.realm_as("[realm]\nregistration = \"code\"");
     let run = |further: &[&str]| {
@@ -50,7 +50,7 @@ fn only_who_has_the_code_registers() {
 
 /// ACC-6: a closed realm creates no accounts.
 #[test]
-fn a_realm_that_is_closed_makes_no_accounts() {
+fn account_registration_on_closed_realm_is_refused() {
     let home = Home::new();
     let realm = home.realm_as("[realm]\nregistration = \"closed\"");
     let server = ["--server", realm.connect.as_str()];
@@ -61,7 +61,7 @@ fn a_realm_that_is_closed_makes_no_accounts() {
 /// ACC-5: after wrong guesses a login is refused with the time to wait, and the refusal says that
 /// nothing was done. Sessions that are logged in are not affected.
 #[test]
-fn a_guesser_waits() {
+fn password_wrong_guesses_delay_next_login() {
     let home = Home::new();
     let realm = home.realm_as("");
     home.register("ann", &realm.connect);
@@ -89,7 +89,7 @@ fn a_guesser_waits() {
 
 /// ACC-7: a client that is told to wait does so, and its command takes effect once.
 #[test]
-fn who_sends_too_much_is_slowed_down_and_loses_nothing() {
+fn rate_limit_exceeded_sends_wait_and_none_is_lost() {
     let home = Home::new();
     let realm = home.realm_as("[limits]\ncommands_per_link = \"5/s\"");
     home.register("ann", &realm.connect);
@@ -122,7 +122,7 @@ fn who_sends_too_much_is_slowed_down_and_loses_nothing() {
 /// HS-13: an account that logs in with ever more devices takes no other user's link slot: existing
 /// links stay, and new ones are admitted.
 #[test]
-fn an_account_with_many_devices_crowds_nobody_out() {
+fn link_slots_account_with_many_devices_displaces_nobody() {
     let home = Home::new();
     let realm = home.realm_as(
         "[limits]\nworkers = 1\nlinks = 30\nlogins_per_subnet = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"\n",

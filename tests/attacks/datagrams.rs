@@ -46,7 +46,7 @@ fn kinds(realm: &Realm, rng: &mut StdRng) -> Vec<Vec<u8>> {
 /// HS-8, HS-9, WIRE-9: no reflection and no amplification: whatever a stranger sends, the realm
 /// returns no more bytes than it received, and keeps running.
 #[test]
-fn no_more_comes_back_than_was_sent() {
+fn stranger_never_gets_more_bytes_than_it_sent() {
     let realm = Realm::start();
     let mut rng = StdRng::seed_from_u64(5);
     let mut told = 0;
@@ -81,7 +81,7 @@ fn no_more_comes_back_than_was_sent() {
 
 /// Zero-length datagrams and datagrams of the maximum length are accepted.
 #[test]
-fn datagrams_of_any_length_are_taken() {
+fn datagram_of_any_length_does_no_harm() {
     let realm = Realm::start();
     let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, &realm);
     let mut told = 0;
@@ -101,7 +101,7 @@ fn datagrams_of_any_length_are_taken() {
 /// HS-3: the realm stays silent to a sender who does not know its key, so that sender learns
 /// nothing. A handshake with another realm's key is not answered.
 #[test]
-fn a_handshake_that_proves_nothing_is_met_with_silence() {
+fn handshake_with_wrong_realm_key_gets_no_answer() {
     let realm = Realm::start();
     let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, &realm);
     let other = SecretKey::from_bytes([9; 32]);

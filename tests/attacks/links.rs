@@ -17,7 +17,7 @@ const REQUEST: u8 = 0x05;
 /// LINK-15: flood of path challenges: a packet is answered with one response, however many
 /// challenges it contains.
 #[test]
-fn a_flood_of_path_challenges_is_answered_once_a_packet() {
+fn path_validation_challenge_flood_gets_one_response_per_packet() {
     let realm = Realm::start();
     let mut intruder = Intruder::to(&realm);
     for _ in 0..10 {
@@ -34,7 +34,7 @@ fn a_flood_of_path_challenges_is_answered_once_a_packet() {
 /// LINK-7: an acknowledgement covers 65 packets, so many of them cost little. An acknowledgement of
 /// a packet that was never sent ends the link.
 #[test]
-fn acknowledgements_of_everything_cost_nothing() {
+fn ack_flood_is_cheap_and_ack_of_unsent_packet_ends_link() {
     let realm = Realm::start();
     let mut intruder = Intruder::to(&realm);
     let ack = |largest| {
@@ -59,7 +59,7 @@ fn acknowledgements_of_everything_cost_nothing() {
 
 /// WIRE-9, LINK-13: false lengths in frames, commands and fragments are refused.
 #[test]
-fn lengths_that_overflow_are_refused() {
+fn fragments_and_frames_with_false_lengths_are_refused() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -107,7 +107,7 @@ fn lengths_that_overflow_are_refused() {
 /// LINK-13: reassembly exhaustion: the realm reassembles no fragments for a device that is not
 /// logged in, whatever lengths the fragments declare.
 #[test]
-fn who_is_not_logged_in_sends_nothing_in_parts() {
+fn fragments_of_device_without_session_are_not_reassembled() {
     let realm = Realm::start();
     Home::new().register("ann", &realm.connect);
     let before = realm.memory();
@@ -133,7 +133,7 @@ fn who_is_not_logged_in_sends_nothing_in_parts() {
 /// HS-13, LINK-11: hash flooding and floods of links: whatever connection ids strangers choose,
 /// they hold few links at once, and a new client is admitted.
 #[test]
-fn crafted_connection_ids_crowd_nobody_out() {
+fn link_slots_crafted_connection_ids_displace_nobody() {
     let home = Home::new();
     let path = home.directory.path().join("realm.toml");
     std::fs::write(
@@ -179,7 +179,7 @@ fn crafted_connection_ids_crowd_nobody_out() {
 /// LINK-9: of requests without end the realm has little more than a hundred in work, and it keeps
 /// serving others.
 #[test]
-fn who_asks_without_end_is_slowed_down() {
+fn limits_endless_requests_are_slowed_and_others_served() {
     let realm = Realm::start();
     let mut intruder = Intruder::to(&realm);
     for round in 0..100_u64 {

@@ -98,7 +98,7 @@ fn forgeries() -> Vec<Vec<u8>> {
 /// HS-8: no error or Reset loops: an answer is never answered, and no answer is longer than its
 /// request.
 #[test]
-fn an_answer_to_a_forgery_is_the_end_of_it() {
+fn reset_for_forged_datagram_is_never_answered() {
     for protections in [
         [Protection::Sealed, Protection::Sealed],
         [Protection::Plain, Protection::Plain],

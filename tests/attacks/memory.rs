@@ -149,7 +149,7 @@ fn elsewhere(n: usize) -> Ipv4Addr {
 /// HS-4, HS-13: handshakes that are begun and never completed, each with as many requests as fit,
 /// all of which are answered.
 #[test]
-fn handshakes_that_are_begun() {
+fn memory_of_begun_handshakes_stays_within_limits() {
     let mut held = Held::with("links = 2000\ncommands = 1\nlink_memory = \"8MiB\"");
     let realm = key(&held.realm);
     let requests: Vec<_> = (0..128)
@@ -177,7 +177,7 @@ fn handshakes_that_are_begun() {
 /// HS-7, HS-13: handshakes that are begun and never completed, on a realm where early requests wait
 /// until the link is validated.
 #[test]
-fn requests_that_wait_for_a_proof() {
+fn memory_of_requests_awaiting_validation_stays_within_limits() {
     let mut held = Held::with(
         "links = 2000\ncommands = 1\nlink_memory = \"1MiB\"\n[link]\nearly_data = false",
     );
@@ -207,7 +207,7 @@ fn requests_that_wait_for_a_proof() {
 /// LINK-23: links of devices without an account that repeat the same requests in as few packets as
 /// possible.
 #[test]
-fn links_on_which_the_same_is_asked_again() {
+fn memory_of_links_repeating_requests_stays_within_limits() {
     let mut held = Held::with("links = 50\ncommands = 1\nlink_memory = \"1MiB\"");
     held.begin();
     let mut links = Vec::new();
@@ -230,7 +230,7 @@ fn links_on_which_the_same_is_asked_again() {
 
 /// LINK-23: answers that are announced, and never acknowledged.
 #[test]
-fn answers_that_never_arrive() {
+fn memory_of_unacknowledged_answers_stays_within_limits() {
     let mut held = Held::with("links = 100\ncommands = 1\nlink_memory = \"1MiB\"");
     let keys = devices(&held.realm, "greedy", 3);
     held.begin();
@@ -255,7 +255,7 @@ fn answers_that_never_arrive() {
 
 /// LINK-13, LINK-23: long messages whose last fragment never arrives.
 #[test]
-fn messages_that_are_never_whole() {
+fn memory_of_incomplete_messages_stays_within_limits() {
     let mut held =
         Held::with("links = 200\ncommands = 1\nmax_message = \"64KiB\"\nlink_memory = \"1MiB\"");
     let keys = devices(&held.realm, "greedy", 13);
@@ -281,7 +281,7 @@ fn messages_that_are_never_whole() {
 
 /// LINK-23: long answers that are never acknowledged.
 #[test]
-fn long_answers_that_never_arrive() {
+fn memory_of_unacknowledged_long_answers_stays_within_limits() {
     let mut held = Held::with("links = 200\ncommands = 16\nlink_memory = \"2MiB\"");
     let keys = devices(&held.realm, "greedy", 5);
     let long = [b'x'; 16 << 10];
@@ -343,7 +343,7 @@ fn write(realm: &Realm, key: &SecretKey, batches: &[&Batch]) {
 /// LINK-23, WATCH-1: watches over many groups that acknowledge one message of each, so that more of
 /// each is read, and then never acknowledge again.
 #[test]
-fn watches_of_many_groups() {
+fn memory_of_watches_of_many_groups_stays_within_limits() {
     const GROUPS: usize = 120;
     let mut held =
         Held::with("links = 20\ncommands = 64\nlink_memory = \"8MiB\"\nwatch_memory = \"24MiB\"");
@@ -413,7 +413,7 @@ fn watches_of_many_groups() {
 /// WATCH-1: watches that begin with as many cursors as fit a message, nearly all of which name
 /// nothing.
 #[test]
-fn watches_that_name_much() {
+fn memory_of_watches_with_many_cursors_stays_within_limits() {
     let mut held =
         Held::with("links = 20\ncommands = 16\nlink_memory = \"1MiB\"\nwatch_memory = \"2MiB\"");
     let keys = devices(&held.realm, "greedy", 2);

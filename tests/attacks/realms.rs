@@ -22,7 +22,7 @@ const NO_MORE: Duration = Duration::from_secs(15);
 /// PEER-2, PEER-23: however many strangers claim a third party's address, and however often, the
 /// third party receives a few datagrams only. It was sent 753 datagrams in half a minute.
 #[test]
-fn introductions_send_a_third_party_a_few_datagrams() {
+fn introduction_with_third_party_address_sends_it_few_datagrams() {
     let home = Home::new();
     let realm = home.realm("alpha", "open");
     let third = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -121,7 +121,7 @@ fn replay(realm: &Realm, from: Ipv4Addr, datagrams: &[Vec<u8>], at_once: usize) 
 
 /// HS-6, LINK-4, EXACT-1: a replay of every packet of a session has no effect.
 #[test]
-fn a_session_that_is_replayed_has_no_effect() {
+fn replay_of_whole_session_has_no_effect() {
     let home = Home::new();
     // Limits reject nothing here: every datagram is handled.
     let limits = "[limits]\nhandshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"";
@@ -157,7 +157,7 @@ fn a_session_that_is_replayed_has_no_effect() {
 /// HS-7, HS-14: a realm restored from a backup does not know what was executed since. Requests
 /// recorded since then take effect on it no second time.
 #[test]
-fn nothing_recorded_is_done_again_by_a_restored_realm() {
+fn replay_to_restored_realm_has_no_effect() {
     let home = Home::new();
     let limits = "[limits]\nhandshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"";
     let mut realm = home.realm_as(limits);
@@ -189,7 +189,7 @@ fn nothing_recorded_is_done_again_by_a_restored_realm() {
 /// HS-5, HS-7: an attacker who has recorded the first packet of a watch and replays it receives
 /// none of the watching user's entries.
 #[test]
-fn recorded_watch_is_shown_nothing() {
+fn replay_of_recorded_watch_shows_no_entries() {
     let home = Home::new();
     let mut realm = home.realm_as("");
     let relay = Relay::to(realm.address);

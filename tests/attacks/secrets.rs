@@ -15,7 +15,7 @@ use crate::support::{Home, PASSWORD, Realm, finished, program, watch::Watch};
 
 /// No log contains passwords, session ids, codes or messages, whatever its level.
 #[test]
-fn no_secret_is_in_a_log() {
+fn secrets_stay_out_of_log() {
     let home = Home::new();
     let realm = home.realm_as("[realm]\nregistration = \"code\"\n[log]\nlevel = \"trace\"");
     let code = realm.data().join("registration-code");
@@ -57,7 +57,7 @@ fn no_secret_is_in_a_log() {
 /// No argument or environment variable of a process, which `ps` shows to everybody, contains a
 /// secret, and no option accepts a password.
 #[test]
-fn no_secret_is_shown_by_ps() {
+fn secrets_stay_out_of_process_list() {
     let home = Home::new();
     let realm = Realm::start();
     let session = home.register("ann", &realm.connect);
@@ -108,7 +108,7 @@ fn assert_private(directory: &Path) {
 
 /// Files with secrets, and their directories, are private to their owner, whatever the umask.
 #[test]
-fn files_with_secrets_are_private() {
+fn secrets_files_are_private_to_owner() {
     let directory = tempfile::tempdir().unwrap();
     let home = Home::new();
     let script = "umask 0; exec \"$0\" \"$@\"";
@@ -155,7 +155,7 @@ fn files_with_secrets_are_private() {
 
 /// A process that crashes leaves no core dump, which would contain all its secrets.
 #[test]
-fn a_crash_leaves_no_core() {
+fn secrets_crash_leaves_no_core_dump() {
     let directory = tempfile::tempdir().unwrap();
     let script = "ulimit -c unlimited 2>/dev/null; exec \"$0\" \"$@\"";
     let mut serve = Command::new("sh");

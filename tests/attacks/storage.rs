@@ -10,7 +10,7 @@ use crate::support::{Home, Realm, copy_directory, finished, program};
 /// A store restored from an old backup knows less than its clients. Their sessions of that time
 /// continue, used operation numbers do not come again, and each message is delivered once.
 #[test]
-fn a_realm_that_is_restored_from_an_old_copy_serves_its_clients() {
+fn restored_store_from_old_backup_serves_its_clients() {
     let home = Home::new();
     let mut realm = Realm::start();
     for who in ["ann", "bob"] {
@@ -47,7 +47,7 @@ fn a_realm_that_is_restored_from_an_old_copy_serves_its_clients() {
 
 /// Two servers on one store directory: the second refuses to start, and the first continues.
 #[test]
-fn a_store_has_one_server() {
+fn store_in_use_second_server_is_refused() {
     let realm = Realm::start();
     let home = Home::new();
     home.register("ann", &realm.connect);
@@ -64,7 +64,7 @@ fn a_store_has_one_server() {
 /// A zeroed page in the middle of the journal is reported and costs what was in it. The page was
 /// taken for the end of the journal, and the acknowledged entries behind it were lost silently.
 #[test]
-fn a_zeroed_page_of_the_journal_is_named_and_costs_what_stood_in_it() {
+fn journal_zeroed_page_is_reported_and_loses_only_its_entries() {
     let home = Home::new();
     let mut realm = Realm::start();
     home.register("ann", &realm.connect);
@@ -115,7 +115,7 @@ fn a_zeroed_page_of_the_journal_is_named_and_costs_what_stood_in_it() {
 /// A zeroed sector at the end of the journal is cut off if it may never have been acknowledged, and
 /// reported if it was. The engine refused for good to open such a journal.
 #[test]
-fn a_zeroed_sector_at_the_end_of_the_journal_is_cut_off_or_named() {
+fn journal_zeroed_sector_at_end_is_cut_off_or_reported() {
     for is_stopped in [false, true] {
         let home = Home::new();
         let mut realm = Realm::start();
@@ -159,7 +159,7 @@ fn a_zeroed_sector_at_the_end_of_the_journal_is_cut_off_or_named() {
 /// gets it.
 #[cfg(unix)]
 #[test]
-fn an_empty_file_raises_no_alarm() {
+fn secrets_warning_for_readable_secret_but_not_for_empty_marker() {
     use std::os::unix::fs::PermissionsExt as _;
 
     let mut realm = Realm::start();

@@ -614,7 +614,7 @@ fn table() -> (String, Vec<Row>) {
 
 /// SIZE-1, SIZE-2: each command costs what `spec/bytes.md` says.
 #[test]
-fn each_command_costs_what_the_ledger_says() {
+fn size_of_each_command_equals_byte_ledger() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("spec/bytes.md");
     let (mut text, rows) = table();
     text.push_str(&realms::table());
@@ -644,7 +644,7 @@ fn each_command_costs_what_the_ledger_says() {
 
 /// The ledger lists every command.
 #[test]
-fn no_command_is_left_out() {
+fn size_ledger_lists_every_command() {
     let vectors = include_str!("../../spec/vectors/commands.json");
     let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
     let known: Vec<_> = commands(SessionRef::Bound)

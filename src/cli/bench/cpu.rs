@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_a_process_is_found_behind_whatever_it_is_called() {
+    fn bench_cpu_time_is_parsed_after_any_process_name() {
         let stat = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 0 0 0 250 31 9 9 20 0 3 0 100 1 1";
         assert_eq!(parse(stat), Some(Duration::from_millis(2810)));
         assert_eq!(parse("nonsense"), None);

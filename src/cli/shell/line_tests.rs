@@ -17,7 +17,7 @@ fn once(words: &[&str]) -> Command {
 }
 
 #[test]
-fn line_means_what_command_line_means() {
+fn shell_line_is_parsed_as_command_line() {
     let id = SessionId([7; 16]);
     for (text, words) in [
         ("send bob hi", &["send", "bob", "hi"][..]),
@@ -81,7 +81,7 @@ fn line_means_what_command_line_means() {
 }
 
 #[test]
-fn password_may_be_typed() {
+fn shell_password_in_line_is_accepted() {
     let Command::Remote(RemoteCommand::User(UserCommand::Register { name, .. })) =
         typed("register \"Ann Example\" id ann correct horse").command
     else {
@@ -107,7 +107,7 @@ fn password_may_be_typed() {
 }
 
 #[test]
-fn wrong_line_is_explained() {
+fn shell_wrong_line_is_refused_with_reason() {
     for (text, wanted) in [
         ("sned bob hi", "help"),
         ("send bob", "<message>"),
@@ -128,7 +128,7 @@ fn wrong_line_is_explained() {
 }
 
 #[test]
-fn help_fits_a_terminal_and_names_no_session() {
+fn shell_help_fits_80_columns_and_names_no_session() {
     // An earlier line has no effect on the help.
     typed("whoami");
     let Ok(Line::Told(help)) = parse("help") else {
@@ -148,7 +148,7 @@ fn help_fits_a_terminal_and_names_no_session() {
 }
 
 #[test]
-fn history_keeps_no_password() {
+fn shell_history_keeps_no_password() {
     for (text, kept) in [
         ("auth ann correct horse", "auth ann"),
         (

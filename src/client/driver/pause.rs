@@ -53,7 +53,7 @@ mod tests {
     /// LINK-22: the pause is one timeout at first, and doubles each time until something is
     /// answered.
     #[test]
-    fn pause_doubles_until_something_is_answered() {
+    fn backoff_pause_doubles_until_answer() {
         let (mut pause, now) = (Pause::default(), Instant::now());
         let mut wait = |is_answered: bool, rtt: Option<u64>| {
             if is_answered {

@@ -60,7 +60,7 @@ mod tests {
 
     /// LINK-17: a jump of the time of day ahead is detected. A clock that was set back is not.
     #[test]
-    fn clock_that_jumps_is_noticed_and_one_that_is_corrected_is_not() {
+    fn clock_jump_ahead_is_detected_but_set_back_is_not() {
         let (mut probing, began) = (Probing::default(), Instant::now());
         let at = |seconds| Duration::from_secs(seconds);
         assert!(!probing.has_jumped(began, at(1000)));

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_about_the_same_thing_waits() {
+    fn outbox_scope_makes_only_related_commands_wait() {
         let user = |name: &str| Scope::User(name.parse().unwrap());
         let (beta, gamma) = ("beta".parse().unwrap(), "gamma".parse().unwrap());
         let group = Scope::RealmGroup(beta, "devs".parse().unwrap());

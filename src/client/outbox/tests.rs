@@ -93,7 +93,7 @@ impl Box {
 
 /// EXACT-7: commands of one conversation keep their order, and other commands do not wait for them.
 #[test]
-fn outbox_keeps_the_order_of_a_conversation_and_nothing_else_waits() {
+fn outbox_conversation_keeps_order_and_others_do_not_wait() {
     let outbox = Box::default();
     let first = outbox.add(&send("bob", "one"));
     let second = outbox.add(&send("bob", "two"));
@@ -107,7 +107,7 @@ fn outbox_keeps_the_order_of_a_conversation_and_nothing_else_waits() {
 /// EXACT-7: a command that must come first is completed first, even if only a process with the
 /// password can execute it.
 #[test]
-fn outbox_lets_a_join_go_before_what_is_written_to_the_group() {
+fn outbox_join_is_completed_before_messages_to_group() {
     let outbox = Box::default();
     let join = outbox.add(&join("devs"));
     let write = Request::from(Command::SendGroup(command::SendGroup {
@@ -138,7 +138,7 @@ fn outbox_lets_a_join_go_before_what_is_written_to_the_group() {
 /// EXACT-12: no number is issued that is 256 above an incomplete one, because the realm would
 /// forget that.
 #[test]
-fn outbox_gives_no_number_out_that_the_realm_would_forget() {
+fn outbox_number_is_not_issued_256_above_incomplete_one() {
     let outbox = Box::default();
     let stuck = outbox.add(&send("bob", "stuck"));
     assert_eq!(outbox.ids(&[]), [stuck]);
@@ -159,7 +159,7 @@ fn outbox_gives_no_number_out_that_the_realm_would_forget() {
 }
 
 #[test]
-fn outbox_says_what_is_certain_when_nobody_waits_any_more() {
+fn outbox_caller_that_stops_waiting_is_told_what_is_certain() {
     let outbox = Box::default();
     let stop = |id, keep| outbox.write(|records| stop_waiting(records, id, keep));
     let unsent = outbox.add(&send("bob", "a"));
@@ -180,7 +180,7 @@ fn outbox_says_what_is_certain_when_nobody_waits_any_more() {
 }
 
 #[test]
-fn outbox_cancels_what_has_not_left_for_certain() {
+fn outbox_cancel_of_unsent_entry_is_certain() {
     let outbox = Box::default();
     let cancelled = |id| outbox.write(|records| cancel(records, id, NOW));
     let id = outbox.add(&send("bob", "a"));
@@ -196,7 +196,7 @@ fn outbox_cancels_what_has_not_left_for_certain() {
 }
 
 #[test]
-fn outbox_token_makes_a_repeat_the_same_command() {
+fn outbox_repeat_with_same_token_is_same_command() {
     let outbox = Box::default();
     let Added::Entry(id) = outbox.add_with(&send("bob", "a"), Some("t1")) else {
         panic!("not added");
@@ -224,7 +224,7 @@ fn outbox_token_makes_a_repeat_the_same_command() {
 }
 
 #[test]
-fn outbox_ttl_counts_while_an_entry_waits() {
+fn outbox_ttl_counts_while_entry_waits() {
     let outbox = Box::default();
     let mut request = send("bob", "a");
     request.options.ttl = Some(100);
@@ -258,7 +258,7 @@ fn outbox_is_bounded_in_bytes() {
 }
 
 #[test]
-fn outbox_leaves_entries_of_another_account_alone() {
+fn outbox_entries_of_other_account_are_not_sent() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
     let other = outbox.write(|records| {
@@ -289,7 +289,7 @@ fn outbox_leaves_entries_of_another_account_alone() {
 }
 
 #[test]
-fn outbox_does_not_wait_for_a_clock_that_was_wrong() {
+fn outbox_wait_set_by_wrong_clock_is_ignored() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
     outbox.write(|records| change(records, id, |entry| entry.wait_until(NOW + SPAN)));
@@ -300,7 +300,7 @@ fn outbox_does_not_wait_for_a_clock_that_was_wrong() {
 
 /// A lifetime is not shortened by the fraction of the second in which the message was typed.
 #[test]
-fn lifetime_typed_late_in_a_second_is_not_shortened() {
+fn outbox_ttl_typed_late_in_second_is_not_shortened() {
     let outbox = Box::default();
     let mut request = send("bob", "soon");
     request.options.ttl = Some(1);
@@ -321,7 +321,7 @@ fn lifetime_typed_late_in_a_second_is_not_shortened() {
 /// An entry whose lifetime ends while it is in flight is cancelled: an attempt may take longer than
 /// the lifetime.
 #[test]
-fn lifetime_that_ends_on_the_way_takes_the_entry_back() {
+fn outbox_ttl_ended_in_flight_cancels_entry() {
     let outbox = Box::default();
     let mut request = send("bob", "soon");
     request.options.ttl = Some(5);
@@ -347,7 +347,7 @@ fn lifetime_that_ends_on_the_way_takes_the_entry_back() {
 /// EXACT-11: the outcome of a login is notified to the user that it logged in. No user is logged in
 /// while an account is created; the user is known from the answer.
 #[test]
-fn login_that_turns_out_to_be_done_is_told_to_whom_it_logged_in() {
+fn outbox_login_outcome_is_reported_to_user_it_logged_in() {
     let outbox = Box::default();
     let id = outbox.add(&Request::from(Command::Auth(command::Auth {
         operation: Operation::UNNUMBERED,
@@ -371,7 +371,7 @@ fn login_that_turns_out_to_be_done_is_told_to_whom_it_logged_in() {
 /// Found by the simulator: two processes that got the same answer gave an entry two numbers, and it
 /// was executed under both.
 #[test]
-fn number_of_no_use_is_replaced_once_whoever_learns_it() {
+fn outbox_used_number_is_replaced_once_by_two_processes() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
     let first = outbox.pick_at(NOW, &[]).remove(0).number;
@@ -388,7 +388,7 @@ fn number_of_no_use_is_replaced_once_whoever_learns_it() {
 /// A process that has waited for the records knows an older time than the entries that it finds in
 /// them.
 #[test]
-fn secret_added_a_moment_ago_is_not_given_up() {
+fn outbox_entry_with_password_newer_than_clock_is_kept() {
     let outbox = Box::default();
     let id = outbox.add(&join("devs"));
     assert!(
@@ -402,7 +402,7 @@ fn secret_added_a_moment_ago_is_not_given_up() {
 /// EXACT-7: a command that was typed before the logged-in user was known belongs to that user if it
 /// was typed in the session. Otherwise it is not executed.
 #[test]
-fn outbox_of_nobody_becomes_the_users_who_typed_it() {
+fn outbox_entry_typed_before_login_goes_to_user_of_session() {
     for is_new_session in [true, false] {
         let outbox = Box::default();
         let nobodys = |request: &Request<'_>, token| match outbox.add_as("", request, token) {
@@ -451,7 +451,7 @@ fn outbox_of_nobody_becomes_the_users_who_typed_it() {
 /// EXACT-7: no number is issued while the outcome of a login is unknown, because a number above the
 /// login's may belong to the next user.
 #[test]
-fn outbox_gives_no_number_out_while_a_login_is_in_doubt() {
+fn outbox_number_is_not_issued_while_login_outcome_is_unknown() {
     let outbox = Box::default();
     let sent = outbox.add(&send("bob", "a"));
     let login = Request::from(Command::Auth(command::Auth {

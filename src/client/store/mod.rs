@@ -273,13 +273,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_keeps_its_promises() {
+    async fn profile_store_in_memory_keeps_contract() {
         let memory = Memory::default();
         suite(&memory.clone(), &memory.clone()).await;
     }
 
     #[tokio::test]
-    async fn directory_keeps_its_promises() {
+    async fn profile_store_in_directory_keeps_contract() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
         suite(&*store, &*open(directory.path()).unwrap()).await;
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bent_or_misplaced_value_is_not_believed() {
+    fn profile_store_value_damaged_or_misplaced_is_refused() {
         let memory = Memory::default();
         let outcome = write(&memory, |records| {
             put(records, b"k", &7_u32)?;

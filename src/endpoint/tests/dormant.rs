@@ -40,7 +40,7 @@ fn is_resting(pair: &Pair) -> bool {
 
 /// LINK-24: a dormant link goes on when either side sends something.
 #[test]
-fn a_link_that_has_rested_goes_on() {
+fn dormant_link_wakes_when_either_side_sends() {
     for protection in [Protection::Sealed, Protection::Plain] {
         let (mut pair, link) = at_rest(protection);
         assert_eq!(pair.server.memory.total(), 0);
@@ -70,7 +70,7 @@ fn a_link_that_has_rested_goes_on() {
 /// LINK-3: packets from before a link became dormant have no effect after it, whatever address they
 /// come from. They wake the link only until that is found out.
 #[test]
-fn what_came_before_a_rest_is_still_known() {
+fn dormant_link_ignores_packets_from_before_hibernation() {
     let (mut pair, _) = at_rest(Protection::Sealed);
     let carried = pair.carried.clone();
     for from in [client_address(), SocketAddr::from(([10, 0, 0, 9], 1))] {
@@ -89,7 +89,7 @@ fn what_came_before_a_rest_is_still_known() {
 
 /// LINK-5: a packet that never arrived is not acknowledged because the link was dormant.
 #[test]
-fn what_was_lost_before_a_rest_is_not_acknowledged_after_it() {
+fn dormant_link_does_not_acknowledge_packets_lost_before() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);
@@ -111,7 +111,7 @@ fn what_was_lost_before_a_rest_is_not_acknowledged_after_it() {
 
 /// LINK-24: a dormant link takes little memory, so that a realm can hold many.
 #[test]
-fn a_link_at_rest_takes_little() {
+fn dormant_link_takes_little_memory() {
     let bytes = (size_of::<LinkEntry>(), size_of::<link::DormantLink>());
     assert!(bytes.0 <= 280 && bytes.1 <= 224, "{bytes:?} bytes");
 }

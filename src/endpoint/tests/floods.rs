@@ -20,7 +20,7 @@ pub(super) fn strict(per_subnet: u32) -> Pair {
 
 /// HS-12: above the rate limit, an initiator must show a cookie, which takes one round trip.
 #[test]
-fn above_the_limit_a_handshake_takes_a_round_trip_more() {
+fn cookie_is_required_above_rate_limit_and_costs_one_round_trip() {
     let mut pair = strict(1);
     for n in 0..6 {
         let begun = pair.now;
@@ -45,7 +45,7 @@ fn above_the_limit_a_handshake_takes_a_round_trip_more() {
 /// HS-12: a flood from forged addresses leaves no state at the server, and the server sends no more
 /// bytes than it receives.
 #[test]
-fn a_flood_of_forged_addresses_leaves_no_trace() {
+fn cookie_flood_from_forged_addresses_leaves_no_state() {
     let mut pair = strict(5);
     let mut out = vec![];
     let (mut came, mut sent) = (0, 0);
@@ -68,7 +68,7 @@ fn a_flood_of_forged_addresses_leaves_no_trace() {
 /// HS-8, HS-12: several endpoints behind one address share their rate limits: a sender begins no
 /// more handshakes at them, and gets no more Resets, than at one.
 #[test]
-fn endpoints_behind_one_address_count_together() {
+fn limits_are_shared_by_endpoints_behind_one_address() {
     let mut pair = strict(5);
     let mut servers: Vec<Endpoint> = Vec::new();
     for own in 0..4 {
@@ -120,7 +120,7 @@ fn endpoints_behind_one_address_count_together() {
 /// HS-13: the number of half-open links is bounded, however long a flood lasts. An initiator that
 /// has shown a cookie, and a link that is proven, stay.
 #[test]
-fn half_open_links_are_few() {
+fn link_slots_of_half_open_links_are_bounded_in_flood() {
     let mut pair = strict(1000);
     let link = pair.connect();
     pair.ask(link, false);
@@ -159,7 +159,7 @@ fn half_open_links_are_few() {
 
 /// HS-12: a forged Retry delays a handshake by no more than a round trip.
 #[test]
-fn a_forged_retry_does_no_harm() {
+fn cookie_retry_forged_does_not_delay_handshake() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
@@ -182,7 +182,7 @@ fn a_forged_retry_does_no_harm() {
 /// A packet without a connection id is not tried with each link that strangers have opened from its
 /// address and named, so that the cost of a datagram does not grow with their number.
 #[test]
-fn links_that_others_name_are_not_tried_one_after_another() {
+fn link_lookup_does_not_try_links_named_by_strangers() {
     let mut pair = Pair::new(Protection::Sealed);
     let links = 50;
     for n in 0..links {
@@ -206,7 +206,7 @@ fn links_that_others_name_are_not_tried_one_after_another() {
 
 /// LINK-13: a client without a session is answered, however long its message is.
 #[test]
-fn a_stranger_is_answered_whatever_the_length() {
+fn stranger_message_of_any_length_is_answered() {
     for len in [20, 400, 510, 600, 900, 1100, 1140, 1166, 1300, 5000] {
         let mut pair = Pair::new(Protection::Sealed);
         pair.is_known = false;

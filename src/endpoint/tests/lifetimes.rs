@@ -14,7 +14,7 @@ fn wait(pair: &mut Pair, seconds: u64) {
 /// nearly a minute and losses, each new link was forgotten before it could be proven, and each
 /// repeated Init opened another.
 #[test]
-fn a_link_may_take_minutes_to_be_proven() {
+fn handshake_on_slow_path_may_take_minutes_to_prove_link() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);
@@ -47,7 +47,7 @@ fn a_link_may_take_minutes_to_be_proven() {
 /// incomplete message counted for ever when its link was opened anew, until no message was
 /// reassembled any more.
 #[test]
-fn what_is_put_together_is_let_go_with_its_link() {
+fn reassembly_memory_is_freed_when_its_link_ends() {
     for ends in ["by itself", "with its link", "with a fresh link"] {
         let (mut pair, link) = in_use();
         let deadline = pair.now + Duration::from_hours(2);
@@ -78,7 +78,7 @@ fn what_is_put_together_is_let_go_with_its_link() {
 /// LINK-23: a client that requests much and never receives it loses its links before any client
 /// that does receive.
 #[test]
-fn who_holds_most_goes_when_memory_is_short() {
+fn eviction_when_memory_is_short_takes_links_that_hold_most() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.memory_max = 100_000;
     let small = pair.connect();

@@ -50,7 +50,7 @@ impl Pair {
 /// HS-14: an Init claims a life, and WELCOME states the current one and whether the claimed one is
 /// unknown.
 #[test]
-fn life_claimed_and_told() {
+fn life_claimed_in_init_is_answered_in_welcome() {
     let mut pair = Pair::new(Protection::Sealed);
     for (claims, tells, is_unknown) in [
         (None, Some(NEW), false),
@@ -70,7 +70,7 @@ fn life_claimed_and_told() {
 
 /// HS-7: an early request of a client that claims an unknown life waits until the link is proven.
 #[test]
-fn early_request_of_an_unknown_life_waits_for_proof() {
+fn early_data_with_unknown_life_waits_until_link_is_proven() {
     for is_unknown in [false, true] {
         let mut pair = Pair::new(Protection::Sealed);
         let link = pair.connect();
@@ -115,7 +115,7 @@ fn early_request_of_an_unknown_life_waits_for_proof() {
 /// WELCOME stated. If the first claim was unknown, they repeat it, because requests on the link
 /// name positions of the life that it has claimed (READ-9).
 #[test]
-fn life_told_is_claimed_by_later_handshakes() {
+fn life_told_in_welcome_is_claimed_by_later_handshakes() {
     later_handshakes_claim(false, NEW);
     later_handshakes_claim(true, OLD);
 }
@@ -152,7 +152,7 @@ fn later_handshakes_claim(is_unknown: bool, life: Life) {
 /// HS-12, HS-14: the Init that shows a cookie has the same handshake id as the one before, so its
 /// life claim stays valid.
 #[test]
-fn life_claim_survives_a_retry() {
+fn life_claim_after_retry_stays_valid() {
     let mut pair = strict(1);
     let mut claimed = 0;
     for _ in 0..6 {
@@ -175,7 +175,7 @@ fn life_claim_survives_a_retry() {
 
 /// HS-14: handshakes of one device that claim the same life have different ids.
 #[test]
-fn life_claims_have_different_handshake_ids() {
+fn life_claims_of_one_device_have_different_handshake_ids() {
     let mut pair = Pair::new(Protection::Sealed);
     for _ in 0..15 {
         let link = pair.connect();
@@ -197,7 +197,7 @@ fn life_claims_have_different_handshake_ids() {
 /// HS-14, WIRE-11: WELCOME omits the life if the Accept would be too long: with a successor key and
 /// the longest operation number there is no room for it.
 #[test]
-fn life_is_left_out_where_the_accept_would_be_too_long() {
+fn life_is_omitted_when_accept_would_be_too_long() {
     let mut pair = Pair::new(Protection::Sealed);
     let identity = Identity {
         current: SecretKey::from_bytes([9; 32]),
@@ -216,7 +216,7 @@ fn life_is_left_out_where_the_accept_would_be_too_long() {
 
 /// HS-14: realms that open links claim no life, and neither do plain links.
 #[test]
-fn life_is_not_claimed_by_realms_and_plain_links() {
+fn life_is_not_claimed_by_realms_or_plain_links() {
     for protection in [Protection::Sealed, Protection::Plain] {
         let mut pair = Pair::new(protection);
         let own = SecretKey::from_bytes([1; 32]).public();

@@ -6,7 +6,7 @@ use crate::link::{Losses, PathMemory};
 /// LINK-25: a process uses the path memory of the one before. Its first retransmission leaves after
 /// one round trip. Where loss was high, its first packet leaves twice.
 #[test]
-fn path_is_remembered_by_the_next_process() {
+fn path_memory_is_used_by_next_process() {
     let mut returning = Returning::new();
     let mut memory = None;
     // In most processes both copies of the first packet are lost.
@@ -100,7 +100,7 @@ fn process(
 /// at first retransmitted before its answer can arrive. Packets that are not lost do not count as
 /// lost.
 #[test]
-fn path_that_has_become_longer_is_measured_again() {
+fn path_memory_of_path_that_became_longer_is_measured_again() {
     let mut returning = Returning::new();
     let mut memory = PathMemory {
         rtt: Some((RTT / 4, RTT / 40)),
@@ -129,7 +129,7 @@ const LOSSY: PathMemory = PathMemory {
 /// LINK-25, LINK-19: a packet with a redundant copy that is answered once does not count as lost.
 /// On a path that has become good, packets soon leave once.
 #[test]
-fn path_that_has_become_good_gets_no_copies() {
+fn path_memory_of_path_that_became_good_ends_redundant_copies() {
     let mut returning = Returning::new();
     let mut memory = LOSSY;
     let mut sent = Vec::new();
@@ -145,7 +145,7 @@ fn path_that_has_become_good_gets_no_copies() {
 /// LINK-25: redundant copies go on if both copies of a packet are lost every fourth time. That is
 /// the case on a path that loses 30 % each way.
 #[test]
-fn path_that_stays_bad_gets_copies() {
+fn path_memory_of_path_that_stays_bad_keeps_redundant_copies() {
     let mut returning = Returning::new();
     let mut memory = LOSSY;
     for round in 0..40 {
@@ -159,7 +159,7 @@ fn path_that_stays_bad_gets_copies() {
 /// LINK-25: if a realm answers slowly, the packet is retransmitted meanwhile, and it does not count
 /// as a loss.
 #[test]
-fn slow_answer_is_no_loss() {
+fn path_memory_does_not_count_slow_answer_as_loss() {
     let mut returning = Returning::new();
     let short = Duration::from_millis(30);
     let memory = PathMemory {
@@ -176,7 +176,7 @@ fn slow_answer_is_no_loss() {
 /// LINK-25: a handshake that loses many packets in a row counts as one loss, because it was one
 /// outage. This also holds for more packets than are counted.
 #[test]
-fn outage_counts_once() {
+fn path_memory_counts_outage_as_one_loss() {
     for lost in [1, 5, 20] {
         let mut returning = Returning::new();
         let good = PathMemory {

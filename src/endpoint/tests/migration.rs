@@ -24,7 +24,7 @@ fn address(pair: &Pair) -> SocketAddr {
 /// LINK-18: a client that migrates every five seconds for ten minutes loses no request, also over a
 /// path that loses a fifth of the packets each way.
 #[test]
-fn a_client_that_moves_again_and_again_loses_nothing() {
+fn migration_every_five_seconds_loses_no_request() {
     for loss in [0, 5] {
         let (mut pair, link) = in_use();
         let mut rng = StdRng::seed_from_u64(1);
@@ -52,7 +52,7 @@ fn a_client_that_moves_again_and_again_loses_nothing() {
 /// LINK-18: a packet for which there is no reassembly memory still migrates the link. Otherwise the
 /// messages in reassembly would never be completed and make room.
 #[test]
-fn client_that_moves_is_found_by_packet_without_room() {
+fn migration_happens_on_packet_without_reassembly_room() {
     let (mut pair, link) = in_use();
     let (_, slot) = pair.server.slots.iter().next().unwrap();
     let holder = slot.holder();
@@ -84,7 +84,7 @@ fn client_that_moves_is_found_by_packet_without_room() {
 /// LINK-18: an event that was sent to a client's former address is retransmitted at once when the
 /// client is seen at a new one, and not at the next timeout.
 #[test]
-fn what_went_to_where_a_client_was_leaves_again_at_once() {
+fn migration_retransmits_event_sent_to_former_address_at_once() {
     let (mut pair, link) = in_use();
     let at_server = *pair.server.slots.keys().next().unwrap();
     pair.server
@@ -115,7 +115,7 @@ fn what_went_to_where_a_client_was_leaves_again_at_once() {
 /// processes: a client that migrated right after a handshake whose Init had carried its only
 /// request was not heard for three minutes.
 #[test]
-fn a_client_that_moves_before_its_first_packet_is_heard() {
+fn migration_right_after_handshake_is_followed() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
@@ -136,7 +136,7 @@ fn a_client_that_moves_before_its_first_packet_is_heard() {
 /// LINK-18: until a new address has answered, it gets at most three times the bytes that came from
 /// it.
 #[test]
-fn a_new_address_gets_little_until_it_answers() {
+fn migration_to_unproven_address_sends_at_most_three_times_received() {
     let (mut pair, link) = in_use();
     pair.ask(link, false);
     let mut out = vec![];
@@ -174,7 +174,7 @@ fn a_new_address_gets_little_until_it_answers() {
 /// address of the Init had not been proven when the first packet came from elsewhere, and yet
 /// everything was sent there once the new address did not answer.
 #[test]
-fn where_an_init_came_from_is_nothing_to_go_back_to() {
+fn migration_does_not_go_back_to_unproven_address_of_init() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     let mut init = vec![];
@@ -232,7 +232,7 @@ fn where_an_init_came_from_is_nothing_to_go_back_to() {
 
 /// LINK-18: a replayed packet, or one that a newer packet has overtaken, does not migrate the link.
 #[test]
-fn a_replayed_packet_moves_nothing() {
+fn migration_is_not_caused_by_replayed_packet() {
     let (mut pair, link) = in_use();
     pair.ask(link, false);
     pair.ask(link, false);
@@ -269,7 +269,7 @@ fn carry_down(pair: &mut Pair) -> usize {
 /// LINK-18: the owner of a link's keys can send packets with any source address. Its requests count
 /// at the address where it was proven, and not at another's, whose rate limit they would use up.
 #[test]
-fn what_is_asked_counts_where_its_sender_was_proven_to_be() {
+fn migration_without_proof_counts_requests_at_proven_address() {
     let (mut pair, link) = in_use();
     let id = *pair.server.slots.keys().next().unwrap();
     let mut out = vec![];
@@ -297,7 +297,7 @@ fn what_is_asked_counts_where_its_sender_was_proven_to_be() {
 
 /// LINK-18: as long as no address has been proven, requests wait.
 #[test]
-fn what_is_asked_from_nowhere_waits() {
+fn path_validation_pending_makes_requests_wait() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     let mut out = vec![];
@@ -320,7 +320,7 @@ fn what_is_asked_from_nowhere_waits() {
 /// gets the Accept. A first sealed packet from the forged address does not prove that address, and
 /// few bytes go there.
 #[test]
-fn whoever_gets_the_accept_elsewhere_is_not_where_the_init_came_from() {
+fn path_validation_does_not_prove_forged_address_of_init() {
     let mut pair = Pair::new(Protection::Sealed);
     let (link, forged, real) = (pair.connect(), elsewhere(1), elsewhere(2));
     let (mut out, mut came, mut went) = (vec![], 0, 0);
@@ -361,7 +361,7 @@ fn whoever_gets_the_accept_elsewhere_is_not_where_the_init_came_from() {
 /// LINK-18: a challenge may be answered from yet another address: then both addresses are proven,
 /// one after the other.
 #[test]
-fn a_challenge_may_be_answered_from_elsewhere() {
+fn path_validation_answered_from_other_address_proves_both_in_turn() {
     for is_new in [false, true] {
         let mut pair = Pair::new(Protection::Sealed);
         let link = pair.connect();

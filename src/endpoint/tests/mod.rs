@@ -221,7 +221,7 @@ fn early_data_is_answered_in_one_round_trip() {
 
 /// HS-7: a request that may not be early data takes one round trip more.
 #[test]
-fn what_may_not_travel_early_waits_for_the_keys() {
+fn early_data_not_allowed_costs_one_round_trip_more() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);
@@ -236,7 +236,7 @@ fn what_may_not_travel_early_waits_for_the_keys() {
 
 /// HS-4: whatever is lost, the handshake completes and the command is executed once.
 #[test]
-fn a_lost_handshake_packet_is_made_good() {
+fn handshake_with_lost_packets_completes_and_executes_once() {
     for lost in [&[0][..], &[1], &[0, 1, 2], &[1, 3, 5]] {
         let mut pair = Pair::new(Protection::Sealed);
         let link = pair.connect();
@@ -262,7 +262,7 @@ fn a_lost_handshake_packet_is_made_good() {
 
 /// HS-8: a restarted realm is noticed in one round trip, and the command is executed in the next.
 #[test]
-fn a_restarted_server_is_noticed_in_one_round_trip() {
+fn reset_after_server_restart_is_noticed_in_one_round_trip() {
     for protection in [Protection::Sealed, Protection::Plain] {
         let mut pair = Pair::new(protection);
         let link = match protection {
@@ -289,7 +289,7 @@ fn a_restarted_server_is_noticed_in_one_round_trip() {
 
 /// HS-8: a forged Reset does not end a link.
 #[test]
-fn a_forged_reset_does_nothing() {
+fn reset_forged_does_not_end_link() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
@@ -307,7 +307,7 @@ fn a_forged_reset_does_nothing() {
 
 /// HS-4: a replay of a whole conversation has no effect on the link and repeats no request.
 #[test]
-fn replayed_packets_have_no_effect() {
+fn replay_of_whole_conversation_has_no_effect() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     for _ in 0..3 {
@@ -331,7 +331,7 @@ fn replayed_packets_have_no_effect() {
 
 /// HS-3: an initiator that does not know the realm's key gets no answer.
 #[test]
-fn a_wrong_mac_is_met_with_silence() {
+fn handshake_with_wrong_realm_key_gets_no_answer() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.realm = SecretKey::from_bytes([77; 32]).public();
     let link = pair.connect();
@@ -344,7 +344,7 @@ fn a_wrong_mac_is_met_with_silence() {
 /// LINK-2, LINK-11: a plain link works from its first packet on. It never sends more bytes to an
 /// unproven address than came from it.
 #[test]
-fn a_plain_link_opens_with_its_first_packet() {
+fn plain_link_opens_with_first_packet() {
     let mut pair = Pair::new(Protection::Plain);
     let link = pair.client.connect_plain(pair.now, server_address(), None);
     pair.ask(link, true);
@@ -360,7 +360,7 @@ fn a_plain_link_opens_with_its_first_packet() {
 
 /// A listener is sealed or plain, never both.
 #[test]
-fn a_sealed_listener_takes_no_plain_packets_and_a_plain_one_no_handshakes() {
+fn plain_and_sealed_listeners_ignore_packets_of_other_kind() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.client.connect_plain(pair.now, server_address(), None);
     pair.ask(link, true);
@@ -375,7 +375,7 @@ fn a_sealed_listener_takes_no_plain_packets_and_a_plain_one_no_handshakes() {
 
 /// HS-6: a `HelloReply` is no longer than the Hello, and a lost Hello is repeated.
 #[test]
-fn a_realm_says_who_it_is_in_no_more_bytes_than_the_question() {
+fn hello_lost_is_repeated_and_reply_is_no_longer_than_hello() {
     let mut pair = Pair::new(Protection::Sealed);
     assert!(pair.client.ask_hello(pair.now, server_address()));
     // The first Hello is lost and repeated.
@@ -398,7 +398,7 @@ fn a_realm_says_who_it_is_in_no_more_bytes_than_the_question() {
 
 /// HS-5: an answer longer than the Init waits until the address is proven, which is at once.
 #[test]
-fn a_large_answer_to_early_data_follows_the_accept() {
+fn early_data_answer_longer_than_init_follows_accept() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
@@ -428,7 +428,7 @@ fn a_large_answer_to_early_data_follows_the_accept() {
 
 /// A link whose address was never proven does not stay, and one device holds only a few links.
 #[test]
-fn memory_has_an_end() {
+fn link_slots_of_unproven_links_and_of_one_key_are_bounded() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
@@ -458,7 +458,7 @@ fn memory_has_an_end() {
 
 /// A server that shuts down closes its links. A client with a request goes on asking.
 #[test]
-fn closing_tells_the_other_side_and_a_request_outlives_it() {
+fn close_by_server_is_told_and_request_is_sent_again() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);
@@ -478,7 +478,7 @@ fn closing_tells_the_other_side_and_a_request_outlives_it() {
 
 /// LINK-10: neither side sends datagrams longer than the smaller of both limits.
 #[test]
-fn a_link_keeps_to_the_smaller_limit() {
+fn mtu_of_link_is_smaller_limit_of_both_sides() {
     for (ours, theirs) in [(160, 1200), (1200, 160), (160, 160)] {
         let mut pair = Pair::new(Protection::Sealed);
         pair.client.config.max_datagram = ours;
@@ -505,7 +505,7 @@ fn a_link_keeps_to_the_smaller_limit() {
 
 /// HS-4: an Init whose link was evicted before it was answered is answered when it is repeated.
 #[test]
-fn a_crowded_out_init_may_come_again() {
+fn eviction_of_unanswered_init_lets_repeat_be_answered() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.links_max = 1;
     let link = pair.connect();
@@ -537,7 +537,7 @@ fn a_crowded_out_init_may_come_again() {
 
 /// HS-11: an initiator that opens a link to a former key gets in, and is told the current key.
 #[test]
-fn a_former_key_is_answered_and_vouches_for_the_new() {
+fn key_rotation_former_key_is_answered_and_names_successor() {
     let mut pair = Pair::new(Protection::Sealed);
     let new = SecretKey::from_bytes([9; 32]);
     let identity = Identity {
@@ -573,7 +573,7 @@ fn a_former_key_is_answered_and_vouches_for_the_new() {
 
 /// HS-7: a realm without early data executes early requests once the link is proven, not before.
 #[test]
-fn what_came_early_waits_where_early_data_is_off() {
+fn early_data_turned_off_makes_early_requests_wait_for_proof() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.early_data = false;
     let link = pair.connect();

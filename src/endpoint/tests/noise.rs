@@ -6,7 +6,7 @@ use super::*;
 /// with a corrupted bit in the connection id was accepted, and the client for ever named its link
 /// by an id that the realm did not know.
 #[test]
-fn no_bent_bit_of_an_accept_leads_a_link_astray() {
+fn handshake_accept_with_any_corrupted_bit_does_not_misdirect_link() {
     let mut bit = 0;
     loop {
         let mut pair = Pair::new(Protection::Sealed);
@@ -43,7 +43,7 @@ fn no_bent_bit_of_an_accept_leads_a_link_astray() {
 
 /// WIRE-7, WIRE-10: random datagrams of any length do no harm.
 #[test]
-fn noise_of_any_length_is_ignored() {
+fn noise_datagram_of_any_length_is_ignored() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);

@@ -53,7 +53,7 @@ fn one_from(pair: &mut Pair, last: u8) -> Vec<u8> {
 /// HS-12: if strangers ask faster than answers leave, some get no answer, and the answers that wait
 /// take bounded memory.
 #[test]
-fn answers_to_strangers_have_an_end() {
+fn stranger_answers_waiting_to_leave_are_bounded() {
     let mut pair = strict(1);
     pair.client.ask_hello(pair.now, server_address());
     let hello = carry_up(&mut pair, to(5)).remove(0);
@@ -71,7 +71,7 @@ fn answers_to_strangers_have_an_end() {
 
 /// WIRE-16: a client without a link is answered from the address that it sent to.
 #[test]
-fn whoever_has_no_link_is_answered_from_the_address_that_was_asked() {
+fn path_of_answer_without_link_leaves_from_address_asked() {
     let mut pair = strict(1);
     pair.client.ask_hello(pair.now, server_address());
     carry_up(&mut pair, to(5));
@@ -97,7 +97,7 @@ fn whoever_has_no_link_is_answered_from_the_address_that_was_asked() {
 
 /// WIRE-16, HS-8: a Reset leaves from the address that the packet was sent to.
 #[test]
-fn a_reset_leaves_from_the_address_that_was_asked() {
+fn path_of_reset_leaves_from_address_asked() {
     for protection in [Protection::Sealed, Protection::Plain] {
         let mut pair = Pair::new(protection);
         let link = match protection {
@@ -116,7 +116,7 @@ fn a_reset_leaves_from_the_address_that_was_asked() {
 
 /// WIRE-16: a link sends from the address that its newest packet came to, also much later.
 #[test]
-fn a_link_sends_from_the_address_to_which_its_newest_packet_came() {
+fn path_of_link_leaves_from_address_of_newest_packet() {
     for protection in [Protection::Sealed, Protection::Plain] {
         let mut pair = Pair::new(protection);
         let link = match protection {
@@ -160,7 +160,7 @@ fn a_link_sends_from_the_address_to_which_its_newest_packet_came() {
 /// WIRE-16, LINK-18: a client that returns to its proven address is answered from the address that
 /// it sends to there.
 #[test]
-fn a_client_that_moves_is_answered_from_the_address_that_it_asks() {
+fn migration_back_is_answered_from_address_asked() {
     let (mut pair, link) = in_use();
     let elsewhere = Path {
         remote: SocketAddr::from(([10, 9, 9, 9], 1001)),
@@ -194,7 +194,7 @@ fn a_client_that_moves_is_answered_from_the_address_that_it_asks() {
 
 /// WIRE-16: a link that this side opened is not bound to a local address, because routes change.
 #[test]
-fn the_system_chooses_where_a_link_that_this_side_opened_leaves() {
+fn path_of_link_opened_here_is_not_bound_to_local_address() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     let from_server = Path {

@@ -41,7 +41,7 @@ fn open_from(pair: &mut Pair, n: u16, from: SocketAddr, user: Option<AccountId>)
 /// HS-13: strangers, who need only a key, hold few link slots, and not for long. Users who log in
 /// get in, even if hundreds come from one address.
 #[test]
-fn strangers_hold_few_places_and_make_room() {
+fn link_slots_of_strangers_are_few_and_make_room_for_users() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.links_max = 320;
     let address = [192, 0, 2, 7];
@@ -85,7 +85,7 @@ fn strangers_hold_few_places_and_make_room() {
 
 /// HS-13: a user with many devices, from any addresses, makes room for all others.
 #[test]
-fn an_account_with_many_links_makes_room() {
+fn link_slots_of_account_with_many_links_make_room() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.links_max = 100;
     let honest: Vec<LinkId> = (0..30)
@@ -124,7 +124,7 @@ fn an_account_with_many_links_makes_room() {
 /// HS-13: a network with many accounts makes room for users from elsewhere, however many subnets it
 /// has. Accounts with several links lose theirs first, and then the oldest links go.
 #[test]
-fn a_network_with_many_accounts_makes_room() {
+fn link_slots_of_network_with_many_accounts_make_room() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.links_max = 100;
     let greedy: Vec<LinkId> = (0..100_u16)
@@ -156,7 +156,7 @@ fn a_network_with_many_accounts_makes_room() {
 /// HS-13: a link counts at its last proven address, however often it migrates without proof. It
 /// stays among the links that make room, and takes no slot elsewhere.
 #[test]
-fn a_link_counts_where_it_was_proven_last() {
+fn link_slots_count_link_at_last_proven_address() {
     let mut pair = Pair::new(Protection::Sealed);
     let (ann, here, there) = (AccountId::new(1), [192, 0, 2, 7], [198, 51, 100, 7]);
     let id = open_as(&mut pair, 1, here, Some(ann));
@@ -203,7 +203,7 @@ fn a_link_counts_where_it_was_proven_last() {
 /// HS-13: a newcomer on a slow path gets in while others begin handshake after handshake from a few
 /// subnets, with cookies. Links of the subnet with the most newcomers go first.
 #[test]
-fn a_newcomer_gets_in_beside_a_flood_of_newcomers() {
+fn link_slots_admit_slow_newcomer_during_flood_of_newcomers() {
     let mut pair = strict(1000);
     pair.server.config.links_max = 200;
     for n in 0..200 {
@@ -289,7 +289,7 @@ pub(super) fn knock_with_cookie(
 /// HS-13: a stranger's link that is the oldest of too many when it is proven is removed without a
 /// trace.
 #[test]
-fn a_stranger_that_has_to_go_at_once_leaves_nothing() {
+fn eviction_of_stranger_at_once_leaves_no_trace() {
     let mut pair = Pair::new(Protection::Sealed);
     let from = [192, 0, 2, 7];
     let key = SecretKey::from_bytes([9; 32]);
@@ -328,7 +328,7 @@ fn a_stranger_that_has_to_go_at_once_leaves_nothing() {
 /// LINK-23: the account that holds the most memory over all its links gives up a link, not one that
 /// holds a little more on a single link.
 #[test]
-fn the_account_that_holds_most_gives_up_a_link() {
+fn eviction_takes_link_of_account_that_holds_most_memory() {
     let mut pair = Pair::new(Protection::Sealed);
     let ann = open_as(&mut pair, 1, [192, 0, 2, 7], Some(AccountId::new(1)));
     let eve: Vec<LinkId> = (2..12)
@@ -351,7 +351,7 @@ fn the_account_that_holds_most_gives_up_a_link() {
 /// LINK-23: many links that hold little memory each end no other link. What they hold is bounded
 /// separately.
 #[test]
-fn links_that_hold_little_end_no_other() {
+fn eviction_is_not_caused_by_links_that_hold_little_memory() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.memory_max = 20_000;
     let many: Vec<LinkId> = (0..40)
@@ -375,7 +375,7 @@ fn links_that_hold_little_end_no_other() {
 /// HS-13: a sender of an Init with a forged address takes no slot at that address, though it gets
 /// the Accept. Its link counts at the address where it answers a challenge.
 #[test]
-fn an_init_from_a_forged_address_takes_no_place_there() {
+fn link_slots_are_not_taken_at_forged_address_of_init() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.is_known = false;
     let (forged, real) = ([192, 0, 2, 7], [198, 51, 100, 7]);
@@ -405,7 +405,7 @@ fn an_init_from_a_forged_address_takes_no_place_there() {
 
 /// HS-13: a stranger's silent link ends soon.
 #[test]
-fn a_silent_stranger_is_forgotten_soon() {
+fn link_slots_of_silent_stranger_are_freed_soon() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.is_known = false;
     let link = pair.connect();
@@ -422,7 +422,7 @@ fn a_silent_stranger_is_forgotten_soon() {
 
 /// HS-13: links that this side opens to other realms take no slots of newcomers.
 #[test]
-fn links_to_other_realms_leave_the_places_to_newcomers() {
+fn link_slots_of_newcomers_are_not_taken_by_links_to_realms() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.links_max = 32;
     for n in 0..32 {
@@ -445,7 +445,7 @@ fn links_to_other_realms_leave_the_places_to_newcomers() {
 /// HS-13: a packet for which there is no reassembly memory still proves its link. Before, the link
 /// counted as half open for ever, and the early data that waited for the proof went on waiting.
 #[test]
-fn a_first_packet_without_room_proves_a_link() {
+fn link_slots_count_link_as_proven_by_packet_without_room() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.early_data = false;
     pair.is_known = false;

@@ -199,7 +199,7 @@ impl Realms {
 
 /// PEER-12: both sides send requests on the link that one has opened.
 #[test]
-fn both_sides_ask_on_the_link_that_one_has_opened() {
+fn peer_link_opened_by_one_side_carries_requests_of_both() {
     let mut realms = Realms::new(1, 0.0);
     for from in [0, 0, 1, 1, 0] {
         realms.ask(from);
@@ -215,7 +215,7 @@ fn both_sides_ask_on_the_link_that_one_has_opened() {
 /// PEER-12: links that both sides open at the same time become one, whatever is lost, and whichever
 /// side is first.
 #[test]
-fn opening_at_the_same_time_ends_with_one_link() {
+fn peer_links_opened_at_same_time_become_one() {
     for seed in 0..300 {
         let loss = if seed < 100 { 0.0 } else { 0.3 };
         let mut realms = Realms::new(seed, loss);
@@ -249,7 +249,7 @@ fn opening_at_the_same_time_ends_with_one_link() {
 
 /// PEER-12: the side that opened an idle link closes it, and it is opened again when it is needed.
 #[test]
-fn an_idle_link_is_closed_and_opened_again() {
+fn peer_link_idle_is_closed_and_opened_again_when_needed() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
     realms.settle();
@@ -267,7 +267,7 @@ fn an_idle_link_is_closed_and_opened_again() {
 
 /// PEER-12, HS-8: either side may restart. The other notices with its next packet.
 #[test]
-fn either_side_notices_that_the_other_has_restarted() {
+fn peer_restart_is_noticed_by_either_side() {
     for restarted in [0, 1] {
         let mut realms = Realms::new(1, 0.0);
         realms.ask(0);
@@ -291,7 +291,7 @@ fn either_side_notices_that_the_other_has_restarted() {
 
 /// PEER-12: a realm that has moved gets requests at its new address.
 #[test]
-fn a_realm_that_has_moved_is_asked_at_its_new_place() {
+fn peer_with_new_address_gets_requests_there() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
     realms.settle();
@@ -306,7 +306,7 @@ fn a_realm_that_has_moved_is_asked_at_its_new_place() {
 /// LINK-21, PEER-12: a link that both sides send requests on is replaced meanwhile, and each
 /// request is answered once.
 #[test]
-fn a_link_between_realms_is_replaced_while_both_ask_on_it() {
+fn rekey_of_peer_link_in_use_by_both_sides_loses_no_request() {
     for seed in 0..50 {
         let mut realms = Realms::new(seed, if seed < 10 { 0.0 } else { 0.2 });
         let end = realms.now + LIFETIME * 3;
@@ -332,7 +332,7 @@ fn a_link_between_realms_is_replaced_while_both_ask_on_it() {
 /// that it opens. Before, it waited for minutes, though the peer was heard. Behind a changed
 /// address nothing can tell the other side that its link is gone.
 #[test]
-fn what_waits_on_a_forgotten_link_moves_to_the_next() {
+fn peer_link_forgotten_by_opener_moves_requests_to_next() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
     realms.settle();
@@ -353,7 +353,7 @@ fn what_waits_on_a_forgotten_link_moves_to_the_next() {
 /// PEER-12: an event that waits for a long request leaves when the request moves to another link,
 /// and not at the next timeout.
 #[test]
-fn what_waits_for_a_long_request_leaves_when_that_has_moved() {
+fn peer_link_event_behind_moved_long_request_leaves_at_once() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
     realms.settle();
@@ -426,7 +426,7 @@ impl Realms {
 /// PEER-23: an address for which nobody vouches gets three datagrams, whatever waits to be sent
 /// there, and whatever comes back.
 #[test]
-fn an_address_for_which_nobody_vouches_gets_three_datagrams() {
+fn claim_trial_of_unvouched_address_gets_three_datagrams() {
     for answers in [false, true] {
         let mut realms = Realms::new(1, 0.0);
         let link = realms.ask_once(0, nowhere());
@@ -460,7 +460,7 @@ fn an_address_for_which_nobody_vouches_gets_three_datagrams() {
 /// PEER-23: an address that has answered is dialed like any other from then on, also after a
 /// restart.
 #[test]
-fn an_address_that_has_answered_is_as_good_as_any() {
+fn claim_trial_answered_makes_address_dialed_like_any_other() {
     let mut realms = Realms::new(1, 0.0);
     let address = realms.sides[1].address;
     let link = realms.ask_once(0, address);
@@ -487,7 +487,7 @@ fn an_address_that_has_answered_is_as_good_as_any() {
 /// known address, and the trial goes on. Before, the existing link was given up for one that leads
 /// nowhere.
 #[test]
-fn a_trial_takes_nothing_from_the_link_that_is_there() {
+fn claim_trial_takes_nothing_from_existing_link() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
     realms.settle();
@@ -520,7 +520,7 @@ fn a_trial_takes_nothing_from_the_link_that_is_there() {
 /// PEER-24: a realm that was dialed dials back to check that this works. If nobody answers, it
 /// sends its requests on the other's link.
 #[test]
-fn who_cannot_be_called_back_is_asked_on_its_own_link() {
+fn dial_back_unanswered_sends_requests_on_link_of_peer() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
     realms.settle();
@@ -544,7 +544,7 @@ fn who_cannot_be_called_back_is_asked_on_its_own_link() {
 /// PEER-24: the link of a realm that cannot be dialed is kept open, because nothing else leads to
 /// it.
 #[test]
-fn a_link_between_realms_is_kept_open_where_that_is_asked_for() {
+fn keepalive_of_peer_link_keeps_it_open_when_requested() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
     realms.settle();

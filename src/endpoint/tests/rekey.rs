@@ -30,7 +30,7 @@ fn opened(told: &[Event]) -> Option<LinkId> {
 
 /// LINK-21: a link is replaced when it is used after 24 hours. An idle one costs nothing.
 #[test]
-fn a_link_that_has_served_for_a_day_is_replaced_when_it_is_used() {
+fn rekey_after_a_day_happens_on_next_use() {
     let (mut pair, old) = day_old();
     assert!(
         pair.settle(|_| false).is_empty(),
@@ -58,7 +58,7 @@ fn a_link_that_has_served_for_a_day_is_replaced_when_it_is_used() {
 
 /// LINK-21: a request that waits for its reply on the old link moves to the new one.
 #[test]
-fn what_waits_moves_to_the_new_link() {
+fn rekey_moves_waiting_request_to_new_link() {
     let (mut pair, old) = day_old();
     let number = pair.ask(old, true);
     let first = pair.carried.len();
@@ -77,7 +77,7 @@ fn what_waits_moves_to_the_new_link() {
 
 /// LINK-21: the old link goes on until a fresh handshake succeeds.
 #[test]
-fn the_old_link_lives_on_until_the_new_one_is_open() {
+fn rekey_keeps_old_link_until_new_one_is_open() {
     let (mut pair, old) = day_old();
     let (mut out, mut lost) = (vec![], 0);
     for _ in 0..10 {
@@ -115,7 +115,7 @@ fn the_old_link_lives_on_until_the_new_one_is_open() {
 /// LINK-21: closing one of two links closes both. Found by the simulator: the new link was closed
 /// before any packet had arrived on it, and the old one stayed, with its subscription.
 #[test]
-fn who_closes_one_of_two_closes_both() {
+fn rekey_close_of_one_link_closes_both() {
     for closes_new in [false, true] {
         let (mut pair, old) = day_old();
         pair.ask(old, true);

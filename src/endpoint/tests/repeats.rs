@@ -24,7 +24,7 @@ impl Endpoint {
 /// HS-4, LINK-18: an attacker who repeats an Init from elsewhere, however often, cannot prevent its
 /// link from being proven.
 #[test]
-fn copies_of_an_init_keep_no_link_unproven() {
+fn handshake_init_copies_from_elsewhere_do_not_keep_link_unproven() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
@@ -61,7 +61,7 @@ fn copies_of_an_init_keep_no_link_unproven() {
 /// HS-20, HS-21, WIRE-11: after a link has migrated, a repeated Resume gets no longer answer at the
 /// new address than the Resume itself.
 #[test]
-fn repeated_resume_is_longer_only_where_the_first_came_from() {
+fn resumption_repeated_gets_long_answer_only_at_first_address() {
     let mut returning = Returning::new();
     let link = returning.open();
     returning.pair.ask(link, true);
@@ -111,7 +111,7 @@ fn repeated_resume_is_longer_only_where_the_first_came_from() {
 /// handshake. However many tickets devices have, and however often they resume, links with
 /// handshakes and links resumed from other networks keep their slots.
 #[test]
-fn who_comes_back_often_pushes_nobody_else_out() {
+fn resumption_repeated_often_evicts_no_links_of_others() {
     let mut returning = Returning::new();
     let config = Config {
         links_max: 5000,
@@ -186,7 +186,7 @@ fn who_comes_back_often_pushes_nobody_else_out() {
 
 /// Answers to strangers leave in turns with the packets of links.
 #[test]
-fn strangers_keep_no_link_from_sending() {
+fn stranger_answers_leave_in_turns_with_link_packets() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
@@ -210,7 +210,7 @@ fn strangers_keep_no_link_from_sending() {
 /// minutes. A later request on it resumes another link at once, and does not wait for a Reset that
 /// the client would not accept.
 #[test]
-fn pause_of_minutes_costs_a_resumed_link_nothing() {
+fn resumption_after_pause_of_minutes_resumes_again_without_reset() {
     let mut returning = Returning::new();
     let link = returning.open();
     returning.pair.ask(link, true);

@@ -129,7 +129,7 @@ pub fn is_resumed(told: &[Event]) -> bool {
 
 /// HS-19: a resumed request takes one round trip and two datagrams without a superfluous byte.
 #[test]
-fn resumed_request_is_answered_in_one_round_trip() {
+fn resumption_request_is_answered_in_one_round_trip() {
     let mut returning = Returning::new();
     for _ in 0..3 {
         let before = returning.pair.now;
@@ -146,7 +146,7 @@ fn resumed_request_is_answered_in_one_round_trip() {
 
 /// HS-19: a resumed link goes on like any other, and UPDATE tells both sides what WELCOME would.
 #[test]
-fn resumed_link_goes_on() {
+fn resumption_link_goes_on_and_update_tells_standing() {
     let mut returning = Returning::new();
     let link = returning.open();
     returning.pair.ask(link, true);
@@ -168,7 +168,7 @@ fn resumed_link_goes_on() {
 
 /// HS-19: a client without the token accepts a Reset of a link just resumed, after a timeout.
 #[test]
-fn reset_of_a_link_just_resumed_is_believed_after_a_timeout() {
+fn resumption_without_token_accepts_reset_after_timeout() {
     let mut returning = Returning::new();
     let link = returning.open();
     returning.pair.ask(link, true);
@@ -184,7 +184,7 @@ fn reset_of_a_link_just_resumed_is_believed_after_a_timeout() {
 
 /// HS-20: whatever is lost, the request is executed once.
 #[test]
-fn lost_resume_is_made_good() {
+fn resumption_with_lost_packets_executes_request_once() {
     for lost in [&[0][..], &[1], &[0, 1, 2], &[1, 3, 5]] {
         let mut returning = Returning::new();
         let told = returning.ask_once(true, |at| lost.contains(&at));
@@ -202,7 +202,7 @@ fn lost_resume_is_made_good() {
 
 /// HS-20: a realm refuses an unknown ticket at once. A handshake with the same request follows.
 #[test]
-fn unknown_ticket_costs_a_round_trip() {
+fn ticket_unknown_is_refused_and_handshake_follows() {
     let mut returning = Returning::new();
     returning.pair.server = server(Protection::Sealed);
     let before = returning.pair.now;
@@ -215,7 +215,7 @@ fn unknown_ticket_costs_a_round_trip() {
 
 /// HS-20: a stored ticket is valid after a restart.
 #[test]
-fn kept_ticket_is_good_after_a_restart() {
+fn ticket_stored_is_valid_after_restart() {
     let mut returning = Returning::new();
     // A request that is not early proves the link, so that its ticket is stored.
     returning.ticket = None;
@@ -228,7 +228,7 @@ fn kept_ticket_is_good_after_a_restart() {
 
 /// HS-20: no ticket is stored for an Init that may be recorded, until its device resumes by it.
 #[test]
-fn ticket_of_an_unproven_link_is_kept_once_it_is_used() {
+fn ticket_of_unproven_link_is_stored_once_used() {
     let mut returning = Returning::new();
     assert!(returning.kept.is_empty());
     // Longer than an unproven link is kept.
@@ -243,7 +243,7 @@ fn ticket_of_an_unproven_link_is_kept_once_it_is_used() {
 
 /// HS-20: a ticket is valid for a day, and for the user whose session the device had.
 #[test]
-fn ticket_is_good_for_a_day_and_for_one_user() {
+fn ticket_is_valid_for_one_day_and_one_user() {
     let mut returning = Returning::new();
     returning.pair.server.config.idle = Duration::from_hours(100);
     returning.pair.account = AccountId::new(2);
@@ -262,7 +262,7 @@ fn ticket_is_good_for_a_day_and_for_one_user() {
 
 /// HS-20: a sender without the token gets no answer, and a corrupted packet has no effect.
 #[test]
-fn forged_resume_is_ignored() {
+fn resumption_forged_or_corrupted_is_ignored() {
     let mut returning = Returning::new();
     let link = returning.open();
     returning.pair.ask(link, true);
@@ -305,7 +305,7 @@ fn forged_resume_is_ignored() {
 
 /// HS-19: a replayed Resume gets an answer under another key once the first answer is forgotten.
 #[test]
-fn replayed_resume_is_answered_under_another_key() {
+fn resumption_replayed_is_answered_under_another_key() {
     let mut returning = Returning::new();
     returning.ask_once(true, |_| false);
     let recorded = returning.pair.carried[0].1.clone();
@@ -337,7 +337,7 @@ fn replayed_resume_is_answered_under_another_key() {
 
 /// HS-21: a device gets three times its bytes at its proven address, and elsewhere no more.
 #[test]
-fn long_answer_goes_to_where_the_device_was() {
+fn resumption_long_answer_goes_to_proven_address_only() {
     for (is_there, most) in [(true, 3), (false, 1)] {
         let mut returning = Returning::new();
         if !is_there {
@@ -408,7 +408,7 @@ fn long_answer_goes_to_where_the_device_was() {
 /// HS-7, HS-18, HS-20: a realm without early data resumes no link. A device that knows that does
 /// not try.
 #[test]
-fn realm_that_takes_nothing_early_resumes_nothing() {
+fn resumption_without_early_data_does_not_happen() {
     let mut returning = Returning::new();
     returning.pair.server.config.early_data = false;
     let told = returning.ask_once(true, |_| false);
@@ -423,7 +423,7 @@ fn realm_that_takes_nothing_early_resumes_nothing() {
 
 /// HS-20: a handshake begins when no Resume is answered, after six of them.
 #[test]
-fn resume_in_vain_becomes_a_handshake() {
+fn resumption_unanswered_six_times_becomes_handshake() {
     let mut returning = Returning::new();
     let link = returning.open();
     returning.pair.ask(link, true);
@@ -464,7 +464,7 @@ fn resume_in_vain_becomes_a_handshake() {
 /// HS-14, HS-20: a device that knows a former life is told the current one. One that knows none of
 /// the store's lives begins anew.
 #[test]
-fn resumed_device_is_told_another_life() {
+fn resumption_with_former_life_is_told_current_one() {
     let lives = [Life([1; 4]), Life([2; 4])];
     for (known, outcome) in [
         (lives[0], Some(None)),
@@ -499,7 +499,7 @@ fn resumed_device_is_told_another_life() {
 
 /// HS-20: a command with a new operation number proves as much as a sealed packet.
 #[test]
-fn ticket_is_kept_at_once_where_its_command_is_new() {
+fn ticket_is_stored_at_once_when_command_number_is_new() {
     for (operation, is_kept) in [(9, false), (10, true)] {
         let mut pair = Pair::new(Protection::Sealed);
         pair.client = client(3);
@@ -536,7 +536,7 @@ fn ticket_is_kept_at_once_where_its_command_is_new() {
 /// HS-7, HS-19: a request that may not be early data is sent again after a handshake if its link is
 /// opened anew. Before, it was sent on a resumed link.
 #[test]
-fn what_may_not_travel_early_is_asked_again_after_a_handshake() {
+fn resumption_is_not_used_for_request_not_allowed_early() {
     for early in [true, false] {
         let mut returning = Returning::new();
         let link = returning.open();
@@ -560,7 +560,7 @@ fn what_may_not_travel_early_is_asked_again_after_a_handshake() {
 /// WIRE-9: an authentic but malformed answer to a Resume makes the client forget the ticket and
 /// begin a handshake. Before, it showed the same ticket without end.
 #[test]
-fn ticket_whose_answer_is_malformed_is_forgotten() {
+fn ticket_with_malformed_answer_is_forgotten() {
     let mut returning = Returning::new();
     let link = returning.open();
     returning.pair.ask(link, true);

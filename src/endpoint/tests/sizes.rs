@@ -59,7 +59,7 @@ const fn remembered(datagram: usize) -> PathMemory {
 /// LINK-15: a command that is too long for a small Init waits for the link. Before, where the path
 /// carries 576 bytes, the Init with such a command never arrived.
 #[test]
-fn long_command_waits_for_the_link_where_the_path_may_be_narrow() {
+fn mtu_unknown_makes_long_command_wait_for_link() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     ask_long(&mut pair, link);
@@ -75,7 +75,7 @@ fn long_command_waits_for_the_link_where_the_path_may_be_narrow() {
 /// LINK-15, LINK-25: where the path memory has a larger datagram size, a longer command is early
 /// data.
 #[test]
-fn long_command_travels_early_where_the_path_is_remembered() {
+fn mtu_remembered_lets_long_command_travel_early() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.client.begin_from(link, &remembered(1200));
@@ -86,7 +86,7 @@ fn long_command_travels_early_where_the_path_is_remembered() {
 /// LINK-25: a link that is opened anew after a restart of its realm keeps the datagram size,
 /// because it uses the same path.
 #[test]
-fn link_opened_anew_keeps_path_size() {
+fn mtu_is_kept_when_link_is_opened_again() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.client.begin_from(link, &remembered(1200));
@@ -97,7 +97,7 @@ fn link_opened_anew_keeps_path_size() {
 /// LINK-15: if the path has become narrower than remembered, a short handshake follows six long
 /// ones.
 #[test]
-fn long_handshake_in_vain_becomes_a_short_one() {
+fn mtu_remembered_too_large_makes_handshake_short_after_six() {
     for is_resumed in [false, true] {
         let mut returning = Returning::new();
         if !is_resumed {
@@ -116,7 +116,7 @@ fn long_handshake_in_vain_becomes_a_short_one() {
 /// LINK-15, HS-21: the answer to a Resume is no longer than any path carries, or than the Resume.
 /// The rest follows.
 #[test]
-fn answer_to_a_resume_is_no_longer_than_the_path_carries() {
+fn mtu_bounds_answer_to_resume() {
     let mut returning = Returning::new();
     let link = returning.open();
     let pair = &mut returning.pair;

@@ -27,7 +27,7 @@ impl Pair {
 
 /// WIRE-9, HS-3, HS-4, HS-8, LINK-3: each datagram without effect is counted once, with its reason.
 #[test]
-fn what_has_no_effect_is_counted_with_its_reason() {
+fn metrics_count_each_datagram_without_effect_with_its_reason() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
@@ -85,7 +85,7 @@ fn what_has_no_effect_is_counted_with_its_reason() {
 
 /// Both sides count the same datagrams, and retransmissions are counted where something is lost.
 #[test]
-fn what_is_carried_is_counted() {
+fn metrics_count_datagrams_and_retransmissions_on_both_sides() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     for _ in 0..5 {
@@ -129,7 +129,7 @@ fn what_is_carried_is_counted() {
 
 /// The counts of a link are kept while it is dormant, and are not counted twice when it wakes.
 #[test]
-fn a_rest_loses_no_count() {
+fn metrics_of_dormant_link_are_kept_and_not_counted_twice() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);

@@ -46,7 +46,7 @@ impl Returning {
 /// link is opened for them, because a ticket's token is in each Reset of its link, which anybody
 /// may see. A device with the secret still gets in.
 #[test]
-fn who_is_refused_often_shows_where_they_are() {
+fn ticket_refused_often_requires_cookie_before_lookup() {
     let mut returning = Returning::new();
     let genuine = returning.resume();
     // The server knows nothing of the ticket any more but its token.
@@ -89,7 +89,7 @@ fn who_is_refused_often_shows_where_they_are() {
 /// HS-20: all of a realm's devices may be refused at once, also behind one address. Each is told
 /// so.
 #[test]
-fn all_devices_may_be_refused_at_once() {
+fn ticket_refusal_of_all_devices_at_once_tells_each() {
     let mut returning = Returning::new();
     let config = Config {
         early_data: false,
@@ -123,7 +123,7 @@ fn all_devices_may_be_refused_at_once() {
 
 /// HS-20: one ticket takes few of the slots of unproven links.
 #[test]
-fn one_ticket_has_few_links_that_are_not_proven() {
+fn ticket_has_few_slots_of_unproven_links() {
     let mut returning = Returning::new();
     let before = returning.pair.server.links();
     for _ in 0..50 {
@@ -137,7 +137,7 @@ fn one_ticket_has_few_links_that_are_not_proven() {
 /// HS-13, HS-21: the address in a ticket proves no more than any address. A sender that forges it
 /// takes no slot of initiators that have shown a cookie.
 #[test]
-fn place_of_a_ticket_is_no_cookie() {
+fn ticket_address_does_not_count_as_cookie() {
     let mut returning = Returning::new();
     let resume = returning.resume();
     returning.answers(client_address(), &resume);
@@ -154,7 +154,7 @@ fn place_of_a_ticket_is_no_cookie() {
 /// HS-21: an Init from a forged address, with a copy from the sender's own address, does not make
 /// the forged address the place of the ticket.
 #[test]
-fn place_is_kept_when_it_is_known() {
+fn ticket_does_not_record_forged_address_of_copied_init() {
     for is_copied in [false, true] {
         let mut returning = Returning::new();
         returning.ticket = None;
@@ -185,7 +185,7 @@ fn place_is_kept_when_it_is_known() {
 
 /// HS-21: once a device's address is proven, its ticket records it.
 #[test]
-fn place_is_kept_when_it_is_proven() {
+fn ticket_records_address_once_proven() {
     let mut returning = Returning::new();
     returning.ticket = None;
     returning.ask_once(false, |_| false);
@@ -194,7 +194,7 @@ fn place_is_kept_when_it_is_proven() {
 
 /// HS-18: a device, also one that runs for days, does not show a ticket after its lifetime.
 #[test]
-fn ticket_is_not_shown_when_it_is_old() {
+fn ticket_is_not_shown_after_its_lifetime() {
     let mut returning = Returning::new();
     returning.pair.now = returning.pair.now + Duration::from_hours(23);
     let is_resume = |datagram: &[u8]| matches!(Packet::parse(datagram), Ok(Packet::Resume(_)));
@@ -205,7 +205,7 @@ fn ticket_is_not_shown_when_it_is_old() {
 
 /// HS-20: a replayed Init does not make a realm forget the tickets of its device.
 #[test]
-fn replayed_init_displaces_no_ticket() {
+fn ticket_is_not_displaced_by_replayed_init() {
     let mut returning = Returning::new();
     returning.ticket = None;
     let recorded = returning.resume();
@@ -224,7 +224,7 @@ fn replayed_init_displaces_no_ticket() {
 /// HS-20: a recorded Resume with another cookie, which anybody can put there, counts as the same
 /// one. It gets the same answer, and opens no other link.
 #[test]
-fn resume_with_another_cookie_is_the_same() {
+fn resumption_with_other_cookie_counts_as_same_resume() {
     let mut returning = Returning::new();
     returning.ask_once(true, |_| false);
     let recorded = returning.pair.carried[0].1.clone();
@@ -256,7 +256,7 @@ fn resume_with_another_cookie_is_the_same() {
 /// HS-20: a realm that cannot read its store does not refuse a ticket, and looks it up again when
 /// the Resume is repeated.
 #[test]
-fn ticket_that_cannot_be_looked_up_is_not_refused() {
+fn ticket_with_failed_lookup_is_not_refused() {
     let mut returning = Returning::new();
     returning.ask_once(true, |_| false);
     returning.pair.server = server(Protection::Sealed);
@@ -282,7 +282,7 @@ fn ticket_that_cannot_be_looked_up_is_not_refused() {
 /// HS-20: tickets in memory, whose age is measured in the realm's running time, are forgotten if
 /// that and the time of day disagree. Stored tickets, which have a time of day, stay valid.
 #[test]
-fn tickets_in_memory_are_forgotten_when_the_clock_stood_still() {
+fn ticket_in_memory_is_forgotten_when_clock_stood_still() {
     let mut returning = Returning::new();
     let (server, now) = (&mut returning.pair.server, returning.pair.now);
     server.forget_tickets(now + Duration::from_micros(1));
@@ -304,7 +304,7 @@ fn tickets_in_memory_are_forgotten_when_the_clock_stood_still() {
 /// HS-19: a realm that now accepts only smaller datagrams still accepts the size that it has stated
 /// to a device that resumes.
 #[test]
-fn what_was_said_of_datagrams_holds_for_who_comes_back() {
+fn resumption_keeps_datagram_size_stated_before() {
     let mut returning = Returning::new();
     let larger = returning.pair.server.config.max_datagram;
     returning.pair.server.config.max_datagram = 300;
@@ -322,7 +322,7 @@ fn what_was_said_of_datagrams_holds_for_who_comes_back() {
 
 /// HS-20: a handshake with a key that has a successor gives no ticket.
 #[test]
-fn no_ticket_is_of_a_key_that_has_a_successor() {
+fn ticket_is_not_given_for_key_with_successor() {
     let mut returning = Returning::new();
     let identity = Identity {
         current: SecretKey::from_bytes([9; 32]),
@@ -344,7 +344,7 @@ fn no_ticket_is_of_a_key_that_has_a_successor() {
 /// HS-18: a ticket is not shown after the time that its holder has set, also on a link that is
 /// opened again.
 #[test]
-fn ticket_is_shown_until_its_holder_says() {
+fn ticket_is_not_shown_after_time_set_by_holder() {
     for is_over in [false, true] {
         let mut returning = Returning::new();
         let link = returning.open();
@@ -367,7 +367,7 @@ fn ticket_is_shown_until_its_holder_says() {
 /// HS-21: a ticket that is stored without an address gets one, once, when its device's address is
 /// proven.
 #[test]
-fn ticket_without_a_place_gets_one() {
+fn ticket_without_address_gets_one_once_proven() {
     let mut returning = Returning::new();
     returning.ticket = None;
     returning.ask_once(false, |_| false);

@@ -41,7 +41,7 @@ impl Split {
 
 /// A link's packets belong to the endpoint that has admitted it, whichever endpoint they come to.
 #[test]
-fn the_id_of_a_link_names_its_endpoint() {
+fn worker_of_link_is_named_by_connection_id() {
     let mut split = Split::new();
     let link = split.pair.connect();
     split.pair.ask(link, true);
@@ -60,7 +60,7 @@ fn the_id_of_a_link_names_its_endpoint() {
 
 /// Handshakes of other realms, and answers to this realm's own, belong to the first endpoint.
 #[test]
-fn realms_belong_to_the_first() {
+fn worker_first_gets_handshakes_of_realms() {
     let mut split = Split::new();
     let client = split.pair.client.keys[0].public;
     split.second.leave_to_first([client]);

@@ -45,7 +45,7 @@ impl Scene {
 /// simulator (seed 14260168): a peer answered at its claimed address while the disk was full, and
 /// the write was not retried. The old address was used for good, and the peer's queue stood still.
 #[test]
-fn where_a_peer_was_found_is_written_down_once_there_is_room() {
+fn claim_confirmed_on_full_disk_is_stored_once_disk_has_space() {
     let mut scene = Scene::introduced();
     assert!(scene.passes(0).is_empty());
     scene.is_full = true;
@@ -77,7 +77,7 @@ fn where_a_peer_was_found_is_written_down_once_there_is_room() {
 /// PEER-23: if the peer's state could not be read, its claim is tried once it can be read, and not
 /// only when the peer repeats it.
 #[test]
-fn claim_that_could_not_be_looked_at_is_tried_later() {
+fn claim_of_peer_that_could_not_be_read_is_tried_later() {
     let mut scene = Scene::introduced();
     assert!(scene.passes(0).is_empty());
     scene.claims();
@@ -93,7 +93,7 @@ fn claim_that_could_not_be_looked_at_is_tried_later() {
 /// an hour, then after growing waits. Its IP address may have changed unnoticed. Fixed fault: the
 /// old address was used until the peer itself sent a packet.
 #[test]
-fn silent_peer_is_tried_where_its_name_leads_by_now() {
+fn peer_silent_at_stored_address_is_tried_at_its_hostname() {
     let mut scene = Scene::introduced();
     let peer = scene.peers.remove(0);
     scene.peers.push(peer.claiming("beta.example", 6377));

@@ -19,7 +19,7 @@ fn is_about_a_group(bytes: &[u8]) -> bool {
 /// PEER-10: many unreadable groups do not delay a message. Fixed fault: each group had its turn,
 /// and a wait of the whole peer, before the next message.
 #[test]
-fn groups_that_fail_cost_messages_no_wait() {
+fn group_failures_in_many_groups_do_not_delay_queue() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
     let mut scene = Scene::introduced();
     scene.has_copies = true;
@@ -40,7 +40,7 @@ fn groups_that_fail_cost_messages_no_wait() {
 
 /// PEER-10: a failing group is asked about after growing waits, whatever the peer sends about it.
 #[test]
-fn group_that_fails_is_asked_about_less_often_each_time() {
+fn group_that_fails_is_asked_about_with_growing_waits() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
     let mut scene = Scene::introduced();
     let mut asked = 0;
@@ -58,7 +58,7 @@ fn group_that_fails_is_asked_about_less_often_each_time() {
 
 /// PEER-5: a busy peer is not asked about one group after the other.
 #[test]
-fn busy_peer_is_not_asked_about_all_groups() {
+fn group_work_waits_while_peer_is_busy() {
     let busy = Answer::Refused(Refusal::busy(100));
     let mut scene = Scene::introduced();
     for n in 0..20 {
@@ -85,7 +85,7 @@ fn busy_peer_is_not_asked_about_all_groups() {
 /// PEER-6: a peer that no longer knows this realm also says so in an answer about a group, and gets
 /// an introduction.
 #[test]
-fn peer_that_refuses_about_a_group_is_introduced_to_again() {
+fn introduction_is_repeated_after_refusal_about_group() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
     for work in [GroupWork::Tell(crew()), GroupWork::Read(crew())] {
         let mut scene = Scene::introduced();
@@ -106,7 +106,7 @@ fn peer_that_refuses_about_a_group_is_introduced_to_again() {
 /// PEER-10, READ-11: an entry that replaced another at its position is read from its beginning: its
 /// tail is never taken for the whole entry.
 #[test]
-fn end_of_another_entry_is_not_taken_for_all_of_it() {
+fn replica_entry_replaced_while_read_is_read_from_beginning() {
     let mut reader = Reader::new(crew(), 0, 0, None);
     let first = part(0).to_bytes();
     assert!(matches!(reader.take(Some(&first)), Reading::Ask(_)));

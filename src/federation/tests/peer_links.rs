@@ -239,7 +239,7 @@ impl Pair {
 /// PEER-24: a peer that can be dialled after a silence gets no link kept open. Both sides learn
 /// that soon after a start, and then dial no more because of it.
 #[test]
-fn realms_that_can_be_dialled_are_silent_after_minutes() {
+fn dial_back_of_reachable_peers_stops_soon_after_start() {
     for idle in [5, 60, 600] {
         let mut pair = Pair::new([None, None], idle);
         for _ in 0..2 * 3600 {
@@ -274,7 +274,7 @@ fn realms_that_can_be_dialled_are_silent_after_minutes() {
 /// nevertheless. Fixed fault: the first such call was taken for a proof that it can be called, and
 /// its messages waited until it sent again for another reason.
 #[test]
-fn peer_behind_a_firewall_is_reached_within_an_hour() {
+fn dial_back_peer_behind_firewall_is_reached_within_hour() {
     for forgets in [10, 30, 120, 299] {
         let mut pair = Pair::new([None, Some(forgets)], 5);
         let (mut unreachable, mut longest) = (0, 0);
@@ -301,7 +301,7 @@ fn peer_behind_a_firewall_is_reached_within_an_hour() {
 
 /// PEER-24: the same holds for two realms that are both behind firewalls.
 #[test]
-fn realms_behind_two_firewalls_reach_each_other_within_an_hour() {
+fn dial_back_peers_behind_two_firewalls_are_reached_within_hour() {
     let mut pair = Pair::new([Some(60), Some(90)], 5);
     // Their operators have each other's address: both send until one gets through.
     let mut longest = [0; 2];

@@ -9,7 +9,7 @@ use super::{
 /// an introduction before anything else is delivered to it. Fixed fault: all queued messages were
 /// returned to their senders at once.
 #[test]
-fn peer_that_knows_this_realm_no_more_is_introduced_to_again() {
+fn introduction_is_repeated_to_peer_that_forgot_this_realm() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
     let mut scene = Scene::introduced();
     let introduces =
@@ -50,7 +50,7 @@ fn peer_that_knows_this_realm_no_more_is_introduced_to_again() {
 /// says nothing about the message. The peer is asked after growing waits, is shown as refusing, and
 /// gets all messages once it knows this realm.
 #[test]
-fn peer_that_accepts_and_refuses_loses_nothing() {
+fn delivery_refused_by_peer_that_accepts_introduction_is_kept() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
     let mut scene = Scene::introduced();
     scene.queue(1);
@@ -73,7 +73,7 @@ fn peer_that_accepts_and_refuses_loses_nothing() {
 /// PEER-13: *rotate* is repeated until it has a final answer. Otherwise the peer would take an
 /// introduction under the new key for another realm.
 #[test]
-fn peer_that_is_busy_is_told_of_the_new_key_again() {
+fn key_rotation_refused_by_busy_peer_is_repeated() {
     let mut scene = Scene::new();
     let former = SecretKey::from_bytes([8; 32]).public();
     scene.peers = vec![Peer::sample(beta(), BETA, former)];
@@ -95,7 +95,7 @@ fn peer_that_is_busy_is_told_of_the_new_key_again() {
 /// PEER-14: a message that may have been withdrawn is not delivered again under its number, even if
 /// nothing waits behind it any more.
 #[test]
-fn message_that_is_withdrawn_stays_so() {
+fn queue_message_maybe_withdrawn_is_delivered_under_new_number() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
     let mut scene = Scene::introduced();
     scene.queue(1);
@@ -122,7 +122,7 @@ fn message_that_is_withdrawn_stays_so() {
 /// PEER-7: a message that was withdrawn in a life unknown to this realm may have been delivered. A
 /// membership report is delivered again anyway: it has no effect twice, and must not be lost.
 #[test]
-fn word_that_was_withdrawn_is_brought_again() {
+fn membership_report_withdrawn_in_unknown_life_is_delivered_again() {
     let expired = Answer::Refused(ErrorCode::Expired.into()).to_bytes();
     for is_word in [false, true] {
         let verdict = verdict((Asked::Deliver, is_word), Some(&expired));
@@ -135,7 +135,7 @@ fn word_that_was_withdrawn_is_brought_again() {
 
 /// PEER-6: an answer that says neither delivered nor refused leaves the outcome of a message open.
 #[test]
-fn odd_answers_say_nothing_of_a_message() {
+fn delivery_with_unexpected_answer_is_repeated() {
     for odd in [
         Answer::Sent(Sent::Queued),
         Answer::Done,
@@ -155,7 +155,7 @@ fn odd_answers_say_nothing_of_a_message() {
 /// resend under another number for as long as the peer likes. A message with such a refusal is
 /// retried.
 #[test]
-fn refusals_that_are_for_the_own_realm_to_give_are_not_passed_on() {
+fn delivery_refusal_about_session_or_number_is_not_passed_on() {
     let told = |code, detail| match verdict(
         (Asked::Deliver, false),
         Some(&Answer::Refused(Refusal { code, detail }).to_bytes()),

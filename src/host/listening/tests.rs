@@ -53,7 +53,7 @@ fn bursts(listening: &Listening) -> usize {
 }
 
 #[tokio::test]
-async fn an_answer_leaves_from_the_address_that_was_asked() {
+async fn listener_answer_leaves_from_address_that_was_asked() {
     let (mut listening, port) = listener(Ipv4Addr::UNSPECIFIED.into());
     for asked in [IpAddr::from([127, 0, 0, 1]), SECOND] {
         let client = other([127, 0, 0, 1].into()).await;
@@ -70,7 +70,7 @@ async fn an_answer_leaves_from_the_address_that_was_asked() {
 
 /// Whoever listens at one address has no other to answer from.
 #[tokio::test]
-async fn a_listener_at_one_address_does_not_ask_which_it_is() {
+async fn listener_at_one_address_reports_no_destination() {
     let (listening, port) = listener(SECOND);
     let client = other([127, 0, 0, 1].into()).await;
     client.send_to(b"question", (SECOND, port)).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_listener_at_one_address_does_not_ask_which_it_is() {
 
 /// Many datagrams that leave in one call arrive as many, and so do empty ones and those that are too long.
 #[tokio::test]
-async fn bursts_come_apart_again() {
+async fn listener_burst_arrives_as_separate_datagrams() {
     let (mut sender, _) = listener([127, 0, 0, 1].into());
     let (listening, port) = listener(Ipv4Addr::UNSPECIFIED.into());
     let way = (SocketAddr::from(([127, 0, 0, 1], port)), None);
@@ -96,7 +96,7 @@ async fn bursts_come_apart_again() {
 
 /// As many as fit one buffer, and more than fit all of them: none is cut off.
 #[tokio::test]
-async fn nothing_is_cut_off_when_much_arrives_at_once() {
+async fn listener_many_datagrams_at_once_are_not_truncated() {
     let (mut sender, _) = listener([127, 0, 0, 1].into());
     let (listening, port) = listener(Ipv4Addr::UNSPECIFIED.into());
     let way = (SocketAddr::from(([127, 0, 0, 1], port)), None);
@@ -111,7 +111,7 @@ async fn nothing_is_cut_off_when_much_arrives_at_once() {
 
 /// A datagram may come to everybody's address, or its address be gone: then the kernel chooses another, and bursts go on.
 #[tokio::test]
-async fn an_address_that_cannot_be_answered_from_stops_nothing() {
+async fn listener_unusable_source_address_does_not_stop_sending() {
     let gone = ["127.255.255.255", "203.0.113.9", "2001:db8::9"];
     for gone in gone.map(|gone| gone.parse::<IpAddr>().unwrap()) {
         let (any, client): (IpAddr, IpAddr) = if gone.is_ipv4() {
@@ -140,7 +140,7 @@ async fn an_address_that_cannot_be_answered_from_stops_nothing() {
 /// refused for.
 #[cfg(target_os = "linux")]
 #[test]
-fn refusals_are_told_apart() {
+fn listener_send_errors_of_source_and_burst_are_distinguished() {
     use rustix::io::Errno;
 
     for (errno, is_sources, is_bursts) in [
@@ -161,7 +161,7 @@ fn refusals_are_told_apart() {
 }
 
 #[test]
-fn groups_and_everybody_do_not_answer() {
+fn listener_multicast_and_broadcast_sources_are_not_used() {
     for odd in ["224.0.0.1", "255.255.255.255", "0.0.0.0", "ff02::1", "::"] {
         assert!(!is_answerable(odd.parse().unwrap()), "{odd}");
     }
@@ -173,7 +173,7 @@ fn groups_and_everybody_do_not_answer() {
 /// LINK-15: the kernel neither fragments what leaves nor believes what routers say of the path.
 #[cfg(all(target_os = "linux", feature = "client"))]
 #[tokio::test]
-async fn no_socket_lets_ip_fragment() {
+async fn mtu_sockets_forbid_ip_fragmentation() {
     use rustix::net::sockopt::{
         Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, ip_mtu_discover, ipv6_mtu_discover,
     };
@@ -208,7 +208,7 @@ async fn no_socket_lets_ip_fragment() {
 
 /// A socket without room holds its thread up once for all that leaves together, and not for ever.
 #[tokio::test(start_paused = true)]
-async fn a_socket_that_is_blocked_is_given_up() {
+async fn listener_blocked_socket_is_given_up_after_bounded_wait() {
     let socket = other(Ipv4Addr::LOCALHOST.into()).await;
     socket.writable().await.unwrap();
     let before = Instant::now();

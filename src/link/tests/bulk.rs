@@ -152,7 +152,7 @@ fn message(len: usize, seed: u8) -> Vec<u8> {
 
 /// LINK-13, LINK-14: long messages arrive whole in both directions, whatever the path does.
 #[test]
-fn long_messages_get_across_whole() {
+fn fragments_of_long_messages_arrive_whole_on_any_path() {
     for (rate, rtt, loss) in [
         (10_000_000, 60, 0.0),
         (10_000_000, 60, 0.3),
@@ -175,7 +175,7 @@ fn long_messages_get_across_whole() {
 
 /// LINK-15: a path whose size shrinks again and again while messages are in flight is followed.
 #[test]
-fn a_path_that_shrinks_is_followed() {
+fn mtu_of_path_that_shrinks_in_flight_is_followed() {
     let mut bulk = Bulk::new(1, 100_000, Duration::from_millis(100), 0.0);
     let messages = vec![message(19_000, 1); 6];
     for message in &messages {
@@ -205,7 +205,7 @@ fn a_path_that_shrinks_is_followed() {
 /// processes: a realm that knew no RTT tried larger datagrams first, each with the timeout of an
 /// unknown path. 16 KiB took 6 s over a path of 576 bytes.
 #[test]
-fn a_path_that_is_small_from_the_beginning_is_soon_found_out() {
+fn mtu_of_path_narrow_from_beginning_is_soon_found() {
     for (size, rtt) in [(548, 1), (548, 60), (700, 1), (1200, 1), (9000, 1)] {
         for seed in 0..10 {
             let mut bulk = Bulk::new(seed, 100_000_000, Duration::from_millis(rtt), 0.0);
@@ -233,7 +233,7 @@ fn a_path_that_is_small_from_the_beginning_is_soon_found_out() {
 
 /// LINK-14: a slow link is fully used, little is sent twice, and its queue stays short.
 #[test]
-fn a_slow_link_is_used_and_its_queue_stays_short() {
+fn congestion_on_slow_link_uses_it_and_keeps_its_queue_short() {
     let mut bulk = Bulk::new(1, 9_600, Duration::from_secs(1), 0.0);
     let messages = vec![message(19_000, 1); 8];
     let total = 8 * 19_000_u64;
@@ -266,7 +266,7 @@ fn a_slow_link_is_used_and_its_queue_stays_short() {
 
 /// LINK-13: a message that is too long is refused, and fragments of strangers are not reassembled.
 #[test]
-fn what_is_too_long_is_said_so() {
+fn fragments_of_too_long_message_are_refused() {
     let mut pair = Pair::new();
     let limit = pair.server.message_max();
     let refuse = |pair: &mut Pair, len, limit| {
@@ -290,7 +290,7 @@ fn what_is_too_long_is_said_so() {
 
 /// LINK-13: incomplete requests that were given up make room. Before, only after 15 min.
 #[test]
-fn requests_that_were_given_up_are_in_nobodys_way() {
+fn reassembly_of_requests_given_up_makes_room_for_next() {
     let mut pair = Pair::new();
     pair.server.trust();
     for held in [5_000, 10_000] {
@@ -334,7 +334,7 @@ fn requests_that_were_given_up_are_in_nobodys_way() {
 /// LINK-15: a whole message that the path has become too small for shrinks the path size. Before,
 /// only fragments did, and such a message was retransmitted at its size for ever.
 #[test]
-fn path_that_shrinks_is_followed_by_what_is_whole() {
+fn mtu_shrinks_on_loss_of_whole_messages() {
     let mut pair = Pair::new();
     pair.server.trust();
     pair.client.path = PathSize::woken(1200);
@@ -358,7 +358,7 @@ fn path_that_shrinks_is_followed_by_what_is_whole() {
 
 /// LINK-15: lost large packets shrink the path size, also while small ones are acknowledged.
 #[test]
-fn path_that_shrinks_is_followed_by_its_losses() {
+fn mtu_shrinks_on_lost_large_packets_beside_small_ones() {
     let mut path = PathSize::woken(1200);
     for lost in 0..24 {
         assert_eq!(path.size(1200), if lost < 12 { 1200 } else { 548 });
@@ -380,7 +380,7 @@ fn path_that_shrinks_is_followed_by_its_losses() {
 /// LINK-9, LINK-13: a long request is executed again if its reply is lost and forgotten. Before, it
 /// never was.
 #[test]
-fn long_request_is_done_again_when_its_reply_is_forgotten() {
+fn fragments_of_request_are_sent_again_when_reply_is_forgotten() {
     let mut pair = Pair::new();
     pair.server.trust();
     let end = pair.now + Duration::from_mins(10);
@@ -411,7 +411,7 @@ fn long_request_is_done_again_when_its_reply_is_forgotten() {
 /// LINK-16: a long event that is held off comes again. Before, its fragments were acknowledged, and
 /// neither it nor later events came again.
 #[test]
-fn long_event_that_is_held_off_comes_again() {
+fn push_of_long_event_held_off_comes_again() {
     let mut pair = Pair::new();
     // Its address is proven, and it sends keepalives.
     pair.client.request(vec![0], END, false).unwrap();
@@ -454,7 +454,7 @@ impl Pair {
 
 /// LINK-19: where loss is high, small packets leave twice, and each request is executed once.
 #[test]
-fn what_is_small_leaves_twice_where_much_is_lost() {
+fn redundancy_sends_small_packets_twice_at_high_loss() {
     use Redundancy::{Auto, Off, On};
     let cases = [
         (Auto, 0.0, 1.0, 1.1),
@@ -512,7 +512,7 @@ impl Bulk {
 /// ever measured where each request was repeated before its answer could arrive, and all later
 /// requests were sent many times too.
 #[test]
-fn a_path_longer_than_the_first_timeout_is_measured() {
+fn rtt_longer_than_first_timeout_is_measured() {
     let mut bulk = Bulk::new(5, 1_000_000, Duration::from_secs(40), 0.0);
     let deadline = Time(1_200_000_000);
     bulk.exchange(&[vec![1; 20]], deadline);
@@ -531,7 +531,7 @@ fn a_path_longer_than_the_first_timeout_is_measured() {
 /// LINK-7: an answer to early data gives no RTT sample. Found by the simulator: it was taken for an
 /// answer to the repeat.
 #[test]
-fn what_a_handshake_carried_has_been_sent() {
+fn rtt_is_not_sampled_by_answer_to_early_data() {
     let mut pair = Pair::new();
     pair.client.rtt = Rtt::default();
     let number = pair.client.request(b"ask".to_vec(), END, true).unwrap();
@@ -552,7 +552,7 @@ fn what_a_handshake_carried_has_been_sent() {
 
 /// LINK-13: a handshake carries no fragments, because the sender's memory quota is not known yet.
 #[test]
-fn a_handshake_brings_no_parts() {
+fn fragments_in_handshake_are_refused() {
     let mut pair = Pair::new();
     pair.client.request(vec![1; 20], END, true).unwrap();
     let mut carried = Vec::new();
@@ -574,7 +574,7 @@ fn a_handshake_brings_no_parts() {
 /// LINK-5, LINK-8: a request is not repeated while its long reply is in flight. Found by the
 /// simulator: on a slow and long path it was repeated every two seconds, for minutes.
 #[test]
-fn a_long_reply_that_is_on_its_way_is_not_asked_for() {
+fn retransmission_of_request_stops_while_long_reply_is_in_flight() {
     let mut bulk = Bulk::new(7, 300, Duration::from_secs(40), 0.0);
     let number = bulk
         .pair

@@ -38,7 +38,7 @@ fn requests(link: &mut Link) -> usize {
 /// that was refused in a packet with an event was acknowledged. Its sender took it for one in work,
 /// and repeated it less and less often.
 #[test]
-fn refused_request_is_not_acknowledged_whatever_is_beside_it() {
+fn acknowledgement_of_refused_request_is_never_sent() {
     let mut pair = busy();
     pair.client
         .request(b"another".to_vec(), END, false)
@@ -70,7 +70,7 @@ fn payload(frames: &[Frame<'_>]) -> Vec<u8> {
 
 /// WIRE-9: a handshake payload with a frame that is not allowed there has no effect at all.
 #[test]
-fn frames_that_may_not_travel_in_a_handshake_make_it_malformed() {
+fn handshake_with_forbidden_frame_has_no_effect() {
     let config = Pair::new().client.config;
     let open = Frame::Open(Open {
         max_datagram: 1200,

@@ -97,7 +97,7 @@ impl Pair {
 
 /// LINK-4: an isolated exchange takes two datagrams, and nothing follows.
 #[test]
-fn an_isolated_exchange_is_two_datagrams() {
+fn exchange_isolated_takes_two_datagrams() {
     let mut pair = Pair::new();
     for round in 0..100 {
         let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
@@ -143,7 +143,7 @@ fn an_isolated_exchange_is_two_datagrams() {
 
 /// LINK-8, LINK-9: whichever half of the exchange is lost, the request is executed once.
 #[test]
-fn a_lost_datagram_is_made_good_and_nothing_is_done_twice() {
+fn retransmission_after_loss_executes_request_once() {
     for lose_reply in [false, true] {
         let mut pair = Pair::new();
         let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
@@ -178,7 +178,7 @@ fn a_lost_datagram_is_made_good_and_nothing_is_done_twice() {
 
 /// LINK-3: a packet takes effect once, and a corrupted copy has none.
 #[test]
-fn a_packet_has_its_effect_once() {
+fn replay_of_packet_or_corrupted_copy_has_no_effect() {
     let mut pair = Pair::new();
     pair.client.request(b"ask".to_vec(), END, false).unwrap();
     let up = transmit(&mut pair.client, pair.now).unwrap();
@@ -198,7 +198,7 @@ fn a_packet_has_its_effect_once() {
 
 /// LINK-5, LINK-7: a request in work is not repeated, on a path of a millisecond to a slow realm.
 #[test]
-fn repeats_on_short_path_none_while_request_is_in_work() {
+fn retransmission_on_short_path_none_while_request_is_in_work() {
     let mut pair = Pair::new();
     let exchange = |pair: &mut Pair, work: u64| {
         let asked = pair.client.request(b"ask".to_vec(), END, false).unwrap();
@@ -232,7 +232,7 @@ fn repeats_on_short_path_none_while_request_is_in_work() {
 
 /// LINK-5: a slow request is acknowledged, and its sender does not repeat it soon.
 #[test]
-fn a_slow_request_is_acknowledged() {
+fn acknowledgement_of_slow_request_delays_its_repeat() {
     let mut pair = Pair::new();
     pair.client.request(b"ask".to_vec(), END, false).unwrap();
     assert_eq!(pair.settle().len(), 1);
@@ -250,7 +250,7 @@ fn a_slow_request_is_acknowledged() {
 
 /// LINK-6: an acknowledgement of a packet that was never sent closes the link.
 #[test]
-fn an_acknowledgement_of_what_was_never_sent_closes_the_link() {
+fn acknowledgement_of_packet_never_sent_closes_link() {
     let mut pair = Pair::new();
     pair.server.challenge([1; 8]);
     let mut forged = pair.server.clone();
@@ -267,7 +267,7 @@ fn an_acknowledgement_of_what_was_never_sent_closes_the_link() {
 
 /// LINK-8: a request whose deadline passes expires, with its outcome unknown.
 #[test]
-fn a_deadline_tells_that_the_outcome_is_unknown() {
+fn deadline_passed_expires_request_with_unknown_outcome() {
     let mut pair = Pair::new();
     let number = pair
         .client
@@ -285,7 +285,7 @@ fn a_deadline_tells_that_the_outcome_is_unknown() {
 /// A link with a rate limit has no timer in the past. Found by the simulator: a moment long past
 /// was returned as the next timeout, so that a client spun.
 #[test]
-fn an_idle_link_with_a_limit_waits_for_nothing() {
+fn congestion_rate_limit_on_idle_link_sets_no_past_timer() {
     let mut link = Link::initiate(
         Config {
             max_datagram: 1200,
@@ -331,7 +331,7 @@ fn an_idle_link_with_a_limit_waits_for_nothing() {
 }
 
 #[test]
-fn closing_tells_the_other_side() {
+fn close_is_told_to_other_side() {
     let mut pair = Pair::new();
     pair.client.close(CloseReason::Done);
     pair.settle();
@@ -342,7 +342,7 @@ fn closing_tells_the_other_side() {
 /// LINK-22: frames in the packet of a CLOSE take effect before it. Found by fuzzing: their events
 /// came after the end of the link.
 #[test]
-fn what_comes_with_a_close_is_heard_before_it() {
+fn close_takes_effect_after_other_frames_of_its_packet() {
     let mut pair = Pair::new();
     let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
     let up = transmit(&mut pair.client, pair.now).unwrap();
@@ -363,7 +363,7 @@ fn what_comes_with_a_close_is_heard_before_it() {
 
 /// LINK-11: on a plain link, an unproven address gets no more bytes than came from it.
 #[test]
-fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
+fn plain_link_sends_no_more_than_received_to_unproven_address() {
     let config = Config {
         max_datagram: 1200,
         max_message: 20_000,
@@ -419,7 +419,7 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
 
 /// LINK-1: a packet number is never used twice, so a link ends with its last number.
 #[test]
-fn a_link_ends_with_its_last_number() {
+fn packet_number_last_closes_link() {
     let mut pair = Pair::new();
     pair.client.next_number = NUMBERS_MAX - 1;
     pair.client.request(b"ask".to_vec(), END, false).unwrap();
@@ -436,7 +436,7 @@ fn a_link_ends_with_its_last_number() {
 /// LINK-17: a link whose path is challenged after a silence keeps its silences short, because its
 /// path did not hold.
 #[test]
-fn a_challenge_says_that_the_way_did_not_hold() {
+fn keepalive_silence_stays_short_when_path_is_challenged() {
     for is_challenged in [false, true] {
         let mut pair = Pair::new();
         pair.client.keep_alive(Some(Silence {
@@ -460,7 +460,7 @@ fn a_challenge_says_that_the_way_did_not_hold() {
 
 /// LINK-17: a link whose keepalives are not answered is dead in the end, and a fresh link is not.
 #[test]
-fn who_does_not_answer_is_dead_in_the_end() {
+fn keepalive_unanswered_makes_link_dead() {
     let mut pair = Pair::new();
     pair.client.sample(Duration::from_millis(60));
     pair.client
@@ -486,7 +486,7 @@ fn who_does_not_answer_is_dead_in_the_end() {
 /// LINK-17: a measured round trip may be longer than the wait on an unmeasured path. Before, such a
 /// link counted as dead at each silence.
 #[test]
-fn who_answers_late_is_not_dead() {
+fn keepalive_answered_late_on_long_path_is_not_dead() {
     let mut pair = Pair::new();
     pair.client.rtt = Rtt::default();
     pair.client.sample(Duration::from_secs(100));
@@ -526,7 +526,7 @@ fn keepalive_counts_anew_once_something_is_heard() {
 
 /// LINK-18: a lost `PATH_RESPONSE` costs one timeout and no more.
 #[test]
-fn path_response_is_repeated_until_it_has_arrived() {
+fn path_validation_response_lost_costs_one_timeout() {
     let mut pair = Pair::new();
     pair.client.sample(Duration::from_millis(60));
     pair.settle();
@@ -552,7 +552,7 @@ fn path_response_is_repeated_until_it_has_arrived() {
 /// LINK-24: the counters of a dormant link are small, and none is truncated: a link whose counters
 /// are too large does not become dormant.
 #[test]
-fn a_link_that_has_counted_far_does_not_rest() {
+fn dormant_is_refused_to_link_with_too_large_counters() {
     let mut pair = Pair::new();
     pair.client.request(b"ask".to_vec(), END, false).unwrap();
     pair.settle();

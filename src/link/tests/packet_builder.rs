@@ -25,7 +25,7 @@ fn named() -> Pair {
 /// LINK-4: OPEN is in each packet until it is answered. A request that fits a packet but not
 /// together with OPEN leaves in fragments. Before, packets with nothing but OPEN left without end.
 #[test]
-fn what_does_not_fit_beside_an_open_leaves_in_parts() {
+fn fragments_carry_request_that_does_not_fit_beside_open() {
     for len in 400..600 {
         let mut pair = named();
         pair.client.request(vec![1; len], END, false).unwrap();
@@ -46,7 +46,7 @@ fn what_does_not_fit_beside_an_open_leaves_in_parts() {
 /// path or not. Before, a realm whose replies and UPDATE had been repeated on a path of 50 s pushed
 /// nothing any more as long as the link lived.
 #[test]
-fn backlog_leaves_once_something_is_heard() {
+fn push_backlog_after_timeouts_leaves_once_something_is_heard() {
     let mut pair = Pair::new();
     let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
     pair.settle();
@@ -89,7 +89,7 @@ fn backlog_leaves_once_something_is_heard() {
 /// LINK-13: nothing answers an event. An event that is too long closes the link and is not
 /// acknowledged.
 #[test]
-fn an_event_that_is_too_long_is_a_violation() {
+fn push_of_too_long_event_closes_link() {
     let mut pair = Pair::new();
     pair.server.credit = None;
     pair.server.push(vec![1; 20_001], Urgency::Live).unwrap();

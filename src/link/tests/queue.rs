@@ -60,7 +60,7 @@ fn requests(ids: &[u64]) -> Vec<Item> {
 
 /// LINK-8: a request is retransmitted until its reply has arrived.
 #[test]
-fn request_is_sent_again_until_its_reply_has_come() {
+fn retransmission_of_request_ends_with_its_reply() {
     let mut sender = Sender::new(Rtt::default());
     sender.ask(vec![1], END, false);
     sender.ask(vec![2], END, false);
@@ -80,7 +80,7 @@ fn request_is_sent_again_until_its_reply_has_come() {
 
 /// LINK-8: a retransmission of one request carries the other unanswered requests.
 #[test]
-fn repeat_takes_unanswered_requests_along() {
+fn retransmission_carries_other_unanswered_requests() {
     let mut sender = Sender::near();
     sender.ask(vec![1], END, false);
     sender.send(Time(0), None);
@@ -94,7 +94,7 @@ fn repeat_takes_unanswered_requests_along() {
 /// LINK-8: an acknowledged request waits longer. Password hashing and other realms are slow, and
 /// repeats would only cost bytes.
 #[test]
-fn acknowledged_request_waits_longer() {
+fn retransmission_of_acknowledged_request_waits_longer() {
     let mut sender = Sender::near();
     let id = sender.ask(vec![1], END, false);
     sender.send(Time(0), None);
@@ -106,7 +106,7 @@ fn acknowledged_request_waits_longer() {
 
 /// LINK-8: the longer a request is in work, the less often it is repeated.
 #[test]
-fn slow_answer_is_asked_for_ever_less_often() {
+fn backoff_grows_while_request_is_in_work() {
     let mut sender = Sender::near();
     let id = sender.ask(vec![1], END, false);
     sender.send(Time(0), None);
@@ -126,7 +126,7 @@ fn slow_answer_is_asked_for_ever_less_often() {
 /// LINK-8: a request in work is not repeated before the answer to the last repeat can arrive.
 /// Before, it was, on paths with a round trip of more than 30 s.
 #[test]
-fn request_in_work_waits_a_timeout_on_the_longest_paths() {
+fn retransmission_of_request_in_work_waits_timeout_on_long_paths() {
     let mut sender = Sender::new(Rtt::remembered(Duration::from_mins(1)));
     let id = sender.ask(vec![1], Time(u64::MAX), false);
     sender.send(Time(0), None);
@@ -144,7 +144,7 @@ fn request_in_work_waits_a_timeout_on_the_longest_paths() {
 /// LINK-13: a fragmented request leaves in fragments only. Before, a redundant copy was due when
 /// the path had become too small for it, and left as an empty packet.
 #[test]
-fn fragmented_request_leaves_no_other_way() {
+fn fragments_of_request_are_its_only_way_out() {
     let mut sender = Sender::near();
     let id = sender.ask(vec![1; 400], END, false);
     sender.send(Time(0), Some(Lossy { small: true }));
@@ -164,7 +164,7 @@ fn fragmented_request_leaves_no_other_way() {
 /// fragmented later. Neither of two begun messages was completed, and there was never room for the
 /// third (seed 13002018).
 #[test]
-fn message_that_has_begun_is_ended_before_another_begins() {
+fn fragments_of_begun_message_leave_before_another_begins() {
     let mut sender = Sender::near();
     let [first, second, third] = [100, 200, 300].map(|len| sender.ask(vec![1; len], END, false));
     let which = |sender: &Sender| {
@@ -185,7 +185,7 @@ fn message_that_has_begun_is_ended_before_another_begins() {
 }
 
 #[test]
-fn deadline_ends_the_waiting() {
+fn deadline_ends_waiting_of_request() {
     let mut sender = Sender::new(Rtt::default());
     let id = sender.ask(vec![1], Time(1000), false);
     sender.send(Time(0), None);
@@ -196,7 +196,7 @@ fn deadline_ends_the_waiting() {
 
 /// HS-7: an early request is sent again when its link restarts.
 #[test]
-fn early_request_is_asked_anew_after_a_restart() {
+fn early_data_request_is_sent_again_after_link_restart() {
     let mut sender = Sender::near();
     let early = sender.ask(vec![1], END, true);
     sender.ask(vec![2], END, false);
@@ -214,7 +214,7 @@ fn early_request_is_asked_anew_after_a_restart() {
 
 /// LINK-8: the reply to early data may be lost like any other, and its request is repeated as soon.
 #[test]
-fn early_request_is_asked_again_as_soon_as_any_other() {
+fn retransmission_of_early_data_request_is_as_soon_as_any() {
     let mut sender = Sender::near();
     let early = sender.ask(vec![1], END, true);
     sender.queue.carry_early(&[Item::request(early)]);
@@ -243,7 +243,7 @@ fn early_request_is_asked_again_as_soon_as_any_other() {
 
 /// LINK-9: request numbers run no further ahead than the other side remembers.
 #[test]
-fn request_runs_no_further_ahead_than_the_other_side_remembers() {
+fn request_numbers_run_no_further_than_other_side_remembers() {
     let mut sender = Sender::near();
     for _ in 0..REQUEST_SPAN {
         assert!(sender.requests.has_room(&sender.queue));
@@ -261,7 +261,7 @@ fn request_runs_no_further_ahead_than_the_other_side_remembers() {
 
 /// LINK-19: a redundant copy leaves an eighth of a round trip later, and once.
 #[test]
-fn copy_of_what_is_small_follows_once_where_much_is_lost() {
+fn redundancy_copy_follows_once_after_eighth_of_round_trip() {
     let mut sender = Sender::near();
     sender.ask(vec![1], END, false);
     Next::default().push(&mut sender.queue, vec![2], Urgency::Backlog);
@@ -283,7 +283,7 @@ fn copy_of_what_is_small_follows_once_where_much_is_lost() {
 /// LINK-16: the events for a silent reader are bounded, and so are their retransmissions until it
 /// is heard.
 #[test]
-fn silent_reader_is_sent_no_more_until_heard() {
+fn push_to_silent_reader_is_bounded_until_heard() {
     let mut sender = Sender::near();
     let mut ids = Next::default();
     for _ in 0..PUSHES_AT_ONCE {
@@ -312,7 +312,7 @@ fn silent_reader_is_sent_no_more_until_heard() {
 
 /// LINK-18: a control frame is queued once, and is queued again at once when it is wanted again.
 #[test]
-fn control_frame_is_repeated_until_it_has_arrived() {
+fn retransmission_of_control_frame_ends_with_its_arrival() {
     let mut sender = Sender::near();
     sender.queue.control(Item::Challenge);
     sender.queue.control(Item::Challenge);
@@ -329,7 +329,7 @@ fn control_frame_is_repeated_until_it_has_arrived() {
 /// LINK-7, LINK-16: an event is not repeated while its acknowledgement may be held back: on a path
 /// of a millisecond that may take 25 ms more.
 #[test]
-fn event_is_not_repeated_while_its_acknowledgement_may_be_held_back() {
+fn retransmission_of_event_waits_for_held_back_acknowledgement() {
     let mut sender = Sender::new(Rtt::default());
     for _ in 0..20 {
         sender
@@ -355,7 +355,7 @@ fn event_is_not_repeated_while_its_acknowledgement_may_be_held_back() {
 /// LINK-16: an event to a silent side leaves once, because one datagram is enough there. All events
 /// are sent again when the side is heard.
 #[test]
-fn events_to_a_silent_side_leave_once() {
+fn push_to_silent_side_leaves_once_until_heard() {
     let mut sender = Sender::near();
     let mut ids = Next::default();
     ids.push(&mut sender.queue, vec![1], Urgency::Live).unwrap();

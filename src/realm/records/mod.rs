@@ -334,7 +334,7 @@ mod tests {
     /// PEER-23, PEER-27: an address of a peer that an earlier release has stored counts as
     /// confirmed, and its epoch becomes the number.
     #[test]
-    fn peer_of_an_earlier_release_is_where_it_was() {
+    fn peer_record_of_earlier_release_keeps_address_and_epoch() {
         let first = FirstPeerRecord {
             key: [1; 32],
             former: vec![[2; 32]],
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_read_back_and_newer_ones_refused() {
+    fn record_is_read_back_and_newer_format_is_refused() {
         let record = CursorRecord { position: 7 };
         let value = record.to_value().unwrap();
         assert_eq!(CursorRecord::from_value(&value).unwrap(), record);

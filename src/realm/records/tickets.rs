@@ -117,7 +117,7 @@ mod tests {
     /// HS-20: records of an earlier version are read as tickets that are not valid any more, and
     /// are removed when they are too old.
     #[test]
-    fn tickets_of_earlier_formats_are_read_and_not_good() {
+    fn ticket_records_of_earlier_formats_are_read_as_invalid() {
         let device = [7; 32];
         let first = postcard::to_extend(&device, vec![1]).unwrap();
         let second = postcard::to_extend(&(device, 9u32), vec![2]).unwrap();

@@ -12,7 +12,7 @@ use crate::wire::command;
 
 /// ACC-4: a new password ends all other sessions, however many the configuration allows.
 #[tokio::test]
-async fn sessions_all_end_with_the_password() {
+async fn password_change_ends_more_than_thousand_sessions() {
     let store = Held::default();
     let realm = realm_of(&store);
     let answer = give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
@@ -61,7 +61,7 @@ async fn sessions_all_end_with_the_password() {
 /// PEER-2: all peers that the configuration names are peers, however many. A realm that introduces
 /// itself then is refused.
 #[tokio::test]
-async fn peers_of_the_configuration_are_all_carried_to() {
+async fn config_peers_beyond_limit_are_all_listed() {
     let store = Held::default();
     let realm = realm_over(store.clone(), |own, _| own.peering = Peering::Open);
     for number in 0u16..300 {
@@ -90,7 +90,7 @@ async fn peers_of_the_configuration_are_all_carried_to() {
 /// PEER-8: a group has members of at most 64 realms. A join from one realm more is refused with the
 /// limit.
 #[tokio::test]
-async fn a_group_has_members_of_so_many_realms() {
+async fn group_with_members_of_64_realms_refuses_another_realm() {
     let store = Held::default();
     let realm = realm_of(&store);
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
@@ -119,7 +119,7 @@ async fn a_group_has_members_of_so_many_realms() {
 
 /// PEER-13: the number of keys kept for a peer is bounded, and a peer beyond the bound is told so.
 #[tokio::test]
-async fn a_peer_changes_its_key_so_often_and_no_more() {
+async fn key_rotation_beyond_64_former_keys_is_refused() {
     let store = Held::default();
     let realm = realm_of(&store);
     add_peer(&realm, 100, "beta").await;
@@ -142,7 +142,7 @@ async fn a_peer_changes_its_key_so_often_and_no_more() {
 /// GRP-7: all messages of a group that has ended are deleted, even if there are more of them than
 /// the store trims from a log at once. The messages of a group made again under the name stay.
 #[tokio::test]
-async fn messages_of_a_group_that_ended_all_go() {
+async fn group_end_deletes_all_messages_and_spares_new_group() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     let crew = group("crew");
@@ -190,7 +190,7 @@ async fn messages_of_a_group_that_ended_all_go() {
 
 /// PEER-6: a notice quotes the beginning of a long message, and shows that the quote is shortened.
 #[tokio::test]
-async fn notices_show_that_they_are_cut() {
+async fn notice_that_quotes_long_message_shows_cut() {
     for (text, quote) in [
         ("é".repeat(60), "é".repeat(60)),
         ("é".repeat(61), "é".repeat(60) + "…"),
@@ -232,7 +232,7 @@ async fn notices_show_that_they_are_cut() {
 /// READ-7: a new device takes over its user's cursors of all mailboxes, however many groups the
 /// user has left.
 #[tokio::test]
-async fn cursors_of_all_mailboxes_are_taken_over() {
+async fn cursors_of_all_mailboxes_are_taken_over_by_new_device() {
     let store = Held::default();
     let realm = realm_of(&store);
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;

@@ -77,7 +77,7 @@ async fn next_question(
 /// PEER-23: a realm asks a peer once at the address that the peer claims. If the peer answers
 /// there, the address replaces the former one.
 #[tokio::test(start_paused = true)]
-async fn a_claimed_address_is_believed_once_the_peer_has_answered_there() {
+async fn claim_is_believed_once_peer_answers_there() {
     let (realm, mut errands) = open_realm(&Held::default());
     let first = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
     assert_eq!(first, Answer::Done);
@@ -114,7 +114,7 @@ async fn a_claimed_address_is_believed_once_the_peer_has_answered_there() {
 /// PEER-23: the address that an operator has named stays until the peer has answered at another
 /// address. A peer without a reachable address may claim none.
 #[tokio::test(start_paused = true)]
-async fn a_claimed_address_replaces_no_other_by_being_said() {
+async fn claim_without_answer_does_not_replace_address() {
     let (realm, mut errands) = open_realm(&Held::default());
     add_peer(&realm, 50, "beta").await;
     let named = ("192.0.2.9", 6377);
@@ -151,7 +151,7 @@ async fn a_claimed_address_replaces_no_other_by_being_said() {
 /// another address. Other keys give a peer no more tries, and uninvited peers take no tries from
 /// those that an operator has added.
 #[tokio::test]
-async fn a_claimed_address_is_tried_a_few_times_an_hour() {
+async fn claim_repeated_often_is_tried_few_times_per_hour() {
     let (realm, _errands) = open_realm(&Held::default());
     add_stranger(&realm, 0).await;
     let (mut tried, mut key) = (0, key_of(0));
@@ -195,7 +195,7 @@ async fn add_stranger(realm: &Realm<Held>, n: u16) {
 /// PEER-2: uninvited peers have a bounded number of places, and take none from added peers.
 /// Uninvited peers of no use are evicted one at a time.
 #[tokio::test]
-async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
+async fn uninvited_peers_give_way_to_added_peers_and_to_each_other() {
     let store = Held::default();
     let (realm, errands) = open_realm(&store);
     // No request is answered.
@@ -295,7 +295,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
 /// PEER-8: anybody can make many uninvited peers. They leave room in a group for users of other
 /// realms.
 #[tokio::test]
-async fn uninvited_peers_leave_room_in_a_group() {
+async fn uninvited_peers_leave_room_in_group() {
     let (realm, _errands) = open_realm(&Held::default());
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
     let add = Command::AddGroup(command::AddGroup {
@@ -329,7 +329,7 @@ async fn uninvited_peers_leave_room_in_a_group() {
 /// PEER-22, PEER-13: an uninvited peer that changed its key and was evicted repeats nothing when it
 /// comes back. Before, a recorded message of such a peer was delivered once more.
 #[tokio::test]
-async fn an_uninvited_peer_that_comes_back_under_a_later_key_repeats_nothing() {
+async fn uninvited_peer_returning_under_later_key_repeats_nothing() {
     let store = Held::default();
     let (realm, _errands) = open_realm(&store);
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
@@ -368,7 +368,7 @@ async fn an_uninvited_peer_that_comes_back_under_a_later_key_repeats_nothing() {
 /// former key. It is told of the new key again. Before, this realm's messages for it were refused
 /// for good, because this realm asked by a key that the peer did not know.
 #[tokio::test]
-async fn a_peer_that_calls_by_a_former_key_is_told_of_the_new_one_again() {
+async fn key_rotation_is_repeated_to_peer_that_calls_by_former_key() {
     let (realm, _errands) = open_realm(&Held::default());
     add_peer(&realm, 50, "beta").await;
     let (now, former) = (realm.own.key(), PublicKey([8; 32]));
@@ -395,7 +395,7 @@ async fn a_peer_that_calls_by_a_former_key_is_told_of_the_new_one_again() {
 /// PEER-2: introductions of uninvited peers are rate-limited: 20 at once from one subnet, 120 from
 /// all. Places for them are limited to 64.
 #[tokio::test]
-async fn unasked_peers_come_at_a_rate() {
+async fn introduction_of_uninvited_peers_is_rate_limited() {
     let (realm, _errands) = open_realm(&Held::default());
     let mut of_one = 0;
     for n in 0..100 {
@@ -424,7 +424,7 @@ async fn unasked_peers_come_at_a_rate() {
 /// PEER-2: two strangers that introduce themselves at once take one place each. Together they do
 /// not exceed the number of places.
 #[tokio::test]
-async fn unasked_peers_at_once_take_no_more_places_than_there_are() {
+async fn introduction_of_two_peers_at_once_does_not_exceed_quota() {
     let (realm, _errands) = open_realm(&Held::default());
     let realm = std::sync::Arc::new(realm);
     let mut now = MOMENT;
@@ -441,7 +441,7 @@ async fn unasked_peers_at_once_take_no_more_places_than_there_are() {
 /// realm answers at the address. Before, the stranger's key was taken for the key of the realm that
 /// the operator had named.
 #[tokio::test(start_paused = true)]
-async fn who_has_taken_a_name_is_not_added_for_another() {
+async fn peer_added_under_taken_name_needs_same_key_at_address() {
     for (there, expected) in [
         (Some(60), refused(ErrorCode::RealmExists)),
         (None, refused(ErrorCode::RealmUnreachable)),
@@ -484,7 +484,7 @@ async fn who_has_taken_a_name_is_not_added_for_another() {
 /// PEER-13, PEER-24: a new key of a peer is signalled to the code that keeps links up, because a
 /// link under the former key reaches nobody.
 #[tokio::test]
-async fn new_key_of_a_peer_is_told_to_who_looks_after_links() {
+async fn key_rotation_of_peer_signals_changed_peers() {
     let (realm, _errands) = open_realm(&Held::default());
     add_peer(&realm, 50, "beta").await;
     realm.network.heard("beta".parse().unwrap(), NOW);
@@ -497,7 +497,7 @@ async fn new_key_of_a_peer_is_told_to_who_looks_after_links() {
 /// PEER-23: a peer that claims another address each time costs one look at itself, and no listing
 /// of all peers.
 #[tokio::test]
-async fn address_that_changes_has_no_peers_listed() {
+async fn claim_that_changes_does_not_list_all_peers() {
     let (realm, _errands) = open_realm(&Held::default());
     let first = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
     assert_eq!(first, Answer::Done);
@@ -512,7 +512,7 @@ async fn address_that_changes_has_no_peers_listed() {
 /// that key when it is recorded late. Before, all later requests were sent under that key and
 /// refused.
 #[tokio::test]
-async fn late_answer_puts_no_former_key_of_this_realm_back() {
+async fn key_rotation_is_not_undone_by_late_answer() {
     let (realm, _errands) = open_realm(&Held::default());
     add_peer(&realm, 50, "beta").await;
     let now = realm.own.key();
@@ -528,7 +528,7 @@ async fn late_answer_puts_no_former_key_of_this_realm_back() {
 /// PEER-2: a realm that claims a host longer than the limit is refused. The details of the largest
 /// number of peers, each with the longest host, fit one answer.
 #[tokio::test]
-async fn what_is_told_of_all_peers_fits_an_answer() {
+async fn peer_details_of_all_peers_fit_one_answer() {
     const LONGEST_ANSWER: usize = 65 << 10;
     let realm = realm_of(&Held::default());
     for (len, answer) in [(65, ErrorCode::BadRequest), (64, ErrorCode::PeerRefused)] {

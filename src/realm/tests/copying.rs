@@ -62,7 +62,7 @@ async fn with_copy<S: Store>(
 /// PEER-9: an entry is copied whole, however many pieces it comes in. Found by the simulator: an
 /// entry in three or more pieces was stored after the second piece.
 #[tokio::test]
-async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
+async fn replica_entry_in_many_fragments_is_copied_whole() {
     let mut fixture = Fixture::new();
     let (network, mut errands) = Network::new();
     fixture.realm.network = network;
@@ -136,7 +136,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
 /// the user stayed a member for good and saw no new messages. A user who has joined again meanwhile
 /// stays a member. A record that cannot be read does not stop the queue.
 #[tokio::test(start_paused = true)]
-async fn membership_that_its_home_realm_does_not_know_ends_with_the_next_post() {
+async fn membership_unknown_to_home_realm_ends_with_next_post() {
     for (joins_again, is_damaged) in [(false, false), (true, false), (false, true)] {
         let mut fixture = Fixture::new();
         let (network, mut errands) = Network::new();
@@ -221,7 +221,7 @@ async fn membership_that_its_home_realm_does_not_know_ends_with_the_next_post() 
 /// simulator: a peer whose disk failed counted as told, and an answer that could not be parsed
 /// counted as the end of the group.
 #[tokio::test]
-async fn a_peer_that_fails_is_asked_and_told_again() {
+async fn replica_request_that_peer_fails_to_do_is_repeated() {
     let mut fixture = Fixture::new();
     let (peer, group, _, mut errands) = with_copy(&mut fixture.realm).await;
     let realm = &fixture.realm;
@@ -249,7 +249,7 @@ async fn a_peer_that_fails_is_asked_and_told_again() {
 /// simulator: a message that was decided before another realm joined, and written after that realm
 /// had read the group, was never told to it.
 #[tokio::test]
-async fn who_joins_while_a_message_is_written_hears_of_it() {
+async fn group_message_written_during_join_is_told_to_joining_realm() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     let crew = "crew".parse().unwrap();
@@ -318,7 +318,7 @@ const ALL: crate::store::PageLimit = crate::store::PageLimit {
 /// its groups. An entry has a longest length, positions rise, and stored bytes are counted. The
 /// content of a gone entry is a number.
 #[tokio::test]
-async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
+async fn replica_is_bounded_whatever_home_realm_sends() {
     let directory = tempfile::tempdir().unwrap();
     let mut realm = open_with(&directory, |_, limits| {
         limits.rates.stored_peer = crate::rate_limit::RateLimit::per_day(1 << 13);
@@ -401,7 +401,7 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
 /// READ-11: an entry that is deleted at its home while it is copied is not mixed with the gone
 /// entry that replaces it.
 #[tokio::test]
-async fn an_entry_that_goes_while_it_is_copied_is_not_mixed_with_another() {
+async fn replica_entry_deleted_while_copied_is_not_mixed_with_another() {
     let directory = tempfile::tempdir().unwrap();
     let mut realm = open(&directory);
     let (peer, group, log, mut errands) = with_copy(&mut realm).await;

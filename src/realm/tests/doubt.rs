@@ -80,7 +80,7 @@ impl Store for Faulty {
 /// store cannot tell whether the number is used. Before, it was `internal`, which says that nothing
 /// was done. A repeat under the same number finds out.
 #[tokio::test]
-async fn a_failed_commit_is_answered_unknown() {
+async fn commit_that_may_be_written_is_answered_unknown() {
     let directory = tempfile::tempdir().unwrap();
     let store = Faulty {
         inner: Embedded::open(directory.path()).unwrap(),
@@ -134,7 +134,7 @@ async fn a_failed_commit_is_answered_unknown() {
 /// HS-14: a store that cannot write its first life has no life, and no device is told of one. Found
 /// by the simulator: the realm did not know that life after its next start.
 #[tokio::test]
-async fn a_first_life_that_is_not_written_is_not_told() {
+async fn life_not_written_in_new_store_is_not_told() {
     let directory = tempfile::tempdir().unwrap();
     let store = Faulty {
         inner: Embedded::open(directory.path()).unwrap(),

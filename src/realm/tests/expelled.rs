@@ -19,7 +19,7 @@ fn join() -> PeerRequest<'static> {
 
 /// PEER-15, PEER-8: a removed user may join again at once, and gets a second membership.
 #[tokio::test]
-async fn expelled_user_joins_again_at_once() {
+async fn membership_of_expelled_user_can_begin_again_at_once() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     done(&realm, 1, add(2, "crew")).await;
@@ -62,7 +62,7 @@ async fn expelled_user_joins_again_at_once() {
 /// was answered with *done*, and then a delayed message about an earlier membership ended the new
 /// one. The other realm kept the user among its members for good.
 #[tokio::test]
-async fn word_of_a_former_membership_ends_no_other() {
+async fn membership_is_not_ended_by_message_about_former_one() {
     let store = Held::default();
     let mut realm = with_users(&store, &["ann"]).await;
     let (network, mut errands) = Network::new();
@@ -102,7 +102,7 @@ async fn word_of_a_former_membership_ends_no_other() {
 /// PEER-15: any *expelled* ends a membership without a number. Otherwise the realms would disagree
 /// for good.
 #[tokio::test]
-async fn a_membership_without_a_number_ends_by_any_word() {
+async fn membership_without_number_is_ended_by_any_expelled() {
     for membership in [0, 11] {
         let store = Held::default();
         let realm = with_users(&store, &["ann"]).await;

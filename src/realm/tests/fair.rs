@@ -65,7 +65,7 @@ const QUEUED: Answer = Answer::Sent(Sent::Queued);
 /// PEER-25: a user who has filled a queue is refused, and others are not. This also holds after a
 /// restart, because the queue is the only record of its use.
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_one_account_has_filled_has_room_for_others() {
+async fn queue_filled_by_one_account_has_room_for_others() {
     let store = Held::default();
     let realm = with_users(&store, &["ann", "bob"]).await;
     let full = refused(ErrorCode::QueueFull);
@@ -92,7 +92,7 @@ async fn a_queue_that_one_account_has_filled_has_room_for_others() {
 /// PEER-25: a message that moves to the end of the queue under another number counts once, as
 /// before. So does one that cannot be read.
 #[tokio::test(start_paused = true)]
-async fn what_moves_in_a_queue_counts_once() {
+async fn queue_share_counts_moved_message_once() {
     let store = Held::default();
     let mut realm = with_users(&store, &["ann", "bob"]).await;
     let (network, mut errands) = Network::new();
@@ -120,7 +120,7 @@ async fn what_moves_in_a_queue_counts_once() {
 
 /// PEER-22, PEER-25: the queue of a removed realm takes no room from the next realm of its name.
 #[tokio::test(start_paused = true)]
-async fn a_removed_realm_leaves_its_queue_empty_for_the_next() {
+async fn queue_of_removed_peer_takes_no_room_from_next_peer() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     put(&store, 2048, "ann", QueuedKind::Private);

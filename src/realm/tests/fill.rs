@@ -60,7 +60,7 @@ impl Realmful {
 /// `MERPATI_MESSAGES` the number of messages of each.
 #[test]
 #[ignore = "it fills a directory, and takes minutes"]
-fn a_large_realm() {
+fn fill_creates_large_realm() {
     let directory = env::var("MERPATI_FILL").expect("MERPATI_FILL names the directory to fill");
     let store = Embedded::open(directory.as_ref()).unwrap();
     let unlimited = "unlimited".parse().unwrap();

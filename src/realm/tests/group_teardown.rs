@@ -82,7 +82,7 @@ pub async fn answer_next(errands: &mut tokio::sync::mpsc::Receiver<PeerCall>, re
 /// PEER-19, GRP-7: each realm with members is told once, however the group ends and however often
 /// the command is repeated.
 #[tokio::test]
-async fn ended_group_is_told_to_each_realm_of_its_members_once() {
+async fn group_end_is_told_once_to_each_realm_with_members() {
     for is_deleted in [false, true] {
         let store = Held::default();
         let realm = with_users(&store, &["ann"]).await;
@@ -125,7 +125,7 @@ async fn ended_group_is_told_to_each_realm_of_its_members_once() {
 
 /// PEER-5, PEER-19: a group ends, and a user is removed, even if a peer's queue is full.
 #[tokio::test]
-async fn ended_group_is_told_beyond_the_bound_of_the_queue() {
+async fn group_end_is_queued_even_if_queue_is_full() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     done(&realm, 1, add(2, "crew")).await;
@@ -156,7 +156,7 @@ async fn ended_group_is_told_beyond_the_bound_of_the_queue() {
 
 /// PEER-19: all records of an ended group go, at any size. Members of one made again stay.
 #[tokio::test]
-async fn ended_group_leaves_nothing_behind() {
+async fn group_end_deletes_all_records_and_spares_new_group() {
     let store = Held::default();
     let realm = with_users(&store, &["ann", "bob"]).await;
     done(&realm, 1, add(2, "crew")).await;
@@ -321,7 +321,7 @@ async fn read_copy(realm: &Realm<Held>, n: u8, of: &str) -> Result<usize, ErrorC
 /// PEER-19: each member is told once that the group has ended. Members read what is stored, cannot
 /// post, and leave without asking the other realm.
 #[tokio::test(start_paused = true)]
-async fn ended_copy_is_read_only_and_its_members_are_told_once() {
+async fn replica_of_ended_group_is_readable_and_members_are_told_once() {
     let store = Held::default();
     let realm = with_copy(&store, &["ann", "bob"]).await;
     for answer in [STORED, STORED] {
@@ -375,7 +375,7 @@ async fn ended_copy_is_read_only_and_its_members_are_told_once() {
 
 /// PEER-19: a realm can end only its own groups, and only the group that it names by epoch.
 #[tokio::test]
-async fn ended_said_of_another_group_ends_nothing() {
+async fn replica_is_not_ended_by_end_of_another_group() {
     let store = Held::default();
     let realm = with_copy(&store, &["ann"]).await;
     done(&realm, 1, add(2, "crew")).await;
@@ -417,7 +417,7 @@ async fn ended_said_of_another_group_ends_nothing() {
 
 /// PEER-19: thousands of members are told, 256 at a time, each once, also across restarts.
 #[tokio::test]
-async fn ended_copy_tells_all_of_its_members_across_restarts() {
+async fn replica_end_is_told_to_all_members_across_restarts() {
     let store = Held::default();
     let realm = with_copy(&store, &["ann"]).await;
     let names: Vec<_> = (0..1100).map(|number| format!("u{number:05}")).collect();
@@ -456,7 +456,7 @@ async fn ended_copy_tells_all_of_its_members_across_restarts() {
 /// PEER-19, PEER-10: if *ended* is lost, `no-such-group` to a read ends the replica. A later group
 /// of the name is another one. Members of the former one only are told, and read nothing more.
 #[tokio::test(start_paused = true)]
-async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
+async fn replica_end_found_by_read_makes_way_for_later_group() {
     let store = Held::default();
     let mut realm = with_copy(&store, &["ann", "bob"]).await;
     let (network, mut errands) = Network::new();
@@ -503,7 +503,7 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
 /// PEER-19, PEER-6: messages about memberships do not expire, and let users' messages expire. A
 /// peer that is gone for good can be removed. A later realm of its name is not told.
 #[tokio::test]
-async fn ended_is_told_however_long_the_peer_is_away() {
+async fn group_end_in_queue_does_not_expire() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     done(&realm, 1, add(2, "crew")).await;
@@ -552,7 +552,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
 
 /// EXACT-13, PEER-19: a group's end and the messages about it are one commit.
 #[tokio::test]
-async fn ended_group_and_the_word_of_it_are_one_commit() {
+async fn group_end_and_its_messages_are_one_commit() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     done(&realm, 1, add(2, "crew")).await;
@@ -584,7 +584,7 @@ async fn ended_group_and_the_word_of_it_are_one_commit() {
 
 /// PEER-19: a record of a group's end names the group by its epoch.
 #[test]
-fn ended_names_its_group_by_epoch() {
+fn group_end_record_names_group_by_epoch() {
     let [one, other] = [1, 2].map(|epoch| {
         records::ending(
             records::Ending::Tell,

@@ -131,7 +131,7 @@ impl Fixture {
 
 /// GRP-1, GRP-2, GRP-3: members of a group post and read. Other users do not.
 #[tokio::test]
-async fn members_write_and_read_and_others_do_not() {
+async fn group_members_post_and_read_and_others_do_not() {
     let realm = Fixture::with_users().await;
     assert_eq!(
         realm.ask(device(1), post(9, "x")).await,
@@ -197,7 +197,7 @@ async fn members_write_and_read_and_others_do_not() {
 
 /// GRP-2: a group without a password is joined with the empty password only.
 #[tokio::test]
-async fn a_group_may_have_no_password() {
+async fn group_without_password_is_joined_with_empty_one_only() {
     let realm = Fixture::with_users().await;
     realm.done(1, add(2, "")).await;
     assert_eq!(
@@ -231,7 +231,7 @@ async fn a_group_may_have_no_password() {
 
 /// GRP-2: if the realm hides groups, a missing group answers `wrong-password`.
 #[tokio::test]
-async fn hidden_groups_are_not_told_from_missing_ones() {
+async fn group_missing_in_hiding_realm_answers_wrong_password() {
     let mut realm = Fixture::with_users().await;
     realm.realm.limits.hide_groups = true;
     assert_eq!(
@@ -242,7 +242,7 @@ async fn hidden_groups_are_not_told_from_missing_ones() {
 
 /// GRP-4, GRP-5: a group has cursors of its own, and the list of members comes in pages that fit.
 #[tokio::test]
-async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
+async fn group_has_own_cursors_and_lists_members_in_pages() {
     let realm = Fixture::with_users().await;
     realm.done(1, add(2, "")).await;
     for number in 3..=5 {
@@ -309,7 +309,7 @@ async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
 
 /// GRP-6: a moderator removes members, and the owner removes anybody. Nobody removes the owner.
 #[tokio::test]
-async fn the_higher_role_removes_the_lower_one() {
+async fn moderation_by_higher_role_removes_lower_role() {
     let realm = Fixture::with_users().await;
     let no = refused(ErrorCode::NotPermitted);
     realm.done(1, add(2, "")).await;
@@ -373,7 +373,7 @@ async fn the_higher_role_removes_the_lower_one() {
 
 /// GRP-7: a group always has an owner, and an ended group leaves nothing to a later one.
 #[tokio::test]
-async fn an_owner_that_leaves_is_followed_and_the_last_one_takes_the_group_along() {
+async fn group_owner_who_leaves_has_successor_and_last_one_ends_group() {
     let mut realm = Fixture::with_users().await;
     realm.done(1, add(2, "")).await;
     for n in [3, 2, 4] {

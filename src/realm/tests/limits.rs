@@ -50,7 +50,7 @@ fn wait(answer: &Answer) -> Option<u64> {
 /// ACC-5: after wrong passwords for an account the delay grows up to 15 minutes, whatever devices
 /// and subnets the tries come from.
 #[tokio::test]
-async fn who_guesses_at_an_account_waits_ever_longer_wherever_they_come_from() {
+async fn password_guess_delay_grows_across_devices_and_subnets() {
     let mut fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     let wrong = refused(ErrorCode::BadCredentials);
@@ -82,7 +82,7 @@ async fn who_guesses_at_an_account_waits_ever_longer_wherever_they_come_from() {
 /// ACC-5: a guesser who comes back as soon as that is allowed does not delay devices and networks
 /// that the user has logged in from before.
 #[tokio::test]
-async fn a_guesser_keeps_known_devices_and_networks_waiting_for_nothing() {
+async fn password_guess_delay_spares_known_devices_and_subnets() {
     let mut fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     assert_eq!(fixture.ask(device(1), logout(2)).await, Answer::Done);
@@ -121,7 +121,7 @@ async fn a_guesser_keeps_known_devices_and_networks_waiting_for_nothing() {
 
 /// ACC-5: the delay does not show whether a user exists.
 #[tokio::test]
-async fn who_guesses_at_a_user_that_is_none_waits_as_long() {
+async fn password_guess_delay_is_equal_for_unknown_user() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     for user in ["ann", "nobody"] {
@@ -140,7 +140,7 @@ async fn who_guesses_at_a_user_that_is_none_waits_as_long() {
 
 /// ACC-5: the holder of a session guesses the old password no faster.
 #[tokio::test]
-async fn who_guesses_the_old_password_waits_too() {
+async fn password_guess_delay_applies_to_password_change() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     let passwd = |operation| {
@@ -163,7 +163,7 @@ async fn who_guesses_the_old_password_waits_too() {
 
 /// ACC-5: after a user's wrong passwords for groups the delay grows.
 #[tokio::test]
-async fn who_guesses_a_groups_password_waits_ever_longer() {
+async fn password_guess_delay_applies_to_group_passwords() {
     let fixture = Fixture::new();
     for (n, user) in [(1, "ann"), (2, "bob"), (3, "cat")] {
         fixture.register(device(n), user).await;
@@ -198,7 +198,7 @@ async fn who_guesses_a_groups_password_waits_ever_longer() {
 
 /// ACC-7: a subnet has a rate limit for each kind of work.
 #[tokio::test]
-async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
+async fn rate_limit_of_subnet_covers_each_kind_of_work() {
     let once = RateLimit::per_hour(1);
     let fixture = Fixture::with(|_, limits| {
         limits.rates.registrations = once;
@@ -245,7 +245,7 @@ async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
 
 /// ACC-7: an account has one rate limit of commands for all its devices.
 #[tokio::test]
-async fn an_account_has_its_allowance_of_commands_on_all_its_devices_together() {
+async fn rate_limit_of_account_covers_all_its_devices() {
     let mut fixture = Fixture::with(|_, limits| {
         limits.rates.commands = RateLimit::per_second(1);
     });
@@ -268,7 +268,7 @@ async fn an_account_has_its_allowance_of_commands_on_all_its_devices_together() 
 
 /// ACC-6: a realm may require a code for new accounts, or make none.
 #[tokio::test]
-async fn a_realm_may_ask_for_a_code_or_make_no_accounts() {
+async fn account_registration_may_need_code_or_be_closed() {
     let register_with = |code| Request {
         options: Options {
             code,
@@ -294,7 +294,7 @@ async fn a_realm_may_ask_for_a_code_or_make_no_accounts() {
 
 /// GRP-5, ACC-7: a list costs its user what it has looked up, wherever it continues.
 #[tokio::test]
-async fn a_list_costs_its_asker_what_it_looks_up() {
+async fn rate_limit_charges_list_for_entries_looked_up() {
     let directory = tempfile::tempdir().unwrap();
     let realm = open_with(&directory, |_, limits| {
         limits.rates.commands = crate::rate_limit::RateLimit::per_second(100);
@@ -362,7 +362,7 @@ async fn a_list_costs_its_asker_what_it_looks_up() {
 /// ACC-9: an account that has used its storage quota is told to wait. It may still read, log out
 /// and leave, and other accounts are not affected.
 #[tokio::test]
-async fn an_account_has_so_much_kept_and_no_more() {
+async fn storage_quota_of_account_used_up_delays_writes() {
     let mut fixture = Fixture::with(|_, limits| {
         limits.rates.stored_account = RateLimit::per_day(1 << 14);
     });
@@ -408,7 +408,7 @@ async fn an_account_has_so_much_kept_and_no_more() {
 /// ACC-9: the accounts of one subnet share a storage quota. An account that has stored hardly
 /// anything does not wait because of others.
 #[tokio::test]
-async fn accounts_of_one_subnet_have_so_much_kept_together() {
+async fn storage_quota_of_subnet_is_shared_by_its_accounts() {
     let fixture = Fixture::with(|_, limits| {
         limits.rates.stored_account = RateLimit::per_day(1 << 15);
         limits.rates.stored_subnet = RateLimit::per_day(1 << 13);
@@ -441,7 +441,7 @@ async fn accounts_of_one_subnet_have_so_much_kept_together() {
 /// ACC-7, ACC-9: however much somebody has taken, they wait no longer than a rate limit takes to
 /// fill up.
 #[tokio::test]
-async fn nobody_owes_more_than_an_allowance() {
+async fn rate_limit_wait_is_bounded_after_large_charge() {
     let mut rng = StdRng::seed_from_u64(1);
     let allowances = crate::rate_limit::RateLimiter::new(16, &mut rng);
     let often = RateLimit::per_day(10);

@@ -45,7 +45,7 @@ impl Fixture {
 
 /// HS-14: a claim is compared with all lives of the store.
 #[tokio::test]
-async fn life_claims_are_compared_with_all_lives_of_the_store() {
+async fn life_claim_is_compared_with_all_lives_of_store() {
     let fixture = Fixture::new();
     assert_eq!(
         fixture.judge(Life([1; 4])),
@@ -134,7 +134,7 @@ async fn with_messages() -> Fixture {
 
 /// READ-9: on a link whose claim is unknown, reading begins behind what is confirmed.
 #[tokio::test]
-async fn life_unknown_makes_reading_begin_at_what_is_confirmed() {
+async fn life_unknown_makes_read_begin_behind_confirmed_position() {
     let fixture = with_messages().await;
     assert_eq!(positions(&fixture, Some(5), None).await, [3, 4, 5]);
     assert_eq!(positions(&fixture, Some(4), Some(1)).await, [3, 4, 5]);
@@ -157,7 +157,7 @@ async fn life_unknown_makes_reading_begin_at_what_is_confirmed() {
 
 /// READ-9, WATCH-1: on a link whose claim is unknown, watching begins behind what is confirmed.
 #[tokio::test]
-async fn life_unknown_makes_watching_begin_at_what_is_confirmed() {
+async fn life_unknown_makes_watch_begin_behind_confirmed_position() {
     let fixture = with_messages().await;
     let watch = |position| {
         Command::Watch(command::Watch {
@@ -190,7 +190,7 @@ async fn life_unknown_makes_watching_begin_at_what_is_confirmed() {
 /// so one life named two histories. What a restored copy assigned to a position that the lost store
 /// had assigned was never shown.
 #[tokio::test]
-async fn life_that_cannot_be_written_is_not_the_one_before() {
+async fn life_that_cannot_be_written_differs_from_former_life() {
     let store = Faulty::default();
     let realm = || realm_over(store.clone(), |_, _| {});
     let current = |realm: &Realm<Faulty>| realm.lives.get().and_then(Lives::current).unwrap();

@@ -108,7 +108,7 @@ async fn owns(realm: &Realm<Held>, n: u8) -> bool {
 
 /// GRP-7: the moderator becomes the owner, however many members the group has.
 #[tokio::test]
-async fn an_owner_is_followed_by_the_moderator_however_many_members_there_are() {
+async fn group_owner_of_large_group_is_succeeded_by_moderator() {
     let (_, realm) = crowded().await;
     done(&realm, 1, leave(4)).await;
     assert!(owns(&realm, 3).await);
@@ -118,7 +118,7 @@ async fn an_owner_is_followed_by_the_moderator_however_many_members_there_are() 
 
 /// GRP-7: this also holds for a group from before members were indexed by standing.
 #[tokio::test]
-async fn an_owner_of_an_older_group_is_followed_by_the_moderator() {
+async fn group_owner_of_unindexed_group_is_succeeded_by_moderator() {
     let (store, realm) = crowded().await;
     let of_kind = |kind: &[u8]| {
         let prefix = Prefix(kind.into());
@@ -138,7 +138,7 @@ async fn an_owner_of_an_older_group_is_followed_by_the_moderator() {
 /// PEER-10: a realm is told of a group until its last user has left, also if its users were not
 /// counted at first.
 #[tokio::test]
-async fn a_realm_hears_of_a_group_until_its_last_user_leaves() {
+async fn group_messages_are_told_to_realm_until_its_last_user_leaves() {
     for is_counted in [true, false] {
         let (store, realm) = crowded().await;
         if !is_counted {

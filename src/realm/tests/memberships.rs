@@ -81,7 +81,7 @@ async fn unread(store: &Held, realm: &Realm<Held>, n: u8) -> (usize, usize) {
 
 /// WATCH-5: the cost of `unread` depends on the user's own groups, not on those of others.
 #[tokio::test]
-async fn unread_costs_no_more_when_others_join() {
+async fn unread_cost_does_not_grow_when_others_join() {
     let store = Held::default();
     let realm = with_users(&store).await;
     assert!(realm.do_chores(NOW).await);
@@ -99,7 +99,7 @@ async fn unread_costs_no_more_when_others_join() {
 /// WATCH-5: replicas in a store from before the index by user are indexed, a bounded number at a
 /// time and across restarts. Until then no replica is left out.
 #[tokio::test]
-async fn copies_of_a_store_of_before_are_listed_across_restarts() {
+async fn replica_index_of_older_store_is_built_across_restarts() {
     let store = Held::default();
     let mut realm = with_users(&store).await;
     put_copies(&store, "ann", 0, 300, false);
@@ -137,7 +137,7 @@ async fn copies_of_a_store_of_before_are_listed_across_restarts() {
 
 /// PEER-15: a member who leaves or is expelled while replicas are indexed is not indexed again.
 #[tokio::test]
-async fn who_leaves_while_copies_are_listed_is_not_listed() {
+async fn replica_index_being_built_leaves_out_member_who_leaves() {
     for steps in 1.. {
         let store = Held::default();
         let realm = with_users(&store).await;
@@ -170,7 +170,7 @@ async fn who_leaves_while_copies_are_listed_is_not_listed() {
 
 /// GRP-8, EXACT-13: a user is in at most 1000 groups, also if two commands run at once.
 #[tokio::test]
-async fn a_user_is_in_so_many_groups_and_no_more() {
+async fn membership_in_more_than_1000_groups_is_refused() {
     let store = Held::default();
     let realm = with_users(&store).await;
     assert!(realm.do_chores(NOW).await);
@@ -240,7 +240,7 @@ async fn a_user_is_in_so_many_groups_and_no_more() {
 /// PEER-11: a realm that starts continues to read all its replicas of a peer's groups, however
 /// many.
 #[tokio::test]
-async fn all_copies_are_read_on() {
+async fn replica_reads_continue_for_all_groups_after_start() {
     let store = Held::default();
     let realm = with_users(&store).await;
     put_copies(&store, "ann", 0, 1500, true);

@@ -4,7 +4,7 @@ use super::*;
 
 /// EXACT-1, EXACT-2: a repeat gets the same answer and takes effect once, also after a restart.
 #[tokio::test]
-async fn a_repeat_is_answered_and_not_done_again() {
+async fn dedup_repeat_is_answered_and_takes_effect_once() {
     let mut realm = Fixture::new();
     let id = realm.register(device(1), "ann").await;
     for _ in 0..3 {
@@ -27,7 +27,7 @@ async fn a_repeat_is_answered_and_not_done_again() {
 /// EXACT-3, EXACT-4: a number that is too old to be told apart counts as done, and the dedup window
 /// is bounded.
 #[tokio::test]
-async fn the_window_moves_on() {
+async fn dedup_window_moves_and_refuses_older_numbers() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     for number in 2..=500 {
@@ -67,7 +67,7 @@ async fn the_window_moves_on() {
 
 /// EXACT-5: a restored profile that reuses a number is told so.
 #[tokio::test]
-async fn a_number_with_another_command_is_refused() {
+async fn dedup_number_with_another_command_is_refused() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     assert_eq!(realm.ask(device(1), send(2, "ann", "one")).await, STORED);
@@ -85,7 +85,7 @@ async fn a_number_with_another_command_is_refused() {
 /// EXACT-12: a number at most 255 below the highest can still be used and asked for. One that is
 /// 256 below cannot be told apart from a used one.
 #[tokio::test]
-async fn a_number_in_use_is_less_than_256_below_the_highest() {
+async fn dedup_number_256_below_highest_is_refused() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     assert_eq!(realm.ask(device(1), send(3, "ann", "x")).await, STORED);
@@ -107,7 +107,7 @@ async fn a_number_in_use_is_less_than_256_below_the_highest() {
 /// EXACT-8: a refusal because of the number tells the highest number, so that a client goes above
 /// it in one step.
 #[tokio::test]
-async fn a_refused_number_is_told_the_highest() {
+async fn dedup_refusal_tells_highest_number() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     assert_eq!(realm.ask(device(1), send(700, "ann", "x")).await, STORED);
@@ -120,7 +120,7 @@ async fn a_refused_number_is_told_the_highest() {
 /// EXACT-10: the same text from another copy of a device is another message, never a repeat of the
 /// first.
 #[tokio::test]
-async fn equal_texts_of_two_copies_of_a_device_are_two_operations() {
+async fn dedup_salt_tells_equal_texts_of_device_copies_apart() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let salted = |salt| {
@@ -145,7 +145,7 @@ fn void(operation: u64) -> Command<'static> {
 /// EXACT-11: a voided number is used up. A command that was sent under it before has no effect any
 /// more, also after a restart. One that was carried out before is not undone.
 #[tokio::test]
-async fn a_voided_number_is_used_up() {
+async fn void_makes_number_used_also_after_restart() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     assert_eq!(realm.ask(device(1), send(2, "ann", "done")).await, STORED);
@@ -161,7 +161,7 @@ async fn a_voided_number_is_used_up() {
 
 /// EXACT-11, EXACT-6: the number belongs to the device, whatever has become of its session.
 #[tokio::test]
-async fn a_number_can_be_voided_without_its_session() {
+async fn void_without_session_makes_number_used() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     assert_eq!(realm.ask(device(1), logout(2)).await, Answer::Done);
@@ -182,7 +182,7 @@ async fn a_number_can_be_voided_without_its_session() {
 /// EXACT-11: on a plain link the number belongs to the session. For a session that has ended
 /// nothing is written, because it never comes back.
 #[tokio::test]
-async fn a_number_of_a_plain_session_can_be_voided() {
+async fn void_on_plain_link_makes_number_of_session_used() {
     let realm = Fixture::new();
     let id = realm.register(PLAIN, "ann").await;
     let named = |operation, id| {
@@ -214,7 +214,7 @@ async fn a_number_of_a_plain_session_can_be_voided() {
 
 /// EXACT-11: keys cost nothing, so strangers can void only as often as they can make accounts.
 #[tokio::test]
-async fn strangers_fill_no_disk_with_voids() {
+async fn void_by_strangers_is_rate_limited() {
     let realm = Fixture::new();
     let mut refused = 0;
     for n in 1..=200 {
@@ -231,7 +231,7 @@ async fn strangers_fill_no_disk_with_voids() {
 /// message was refused because the user did not exist. After the user was made, somebody sent the
 /// packet again, and the message was delivered.
 #[tokio::test]
-async fn what_was_refused_is_not_done_later() {
+async fn dedup_refused_command_is_not_done_later() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let refusal = refused(ErrorCode::NoSuchUser);
@@ -245,7 +245,7 @@ async fn what_was_refused_is_not_done_later() {
 /// EXACT-6: a command that was refused without a session does not take effect in the next session.
 /// A command that was not sent before does.
 #[tokio::test]
-async fn a_number_from_before_a_session_is_none_of_its_own() {
+async fn dedup_number_from_before_session_is_refused() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let logout = Command::Logout(command::Logout {
@@ -277,7 +277,7 @@ async fn a_number_from_before_a_session_is_none_of_its_own() {
 /// EXACT-6: a command with a password never travels early, so a user who mistyped it may try again
 /// under the same number.
 #[tokio::test]
-async fn a_wrong_password_is_not_remembered() {
+async fn dedup_number_is_usable_again_after_wrong_password() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.register(device(2), "bob").await;
@@ -305,7 +305,7 @@ async fn a_wrong_password_is_not_remembered() {
 
 /// EXACT-1: concurrent commands of one device take effect once each.
 #[tokio::test]
-async fn commands_under_way_together_do_not_disturb_each_other() {
+async fn dedup_concurrent_commands_take_effect_once_each() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     let realm = std::sync::Arc::new(fixture.realm);

@@ -449,7 +449,7 @@ async fn check_scene(at: &Scene<'_>, acts: &[Act]) {
 
 /// EXACT-13, GRP-6, GRP-7: concurrent commands about one group are serializable.
 #[tokio::test(start_paused = true)]
-async fn commands_about_one_group_have_an_order() {
+async fn group_commands_at_once_are_serializable() {
     let memory = before().await;
     let mut acts = of_peers();
     for (n, who) in [(1, "ann"), (2, "bob"), (3, "cat"), (4, "dan"), (5, "eve")] {
@@ -460,7 +460,7 @@ async fn commands_about_one_group_have_an_order() {
 
 /// EXACT-13, ACC-4, SES-6: concurrent commands about one account are serializable.
 #[tokio::test(start_paused = true)]
-async fn commands_about_one_account_have_an_order() {
+async fn account_commands_at_once_are_serializable() {
     let memory = before().await;
     let handles = handles(&memory).await;
     check_all(&memory, &of_sessions(&handles), 10).await;
@@ -468,7 +468,7 @@ async fn commands_about_one_account_have_an_order() {
 
 /// EXACT-13, PEER-1, PEER-13: concurrent commands about one realm are serializable.
 #[tokio::test(start_paused = true)]
-async fn commands_about_one_realm_have_an_order() {
+async fn peer_commands_at_once_are_serializable() {
     let memory = before().await;
     check_all(&memory, &of_realms(), 4).await;
 }
@@ -476,7 +476,7 @@ async fn commands_about_one_realm_have_an_order() {
 /// EXACT-13, PEER-15, PEER-19: requests of another realm about its group, and concurrent commands
 /// of users here, are serializable.
 #[tokio::test(start_paused = true)]
-async fn word_of_a_group_that_ends_and_commands_have_an_order() {
+async fn replica_end_and_user_commands_at_once_are_serializable() {
     let memory = before().await;
     let scene = Scene {
         memory: &memory,

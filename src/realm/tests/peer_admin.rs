@@ -153,7 +153,7 @@ async fn pending_realm_is_accepted_by_its_key() {
 /// PEER-28: the number of pending realms is bounded, one for each key, and the one heard longest
 /// ago is evicted. A realm that an operator has refused is not kept for a day.
 #[tokio::test(start_paused = true)]
-async fn pending_realms_are_few_and_refused_ones_stay_away_for_a_day() {
+async fn pending_realms_are_bounded_and_refused_ones_not_kept_for_one_day() {
     let realm = listed(&Held::default()).await;
     let mut now = MOMENT;
     for n in 0..40 {
@@ -188,7 +188,7 @@ async fn pending_realms_are_few_and_refused_ones_stay_away_for_a_day() {
 /// PEER-28: only operators see pending realms and decide about them. Only a realm with listed peers
 /// keeps realms that introduce themselves.
 #[tokio::test(start_paused = true)]
-async fn pending_realms_are_for_operators_of_realms_that_list_their_peers() {
+async fn pending_realms_are_for_operators_of_listed_peering_only() {
     let mut realm = listed(&Held::default()).await;
     realm.own.peering = Peering::Closed;
     knock(&realm, 7, "beta", MOMENT).await;
@@ -228,7 +228,7 @@ async fn pending_realms_are_for_operators_of_realms_that_list_their_peers() {
 
 /// PEER-28: an operator moves a peer to another address, which is used at once.
 #[tokio::test(start_paused = true)]
-async fn moved_peer_is_called_at_its_new_address() {
+async fn peer_moved_by_operator_is_called_at_new_address() {
     let realm = listed(&Held::default()).await;
     let moves = with(None, Some(FORM_MOVE));
     let unknown = of_ann(&realm, moves, about(3, "beta", THERE)).await;
@@ -270,7 +270,7 @@ fn to_beta(number: u64) -> Command<'static> {
 /// PEER-28: the queue of a removed realm is returned to its senders, or dropped, also across a
 /// restart.
 #[tokio::test(start_paused = true)]
-async fn removed_peer_takes_its_queue_with_it_if_an_operator_says_so() {
+async fn peer_removal_returns_queue_or_drops_it_on_request() {
     for (form, told) in [(None, 2), (Some(FORM_DROP), 0)] {
         let store = Held::default();
         let realm = with_users(&store, &["ann"]).await;
@@ -300,7 +300,7 @@ async fn removed_peer_takes_its_queue_with_it_if_an_operator_says_so() {
 /// PEER-18, PEER-28: an operator sees the state of a peer, since when, why, and when it is tried
 /// next.
 #[tokio::test(start_paused = true)]
-async fn details_tell_how_a_peer_stands() {
+async fn peer_details_show_state_reason_and_next_try() {
     let mut realm = listed(&Held::default()).await;
     add_peer(&realm, 50, "beta").await;
     let beta = "beta".parse().unwrap();
@@ -352,7 +352,7 @@ async fn details_tell_how_a_peer_stands() {
 /// PEER-28: a queue that cannot be read does not keep an operator from seeing the rest, and is
 /// shown itself. Before, one such entry made *realms* answer `internal`.
 #[tokio::test(start_paused = true)]
-async fn queue_that_cannot_be_read_is_seen() {
+async fn peer_details_show_queue_that_cannot_be_read() {
     let realm = listed(&Held::default()).await;
     add_peer(&realm, 50, "beta").await;
     add_peer(&realm, 51, "gamma").await;

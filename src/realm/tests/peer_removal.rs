@@ -138,7 +138,7 @@ async fn finds_nothing(store: &Held, realm: &Realm<Held>) {
 /// PEER-22: a later realm of a removed realm's name gets nothing else of it. The users are told
 /// what becomes of their messages and memberships. The name is free once all of that is done.
 #[tokio::test]
-async fn the_name_of_a_removed_realm_brings_nothing_else() {
+async fn peer_removal_leaves_nothing_to_next_realm_of_its_name() {
     let store = Held::default();
     let realm = busy_with_beta(&store, 300).await;
     for _ in 0..2 {
@@ -172,7 +172,7 @@ async fn the_name_of_a_removed_realm_brings_nothing_else() {
 
 /// PEER-22, EXACT-13: the result is the same at whatever step the removal is interrupted.
 #[tokio::test]
-async fn a_realm_departs_whole_over_restarts() {
+async fn peer_removal_interrupted_at_any_step_is_completed() {
     let store = Held::default();
     let realm = busy_with_beta(&store, 9).await;
     done(&realm, 1, remove(8)).await;
@@ -202,7 +202,7 @@ async fn a_realm_departs_whole_over_restarts() {
 /// waiting for its answer when the peer was removed moved the queue back, told the sender again,
 /// and left the message for the next realm of the name.
 #[tokio::test]
-async fn an_answer_that_comes_after_the_removal_changes_nothing() {
+async fn peer_removal_is_not_changed_by_late_answer() {
     let scene = Held::default();
     drop(busy_with_beta(&scene, 9).await);
     for answer in [
@@ -238,7 +238,7 @@ async fn an_answer_that_comes_after_the_removal_changes_nothing() {
 /// PEER-22: a removed realm's requests in progress are refused, at whatever step they are. Before,
 /// a *join* that waited for its password check made a member of the next realm of the name.
 #[tokio::test]
-async fn what_a_removed_realm_has_under_way_is_refused() {
+async fn peer_removal_refuses_requests_in_progress() {
     let join = PeerRequest::Join {
         group: group("crew"),
         user: user("new"),
@@ -281,7 +281,7 @@ async fn what_a_removed_realm_has_under_way_is_refused() {
 
 /// PEER-22, PEER-13: a realm that changed its key, was removed and is added again repeats nothing.
 #[tokio::test]
-async fn a_realm_that_comes_back_under_a_later_key_repeats_nothing() {
+async fn peer_removed_and_returning_under_later_key_repeats_nothing() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     let new = SecretKey::from_bytes([52; 32]);
@@ -318,7 +318,7 @@ async fn a_realm_that_comes_back_under_a_later_key_repeats_nothing() {
 /// removed, the key makes nobody a peer, because the peer's dedup windows would apply to that peer.
 /// When the peer comes back, the key is its own again.
 #[tokio::test]
-async fn key_that_a_removed_peer_has_given_up_is_nobodys() {
+async fn peer_removal_leaves_former_key_to_nobody() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     let new = SecretKey::from_bytes([52; 32]);
@@ -345,7 +345,7 @@ async fn key_that_a_removed_peer_has_given_up_is_nobodys() {
 
 /// PEER-22: a former key of a removed peer that now belongs to another peer stays that peer's.
 #[tokio::test]
-async fn key_that_is_anothers_by_now_stays_so() {
+async fn peer_removal_keeps_former_key_that_another_peer_has() {
     let store = Held::default();
     let realm = with_users(&store, &["ann"]).await;
     let other = PublicKey([77; 32]);
@@ -368,7 +368,7 @@ async fn key_that_is_anothers_by_now_stays_so() {
 /// PEER-22: a group of the next realm of the name is another group, even if that realm gives it the
 /// former epoch.
 #[tokio::test]
-async fn a_group_of_the_next_holder_is_another() {
+async fn peer_removal_makes_group_of_next_realm_another_group() {
     let store = Held::default();
     let mut realm = busy_with_beta(&store, 9).await;
     done(&realm, 1, remove(8)).await;
@@ -403,7 +403,7 @@ async fn a_group_of_the_next_holder_is_another() {
 /// A record that merely cannot be read is read a few times more: it may be sound, and the next
 /// realm of the name would find it.
 #[tokio::test]
-async fn damage_keeps_no_name() {
+async fn peer_removal_is_not_blocked_by_damaged_records() {
     for (value, tries) in [(Vec::new(), 0), (vec![99], 5)] {
         let store = Held::default();
         let realm = busy_with_beta(&store, 9).await;

@@ -285,7 +285,7 @@ pub async fn peer_again_as(alpha: &Side, answer: Answer) {
 /// PEER-27: when two realms peer again after one removed the other, all former memberships across
 /// the two have ended, on both sides.
 #[tokio::test(start_paused = true)]
-async fn peering_anew_ends_what_was_of_the_former_on_both_sides() {
+async fn peering_begun_again_ends_former_memberships_on_both_sides() {
     let sides = peering().await;
     peer_again(&sides[0]).await;
     do_chores(&sides).await;
@@ -305,7 +305,7 @@ async fn peering_anew_ends_what_was_of_the_former_on_both_sides() {
 /// PEER-27: the same holds if the other side is the first to introduce itself. Here alpha has
 /// removed beta, and beta speaks first.
 #[tokio::test(start_paused = true)]
-async fn peering_anew_is_noticed_by_whoever_speaks_first() {
+async fn peering_begun_again_is_noticed_if_other_side_speaks_first() {
     let sides = peering().await;
     sides[0]
         .done(Command::RemoveRealm(command::RemoveRealm {
@@ -331,7 +331,7 @@ async fn peering_anew_is_noticed_by_whoever_speaks_first() {
 /// the former peering, and the other side has none. Afterwards both have none, also if the answer
 /// that says so is lost.
 #[tokio::test(start_paused = true)]
-async fn peering_of_a_restored_copy_is_begun_anew() {
+async fn peering_of_realm_restored_from_older_copy_begins_again() {
     for is_lost in [false, true] {
         let sides = peering().await;
         let copy: Memory = sides[1].store.memory().clone();
@@ -373,7 +373,7 @@ async fn peering_of_a_restored_copy_is_begun_anew() {
 /// PEER-27: two realms that begin a peering at once agree. Found by real processes: a realm that
 /// was called back while it still added the other had two numbers, and nobody ever joined.
 #[tokio::test(start_paused = true)]
-async fn peering_that_both_begin_at_once_comes_to_terms() {
+async fn peering_begun_by_both_at_once_agrees() {
     let stores = [Held::default(), Held::default()];
     let (mut one, from_one) = side("alpha", &stores[0]);
     let (mut other, from_other) = side("beta", &stores[1]);
@@ -422,7 +422,7 @@ async fn peering_that_both_begin_at_once_comes_to_terms() {
 /// PEER-27: a peer that begins anew lifts no ban of its users, and can do so a few times an hour
 /// only.
 #[tokio::test(start_paused = true)]
-async fn peering_anew_lifts_no_ban_and_is_rare() {
+async fn peering_begun_again_lifts_no_ban_and_is_rate_limited() {
     let [alpha, _beta] = peering().await;
     alpha
         .done(Command::Ban(command::Ban {
@@ -478,7 +478,7 @@ async fn peering_anew_lifts_no_ban_and_is_rare() {
 /// PEER-27: the queue for a peer that begins anew is still delivered. An introduction of an earlier
 /// release, without numbers, ends nothing.
 #[tokio::test(start_paused = true)]
-async fn peering_anew_leaves_the_queue_and_needs_numbers() {
+async fn peering_begun_again_keeps_queue_and_needs_numbers() {
     let sides = peering().await;
     let (alpha, beta) = (&sides[0], sides[0].other());
     let send = Command::SendRealm(command::SendRealm {
@@ -512,7 +512,7 @@ async fn peering_anew_leaves_the_queue_and_needs_numbers() {
 /// PEER-27: a realm of a release before peering numbers is introduced to without them, and nothing
 /// ends.
 #[tokio::test(start_paused = true)]
-async fn peering_with_an_earlier_release_has_no_numbers() {
+async fn peering_with_earlier_release_has_no_numbers() {
     let (realm, mut errands) = side("alpha", &Held::default());
     let address = ("192.0.2.9".to_string(), 6377);
     let key = secret_of("beta").public();

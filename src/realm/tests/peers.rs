@@ -15,7 +15,7 @@ pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
 /// Listing a peer with unchanged data writes nothing. A start with an unchanged configuration must
 /// not write.
 #[tokio::test]
-async fn peer_listed_as_it_is_is_not_written_again() {
+async fn peer_listed_unchanged_is_not_written_again() {
     let fixture = Fixture::new();
     let mut versions = Vec::new();
     for port in [6377, 6377, 6378] {
@@ -64,7 +64,7 @@ fn introduce(name: &str) -> PeerRequest<'static> {
 /// PEER-4: a message is delivered once, across repeats and restarts. The same number in another
 /// epoch is another message.
 #[tokio::test]
-async fn a_message_is_delivered_once() {
+async fn delivery_repeated_across_restarts_stores_message_once() {
     let mut fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -95,7 +95,7 @@ async fn a_message_is_delivered_once() {
 /// LINK-13: a peer is known before its first request. Found by the simulator: a long message was
 /// refused with `too-large` if it was the first on a new link.
 #[tokio::test]
-async fn a_peer_is_known_before_it_has_asked_anything() {
+async fn peer_is_known_before_its_first_request() {
     let fixture = Fixture::new();
     peer(&fixture, 50, "beta").await;
     for (n, known) in [(50, true), (51, false)] {
@@ -106,7 +106,7 @@ async fn a_peer_is_known_before_it_has_asked_anything() {
 
 /// PEER-4: a refused delivery stays refused. Otherwise what the sender was told would be wrong.
 #[tokio::test]
-async fn a_refused_delivery_stays_refused() {
+async fn delivery_refused_once_stays_refused() {
     let fixture = Fixture::new();
     peer(&fixture, 50, "beta").await;
     let late = deliver(7, 1, "ann", "too early");
@@ -124,7 +124,7 @@ async fn a_refused_delivery_stays_refused() {
 
 /// PEER-3, PEER-4: a realm that lies about its identity changes nothing.
 #[tokio::test]
-async fn who_is_not_a_peer_is_refused() {
+async fn peer_request_by_non_peer_is_refused() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -146,7 +146,7 @@ async fn who_is_not_a_peer_is_refused() {
 
 /// PEER-2: a name belongs to the key that had it first.
 #[tokio::test]
-async fn an_open_realm_notes_who_introduces_itself() {
+async fn introduction_to_open_realm_binds_name_to_first_key() {
     let mut fixture = Fixture::new();
     fixture.realm.own.peering = Peering::Open;
     assert_eq!(
@@ -180,7 +180,7 @@ async fn an_open_realm_notes_who_introduces_itself() {
 
 /// PEER-10: a peer cannot fill this realm's memory with groups that have no members here.
 #[tokio::test]
-async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
+async fn group_hint_without_members_is_forgotten() {
     let fixture = Fixture::new();
     peer(&fixture, 50, "beta").await;
     let grown = PeerRequest::Grown {
@@ -202,7 +202,7 @@ pub fn rotate(old: PublicKey, new: &SecretKey) -> PeerRequest<'static> {
 /// PEER-13: an old key vouches for a new one, once. What was delivered under the old key stays
 /// delivered.
 #[tokio::test]
-async fn a_peer_changes_its_key() {
+async fn key_rotation_is_vouched_for_by_old_key_once() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -252,7 +252,7 @@ async fn a_peer_changes_its_key() {
 /// PEER-13: a peer can change only to a key whose secret it has. Before, a peer that took another
 /// realm's key spoke for that realm's users.
 #[tokio::test]
-async fn a_peer_goes_by_no_key_but_its_own() {
+async fn key_rotation_without_secret_of_new_key_is_refused() {
     let fixture = Fixture::new();
     peer(&fixture, 50, "mal").await;
     let (mal, victim) = (
@@ -294,7 +294,7 @@ async fn a_peer_goes_by_no_key_but_its_own() {
 /// recorded early data. Before, an old `leave` ended a membership, and an old `introduce` moved a
 /// peer back.
 #[tokio::test]
-async fn what_undoes_something_does_not_travel_early() {
+async fn early_data_with_undoing_peer_request_is_refused() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -336,7 +336,7 @@ async fn what_undoes_something_does_not_travel_early() {
 
 /// PEER-18: users see the names of the realms that they can write to, and nothing else of them.
 #[tokio::test]
-async fn users_see_the_names_of_peers() {
+async fn peer_names_are_shown_to_users_and_addresses_to_operators() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let inner = &realm.realm;
@@ -389,7 +389,7 @@ async fn users_see_the_names_of_peers() {
 /// PEER-9: only its home realm may say that a group does not exist. A user who is not a member gets
 /// `not-a-member` here.
 #[tokio::test]
-async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
+async fn group_of_other_realm_answers_not_a_member_to_non_member() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let beta = "beta".parse().unwrap();
@@ -432,7 +432,7 @@ async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
 /// PEER-20: a peer that begins too many epochs of its queue is told to wait. Epochs that it has
 /// used stay usable.
 #[tokio::test]
-async fn a_peer_begins_few_epochs() {
+async fn peer_that_begins_many_epochs_is_rate_limited() {
     let mut fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -465,7 +465,7 @@ async fn a_peer_begins_few_epochs() {
 /// PEER-20: a peer has a storage quota. Beyond it the peer is told to wait, so that nothing is
 /// lost.
 #[tokio::test]
-async fn a_peer_has_so_much_kept_and_no_more() {
+async fn storage_quota_of_peer_used_up_delays_deliveries() {
     let directory = tempfile::tempdir().unwrap();
     let realm = open_with(&directory, |_, limits| {
         limits.rates.stored_peer = crate::rate_limit::RateLimit::per_day(1 << 13);
@@ -494,7 +494,7 @@ async fn a_peer_has_so_much_kept_and_no_more() {
 /// made. A realm that listens on all addresses tells none, because it does not know by which of
 /// them it is reached.
 #[tokio::test]
-async fn a_realm_that_has_moved_says_where_it_is() {
+async fn introduction_by_moved_realm_tells_new_address() {
     let directory = tempfile::tempdir().unwrap();
     let place = |host: &str, port| (host.to_string(), port);
     let beta = || "beta".parse().unwrap();

@@ -116,7 +116,7 @@ fn at(position: u64, text: &str) -> (u64, String) {
 /// READ-6, GRP-7: positions go on in a group made again, so no former cursor hides anything, and
 /// former entries are not shown. Before, `unread` said 3 and `inboxgroup` showed nothing.
 #[tokio::test]
-async fn a_group_made_again_is_shown_from_its_beginning() {
+async fn cursor_of_former_group_hides_nothing_in_group_made_again() {
     let mut realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.register(device(2), "bob").await;
@@ -154,7 +154,7 @@ async fn a_group_made_again_is_shown_from_its_beginning() {
 
 /// READ-6: entries that a very large deleted group leaves behind are not shown in the next one.
 #[tokio::test]
-async fn what_a_deleted_group_leaves_behind_is_not_seen() {
+async fn group_made_again_shows_no_entries_of_deleted_one() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.all_done(1, [add(2), post(3, "old 1")]).await;
@@ -184,7 +184,7 @@ async fn what_a_deleted_group_leaves_behind_is_not_seen() {
 
 /// READ-6: groups and replicas written by an earlier release are read unchanged.
 #[test]
-fn records_of_before_are_read() {
+fn group_records_of_earlier_release_are_read() {
     use records::{GroupRecord, ReplicaMemberRecord, ReplicaRecord};
     #[derive(serde::Serialize)]
     struct Group(&'static str, Option<String>, u32, u64, Vec<String>);
@@ -216,7 +216,7 @@ fn records_of_before_are_read() {
 /// READ-6: positions go on in the replica of a group that was made again at its home. Users who
 /// were members of the former group only are not in the new one.
 #[tokio::test]
-async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
+async fn replica_of_group_made_again_is_shown_from_beginning() {
     let mut fixture = Fixture::new();
     let (network, errands) = Network::new();
     let errands = tokio::sync::Mutex::new(errands);
@@ -311,7 +311,7 @@ async fn answer_with(errands: &tokio::sync::Mutex<mpsc::Receiver<PeerCall>>, ans
 /// READ-2, READ-7: from its login on a device has its own cursors, also in mailboxes where it has
 /// confirmed nothing. What another device reads is still shown to it. Before, it was hidden.
 #[tokio::test]
-async fn what_another_device_reads_is_not_hidden() {
+async fn cursor_of_other_device_hides_nothing() {
     let mut realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.all_done(1, [send(2, "ann", "early")]).await;
@@ -371,7 +371,7 @@ async fn what_another_device_reads_is_not_hidden() {
 
 /// READ-7: a device keeps its cursors when its new session evicts an older one.
 #[tokio::test]
-async fn a_device_that_logs_in_again_and_again_keeps_its_reading() {
+async fn cursor_is_kept_when_device_logs_in_repeatedly() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm
@@ -390,7 +390,7 @@ async fn a_device_that_logs_in_again_and_again_keeps_its_reading() {
 
 /// READ-7: this also holds if the device's only session is evicted by its next one.
 #[tokio::test]
-async fn the_only_session_of_a_device_hands_its_reading_on() {
+async fn cursor_is_kept_when_only_session_of_device_is_evicted() {
     let directory = tempfile::tempdir().unwrap();
     let realm = Fixture {
         realm: open_with(&directory, |_, limits| limits.sessions_max = 1),
@@ -416,7 +416,7 @@ async fn the_only_session_of_a_device_hands_its_reading_on() {
 /// READ-7: a new device takes over all cursors, even if there are more than are listed at once. A
 /// device key that begins with a slash is not taken for a mailbox.
 #[tokio::test]
-async fn a_new_device_takes_over_any_number_of_cursors() {
+async fn cursors_beyond_list_limit_are_taken_over_by_new_device() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.register(device(b'/'), "bob").await;
@@ -459,7 +459,7 @@ async fn a_new_device_takes_over_any_number_of_cursors() {
 
 /// READ-8: entries that another device has read are marked. Those that this one has read are not.
 #[tokio::test]
-async fn what_another_device_has_read_is_marked() {
+async fn mailbox_marks_entries_read_by_other_device() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
@@ -489,7 +489,7 @@ async fn pushed(watch: &mut Watch<Embedded>) -> Push {
 
 /// READ-8, READ-6, WATCH-1: pushed entries are marked too. A group made again shows its own only.
 #[tokio::test]
-async fn a_watch_marks_what_another_device_has_read() {
+async fn watch_marks_entries_read_by_other_device() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
@@ -531,7 +531,7 @@ async fn a_watch_marks_what_another_device_has_read() {
 /// WATCH-1, WATCH-5: the cursors that `watch` and `unread` name are confirmed durably before the
 /// answer, also if the session's use is recorded at the same moment.
 #[tokio::test]
-async fn cursors_of_watch_and_unread_are_confirmed() {
+async fn cursor_named_by_watch_or_unread_is_confirmed() {
     let mut realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let sends = (2..6).map(|number| send(number, "ann", "x"));
@@ -578,7 +578,7 @@ async fn cursors_of_watch_and_unread_are_confirmed() {
 
 /// READ-6, WATCH-1: a cursor from before a restore from an older copy hides nothing.
 #[tokio::test]
-async fn a_watch_with_a_cursor_that_is_ahead_shows_what_is_there() {
+async fn watch_with_cursor_ahead_of_mailbox_shows_entries() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm

@@ -70,7 +70,7 @@ async fn carry_at(
 
 /// PEER-5: a queue is bounded, and counts its messages.
 #[tokio::test]
-async fn what_waits_is_counted() {
+async fn queue_counts_messages_and_refuses_when_full() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -107,7 +107,7 @@ async fn what_waits_is_counted() {
 /// PEER-6: a message that has waited for a week is given up, and its sender is told, whether the
 /// peer answers or not.
 #[tokio::test]
-async fn a_message_that_is_too_old_comes_back() {
+async fn queue_message_older_than_one_week_is_returned() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -147,7 +147,7 @@ async fn a_message_that_is_too_old_comes_back() {
 /// PEER-14: a message that the peer does not accept makes way for those behind it, once the peer
 /// has promised never to deliver it under its old number.
 #[tokio::test]
-async fn a_message_that_is_not_taken_makes_way() {
+async fn queue_message_refused_four_times_makes_way_once_withdrawn() {
     let (fixture, mut errands) = with_beta().await;
     let realm = &fixture.realm;
     fixture.ask(device(1), sendrealm(2, "poison")).await;
@@ -215,7 +215,7 @@ async fn a_message_that_is_not_taken_makes_way() {
 /// PEER-14: a withdrawn message is never delivered under its number. A delivered message is not
 /// withdrawn.
 #[tokio::test]
-async fn what_is_withdrawn_is_not_delivered() {
+async fn delivery_of_withdrawn_message_is_refused() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -253,7 +253,7 @@ async fn what_is_withdrawn_is_not_delivered() {
 /// repeat of a command was answered *queued* while the first still waited for the peer's answer.
 /// That answer went to a link that was gone, and no notice was written.
 #[tokio::test]
-async fn who_was_answered_queued_hears_of_a_refusal() {
+async fn delivery_refusal_is_told_to_sender_answered_queued() {
     let (fixture, mut errands) = with_beta().await;
     let beta = "beta".parse().unwrap();
     let repeats = async {
@@ -301,7 +301,7 @@ async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Re
 /// PEER-17: a message that waits behind others is returned when its deadline passes, and is not
 /// sent any more.
 #[tokio::test]
-async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
+async fn queue_message_past_deadline_is_returned_before_its_turn() {
     let (fixture, mut errands) = with_beta().await;
     introduced(&fixture.realm, &mut errands).await;
     fixture.ask(device(1), sendrealm(2, "first")).await;
@@ -349,7 +349,7 @@ async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
 /// PEER-17: a message that may have been delivered is withdrawn first, and the peer's answer
 /// decides.
 #[tokio::test]
-async fn a_message_that_may_have_been_delivered_is_withdrawn_first() {
+async fn queue_message_maybe_delivered_is_withdrawn_before_return() {
     for was_delivered in [false, true] {
         let (fixture, mut errands) = with_beta().await;
         introduced(&fixture.realm, &mut errands).await;
@@ -383,7 +383,7 @@ async fn a_message_that_may_have_been_delivered_is_withdrawn_first() {
 /// PEER-17: a message that was returned before its turn is still in the queue after a restart, and
 /// is not returned again. Found by the simulator.
 #[tokio::test]
-async fn a_restart_gives_nothing_back_twice() {
+async fn queue_message_returned_before_restart_is_not_returned_again() {
     let (fixture, mut errands) = with_beta().await;
     introduced(&fixture.realm, &mut errands).await;
     fixture.ask(device(1), sendrealm(2, "first")).await;
@@ -404,7 +404,7 @@ async fn a_restart_gives_nothing_back_twice() {
 
 /// PEER-17: after a restart the queue is searched for deadlines.
 #[tokio::test]
-async fn a_restart_forgets_no_time() {
+async fn queue_deadlines_are_found_again_after_restart() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
@@ -442,7 +442,7 @@ fn numbered(bytes: &[u8]) -> (u64, u64, Vec<u8>) {
 /// numbered in another epoch. Before, a realm restored from a copy sent a user the same text as
 /// after the copy, was told that it had been delivered, and nothing was stored.
 #[tokio::test]
-async fn each_start_numbers_in_an_epoch_of_its_own() {
+async fn queue_numbers_messages_in_new_epoch_after_each_start() {
     let (fixture, mut errands) = with_beta().await;
     fixture.ask(device(1), sendrealm(2, "hello")).await;
     let busy = Answer::Refused(Refusal::busy(100));
@@ -469,7 +469,7 @@ async fn each_start_numbers_in_an_epoch_of_its_own() {
 /// when it is its turn again. Before, a peer that always answered so made the realm send as fast as
 /// it could, for a week.
 #[tokio::test]
-async fn a_message_whose_number_is_used_is_numbered_anew() {
+async fn queue_message_whose_number_is_used_gets_new_number() {
     let (fixture, mut errands) = with_beta().await;
     let realm = &fixture.realm;
     fixture.ask(device(1), sendrealm(2, "one")).await;
@@ -496,7 +496,7 @@ async fn a_message_whose_number_is_used_is_numbered_anew() {
 /// PEER-6: a message that is damaged beyond reading does not block the queue. A delivered message
 /// is not remembered until its deadline (PEER-17).
 #[tokio::test(start_paused = true)]
-async fn damaged_message_is_passed_over_and_a_delivered_one_forgotten() {
+async fn queue_passes_over_damaged_message_and_forgets_delivered_one() {
     let (fixture, mut errands) = with_beta().await;
     let beta: RealmId = "beta".parse().unwrap();
     let mut batch = Batch::new();
@@ -526,7 +526,7 @@ async fn damaged_message_is_passed_over_and_a_delivered_one_forgotten() {
 /// PEER-5: a message that cannot be read now, for example one queued by a newer release, is not
 /// lost. It waits, and is not passed over.
 #[tokio::test(start_paused = true)]
-async fn message_of_a_newer_release_waits() {
+async fn queue_message_of_newer_release_waits() {
     let (fixture, _errands) = with_beta().await;
     let beta: RealmId = "beta".parse().unwrap();
     let mut batch = Batch::new();

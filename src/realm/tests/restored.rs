@@ -25,7 +25,7 @@ use crate::{
 /// side sees that the realm has begun a new life, and the realm sees which life the other side
 /// knew. The peering begins anew.
 #[tokio::test(start_paused = true)]
-async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
+async fn peering_with_restored_realm_begins_again() {
     for was_in in [false, true] {
         let sides = peering().await;
         if !was_in {
@@ -65,7 +65,7 @@ async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
 /// time. The peer names a number that the copy does not know, of a life that it does not know. The
 /// peering begins anew each time. Before, the memberships of the copy stayed on one side for good.
 #[tokio::test(start_paused = true)]
-async fn peering_with_a_realm_restored_twice_is_begun_anew_each_time() {
+async fn peering_with_realm_restored_twice_begins_again_each_time() {
     let sides = peering().await;
     come_to_terms(&sides).await;
     let copy: Memory = sides[0].store.memory().clone();
@@ -93,7 +93,7 @@ async fn peering_with_a_realm_restored_twice_is_begun_anew_each_time() {
 /// Nobody joins before the two agree. Formerly, a membership that was made meanwhile ended on one
 /// side when they agreed.
 #[tokio::test(start_paused = true)]
-async fn nobody_joins_before_a_realm_that_is_added_again_agrees() {
+async fn peering_with_realm_added_again_refuses_joins_until_agreed() {
     let sides = peering().await;
     let [alpha, beta] = &sides;
     alpha.way.is_cut.store(true, Ordering::SeqCst);
@@ -120,7 +120,7 @@ async fn nobody_joins_before_a_realm_that_is_added_again_agrees() {
 /// the realm. Nobody joins there before the two agree. Formerly, a membership that was made
 /// meanwhile ended there when they agreed, and nobody here was told.
 #[tokio::test(start_paused = true)]
-async fn nobody_joins_before_a_configured_realm_agrees() {
+async fn peering_with_configured_realm_refuses_joins_until_agreed() {
     let sides = peering().await;
     come_to_terms(&sides).await;
     // The store is lost, and the configuration is not.
@@ -189,7 +189,7 @@ impl Side {
 /// PEER-26, PEER-29: in a replica that is read anew, the posts of users here are still theirs, as
 /// often as they posted them and no more often.
 #[tokio::test(start_paused = true)]
-async fn copy_that_is_read_anew_has_each_message_of_its_own_users() {
+async fn replica_read_again_has_each_post_of_local_users() {
     let sides = peering().await;
     let [alpha, beta] = &sides;
     for (number, text) in [(20, "mine"), (21, "mine"), (22, "another")] {
@@ -251,7 +251,7 @@ async fn leave(sides: &[Side; 2], number: u64) {
 /// PEER-27: a late answer to a request of a former peering ends nothing of the current one, because
 /// the other side would not be told.
 #[tokio::test(start_paused = true)]
-async fn late_answer_of_a_former_peering_ends_nothing() {
+async fn peering_is_not_ended_by_late_answer_of_former_one() {
     let sides = peering().await;
     let [alpha, beta] = &sides;
     let before = beta.realm.peer_now(beta.other()).await.unwrap().unwrap();
@@ -274,7 +274,7 @@ async fn late_answer_of_a_former_peering_ends_nothing() {
 /// PEER-29: a number that was told before any life of the store had begun, as on a full disk, does
 /// not count as forgotten by the store.
 #[tokio::test(start_paused = true)]
-async fn number_of_no_life_is_not_one_that_was_forgotten() {
+async fn peering_number_told_before_first_life_ends_nothing() {
     let stores = [Held::default(), Held::default()];
     let sides = peering_of(connected(&stores[0], &stores[1])).await;
     let sides = connected(&sides[0].store, &sides[1].store);
@@ -288,7 +288,7 @@ async fn number_of_no_life_is_not_one_that_was_forgotten() {
 /// simulator (seed 12298373): what was assigned in a life was taken for what a copy from before
 /// that life holds.
 #[tokio::test(start_paused = true)]
-async fn a_group_is_read_only_in_a_life_that_was_noted() {
+async fn replica_is_not_read_until_life_is_recorded() {
     let sides = peering().await;
     come_to_terms(&sides).await;
     let sides = connected(&sides[0].store, &sides[1].store);

@@ -96,7 +96,7 @@ pub async fn kept(retention: Retention) -> Fixture {
 /// READ-11: the reader is told of the unread entries that are gone, at a position that can be
 /// confirmed, and not of the read ones.
 #[tokio::test]
-async fn what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read() {
+async fn retention_deletes_old_entries_and_tells_of_unread_ones() {
     let mut fixture = kept(RETENTION).await;
     fixture.send_many(2, 0..6, "bob").await;
     fixture.confirm(2, 4).await;
@@ -137,7 +137,7 @@ async fn what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read() {
 /// READ-10: beyond the number or size limit the oldest entries are deleted, read or not, also while
 /// nobody reads. READ-6: positions go on.
 #[tokio::test]
-async fn a_mailbox_keeps_so_many_messages_and_bytes_and_no_more() {
+async fn retention_bounds_entries_and_bytes_of_mailbox() {
     let mut fixture = kept(RETENTION).await;
     for day in 0..5 {
         let first = 2 + u64::from(day) * 60;
@@ -187,7 +187,7 @@ async fn a_mailbox_keeps_so_many_messages_and_bytes_and_no_more() {
 /// READ-10: in a mailbox with one message an hour, unread entries are deleted one after another
 /// when they are ten days old: not all at once, and not never.
 #[tokio::test]
-async fn unread_messages_of_a_busy_mailbox_go_one_after_another() {
+async fn retention_deletes_unread_entries_of_busy_mailbox_one_by_one() {
     let mut fixture = kept(Retention {
         entries: None,
         bytes: Some(1 << 20),
@@ -221,7 +221,7 @@ async fn unread_messages_of_a_busy_mailbox_go_one_after_another() {
 
 /// READ-10: the bound also holds for a mailbox that grows in one pass by more than is read at once.
 #[tokio::test]
-async fn a_mailbox_that_grows_fast_is_counted_to_its_end() {
+async fn retention_counts_fast_growing_mailbox_to_its_end() {
     let fixture = kept(RETENTION).await;
     let place = MailboxLog::private("bob".parse().unwrap());
     for _ in 0..6 {
@@ -244,7 +244,7 @@ async fn a_mailbox_that_grows_fast_is_counted_to_its_end() {
 /// READ-10: a clock set to another year deletes nothing, and entries do not age while the realm is
 /// stopped.
 #[tokio::test]
-async fn messages_age_while_the_realm_runs_whatever_its_clock_says() {
+async fn retention_ages_entries_by_running_time_whatever_clock_says() {
     let mut fixture = kept(RETENTION).await;
     fixture.send_many(2, 0..3, "bob").await;
     fixture.confirm(2, 3).await;
@@ -260,7 +260,7 @@ async fn messages_age_while_the_realm_runs_whatever_its_clock_says() {
 /// READ-10: a group's messages are deleted once all members of this realm have read them. What is
 /// left of an ended group is deleted at once.
 #[tokio::test]
-async fn a_group_is_kept_until_its_members_have_read_it() {
+async fn retention_keeps_group_messages_until_members_have_read_them() {
     let mut fixture = kept(RETENTION).await;
     fixture.register(device(3), "eve").await;
     let group = || "g".parse().unwrap();
@@ -329,7 +329,7 @@ async fn a_group_is_kept_until_its_members_have_read_it() {
 /// READ-11: the read of an entry that is deleted meanwhile is not continued with the end of another
 /// entry.
 #[tokio::test]
-async fn an_entry_that_goes_while_it_is_read_is_not_mixed_with_another() {
+async fn retention_deleting_entry_being_read_does_not_mix_entries() {
     let fixture = kept(RETENTION).await;
     let long = "x".repeat(900);
     for n in 2..4 {
@@ -365,7 +365,7 @@ async fn an_entry_that_goes_while_it_is_read_is_not_mixed_with_another() {
 
 /// READ-11: a watch is told of gone entries as a read is, also of those deleted while it waits.
 #[tokio::test]
-async fn a_watch_is_told_what_is_gone() {
+async fn watch_tells_of_entries_that_are_gone() {
     let fixture = kept(RETENTION).await;
     fixture.send_many(2, 0..5, "bob").await;
     let mut batch = Batch::new();
@@ -397,7 +397,7 @@ async fn a_watch_is_told_what_is_gone() {
 /// A store from before retention limits keeps everything until its operator sets a limit. A new
 /// store begins with the default, and keeps it.
 #[tokio::test]
-async fn an_older_store_keeps_everything_until_it_is_told_otherwise() {
+async fn retention_of_older_store_is_unlimited_until_configured() {
     let fixture = Fixture::new();
     let default = (Keeping::Default, Retention::DEFAULT);
     assert_eq!(fixture.realm.begin_keeping(None).await, default);
@@ -425,7 +425,7 @@ pub async fn count(realm: &Realm<Embedded>, kind: &[u8]) -> usize {
 
 /// SES-8: an expired session is deleted with all its records, and no other session is.
 #[tokio::test]
-async fn sessions_that_have_expired_leave_the_store() {
+async fn session_that_has_expired_is_deleted_with_its_records() {
     let mut fixture = kept(Retention::FOREVER).await;
     fixture.send_many(2, 0..1, "bob").await;
     fixture.confirm(2, 1).await;
@@ -454,7 +454,7 @@ async fn sessions_that_have_expired_leave_the_store() {
 /// EXACT-14: the answers to a device without a session are deleted, and its numbers stay used. No
 /// recorded command takes effect again.
 #[tokio::test]
-async fn numbers_of_a_device_that_is_gone_stay_used() {
+async fn dedup_numbers_of_device_without_session_stay_used() {
     let mut fixture = kept(Retention::FOREVER).await;
     for n in 2..40 {
         fixture.ask(device(1), send(n, "bob", "x")).await;

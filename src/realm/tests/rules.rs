@@ -4,7 +4,7 @@ use super::*;
 
 /// ACC-1, READ-1: registered users send each other messages, and positions begin at 1.
 #[tokio::test]
-async fn two_users_write_to_each_other() {
+async fn mailbox_receives_messages_of_other_user() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.register(device(2), "bob").await;
@@ -19,7 +19,7 @@ async fn two_users_write_to_each_other() {
 
 /// ACC-2, ACC-3: a wrong password and an unknown user get the same answer.
 #[tokio::test]
-async fn wrong_credentials_are_one_error() {
+async fn account_wrong_password_and_unknown_user_answer_equally() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let wrong = refused(ErrorCode::BadCredentials);
@@ -39,7 +39,7 @@ async fn wrong_credentials_are_one_error() {
 }
 
 #[tokio::test]
-async fn what_is_over_a_limit_has_its_own_error() {
+async fn limits_exceeded_are_refused_with_limit() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let long = "x".repeat(1001);
@@ -84,7 +84,7 @@ async fn what_is_over_a_limit_has_its_own_error() {
 /// SES-1, SES-3: another device cannot use a leaked session id. On a plain link the id is all that
 /// a session needs.
 #[tokio::test]
-async fn a_session_belongs_to_its_device() {
+async fn session_cannot_be_used_by_other_device() {
     let realm = Fixture::new();
     let id = realm.register(device(1), "ann").await;
     let whoami = |session| Command::WhoAmI(command::WhoAmI { session });
@@ -128,7 +128,7 @@ async fn a_session_belongs_to_its_device() {
 
 /// SES-2: the store holds no session id.
 #[tokio::test]
-async fn a_session_id_is_not_in_the_store() {
+async fn session_id_is_not_in_store() {
     let realm = Fixture::new();
     let ids = [
         realm.register(device(1), "ann").await,
@@ -155,7 +155,7 @@ async fn a_session_id_is_not_in_the_store() {
 
 /// SES-7: setting the clock while the realm runs ends no session, and a wrong clock loses nothing.
 #[tokio::test]
-async fn a_clock_that_jumps_ends_no_session() {
+async fn session_is_not_ended_by_clock_jump() {
     let mut realm = Fixture::new();
     realm.register(device(1), "ann").await;
     for wall in [0, NOW + 10 * 365 * DAY, NOW - 10 * 365 * DAY, u32::MAX, NOW] {
@@ -172,7 +172,7 @@ async fn a_clock_that_jumps_ends_no_session() {
 
 /// SES-4: a session that is unused for its lifetime ends.
 #[tokio::test]
-async fn a_session_unused_for_its_lifetime_ends() {
+async fn session_unused_for_its_lifetime_ends() {
     let mut realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let whoami = Command::WhoAmI(command::WhoAmI {
@@ -196,7 +196,7 @@ async fn a_session_unused_for_its_lifetime_ends() {
 
 /// SES-5, SES-6: sessions are listed and revoked, and their number is bounded.
 #[tokio::test]
-async fn sessions_are_listed_and_revoked_and_have_an_end() {
+async fn sessions_are_listed_revoked_and_bounded() {
     let mut realm = Fixture::new();
     realm.register(device(1), "ann").await;
     for n in 2..=3 {
@@ -249,7 +249,7 @@ async fn sessions_are_listed_and_revoked_and_have_an_end() {
 
 /// ACC-4: a new password ends the user's other sessions.
 #[tokio::test]
-async fn a_new_password_ends_the_other_sessions() {
+async fn password_change_ends_other_sessions() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     session_in(&realm.ask(device(2), auth(1, "ann", "correct horse")).await);
@@ -287,7 +287,7 @@ async fn a_new_password_ends_the_other_sessions() {
 
 /// READ-2, READ-3, READ-5: a read continues behind the position that its reader has confirmed.
 #[tokio::test]
-async fn a_read_goes_on_where_the_reader_has_confirmed() {
+async fn cursor_confirmed_makes_next_read_continue_behind_it() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     for number in 2..=6 {
@@ -337,7 +337,7 @@ async fn a_read_goes_on_where_the_reader_has_confirmed() {
 
 /// READ-4: a page is no larger than the link carries, and no larger than the reader asks for.
 #[tokio::test]
-async fn pages_fit_what_they_are_asked_to_fit() {
+async fn page_fits_link_and_requested_size() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     for number in 2..=4 {
@@ -393,7 +393,7 @@ async fn pages_fit_what_they_are_asked_to_fit() {
 
 /// HS-7, WIRE-13: a command that is malformed, unknown or not allowed as early data is refused.
 #[tokio::test]
-async fn what_cannot_be_understood_or_trusted_is_refused() {
+async fn command_malformed_unknown_or_not_allowed_early_is_refused() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let early = Caller {
@@ -444,7 +444,7 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
 
 /// ACC-8: only the realm itself makes notices, such as that a message came back.
 #[tokio::test]
-async fn what_means_something_to_programs_is_the_realms_own() {
+async fn notice_content_from_user_or_peer_is_refused() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.register(device(2), "bob").await;

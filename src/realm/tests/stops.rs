@@ -60,7 +60,7 @@ async fn entries(store: &Faulty) -> usize {
 /// READ-10: if a realm is stopped while it deletes old messages, it deletes the rest at its next
 /// start, and not only after the same time again.
 #[tokio::test]
-async fn what_was_to_go_goes_after_a_stop() {
+async fn retention_interrupted_by_stop_continues_at_next_start() {
     let store = Faulty::default();
     let realm = realm_of(&store);
     realm.begin_keeping(Some(A_DAY)).await;
@@ -89,7 +89,7 @@ async fn what_was_to_go_goes_after_a_stop() {
 /// READ-10: an entry that is added while the realm looks at other mailboxes does not count as older
 /// than it is.
 #[tokio::test]
-async fn what_comes_during_a_step_is_not_taken_for_older() {
+async fn retention_does_not_age_new_entry_by_time_before_it() {
     let store = Faulty::default();
     let realm = realm_of(&store);
     realm.begin_keeping(Some(A_DAY)).await;
@@ -116,7 +116,7 @@ async fn what_comes_during_a_step_is_not_taken_for_older() {
 /// first. Before, at its second start it was taken for one from before retention limits, and kept
 /// everything for ever.
 #[tokio::test]
-async fn new_store_on_a_full_disk_keeps_the_default() {
+async fn disk_full_at_first_start_keeps_default_retention() {
     let default = (Keeping::Default, Retention::DEFAULT);
     for is_life_first in [false, true] {
         let store = Faulty::default();
@@ -157,7 +157,7 @@ fn realm_on(directory: &TempDir, is_full: &Arc<AtomicBool>) -> Realm<Embedded> {
 /// value. Before, it was refused while the disk was full, and the next start went back by all of
 /// that time.
 #[tokio::test]
-async fn running_time_is_written_on_a_full_disk() {
+async fn disk_full_still_allows_write_of_running_time() {
     let directory = tempfile::tempdir().unwrap();
     let is_full = Arc::default();
     let realm = realm_on(&directory, &is_full);
@@ -176,7 +176,7 @@ async fn running_time_is_written_on_a_full_disk() {
 /// HS-14: a life is also written on a full disk. Before, it was not, and the former life went on:
 /// what was assigned afterwards was taken for what an older copy holds.
 #[tokio::test]
-async fn life_is_written_on_a_full_disk() {
+async fn disk_full_still_allows_write_of_life() {
     let directory = tempfile::tempdir().unwrap();
     let is_full = Arc::new(AtomicBool::new(true));
     let mut named = BTreeSet::new();
@@ -195,7 +195,7 @@ async fn life_is_written_on_a_full_disk() {
 /// so it expired while in use. There was no space for another session, and its user could no longer
 /// read.
 #[tokio::test]
-async fn session_in_use_outlives_a_full_disk() {
+async fn disk_full_does_not_end_session_in_use() {
     let directory = tempfile::tempdir().unwrap();
     let is_full = Arc::default();
     let realm = realm_on(&directory, &is_full);
@@ -236,7 +236,7 @@ async fn session_in_use_outlives_a_full_disk() {
 /// PEER-19: damaged records of one ended group do not keep a user from being told of another.
 /// Before, the damaged one was always tried first.
 #[tokio::test]
-async fn damage_to_one_ended_group_holds_no_other_up() {
+async fn group_end_with_damaged_records_does_not_block_another() {
     let (crew, bob) = ("crew".parse().unwrap(), "bob".parse().unwrap());
     let realms: [RealmId; 2] = ["beta".parse().unwrap(), "gamma".parse().unwrap()];
     let tell = |realm| records::ending(records::Ending::Tell, Some(realm), crew, 7);
@@ -290,7 +290,7 @@ async fn damage_to_one_ended_group_holds_no_other_up() {
 
 /// SES-8, READ-10: a record that cannot be read does not keep later ones from being deleted.
 #[tokio::test]
-async fn damage_keeps_nothing_behind_it_from_leaving() {
+async fn retention_passes_over_unreadable_records() {
     let store = Faulty::default();
     let realm = realm_of(&store);
     realm.begin_keeping(Some(A_DAY)).await;
@@ -346,7 +346,7 @@ fn sendrealm(text: &str) -> Request<'_> {
 
 /// PEER-17: a message that the disk did not allow to be returned to its sender is returned later.
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_given_back_is_given_back_later() {
+async fn queue_message_not_returned_after_disk_error_is_returned_later() {
     let store = Faulty::default();
     let realm = realm_of(&store);
     let ask = async |bytes: Vec<u8>| {
@@ -382,7 +382,7 @@ async fn what_could_not_be_given_back_is_given_back_later() {
 
 /// PEER-11: a peer's introduction is accepted only if all replicas of its groups can be read on.
 #[tokio::test]
-async fn introduction_is_repeated_where_copies_cannot_be_listed() {
+async fn introduction_is_refused_while_replicas_cannot_be_listed() {
     let store = Faulty::default();
     let realm = realm_of(&store);
     let address = ("192.0.2.9".to_string(), 6377);

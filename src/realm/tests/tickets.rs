@@ -53,7 +53,7 @@ impl Fixture {
 /// HS-20: the copies of a profile have one ticket each, also if the tickets are written
 /// concurrently.
 #[tokio::test]
-async fn tickets_that_are_kept_at_once_are_all_kept() {
+async fn tickets_written_concurrently_are_all_kept() {
     let fixture = Fixture::new();
     fixture.register(Some(device(1)), "ann").await;
     tokio::join!(
@@ -68,7 +68,7 @@ async fn tickets_that_are_kept_at_once_are_all_kept() {
 
 /// HS-20: a ticket is found after a restart.
 #[tokio::test]
-async fn ticket_is_found_after_a_restart() {
+async fn ticket_is_found_after_restart() {
     let fixture = Fixture::new();
     fixture.register(Some(device(1)), "ann").await;
     fixture.keep(7, 1, 3).await;
@@ -89,7 +89,7 @@ async fn ticket_is_found_after_a_restart() {
 
 /// HS-20: no tickets are kept of strangers, and a ticket ends with its session.
 #[tokio::test]
-async fn ticket_is_good_as_long_as_its_session() {
+async fn ticket_is_valid_as_long_as_its_session() {
     let fixture = Fixture::new();
     fixture.keep(7, 1, 3).await;
     assert!(fixture.realm.has_no_tickets().await);
@@ -103,7 +103,7 @@ async fn ticket_is_good_as_long_as_its_session() {
 
 /// HS-20: a ticket is valid for a day, and is deleted after that.
 #[tokio::test]
-async fn ticket_is_forgotten_after_a_day() {
+async fn ticket_older_than_one_day_is_deleted() {
     let mut fixture = Fixture::new();
     fixture.register(Some(device(1)), "ann").await;
     fixture.keep(7, 1, 3).await;
@@ -122,7 +122,7 @@ async fn ticket_is_forgotten_after_a_day() {
 /// HS-20: the day begins with the handshake, whenever the ticket is written, and goes on while the
 /// realm is down. Before, a ticket was valid until the realm had been running for a day.
 #[tokio::test]
-async fn day_of_a_ticket_begins_with_its_handshake() {
+async fn ticket_lifetime_begins_with_its_handshake() {
     let mut fixture = Fixture::new();
     fixture.now.running += DAY;
     fixture.now.wall += DAY;
@@ -149,7 +149,7 @@ async fn day_of_a_ticket_begins_with_its_handshake() {
 
 /// HS-20: the copies of a profile have one ticket each, up to four.
 #[tokio::test]
-async fn device_has_few_tickets() {
+async fn tickets_of_one_device_are_at_most_four() {
     let fixture = Fixture::new();
     fixture.register(Some(device(1)), "ann").await;
     for id in 1..=6 {
@@ -171,7 +171,7 @@ async fn device_has_few_tickets() {
 /// HS-21: the validated address of a ticket that was kept without one is kept once it is known, and
 /// no other replaces it. For a ticket that does not exist nothing is kept.
 #[tokio::test]
-async fn place_of_a_ticket_is_kept_once_it_is_known() {
+async fn ticket_without_address_keeps_first_validated_one() {
     let fixture = Fixture::new();
     fixture.register(Some(device(1)), "ann").await;
     let without = Returning {

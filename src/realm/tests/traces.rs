@@ -18,7 +18,7 @@ async fn group_cursors(fixture: &Fixture) -> usize {
 /// READ-6: cursors of an ended group are deleted. Those of a group that is made again stay, as do
 /// those of a replica that can be read.
 #[tokio::test]
-async fn cursors_of_groups_that_have_ended_leave_the_store() {
+async fn cursors_of_ended_group_are_deleted() {
     let fixture = kept(Retention::FOREVER).await;
     let group: GroupName = "g".parse().unwrap();
     fixture.send_many(2, 0..1, "bob").await;
@@ -107,7 +107,7 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
 /// EXACT-14: nothing of a plain link's session stays for good, because the session never comes
 /// back. Until then repeats are answered as for any session.
 #[tokio::test]
-async fn numbers_of_a_plain_session_that_has_ended_leave_the_store() {
+async fn dedup_numbers_of_ended_plain_session_are_deleted() {
     let mut fixture = kept(Retention::FOREVER).await;
     // One more for the session of bob's device: among sessions used at the same time any may be
     // evicted.

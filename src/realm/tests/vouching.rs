@@ -111,7 +111,7 @@ fn unconfirmed(who: &str, text: &str) -> (String, u8, String) {
 
 /// PEER-26: each post of a user here vouches for one entry, also across a restart.
 #[tokio::test(start_paused = true)]
-async fn a_copy_has_in_the_name_of_users_here_what_they_have_sent() {
+async fn replica_confirms_each_post_of_local_user_once() {
     let store = Held::default();
     let (realm, mut errands) = with_crew(&store).await;
     for (number, text) in [(3, "hi"), (4, "hi"), (5, "yo")] {
@@ -171,7 +171,7 @@ async fn pass(realm: &Realm<Held>, now: Moment) {
 /// PEER-26: the record of a post that is never read back is deleted at last. So are all records of
 /// a removed realm.
 #[tokio::test(start_paused = true)]
-async fn what_is_noted_of_posts_has_an_end() {
+async fn replica_post_record_never_read_back_is_deleted() {
     let store = Held::default();
     let (realm, _errands) = with_crew(&store).await;
     post(&realm, 3, "one").await;

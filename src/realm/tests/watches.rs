@@ -85,7 +85,7 @@ impl Watching {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_ends_with_its_session() {
+async fn watch_ends_with_its_session() {
     let handle = async |at: &Watching| {
         let Answer::Sessions(all) = at
             .ask(2, Command::Sessions(command::Sessions { session: SESSION }))
@@ -140,7 +140,7 @@ async fn a_watch_ends_with_its_session() {
 
 /// SES-4: a watch without pushes does not use its session. A push does.
 #[tokio::test(start_paused = true)]
-async fn a_watch_ends_when_its_session_has_not_been_used() {
+async fn watch_without_pushes_ends_with_unused_session() {
     let day = Duration::from_hours(24);
     let mut at = Watching::new().await;
     let ended = at.ends().await;
@@ -236,7 +236,7 @@ async fn most_read_ahead(realm: &Arc<Realm<Held>>, command: &[u8], groups: usize
 /// A watch over many mailboxes with unread entries reads a bounded part of them ahead, and pushes
 /// all.
 #[tokio::test]
-async fn a_watch_reads_ahead_no_more_than_it_may() {
+async fn watch_over_many_mailboxes_reads_bounded_part_ahead() {
     let (realm, command) = with_backlog(40).await;
     let most = most_read_ahead(&realm, &command, 40).await;
     assert!(most <= 64 << 10, "{most}");
@@ -292,7 +292,7 @@ async fn watches_of_one_account_leave_room_for_others() {
 /// LINK-13: an entry that an earlier release accepted may be longer than clients reassemble. Its
 /// first fragment is pushed, and the rest is read.
 #[tokio::test]
-async fn long_entry_is_pushed_in_its_first_piece() {
+async fn push_of_long_entry_carries_first_fragment() {
     let directory = tempfile::tempdir().unwrap();
     let realm = Arc::new(open_with(&directory, |_, limits| {
         limits.max_message = 100_000;

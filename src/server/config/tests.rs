@@ -3,13 +3,13 @@
 use super::*;
 
 #[test]
-fn an_empty_file_is_the_default() {
+fn config_empty_file_is_default() {
     assert_eq!(Config::parse("").unwrap(), Config::default());
     assert_eq!(Config::default().listeners().len(), 1);
 }
 
 #[test]
-fn the_file_of_the_repository_says_the_defaults() {
+fn config_file_of_repository_states_defaults() {
     let text = include_str!("../../../config.toml");
     let mut config = Config::parse(text).unwrap();
     assert_eq!(config.listeners(), Config::default().listeners());
@@ -34,7 +34,7 @@ fn the_file_of_the_repository_says_the_defaults() {
 }
 
 #[test]
-fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
+fn config_invalid_setting_is_refused_with_line_and_advice() {
     for (text, wanted) in [
         (
             "[realm]\nidd = \"x\"",
@@ -126,14 +126,14 @@ fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
 }
 
 #[test]
-fn a_file_that_is_missing_is_named() {
+fn config_file_missing_is_named() {
     let error = Config::load(Path::new("/nonexistent/config.toml")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/config.toml"));
 }
 
 /// What has not been read is never dropped before what has, also where only one of the two is said.
 #[test]
-fn retention_that_is_said_in_part_contradicts_nothing() {
+fn retention_set_in_part_never_drops_unread_before_read() {
     let configured = |text: &str| {
         let config = Config::parse(&format!("[retention]\n{text}")).unwrap();
         config.retention.configured().unwrap()

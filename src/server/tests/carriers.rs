@@ -34,7 +34,7 @@ impl Asking {
 /// PEER-5: an unreadable peer does not delay the others. It gets its own introduction once it can
 /// be read again.
 #[tokio::test(start_paused = true)]
-async fn peer_that_cannot_be_read_holds_no_other_up() {
+async fn peer_unreadable_does_not_delay_other_peers() {
     let beta = Key(b"r/beta"[..].into());
     for is_block in [false, true] {
         let store = Faulty::default();
@@ -64,7 +64,7 @@ async fn peer_that_cannot_be_read_holds_no_other_up() {
 
 /// PEER-17: an unreadable queue is searched again after growing waits. The other queues are not.
 #[tokio::test(start_paused = true)]
-async fn queue_that_cannot_be_read_has_no_other_read_again() {
+async fn queue_unreadable_is_searched_again_without_other_queues() {
     let store = Faulty::default();
     let (realm, errands) = realm_over(&store);
     list_both(&realm).await;
@@ -96,7 +96,7 @@ async fn queue_that_cannot_be_read_has_no_other_read_again() {
 
 /// PEER-17: a message behind a malformed entry is returned in time.
 #[tokio::test(start_paused = true)]
-async fn entry_that_makes_no_sense_hides_none_behind_it() {
+async fn queue_malformed_entry_does_not_hide_next_message() {
     let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     realm.note_running(LONG).await;
@@ -170,7 +170,7 @@ async fn deliveries(
 /// take anything now, or if this realm cannot record the outcome, the waits grow, however often a
 /// packet arrives. Otherwise two realms with full disks would wake each other.
 #[tokio::test(start_paused = true)]
-async fn contact_ends_the_wait_for_a_silent_peer_only() {
+async fn delivery_wait_ends_on_contact_from_silent_peer_only() {
     type Range = std::ops::Range<u32>;
     let busy = Answer::Refused(crate::wire::Refusal::busy(10));
     let cases: [(Option<Answer>, bool, Range); 4] = [

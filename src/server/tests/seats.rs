@@ -94,7 +94,7 @@ impl Listeners {
 /// PEER-24: a peer that has opened a link is asked on it, at whichever worker the link is. Fixed
 /// fault: only the first worker asked it, at an address where it could not be called.
 #[tokio::test(start_paused = true)]
-async fn a_peer_is_asked_at_the_worker_that_has_its_link() {
+async fn peer_request_goes_to_worker_that_has_link() {
     let mut listeners = Listeners::new().await;
     let mut second = listeners.seated(0, 2);
     second.proven(LinkId(7), BETA);
@@ -127,7 +127,7 @@ async fn a_peer_is_asked_at_the_worker_that_has_its_link() {
 /// PEER-24, PEER-16: a link at another listener is used if the peer cannot be called from the named
 /// one, and not before.
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_cannot_be_called_is_asked_at_another_listener() {
+async fn peer_request_to_uncallable_peer_uses_link_of_other_listener() {
     let mut listeners = Listeners::new().await;
     listeners.seated(1, 1).proven(LinkId(8), BETA);
     let told = listeners.ask(Dialing::Freely).await;
@@ -149,7 +149,7 @@ async fn a_peer_that_cannot_be_called_is_asked_at_another_listener() {
 
 /// PEER-24: if a peer's name does not resolve, the peer is asked on an open link.
 #[tokio::test]
-async fn a_peer_whose_name_leads_nowhere_is_asked_on_the_link_that_is_there() {
+async fn peer_request_to_unresolved_name_uses_open_link() {
     let mut listeners = Listeners::new().await;
     listeners.move_beta("no such host").await;
     assert!(listeners.ask(Dialing::Freely).await.await.is_err());
@@ -170,7 +170,7 @@ async fn a_peer_whose_name_leads_nowhere_is_asked_on_the_link_that_is_there() {
 /// PEER-23: a claimed address is tried a few times, under however many names it is claimed. An
 /// address of this machine, a broadcast or a multicast address is never tried.
 #[tokio::test]
-async fn a_claimed_address_is_tried_a_few_times_whatever_it_is_called() {
+async fn claim_of_one_address_under_many_names_is_tried_few_times() {
     let mut listeners = Listeners::new().await;
     for host in [
         "127.0.0.1",
@@ -290,7 +290,7 @@ impl Called {
 /// link leads to it. Once the peer has opened a link, this ends. Fixed fault: the link ended after
 /// `peer_idle`, and from then on no peer could reach the realm.
 #[tokio::test(start_paused = true)]
-async fn the_link_to_a_peer_that_can_open_none_is_kept_open() {
+async fn peer_link_of_uncallable_realm_is_kept_open() {
     let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
     let peer = SecretKey::from_bytes([2; 32]).public();
     let mut called = Called::new(&links);
@@ -323,7 +323,7 @@ async fn the_link_to_a_peer_that_can_open_none_is_kept_open() {
 /// time to time: the link that the peer opened may have been lost. Found by the simulator: a realm
 /// kept a link open for good that was not needed.
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_opens_no_link_is_introduced_to_again_from_time_to_time() {
+async fn introduction_to_peer_that_opens_no_link_is_repeated() {
     let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
     let peer = SecretKey::from_bytes([2; 32]).public();
     let called = Called::new(&links);
@@ -351,7 +351,7 @@ async fn a_peer_that_opens_no_link_is_introduced_to_again_from_time_to_time() {
 /// PEER-24: a realm to which a peer opens a link calls back once, to find out whether the peer can
 /// be called, unless it has just opened a link to the peer itself.
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_calls_is_called_back() {
+async fn dial_back_follows_link_opened_by_peer_once() {
     let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
     links.keep_only(&[BETA]);
     let seat = Seat {
@@ -415,7 +415,7 @@ async fn a_peer_that_calls_is_called_back() {
 /// link that was opened to it was lost. It is called back, at most once a minute. Found by the
 /// simulator: a realm kept a link open for good.
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_introduces_itself_on_a_link_that_is_there_is_called_back() {
+async fn dial_back_follows_introduction_on_open_link_once_per_minute() {
     let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
     let called = Called::new(&links);
     let peer = SecretKey::from_bytes([2; 32]).public();

@@ -18,7 +18,7 @@ fn after(times: u16) -> Watcher {
 /// HS-22: while watch records are being written, links migrate and watches end. Only the latest
 /// state of each link is written, once.
 #[tokio::test(start_paused = true)]
-async fn watchers_that_move_about_are_written_once() {
+async fn watch_records_of_migrating_links_are_written_once() {
     let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     let commits = Arc::new(AtomicUsize::new(0));

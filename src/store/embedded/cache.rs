@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_what_was_written_last() {
+    fn cache_returns_value_written_last() {
         let cache = Cache::new(3);
         assert_eq!(cache.get(&key(1)), Lookup::Unknown);
         cache.bring(&key(1), Some(&value(2, 9)), cache.committed());
@@ -277,7 +277,7 @@ mod tests {
     /// A late reader must not add an old value: it reads from the disk, then the value changes, and
     /// only then does the reader add it.
     #[test]
-    fn a_reader_who_is_late_brings_nothing_in() {
+    fn cache_late_reader_adds_no_old_value() {
         let cache = Cache::new(3);
         let asked = cache.committed();
         cache.changed(&key(1), &latest(4, Some(1)));
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_is_forgotten() {
+    fn cache_unused_value_is_forgotten() {
         let cache = Cache::new(3);
         let before = cache.committed();
         for n in 1..3 {
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_and_keeps_what_is_asked_for() {
+    fn cache_is_bounded_and_keeps_used_values() {
         let cache = Cache::new(0);
         let count = u32::try_from(3 * VALUES_BYTES / 1000).unwrap();
         cache.bring(&key(0), Some(&value(1, 5)), 0);

@@ -95,7 +95,7 @@ mod tests {
 
     /// The estimate covers each possible merge, also between deeper levels, and no more than that.
     #[test]
-    fn merge_of_each_level_is_counted() {
+    fn compaction_estimate_covers_merge_of_each_level() {
         for (mib, needed) in [
             ([0, 0, 0, 0, 0, 0, 0], 0),
             ([80, 0, 0, 0, 0, 0, 0], 80),

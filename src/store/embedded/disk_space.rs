@@ -370,7 +370,7 @@ mod tests {
 
     /// Each change of what may be written is logged once, with a remedy.
     #[test]
-    fn full_disk_is_logged_as_what_is_still_written() {
+    fn disk_full_change_is_logged_once_with_remedy() {
         let directory = tempfile::tempdir().unwrap();
         let free = Arc::new(AtomicU64::new(100));
         let seen = Arc::clone(&free);

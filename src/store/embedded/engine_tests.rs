@@ -50,7 +50,7 @@ async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
 
 /// What the system has only failed to read may be sound: nothing is given up for lost because a disk has failed once.
 #[test]
-fn failed_read_is_no_damage() {
+fn damage_is_not_assumed_after_failed_read() {
     use std::io::{Error, ErrorKind};
 
     let eio = || Error::from_raw_os_error(5);
@@ -73,7 +73,7 @@ fn failed_read_is_no_damage() {
 
 /// Tables are merged only when there is room for it: a merge that runs out of room ends the engine's worker.
 #[tokio::test]
-async fn merge_waits_for_room_and_goes_on() {
+async fn compaction_without_space_waits_and_continues() {
     let directory = tempfile::tempdir().unwrap();
     let (store, free) = store_with_merge_due(directory.path()).await;
     assert!(store.gate.as_ref().unwrap().0.arrival().waits);
@@ -90,7 +90,7 @@ async fn merge_waits_for_room_and_goes_on() {
 
 /// A store whose merge waits can be closed, and opened as often as anybody likes, with nothing wrong.
 #[tokio::test]
-async fn merge_that_waits_for_room_keeps_nobody_from_closing() {
+async fn compaction_waiting_for_space_does_not_prevent_close() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = store_with_merge_due(directory.path()).await;
     for _ in 0..2 {
@@ -108,7 +108,7 @@ async fn merge_that_waits_for_room_keeps_nobody_from_closing() {
 /// An engine that has stopped is found out about while nobody writes: it is to be opened again. On a disk without room for that,
 /// reading goes on.
 #[tokio::test]
-async fn engine_that_has_stopped_is_found_out_about_without_a_write() {
+async fn engine_stopped_is_detected_without_write() {
     for (left, is_opened_again) in [(10, false), (u64::MAX, true)] {
         let directory = tempfile::tempdir().unwrap();
         let free = Arc::new(AtomicU64::new(u64::MAX));
@@ -131,7 +131,7 @@ async fn engine_that_has_stopped_is_found_out_about_without_a_write() {
 
 /// A group that meets an engine that has stopped ends no reading while there is too little room to open the store again.
 #[tokio::test]
-async fn engine_that_has_stopped_ends_no_reading_while_it_cannot_be_opened_again() {
+async fn engine_stopped_on_full_disk_still_serves_reads() {
     let directory = tempfile::tempdir().unwrap();
     let (store, free) = store_with_room(directory.path(), 0, Bounds::default());
     // It cannot be compressed, so the journal takes as much.
@@ -155,7 +155,7 @@ async fn engine_that_has_stopped_ends_no_reading_while_it_cannot_be_opened_again
 /// What the engine has not written to files has an end, however long it merges tables; and then it is written, all of it. So its
 /// worker has few messages to read, too: a thousand of them would block it for ever.
 #[test]
-fn writer_holds_back_while_engine_lags_and_goes_on() {
+fn writer_waits_while_engine_lags_and_continues() {
     let (memtable, value) = (64 << 10, 8 << 10);
     let directory = tempfile::tempdir().unwrap();
     let store = store_with_memtables(directory.path(), memtable as u64);
@@ -198,7 +198,7 @@ fn writer_holds_back_while_engine_lags_and_goes_on() {
 
 /// Who stops a realm does not wait until the engine has made place: what waits for that is refused at once.
 #[test]
-fn writer_that_waits_for_place_stops_when_store_is_closed() {
+fn writer_waiting_for_engine_is_refused_at_close() {
     let directory = tempfile::tempdir().unwrap();
     let limits = memtables::Limits {
         bytes: 16 << 10,
@@ -251,7 +251,7 @@ fn writer_that_waits_for_place_stops_when_store_is_closed() {
 
 /// An engine whose worker has ended makes no place: that is an error, and is not waited for.
 #[test]
-fn writer_that_waits_for_an_engine_that_has_stopped_fails() {
+fn writer_waiting_for_stopped_engine_fails() {
     let directory = tempfile::tempdir().unwrap();
     let store = store_with_memtables(directory.path(), 16 << 10);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -344,7 +344,7 @@ fn copy_with_rot(made: &Path, copied: &Path, at: u64) {
 
 /// A batch that trims a log, or forgets it, and cannot read what that takes is refused by itself: others of its group are written.
 #[tokio::test]
-async fn trim_that_meets_damage_stops_nobody_else() {
+async fn damage_met_by_trim_refuses_only_that_batch() {
     let directory = tempfile::tempdir().unwrap();
     let log = Log(b"log"[..].into());
     let made = directory.path().join("made");
@@ -377,7 +377,7 @@ async fn trim_that_meets_damage_stops_nobody_else() {
 
 /// A block that cannot be read hides the logs in it, and none behind it: what is kept there could not be let go of for ever.
 #[tokio::test]
-async fn logs_behind_damage_are_listed() {
+async fn damage_in_block_hides_no_logs_behind_it() {
     let directory = tempfile::tempdir().unwrap();
     let made = directory.path().join("made");
     let name = |n: u16| Log(format!("p/u{n:03}").as_bytes().into());

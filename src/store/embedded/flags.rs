@@ -88,7 +88,7 @@ mod tests {
 
     /// The flag can be raised on a full disk, which may be the reason for the failed write.
     #[test]
-    fn distrust_is_noted_where_no_file_can_be_made() {
+    fn distrust_is_recorded_when_no_file_can_be_created() {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path();
         let file = Flag::Distrusted.file(data);

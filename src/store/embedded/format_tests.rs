@@ -91,7 +91,7 @@ pub(super) fn records(path: &Path) -> (Vec<Record>, u64) {
 /// Every kind of item that the engine writes is read: values short and long (which it compresses), deletions, cleared
 /// keyspaces, and commits of one.
 #[test]
-fn journal_written_by_the_engine_is_read_to_its_end() {
+fn journal_written_by_engine_is_read_to_end() {
     let directory = tempfile::tempdir().unwrap();
     let database = Database::builder(directory.path()).open().unwrap();
     let data = database.keyspace("data", KeyspaceCreateOptions::default);
@@ -119,7 +119,7 @@ fn journal_written_by_the_engine_is_read_to_its_end() {
 
 /// A store's own records bear its seal, with the version that it was at.
 #[tokio::test]
-async fn journal_of_a_store_bears_its_seal() {
+async fn journal_records_bear_seal_of_store() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 5, false).await;
     let mark::Found::Mark(mark) = Mark::read(directory.path()).unwrap() else {
@@ -137,7 +137,7 @@ async fn journal_of_a_store_bears_its_seal() {
 
 /// The lists of tables name the files that there are, with the checksums that they have.
 #[tokio::test]
-async fn manifest_names_the_files_that_there_are() {
+async fn manifest_lists_existing_files_with_checksums() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 200, true).await;
     let trees = trees(&directory.path().join(STORE)).unwrap();
@@ -179,7 +179,7 @@ pub(super) fn copy(from: &Path, to: &Path) {
 /// Wherever a table has rotted (a block, the index, the filter, its table of contents), reading answers an error or what
 /// was written, and never nothing; and the file is named.
 #[tokio::test]
-async fn table_rotten_anywhere_is_never_read_as_nothing() {
+async fn damage_anywhere_in_table_is_never_read_as_nothing() {
     let directory = super::harness::scratch();
     let made = directory.path().join("made");
     filled(&made, 60, true).await;
@@ -241,7 +241,7 @@ async fn table_rotten_anywhere_is_never_read_as_nothing() {
 
 /// What needs a damaged record is refused by itself: it is not written, and others are, also in the same group.
 #[tokio::test]
-async fn damaged_record_stops_only_what_needs_it() {
+async fn damage_in_record_refuses_only_batches_that_need_it() {
     let directory = super::harness::scratch();
     let made = directory.path().join("made");
     // Its end is not in the block of what a start reads.
@@ -289,7 +289,7 @@ async fn damaged_record_stops_only_what_needs_it() {
 
 /// All tables are read at a start, and what is wrong with them is found before anybody asks for it.
 #[tokio::test]
-async fn scrub_names_the_file_that_has_rotted() {
+async fn scrub_names_damaged_file() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 200, true).await;
     let scrubbing = Opening {
@@ -311,7 +311,7 @@ async fn scrub_names_the_file_that_has_rotted() {
 
 /// What is missing beside a filled store is named, and no empty store is made of the rest.
 #[tokio::test]
-async fn missing_files_are_named() {
+async fn recovery_with_missing_files_names_them() {
     let missing = [
         ("store", "is gone"),
         ("store/version", "store/version is missing"),
@@ -348,7 +348,7 @@ async fn missing_files_are_named() {
 
 /// A store of an earlier release has no mark, and gets one.
 #[tokio::test]
-async fn mark_missing_is_written_anew() {
+async fn mark_missing_or_damaged_is_rewritten() {
     for damage in [None, Some(&b"half a mark"[..])] {
         let directory = tempfile::tempdir().unwrap();
         filled(directory.path(), 3, false).await;

@@ -43,7 +43,7 @@ fn forged(directory: &Path, sequence: u64) -> Vec<u8> {
 /// What a user has written is no record, however it looks: a torn tail that holds such is a torn tail, and where damage is
 /// accepted it does not come back to life.
 #[tokio::test]
-async fn journal_record_made_up_by_a_user_does_not_count() {
+async fn journal_record_forged_by_user_is_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     filled(&data, 3, false).await;
@@ -89,7 +89,7 @@ fn with_forged(directory: &Path, sequence: u64) -> Vec<u8> {
 
 /// The same where the mark is lost: the store's own records show what its seals begin with.
 #[tokio::test]
-async fn journal_record_made_up_by_a_user_does_not_count_without_a_mark() {
+async fn journal_record_forged_by_user_is_ignored_without_mark() {
     let directory = super::harness::scratch();
     let data = directory.path().join("data");
     filled(&data, 3, false).await;
@@ -118,7 +118,7 @@ async fn journal_record_made_up_by_a_user_does_not_count_without_a_mark() {
 /// A store of an earlier release has no seals either. What stands in a torn record is no reason to refuse it; and what may be
 /// a record or a user's is not taken for one, also where damage is accepted.
 #[tokio::test]
-async fn journal_record_made_up_by_a_user_does_not_count_without_seals() {
+async fn journal_record_forged_by_user_is_ignored_without_seals() {
     let directory = super::harness::scratch();
     let data = directory.path().join("data");
     let database = Database::builder(data.join("store")).open().unwrap();
@@ -185,7 +185,7 @@ async fn divided(cut_off: usize) -> tempfile::TempDir {
 
 /// The files of several journals count together: the older is whole where the newer begins, and none between is missing.
 #[tokio::test]
-async fn journals_count_together() {
+async fn journal_files_are_checked_as_one_sequence() {
     let sound = divided(0).await;
     let store = Embedded::open_as(sound.path(), opening()).unwrap();
     for n in 0..10 {
@@ -209,7 +209,7 @@ async fn journals_count_together() {
 /// A start that is refused leaves the files to those who come with a backup, or accept the loss: the engine, which has an old journal to
 /// sort into a table and to delete, does not begin with it.
 #[tokio::test]
-async fn store_behind_its_mark_is_refused_before_anything_is_changed() {
+async fn mark_ahead_of_store_refuses_start_without_changes() {
     let directory = divided(0).await;
     let data = directory.path();
     let mark::Found::Mark(mark) = Mark::read(data).unwrap() else {
@@ -248,7 +248,7 @@ async fn store_behind_its_mark_is_refused_before_anything_is_changed() {
 /// is whole there is distrusted.
 #[cfg(unix)]
 #[tokio::test]
-async fn journal_torn_before_an_empty_one_is_cut_off_and_written_anew() {
+async fn journal_torn_before_empty_one_is_cut_off_and_rewritten() {
     use std::os::unix::fs::MetadataExt as _;
 
     let directory = super::harness::scratch();
@@ -292,7 +292,7 @@ async fn journal_torn_before_an_empty_one_is_cut_off_and_written_anew() {
 
 /// What is cut off before it is known that the store is behind its mark is kept.
 #[tokio::test]
-async fn journal_end_is_kept_where_the_store_may_be_behind() {
+async fn journal_end_cut_off_is_kept_while_store_may_be_behind() {
     let directory = super::harness::scratch();
     let data = directory.path();
     filled(data, 20, true).await;

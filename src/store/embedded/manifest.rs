@@ -384,7 +384,7 @@ mod tests {
     /// The check reads from the disk: if the store fits into memory, the system would always return
     /// the cached data.
     #[test]
-    fn table_in_memory_is_checked_as_it_is_on_the_disk() {
+    fn scrub_reads_cached_table_from_disk() {
         let program = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
         let path = directory.path().join("1");
@@ -430,7 +430,7 @@ mod list_tests {
     /// A table that is added to the list while the directory is read does not count as the
     /// unfinished file of a merge: its space is not free.
     #[tokio::test]
-    async fn table_that_has_just_been_listed_is_not_unlisted() {
+    async fn manifest_table_just_listed_is_not_unlisted() {
         let directory = tempfile::tempdir().unwrap();
         let (data, before) = (directory.path().join("data"), directory.path().join("old"));
         format_tests::filled(&data, 60, true).await;

@@ -43,7 +43,7 @@ pub(super) fn put(n: u8, value: &[u8]) -> Batch {
 /// A full disk refuses writes, still serves reads, and accepts writes again as soon as there is
 /// space.
 #[tokio::test]
-async fn a_full_disk_refuses_writes_and_recovers() {
+async fn disk_full_refuses_writes_and_recovers() {
     let directory = tempfile::tempdir().unwrap();
     let (store, free) = store_with_room(directory.path(), 100 * MIB, Bounds::default());
     store.commit(put(1, b"1")).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_full_disk_refuses_writes_and_recovers() {
 
 /// A commit that frees space is written while there is some, but not down to the last byte.
 #[tokio::test]
-async fn a_full_disk_takes_what_gives_room_back_down_to_a_quarter_of_the_reserve() {
+async fn disk_full_accepts_tidying_down_to_quarter_of_reserve() {
     let directory = tempfile::tempdir().unwrap();
     let (store, free) = store_with_room(directory.path(), 100 * MIB, Bounds::default());
     for (left, is_written) in [(99, true), (26, true), (24, false), (0, false)] {
@@ -73,7 +73,7 @@ async fn a_full_disk_takes_what_gives_room_back_down_to_a_quarter_of_the_reserve
 /// Nothing is written to a full disk on behalf of a refused commit. Such a write would fail, and a
 /// failed write ends all reading.
 #[tokio::test]
-async fn a_full_disk_is_not_written_to_when_all_is_refused() {
+async fn disk_full_is_not_written_to_for_refused_commits() {
     let directory = tempfile::tempdir().unwrap();
     let bounds = Bounds {
         rows: 4,
@@ -111,7 +111,7 @@ fn engine_bytes(store: &Embedded, directory: &Path) -> u64 {
 /// The engine stops for good if it has no space to write and merge tables. Before that, no commit
 /// is given to it, not even one that would free space only with a merge.
 #[tokio::test]
-async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
+async fn disk_full_leaves_space_for_compaction() {
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
     let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
@@ -134,7 +134,7 @@ async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
 /// Dropping the store does not wait until tables are merged: all that was answered is on disk, and
 /// the mark records it. Until the engine is closed nobody else opens the store.
 #[tokio::test]
-async fn store_is_dropped_before_its_engine_has_merged() {
+async fn compaction_is_not_awaited_when_store_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path();
     let store = Embedded::open(data).unwrap();
@@ -160,7 +160,7 @@ async fn store_is_dropped_before_its_engine_has_merged() {
 
 /// The engine's own lock stays held after a panic in it. That is not damage, and no backup helps.
 #[test]
-fn engine_that_is_still_locked_asks_for_a_restart() {
+fn engine_still_locked_asks_for_restart() {
     let directory = tempfile::tempdir().unwrap();
     drop(Embedded::open(directory.path()).unwrap());
     let engine = Database::builder(directory.path().join(STORE)).open();
@@ -184,7 +184,7 @@ fn engine_that_is_still_locked_asks_for_a_restart() {
 /// The space for what a running merge has already written is not needed again, so others go on
 /// writing.
 #[tokio::test]
-async fn full_disk_counts_room_of_running_merge_once() {
+async fn disk_full_counts_space_of_running_compaction_once() {
     const WRITTEN: u16 = 10_000;
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
@@ -205,7 +205,7 @@ async fn full_disk_counts_room_of_running_merge_once() {
 /// What a running merge has written is not free. Neither concurrent writes nor the merge take the
 /// reserve.
 #[tokio::test]
-async fn full_disk_keeps_reserve_while_merge_runs() {
+async fn disk_full_keeps_reserve_during_compaction() {
     let directory = tempfile::tempdir().unwrap();
     let (reserve, spare) = (100 * MIB, 25 * MIB);
     let (store, free) = store_with_room(directory.path(), reserve, Bounds::default());
@@ -230,7 +230,7 @@ async fn full_disk_keeps_reserve_while_merge_runs() {
 /// A look at the free space holds only for a bounded number of bytes written to a disk that was not
 /// full.
 #[tokio::test]
-async fn full_disk_is_found_after_large_group_however_long_a_look_holds() {
+async fn disk_full_is_detected_after_bounded_bytes_written() {
     for (bytes, is_refused) in [(90 << 10, false), (140 << 10, true)] {
         let directory = tempfile::tempdir().unwrap();
         let free = Arc::new(AtomicU64::new(u64::MAX));
@@ -252,7 +252,7 @@ async fn full_disk_is_found_after_large_group_however_long_a_look_holds() {
 /// If the list of tables cannot be read any more, the bytes that a merge had written no longer
 /// count: they may have been freed, or be in the list.
 #[tokio::test]
-async fn full_disk_does_without_running_merge_where_its_list_cannot_be_read() {
+async fn disk_full_ignores_running_compaction_with_unreadable_list() {
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
     let trees = examine::trees(&directory.path().join(STORE)).unwrap();
@@ -272,7 +272,7 @@ async fn full_disk_does_without_running_merge_where_its_list_cannot_be_read() {
 
 /// A merge begins only if it leaves a quarter of the reserve.
 #[tokio::test]
-async fn merge_leaves_a_quarter_of_the_reserve() {
+async fn compaction_leaves_quarter_of_reserve() {
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
     let tables = examine::trees(&directory.path().join(STORE)).unwrap();
@@ -292,7 +292,7 @@ async fn merge_leaves_a_quarter_of_the_reserve() {
 /// If the disk does not report its free space, it counts as full as before, and not as full because
 /// of that.
 #[test]
-fn full_disk_is_told_from_disk_that_does_not_say() {
+fn disk_full_state_is_kept_when_free_space_is_unknown() {
     let directory = tempfile::tempdir().unwrap();
     let said = Arc::new(Mutex::new(None));
     let saying = Arc::clone(&said);
@@ -318,7 +318,7 @@ fn full_disk_is_told_from_disk_that_does_not_say() {
 /// The remains of an unfinished merge are deleted before a journal is rewritten, because there may
 /// be no other space. A start that is refused leaves everything as it was.
 #[tokio::test]
-async fn what_a_merge_has_left_goes_before_a_journal_is_written_anew() {
+async fn compaction_remains_are_deleted_before_journal_is_rewritten() {
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 20, true).await;
     let tree = examine::trees(&directory.path().join(STORE)).unwrap().pop();
@@ -355,7 +355,7 @@ async fn what_a_merge_has_left_goes_before_a_journal_is_written_anew() {
 
 /// The configured reserve is left free.
 #[tokio::test]
-async fn so_much_room_is_left_alone_as_is_asked_for() {
+async fn disk_full_reserve_is_left_free_as_configured() {
     for (reserve, is_written) in [(0, true), (u64::MAX, false)] {
         let directory = tempfile::tempdir().unwrap();
         let store = Embedded::open_as(
@@ -374,7 +374,7 @@ async fn so_much_room_is_left_alone_as_is_asked_for() {
 
 /// The remains of an interrupted first start do no harm.
 #[test]
-fn a_store_whose_making_was_cut_off_is_made_anew() {
+fn recovery_after_interrupted_first_start_creates_store() {
     let directory = tempfile::tempdir().unwrap();
     let fresh = directory.path().join(STORE_NEW);
     fs::create_dir_all(fresh.join("keyspaces")).unwrap();
@@ -385,7 +385,7 @@ fn a_store_whose_making_was_cut_off_is_made_anew() {
 
 /// Before format 2 each value was in its own place at once.
 #[tokio::test]
-async fn a_store_of_the_first_format_is_read_and_then_written_in_this_one() {
+async fn store_of_format_1_is_read_and_converted() {
     let directory = tempfile::tempdir().unwrap();
     let raw = || {
         let builder = Database::builder(directory.path().join("store"));
@@ -515,7 +515,7 @@ proptest! {
     /// However small the write-behind may be, each value that was put is found, in its own place or
     /// on its way there, also after a start.
     #[test]
-    fn what_is_behind_is_found_as_if_it_were_in_its_place(steps in steps(), rows in 2usize..12, bytes in 300usize..5000) {
+    fn write_behind_values_are_found_as_if_in_place(steps in steps(), rows in 2usize..12, bytes in 300usize..5000) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(follow(steps, Bounds { rows, bytes }));
     }
