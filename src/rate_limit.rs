@@ -288,7 +288,7 @@ const WIDE_FACTOR: u32 = 16;
 /// Token buckets of subnets. The holder of an IPv6 network of many subnets (a /48) has no more than
 /// sixteen subnets' limits in all: with more, it could fill everybody's places.
 #[derive(Debug)]
-pub struct SubnetAllowances {
+pub struct SubnetRateLimiter {
     subnets: RateLimiter,
     networks: RateLimiter,
 }
@@ -300,7 +300,7 @@ fn wide_network(subnet: Subnet) -> Option<Network> {
     (network.is_wider() && !is_planted(Fault::ForgetNetworks)).then_some(network)
 }
 
-impl SubnetAllowances {
+impl SubnetRateLimiter {
     /// Returns a limiter with this number of places for subnets, and a sixteenth of it for
     /// networks.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
@@ -504,7 +504,7 @@ mod tests {
     #[test]
     fn rate_limit_network_of_many_subnets_leaves_others_unaffected() {
         let mut rng = StdRng::seed_from_u64(1);
-        let allowances = SubnetAllowances::new(4096, &mut rng);
+        let allowances = SubnetRateLimiter::new(4096, &mut rng);
         let often = RateLimit::per_hour(20);
         let subnet = |network: u16, n: u16| {
             Subnet::from(IpAddr::from([0x2001, 0xdb8, network, n, 0, 0, 0, 1]))

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    rate_limit::{SubnetAllowances, TokenBucket},
+    rate_limit::{SubnetRateLimiter, TokenBucket},
 };
 
 /// The rate-limit state of all endpoints behind one address.
@@ -18,15 +18,15 @@ pub(super) struct Counts {
     /// Handshakes without a cookie.
     pub all: TokenBucket,
     /// Handshakes without a cookie, from each subnet.
-    pub strangers: SubnetAllowances,
+    pub strangers: SubnetRateLimiter,
     /// Handshakes with a cookie, from each subnet.
-    pub proven: SubnetAllowances,
+    pub proven: SubnetRateLimiter,
     /// Resumes from the places of their tickets, from each subnet.
-    pub returned: SubnetAllowances,
+    pub returned: SubnetRateLimiter,
     /// Resets to each subnet.
-    pub resets: SubnetAllowances,
+    pub resets: SubnetRateLimiter,
     /// Resumes that are refused, from each subnet.
-    pub refused: SubnetAllowances,
+    pub refused: SubnetRateLimiter,
     /// Refused Resumes from all subnets.
     pub all_refused: TokenBucket,
 }
@@ -35,11 +35,11 @@ impl Counts {
     pub fn new(rng: &mut impl CryptoRng) -> Self {
         Self {
             all: TokenBucket::default(),
-            strangers: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
-            proven: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
-            returned: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
-            resets: SubnetAllowances::new(RESET_SUBNETS, rng),
-            refused: SubnetAllowances::new(RESET_SUBNETS, rng),
+            strangers: SubnetRateLimiter::new(HANDSHAKE_SUBNETS, rng),
+            proven: SubnetRateLimiter::new(HANDSHAKE_SUBNETS, rng),
+            returned: SubnetRateLimiter::new(HANDSHAKE_SUBNETS, rng),
+            resets: SubnetRateLimiter::new(RESET_SUBNETS, rng),
+            refused: SubnetRateLimiter::new(RESET_SUBNETS, rng),
             all_refused: TokenBucket::default(),
         }
     }

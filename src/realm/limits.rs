@@ -18,7 +18,7 @@ pub use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    rate_limit::{Guesses, RateLimit, RateLimiter, SubnetAllowances},
+    rate_limit::{Guesses, RateLimit, RateLimiter, SubnetRateLimiter},
     wire::{RealmId, Refusal, Sender, Username},
 };
 
@@ -35,7 +35,7 @@ pub const PASSWORD_KIB: u32 = 19 * 1024;
 /// The most passwords that may wait for a thread.
 pub const PASSWORDS_WAITING: usize = 64;
 /// The most requests to peers that may wait to be taken.
-pub const ERRANDS_MAX: usize = 1024;
+pub const PEER_CALLS_MAX: usize = 1024;
 /// The most peers of a realm. When there are as many, a realm that introduces itself to an open one
 /// is refused.
 pub const PEERS_MAX: usize = 256;
@@ -167,17 +167,17 @@ pub enum Guess {
 pub(super) struct Limiter {
     rates: Rates,
     commands: RateLimiter,
-    registrations: SubnetAllowances,
-    logins: SubnetAllowances,
-    joins: SubnetAllowances,
+    registrations: SubnetRateLimiter,
+    logins: SubnetRateLimiter,
+    joins: SubnetRateLimiter,
     realm_joins: RateLimiter,
     guesses: Mutex<Guesses>,
     stored_accounts: RateLimiter,
-    stored_subnets: SubnetAllowances,
+    stored_subnets: SubnetRateLimiter,
     stored_peers: RateLimiter,
     epochs: RateLimiter,
     peerings: RateLimiter,
-    unasked: SubnetAllowances,
+    unasked: SubnetRateLimiter,
     claims: RateLimiter,
     /// Counts what is done for all together.
     of_all: RateLimiter,
@@ -188,17 +188,17 @@ impl Limiter {
         Self {
             rates,
             commands: RateLimiter::new(ACCOUNTS_COUNTED, rng),
-            registrations: SubnetAllowances::new(SUBNETS_COUNTED, rng),
-            logins: SubnetAllowances::new(SUBNETS_COUNTED, rng),
-            joins: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            registrations: SubnetRateLimiter::new(SUBNETS_COUNTED, rng),
+            logins: SubnetRateLimiter::new(SUBNETS_COUNTED, rng),
+            joins: SubnetRateLimiter::new(SUBNETS_COUNTED, rng),
             realm_joins: RateLimiter::new(REALMS_COUNTED, rng),
             guesses: Mutex::new(Guesses::new(ACCOUNTS_COUNTED, rng)),
             stored_accounts: RateLimiter::new(ACCOUNTS_COUNTED, rng),
-            stored_subnets: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            stored_subnets: SubnetRateLimiter::new(SUBNETS_COUNTED, rng),
             stored_peers: RateLimiter::new(REALMS_COUNTED, rng),
             epochs: RateLimiter::new(REALMS_COUNTED, rng),
             peerings: RateLimiter::new(REALMS_COUNTED, rng),
-            unasked: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            unasked: SubnetRateLimiter::new(SUBNETS_COUNTED, rng),
             claims: RateLimiter::new(REALMS_COUNTED, rng),
             of_all: RateLimiter::new(REALMS_COUNTED, rng),
         }

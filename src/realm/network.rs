@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{limits::ERRANDS_MAX, peer_admin::Pending, peers::Peer};
+use super::{limits::PEER_CALLS_MAX, peer_admin::Pending, peers::Peer};
 use crate::{
     crypto::PublicKey,
     wire::{self, ErrorCode, GroupName, RealmId},
@@ -137,7 +137,7 @@ impl Signals {
 /// The way to other realms.
 #[derive(Debug)]
 pub struct Network {
-    errands: mpsc::Sender<PeerCall>,
+    peer_calls: mpsc::Sender<PeerCall>,
     standings: Mutex<HashMap<RealmId, Standing>>,
     signals: Mutex<Signals>,
     are_signals: Notify,
@@ -147,9 +147,9 @@ pub struct Network {
 impl Network {
     /// Returns the way to other realms, and the receiver of its questions.
     pub fn new() -> (Self, mpsc::Receiver<PeerCall>) {
-        let (errands, taken) = mpsc::channel(ERRANDS_MAX);
+        let (peer_calls, taken) = mpsc::channel(PEER_CALLS_MAX);
         let network = Self {
-            errands,
+            peer_calls,
             standings: Mutex::default(),
             signals: Mutex::default(),
             are_signals: Notify::new(),
@@ -161,12 +161,12 @@ impl Network {
     pub(super) async fn who(&self, address: &str, port: u16) -> Option<PublicKey> {
         let (answer, answered) = oneshot::channel();
         let address = address.into();
-        let errand = PeerCall::Who {
+        let call = PeerCall::Who {
             address,
             port,
             answer,
         };
-        self.errands.send(errand).await.ok()?;
+        self.peer_calls.send(call).await.ok()?;
         tokio::time::timeout(WHO_PATIENCE, answered)
             .await
             .ok()?
@@ -178,14 +178,14 @@ impl Network {
     pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
         let (peer, dialing) = (Box::new(peer.clone()), peer.dialing());
-        let errand = PeerCall::Ask {
+        let call = PeerCall::Ask {
             peer,
             bytes,
             is_awaited: true,
             dialing,
             answer,
         };
-        self.errands.send(errand).await.ok()?;
+        self.peer_calls.send(call).await.ok()?;
         answered.await.ok()
     }
 

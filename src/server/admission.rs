@@ -7,7 +7,7 @@ use super::limits::{LINKS_COUNTED, SUBNETS_COUNTED};
 use crate::{
     endpoint::LinkId,
     link::Time,
-    rate_limit::{RateLimit, RateLimiter, SubnetAllowances},
+    rate_limit::{RateLimit, RateLimiter, SubnetRateLimiter},
     subnet::Subnet,
     wire::Refusal,
 };
@@ -33,7 +33,7 @@ pub struct WorkLimits {
 pub struct Admission {
     limits: WorkLimits,
     links: RateLimiter,
-    subnets: SubnetAllowances,
+    subnets: SubnetRateLimiter,
 }
 
 impl Admission {
@@ -41,7 +41,7 @@ impl Admission {
         Self {
             limits,
             links: RateLimiter::new(LINKS_COUNTED, rng),
-            subnets: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            subnets: SubnetRateLimiter::new(SUBNETS_COUNTED, rng),
         }
     }
 

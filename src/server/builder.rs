@@ -114,7 +114,7 @@ pub struct ServerBuilder<S> {
     work: WorkLimits,
     /// The keep-alive setting for a link to a peer that cannot open one itself.
     keepalive: Silence,
-    ways: Vec<Route>,
+    routes: Vec<Route>,
     links: Arc<Links>,
     /// Identifies this start. No two starts have the same number.
     start: Option<u64>,
@@ -146,7 +146,7 @@ impl<S: Store> ServerBuilder<S> {
             clock,
             work,
             keepalive,
-            ways: Vec::new(),
+            routes: Vec::new(),
             links,
             start: None,
             known,
@@ -204,7 +204,7 @@ impl<S: Store> ServerBuilder<S> {
         let count = endpoints.len();
         let (calls, each_to_call): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(CALLS_MAX)).unzip();
-        let place = (self.ways.len(), count);
+        let place = (self.routes.len(), count);
         let nobody = Arc::new(Links::new(self.realm.own().key()));
         let start = *self.start.get_or_insert_with(|| rng.random());
         let listener = reached.as_ref().map(|reached| {
@@ -218,7 +218,7 @@ impl<S: Store> ServerBuilder<S> {
         };
         let beside = Handoff::each(place, &self.realms, links, self.keepalive);
         if let Some(reached) = reached {
-            self.ways.push(Route {
+            self.routes.push(Route {
                 source: reached.source,
                 is_ipv6: reached.is_ipv6,
                 is_local: reached.is_local,
@@ -237,13 +237,13 @@ impl<S: Store> ServerBuilder<S> {
     }
 
     /// Runs the tasks beside the workers: federation and the clock. Ends when the realm is gone.
-    pub async fn keep(self, errands: mpsc::Receiver<PeerCall>, seed: u64) {
+    pub async fn keep(self, peer_calls: mpsc::Receiver<PeerCall>, seed: u64) {
         let Self { realm, clock, .. } = self;
         let mut rng = StdRng::seed_from_u64(seed);
-        let ways = Routes::new(self.ways, self.links, &mut rng);
+        let routes = Routes::new(self.routes, self.links, &mut rng);
         tokio::select! {
             biased;
-            () = keep_in_touch(Arc::clone(&realm), ways, errands, self.known, clock.clone(), seed) => {}
+            () = keep_in_touch(Arc::clone(&realm), routes, peer_calls, self.known, clock.clone(), seed) => {}
             () = clock.clone().tick(&realm) => {}
             () = clock.tidy(&realm) => {}
         }

@@ -16,10 +16,10 @@ use crate::{
         RETURNED_MAX, WORTH_ENDING,
     },
     host::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SEND_BATCH},
-    rate_limit::{Guesses, RateLimit, RateLimiter, SubnetAllowances},
+    rate_limit::{Guesses, RateLimit, RateLimiter, SubnetRateLimiter},
     realm::Retention,
     realm::limits::{
-        ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
+        ACCOUNTS_COUNTED, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING, PEER_CALLS_MAX,
         PEERS_MAX, QUEUE_MAX, REALMS_COUNTED, SHARE_BYTES, SUBNETS_COUNTED as REALM_SUBNETS,
         WATCH_BYTES,
     },
@@ -211,7 +211,7 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
             holding(
                 Holder::Peers,
                 "what is asked of other realms",
-                (ERRANDS_MAX, message),
+                (PEER_CALLS_MAX, message),
                 None,
             ),
             holding(
@@ -226,7 +226,7 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
 }
 
 fn always(listeners: usize) -> Vec<Holding> {
-    let subnets = |places| places + SubnetAllowances::networks(places);
+    let subnets = |places| places + SubnetRateLimiter::networks(places);
     let counted = listeners
         * (3 * subnets(HANDSHAKE_SUBNETS)
             + 2 * subnets(RESET_SUBNETS)

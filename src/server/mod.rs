@@ -198,7 +198,7 @@ pub struct Server {
     kept: Arc<Kept>,
     listeners: Vec<Listener>,
     realm: Arc<Realm<Embedded>>,
-    errands: mpsc::Receiver<PeerCall>,
+    peer_calls: mpsc::Receiver<PeerCall>,
     peers: Vec<PeerConfig>,
     work: WorkLimits,
     /// The keep-alive setting for a link to a peer that cannot open one itself.
@@ -297,7 +297,7 @@ impl Server {
             addresses: listeners.iter().map(Listener::told).collect(),
             operator_code: operator_code.clone(),
         };
-        let (network, errands) = Network::new();
+        let (network, peer_calls) = Network::new();
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let lasting = &identity.lasting;
@@ -308,7 +308,7 @@ impl Server {
             kept,
             listeners,
             realm: Arc::new(realm),
-            errands,
+            peer_calls,
             peers: config.peer.clone(),
             work: config.limits.work(),
             keepalive: config.link.traits().keepalive,
@@ -428,7 +428,7 @@ impl Server {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
-            () = builder.keep(self.errands, self.seed) => Ok(()),
+            () = builder.keep(self.peer_calls, self.seed) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);

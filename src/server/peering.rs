@@ -29,26 +29,26 @@ const LONGEST_SLEEP: Duration = Duration::from_hours(24 * 365);
 /// Runs until the realm is gone. When dropped, ends all steps in progress.
 pub async fn keep_in_touch<S: Store>(
     realm: Arc<Realm<S>>,
-    ways: Routes,
-    mut errands: mpsc::Receiver<PeerCall>,
+    routes: Routes,
+    mut peer_calls: mpsc::Receiver<PeerCall>,
     known: watch::Sender<Vec<PublicKey>>,
     clock: Clock,
     seed: u64,
 ) {
     let mut federation = Federation::new(realm.own().clone(), seed);
-    let ways = Arc::new(ways);
+    let routes = Arc::new(routes);
     let mut beside = JoinSet::new();
     let mut steps = JoinSet::new();
     let mut asking = BTreeMap::new();
     let mut queues = Queues::default();
-    let mut links = Watched::new(ways.links());
+    let mut links = Watched::new(routes.links());
     let mut look_at_links = tokio::time::interval(LINKS_LOOKED_AT);
     loop {
         while let Some((id, step)) = federation.poll_step() {
-            let (realm, clock, ways) = (Arc::clone(&realm), clock.clone(), Arc::clone(&ways));
+            let (realm, clock, routes) = (Arc::clone(&realm), clock.clone(), Arc::clone(&routes));
             let asks = matches!(step, Step::Ask { .. } | Step::Try { .. });
             let handle =
-                steps.spawn(async move { (id, carry_out(&realm, &clock, &ways, step).await) });
+                steps.spawn(async move { (id, carry_out(&realm, &clock, &routes, step).await) });
             if asks {
                 asking.insert(id, handle);
             }
@@ -85,7 +85,7 @@ pub async fn keep_in_touch<S: Store>(
                     if *are_all {
                         realm.network().know_only(peers);
                     }
-                    tell_keys(&known, &ways, peers, *are_all);
+                    tell_keys(&known, &routes, peers, *are_all);
                     links.watch(peers, *are_all);
                     queues.subscribe(&realm, peers, *are_all);
                     for peer in &queues.peers {
@@ -106,9 +106,9 @@ pub async fn keep_in_touch<S: Store>(
                 let next = realm.next_expiry();
                 federation.handle(clock.now(), Input::Expires(next));
             }
-            _ = look_at_links.tick() => ways.links().ask_again(),
-            () = links.changed(ways.links()) => {
-                for input in links.take(ways.links()) {
+            _ = look_at_links.tick() => routes.links().ask_again(),
+            () = links.changed(routes.links()) => {
+                for input in links.take(routes.links()) {
                     federation.handle(clock.now(), input);
                 }
             }
@@ -117,10 +117,10 @@ pub async fn keep_in_touch<S: Store>(
                     federation.handle(clock.now(), input);
                 }
             }
-            errand = errands.recv() => match errand {
-                Some(errand) => {
-                    let ways = Arc::clone(&ways);
-                    beside.spawn(async move { ways.run(errand).await });
+            call = peer_calls.recv() => match call {
+                Some(call) => {
+                    let routes = Arc::clone(&routes);
+                    beside.spawn(async move { routes.run(call).await });
                 }
                 None => return,
             },
@@ -144,7 +144,7 @@ fn inputs_of(signals: Signals) -> Vec<Input> {
 }
 
 /// Carries out a step.
-async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Routes, step: Step) -> Done {
+async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, routes: &Routes, step: Step) -> Done {
     match step {
         Step::ListPeers => {
             let (peers, are_all) = realm.peers().await;
@@ -171,14 +171,14 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Routes, ste
                 .await
                 .map(|looked| looked.map(Box::new)),
         ),
-        Step::Ask { peer, bytes } => Done::Answered(ways.ask_alone(&peer, bytes).await),
+        Step::Ask { peer, bytes } => Done::Answered(routes.ask_alone(&peer, bytes).await),
         Step::LookAtCopy(peer, group) => Done::Copy(Box::new(
             realm.look_at_copy(&peer, group, clock.now()).await,
         )),
         Step::Introduced(peer, said) => {
             Done::Written(realm.note_introduced(&peer, said, clock.now()).await)
         }
-        Step::Try { peer, bytes } => Done::Tried(ways.try_at_claim(&peer, bytes).await),
+        Step::Try { peer, bytes } => Done::Tried(routes.try_at_claim(&peer, bytes).await),
         Step::Claimed(peer, at) => Done::Written(realm.note_claim(&peer, at).await),
         Step::Settle(peer, outgoing, settling) => {
             let settled = realm.settle_outgoing(&peer, &outgoing, &settling, clock.now());
@@ -191,7 +191,12 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Routes, ste
 }
 
 /// Publishes the keys of all peers to the workers. Links of these keys belong to the first worker.
-fn tell_keys(known: &watch::Sender<Vec<PublicKey>>, ways: &Routes, peers: &[Peer], are_all: bool) {
+fn tell_keys(
+    known: &watch::Sender<Vec<PublicKey>>,
+    routes: &Routes,
+    peers: &[Peer],
+    are_all: bool,
+) {
     known.send_modify(|known| {
         let mut keys: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
         if !are_all {
@@ -199,7 +204,7 @@ fn tell_keys(known: &watch::Sender<Vec<PublicKey>>, ways: &Routes, peers: &[Peer
         }
         *known = keys.into_iter().collect();
         // Before the workers see the new keys.
-        ways.links().keep_only(known);
+        routes.links().keep_only(known);
     });
 }
 

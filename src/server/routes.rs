@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long the search for a listener and an address may take, name resolution included.
-const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
+const FIND_PATIENCE: Duration = Duration::from_secs(12);
 /// How long the addresses of a name with several addresses are probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a probed address is used before the name is probed again.
@@ -96,17 +96,17 @@ impl Routes {
     }
 
     /// Carries out a call to a peer.
-    pub async fn run(&self, errand: PeerCall) {
-        match errand {
+    pub async fn run(&self, call: PeerCall) {
+        match call {
             PeerCall::Who {
                 address,
                 port,
                 answer,
             } => {
                 let finding = self.find((&address, port), (None, None), true);
-                let found = tokio::time::timeout(ERRAND_PATIENCE, finding).await;
-                if let Ok(Some((way, address))) = found {
-                    way.call(0, OutboundRequest::Who(address, answer)).await;
+                let found = tokio::time::timeout(FIND_PATIENCE, finding).await;
+                if let Ok(Some((route, address))) = found {
+                    route.call(0, OutboundRequest::Who(address, answer)).await;
                 }
             }
             PeerCall::Ask {
@@ -155,7 +155,7 @@ impl Routes {
         let (key, (name, number)) = (peer.key(), peer.source());
         let _asking = self.links.ask(&key);
         let source = (name.to_string(), number);
-        let listener = self.all.iter().position(|way| way.source == source);
+        let listener = self.all.iter().position(|route| route.source == source);
         let listener = listener.unwrap_or(0);
         // An introduction opens a link if it may, so that the other side sees that it can.
         let is_back = matches!(
@@ -163,7 +163,7 @@ impl Routes {
             Ok(PeerRequest::Introduce { .. })
         );
         for _ in 0..LINKS_TRIED {
-            let (way, worker, by) = self.route(peer, listener, is_back, dialing).await?;
+            let (route, worker, by) = self.route(peer, listener, is_back, dialing).await?;
             let called = match by {
                 By::Address { address, .. } => Some(address.ip()),
                 By::LinkThere => None,
@@ -177,7 +177,7 @@ impl Routes {
                 is_awaited,
                 answer,
             };
-            if !way.call(worker, call).await {
+            if !route.call(worker, call).await {
                 return None;
             }
             match told.await {
@@ -220,16 +220,16 @@ impl Routes {
             let (name, number) = peer.source();
             let source = (name.to_string(), number);
             let finding = self.find(peer.address(), (Some(&source), Some(key)), !is_once);
-            let found = tokio::time::timeout(ERRAND_PATIENCE, finding).await;
+            let found = tokio::time::timeout(FIND_PATIENCE, finding).await;
             let found = found.ok().flatten();
-            let found = found.filter(|(way, at)| !is_once || self.may_try(peer, way, at.ip()));
-            if let Some((way, address)) = found {
+            let found = found.filter(|(route, at)| !is_once || self.may_try(peer, route, at.ip()));
+            if let Some((route, address)) = found {
                 let by = By::Address {
                     address,
                     is_once,
                     is_back,
                 };
-                return Some((way, 0, by));
+                return Some((route, 0, by));
             }
             if is_once {
                 return None;
@@ -243,13 +243,13 @@ impl Routes {
 
     /// True if a peer may be tried at its claimed address (PEER-23). Limits how often a third party
     /// at that address receives packets, under however many names.
-    fn may_try(&self, peer: &Peer, way: &Route, ip: IpAddr) -> bool {
+    fn may_try(&self, peer: &Peer, route: &Route, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         let is_for_many = match ip {
             IpAddr::V4(ip) => ip.is_broadcast() || ip.is_multicast(),
             IpAddr::V6(ip) => ip.is_multicast(),
         };
-        let is_here = ip.is_loopback() && !way.is_local;
+        let is_here = ip.is_loopback() && !route.is_local;
         if is_for_many || is_here || ip.is_unspecified() {
             tracing::info!(peer = %peer.realm, %ip, "a peer says that it is at an address that no realm is called at, or at one of this machine; it is not tried there");
             return false;
@@ -276,7 +276,7 @@ impl Routes {
         (source, key): (Option<&(String, u16)>, Option<PublicKey>),
         may_probe: bool,
     ) -> Option<(&Route, SocketAddr)> {
-        let (ways, probed) = (&self.all, &self.probed);
+        let (routes, probed) = (&self.all, &self.probed);
         let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
             Ok(mut found) => {
                 let taken = found.by_ref().take(CANDIDATES_MAX).collect();
@@ -296,13 +296,13 @@ impl Routes {
                 return None;
             }
         };
-        let named = ways.iter().filter(|way| Some(&way.source) == source);
+        let named = routes.iter().filter(|route| Some(&route.source) == source);
         let mut pairs: Vec<(&Route, SocketAddr)> = Vec::new();
-        for way in named.chain(ways) {
+        for route in named.chain(routes) {
             for address in &found {
                 let is_new = pairs.iter().all(|(_, known)| known != address);
-                if is_new && address.is_ipv6() == way.is_ipv6 {
-                    pairs.push((way, *address));
+                if is_new && address.is_ipv6() == route.is_ipv6 {
+                    pairs.push((route, *address));
                 }
             }
         }
@@ -337,8 +337,8 @@ async fn probe<'a>(
     key: Option<PublicKey>,
 ) -> Option<(&'a Route, SocketAddr)> {
     let mut replies = JoinSet::new();
-    for (which, (way, address)) in pairs.iter().enumerate() {
-        let (calls, address) = (way.calls.first().cloned(), *address);
+    for (which, (route, address)) in pairs.iter().enumerate() {
+        let (calls, address) = (route.calls.first().cloned(), *address);
         replies.spawn(async move {
             let (answer, answered) = oneshot::channel();
             calls?

@@ -59,9 +59,9 @@ fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<PeerCall>) 
         rates: Rates::UNLIMITED,
         ..Limits::default()
     };
-    let (network, errands) = Network::new();
+    let (network, peer_calls) = Network::new();
     let realm = Realm::new(store.clone(), &identity, own, limits, network, [1; 32]).unwrap();
-    (Arc::new(realm), errands)
+    (Arc::new(realm), peer_calls)
 }
 
 async fn ask(realm: &Realm<Faulty>, device: PublicKey, bytes: &[u8]) -> Answer {
@@ -114,7 +114,7 @@ async fn version(store: &impl Store) -> Option<Version> {
 #[tokio::test(start_paused = true)]
 async fn running_time_unreadable_is_not_taken_for_zero() {
     let store = Faulty::default();
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     realm.note_running(LONG).await;
     let written = version(&store).await;
     let mut left = 2;
@@ -137,7 +137,7 @@ async fn running_time_unreadable_is_not_taken_for_zero() {
 #[tokio::test(start_paused = true)]
 async fn running_time_damaged_and_accepted_continues_from_last_session() {
     let store = Faulty::default();
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     register(&realm).await;
     realm.note_running(LONG + 100).await;
     store.fail_when(is_running_time);
@@ -163,7 +163,7 @@ async fn running_time_damaged_beside_sessions_hides_no_readable_session() {
     let stands = |name: &[u8]| Key([b"s/", name].concat().into());
     let device = Key([b"d/", &DEVICE.0[..]].concat().into());
     let store = Faulty::default();
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     register(&realm).await;
     realm.note_running(LONG + 100).await;
     let known = store
@@ -212,14 +212,14 @@ async fn running_time_damaged_in_one_place_is_read_from_other() {
     ];
     for fails in fails {
         let store = Faulty::default();
-        let (realm, _errands) = realm_over(&store);
+        let (realm, _peer_calls) = realm_over(&store);
         realm.note_running(LONG).await;
         store.fail_when(fails);
         assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
     }
     // An earlier release has stored it once.
     let store = Faulty::default();
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     realm.note_running(LONG).await;
     let mut batch = Batch::new();
     batch.delete(Key(b"T/"[..].into()));
@@ -234,14 +234,14 @@ async fn running_time_damaged_in_one_place_is_read_from_other() {
 async fn running_time_is_written_at_orderly_stop() {
     let store = Faulty::default();
     for run in 1..=3 {
-        let (realm, _errands) = realm_over(&store);
+        let (realm, _peer_calls) = realm_over(&store);
         let clock = start(&realm, false).await.unwrap();
         tokio::time::advance(Duration::from_secs(200)).await;
         assert_eq!(clock.now().running, run * 200);
         clock.stop(&realm).await;
     }
     // A disk that takes no writes does not delay a stop.
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
     start(&realm, false).await.unwrap().stop(&realm).await;
     store.mend();
@@ -254,7 +254,7 @@ async fn running_time_is_written_at_orderly_stop() {
 async fn running_time_of_killed_realm_loses_less_than_half() {
     for ran in [100, 200, 359, 449, 500, 809, 1000, 5000] {
         let store = Faulty::default();
-        let (realm, _errands) = realm_over(&store);
+        let (realm, _peer_calls) = realm_over(&store);
         let clock = start(&realm, false).await.unwrap();
         let killed = tokio::time::sleep(Duration::from_secs(ran.into()));
         tokio::select! {
@@ -271,7 +271,7 @@ async fn running_time_of_killed_realm_loses_less_than_half() {
 #[tokio::test(start_paused = true)]
 async fn running_time_with_failing_disk_does_not_go_back_in_process() {
     let store = Faulty::default();
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     realm.note_running(LONG).await;
     store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
     let clock = start(&realm, false).await.unwrap();
@@ -333,19 +333,19 @@ impl Asking {
 /// Keeps a realm in touch with its peers while `asked` runs.
 async fn in_touch<T>(
     realm: &Arc<Realm<Faulty>>,
-    errands: mpsc::Receiver<PeerCall>,
+    peer_calls: mpsc::Receiver<PeerCall>,
     asked: impl AsyncFnOnce(Asking) -> T,
 ) -> T {
     let (calls, called) = mpsc::channel(16);
-    let way = Route {
+    let route = Route {
         source: ("192.0.2.1".into(), 6377),
         is_ipv6: false,
         is_local: false,
         calls: vec![calls],
     };
     let mut rng = StdRng::seed_from_u64(1);
-    let ways = Routes::new(
-        vec![way],
+    let routes = Routes::new(
+        vec![route],
         Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public())),
         &mut rng,
     );
@@ -353,7 +353,7 @@ async fn in_touch<T>(
     let clock = start(realm, false).await.unwrap();
     let asked = tokio::time::timeout(Duration::from_hours(1), asked(Asking { calls: called }));
     tokio::select! {
-        () = keep_in_touch(Arc::clone(realm), ways, errands, known, clock, 1) => panic!("it ends"),
+        () = keep_in_touch(Arc::clone(realm), routes, peer_calls, known, clock, 1) => panic!("it ends"),
         answer = asked => answer.expect("nothing is asked for an hour"),
     }
 }
@@ -411,7 +411,7 @@ async fn queue_delivery_continues_after_failed_read() {
     ];
     for (what, mut left, fails) in reads {
         let store = Faulty::default();
-        let (realm, errands) = realm_over(&store);
+        let (realm, peer_calls) = realm_over(&store);
         register(&realm).await;
         list_beta(&realm).await;
         sendrealm(&realm, 2, "first").await;
@@ -420,7 +420,7 @@ async fn queue_delivery_continues_after_failed_read() {
             left -= u32::from(fails);
             fails
         });
-        in_touch(&realm, errands, async |mut beta| {
+        in_touch(&realm, peer_calls, async |mut beta| {
             assert_eq!(beta.next_message().await, "first", "{what}");
         })
         .await;
@@ -432,7 +432,7 @@ async fn queue_delivery_continues_after_failed_read() {
 #[tokio::test(start_paused = true)]
 async fn replica_list_unreadable_does_not_delay_messages() {
     let store = Faulty::default();
-    let (realm, errands) = realm_over(&store);
+    let (realm, peer_calls) = realm_over(&store);
     register(&realm).await;
     list_beta(&realm).await;
     let tries = Arc::new(std::sync::atomic::AtomicU32::new(0));
@@ -443,7 +443,7 @@ async fn replica_list_unreadable_does_not_delay_messages() {
         fails
     });
     let sender = Arc::clone(&realm);
-    in_touch(&realm, errands, async |mut beta| {
+    in_touch(&realm, peer_calls, async |mut beta| {
         for (number, text) in [(2, "first"), (3, "second")] {
             let ((), told) = tokio::join!(sendrealm(&sender, number, text), beta.next_message());
             assert_eq!(told, text);
@@ -459,11 +459,11 @@ async fn replica_list_unreadable_does_not_delay_messages() {
 #[tokio::test(start_paused = true)]
 async fn delivery_to_peer_removed_and_added_again_continues() {
     let store = Faulty::default();
-    let (realm, errands) = realm_over(&store);
+    let (realm, peer_calls) = realm_over(&store);
     register(&realm).await;
     list_beta(&realm).await;
     let sender = Arc::clone(&realm);
-    in_touch(&realm, errands, async |mut beta| {
+    in_touch(&realm, peer_calls, async |mut beta| {
         let ((), told) = tokio::join!(sendrealm(&sender, 2, "first"), beta.next_message());
         assert_eq!(told, "first");
         // The peer is removed before anybody is notified. Delivery looks at the store because the
@@ -500,7 +500,7 @@ async fn delivery_to_peer_removed_and_added_again_continues() {
 #[tokio::test(start_paused = true)]
 async fn queue_unreadable_at_start_still_returns_expired_message() {
     let store = Faulty::default();
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     realm.note_running(LONG).await;
     register(&realm).await;
     list_beta(&realm).await;
@@ -509,7 +509,7 @@ async fn queue_unreadable_at_start_still_returns_expired_message() {
     hurried.options.ttl = Some(60);
     let answer = ask(&realm, DEVICE, &hurried.to_bytes()).await;
     assert_eq!(answer, Answer::Sent(Sent::Queued));
-    let (realm, errands) = realm_over(&store);
+    let (realm, peer_calls) = realm_over(&store);
     // The first read of the queue is the search for such messages.
     let mut left = 1;
     store.fail_when(move |asked| {
@@ -518,7 +518,7 @@ async fn queue_unreadable_at_start_still_returns_expired_message() {
         fails
     });
     let inbox = crate::store::Log(b"p/ann"[..].into());
-    in_touch(&realm, errands, async |_silent| {
+    in_touch(&realm, peer_calls, async |_silent| {
         tokio::time::sleep(Duration::from_mins(5)).await;
     })
     .await;

@@ -211,7 +211,7 @@ impl Node {
             limits.rates.stored_peer = greedy::STORED;
         }
         let watch_memory = limits.watch_memory;
-        let (network, errands) = Network::new();
+        let (network, peer_calls) = Network::new();
         let store = self.disk.open(machine.clone());
         let realm = Realm::new(store, &self.key, own, limits, network, seed);
         let realm = Arc::new(realm.expect("nothing can be missing"));
@@ -274,7 +274,7 @@ impl Node {
                     machine.note(|| "has stopped".into());
                     return Vec::new();
                 }
-                () = builder.keep(errands, seed) => {}
+                () = builder.keep(peer_calls, seed) => {}
                 () = look_at_watches(&realm, watch_memory) => {}
             }
         }

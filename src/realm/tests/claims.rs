@@ -24,9 +24,9 @@ pub fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest
 fn open_realm(store: &Held) -> (Realm<Held>, mpsc::Receiver<PeerCall>) {
     let mut realm = realm_of(store);
     realm.own.peering = Peering::Open;
-    let (network, errands) = Network::new();
+    let (network, peer_calls) = Network::new();
     realm.network = network;
-    (realm, errands)
+    (realm, peer_calls)
 }
 
 pub fn key_of(n: u16) -> PublicKey {
@@ -55,7 +55,7 @@ async fn only_peer(realm: &Realm<Held>) -> Peer {
 /// Returns the address that the realm asks next, and how it may dial it. Answers with `says`, or
 /// not at all.
 async fn next_question(
-    errands: &mut mpsc::Receiver<PeerCall>,
+    peer_calls: &mut mpsc::Receiver<PeerCall>,
     says: Option<Answer>,
 ) -> ((String, u16), Dialing) {
     let Some(PeerCall::Ask {
@@ -63,7 +63,7 @@ async fn next_question(
         dialing,
         answer,
         ..
-    }) = errands.recv().await
+    }) = peer_calls.recv().await
     else {
         panic!("nothing is asked")
     };
@@ -78,7 +78,7 @@ async fn next_question(
 /// there, the address replaces the former one.
 #[tokio::test(start_paused = true)]
 async fn claim_is_believed_once_peer_answers_there() {
-    let (realm, mut errands) = open_realm(&Held::default());
+    let (realm, mut peer_calls) = open_realm(&Held::default());
     let first = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
     assert_eq!(first, Answer::Done);
     let there = (THERE.0.to_string(), THERE.1);
@@ -88,7 +88,7 @@ async fn claim_is_believed_once_peer_answers_there() {
     assert!(!realm.take_claim(&beta).await, "once");
     let ((), asked) = tokio::join!(
         realm.try_claim(&beta, MOMENT),
-        next_question(&mut errands, None)
+        next_question(&mut peer_calls, None)
     );
     assert_eq!(asked, (there.clone(), Dialing::Once));
     let beta = only_peer(&realm).await;
@@ -99,7 +99,7 @@ async fn claim_is_believed_once_peer_answers_there() {
     assert!(realm.take_claim(&beta).await);
     let ((), asked) = tokio::join!(
         realm.try_claim(&beta, MOMENT),
-        next_question(&mut errands, Some(Answer::Done))
+        next_question(&mut peer_calls, Some(Answer::Done))
     );
     assert_eq!(asked, (there, Dialing::Once));
     let beta = only_peer(&realm).await;
@@ -115,7 +115,7 @@ async fn claim_is_believed_once_peer_answers_there() {
 /// address. A peer without a reachable address may claim none.
 #[tokio::test(start_paused = true)]
 async fn claim_without_answer_does_not_replace_address() {
-    let (realm, mut errands) = open_realm(&Held::default());
+    let (realm, mut peer_calls) = open_realm(&Held::default());
     add_peer(&realm, 50, "beta").await;
     let named = ("192.0.2.9", 6377);
     for (place, is_claim) in [
@@ -138,7 +138,7 @@ async fn claim_without_answer_does_not_replace_address() {
     let beta = only_peer(&realm).await;
     let elsewhere = introduce("beta", ("192.0.2.66", 7000)).to_bytes();
     let ((), ()) = tokio::join!(realm.try_claim(&beta, MOMENT), async {
-        let Some(PeerCall::Ask { answer, .. }) = errands.recv().await else {
+        let Some(PeerCall::Ask { answer, .. }) = peer_calls.recv().await else {
             panic!("nothing is asked")
         };
         give(&realm, 50, &elsewhere).await;
@@ -152,7 +152,7 @@ async fn claim_without_answer_does_not_replace_address() {
 /// those that an operator has added.
 #[tokio::test]
 async fn claim_repeated_often_is_tried_few_times_per_hour() {
-    let (realm, _errands) = open_realm(&Held::default());
+    let (realm, _peer_calls) = open_realm(&Held::default());
     add_stranger(&realm, 0).await;
     let (mut tried, mut key) = (0, key_of(0));
     for second in 0..3600 {
@@ -197,9 +197,9 @@ async fn add_stranger(realm: &Realm<Held>, n: u16) {
 #[tokio::test]
 async fn uninvited_peers_give_way_to_added_peers_and_to_each_other() {
     let store = Held::default();
-    let (realm, errands) = open_realm(&store);
+    let (realm, peer_calls) = open_realm(&store);
     // No request is answered.
-    drop(errands);
+    drop(peer_calls);
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
     let add = Command::AddGroup(command::AddGroup {
         operation: op(2),
@@ -296,7 +296,7 @@ async fn uninvited_peers_give_way_to_added_peers_and_to_each_other() {
 /// realms.
 #[tokio::test]
 async fn uninvited_peers_leave_room_in_group() {
-    let (realm, _errands) = open_realm(&Held::default());
+    let (realm, _peer_calls) = open_realm(&Held::default());
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
     let add = Command::AddGroup(command::AddGroup {
         operation: op(2),
@@ -331,7 +331,7 @@ async fn uninvited_peers_leave_room_in_group() {
 #[tokio::test]
 async fn uninvited_peer_returning_under_later_key_repeats_nothing() {
     let store = Held::default();
-    let (realm, _errands) = open_realm(&store);
+    let (realm, _peer_calls) = open_realm(&store);
     give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
     let (old, new) = (key_of(900), SecretKey::from_bytes([52; 32]));
     let mut now = MOMENT;
@@ -369,7 +369,7 @@ async fn uninvited_peer_returning_under_later_key_repeats_nothing() {
 /// for good, because this realm asked by a key that the peer did not know.
 #[tokio::test]
 async fn key_rotation_is_repeated_to_peer_that_calls_by_former_key() {
-    let (realm, _errands) = open_realm(&Held::default());
+    let (realm, _peer_calls) = open_realm(&Held::default());
     add_peer(&realm, 50, "beta").await;
     let (now, former) = (realm.own.key(), PublicKey([8; 32]));
     let calls_by = async |own: PublicKey| {
@@ -396,7 +396,7 @@ async fn key_rotation_is_repeated_to_peer_that_calls_by_former_key() {
 /// all. Places for them are limited to 64.
 #[tokio::test]
 async fn introduction_of_uninvited_peers_is_rate_limited() {
-    let (realm, _errands) = open_realm(&Held::default());
+    let (realm, _peer_calls) = open_realm(&Held::default());
     let mut of_one = 0;
     for n in 0..100 {
         let caller = caller(Some(key_of(n)), MOMENT);
@@ -425,7 +425,7 @@ async fn introduction_of_uninvited_peers_is_rate_limited() {
 /// not exceed the number of places.
 #[tokio::test]
 async fn introduction_of_two_peers_at_once_does_not_exceed_quota() {
-    let (realm, _errands) = open_realm(&Held::default());
+    let (realm, _peer_calls) = open_realm(&Held::default());
     let realm = std::sync::Arc::new(realm);
     let mut now = MOMENT;
     for n in 0..63 {
@@ -447,7 +447,7 @@ async fn peer_added_under_taken_name_needs_same_key_at_address() {
         (None, refused(ErrorCode::RealmUnreachable)),
         (Some(50), Answer::Done),
     ] {
-        let (realm, mut errands) = open_realm(&Held::default());
+        let (realm, mut peer_calls) = open_realm(&Held::default());
         let taken = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
         assert_eq!(taken, Answer::Done);
         give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
@@ -468,7 +468,7 @@ async fn peer_added_under_taken_name_needs_same_key_at_address() {
         });
         let add = Request::from(add).to_bytes();
         let (answer, ()) = tokio::join!(give(&realm, 1, &add), async {
-            let Some(PeerCall::Who { answer, .. }) = errands.recv().await else {
+            let Some(PeerCall::Who { answer, .. }) = peer_calls.recv().await else {
                 panic!("nobody is asked who is there")
             };
             if let Some(n) = there {
@@ -485,7 +485,7 @@ async fn peer_added_under_taken_name_needs_same_key_at_address() {
 /// link under the former key reaches nobody.
 #[tokio::test]
 async fn key_rotation_of_peer_signals_changed_peers() {
-    let (realm, _errands) = open_realm(&Held::default());
+    let (realm, _peer_calls) = open_realm(&Held::default());
     add_peer(&realm, 50, "beta").await;
     realm.network.heard("beta".parse().unwrap(), NOW);
     realm.network.signals().await;
@@ -498,7 +498,7 @@ async fn key_rotation_of_peer_signals_changed_peers() {
 /// of all peers.
 #[tokio::test]
 async fn claim_that_changes_does_not_list_all_peers() {
-    let (realm, _errands) = open_realm(&Held::default());
+    let (realm, _peer_calls) = open_realm(&Held::default());
     let first = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
     assert_eq!(first, Answer::Done);
     assert!(realm.network.signals().await.are_peers_changed, "it is new");
@@ -513,7 +513,7 @@ async fn claim_that_changes_does_not_list_all_peers() {
 /// refused.
 #[tokio::test]
 async fn key_rotation_is_not_undone_by_late_answer() {
-    let (realm, _errands) = open_realm(&Held::default());
+    let (realm, _peer_calls) = open_realm(&Held::default());
     add_peer(&realm, 50, "beta").await;
     let now = realm.own.key();
     let beta = only_peer(&realm).await;

@@ -7,9 +7,9 @@ use super::*;
 use crate::wire::{Entry, Fragment, command};
 
 /// Answers the next requests to another realm, one after another.
-async fn answer_all(errands: &mut mpsc::Receiver<PeerCall>, answers: Vec<Answer>) {
+async fn answer_all(peer_calls: &mut mpsc::Receiver<PeerCall>, answers: Vec<Answer>) {
     for answer in answers {
-        match errands.recv().await {
+        match peer_calls.recv().await {
             Some(PeerCall::Ask { answer: told, .. }) => told.send(answer.to_bytes()).unwrap(),
             other => panic!("{other:?}"),
         }
@@ -39,7 +39,7 @@ fn piece(offset: u64, text: &str) -> Answer {
 async fn with_copy<S: Store>(
     realm: &mut Realm<S>,
 ) -> (Peer, GroupName, crate::store::Log, mpsc::Receiver<PeerCall>) {
-    let (network, errands) = Network::new();
+    let (network, peer_calls) = Network::new();
     realm.network = network;
     let (beta, group) = ("beta".parse().unwrap(), "crew".parse().unwrap());
     let (key, place) = (PublicKey([50; 32]), ("192.0.2.9".to_string(), 6377));
@@ -56,7 +56,7 @@ async fn with_copy<S: Store>(
     batch.put(records::copy(beta, group), copy.to_value().unwrap());
     realm.commit(batch).await.unwrap();
     let log = records::MailboxLog::copy(beta, group, &copy).log;
-    (realm.peers().await.0.remove(0), group, log, errands)
+    (realm.peers().await.0.remove(0), group, log, peer_calls)
 }
 
 /// PEER-9: an entry is copied whole, however many pieces it comes in. Found by the simulator: an
@@ -64,7 +64,7 @@ async fn with_copy<S: Store>(
 #[tokio::test]
 async fn replica_entry_in_many_fragments_is_copied_whole() {
     let mut fixture = Fixture::new();
-    let (network, mut errands) = Network::new();
+    let (network, mut peer_calls) = Network::new();
     fixture.realm.network = network;
     fixture.register(device(1), "ann").await;
     let (beta, crew) = ("beta".parse().unwrap(), "crew".parse().unwrap());
@@ -94,7 +94,7 @@ async fn replica_entry_in_many_fragments_is_copied_whole() {
     }];
     let (answer, ()) = tokio::join!(
         fixture.ask(device(1), join),
-        answer_all(&mut errands, joined)
+        answer_all(&mut peer_calls, joined)
     );
     assert_eq!(answer, Answer::Done);
     let peer = realm.peers().await.0.remove(0);
@@ -102,7 +102,7 @@ async fn replica_entry_in_many_fragments_is_copied_whole() {
     let short = vec![piece(0, "thr"), piece(3, "")];
     let (outcome, ()) = tokio::join!(
         realm.read_copy(&peer, crew, MOMENT),
-        answer_all(&mut errands, short)
+        answer_all(&mut peer_calls, short)
     );
     assert_eq!(outcome, ReadOutcome::Silent);
     let nothing = Answer::Page(Page::default());
@@ -114,7 +114,7 @@ async fn replica_entry_in_many_fragments_is_copied_whole() {
     ];
     let (outcome, ()) = tokio::join!(
         realm.read_copy(&peer, crew, MOMENT),
-        answer_all(&mut errands, whole)
+        answer_all(&mut peer_calls, whole)
     );
     assert_eq!(outcome, ReadOutcome::Equal);
     let read = Command::InboxGroupRealm(command::InboxGroupRealm {
@@ -139,7 +139,7 @@ async fn replica_entry_in_many_fragments_is_copied_whole() {
 async fn membership_unknown_to_home_realm_ends_with_next_post() {
     for (joins_again, is_damaged) in [(false, false), (true, false), (false, true)] {
         let mut fixture = Fixture::new();
-        let (network, mut errands) = Network::new();
+        let (network, mut peer_calls) = Network::new();
         fixture.realm.network = network;
         fixture.register(device(1), "ann").await;
         let (beta, crew) = ("beta".parse().unwrap(), "crew".parse().unwrap());
@@ -179,7 +179,7 @@ async fn membership_unknown_to_home_realm_ends_with_next_post() {
         };
         let (answer, ()) = tokio::join!(
             fixture.ask(device(1), join(2)),
-            answer_all(&mut errands, joined(1))
+            answer_all(&mut peer_calls, joined(1))
         );
         assert_eq!(answer, Answer::Done);
         let queued = Answer::Sent(Sent::Queued);
@@ -187,7 +187,7 @@ async fn membership_unknown_to_home_realm_ends_with_next_post() {
         if joins_again {
             let (answer, ()) = tokio::join!(
                 fixture.ask(device(1), join(4)),
-                answer_all(&mut errands, joined(2))
+                answer_all(&mut peer_calls, joined(2))
             );
             assert_eq!(answer, Answer::Done);
         }
@@ -223,7 +223,7 @@ async fn membership_unknown_to_home_realm_ends_with_next_post() {
 #[tokio::test]
 async fn replica_request_that_peer_fails_to_do_is_repeated() {
     let mut fixture = Fixture::new();
-    let (peer, group, _, mut errands) = with_copy(&mut fixture.realm).await;
+    let (peer, group, _, mut peer_calls) = with_copy(&mut fixture.realm).await;
     let realm = &fixture.realm;
     for (answer, is_over) in [
         (Answer::Refused(ErrorCode::Internal.into()), false),
@@ -234,12 +234,12 @@ async fn replica_request_that_peer_fails_to_do_is_repeated() {
         let answers = || vec![answer.clone()];
         let (is_told, ()) = tokio::join!(
             realm.tell_grown(&peer, group),
-            answer_all(&mut errands, answers())
+            answer_all(&mut peer_calls, answers())
         );
         assert_eq!(is_told == Carried::Settled, is_over, "{answer:?}");
         let (outcome, ()) = tokio::join!(
             realm.read_copy(&peer, group, MOMENT),
-            answer_all(&mut errands, answers())
+            answer_all(&mut peer_calls, answers())
         );
         assert_eq!(outcome != ReadOutcome::Unread, is_over, "{answer:?}");
     }
@@ -323,7 +323,7 @@ async fn replica_is_bounded_whatever_home_realm_sends() {
     let mut realm = open_with(&directory, |_, limits| {
         limits.rates.stored_peer = crate::rate_limit::RateLimit::per_day(1 << 13);
     });
-    let (peer, group, log, mut errands) = with_copy(&mut realm).await;
+    let (peer, group, log, mut peer_calls) = with_copy(&mut realm).await;
     let entry = |position, content, total: Option<u64>, body: &[u8]| Entry {
         position: Position(position),
         time: 0,
@@ -336,7 +336,7 @@ async fn replica_is_bounded_whatever_home_realm_sends() {
     let page = |entries: Vec<Entry>, more| Answer::Page(Page { more, entries });
     let mut read = async |answers: Vec<Answer>| {
         let reading = realm.read_copy(&peer, group, MOMENT);
-        tokio::join!(reading, answer_all(&mut errands, answers)).0
+        tokio::join!(reading, answer_all(&mut peer_calls, answers)).0
     };
     let endless = page(vec![entry(1, 0, Some(1 << 60), b"for ever")], true);
     let nothing = || page(Vec::new(), false);
@@ -383,7 +383,7 @@ async fn replica_is_bounded_whatever_home_realm_sends() {
         let reading = realm.read_copy(&peer, group, MOMENT);
         // From then on the realm sends no request.
         let answering = async {
-            answer_all(&mut errands, vec![next]).await;
+            answer_all(&mut peer_calls, vec![next]).await;
             std::future::pending::<()>().await;
         };
         let outcome = tokio::select! {
@@ -404,7 +404,7 @@ async fn replica_is_bounded_whatever_home_realm_sends() {
 async fn replica_entry_deleted_while_copied_is_not_mixed_with_another() {
     let directory = tempfile::tempdir().unwrap();
     let mut realm = open(&directory);
-    let (peer, group, log, mut errands) = with_copy(&mut realm).await;
+    let (peer, group, log, mut peer_calls) = with_copy(&mut realm).await;
     let Answer::Page(mut gone) = piece(0, "\u{1}") else {
         panic!("it is a page")
     };
@@ -413,7 +413,7 @@ async fn replica_entry_deleted_while_copied_is_not_mixed_with_another() {
     gone.entries[0].fragment = None;
     let pages = vec![piece(0, "thr"), Answer::Page(gone)];
     let reading = realm.read_copy(&peer, group, MOMENT);
-    let (outcome, ()) = tokio::join!(reading, answer_all(&mut errands, pages));
+    let (outcome, ()) = tokio::join!(reading, answer_all(&mut peer_calls, pages));
     assert_eq!(outcome, ReadOutcome::Equal);
     let kept = realm
         .store

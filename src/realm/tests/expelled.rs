@@ -65,7 +65,7 @@ async fn membership_of_expelled_user_can_begin_again_at_once() {
 async fn membership_is_not_ended_by_message_about_former_one() {
     let store = Held::default();
     let mut realm = with_users(&store, &["ann"]).await;
-    let (network, mut errands) = Network::new();
+    let (network, mut peer_calls) = Network::new();
     realm.network = network;
     for (number, membership) in [(2, 11), (3, 12)] {
         let command = Request::from(join_realm(op(number), "crew")).to_bytes();
@@ -74,8 +74,10 @@ async fn membership_is_not_ended_by_message_about_former_one() {
             membership,
             known_as: "alpha".parse().unwrap(),
         };
-        let (answer, ()) =
-            tokio::join!(give(&realm, 1, &command), answer_next(&mut errands, joined));
+        let (answer, ()) = tokio::join!(
+            give(&realm, 1, &command),
+            answer_next(&mut peer_calls, joined)
+        );
         assert_eq!(answer, Answer::Done);
     }
     let is_member = || {

@@ -95,7 +95,7 @@ async fn queue_filled_by_one_account_has_room_for_others() {
 async fn queue_share_counts_moved_message_once() {
     let store = Held::default();
     let mut realm = with_users(&store, &["ann", "bob"]).await;
-    let (network, mut errands) = Network::new();
+    let (network, mut peer_calls) = Network::new();
     realm.network = network;
     put(&store, 2046, "ann", QueuedKind::Private);
     let mut batch = Batch::new();
@@ -109,7 +109,7 @@ async fn queue_share_counts_moved_message_once() {
         let used = refused_number(ErrorCode::NumberReused, 9);
         let (carried, ()) = tokio::join!(
             realm.deliver_outgoing(beta, &outgoing, 0, MOMENT),
-            super::group_teardown::answer_next(&mut errands, used)
+            super::group_teardown::answer_next(&mut peer_calls, used)
         );
         assert_eq!(carried, Carried::Refused);
     }

@@ -72,8 +72,8 @@ pub async fn joins(realm: &Realm<Held>, n: u8, name: &str, who: &str) -> u64 {
 }
 
 /// Answers the next request to a peer.
-pub async fn answer_next(errands: &mut tokio::sync::mpsc::Receiver<PeerCall>, reply: Answer) {
-    match errands.recv().await {
+pub async fn answer_next(calls: &mut tokio::sync::mpsc::Receiver<PeerCall>, reply: Answer) {
+    match calls.recv().await {
         Some(PeerCall::Ask { answer, .. }) => answer.send(reply.to_bytes()).unwrap(),
         other => panic!("{other:?}"),
     }
@@ -459,12 +459,12 @@ async fn replica_end_is_told_to_all_members_across_restarts() {
 async fn replica_end_found_by_read_makes_way_for_later_group() {
     let store = Held::default();
     let mut realm = with_copy(&store, &["ann", "bob"]).await;
-    let (network, mut errands) = Network::new();
+    let (network, mut calls) = Network::new();
     realm.network = network;
     let beta = realm.peers().await.0.remove(0);
     let (outcome, ()) = tokio::join!(
         realm.read_copy(&beta, group("crew"), MOMENT),
-        answer_next(&mut errands, refused(ErrorCode::NoSuchGroup))
+        answer_next(&mut calls, refused(ErrorCode::NoSuchGroup))
     );
     assert_eq!(outcome, ReadOutcome::Gone);
     // No further request is sent.
@@ -479,7 +479,7 @@ async fn replica_end_found_by_read_makes_way_for_later_group() {
         membership: 1,
         known_as,
     };
-    let (answer, ()) = tokio::join!(give(&realm, 1, &command), answer_next(&mut errands, joined));
+    let (answer, ()) = tokio::join!(give(&realm, 1, &command), answer_next(&mut calls, joined));
     assert_eq!(answer, Answer::Done);
     // The *ended* of the former group arrives late.
     give(&realm, BETA, &ended(1, "crew", EPOCH).to_bytes()).await;

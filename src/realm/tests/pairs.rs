@@ -55,9 +55,9 @@ const OLD: u64 = 7;
 const NEW: u64 = 8;
 
 /// Answers the requests to the other realm.
-async fn answer_for_beta(mut errands: mpsc::Receiver<PeerCall>, beta: Arc<Mutex<Beta>>) {
-    while let Some(errand) = errands.recv().await {
-        let PeerCall::Ask { bytes, answer, .. } = errand else {
+async fn answer_for_beta(mut peer_calls: mpsc::Receiver<PeerCall>, beta: Arc<Mutex<Beta>>) {
+    while let Some(peer_call) = peer_calls.recv().await {
+        let PeerCall::Ask { bytes, answer, .. } = peer_call else {
             continue;
         };
         let mut beta = beta.lock().unwrap();
@@ -98,9 +98,9 @@ impl Scene<'_> {
             members: names.map(|(name, who)| (group(name), user(who))).into(),
         }));
         if self.has_beta {
-            let (network, errands) = Network::new();
+            let (network, peer_calls) = Network::new();
             realm.network = network;
-            tokio::spawn(answer_for_beta(errands, Arc::clone(&beta)));
+            tokio::spawn(answer_for_beta(peer_calls, Arc::clone(&beta)));
         }
         Tried { realm, beta }
     }

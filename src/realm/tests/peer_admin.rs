@@ -314,9 +314,9 @@ async fn peer_details_show_state_reason_and_next_try() {
         (new.address.as_str(), new.key),
         ("192.0.2.9:6377", [50; 32])
     );
-    let (network, errands) = Network::new();
+    let (network, peer_calls) = Network::new();
     realm.network = network;
-    drop(errands);
+    drop(peer_calls);
     let peer = realm.peer_now(beta).await.unwrap().unwrap();
     assert_eq!(realm.introduce_again(&peer, MOMENT).await, Carried::Silent);
     realm

@@ -33,7 +33,7 @@ fn remove(number: u64) -> Command<'static> {
 /// message from beta, and two messages queued for it.
 async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
     let mut realm = with_users(store, &["ann"]).await;
-    let (network, mut errands) = Network::new();
+    let (network, mut peer_calls) = Network::new();
     realm.network = network;
     done(&realm, 1, add(2, "crew")).await;
     for n in 0..members {
@@ -53,7 +53,10 @@ async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
         membership: 1,
         known_as: "alpha".parse().unwrap(),
     };
-    let (answer, ()) = tokio::join!(give(&realm, 1, &command), answer_next(&mut errands, joined));
+    let (answer, ()) = tokio::join!(
+        give(&realm, 1, &command),
+        answer_next(&mut peer_calls, joined)
+    );
     assert_eq!(answer, Answer::Done);
     let letter = deliver(7, 1, "ann", "from the first beta").to_bytes();
     assert_eq!(give(&realm, BETA, &letter).await, STORED);
@@ -213,12 +216,12 @@ async fn peer_removal_is_not_changed_by_late_answer() {
     ] {
         let store = Held::over(scene.memory().clone());
         let mut realm = realm_of(&store);
-        let (network, mut errands) = Network::new();
+        let (network, mut peer_calls) = Network::new();
         realm.network = network;
         let beta = realm.peers().await.0.remove(0);
         let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
         let removal = async {
-            let Some(PeerCall::Ask { answer: told, .. }) = errands.recv().await else {
+            let Some(PeerCall::Ask { answer: told, .. }) = peer_calls.recv().await else {
                 panic!("asked")
             };
             done(&realm, 1, remove(8)).await;
@@ -374,7 +377,7 @@ async fn peer_removal_makes_group_of_next_realm_another_group() {
     done(&realm, 1, remove(8)).await;
     assert!(realm.do_chores(NOW).await);
     add_peer(&realm, 77, "beta").await;
-    let (network, mut errands) = Network::new();
+    let (network, mut peer_calls) = Network::new();
     realm.network = network;
     let key = records::copy("beta".parse().unwrap(), group("devs"));
     let kept =
@@ -389,7 +392,10 @@ async fn peer_removal_makes_group_of_next_realm_another_group() {
         membership: 2,
         known_as: "alpha".parse().unwrap(),
     };
-    let (answer, ()) = tokio::join!(give(&realm, 1, &command), answer_next(&mut errands, joined));
+    let (answer, ()) = tokio::join!(
+        give(&realm, 1, &command),
+        answer_next(&mut peer_calls, joined)
+    );
     assert_eq!(answer, Answer::Done);
     assert_eq!((kept().position, kept().floor), (0, 1));
     let all = PageLimit {

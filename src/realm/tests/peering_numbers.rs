@@ -50,22 +50,22 @@ fn side(name: &'static str, store: &Held) -> (Realm<Held>, mpsc::Receiver<PeerCa
         limits.password_threads = 0;
         limits.rates = Rates::UNLIMITED;
     });
-    let (network, errands) = Network::new();
+    let (network, peer_calls) = Network::new();
     realm.network = network;
-    (realm, errands)
+    (realm, peer_calls)
 }
 
 /// Hands the requests of `from` to `to`.
 fn carry(
     from: &'static str,
-    mut errands: mpsc::Receiver<PeerCall>,
+    mut peer_calls: mpsc::Receiver<PeerCall>,
     to: &Arc<Realm<Held>>,
     way: &Arc<Way>,
 ) {
     let (to, way) = (Arc::clone(to), Arc::clone(way));
     tokio::spawn(async move {
-        while let Some(errand) = errands.recv().await {
-            let PeerCall::Ask { bytes, answer, .. } = errand else {
+        while let Some(peer_call) = peer_calls.recv().await {
+            let PeerCall::Ask { bytes, answer, .. } = peer_call else {
                 continue;
             };
             if way.is_cut.load(Ordering::SeqCst) {
@@ -513,7 +513,7 @@ async fn peering_begun_again_keeps_queue_and_needs_numbers() {
 /// ends.
 #[tokio::test(start_paused = true)]
 async fn peering_with_earlier_release_has_no_numbers() {
-    let (realm, mut errands) = side("alpha", &Held::default());
+    let (realm, mut peer_calls) = side("alpha", &Held::default());
     let address = ("192.0.2.9".to_string(), 6377);
     let key = secret_of("beta").public();
     let listed = realm.list_peer("beta".parse().unwrap(), key, address, None);
@@ -522,7 +522,7 @@ async fn peering_with_earlier_release_has_no_numbers() {
     let beta = beta.unwrap();
     let earlier = async {
         for says in [refused(ErrorCode::Unsupported), Answer::Done] {
-            let Some(PeerCall::Ask { bytes, answer, .. }) = errands.recv().await else {
+            let Some(PeerCall::Ask { bytes, answer, .. }) = peer_calls.recv().await else {
                 panic!("nothing is asked")
             };
             let request = PeerRequest::parse(&bytes).unwrap();

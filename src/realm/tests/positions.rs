@@ -218,8 +218,8 @@ fn group_records_of_earlier_release_are_read() {
 #[tokio::test]
 async fn replica_of_group_made_again_is_shown_from_beginning() {
     let mut fixture = Fixture::new();
-    let (network, errands) = Network::new();
-    let errands = tokio::sync::Mutex::new(errands);
+    let (network, peer_calls) = Network::new();
+    let peer_calls = tokio::sync::Mutex::new(peer_calls);
     fixture.realm.network = network;
     fixture.register(device(1), "ann").await;
     fixture.register(device(2), "bob").await;
@@ -260,7 +260,7 @@ async fn replica_of_group_made_again_is_shown_from_beginning() {
         };
         let (answer, ()) = tokio::join!(
             fixture.ask(device(n), join(number)),
-            answer_with(&errands, joined)
+            answer_with(&peer_calls, joined)
         );
         assert_eq!(answer, Answer::Done);
     };
@@ -282,7 +282,7 @@ async fn replica_of_group_made_again_is_shown_from_beginning() {
         };
         let (outcome, ()) = tokio::join!(
             realm.read_copy(&peer, crew, MOMENT),
-            answer_with(&errands, Answer::Page(page))
+            answer_with(&peer_calls, Answer::Page(page))
         );
         assert_eq!(outcome, ReadOutcome::Equal);
     };
@@ -301,8 +301,8 @@ async fn replica_of_group_made_again_is_shown_from_beginning() {
     assert_eq!(fixture.unread(2, mailbox, &[]).await, 0);
 }
 
-async fn answer_with(errands: &tokio::sync::Mutex<mpsc::Receiver<PeerCall>>, answer: Answer) {
-    match errands.lock().await.recv().await {
+async fn answer_with(peer_calls: &tokio::sync::Mutex<mpsc::Receiver<PeerCall>>, answer: Answer) {
+    match peer_calls.lock().await.recv().await {
         Some(PeerCall::Ask { answer: told, .. }) => told.send(answer.to_bytes()).unwrap(),
         other => panic!("{other:?}"),
     }

@@ -22,27 +22,27 @@ fn sendrealm(number: u64, text: &str) -> Command<'_> {
 /// Returns a realm with a user and a peer, and the receiver of its requests.
 async fn with_beta() -> (Fixture, tokio::sync::mpsc::Receiver<PeerCall>) {
     let mut fixture = Fixture::new();
-    let (network, errands) = Network::new();
+    let (network, peer_calls) = Network::new();
     fixture.realm.network = network;
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
-    (fixture, errands)
+    (fixture, peer_calls)
 }
 
 /// Delivers the next message of the queue to beta, which answers with `answer`. Returns the outcome
 /// and the request to beta.
 async fn carry(
     realm: &Realm<Embedded>,
-    errands: &mut tokio::sync::mpsc::Receiver<PeerCall>,
+    peer_calls: &mut tokio::sync::mpsc::Receiver<PeerCall>,
     refused: u32,
     answer: &Answer,
 ) -> (Carried, Vec<u8>) {
-    carry_at(realm, errands, refused, answer, MOMENT).await
+    carry_at(realm, peer_calls, refused, answer, MOMENT).await
 }
 
 async fn carry_at(
     realm: &Realm<Embedded>,
-    errands: &mut tokio::sync::mpsc::Receiver<PeerCall>,
+    peer_calls: &mut tokio::sync::mpsc::Receiver<PeerCall>,
     refused: u32,
     answer: &Answer,
     now: Moment,
@@ -50,7 +50,7 @@ async fn carry_at(
     let beta = realm.peers().await.0.remove(0);
     let outgoing = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
     let asked = async {
-        match errands.recv().await {
+        match peer_calls.recv().await {
             Some(PeerCall::Ask {
                 bytes,
                 answer: told,
@@ -148,7 +148,7 @@ async fn queue_message_older_than_one_week_is_returned() {
 /// has promised never to deliver it under its old number.
 #[tokio::test]
 async fn queue_message_refused_four_times_makes_way_once_withdrawn() {
-    let (fixture, mut errands) = with_beta().await;
+    let (fixture, mut peer_calls) = with_beta().await;
     let realm = &fixture.realm;
     fixture.ask(device(1), sendrealm(2, "poison")).await;
     let busy = Answer::Refused(Refusal::busy(100));
@@ -157,7 +157,7 @@ async fn queue_message_refused_four_times_makes_way_once_withdrawn() {
         |bytes: &[u8]| matches!(PeerRequest::parse(bytes), Ok(PeerRequest::Withdraw { .. }));
     for answer in [&fails, &Answer::Done] {
         for refused in 0..9 {
-            let (carried, bytes) = carry(realm, &mut errands, refused, answer).await;
+            let (carried, bytes) = carry(realm, &mut peer_calls, refused, answer).await;
             assert_eq!(
                 (carried, is_withdrawn(&bytes)),
                 (Carried::Refused, false),
@@ -170,27 +170,27 @@ async fn queue_message_refused_four_times_makes_way_once_withdrawn() {
     // The next one would be refused too, and a message that makes way then loses its order for
     // nothing.
     for _ in 0..9 {
-        let (carried, bytes) = carry(realm, &mut errands, 0, &busy).await;
+        let (carried, bytes) = carry(realm, &mut peer_calls, 0, &busy).await;
         assert_eq!((carried, is_withdrawn(&bytes)), (Carried::Busy, false));
     }
     for refused in 0..4 {
-        let (carried, bytes) = carry(realm, &mut errands, refused, &fails).await;
+        let (carried, bytes) = carry(realm, &mut peer_calls, refused, &fails).await;
         assert_eq!(
             (carried, is_withdrawn(&bytes)),
             (Carried::Refused, false),
             "{refused}"
         );
     }
-    let (carried, bytes) = carry(realm, &mut errands, 4, &fails).await;
+    let (carried, bytes) = carry(realm, &mut peer_calls, 4, &fails).await;
     assert_eq!(
         (carried, is_withdrawn(&bytes)),
         (Carried::Refused, true),
         "no promise yet"
     );
-    let (carried, bytes) = carry(realm, &mut errands, 5, &Answer::Done).await;
+    let (carried, bytes) = carry(realm, &mut peer_calls, 5, &Answer::Done).await;
     assert_eq!((carried, is_withdrawn(&bytes)), (Carried::Settled, true));
     for text in ["good", "poison"] {
-        let (carried, bytes) = carry(realm, &mut errands, 0, &STORED).await;
+        let (carried, bytes) = carry(realm, &mut peer_calls, 0, &STORED).await;
         assert_eq!(carried, Carried::Settled);
         let Ok(PeerRequest::Deliver { message, .. }) = PeerRequest::parse(&bytes) else {
             panic!("{bytes:?}")
@@ -254,7 +254,7 @@ async fn delivery_of_withdrawn_message_is_refused() {
 /// That answer went to a link that was gone, and no notice was written.
 #[tokio::test]
 async fn delivery_refusal_is_told_to_sender_answered_queued() {
-    let (fixture, mut errands) = with_beta().await;
+    let (fixture, mut peer_calls) = with_beta().await;
     let beta = "beta".parse().unwrap();
     let repeats = async {
         while fixture.realm.next_outgoing(beta).await.unwrap().is_none() {
@@ -263,7 +263,7 @@ async fn delivery_refusal_is_told_to_sender_answered_queued() {
         let refusal = refused(ErrorCode::NoSuchUser);
         tokio::join!(
             fixture.ask(device(1), sendrealm(2, "hello")),
-            carry(&fixture.realm, &mut errands, 0, &refusal)
+            carry(&fixture.realm, &mut peer_calls, 0, &refusal)
         )
         .0
     };
@@ -286,10 +286,13 @@ fn for_a_minute(command: Command<'_>) -> Request<'_> {
 }
 
 /// Makes the other realm accept this realm's introduction.
-async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Receiver<PeerCall>) {
+async fn introduced(
+    realm: &Realm<Embedded>,
+    peer_calls: &mut tokio::sync::mpsc::Receiver<PeerCall>,
+) {
     let beta = realm.peers().await.0.remove(0);
     let accepts = async {
-        match errands.recv().await {
+        match peer_calls.recv().await {
             Some(PeerCall::Ask { answer, .. }) => answer.send(Answer::Done.to_bytes()).unwrap(),
             other => panic!("{other:?}"),
         }
@@ -302,8 +305,8 @@ async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Re
 /// sent any more.
 #[tokio::test]
 async fn queue_message_past_deadline_is_returned_before_its_turn() {
-    let (fixture, mut errands) = with_beta().await;
-    introduced(&fixture.realm, &mut errands).await;
+    let (fixture, mut peer_calls) = with_beta().await;
+    introduced(&fixture.realm, &mut peer_calls).await;
     fixture.ask(device(1), sendrealm(2, "first")).await;
     let hurried = for_a_minute(sendrealm(3, "hurried"));
     fixture.ask(device(1), hurried.clone()).await;
@@ -335,7 +338,7 @@ async fn queue_message_past_deadline_is_returned_before_its_turn() {
             assert_eq!(carried, Carried::Settled);
             continue;
         }
-        let (carried, bytes) = carry(realm, &mut errands, 0, &STORED).await;
+        let (carried, bytes) = carry(realm, &mut peer_calls, 0, &STORED).await;
         assert_eq!(carried, Carried::Settled);
         match PeerRequest::parse(&bytes) {
             Ok(PeerRequest::Deliver { message, .. }) => asked.push(message.0.to_vec()),
@@ -351,8 +354,8 @@ async fn queue_message_past_deadline_is_returned_before_its_turn() {
 #[tokio::test]
 async fn queue_message_maybe_delivered_is_withdrawn_before_return() {
     for was_delivered in [false, true] {
-        let (fixture, mut errands) = with_beta().await;
-        introduced(&fixture.realm, &mut errands).await;
+        let (fixture, mut peer_calls) = with_beta().await;
+        introduced(&fixture.realm, &mut peer_calls).await;
         fixture
             .ask(device(1), for_a_minute(sendrealm(2, "hurried")))
             .await;
@@ -364,7 +367,7 @@ async fn queue_message_maybe_delivered_is_withdrawn_before_return() {
         );
         let answer = if was_delivered { STORED } else { Answer::Done };
         let realm = &fixture.realm;
-        let (carried, bytes) = carry_at(realm, &mut errands, 0, &answer, late).await;
+        let (carried, bytes) = carry_at(realm, &mut peer_calls, 0, &answer, late).await;
         assert_eq!(carried, Carried::Settled);
         assert!(matches!(
             PeerRequest::parse(&bytes),
@@ -384,8 +387,8 @@ async fn queue_message_maybe_delivered_is_withdrawn_before_return() {
 /// is not returned again. Found by the simulator.
 #[tokio::test]
 async fn queue_message_returned_before_restart_is_not_returned_again() {
-    let (fixture, mut errands) = with_beta().await;
-    introduced(&fixture.realm, &mut errands).await;
+    let (fixture, mut peer_calls) = with_beta().await;
+    introduced(&fixture.realm, &mut peer_calls).await;
     fixture.ask(device(1), sendrealm(2, "first")).await;
     fixture
         .ask(device(1), for_a_minute(sendrealm(3, "hurried")))
@@ -443,23 +446,23 @@ fn numbered(bytes: &[u8]) -> (u64, u64, Vec<u8>) {
 /// after the copy, was told that it had been delivered, and nothing was stored.
 #[tokio::test]
 async fn queue_numbers_messages_in_new_epoch_after_each_start() {
-    let (fixture, mut errands) = with_beta().await;
+    let (fixture, mut peer_calls) = with_beta().await;
     fixture.ask(device(1), sendrealm(2, "hello")).await;
     let busy = Answer::Refused(Refusal::busy(100));
-    let (_, before) = carry(&fixture.realm, &mut errands, 0, &busy).await;
+    let (_, before) = carry(&fixture.realm, &mut peer_calls, 0, &busy).await;
     let mut fixture = fixture.restart();
-    let (network, mut errands) = Network::new();
+    let (network, mut peer_calls) = Network::new();
     fixture.realm.network = network;
     fixture.ask(device(1), sendrealm(3, "hello")).await;
-    let (carried, again) = carry(&fixture.realm, &mut errands, 0, &STORED).await;
+    let (carried, again) = carry(&fixture.realm, &mut peer_calls, 0, &STORED).await;
     assert_eq!((carried, &again), (Carried::Settled, &before));
-    let (_, next) = carry(&fixture.realm, &mut errands, 0, &STORED).await;
+    let (_, next) = carry(&fixture.realm, &mut peer_calls, 0, &STORED).await;
     assert_ne!(numbered(&next).0, numbered(&before).0);
     // The restored copy sends this message again, with the same place in the queue and the same
     // text.
-    let (copy, mut errands) = with_beta().await;
+    let (copy, mut peer_calls) = with_beta().await;
     copy.ask(device(1), sendrealm(2, "hello")).await;
-    let (_, restored) = carry(&copy.realm, &mut errands, 0, &STORED).await;
+    let (_, restored) = carry(&copy.realm, &mut peer_calls, 0, &STORED).await;
     let ((then, place, text), (now, same, words)) = (numbered(&before), numbered(&restored));
     assert_eq!((place, text), (same, words));
     assert_ne!(then, now);
@@ -470,19 +473,19 @@ async fn queue_numbers_messages_in_new_epoch_after_each_start() {
 /// it could, for a week.
 #[tokio::test]
 async fn queue_message_whose_number_is_used_gets_new_number() {
-    let (fixture, mut errands) = with_beta().await;
+    let (fixture, mut peer_calls) = with_beta().await;
     let realm = &fixture.realm;
     fixture.ask(device(1), sendrealm(2, "one")).await;
     fixture.ask(device(1), sendrealm(3, "two")).await;
     let used = refused_number(ErrorCode::NumberReused, 9);
-    let (carried, first) = carry(realm, &mut errands, 0, &used).await;
+    let (carried, first) = carry(realm, &mut peer_calls, 0, &used).await;
     assert_eq!(
         carried,
         Carried::Refused,
         "it is waited before the next is asked"
     );
-    let (_, second) = carry(realm, &mut errands, 0, &STORED).await;
-    let (carried, again) = carry(realm, &mut errands, 0, &STORED).await;
+    let (_, second) = carry(realm, &mut peer_calls, 0, &STORED).await;
+    let (carried, again) = carry(realm, &mut peer_calls, 0, &STORED).await;
     assert_eq!(carried, Carried::Settled);
     assert_eq!(numbered(&second).2, b"two");
     let ((then, _, text), (now, _, same)) = (numbered(&first), numbered(&again));
@@ -497,7 +500,7 @@ async fn queue_message_whose_number_is_used_gets_new_number() {
 /// is not remembered until its deadline (PEER-17).
 #[tokio::test(start_paused = true)]
 async fn queue_passes_over_damaged_message_and_forgets_delivered_one() {
-    let (fixture, mut errands) = with_beta().await;
+    let (fixture, mut peer_calls) = with_beta().await;
     let beta: RealmId = "beta".parse().unwrap();
     let mut batch = Batch::new();
     batch.append(records::queue(beta), Vec::new());
@@ -510,7 +513,7 @@ async fn queue_passes_over_damaged_message_and_forgets_delivered_one() {
     let glance = fixture.realm.look(beta, false).await.unwrap().unwrap();
     let next = glance.next.unwrap().expect("it waits behind");
     assert_eq!(next.outgoing.position(), 2);
-    let (carried, asked) = carry(&fixture.realm, &mut errands, 0, &STORED).await;
+    let (carried, asked) = carry(&fixture.realm, &mut peer_calls, 0, &STORED).await;
     assert_eq!(carried, Carried::Settled);
     let asked = PeerRequest::parse(&asked).unwrap();
     assert!(matches!(
@@ -527,7 +530,7 @@ async fn queue_passes_over_damaged_message_and_forgets_delivered_one() {
 /// lost. It waits, and is not passed over.
 #[tokio::test(start_paused = true)]
 async fn queue_message_of_newer_release_waits() {
-    let (fixture, _errands) = with_beta().await;
+    let (fixture, _peer_calls) = with_beta().await;
     let beta: RealmId = "beta".parse().unwrap();
     let mut batch = Batch::new();
     batch.append(records::queue(beta), vec![200, 1, 2, 3]);

@@ -17,7 +17,7 @@ type PeerCalls = tokio::sync::mpsc::Receiver<PeerCall>;
 /// Returns a realm with a user in a group of beta. Beta knows this realm under the name "ours".
 async fn with_crew(store: &Held) -> (Realm<Held>, PeerCalls) {
     let mut realm = with_users(store, &["ann"]).await;
-    let (network, mut errands) = Network::new();
+    let (network, mut peer_calls) = Network::new();
     realm.network = network;
     let joined = Answer::Joined {
         epoch: 7,
@@ -25,9 +25,9 @@ async fn with_crew(store: &Held) -> (Realm<Held>, PeerCalls) {
         known_as: "ours".parse().unwrap(),
     };
     let join = Request::from(join_realm(op(2), "crew")).to_bytes();
-    let (answer, ()) = tokio::join!(give(&realm, 1, &join), answer_next(&mut errands, joined));
+    let (answer, ()) = tokio::join!(give(&realm, 1, &join), answer_next(&mut peer_calls, joined));
     assert_eq!(answer, Answer::Done);
-    (realm, errands)
+    (realm, peer_calls)
 }
 
 /// Posts to the group as ann.
@@ -63,12 +63,12 @@ fn said(after: u64, entries: &[(&str, u8, &str)]) -> Answer {
     })
 }
 
-async fn read(realm: &Realm<Held>, errands: &mut PeerCalls, answer: Answer) {
+async fn read(realm: &Realm<Held>, peer_calls: &mut PeerCalls, answer: Answer) {
     let peers = realm.peers().await.0;
     let beta = peers.iter().find(|peer| peer.realm.as_str() == "beta");
     let (outcome, ()) = tokio::join!(
         realm.read_copy(beta.unwrap(), group("crew"), MOMENT),
-        answer_next(errands, answer)
+        answer_next(peer_calls, answer)
     );
     assert_eq!(outcome, ReadOutcome::Equal);
 }
@@ -113,7 +113,7 @@ fn unconfirmed(who: &str, text: &str) -> (String, u8, String) {
 #[tokio::test(start_paused = true)]
 async fn replica_confirms_each_post_of_local_user_once() {
     let store = Held::default();
-    let (realm, mut errands) = with_crew(&store).await;
+    let (realm, mut peer_calls) = with_crew(&store).await;
     for (number, text) in [(3, "hi"), (4, "hi"), (5, "yo")] {
         post(&realm, number, text).await;
     }
@@ -131,7 +131,7 @@ async fn replica_confirms_each_post_of_local_user_once() {
         ("zoe", CONTENT_TEXT, "hi"),
         ("ann@gamma", CONTENT_TEXT, "hi"),
     ];
-    read(&realm, &mut errands, said(0, &page)).await;
+    read(&realm, &mut peer_calls, said(0, &page)).await;
     let mut wanted = vec![
         shown("ann", CONTENT_TEXT, "hi"),
         shown("ann", CONTENT_TEXT, "hi"),
@@ -147,14 +147,14 @@ async fn replica_confirms_each_post_of_local_user_once() {
     assert_eq!(copied(&store), wanted);
     drop(realm);
     let mut realm = realm_of(&store);
-    let (network, mut errands) = Network::new();
+    let (network, mut peer_calls) = Network::new();
     realm.network = network;
     for (after, shown) in [
         (10, shown("ann", CONTENT_TEXT, "yo")),
         (11, unconfirmed("ann@ours", "yo")),
     ] {
         let page = [("ann@ours", CONTENT_TEXT, "yo")];
-        read(&realm, &mut errands, said(after, &page)).await;
+        read(&realm, &mut peer_calls, said(after, &page)).await;
         wanted.push(shown);
         assert_eq!(copied(&store), wanted);
     }
@@ -173,7 +173,7 @@ async fn pass(realm: &Realm<Held>, now: Moment) {
 #[tokio::test(start_paused = true)]
 async fn replica_post_record_never_read_back_is_deleted() {
     let store = Held::default();
-    let (realm, _errands) = with_crew(&store).await;
+    let (realm, _peer_calls) = with_crew(&store).await;
     post(&realm, 3, "one").await;
     // A record of a release that noted ended memberships.
     let left = || Key(b"f/beta/crew/zoe"[..].into());
@@ -186,7 +186,7 @@ async fn replica_post_record_never_read_back_is_deleted() {
     pass(&realm, later(MOMENT, 30 * DAY)).await;
     assert_eq!(noted(&store), []);
     let store = Held::default();
-    let (realm, _errands) = with_crew(&store).await;
+    let (realm, _peer_calls) = with_crew(&store).await;
     post(&realm, 4, "two").await;
     assert_eq!(noted(&store).len(), 1);
     let claim = Command::Claim(command::Claim {

@@ -38,7 +38,7 @@ async fn peer_unreadable_does_not_delay_other_peers() {
     let beta = Key(b"r/beta"[..].into());
     for is_block in [false, true] {
         let store = Faulty::default();
-        let (realm, errands) = realm_over(&store);
+        let (realm, peer_calls) = realm_over(&store);
         list_both(&realm).await;
         let kept = store.get(&beta).await.unwrap().unwrap().value.to_vec();
         if is_block {
@@ -50,7 +50,7 @@ async fn peer_unreadable_does_not_delay_other_peers() {
             batch.put(beta.clone(), b"no peer".to_vec());
             store.commit(batch).await.unwrap();
         }
-        in_touch(&realm, errands, async |mut asking| {
+        in_touch(&realm, peer_calls, async |mut asking| {
             assert_eq!(asking.next_introduction().await, GAMMA);
             store.mend();
             let mut batch = Batch::new();
@@ -66,7 +66,7 @@ async fn peer_unreadable_does_not_delay_other_peers() {
 #[tokio::test(start_paused = true)]
 async fn queue_unreadable_is_searched_again_without_other_queues() {
     let store = Faulty::default();
-    let (realm, errands) = realm_over(&store);
+    let (realm, peer_calls) = realm_over(&store);
     list_both(&realm).await;
     let reads = Arc::new(std::sync::Mutex::new((0, 0)));
     let counted = Arc::clone(&reads);
@@ -79,7 +79,7 @@ async fn queue_unreadable_is_searched_again_without_other_queues() {
         }
         matches!(asked, Asked::Read(log) if log.0.as_slice() == b"q/beta")
     });
-    in_touch(&realm, errands, async |mut asking| {
+    in_touch(&realm, peer_calls, async |mut asking| {
         let mut introduced = [
             asking.next_introduction().await,
             asking.next_introduction().await,
@@ -98,7 +98,7 @@ async fn queue_unreadable_is_searched_again_without_other_queues() {
 #[tokio::test(start_paused = true)]
 async fn queue_malformed_entry_does_not_hide_next_message() {
     let store = Faulty::default();
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     realm.note_running(LONG).await;
     register(&realm).await;
     list_beta(&realm).await;
@@ -109,8 +109,8 @@ async fn queue_malformed_entry_does_not_hide_next_message() {
     hurried.options.ttl = Some(60);
     let answer = ask(&realm, DEVICE, &hurried.to_bytes()).await;
     assert_eq!(answer, Answer::Sent(Sent::Queued));
-    let (realm, errands) = realm_over(&store);
-    in_touch(&realm, errands, async |_silent| {
+    let (realm, peer_calls) = realm_over(&store);
+    in_touch(&realm, peer_calls, async |_silent| {
         tokio::time::sleep(Duration::from_mins(5)).await;
     })
     .await;
@@ -122,11 +122,11 @@ async fn queue_malformed_entry_does_not_hide_next_message() {
 /// arrives each second. Beta answers `says`, or nothing.
 async fn deliveries(
     realm: &Arc<Realm<Faulty>>,
-    errands: mpsc::Receiver<PeerCall>,
+    peer_calls: mpsc::Receiver<PeerCall>,
     says: Option<Answer>,
 ) -> u32 {
     let heard = Arc::clone(realm);
-    in_touch(realm, errands, async |mut beta| {
+    in_touch(realm, peer_calls, async |mut beta| {
         let introduce = PeerRequest::Introduce {
             realm: "beta".parse().unwrap(),
             address: Text("192.0.2.9"),
@@ -186,7 +186,7 @@ async fn delivery_wait_ends_on_contact_from_silent_peer_only() {
     ];
     for (says, is_full, expected) in cases {
         let store = Faulty::default();
-        let (realm, errands) = realm_over(&store);
+        let (realm, peer_calls) = realm_over(&store);
         register(&realm).await;
         list_beta(&realm).await;
         sendrealm(&realm, 2, "first").await;
@@ -199,7 +199,7 @@ async fn delivery_wait_ends_on_contact_from_silent_peer_only() {
             is_full && batch.changes.iter().any(is_settled)
         });
         let what = format!("{says:?}");
-        let count = deliveries(&realm, errands, says).await;
+        let count = deliveries(&realm, peer_calls, says).await;
         assert!(expected.contains(&count), "{what}: {count}");
     }
 }

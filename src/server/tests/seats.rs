@@ -15,7 +15,7 @@ const SILENCE: Silence = Silence::fixed(Duration::from_secs(30));
 /// Two listeners with three workers each, and the outbound requests of each worker.
 struct Listeners {
     realm: Arc<Realm<Faulty>>,
-    ways: Arc<Routes>,
+    routes: Arc<Routes>,
     links: Arc<Links>,
     called: Vec<Vec<mpsc::Receiver<OutboundRequest>>>,
 }
@@ -23,15 +23,15 @@ struct Listeners {
 impl Listeners {
     async fn new() -> Self {
         let store = Faulty::default();
-        let (realm, _errands) = realm_over(&store);
+        let (realm, _peer_calls) = realm_over(&store);
         list_beta(&realm).await;
         let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
         links.keep_only(&[BETA]);
-        let (mut ways, mut called) = (Vec::new(), Vec::new());
+        let (mut routes, mut called) = (Vec::new(), Vec::new());
         for host in [1, 2] {
             let (calls, each) = (0..3).map(|_| mpsc::channel(4)).unzip();
             called.push(each);
-            ways.push(Route {
+            routes.push(Route {
                 source: (format!("192.0.2.{host}"), 6377),
                 is_ipv6: false,
                 is_local: false,
@@ -39,8 +39,8 @@ impl Listeners {
             });
         }
         Self {
-            ways: Arc::new(Routes::new(
-                ways,
+            routes: Arc::new(Routes::new(
+                routes,
                 Arc::clone(&links),
                 &mut StdRng::seed_from_u64(1),
             )),
@@ -66,7 +66,7 @@ impl Listeners {
     /// Sends a request to beta from the first listener. Returns its answer.
     async fn ask(&self, dialing: Dialing) -> oneshot::Receiver<Vec<u8>> {
         let (answer, told) = oneshot::channel();
-        let errand = PeerCall::Ask {
+        let peer_call = PeerCall::Ask {
             peer: Box::new(self.realm.peers().await.0.remove(0)),
             bytes: PeerRequest::Grown {
                 group: "cats".parse().unwrap(),
@@ -76,8 +76,8 @@ impl Listeners {
             dialing,
             answer,
         };
-        let ways = Arc::clone(&self.ways);
-        tokio::spawn(async move { ways.run(errand).await });
+        let routes = Arc::clone(&self.routes);
+        tokio::spawn(async move { routes.run(peer_call).await });
         told
     }
 

@@ -20,7 +20,7 @@ fn after(times: u16) -> Watcher {
 #[tokio::test(start_paused = true)]
 async fn watch_records_of_migrating_links_are_written_once() {
     let store = Faulty::default();
-    let (realm, _errands) = realm_over(&store);
+    let (realm, _peer_calls) = realm_over(&store);
     let commits = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&commits);
     store.fail_when(move |asked| {
