@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!           opens a link soon after this realm sent to it
-//!  Unknown ───────────────────────────────────────────────▶ LetIn ─┐ 14 to 45 min without
+//!  Unknown ───────────────────────────────────────────────▶ LetIn ─┐ 24 to 45 min without
 //!     │                                                     │  ▲   │ traffic: this realm
 //!     │ opens a link after 5 min without traffic            │  └───┘ introduces itself again
 //!     └────────────────────▶ Proven ◀───────────────────────┘
@@ -50,7 +50,7 @@ const CHECKED_WITHIN: Duration = Duration::from_mins(12);
 const THEIRS_OPEN: Duration = Duration::from_mins(40);
 /// How long this realm first waits, without traffic, for a peer to open a link after a silence. The
 /// wait doubles each time.
-const LET_IN_AGAIN: Duration = Duration::from_mins(14);
+const LET_IN_AGAIN: Duration = Duration::from_mins(24);
 /// The longest such wait. The link that was opened for it may be idle for some minutes before that.
 const LET_IN_AGAIN_MAX: Duration = Duration::from_mins(45);
 
@@ -108,6 +108,8 @@ struct LinksWithPeer<I> {
     let_in_again: Duration,
     /// When this realm and the peer last sent to each other, as far as the table knows.
     spoke: Duration,
+    /// The same without the end of a link of the peer's: that may have ended because nothing came.
+    talked: Duration,
     /// The number of requests to the peer in progress.
     asking: usize,
     /// The peer is to be dialled once after a silence.
@@ -157,6 +159,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             reach: Reach::Unknown,
             let_in_again: LET_IN_AGAIN,
             spoke: now,
+            talked: now,
             asking: 0,
             wants_check: true,
             check_after: CHECK_AFTER + later,
@@ -184,6 +187,11 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         self.ours.is_empty() && self.theirs.is_empty() && now >= self.spoke + time
     }
 
+    /// Records that the two have sent something to each other.
+    const fn talk(&mut self, now: Duration) {
+        (self.spoke, self.talked) = (now, now);
+    }
+
     /// Requests a dial-back: at once, or [`BACK_AGAIN`] after the last one. It is postponed, not
     /// skipped: a peer that has restarted since does not know that it could be dialled before.
     fn call_back(&mut self, now: Duration) {
@@ -197,7 +205,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
     }
 
     fn introduced(&mut self, now: Duration) {
-        self.spoke = now;
+        self.talk(now);
         let is_fresh = core::mem::take(&mut self.is_fresh);
         if core::mem::take(&mut self.is_check) {
             // The peer knows that it can be dialled.
@@ -234,7 +242,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             self.lost += 1;
         }
         if self.let_in_due().is_some_and(|due| due <= now) {
-            self.spoke = now;
+            self.talk(now);
             self.let_in_again = (self.let_in_again * 2).min(LET_IN_AGAIN_MAX);
             self.lost += 1;
         }
@@ -256,7 +264,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
     /// When the peer has not opened a link though the silence was long enough.
     fn let_in_due(&self) -> Option<Duration> {
         let is_silent = self.ours.is_empty() && self.asking == 0;
-        (self.reach == Reach::LetIn && is_silent).then(|| self.silent_since(self.let_in_again))
+        (self.reach == Reach::LetIn && is_silent).then_some(self.talked + self.let_in_again)
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -277,7 +285,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         } else if self.reach == Reach::Unknown {
             self.reach = Reach::LetIn;
         }
-        self.spoke = now;
+        self.talk(now);
         self.is_fresh |= !is_again;
         if self.reached.is_none() {
             self.call_back(now);
@@ -305,7 +313,9 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         let was_theirs = self.theirs.contains(&link);
         self.theirs.retain(|other| *other != link);
         self.ours.retain(|other| *other != link);
-        if was_ours || was_theirs {
+        if was_ours {
+            self.talk(now);
+        } else if was_theirs {
             self.spoke = now;
         }
         if was_ours && self.ours.is_empty() && self.reach == Reach::Unknown {
@@ -421,14 +431,14 @@ impl<I: Copy + Eq> PeerLinks<I> {
         };
         // A key that was removed in the meantime, and added again, has none in progress.
         peer.asking = peer.asking.saturating_sub(1);
-        peer.spoke = now;
+        peer.talk(now);
         peer.let_in_due().is_some()
     }
 
     /// Handles a request of the peer, which this realm is about to answer or has answered.
     pub fn heard(&mut self, now: Duration, peer: &PublicKey) {
         if let Some(peer) = self.peers.get_mut(peer) {
-            peer.spoke = now;
+            peer.talk(now);
         }
     }
 

@@ -104,7 +104,8 @@ impl Kinds {
         let nat = nat.map(|nat| Nat {
             // A realm behind a firewall keeps its own address.
             tells: nat.tells || is_firewall,
-            is_firewall: firewall && (nat.tells || is_firewall),
+            // Whoever has to join again needs a realm that can be reached.
+            is_firewall: firewall && (nat.tells || is_firewall) && restored.is_none(),
             ..nat
         });
         if taken {
