@@ -1,5 +1,6 @@
-//! Makes the light client (profile `light`, optimised for size, which aborts on panic) smaller when it is linked: functions
-//! that are the same are kept once, and there are no tables for unwinding, which nothing there does.
+//! Makes the light client (profile `light`, optimised for size, which aborts on panic) smaller when
+//! it is linked: functions that are the same are kept once, and there are no tables for unwinding,
+//! which nothing there does.
 
 use std::{env, fs, path::Path};
 

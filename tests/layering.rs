@@ -154,6 +154,26 @@ fn layering_source_files_stay_below_line_limit() {
     }
 }
 
+/// rustfmt keeps code within 100 columns. Tables and pictures in comments may be wider.
+#[test]
+fn layering_comments_stay_within_100_columns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for directory in ["src", "tests", "benches", "examples"] {
+        for file in files(&root.join(directory)) {
+            let text = fs::read_to_string(&file).unwrap();
+            let mut is_table = false;
+            let wide = text.lines().filter(|line| {
+                let line = line.trim_end();
+                let is_comment = line.trim_start().starts_with("//");
+                is_table ^= is_comment && line.contains("```");
+                is_comment && !is_table && line.chars().count() > 100
+            });
+            let wide: Vec<_> = wide.collect();
+            assert!(wide.is_empty(), "{}: {wide:#?}", file.display());
+        }
+    }
+}
+
 /// Names of modules and types that others have replaced (docs/glossary.md).
 const FORMER_MODULES: &[&str] = &[
     "allowance",

@@ -82,7 +82,8 @@ pub struct Global {
     /// The largest datagram to send and take.
     #[arg(long, global = true, value_name = "SIZE", value_parser = datagram)]
     pub max_datagram: Option<usize>,
-    /// Whether small packets leave twice: auto (while much is lost), off (each byte is paid for) or on.
+    /// Whether small packets leave twice: auto (while much is lost), off (each byte is paid for) or
+    /// on.
     #[arg(long, global = true, value_name = "CHOICE")]
     pub redundancy: Option<Redundancy>,
     /// Let no command leave in the first packet: a round trip more, and forward secrecy for all.
@@ -166,7 +167,8 @@ pub enum Command {
     Demo(Demo),
     /// Measure a realm: what a command takes in time, bytes and processor, beside a bare echo.
     Bench(Bench),
-    /// Tell what this profile has spent: bytes and datagrams, in its last run and in all of them together.
+    /// Tell what this profile has spent: bytes and datagrams, in its last run and in all of them
+    /// together.
     Cost {
         /// Begin to count anew.
         #[arg(long)]
@@ -208,7 +210,8 @@ pub struct Message {
     /// The message; - reads it from standard input.
     #[arg(allow_hyphen_values = true)]
     message: String,
-    /// For how long it is worth delivering; one to another realm that outlives that comes back as a notice.
+    /// For how long it is worth delivering; one to another realm that outlives that comes back as a
+    /// notice.
     #[arg(long, value_name = "SPAN", value_parser = ttl)]
     ttl: Option<Duration>,
 }
@@ -250,8 +253,9 @@ pub struct Inbox {
     /// At most so many bytes of answer; a message that is longer comes in pieces.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub bytes: Option<u64>,
-    /// Confirm only what comes back on standard input: a line with a position confirms the messages up to it. Ends when
-    /// all are confirmed, or at the end of standard input; with none, nothing is confirmed.
+    /// Confirm only what comes back on standard input: a line with a position confirms the messages
+    /// up to it. Ends when all are confirmed, or at the end of standard input; with none, nothing
+    /// is confirmed.
     #[arg(long)]
     pub ack: bool,
 }

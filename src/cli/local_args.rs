@@ -39,8 +39,9 @@ fn loss(text: &str) -> Result<f64, String> {
 
 #[derive(Debug, PartialEq, Eq, Args)]
 pub struct Bench {
-    /// The connection string of the realm; one without a key is spoken to without encryption. Without it a realm is
-    /// started for this on this machine, and is gone afterwards. A realm keeps the accounts that are made there.
+    /// The connection string of the realm; one without a key is spoken to without encryption.
+    /// Without it a realm is started for this on this machine, and is gone afterwards. A realm
+    /// keeps the accounts that are made there.
     #[arg(value_name = "STRING")]
     pub realm: Option<ConnectionString>,
     /// Connections at once, each with an account of its own.
@@ -61,7 +62,8 @@ pub struct Bench {
     /// How many commands at most.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Where the realm that is started for this keeps its store; on the disk that is to be measured.
+    /// Where the realm that is started for this keeps its store; on the disk that is to be
+    /// measured.
     #[arg(long, value_name = "DIR", conflicts_with = "realm")]
     pub data: Option<PathBuf>,
     /// Workers of the realm that is started for this; 0 for as many as there are processors.
@@ -125,12 +127,12 @@ pub struct Serve {
         value_parser = listen_address
     )]
     pub listen: Vec<SocketAddr>,
-    /// The store is a copy of one that was in use, as a snapshot is: give this at the first start from the copy, so that
-    /// clients do not go on from positions that only the lost store had.
+    /// The store is a copy of one that was in use, as a snapshot is: give this at the first start
+    /// from the copy, so that clients do not go on from positions that only the lost store had.
     #[arg(long)]
     pub restored: bool,
-    /// Go on without what the disk has lost or damaged of the store: give this once, when a start says so and there is no backup
-    /// to restore. What is left out is logged.
+    /// Go on without what the disk has lost or damaged of the store: give this once, when a start
+    /// says so and there is no backup to restore. What is left out is logged.
     #[arg(long)]
     pub accept_damage: bool,
     /// What to write to standard error: error, warn, info, debug or trace.

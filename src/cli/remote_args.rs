@@ -88,12 +88,14 @@ pub enum UserCommand {
         /// Stop after so many messages.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
-        /// Ask for a sign of life after so long a silence, which keeps the way back open; 0s does not. Else after
-        /// what the kind of link says, and up to two minutes while the way is seen to stay open.
+        /// Ask for a sign of life after so long a silence, which keeps the way back open; 0s does
+        /// not. Else after what the kind of link says, and up to two minutes while the way is seen
+        /// to stay open.
         #[arg(long, value_name = "SPAN", value_parser = parse_span)]
         keepalive: Option<Duration>,
-        /// Confirm only what comes back on standard input: a line `<mailbox> <position>` confirms the messages of that
-        /// mailbox up to that position. The end of standard input ends the watch.
+        /// Confirm only what comes back on standard input: a line `<mailbox> <position>` confirms
+        /// the messages of that mailbox up to that position. The end of standard input ends the
+        /// watch.
         #[arg(long)]
         ack: bool,
     },
@@ -106,8 +108,8 @@ pub enum UserCommand {
     },
     /// Ask the realm for an answer and nothing else, and say what the path is like.
     ///
-    /// The first answer says what a command costs that begins with nothing; the others, what one costs on an open link. What is lost is sent
-    /// again, and shows in the time.
+    /// The first answer says what a command costs that begins with nothing; the others, what one
+    /// costs on an open link. What is lost is sent again, and shows in the time.
     Ping {
         /// How often.
         #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]

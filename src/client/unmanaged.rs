@@ -52,8 +52,8 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Starts a link from a device to the realm at `address` with the key `realm`. Without a key the
-    /// link is plain. `highest` is the highest operation number that the device has used.
+    /// Starts a link from a device to the realm at `address` with the key `realm`. Without a key
+    /// the link is plain. `highest` is the highest operation number that the device has used.
     ///
     /// # Errors
     /// If the system provides no socket or no randomness.

@@ -128,8 +128,9 @@ impl Watching<'_> {
         }
     }
 
-    /// Returns the next message when there is one. Each message comes once, and those of one mailbox
-    /// come in order, whatever happens to the link. Pass it to [`Client::shown`] once it is shown.
+    /// Returns the next message when there is one. Each message comes once, and those of one
+    /// mailbox come in order, whatever happens to the link. Pass it to [`Client::shown`] once it is
+    /// shown.
     ///
     /// # Errors
     /// If the realm refuses, as it does once the session has ended.

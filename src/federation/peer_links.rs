@@ -45,8 +45,8 @@ const CHECK_AGAIN: Duration = Duration::from_mins(10);
 /// A peer that introduces itself after a shorter silence than this, and a longer one than
 /// [`FORGOTTEN_AFTER`], makes such a check itself. It is neither dialled back for that nor checked.
 const CHECKED_WITHIN: Duration = Duration::from_mins(12);
-/// For so long after the last traffic a link that the peer has opened counts as open. After that the
-/// peer may have forgotten it.
+/// For so long after the last traffic a link that the peer has opened counts as open. After that
+/// the peer may have forgotten it.
 const THEIRS_OPEN: Duration = Duration::from_mins(40);
 /// How long this realm first waits, without traffic, for a peer to open a link after a silence. The
 /// wait doubles each time.

@@ -1,5 +1,5 @@
-//! From the bytes of a command to its answer, and to what the answer means for the link that it came
-//! over. Nothing beyond this file looks into the bytes of either.
+//! From the bytes of a command to its answer, and to what the answer means for the link that it
+//! came over. Nothing beyond this file looks into the bytes of either.
 
 use std::sync::Arc;
 

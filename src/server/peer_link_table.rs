@@ -222,8 +222,8 @@ impl Seated {
         self.keep_open(now, endpoint);
     }
 
-    /// Keeps the links open that this worker has opened to peers that may be unable to open one. The
-    /// other links may end.
+    /// Keeps the links open that this worker has opened to peers that may be unable to open one.
+    /// The other links may end.
     pub fn keep_open(&self, now: Time, endpoint: &mut Endpoint) {
         let ours = self.noted.iter().filter(|(_, (_, by))| *by == Opener::This);
         for (link, (peer, _)) in ours {

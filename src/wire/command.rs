@@ -2,8 +2,8 @@
 //!
 //! One table below defines them all: the opcode, the name that people type, and the fields in their
 //! order on the wire. The last field follows a `;` because it has no length. The parser and the
-//! emitter are generated from the table, so they cannot disagree. The optional fields that belong to
-//! a command stand behind it.
+//! emitter are generated from the table, so they cannot disagree. The optional fields that belong
+//! to a command stand behind it.
 //!
 //! What holds for every command follows from the types of its fields: a [`SessionRef`] makes it one
 //! that needs a session, a [`Password`] one that must not be replayed or kept.
@@ -237,8 +237,8 @@ commands! {
         34 DelGroup "delgroup" { operation: Operation, session: SessionRef; group: GroupName }
         /// Leaves a group of another realm.
         35 LeaveGroupRealm "leavegrouprealm" { operation: Operation, session: SessionRef, realm: RealmId; group: GroupName }
-        /// Uses up its operation number and changes nothing else: a command that was sent before under
-        /// that number has no effect any more.
+        /// Uses up its operation number and changes nothing else: a command that was sent before
+        /// under that number has no effect any more.
         36 Void "void" { operation: Operation; session: SessionRef }
     }
     reads {

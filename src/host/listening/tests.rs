@@ -77,7 +77,8 @@ async fn listener_at_one_address_reports_no_destination() {
     assert_eq!(receive(&listening, 1).await, [(b"question".to_vec(), None)]);
 }
 
-/// Many datagrams that leave in one call arrive as many, and so do empty ones and those that are too long.
+/// Many datagrams that leave in one call arrive as many, and so do empty ones and those that are
+/// too long.
 #[tokio::test]
 async fn listener_burst_arrives_as_separate_datagrams() {
     let (mut sender, _) = listener([127, 0, 0, 1].into());
@@ -109,7 +110,8 @@ async fn listener_many_datagrams_at_once_are_not_truncated() {
     assert!(came.iter().all(|(bytes, _)| bytes == &datagram));
 }
 
-/// A datagram may come to everybody's address, or its address be gone: then the kernel chooses another, and bursts go on.
+/// A datagram may come to everybody's address, or its address be gone: then the kernel chooses
+/// another, and bursts go on.
 #[tokio::test]
 async fn listener_unusable_source_address_does_not_stop_sending() {
     let gone = ["127.255.255.255", "203.0.113.9", "2001:db8::9"];
@@ -136,8 +138,8 @@ async fn listener_unusable_source_address_does_not_stop_sending() {
     }
 }
 
-/// What is refused for another reason does not leave from another address, and bursts are given up for what bursts can be
-/// refused for.
+/// What is refused for another reason does not leave from another address, and bursts are given up
+/// for what bursts can be refused for.
 #[cfg(target_os = "linux")]
 #[test]
 fn listener_send_errors_of_source_and_burst_are_distinguished() {

@@ -164,7 +164,8 @@ fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D:
     Ok(frequency)
 }
 
-/// The least that somebody may have kept in a while, in bytes: some of the longest messages there are by default.
+/// The least that somebody may have kept in a while, in bytes: some of the longest messages there
+/// are by default.
 const VOLUME_MIN: u64 = 1 << 20;
 
 fn volume<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D::Error> {

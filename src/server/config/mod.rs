@@ -106,8 +106,8 @@ pub struct ListenConfig {
     /// The UDP address.
     #[serde(deserialize_with = "socket_address")]
     pub address: SocketAddr,
-    /// What clients and other realms are told to use instead, as `host` or `host:port`; for realms behind a name or
-    /// a translated address, and for those that listen at all addresses.
+    /// What clients and other realms are told to use instead, as `host` or `host:port`; for realms
+    /// behind a name or a translated address, and for those that listen at all addresses.
     #[serde(default, deserialize_with = "place")]
     pub advertise: Option<String>,
     /// How links are protected.
@@ -249,13 +249,15 @@ pub struct LinkConfig {
     pub redundancy: Option<Redundancy>,
     /// Take commands that come in a handshake's first message.
     pub early_data: bool,
-    /// A link to another realm that is in use is replaced by a fresh one, with fresh keys, after so long.
+    /// A link to another realm that is in use is replaced by a fresh one, with fresh keys, after so
+    /// long.
     #[serde(deserialize_with = "lasting")]
     pub lifetime: Span,
     /// A link that has been silent for so long is forgotten. Its client opens it again unasked.
     #[serde(deserialize_with = "lasting")]
     pub idle: Span,
-    /// A link to another realm that has been silent for so long is closed by the side that opened it.
+    /// A link to another realm that has been silent for so long is closed by the side that opened
+    /// it.
     #[serde(deserialize_with = "lasting")]
     pub peer_idle: Span,
 }

@@ -17,7 +17,8 @@ const AGE_MIN_MS: u128 = 1000;
 /// A bound that may be set to none.
 type Bound<T> = Option<Option<T>>;
 
-/// For how long, and how much of, a mailbox is kept. What is not set is as in [`Retention::DEFAULT`], if anything is.
+/// For how long, and how much of, a mailbox is kept. What is not set is as in
+/// [`Retention::DEFAULT`], if anything is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetentionConfig {
@@ -132,7 +133,8 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Er
     Ok(Some(Some(size)))
 }
 
-/// The least that a mailbox may be bounded to, in bytes: some of the longest messages there are by default.
+/// The least that a mailbox may be bounded to, in bytes: some of the longest messages there are by
+/// default.
 const BYTES_MIN: u64 = 1 << 20;
 
 fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Error> {

@@ -1,4 +1,5 @@
-//! The engine beneath the store: it lags, it stops, it has no room to merge tables, and it cannot read some of them.
+//! The engine beneath the store: it lags, it stops, it has no room to merge tables, and it cannot
+//! read some of them.
 
 use std::{
     fs,
@@ -40,7 +41,8 @@ async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
         while tables <= FRESH_FILES.into() && store.data.table_count() < tables {
             std::thread::yield_now();
         }
-        // The first is moved, as nothing is below it. A second that came before would be merged with the others, one too early.
+        // The first is moved, as nothing is below it. A second that came before would be merged
+        // with the others, one too early.
         while tables == 1 && store.data.l0_table_count() > 0 {
             std::thread::yield_now();
         }
@@ -48,7 +50,8 @@ async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
     (store, free)
 }
 
-/// What the system has only failed to read may be sound: nothing is given up for lost because a disk has failed once.
+/// What the system has only failed to read may be sound: nothing is given up for lost because a
+/// disk has failed once.
 #[test]
 fn damage_is_not_assumed_after_failed_read() {
     use std::io::{Error, ErrorKind};
@@ -71,7 +74,8 @@ fn damage_is_not_assumed_after_failed_read() {
     }
 }
 
-/// Tables are merged only when there is room for it: a merge that runs out of room ends the engine's worker.
+/// Tables are merged only when there is room for it: a merge that runs out of room ends the
+/// engine's worker.
 #[tokio::test]
 async fn compaction_without_space_waits_and_continues() {
     let directory = tempfile::tempdir().unwrap();
@@ -88,7 +92,8 @@ async fn compaction_without_space_waits_and_continues() {
     store.commit(put(1, b"2")).await.unwrap();
 }
 
-/// A store whose merge waits can be closed, and opened as often as anybody likes, with nothing wrong.
+/// A store whose merge waits can be closed, and opened as often as anybody likes, with nothing
+/// wrong.
 #[tokio::test]
 async fn compaction_waiting_for_space_does_not_prevent_close() {
     let directory = tempfile::tempdir().unwrap();
@@ -105,8 +110,8 @@ async fn compaction_waiting_for_space_does_not_prevent_close() {
     }
 }
 
-/// An engine that has stopped is found out about while nobody writes: it is to be opened again. On a disk without room for that,
-/// reading goes on.
+/// An engine that has stopped is found out about while nobody writes: it is to be opened again. On
+/// a disk without room for that, reading goes on.
 #[tokio::test]
 async fn engine_stopped_is_detected_without_write() {
     for (left, is_opened_again) in [(10, false), (u64::MAX, true)] {
@@ -129,7 +134,8 @@ async fn engine_stopped_is_detected_without_write() {
     }
 }
 
-/// A group that meets an engine that has stopped ends no reading while there is too little room to open the store again.
+/// A group that meets an engine that has stopped ends no reading while there is too little room to
+/// open the store again.
 #[tokio::test]
 async fn engine_stopped_on_full_disk_still_serves_reads() {
     let directory = tempfile::tempdir().unwrap();
@@ -152,8 +158,9 @@ async fn engine_stopped_on_full_disk_still_serves_reads() {
     assert!(store.get(&key(1)).await.is_err());
 }
 
-/// What the engine has not written to files has an end, however long it merges tables; and then it is written, all of it. So its
-/// worker has few messages to read, too: a thousand of them would block it for ever.
+/// What the engine has not written to files has an end, however long it merges tables; and then it
+/// is written, all of it. So its worker has few messages to read, too: a thousand of them would
+/// block it for ever.
 #[test]
 fn writer_waits_while_engine_lags_and_continues() {
     let (memtable, value) = (64 << 10, 8 << 10);
@@ -196,7 +203,8 @@ fn writer_waits_while_engine_lags_and_continues() {
     assert!(store.data.table_count() > 0);
 }
 
-/// Who stops a realm does not wait until the engine has made place: what waits for that is refused at once.
+/// Who stops a realm does not wait until the engine has made place: what waits for that is refused
+/// at once.
 #[test]
 fn writer_waiting_for_engine_is_refused_at_close() {
     let directory = tempfile::tempdir().unwrap();
@@ -220,7 +228,8 @@ fn writer_waiting_for_engine_is_refused_at_close() {
     let data = store.data.clone();
     let (merge, merging) = mpsc::channel();
     let (wait, waiting) = mpsc::channel::<oneshot::Receiver<waiters::Outcome>>();
-    // The engine writes no files until the last group is answered. Bounded, so that this ends where it would wait for itself.
+    // The engine writes no files until the last group is answered. Bounded, so that this ends where
+    // it would wait for itself.
     let merges = std::thread::spawn(move || {
         let _merging = data.tree.get_flush_lock();
         merge.send(()).unwrap();
@@ -275,7 +284,8 @@ impl Embedded {
     }
 }
 
-/// Lets the engine's worker end, as it finds no place to write a file to. It tries once `begin` is done.
+/// Lets the engine's worker end, as it finds no place to write a file to. It tries once `begin` is
+/// done.
 fn stop_engine(store: &Embedded, begin: impl FnOnce()) {
     let tables = store.data.path().join("tables");
     let aside = tables.with_extension("aside");
@@ -298,7 +308,8 @@ async fn commit_together(
     Result<Committed, CommitError>,
     Result<Committed, CommitError>,
 ) {
-    // The writer asks for the free room with this one in its hand, and meanwhile the others wait together.
+    // The writer asks for the free room with this one in its hand, and meanwhile the others wait
+    // together.
     let (_, (one, other)) = tokio::join!(biased; store.commit(put(9, b"")), async {
         held.asked.recv().unwrap();
         let (one, other, ()) = tokio::join!(biased; store.commit(one), store.commit(other), async {
@@ -342,7 +353,8 @@ fn copy_with_rot(made: &Path, copied: &Path, at: u64) {
     fs::write(&table, bytes).unwrap();
 }
 
-/// A batch that trims a log, or forgets it, and cannot read what that takes is refused by itself: others of its group are written.
+/// A batch that trims a log, or forgets it, and cannot read what that takes is refused by itself:
+/// others of its group are written.
 #[tokio::test]
 async fn damage_met_by_trim_refuses_only_that_batch() {
     let directory = tempfile::tempdir().unwrap();
@@ -375,7 +387,8 @@ async fn damage_met_by_trim_refuses_only_that_batch() {
     assert!(refused > 0, "no trim met damage");
 }
 
-/// A block that cannot be read hides the logs in it, and none behind it: what is kept there could not be let go of for ever.
+/// A block that cannot be read hides the logs in it, and none behind it: what is kept there could
+/// not be let go of for ever.
 #[tokio::test]
 async fn damage_in_block_hides_no_logs_behind_it() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Holds what is read here of the engine's files to what the engine writes: an upgrade that changes that fails here, and not
-//! at an operator's next start.
+//! Holds what is read here of the engine's files to what the engine writes: an upgrade that changes
+//! that fails here, and not at an operator's next start.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -88,8 +88,8 @@ pub(super) fn records(path: &Path) -> (Vec<Record>, u64) {
     }
 }
 
-/// Every kind of item that the engine writes is read: values short and long (which it compresses), deletions, cleared
-/// keyspaces, and commits of one.
+/// Every kind of item that the engine writes is read: values short and long (which it compresses),
+/// deletions, cleared keyspaces, and commits of one.
 #[test]
 fn journal_written_by_engine_is_read_to_end() {
     let directory = tempfile::tempdir().unwrap();
@@ -176,8 +176,8 @@ pub(super) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Wherever a table has rotted (a block, the index, the filter, its table of contents), reading answers an error or what
-/// was written, and never nothing; and the file is named.
+/// Wherever a table has rotted (a block, the index, the filter, its table of contents), reading
+/// answers an error or what was written, and never nothing; and the file is named.
 #[tokio::test]
 async fn damage_anywhere_in_table_is_never_read_as_nothing() {
     let directory = super::harness::scratch();
@@ -239,7 +239,8 @@ async fn damage_anywhere_in_table_is_never_read_as_nothing() {
     assert!(refused > 0 && failed > 0, "{refused} {failed}");
 }
 
-/// What needs a damaged record is refused by itself: it is not written, and others are, also in the same group.
+/// What needs a damaged record is refused by itself: it is not written, and others are, also in the
+/// same group.
 #[tokio::test]
 async fn damage_in_record_refuses_only_batches_that_need_it() {
     let directory = super::harness::scratch();

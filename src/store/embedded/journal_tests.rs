@@ -40,8 +40,8 @@ fn forged(directory: &Path, sequence: u64) -> Vec<u8> {
     record
 }
 
-/// What a user has written is no record, however it looks: a torn tail that holds such is a torn tail, and where damage is
-/// accepted it does not come back to life.
+/// What a user has written is no record, however it looks: a torn tail that holds such is a torn
+/// tail, and where damage is accepted it does not come back to life.
 #[tokio::test]
 async fn journal_record_forged_by_user_is_ignored() {
     let directory = tempfile::tempdir().unwrap();
@@ -56,7 +56,8 @@ async fn journal_record_forged_by_user_is_ignored() {
     store.commit(put(1, value)).await.unwrap();
     let journal = journal_of(&data);
     let mut bytes = fs::read(&journal).unwrap();
-    // The mark is as it was before, as after a crash; of the last record the beginning has not reached the disk.
+    // The mark is as it was before, as after a crash; of the last record the beginning has not
+    // reached the disk.
     let mark = fs::read(data.join("store.mark")).unwrap();
     drop(store);
     fs::write(data.join("store.mark"), mark).unwrap();
@@ -115,8 +116,9 @@ async fn journal_record_forged_by_user_is_ignored_without_mark() {
     }
 }
 
-/// A store of an earlier release has no seals either. What stands in a torn record is no reason to refuse it; and what may be
-/// a record or a user's is not taken for one, also where damage is accepted.
+/// A store of an earlier release has no seals either. What stands in a torn record is no reason to
+/// refuse it; and what may be a record or a user's is not taken for one, also where damage is
+/// accepted.
 #[tokio::test]
 async fn journal_record_forged_by_user_is_ignored_without_seals() {
     let directory = super::harness::scratch();
@@ -168,7 +170,8 @@ async fn journal_record_forged_by_user_is_ignored_without_seals() {
     }
 }
 
-/// A store of ten values in two journals, as the engine divides them when one has grown long; of the older the end is cut off.
+/// A store of ten values in two journals, as the engine divides them when one has grown long; of
+/// the older the end is cut off.
 async fn divided(cut_off: usize) -> tempfile::TempDir {
     let directory = super::harness::scratch();
     filled(directory.path(), 10, false).await;
@@ -183,7 +186,8 @@ async fn divided(cut_off: usize) -> tempfile::TempDir {
     directory
 }
 
-/// The files of several journals count together: the older is whole where the newer begins, and none between is missing.
+/// The files of several journals count together: the older is whole where the newer begins, and
+/// none between is missing.
 #[tokio::test]
 async fn journal_files_are_checked_as_one_sequence() {
     let sound = divided(0).await;
@@ -206,8 +210,8 @@ async fn journal_files_are_checked_as_one_sequence() {
     refused(newest.path(), "it is at version 5, and was at 10");
 }
 
-/// A start that is refused leaves the files to those who come with a backup, or accept the loss: the engine, which has an old journal to
-/// sort into a table and to delete, does not begin with it.
+/// A start that is refused leaves the files to those who come with a backup, or accept the loss:
+/// the engine, which has an old journal to sort into a table and to delete, does not begin with it.
 #[tokio::test]
 async fn mark_ahead_of_store_refuses_start_without_changes() {
     let directory = divided(0).await;
@@ -244,8 +248,8 @@ async fn mark_ahead_of_store_refuses_start_without_changes() {
     }
 }
 
-/// The engine makes another journal also after a write has failed: what is torn in the one before was not acknowledged, and what
-/// is whole there is distrusted.
+/// The engine makes another journal also after a write has failed: what is torn in the one before
+/// was not acknowledged, and what is whole there is distrusted.
 #[cfg(unix)]
 #[tokio::test]
 async fn journal_torn_before_empty_one_is_cut_off_and_rewritten() {
@@ -299,7 +303,8 @@ async fn journal_end_cut_off_is_kept_while_store_may_be_behind() {
     let mark::Found::Mark(mark) = Mark::read(data).unwrap() else {
         panic!("there is no mark");
     };
-    // All is in the tables, and of the only record in the journal the end is missing, from behind the seal's key on.
+    // All is in the tables, and of the only record in the journal the end is missing, from behind
+    // the seal's key on.
     let journal = journal_of(data);
     let last = records(&journal).0.pop().unwrap();
     let bytes = fs::read(&journal).unwrap();

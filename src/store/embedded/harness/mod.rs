@@ -1,7 +1,9 @@
-//! The real engine on files that are torn, rotten and lost: whatever was acknowledged is there, or its loss is named.
+//! The real engine on files that are torn, rotten and lost: whatever was acknowledged is there, or
+//! its loss is named.
 //!
-//! Each seed writes a store, takes images of its files as a crash or a stop would leave them, damages those and opens them.
-//! `MERPATI_SEEDS` says how many seeds to try, `MERPATI_SEED` which one alone.
+//! Each seed writes a store, takes images of its files as a crash or a stop would leave them,
+//! damages those and opens them. `MERPATI_SEEDS` says how many seeds to try, `MERPATI_SEED` which
+//! one alone.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -139,7 +141,8 @@ async fn look(
         allowed.push(world.acknowledged + 1);
     }
     if *kind != Damage::Nothing && is_journal {
-        // Where nothing is left behind what was damaged, that cannot be told from what was not acknowledged; but by the mark.
+        // Where nothing is left behind what was damaged, that cannot be told from what was not
+        // acknowledged; but by the mark.
         for n in (world.marked..world.acknowledged).rev() {
             if !world.touches(range, n + 1) {
                 break;
@@ -328,8 +331,8 @@ fn run(seed: u64) -> Result<(), String> {
     })
 }
 
-/// ERR-1: whatever happens to the files, what was acknowledged is there or its loss is named, nothing is invented, and
-/// what was not acknowledged is wholly there or not at all.
+/// ERR-1: whatever happens to the files, what was acknowledged is there or its loss is named,
+/// nothing is invented, and what was not acknowledged is wholly there or not at all.
 #[test]
 fn damage_is_named_and_nothing_is_invented() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());

@@ -1,4 +1,5 @@
-//! Writes a store, takes an image of its files as a stop or a crash would leave them, and damages that.
+//! Writes a store, takes an image of its files as a stop or a crash would leave them, and damages
+//! that.
 
 use std::{
     collections::BTreeMap,
