@@ -26,6 +26,10 @@ pub enum Fault {
     NeverRepeat,
     /// The address of a closed link stays in the table of addresses.
     KeepAddress,
+    /// Private messages of a user whom the recipient has blocked enter the mailbox.
+    DeliverBlocked,
+    /// Entries of a user whom the reader has blocked are shown.
+    ShowBlocked,
     /// A watch skips the first entry of a page that has several.
     SkipEntry,
     /// A message to a silent peer counts as delivered.

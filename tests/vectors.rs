@@ -589,6 +589,26 @@ fn vectors_of_commands_match_encoding() {
             }),
         ),
         (
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "user": "bob" }),
+            Command::Block(command::Block {
+                operation,
+                session,
+                user: user("bob"),
+            }),
+        ),
+        (
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "user": "bob" }),
+            Command::Unblock(command::Unblock {
+                operation,
+                session,
+                user: user("bob"),
+            }),
+        ),
+        (
+            json!({ "session": "bound" }),
+            Command::Blocks(command::Blocks { session }),
+        ),
+        (
             json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob" }),
             Command::Unban(command::Unban {
                 operation,

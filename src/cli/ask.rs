@@ -11,7 +11,7 @@ use merpati::{
         default_home, system_rng,
     },
     crypto::ConnectionString,
-    wire::{Handle, RegistrationCode, SessionId, Username},
+    wire::{Handle, RealmId, RegistrationCode, Sender, SessionId, Username},
 };
 use serde_json::{Value, json};
 
@@ -238,6 +238,31 @@ pub async fn revoke(client: &Client, output: Output, handle: Handle) -> Result<(
         _ => failure,
     })?;
     output.result(&json!({}), "revoked")
+}
+
+pub async fn block(client: &Client, output: Output, user: Sender) -> Result<(), Failure> {
+    let own = client.state()?.username;
+    if user.realm.is_none() && own.as_deref() == Some(user.user.as_str()) {
+        return Err(Failure::usage("that is you: name somebody else"));
+    }
+    patiently(client, client.block(user)).await?;
+    output.result(&json!({}), "blocked; they do not find out")
+}
+
+pub async fn unblock(client: &Client, output: Output, user: Sender) -> Result<(), Failure> {
+    patiently(client, client.unblock(user)).await?;
+    output.result(&json!({}), "not blocked")
+}
+
+pub async fn blocks(client: &Client, output: Output) -> Result<(), Failure> {
+    for user in patiently(client, client.blocks()).await? {
+        let object = json!({
+            "user": user.user.as_str(),
+            "realm": user.realm.as_ref().map(RealmId::as_str),
+        });
+        output.item(&object, &user.to_string())?;
+    }
+    Ok(())
 }
 
 pub async fn passwd(client: &Client, output: Output, old: &str, new: &str) -> Result<(), Failure> {

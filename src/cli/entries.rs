@@ -3,7 +3,8 @@
 use std::io;
 
 use merpati::wire::{
-    CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, RealmId, parse_varint,
+    CONTENT_GONE, CONTENT_HIDDEN, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, RealmId,
+    parse_varint,
 };
 use serde_json::json;
 
@@ -42,10 +43,40 @@ fn time(entry: &Entry) -> Result<jiff::Timestamp, Failure> {
     jiff::Timestamp::from_second(entry.time.into()).map_err(Failure::local)
 }
 
-/// Returns the number of entries that the realm has deleted, if this entry reports it.
-fn gone(entry: &Entry) -> Option<u64> {
-    let (_, count) = parse_varint(&entry.body).ok()?;
-    (entry.content == CONTENT_GONE).then_some(count)
+/// A realm's message that entries are missing, with their number.
+enum Missing {
+    /// They are not kept any more.
+    Gone(u64),
+    /// Their authors are blocked.
+    Hidden(u64),
+}
+
+impl Missing {
+    fn of(entry: &Entry) -> Option<Self> {
+        let (_, count) = parse_varint(&entry.body).ok()?;
+        match entry.content {
+            CONTENT_GONE => Some(Self::Gone(count)),
+            CONTENT_HIDDEN => Some(Self::Hidden(count)),
+            _ => None,
+        }
+    }
+
+    fn text(&self, place: &str) -> String {
+        let (count, what, why) = match self {
+            Self::Gone(count) => (*count, "earlier ", "not kept any more"),
+            Self::Hidden(count) => (*count, "", "not shown: you block who wrote"),
+        };
+        let (noun, verb, whom) = if count == 1 {
+            ("message", "is", " it")
+        } else {
+            ("messages", "are", " them")
+        };
+        let whom = match self {
+            Self::Gone(_) => "",
+            Self::Hidden(_) => whom,
+        };
+        format!("({count} {what}{noun}{place} {verb} {why}{whom})")
+    }
 }
 
 fn object(mailbox: &Mailbox, entry: &Entry) -> Result<String, Failure> {
@@ -56,8 +87,11 @@ fn object(mailbox: &Mailbox, entry: &Entry) -> Result<String, Failure> {
     if let Some(group) = group(mailbox) {
         object["group"] = group.into();
     }
-    if let Some(count) = gone(entry) {
-        object["gone"] = count.into();
+    if let Some(missing) = Missing::of(entry) {
+        match missing {
+            Missing::Gone(count) => object["gone"] = count.into(),
+            Missing::Hidden(count) => object["hidden"] = count.into(),
+        }
         return Ok(object.to_string());
     }
     object["from"] = entry.from.user.as_str().into();
@@ -85,15 +119,10 @@ fn text(mailbox: &Mailbox, entry: &Entry, names_group: bool) -> Result<String, F
     let time = time(entry)?
         .to_zoned_datetime(jiff::tz::TimeZone::system())
         .strftime("%Y-%m-%d %H:%M:%S");
-    if let Some(count) = gone(entry) {
+    if let Some(missing) = Missing::of(entry) {
         let (position, group) = (entry.position, group(mailbox).filter(|_| names_group));
         let place = group.map_or_else(String::new, |group| format!(" in {group}"));
-        let (noun, verb) = if count == 1 {
-            ("message", "is")
-        } else {
-            ("messages", "are")
-        };
-        let whole = format!("{position}  ({count} earlier {noun}{place} {verb} not kept any more)");
+        let whole = format!("{position}  {}", missing.text(&place));
         return Ok(indented(&whole, columns(&io::stdout())));
     }
     let body = if matches!(entry.content, CONTENT_TEXT | CONTENT_NOTICE) {

@@ -128,6 +128,9 @@ impl Given {
             | UserCommand::Outbox { .. }
             | UserCommand::Ping { .. }
             | UserCommand::Whoami
+            | UserCommand::Block { .. }
+            | UserCommand::Unblock { .. }
+            | UserCommand::Blocks
             | UserCommand::Sessions
             | UserCommand::Revoke { .. } => {}
         }

@@ -101,6 +101,21 @@ pub enum UserCommand {
     },
     /// Tell how many messages have not been read, mailbox by mailbox.
     Unread,
+    /// See nothing more of what a user writes. They do not find out.
+    ///
+    /// Their private messages from now on are thrown away. Their messages in groups are not shown
+    /// to you for as long as you block them.
+    Block {
+        /// The user; one of another realm as name@realm.
+        username: Sender,
+    },
+    /// See again what a user writes.
+    Unblock {
+        /// The user; one of another realm as name@realm.
+        username: Sender,
+    },
+    /// List the users whom you block.
+    Blocks,
     /// List what was typed and is not finished; wait for it, or take it back.
     Outbox {
         #[command(subcommand)]
@@ -389,8 +404,13 @@ impl UserCommand {
             | Self::Outbox { .. }
             | Self::Ping { .. }
             | Self::Whoami
+            | Self::Blocks
             | Self::Sessions => Doing::Reads,
-            Self::Logout | Self::Send { .. } | Self::Revoke { .. } => Doing::Changes,
+            Self::Logout
+            | Self::Send { .. }
+            | Self::Block { .. }
+            | Self::Unblock { .. }
+            | Self::Revoke { .. } => Doing::Changes,
             Self::Register { .. } | Self::Auth { .. } | Self::Passwd { .. } => {
                 Doing::ChangesWithPassword
             }

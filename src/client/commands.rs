@@ -269,6 +269,52 @@ impl Client {
         done(&self.call(Options::NONE, command).await?)
     }
 
+    /// Blocks a user: their private messages from now on are discarded, and their messages in
+    /// groups are not shown while they are blocked. They do not find out.
+    pub async fn block(&self, user: Sender) -> Result<(), CallError> {
+        let command = Command::Block(command::Block {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            user,
+        });
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Ends a block.
+    pub async fn unblock(&self, user: Sender) -> Result<(), CallError> {
+        let command = Command::Unblock(command::Unblock {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            user,
+        });
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Returns the users whom the session's user has blocked, sorted by name.
+    pub async fn blocks(&self) -> Result<Vec<Sender>, CallError> {
+        let mut all = Vec::new();
+        loop {
+            let command = Command::Blocks(command::Blocks {
+                session: self.session()?,
+            });
+            let last = all.last().copied();
+            match self.call(behind(last), command).await? {
+                Answer::Names { more, names } => {
+                    let came = names.len();
+                    let users = names.iter().map(|name| name.parse());
+                    let Ok(users) = users.collect::<Result<Vec<Sender>, _>>() else {
+                        return Err(unexpected(&Answer::Names { more, names }));
+                    };
+                    all.extend(users);
+                    if !more || came == 0 {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
     /// Makes the session an operator's, with the code from the realm's `operator-code` file.
     pub async fn claim(&self, code: &[u8]) -> Result<(), CallError> {
         let command = Command::Claim(command::Claim {

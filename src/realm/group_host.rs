@@ -5,6 +5,7 @@ use super::{
     groups::{Group, MEMBERS_AT_ONCE, Membership},
     network::GroupWork,
     peers::Peer,
+    reading::Reader,
     records::{
         self, BanRecord, GroupRecord, MailboxLog, MemberRecord, RealmMembersRecord, Record as _,
     },
@@ -231,7 +232,7 @@ impl<S: Store> Realm<S> {
         }
         let room = (caller.room, caller.longest);
         let page = self
-            .page(&group.place(), start, 0, PAGE_ENTRIES, room)
+            .page(&group.place(), start, Reader::REALM, PAGE_ENTRIES, room)
             .await?;
         Ok(Answer::Page(page))
     }

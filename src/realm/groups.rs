@@ -431,7 +431,7 @@ impl<S: Store> Realm<S> {
         let current = self.session(caller, session).await?;
         let group = self.group(&mut Unnoted, name).await?;
         self.membership(&mut Unnoted, &group, current.user).await?;
-        let mut page = Page::new(options, caller.room);
+        let mut page = NamesPage::new(options, caller.room);
         let mut after = options.behind;
         loop {
             let found = self
@@ -464,7 +464,7 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        let mut page = Page::new(options, caller.room);
+        let mut page = NamesPage::new(options, caller.room);
         let prefix = records::joined(current.user);
         let behind = options.behind.map(|behind| behind.user.as_str().parse());
         let behind = behind.transpose().map_err(|_| ErrorCode::BadRequest)?;
@@ -519,17 +519,17 @@ pub const fn local(user: Username) -> Sender {
 }
 
 /// A page of a list: as many items as fit.
-struct Page<T> {
-    items: Vec<T>,
+pub(super) struct NamesPage<T> {
+    pub items: Vec<T>,
     /// True if more items follow.
-    more: bool,
+    pub more: bool,
     limit: usize,
     left: usize,
 }
 
-impl<T> Page<T> {
+impl<T> NamesPage<T> {
     /// Returns an empty page for an answer of at most `room` bytes.
-    fn new(options: &Options, room: usize) -> Self {
+    pub fn new(options: &Options, room: usize) -> Self {
         let limit = options.limit.unwrap_or(NAMES_MAX).clamp(1, NAMES_MAX);
         Self {
             items: Vec::new(),
@@ -540,7 +540,7 @@ impl<T> Page<T> {
     }
 
     /// Adds an item of `size` bytes, unless the page is full.
-    fn add(&mut self, size: usize, item: T) {
+    pub fn add(&mut self, size: usize, item: T) {
         if self.more || self.items.len() == self.limit || size > self.left {
             self.more = true;
             return;

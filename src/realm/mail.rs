@@ -2,17 +2,19 @@
 
 use super::{
     Failure, Realm, Work,
+    groups::local,
     records::{self, EntryRecord, MailboxLog, Record as _},
     sessions::Current,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::Store,
+    store::{Log, Store},
     wire::{Answer, Body, CONTENT_TEXT, ErrorCode, Options, Refusal, Sent, command, is_of_realm},
 };
 
 /// The highest content type.
 const CONTENT_MAX: u8 = 0x7f;
+
 impl<S: Store> Realm<S> {
     pub(super) async fn send(
         &self,
@@ -27,7 +29,11 @@ impl<S: Store> Realm<S> {
         if self.store.get(&records::account(to)).await?.is_none() {
             return Err(ErrorCode::NoSuchUser.into());
         }
-        append(work, &current, (content, &message), MailboxLog::private(to))?;
+        let from = local(current.user);
+        let [log] = self
+            .logs_for([MailboxLog::private(to)], (&from, to))
+            .await?;
+        append(work, &current, (content, &message), log)?;
         Ok(Answer::Sent(Sent::Stored))
     }
 
@@ -46,7 +52,7 @@ impl<S: Store> Realm<S> {
         self.membership(&mut work.batch, &group, current.user)
             .await?;
         work.hints = group.realms().map(|realm| (realm, group.name)).collect();
-        append(work, &current, (content, &message), group.place())?;
+        append(work, &current, (content, &message), group.place().log)?;
         Ok(Answer::Sent(Sent::Stored))
     }
 
@@ -74,12 +80,12 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// Adds to the work's batch the message in a mailbox.
+/// Adds to the work's batch the message at the end of a log.
 fn append(
     work: &mut Work<'_>,
     current: &Current,
     (content, message): (u8, &Body<'_>),
-    place: MailboxLog,
+    log: Log,
 ) -> Result<(), Failure> {
     let entry = EntryRecord {
         time: work.caller.now.wall,
@@ -88,6 +94,6 @@ fn append(
         realm: None,
         body: message.0.to_vec(),
     };
-    work.batch.append(place.log, entry.to_value()?);
+    work.batch.append(log, entry.to_value()?);
     Ok(())
 }

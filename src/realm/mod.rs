@@ -7,6 +7,7 @@
 mod accounts;
 mod add_peer;
 mod asking;
+mod blocks;
 mod cursors;
 mod dedup_windows;
 mod delivery;
@@ -335,6 +336,9 @@ impl<S: Store> Realm<S> {
             Read::Unwatch(&command::Unwatch { session }) => {
                 self.session(caller, session).await?;
                 Ok(Answer::Done)
+            }
+            Read::Blocks(&command::Blocks { session }) => {
+                self.blocks(caller, session, options).await
             }
             Read::Unread(unread) => self.unread(caller, unread.session, &unread.cursors).await,
         }

@@ -228,6 +228,8 @@ impl<S: Store> Realm<S> {
             Change::Passwd(command) => Box::pin(self.passwd(work, command)).await,
             Change::Claim(command) => Box::pin(self.claim(work, command)).await,
             Change::Void(command) => Box::pin(self.void(work, command)).await,
+            Change::Block(command) => Box::pin(self.block(work, command)).await,
+            Change::Unblock(command) => Box::pin(self.unblock(work, command)).await,
             Change::AddGroup(command) => Box::pin(self.addgroup(work, command)).await,
             Change::JoinGroup(command) => Box::pin(self.joingroup(work, command)).await,
             Change::LeaveGroup(command) => Box::pin(self.leavegroup(work, command)).await,

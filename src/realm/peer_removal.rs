@@ -13,7 +13,7 @@ use super::{
     group_host::put_realms,
     group_teardown::append_notice,
     groups::{Group, MEMBERS_AT_ONCE},
-    records::{self, DepartureRecord, MailboxLog, Record as _, ReplicaRecord},
+    records::{self, BlocksRecord, DepartureRecord, MailboxLog, Record as _, ReplicaRecord},
     storage::Walk,
 };
 use crate::{
@@ -90,6 +90,7 @@ impl<S: Store> Realm<S> {
             self.give_queue_back(realm, now).await?;
         }
         self.leave_groups(realm, false).await?;
+        self.end_blocks(realm).await?;
         self.end_copies(realm, (NOTICE, now), false).await?;
         self.empty_mailboxes(realm).await?;
         self.forget_all(&records::words_of(realm)).await?;
@@ -401,6 +402,39 @@ impl<S: Store> Realm<S> {
         }
     }
 
+    /// Ends all blocks of a realm's users.
+    async fn end_blocks(&self, realm: RealmId) -> Result<(), Failure> {
+        let prefix = records::all_blocks();
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let found = self.next_found(&mut walk).await?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            let mut batch = Batch::new();
+            for (key, found) in found {
+                let mut record = match BlocksRecord::from_value(&found.value) {
+                    Ok(record) => record,
+                    Err(error) => {
+                        self.pass_over(Err(error.into()))?;
+                        continue;
+                    }
+                };
+                let before = record.users.len();
+                record.users.retain(|name| !is_user_of(name, realm));
+                if record.users.len() < before {
+                    batch
+                        .expect(key.clone(), Expected::At(found.version))
+                        .put(key, record.to_value()?);
+                }
+            }
+            if !batch.changes.is_empty() && matches!(self.commit(batch).await?, Outcome::Conflict) {
+                walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn forget_all(&self, prefix: &Prefix) -> Result<(), Failure> {
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
@@ -418,4 +452,9 @@ impl<S: Store> Realm<S> {
             }
         }
     }
+}
+
+fn is_user_of(name: &str, realm: RealmId) -> bool {
+    let of = name.split_once('@').map(|(_, of)| of);
+    of == Some(realm.as_str())
 }

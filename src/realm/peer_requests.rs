@@ -20,7 +20,7 @@ use crate::{
     store::{Batch, Store},
     wire::{
         Answer, Body, CONTENT_TEXT, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
-        Refusal, Sent, Username, is_of_realm,
+        Refusal, Sender, Sent, Username, is_of_realm,
     },
 };
 
@@ -313,9 +313,17 @@ impl<S: Store> Realm<S> {
                     .record::<AccountRecord>(&records::account(*user))
                     .await?;
                 account.ok_or(ErrorCode::NoSuchUser)?;
-                batch
-                    .append(MailboxLog::private(*user).log, entry.clone())
-                    .append(MailboxLog::from_realm(*user, peer.realm).log, entry);
+                let mailboxes = [
+                    MailboxLog::private(*user),
+                    MailboxLog::from_realm(*user, peer.realm),
+                ];
+                let from = Sender {
+                    user: *from,
+                    realm: Some(peer.realm),
+                };
+                for log in self.logs_for(mailboxes, (&from, *user)).await? {
+                    batch.append(log, entry.clone());
+                }
                 Ok(Vec::new())
             }
             To::Group(group) => {

@@ -4,6 +4,7 @@ use std::iter;
 
 use super::{
     Caller, Failure, Realm,
+    blocks::{Blocked, LEFT_OUT_MAX, NOBODY},
     records::{EntryRecord, MailboxLog, Record as _},
     sessions::Current,
     storage::Unnoted,
@@ -11,8 +12,8 @@ use super::{
 use crate::{
     store::{PageLimit, Store},
     wire::{
-        Answer, CONTENT_GONE, Entry, ErrorCode, GroupName, Options, Page, Position, RealmId,
-        Sender, SessionRef, emit_varint,
+        Answer, CONTENT_GONE, CONTENT_HIDDEN, Entry, ErrorCode, GroupName, Options, Page, Position,
+        RealmId, Sender, SessionRef, emit_varint,
     },
 };
 
@@ -24,6 +25,32 @@ const PAGE_BYTES_MIN: usize = 126;
 /// The number of bytes of an answer before its page.
 const ANSWER_HEAD: usize = 1;
 
+/// What depends on the reader of a mailbox.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a> {
+    /// Entries up to this position are marked as read (READ-8).
+    pub read_up_to: u64,
+    /// The users whose entries are left out (BLK-3).
+    pub blocked: &'a Blocked,
+}
+
+impl Reader<'static> {
+    /// Another realm, which keeps all entries for its users.
+    pub const REALM: Self = Self {
+        read_up_to: 0,
+        blocked: &NOBODY,
+    };
+}
+
+/// Entries that a reader is shown.
+pub(super) struct Shown {
+    pub entries: Vec<Entry>,
+    /// True if others may follow.
+    pub more: bool,
+    /// The position of the last entry that was looked at.
+    pub passed: Position,
+}
+
 impl<S: Store> Realm<S> {
     pub(super) async fn inbox(
         &self,
@@ -33,7 +60,8 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
         let place = MailboxLog::private(current.user);
-        self.read_page(caller, &current, &place, options).await
+        self.read_page(caller, &current, (&place, &NOBODY), options)
+            .await
     }
 
     pub(super) async fn inboxgroup(
@@ -46,7 +74,8 @@ impl<S: Store> Realm<S> {
         let current = self.session(caller, session).await?;
         let group = self.group(&mut Unnoted, group).await?;
         self.membership(&mut Unnoted, &group, current.user).await?;
-        self.read_page(caller, &current, &group.place(), options)
+        let blocked = self.blocked_by(current.user).await?;
+        self.read_page(caller, &current, (&group.place(), &blocked), options)
             .await
     }
 
@@ -60,14 +89,15 @@ impl<S: Store> Realm<S> {
         let current = self.session(caller, session).await?;
         self.peer(&mut Unnoted, realm).await?;
         let place = MailboxLog::from_realm(current.user, realm);
-        self.read_page(caller, &current, &place, options).await
+        self.read_page(caller, &current, (&place, &NOBODY), options)
+            .await
     }
 
     pub(super) async fn read_page(
         &self,
         caller: &Caller,
         current: &Current,
-        place: &MailboxLog,
+        (place, blocked): (&MailboxLog, &Blocked),
         options: &Options,
     ) -> Result<Answer, Failure> {
         let owner = current.owner();
@@ -99,13 +129,16 @@ impl<S: Store> Realm<S> {
         let limit = usize::try_from(limit).unwrap_or(1);
         let offset = options.offset.filter(|_| believed == options.after);
         let offset = offset.unwrap_or(0);
-        let read_up_to = self.read_elsewhere(current.user, &owner, place).await?;
+        let reader = Reader {
+            read_up_to: self.read_elsewhere(current.user, &owner, place).await?,
+            blocked,
+        };
         let start = (Position(after), offset);
-        let mut page = self.page(place, start, read_up_to, limit, room).await?;
+        let mut page = self.page(place, start, reader, limit, room).await?;
         if page.entries.is_empty() && self.is_ahead(place, after).await? {
             let confirmed = self.confirmed(current.user, &owner, place).await?;
             let start = (Position(confirmed), 0);
-            page = self.page(place, start, read_up_to, limit, room).await?;
+            page = self.page(place, start, reader, limit, room).await?;
         }
         Ok(Answer::Page(page))
     }
@@ -117,13 +150,12 @@ impl<S: Store> Realm<S> {
     }
 
     /// Returns at most `limit` entries after a position, in an answer of at most `room` bytes, or
-    /// one entry in at most `longest`. The first one begins at an offset. Those up to `read_up_to`
-    /// are marked as read (READ-8).
+    /// one entry in at most `longest`. The first one begins at an offset.
     pub(super) async fn page(
         &self,
         place: &MailboxLog,
         (after, offset): (Position, u64),
-        read_up_to: u64,
+        reader: Reader<'_>,
         limit: usize,
         (room, longest): (usize, usize),
     ) -> Result<Page, Failure> {
@@ -140,7 +172,7 @@ impl<S: Store> Realm<S> {
             entries: limit + 1,
             bytes: bytes + 1,
         };
-        let (entries, more) = self.entries(place, after, read_up_to, wanted).await?;
+        let Shown { entries, more, .. } = self.shown(place, after, reader, wanted).await?;
         // The entry that the offset is for is gone.
         let is_there = entries
             .first()
@@ -154,6 +186,43 @@ impl<S: Store> Realm<S> {
         let mut page = Page::fill(entries, offset, limit, bytes);
         page.more |= more && page.entries.len() == read_to_end;
         Ok(page)
+    }
+
+    /// Returns the entries of a mailbox after a position that is not below its floor, as
+    /// [`Realm::entries`] does, without those that the reader is not shown.
+    pub(super) async fn shown(
+        &self,
+        place: &MailboxLog,
+        after: Position,
+        reader: Reader<'_>,
+        limit: PageLimit,
+    ) -> Result<Shown, Failure> {
+        let (mut passed, mut left_out) = (after, 0);
+        loop {
+            let read = self.entries(place, passed, reader.read_up_to, limit);
+            let (mut entries, more) = read.await?;
+            passed = entries.last().map_or(passed, |last| last.position);
+            let time = entries.last().map_or(0, |last| last.time);
+            let count = entries.len();
+            entries.retain(|entry| !reader.blocked.hides(entry));
+            left_out += count - entries.len();
+            if more && entries.is_empty() && left_out >= LEFT_OUT_MAX {
+                // The reader goes on from here, so that nobody looks at them all again.
+                let mut body = Vec::new();
+                emit_varint(left_out as u64, &mut body);
+                let said = realm_entry(place, (passed, time), CONTENT_HIDDEN, body);
+                entries.push(said);
+            }
+            if !more || !entries.is_empty() {
+                return Ok(Shown {
+                    entries,
+                    more,
+                    passed,
+                });
+            }
+            // Other tasks may run in between.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Returns the entries of a mailbox after a position that is not below its floor, and whether
@@ -188,19 +257,33 @@ impl<S: Store> Realm<S> {
         }
         let mut count = Vec::new();
         emit_varint(before - after.0, &mut count);
+        let time = kept.first().map_or(0, |first| first.time);
         let gone = Entry {
-            position: Position(before),
-            time: kept.first().map_or(0, |first| first.time),
-            content: CONTENT_GONE,
-            fragment: None,
-            from: Sender {
-                user: place.says,
-                realm: None,
-            },
             read: before <= read_up_to,
-            body: count,
+            ..realm_entry(place, (Position(before), time), CONTENT_GONE, count)
         };
         Ok((iter::once(gone).chain(kept).collect(), found.more))
+    }
+}
+
+/// Returns what the realm says in a mailbox.
+const fn realm_entry(
+    place: &MailboxLog,
+    (position, time): (Position, u32),
+    content: u8,
+    body: Vec<u8>,
+) -> Entry {
+    Entry {
+        position,
+        time,
+        content,
+        fragment: None,
+        from: Sender {
+            user: place.says,
+            realm: None,
+        },
+        read: false,
+        body,
     }
 }
 

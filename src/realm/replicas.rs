@@ -300,7 +300,9 @@ impl<S: Store> Realm<S> {
         let which = (realm, group);
         let (copy, _) = self.copy_for(&mut Unnoted, which, current.user).await?;
         let place = copy.place(realm, group);
-        self.read_page(caller, &current, &place, options).await
+        let blocked = self.blocked_by(current.user).await?;
+        self.read_page(caller, &current, (&place, &blocked), options)
+            .await
     }
 
     /// Returns the groups of a peer that have a replica here.

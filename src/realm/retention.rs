@@ -316,6 +316,7 @@ impl<S: Store> Realm<S> {
                     _ => Reach::Dead(last),
                 }
             }
+            LogKind::Discarded => Reach::Dead(last),
             LogKind::Queue => return Ok(None),
         }))
     }

@@ -12,8 +12,8 @@ use crate::{
     crypto::PublicKey,
     store::{Batch, CommitError, Expected, Store, Version},
     wire::{
-        Answer, Command, DeviceSession, ErrorCode, Handle, OperationNumber, Refusal, SessionId,
-        SessionRef, Username, command,
+        Answer, DeviceSession, ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef,
+        Username, command, command::Change,
     },
 };
 
@@ -117,7 +117,7 @@ impl<S: Store> Realm<S> {
             work.is_counted = true;
         }
         let current = self.use_session(current, work.caller.now).await?;
-        if adds_to_store(&work.request.command) {
+        if adds_to_store(work.change) {
             self.limiter.may_store(work.caller, &current.user)?;
             work.adds_for = Some(current.user);
         }
@@ -456,18 +456,36 @@ impl<S: Store> Realm<S> {
 
 /// True for commands that make the store larger. The others are also allowed to users that have
 /// used up their storage quota.
-const fn adds_to_store(command: &Command<'_>) -> bool {
-    matches!(
-        command,
-        Command::Send(_)
-            | Command::SendGroup(_)
-            | Command::SendRealm(_)
-            | Command::SendGroupRealm(_)
-            | Command::AddGroup(_)
-            | Command::JoinGroup(_)
-            | Command::JoinGroupRealm(_)
-            | Command::Ban(_)
-    )
+const fn adds_to_store(change: Change<'_, '_>) -> bool {
+    match change {
+        Change::Send(_)
+        | Change::SendGroup(_)
+        | Change::SendRealm(_)
+        | Change::SendGroupRealm(_)
+        | Change::AddGroup(_)
+        | Change::JoinGroup(_)
+        | Change::JoinGroupRealm(_)
+        | Change::Ban(_) => true,
+        // A user has a bounded number of blocks, and needs them most when others fill the store.
+        Change::Block(_)
+        | Change::Unblock(_)
+        | Change::Auth(_)
+        | Change::Logout(_)
+        | Change::Register(_)
+        | Change::Revoke(_)
+        | Change::Passwd(_)
+        | Change::Claim(_)
+        | Change::Void(_)
+        | Change::AddRealm(_)
+        | Change::RemoveRealm(_)
+        | Change::LeaveGroup(_)
+        | Change::LeaveGroupRealm(_)
+        | Change::Kick(_)
+        | Change::Unban(_)
+        | Change::SetRole(_)
+        | Change::GroupPasswd(_)
+        | Change::DelGroup(_) => false,
+    }
 }
 
 /// Adds to `batch` that a plain link's session that has used numbers ends: its recorded answers are

@@ -5,7 +5,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     Caller, Failure, Moment, Realm,
+    blocks::{Blocked, UNREAD_LOOKED_AT},
     limits::WATCH_READ_BYTES,
+    reading::Reader,
     records::{MailboxLog, SessionHash},
     sessions::Current,
     watch_memory::{Held, WATCH_BYTES},
@@ -68,6 +70,7 @@ pub struct Watch<S> {
     session: SessionHash,
     user: Username,
     cursors: Cursors,
+    blocked: Blocked,
     mailboxes: Vec<Followed>,
     grown: Subscription,
     /// Wakes when the user's groups or sessions change.
@@ -145,6 +148,8 @@ impl<S: Store> Realm<S> {
         let current = self.session(caller, session).await?;
         self.confirm_all(caller, &current, cursors).await?;
         let owner = current.owner();
+        let blocked = self.blocked_by(current.user).await?;
+        let mut left = UNREAD_LOOKED_AT;
         let mut counts = Vec::new();
         for (mailbox, place) in self.mailboxes_of(current.user).await? {
             let read = self.confirmed(current.user, &owner, &place).await?;
@@ -160,11 +165,16 @@ impl<S: Store> Realm<S> {
                 let gone = first.saturating_sub(read + 1).min(count);
                 // Entries that are not kept any more count as the one entry that says so (READ-11).
                 count = count - gone + gone.min(1);
+                let blocked = blocked.within(mailbox);
+                let left_out = self.count_left_out(&place, read, blocked, &mut left);
+                count = count.saturating_sub(left_out.await?);
             }
             if count > 0 {
                 counts.push(Unread { mailbox, count });
             }
         }
+        let looked_at = UNREAD_LOOKED_AT - left;
+        self.limiter.charge(caller.now, &current.user, looked_at);
         Ok(Answer::Unread(counts))
     }
 
@@ -183,6 +193,7 @@ impl<S: Store> Realm<S> {
                 session: current.hash,
                 user: current.user,
                 cursors,
+                blocked: Blocked::default(),
                 mailboxes: Vec::new(),
                 grown: self.store.subscribe(&[]),
                 changed: self.watched.subscribe(&[watched_of(current.user)]),
@@ -315,6 +326,7 @@ impl<S: Store> Watch<S> {
     /// Updates the list of mailboxes. Known ones keep their positions.
     async fn look_again(&mut self, current: &Current) -> Result<(), Failure> {
         let owner = current.owner();
+        self.blocked = self.realm.blocked_by(self.user).await?;
         let mut known = std::mem::take(&mut self.mailboxes);
         for (mailbox, place) in self.realm.mailboxes_of(self.user).await? {
             let same =
@@ -322,7 +334,11 @@ impl<S: Store> Watch<S> {
             if let Some(at) = known.iter().position(same) {
                 let mut watched = known.swap_remove(at);
                 // The group was made again: nothing of the former one is pushed any more.
-                watched.read.retain(|entry| entry.position.0 > place.floor);
+                // And nothing of those who have been blocked meanwhile.
+                let blocked = self.blocked.within(mailbox);
+                watched
+                    .read
+                    .retain(|entry| entry.position.0 > place.floor && !blocked.hides(entry));
                 watched.position = watched.position.max(place.floor);
                 watched.place = place;
                 self.mailboxes.push(watched);
@@ -391,7 +407,8 @@ impl<S: Store> Watch<S> {
     /// Reserves the memory that it needs. False if there is none.
     fn hold(&mut self) -> bool {
         let mailboxes = self.mailboxes.len() * FOLLOWED_BYTES;
-        self.held.hold(WATCH_BYTES + mailboxes + self.ahead)
+        let bytes = WATCH_BYTES + mailboxes + self.blocked.bytes() + self.ahead;
+        self.held.hold(bytes)
     }
 
     /// Drops the entries that were read ahead in all mailboxes but one.
@@ -459,11 +476,17 @@ impl<S: Store> Watch<S> {
                 bytes: WATCH_READ_BYTES,
             };
             let after = Position(position.max(place.floor));
-            let read = self.realm.entries(&place, after, read_up_to, limit);
-            let (entries, more) = read.await?;
+            let reader = Reader {
+                read_up_to,
+                blocked: self.blocked.within(mailbox),
+            };
+            let shown = self.realm.shown(&place, after, reader, limit).await?;
             if let Some(watched) = self.mailboxes.get_mut(at) {
-                watched.has_grown = more;
-                watched.read = entries.into();
+                watched.has_grown = shown.more;
+                if shown.entries.is_empty() {
+                    watched.position = shown.passed.0;
+                }
+                watched.read = shown.entries.into();
                 if watched.read.len() > 1 && is_planted(Fault::SkipEntry) {
                     watched.read.pop_front();
                 }

@@ -159,8 +159,10 @@ impl Kinds {
             (Some(nat), None) if nat.is_firewall => LET_IN,
             (Some(_), None) => KEPT_OPEN,
             // On such a narrow path, the only try of a claimed address (PEER-23) may have been
-            // lost. The realm is then asked on its own link (seed 13015051).
-            (None, None) if self.moves && rate.is_some_and(|rate| rate <= NARROW) => KEPT_OPEN,
+            // lost. The realm is then asked on its own link (seed 13015051). Introductions are lost
+            // too, and each later one may be followed by one more check whether a peer can be
+            // called (PEER-24; seed 15700358).
+            (None, None) if rate.is_some_and(|rate| rate <= NARROW) => KEPT_OPEN,
             (None, None) => return false,
         };
         let Some((Ok(count), what)) = left

@@ -38,7 +38,15 @@ const FOUND_BY_SEEDS: [(Fault, u64); 28] = [
 ];
 
 /// Faults that other tests find, each with such a test.
-const FOUND_BY_TESTS: [(Fault, &str); 66] = [
+const FOUND_BY_TESTS: [(Fault, &str); 68] = [
+    (
+        Fault::DeliverBlocked,
+        "realm::tests::blocks::mailboxes_follow_blocks_in_any_order",
+    ),
+    (
+        Fault::ShowBlocked,
+        "realm::tests::blocks::watch_pushes_no_group_entry_of_blocked_user",
+    ),
     (
         Fault::BelieveForever,
         "federation::tests::claims::peer_silent_at_stored_address_is_tried_at_its_hostname",

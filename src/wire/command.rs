@@ -240,6 +240,10 @@ commands! {
         /// Uses up its operation number and changes nothing else: a command that was sent before
         /// under that number has no effect any more.
         36 Void "void" { operation: Operation; session: SessionRef }
+        /// Keeps everything that a user writes from the session's user (BLK-1).
+        37 Block "block" { operation: Operation, session: SessionRef; user: Sender }
+        /// Ends that.
+        38 Unblock "unblock" { operation: Operation, session: SessionRef; user: Sender }
     }
     reads {
         /// Reads the private messages.
@@ -266,6 +270,8 @@ commands! {
         26 WhoAmI "whoami" { ; session: SessionRef }
         /// Counts the unread entries.
         27 Unread "unread" { session: SessionRef; cursors: Cursors }
+        /// Lists the users that the session's user has blocked.
+        39 Blocks "blocks" { ; session: SessionRef } [limit, behind]
     }
 }
 
@@ -475,7 +481,7 @@ mod tests {
     proptest! {
         /// WIRE-12: every command that parses is written and read back as the same command.
         #[test]
-        fn command_parsed_then_emitted_is_identical(code in 1u8..=36, options: bool, bytes: Vec<u8>) {
+        fn command_parsed_then_emitted_is_identical(code in 1u8..=39, options: bool, bytes: Vec<u8>) {
             let mut input = vec![code | if options { HAS_OPTIONS } else { 0 }];
             input.extend_from_slice(&bytes);
             if let Ok(request) = Request::parse(&input) {

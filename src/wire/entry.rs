@@ -36,6 +36,10 @@ pub const CONTENT_NOTICE: u8 = 1;
 /// number, a varint.
 pub const CONTENT_GONE: u8 = 2;
 
+/// The content type of a realm's message about entries that the reader is not shown because the
+/// reader has blocked their authors (BLK-4): their number, a varint.
+pub const CONTENT_HIDDEN: u8 = 3;
+
 /// True for the content types 1 to 15, which only a realm gives to entries of its users: no user
 /// and no other realm may use them (ACC-8).
 pub const fn is_of_realm(content: u8) -> bool {

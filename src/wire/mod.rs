@@ -27,7 +27,8 @@ pub use code::RegistrationCode;
 pub use command::{COMMANDS, CURSORS_MAX, Command, Cursors, Request};
 pub use detail::{PeerDetail, PeerDetails, Standing};
 pub use entry::{
-    CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page, Sender, is_of_realm,
+    CONTENT_GONE, CONTENT_HIDDEN, CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page,
+    Sender, is_of_realm,
 };
 pub use error::{ErrorCode, Refusal};
 pub use field::{

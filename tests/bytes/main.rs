@@ -460,6 +460,31 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
             Answer::Done,
         ),
         (
+            Command::Block(command::Block {
+                operation,
+                session,
+                user: who("bobby"),
+            })
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::Unblock(command::Unblock {
+                operation,
+                session,
+                user: who("bobby"),
+            })
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::Blocks(command::Blocks { session }).into(),
+            Answer::Names {
+                more: false,
+                names: vec!["bobby".into()],
+            },
+        ),
+        (
             Command::Unban(command::Unban {
                 operation,
                 session,

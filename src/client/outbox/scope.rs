@@ -43,6 +43,11 @@ impl Scope {
             | Command::RemoveRealm(command::RemoveRealm { realm, .. })
             | Command::InboxRealm(command::InboxRealm { realm, .. }) => Self::Realm(realm),
             Command::SendRealm(command::SendRealm { realm, to, .. }) => Self::RealmUser(realm, to),
+            Command::Block(command::Block { user, .. })
+            | Command::Unblock(command::Unblock { user, .. }) => match user.realm {
+                None => Self::User(user.user),
+                Some(realm) => Self::RealmUser(realm, user.user),
+            },
             Command::JoinGroupRealm(command::JoinGroupRealm { realm, group, .. })
             | Command::SendGroupRealm(command::SendGroupRealm { realm, group, .. })
             | Command::InboxGroupRealm(command::InboxGroupRealm { realm, group, .. })
@@ -63,6 +68,7 @@ impl Scope {
             | Command::Realms(_)
             | Command::Sessions(_)
             | Command::WhoAmI(_)
+            | Command::Blocks(_)
             | Command::Unread(_) => Self::Account,
         }
     }

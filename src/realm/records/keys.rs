@@ -136,6 +136,16 @@ impl MailboxLog {
         }
     }
 
+    /// Returns the log that messages of blocked users enter in place of this one, if it is one of
+    /// private messages. Its name is as long.
+    pub fn into_discarded(self) -> Log {
+        let Log(mut name) = self.log;
+        if let Some(kind) = name.first_mut() {
+            kind.make_ascii_uppercase();
+        }
+        Log(name)
+    }
+
     /// A group's messages.
     pub fn group(group: GroupName, record: &GroupRecord) -> Self {
         let log = group_log(group, record.log);
@@ -173,6 +183,8 @@ pub enum LogKind {
     Group(GroupName, u64),
     /// The replica of a group of a realm.
     Copy(RealmId, GroupName, u64),
+    /// Private messages of users whom their recipient has blocked. Nobody reads it.
+    Discarded,
     /// The queue to a peer.
     Queue,
 }
@@ -192,6 +204,7 @@ pub fn log_kind(log: &Log) -> Option<LogKind> {
             LogKind::Group(name_of(name)?, number(log.get(1..)?)?)
         }
         b"x/" => LogKind::Copy(name_of(next()?)?, name_of(next()?)?, number(next()?)?),
+        b"P/" | b"F/" => LogKind::Discarded,
         b"q/" => LogKind::Queue,
         _ => return None,
     })
@@ -348,6 +361,15 @@ pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
 /// The prefixes of all records of a group of this realm except its members.
 pub fn beside_members(group: GroupName, epoch: u64) -> [Prefix; 4] {
     [b"b/", b"i/", b"n/", b"w/"].map(|kind| Prefix(of_group(kind, group, epoch)))
+}
+
+/// The users whom a user has blocked.
+pub fn blocks(user: Username) -> Key {
+    key(&[b"X/", user.as_bytes()])
+}
+
+pub fn all_blocks() -> Prefix {
+    Prefix(concat(&[b"X/"]))
 }
 
 pub fn peer(realm: RealmId) -> Key {

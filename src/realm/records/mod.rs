@@ -190,6 +190,9 @@ records! {
     GroupLink { epoch: u64 }
     /// A user may not join a group.
     BanRecord { since: u32 }
+    /// The users whom a user has blocked, sorted by name.
+    #[derive(Default)]
+    BlocksRecord { users: Vec<String> }
     /// The keys that a realm had before the one with which it was removed, the latest first.
     FormerKeysRecord { keys: Vec<[u8; 32]> }
     /// The name under which a key is known.

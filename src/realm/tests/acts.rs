@@ -239,6 +239,16 @@ fn auth_on(name: &'static str, n: Device, who: &'static str) -> Act {
     })
 }
 
+fn block_on(name: &str, n: Device, whom: &'static str) -> Act {
+    act(name, n, move |operation| {
+        Command::Block(command::Block {
+            operation,
+            session: BOUND,
+            user: sender(whom),
+        })
+    })
+}
+
 /// Returns the commands about accounts and sessions.
 pub fn of_sessions(handles: &[Handle]) -> Vec<Act> {
     let mut acts = vec![
@@ -275,6 +285,24 @@ pub fn of_sessions(handles: &[Handle]) -> Vec<Act> {
                 session: BOUND,
                 to: user("dan"),
                 message: Body(b"hi"),
+            })
+        }),
+        act("dan writes to cat", 4, |operation| {
+            Command::Send(command::Send {
+                operation,
+                session: BOUND,
+                to: user("cat"),
+                message: Body(b"ho"),
+            })
+        }),
+        block_on("cat blocks dan", 3, "dan"),
+        block_on("cat blocks dan on the second device", 6, "dan"),
+        block_on("cat blocks ann on the second device", 6, "ann"),
+        act("cat unblocks dan", 3, |operation| {
+            Command::Unblock(command::Unblock {
+                operation,
+                session: BOUND,
+                user: sender("dan"),
             })
         }),
         act("cat claims", 3, |operation| {

@@ -1,6 +1,7 @@
 //! Tests of the realm's rules, over a real store in a temporary directory.
 
 mod acts;
+mod blocks;
 mod bounds;
 mod claims;
 mod copying;

@@ -295,6 +295,7 @@ async fn seen(realm: &Realm<Held>, devices: u8) -> Vec<Answer> {
             Command::WhoAmI(command::WhoAmI { session }).into(),
             Command::Groups(command::Groups { session }).into(),
             Command::Sessions(command::Sessions { session }).into(),
+            Command::Blocks(command::Blocks { session }).into(),
             Command::Realms(command::Realms { session }).into(),
         ];
         for name in ["g", "h"] {

@@ -1,0 +1,521 @@
+//! Blocked users: what they write does not reach who blocks them, and nothing tells them so.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use super::{
+    peers::{asked, deliver, peer},
+    *,
+};
+use crate::{
+    realm::{
+        blocks::{BLOCKS_MAX, LEFT_OUT_MAX, UNREAD_LOOKED_AT},
+        records::MailboxLog,
+    },
+    wire::{
+        CONTENT_HIDDEN, CONTENT_TEXT, Cursors, Entry, Event, GroupName, Mailbox, Sender, command,
+        parse_varint,
+    },
+};
+
+const SESSION: SessionRef = SessionRef::Bound;
+
+fn cats() -> GroupName {
+    "cats".parse().unwrap()
+}
+
+fn block(number: u64, user: &str) -> Command<'static> {
+    Command::Block(command::Block {
+        operation: op(number),
+        session: SESSION,
+        user: user.parse().unwrap(),
+    })
+}
+
+fn unblock(number: u64, user: &str) -> Command<'static> {
+    Command::Unblock(command::Unblock {
+        operation: op(number),
+        session: SESSION,
+        user: user.parse().unwrap(),
+    })
+}
+
+fn post(number: u64, text: &str) -> Command<'_> {
+    Command::SendGroup(command::SendGroup {
+        operation: op(number),
+        session: SESSION,
+        group: cats(),
+        message: Body(text.as_bytes()),
+    })
+}
+
+/// A realm with ann, bob and cat on the devices 1 to 3, who are the members of a group. Each of
+/// them has used the numbers 1 and 2.
+async fn with_group() -> Fixture {
+    let fixture = Fixture::new();
+    for (n, user) in [(1, "ann"), (2, "bob"), (3, "cat")] {
+        fixture.register(device(n), user).await;
+    }
+    let add = Command::AddGroup(command::AddGroup {
+        operation: op(2),
+        session: SESSION,
+        group: cats(),
+        password: Password(b""),
+    });
+    assert_eq!(fixture.ask(device(1), add).await, Answer::Done);
+    for n in [2, 3] {
+        let join = Command::JoinGroup(command::JoinGroup {
+            operation: op(2),
+            session: SESSION,
+            group: cats(),
+            password: Password(b""),
+        });
+        assert_eq!(fixture.ask(device(n), join).await, Answer::Done);
+    }
+    fixture
+}
+
+fn text(entry: &Entry) -> String {
+    String::from_utf8(entry.body.clone()).unwrap()
+}
+
+impl Fixture {
+    async fn obeyed(&self, n: u8, command: Command<'_>) {
+        let answer = self.ask(device(n), command.clone()).await;
+        assert!(
+            matches!(answer, Answer::Done | STORED),
+            "{command:?}: {answer:?}"
+        );
+    }
+
+    async fn group_page(&self, n: u8, options: Options) -> Page {
+        let command = Command::InboxGroup(command::InboxGroup {
+            session: SESSION,
+            group: cats(),
+        });
+        match self.ask(device(n), Request { options, command }).await {
+            Answer::Page(page) => page,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Returns the texts that a member is shown of the group, from its beginning.
+    async fn group_texts(&self, n: u8) -> Vec<String> {
+        let options = Options {
+            after: Some(0),
+            offset: Some(0),
+            ..Options::NONE
+        };
+        let page = self.group_page(n, options).await;
+        page.entries.iter().map(text).collect()
+    }
+
+    async fn blocks(&self, n: u8, behind: Option<&str>) -> Vec<String> {
+        let options = Options {
+            behind: behind.map(|name| name.parse().unwrap()),
+            ..Options::NONE
+        };
+        let command = Command::Blocks(command::Blocks { session: SESSION });
+        match self.ask(device(n), Request { options, command }).await {
+            Answer::Names { names, .. } => names,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn unread_in(&self, n: u8, mailbox: Mailbox) -> u64 {
+        let command = Command::Unread(command::Unread {
+            session: SESSION,
+            cursors: Cursors::default(),
+        });
+        let Answer::Unread(counts) = self.ask(device(n), command).await else {
+            panic!();
+        };
+        let of = counts.iter().find(|unread| unread.mailbox == mailbox);
+        of.map_or(0, |unread| unread.count)
+    }
+}
+
+/// BLK-1, BLK-2: a private message of a blocked user is answered as any other, byte by byte, and
+/// does not arrive, also after the block has ended. Later ones do.
+#[tokio::test]
+async fn private_message_of_blocked_user_is_answered_and_discarded() {
+    let mut fixture = with_group().await;
+    fixture.obeyed(2, send(3, "ann", "before")).await;
+    fixture.obeyed(1, block(3, "bob")).await;
+    assert_eq!(fixture.blocks(1, None).await, ["bob"]);
+    for (number, text) in [(4, "one"), (5, "two"), (5, "two")] {
+        let (caller, to_ann) = (fixture.caller(device(2)), send(number, "ann", text));
+        let command = Request::from(to_ann).to_bytes();
+        let answer = fixture.realm.answer(&caller, &command).await;
+        assert_eq!(answer, STORED.to_bytes());
+        fixture = fixture.restart();
+    }
+    fixture.obeyed(3, send(3, "ann", "of cat")).await;
+    assert_eq!(fixture.texts(device(1)).await, ["before", "of cat"]);
+    assert_eq!(fixture.unread_in(1, Mailbox::Private).await, 2);
+    fixture.obeyed(1, unblock(4, "bob")).await;
+    fixture.obeyed(2, send(6, "ann", "after")).await;
+    let all = ["before", "of cat", "after"];
+    assert_eq!(fixture.texts(device(1)).await, all);
+    // ann may write to bob all the time.
+    fixture.obeyed(1, block(5, "bob")).await;
+    fixture.obeyed(1, send(6, "bob", "still")).await;
+    assert_eq!(fixture.texts(device(2)).await, ["still"]);
+}
+
+/// Returns the size of all files below a directory.
+fn bytes_under(directory: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let sizes = entries.map(|entry| {
+        let entry = entry.unwrap();
+        let metadata = entry.metadata().unwrap();
+        if metadata.is_dir() {
+            bytes_under(&entry.path())
+        } else {
+            metadata.len()
+        }
+    });
+    sizes.sum()
+}
+
+/// BLK-2: what a discarded message costs the realm is what a delivered one costs: as many bytes in
+/// a log, until the next pass over the store. So time does not tell either.
+#[tokio::test]
+async fn discarded_message_is_written_like_any_other_and_removed_later() {
+    let fixture = with_group().await;
+    fixture.obeyed(1, block(3, "bob")).await;
+    let bytes = || bytes_under(fixture.directory.path());
+    let written = async |n: u8, number| {
+        let before = bytes();
+        fixture.obeyed(n, send(number, "ann", "hello")).await;
+        bytes() - before
+    };
+    // The first command of a day also records that the session is used.
+    for n in [2, 3] {
+        fixture.obeyed(n, send(3, "bob", "hello")).await;
+    }
+    let discarded = written(2, 4).await;
+    assert!(discarded > 0);
+    assert_eq!(discarded, written(3, 4).await);
+    let log = MailboxLog::private("ann".parse().unwrap()).into_discarded();
+    assert_eq!(fixture.realm.store().last(&log).await.unwrap().0, 1);
+    fixture.tidy().await;
+    let limit = crate::store::PageLimit {
+        entries: 1,
+        bytes: 1,
+    };
+    let left = fixture.realm.store().read(&log, Position(0), limit).await;
+    assert!(left.unwrap().entries.is_empty());
+    assert_eq!(fixture.texts(device(1)).await, ["hello"]);
+}
+
+/// BLK-3: what a blocked user writes in a group is not shown to who blocks them, is not counted,
+/// and is shown again when the block has ended. Others and the user see it all the time.
+#[tokio::test]
+async fn group_message_of_blocked_user_is_left_out_while_blocked() {
+    let fixture = with_group().await;
+    fixture.obeyed(2, post(3, "1 of bob")).await;
+    fixture.obeyed(3, post(3, "2 of cat")).await;
+    fixture.obeyed(2, post(4, "3 of bob")).await;
+    fixture.obeyed(1, block(3, "bob")).await;
+    fixture.obeyed(2, post(5, "4 of bob")).await;
+    fixture.obeyed(3, post(4, "5 of cat")).await;
+    fixture.obeyed(2, post(6, "6 of bob")).await;
+    let all = [
+        "1 of bob", "2 of cat", "3 of bob", "4 of bob", "5 of cat", "6 of bob",
+    ];
+    assert_eq!(fixture.group_texts(1).await, ["2 of cat", "5 of cat"]);
+    assert_eq!(fixture.unread_in(1, Mailbox::Group(cats())).await, 2);
+    for n in [2, 3] {
+        assert_eq!(fixture.group_texts(n).await, all);
+        assert_eq!(fixture.unread_in(n, Mailbox::Group(cats())).await, 6);
+    }
+    // Page by page, with the position of the last one.
+    let one = |after| Options {
+        after: Some(after),
+        limit: Some(1),
+        ..Options::NONE
+    };
+    let page = fixture.group_page(1, one(0)).await;
+    assert!(page.more);
+    assert_eq!(page.entries[0].position, Position(2));
+    let page = fixture.group_page(1, one(2)).await;
+    assert_eq!(page.entries[0].position, Position(5));
+    let page = fixture.group_page(1, one(5)).await;
+    assert_eq!((page.entries.len(), page.more), (0, false));
+    assert_eq!(fixture.unread_in(1, Mailbox::Group(cats())).await, 0);
+    fixture.obeyed(1, unblock(4, "bob")).await;
+    assert_eq!(fixture.group_texts(1).await, all);
+}
+
+/// BLK-4: however many entries are left out, a reader comes to the end, and is told how many there
+/// were. A count of unread entries looks at a bounded number of them.
+#[tokio::test]
+async fn many_left_out_entries_are_passed_in_bounded_steps() {
+    let fixture = with_group().await;
+    fixture.obeyed(1, block(3, "bob")).await;
+    let many = 5 * LEFT_OUT_MAX as u64 + UNREAD_LOOKED_AT as u64 / 2;
+    for number in 0..many {
+        fixture.obeyed(2, post(3 + number, "x")).await;
+    }
+    fixture.obeyed(3, post(3, "of cat")).await;
+    let group = Mailbox::Group(cats());
+    let counted = many + 1 - UNREAD_LOOKED_AT as u64;
+    assert_eq!(fixture.unread_in(1, group).await, counted);
+    let (mut after, mut told, mut texts) = (0, 0, Vec::new());
+    for _ in 0..many {
+        let options = Options {
+            after: Some(after),
+            ..Options::NONE
+        };
+        let page = fixture.group_page(1, options).await;
+        for entry in &page.entries {
+            assert!(entry.position.0 > after);
+            after = entry.position.0;
+            if entry.content == CONTENT_HIDDEN {
+                told += parse_varint(&entry.body).unwrap().1;
+            } else {
+                texts.push(text(entry));
+            }
+        }
+        if page.entries.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(texts, ["of cat"]);
+    // Those just before a shown entry are not worth a word.
+    assert!(told <= many && told + LEFT_OUT_MAX as u64 >= many, "{told}");
+    assert_eq!(fixture.unread_in(1, group).await, 0);
+}
+
+/// BLK-1: what can be blocked, and how many; a repeat changes nothing.
+#[tokio::test]
+async fn block_of_nobody_oneself_or_too_many_is_refused() {
+    let fixture = with_group().await;
+    peer(&fixture, 50, "beta").await;
+    for (number, name, code) in [
+        (3, "ann", ErrorCode::BadRequest),
+        (4, "nobody", ErrorCode::NoSuchUser),
+        (5, "bob@gamma", ErrorCode::NoSuchRealm),
+    ] {
+        let answer = fixture.ask(device(1), block(number, name)).await;
+        assert_eq!(answer, refused(code), "{name}");
+    }
+    for number in 0..BLOCKS_MAX as u64 {
+        let name = format!("u{number}@beta");
+        fixture.obeyed(1, block(6 + number, &name)).await;
+    }
+    let next = 6 + BLOCKS_MAX as u64;
+    let full = Answer::Refused(Refusal::too_large(BLOCKS_MAX as u64));
+    assert_eq!(fixture.ask(device(1), block(next, "bob")).await, full);
+    fixture.obeyed(1, block(next + 1, "u5@beta")).await;
+    fixture.obeyed(1, unblock(next + 2, "cat")).await;
+    fixture.obeyed(1, unblock(next + 3, "u5@beta")).await;
+    fixture.obeyed(1, block(next + 4, "bob")).await;
+    // The list comes in pages, sorted by name.
+    let (mut all, mut behind) = (Vec::new(), None);
+    loop {
+        let names = fixture.blocks(1, behind.as_deref()).await;
+        let Some(last) = names.last() else { break };
+        behind = Some(last.clone());
+        all.extend(names);
+    }
+    assert_eq!(all.len(), BLOCKS_MAX);
+    assert!(all.is_sorted());
+}
+
+/// BLK-2, PEER-4: the same for users of other realms. Another user of the same name is not meant.
+#[tokio::test]
+async fn message_from_blocked_user_of_other_realm_is_answered_and_discarded() {
+    let fixture = with_group().await;
+    peer(&fixture, 50, "beta").await;
+    peer(&fixture, 51, "gamma").await;
+    fixture.obeyed(1, block(3, "bob@beta")).await;
+    let from = async |n, sequence, text: &str| {
+        let request = deliver(7, sequence, "ann", text);
+        assert_eq!(asked(&fixture, device(n), &request).await, STORED);
+    };
+    for _ in 0..2 {
+        from(50, 1, "bob of beta").await;
+        from(51, 1, "bob of gamma").await;
+    }
+    fixture.obeyed(2, send(3, "ann", "bob of here")).await;
+    let seen = ["bob of gamma", "bob of here"];
+    assert_eq!(fixture.texts(device(1)).await, seen);
+    let inbox = |realm: &str| {
+        Command::InboxRealm(command::InboxRealm {
+            session: SESSION,
+            realm: realm.parse().unwrap(),
+        })
+    };
+    for (realm, count) in [("beta", 0), ("gamma", 1)] {
+        let Answer::Page(page) = fixture.ask(device(1), inbox(realm)).await else {
+            panic!();
+        };
+        assert_eq!(page.entries.len(), count, "{realm}");
+    }
+    fixture.obeyed(1, unblock(4, "bob@beta")).await;
+    from(50, 2, "later").await;
+    assert_eq!(fixture.texts(device(1)).await.last().unwrap(), "later");
+}
+
+/// BLK-5: when a realm is removed, the blocks of its users end. The next realm of that name has
+/// others.
+#[tokio::test]
+async fn blocks_end_with_peering_of_their_realm() {
+    let fixture = with_group().await;
+    peer(&fixture, 50, "beta").await;
+    peer(&fixture, 51, "gamma").await;
+    for (number, name) in [
+        (3, "bob@beta"),
+        (4, "bob@gamma"),
+        (5, "bob"),
+        (6, "zoe@beta"),
+    ] {
+        fixture.obeyed(1, block(number, name)).await;
+    }
+    let claim = Command::Claim(command::Claim {
+        operation: op(3),
+        session: SESSION,
+        code: Password(b"open sesame"),
+    });
+    fixture.obeyed(3, claim).await;
+    let remove = Command::RemoveRealm(command::RemoveRealm {
+        operation: op(4),
+        session: SESSION,
+        realm: "beta".parse().unwrap(),
+    });
+    fixture.obeyed(3, remove).await;
+    assert!(fixture.realm.do_departures(NOW).await);
+    assert_eq!(fixture.blocks(1, None).await, ["bob", "bob@gamma"]);
+    peer(&fixture, 52, "beta").await;
+    let other = deliver(7, 1, "ann", "another bob");
+    assert_eq!(asked(&fixture, device(52), &other).await, STORED);
+    assert_eq!(fixture.texts(device(1)).await, ["another bob"]);
+}
+
+/// BLK-3, WATCH-4: a watch follows what is blocked while it lasts. Nothing that it has read ahead
+/// is pushed any more.
+#[tokio::test]
+async fn watch_pushes_no_group_entry_of_blocked_user() {
+    let fixture = with_group().await;
+    for number in 3..6 {
+        fixture.obeyed(2, post(number, "of bob")).await;
+    }
+    fixture.obeyed(3, post(3, "of cat")).await;
+    let caller = fixture.caller(device(1));
+    let realm = Arc::new(fixture.realm);
+    let command = Command::Watch(command::Watch {
+        session: SESSION,
+        cursors: Cursors::default(),
+    });
+    let bytes = Request::from(command).to_bytes();
+    let mut watch = realm.watch_of(&caller, &bytes).await.unwrap();
+    let mut pushed = async || {
+        let next = watch.next(&|| MOMENT, true, false);
+        let next = tokio::time::timeout(Duration::from_secs(10), next).await;
+        let push = next.expect("there is one").unwrap();
+        text(&Event::parse(&push.bytes).unwrap().entry)
+    };
+    let ask = async |n: u8, command: Command<'_>| {
+        let bytes = Request::from(command).to_bytes();
+        let answer = realm
+            .answer(&super::caller(device(n), MOMENT), &bytes)
+            .await;
+        let answer = Answer::parse(&answer).unwrap();
+        assert!(matches!(answer, Answer::Done | STORED), "{answer:?}");
+    };
+    // The other entries are read ahead now.
+    assert_eq!(pushed().await, "of bob");
+    ask(1, block(3, "bob")).await;
+    assert_eq!(pushed().await, "of cat");
+    for number in 6..30 {
+        ask(2, post(number, "of bob")).await;
+        ask(2, send(100 + number, "ann", "to ann")).await;
+    }
+    ask(3, post(4, "of cat again")).await;
+    assert_eq!(pushed().await, "of cat again");
+    ask(1, unblock(4, "bob")).await;
+    ask(2, post(200, "of bob again")).await;
+    assert_eq!(pushed().await, "of bob again");
+}
+
+/// BLK-1 to BLK-3: whatever is blocked and written in whatever order, each user is shown just what
+/// the rules say.
+#[tokio::test]
+async fn mailboxes_follow_blocks_in_any_order() {
+    const USERS: [(u8, &str); 3] = [(1, "ann"), (2, "bob"), (3, "cat")];
+    for seed in 0..20 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut fixture = with_group().await;
+        let mut number = 2;
+        // By reader and author.
+        let mut blocked: BTreeMap<(u8, u8), bool> = BTreeMap::new();
+        let mut private: BTreeMap<u8, Vec<String>> = BTreeMap::new();
+        let mut posts: Vec<(u8, String)> = Vec::new();
+        for _ in 0..60 {
+            number += 1;
+            let (n, _) = USERS[rng.random_range(0..3)];
+            let (other, name) = USERS[rng.random_range(0..3)];
+            let text = number.to_string();
+            match rng.random_range(0..8) {
+                0 if other != n => {
+                    fixture.obeyed(n, block(number, name)).await;
+                    blocked.insert((n, other), true);
+                }
+                1 => {
+                    fixture.obeyed(n, unblock(number, name)).await;
+                    blocked.remove(&(n, other));
+                }
+                2..5 => {
+                    fixture.obeyed(n, send(number, name, &text)).await;
+                    if !blocked.contains_key(&(other, n)) {
+                        private.entry(other).or_default().push(text);
+                    }
+                }
+                5..7 => {
+                    fixture.obeyed(n, post(number, &text)).await;
+                    posts.push((n, text));
+                }
+                _ if rng.random_bool(0.1) => fixture = fixture.restart(),
+                _ => {}
+            }
+        }
+        for (n, _) in USERS {
+            let expected = private.remove(&n).unwrap_or_default();
+            assert_eq!(fixture.texts(device(n)).await, expected, "seed {seed}");
+            let shown = posts
+                .iter()
+                .filter(|(author, _)| !blocked.contains_key(&(n, *author)));
+            let shown: Vec<String> = shown.map(|(_, text)| text.clone()).collect();
+            assert_eq!(fixture.group_texts(n).await, shown, "seed {seed}");
+            let unread = fixture.unread_in(n, Mailbox::Group(cats())).await;
+            assert_eq!(unread, shown.len() as u64, "seed {seed}");
+        }
+    }
+}
+
+/// BLK-3: what the realm itself says in a group is shown, whoever is blocked.
+#[test]
+fn entry_of_realm_is_never_left_out() {
+    let bob = Sender {
+        user: "bob".parse().unwrap(),
+        realm: None,
+    };
+    let blocked = crate::realm::blocks::Blocked::of([bob]);
+    let entry = |content| Entry {
+        position: Position(1),
+        time: NOW,
+        content,
+        fragment: None,
+        from: bob,
+        read: false,
+        body: Vec::new(),
+    };
+    assert!(blocked.hides(&entry(CONTENT_TEXT)) && blocked.hides(&entry(16)));
+    for content in 1..16 {
+        assert!(!blocked.hides(&entry(content)));
+    }
+    assert!(!blocked.within(Mailbox::Private).hides(&entry(CONTENT_TEXT)));
+}
