@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 
-use super::{rtt::held_back, time::Time};
+use super::{DATAGRAM_DEFAULT, rtt::held_back, time::Time};
 
 /// Datagrams in flight on an unknown path.
 const UNKNOWN_WINDOW: usize = 2;
@@ -191,6 +191,15 @@ impl Pace {
             Some((known, rounds)) if rounds + 1 < FULL_ROUNDS => Some((known, rounds + 1)),
             _ => None,
         };
+    }
+
+    /// Returns the largest probe of the path's size that may be sent (LINK-15), or 0. On an unknown
+    /// path the probe would fill the window, so its loss would show only after a long timeout. A
+    /// slow path needs long for a large one.
+    pub fn probe_max(&self) -> usize {
+        let in_a_second = |rate| usize::try_from(rate).unwrap_or(usize::MAX);
+        let rate = self.rate.max();
+        rate.map_or(0, |rate| in_a_second(rate).max(DATAGRAM_DEFAULT))
     }
 
     /// The pace in per cent of the rate.

@@ -205,13 +205,11 @@ impl Link {
         }
         let max = self.datagram_max();
         let mut size = self.path.size(max);
-        // Without a round-trip sample a probe travels alone, and its loss is noticed late.
         if bulk
-            && self.rtt.is_measured()
             && self.queue.next_fragmented_len() > size as u64
-            && let Some(probe) = self
-                .path
-                .next_probe(now, max, self.queue.fragments_queued_len())
+            && let max = max.min(self.pace.probe_max())
+            && let waiting = self.queue.fragments_queued_len()
+            && let Some(probe) = self.path.next_probe(now, max, waiting)
         {
             size = probe;
         }

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod incoming;
+mod mtu;
 mod packet_builder;
 mod queue;
 
@@ -42,6 +43,11 @@ fn events(link: &mut Link) -> Vec<Event> {
 
 impl Pair {
     fn new() -> Self {
+        Self::with_datagrams(1200)
+    }
+
+    /// Returns two links that take datagrams of `max_datagram` bytes.
+    fn with_datagrams(max_datagram: usize) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let (device, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
         let (mut initiator, one) =
@@ -50,7 +56,7 @@ impl Pair {
         let (server_keys, two) = responder.finish(b"").unwrap();
         let (client_keys, _) = initiator.finish(&two).unwrap();
         let config = Config {
-            max_datagram: 1200,
+            max_datagram,
             max_message: 20_000,
             rate: None,
             redundancy: Redundancy::Auto,
