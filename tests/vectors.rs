@@ -589,11 +589,11 @@ fn vectors_of_commands_match_encoding() {
             }),
         ),
         (
-            json!({ "operation": 9, "salt": "717a", "session": "bound", "user": "bob" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "user": "bob@beta" }),
             Command::Block(command::Block {
                 operation,
                 session,
-                user: user("bob"),
+                user: user("bob@beta"),
             }),
         ),
         (

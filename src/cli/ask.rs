@@ -251,11 +251,15 @@ pub async fn block(client: &Client, output: Output, user: Sender) -> Result<(), 
 
 pub async fn unblock(client: &Client, output: Output, user: Sender) -> Result<(), Failure> {
     patiently(client, client.unblock(user)).await?;
-    output.result(&json!({}), "not blocked")
+    output.result(&json!({}), "no longer blocked")
 }
 
 pub async fn blocks(client: &Client, output: Output) -> Result<(), Failure> {
-    for user in patiently(client, client.blocks()).await? {
+    let blocked = patiently(client, client.blocks()).await?;
+    if blocked.is_empty() {
+        Output::aside("you block nobody");
+    }
+    for user in blocked {
         let object = json!({
             "user": user.user.as_str(),
             "realm": user.realm.as_ref().map(RealmId::as_str),

@@ -169,7 +169,61 @@ fn indented(text: &str, width: Option<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use merpati::wire::Position;
+
     use super::*;
+
+    /// READ-11, BLK-4: what is missing is said in words, and as a number in JSON.
+    #[test]
+    fn entry_about_missing_messages_says_how_many_and_why() {
+        let devs = Mailbox::Group("devs".parse().unwrap());
+        let said = |content, count: u8, json| {
+            let entry = Entry {
+                position: Position(7),
+                time: 0,
+                content,
+                fragment: None,
+                from: "devs".parse().unwrap(),
+                read: false,
+                body: vec![count],
+            };
+            let output = Output { json };
+            line(output, &devs, &entry, true).unwrap()
+        };
+        for (content, count, text, json) in [
+            (
+                CONTENT_GONE,
+                1,
+                "(1 earlier message in devs is not kept any more)",
+                "gone",
+            ),
+            (
+                CONTENT_GONE,
+                9,
+                "(9 earlier messages in devs are not kept any more)",
+                "gone",
+            ),
+            (
+                CONTENT_HIDDEN,
+                1,
+                "(1 message in devs is not shown: you block who wrote it)",
+                "hidden",
+            ),
+            (
+                CONTENT_HIDDEN,
+                9,
+                "(9 messages in devs are not shown: you block who wrote them)",
+                "hidden",
+            ),
+        ] {
+            assert_eq!(said(content, count, false), format!("7  {text}\n"));
+            let object: serde_json::Value =
+                serde_json::from_str(&said(content, count, true)).unwrap();
+            assert_eq!(object[json], count);
+            assert_eq!(object["position"], 7);
+            assert!(object.get("from").is_none());
+        }
+    }
 
     #[test]
     fn entry_with_long_line_wraps_with_indent() {

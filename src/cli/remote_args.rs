@@ -101,7 +101,7 @@ pub enum UserCommand {
     },
     /// Tell how many messages have not been read, mailbox by mailbox.
     Unread,
-    /// See nothing more of what a user writes. They do not find out.
+    /// Block a user: you see nothing more of what they write, and they do not find out.
     ///
     /// Their private messages from now on are thrown away. Their messages in groups are not shown
     /// to you for as long as you block them.
@@ -109,7 +109,7 @@ pub enum UserCommand {
         /// The user; one of another realm as name@realm.
         username: Sender,
     },
-    /// See again what a user writes.
+    /// Unblock a user: you see again what they write.
     Unblock {
         /// The user; one of another realm as name@realm.
         username: Sender,

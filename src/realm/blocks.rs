@@ -2,34 +2,36 @@
 //!
 //! Those who are blocked must not find out. A message of theirs is therefore decided and committed
 //! like any other, with as many bytes, and answered the same. It only enters a log that nobody
-//! reads, in place of the mailbox. A group has one log for all its members: there, entries are left
-//! out when they are read.
+//! reads, in place of the mailbox. A group has one log for all its members: there, entries are
+//! hidden when they are read.
 
 use super::{
     Caller, Failure, Realm, Work,
     groups::{NamesPage, local},
+    limits::WATCH_READ_BYTES,
+    reading::Found,
     records::{self, AccountRecord, BlocksRecord, MailboxLog, Record as _},
     storage::{Notes, Unnoted},
 };
 use crate::{
     faults::{Fault, is_planted},
     store::{Log, PageLimit, Position, Store},
-    wire::{
-        Answer, Entry, ErrorCode, Mailbox, Options, Refusal, Sender, SessionRef, Username, command,
-        is_of_realm,
-    },
+    wire::{Answer, ErrorCode, Mailbox, Options, Refusal, Sender, SessionRef, Username, command},
 };
 
 /// The most users that a user blocks at once.
 pub const BLOCKS_MAX: usize = 128;
-/// The most entries of blocked users that are left out at once. After these, the reader is told
-/// how many there were, and goes on from there (BLK-4).
-pub const LEFT_OUT_MAX: usize = 200;
-/// The most entries that one `unread` looks at to leave out those of blocked users.
+/// The most entries in a row that are hidden from a reader without a word, and their bytes. After
+/// these, the reader is told how many there were, and goes on from there (BLK-4).
+pub const HIDDEN_MAX: usize = 200;
+pub const HIDDEN_BYTES_MAX: usize = 64 << 10;
+/// The number of entries that are looked at together once some were hidden.
+pub const HIDDEN_AT_ONCE: usize = 64;
+/// The most entries that one `unread` looks at to find hidden ones.
 pub const UNREAD_LOOKED_AT: usize = 1000;
 
 /// The users whose entries in groups a reader is not shown.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocked(Vec<Sender>);
 
 /// For readers that are shown everything.
@@ -38,17 +40,16 @@ pub static NOBODY: Blocked = Blocked(Vec::new());
 impl Blocked {
     /// Returns a list of these.
     #[cfg(test)]
-    pub fn of<const N: usize>(users: [Sender; N]) -> Self {
+    pub fn of(users: &[Sender]) -> Self {
         Self(users.into())
     }
 
-    /// True if an entry is left out. What realms say in a mailbox never is.
-    pub fn hides(&self, entry: &Entry) -> bool {
-        let is_blocked = !is_of_realm(entry.content) && self.0.contains(&entry.from);
-        is_blocked && !is_planted(Fault::ShowBlocked)
+    /// True if what a user wrote is hidden.
+    pub fn hides(&self, author: &Sender) -> bool {
+        self.0.contains(author) && !is_planted(Fault::ShowBlocked)
     }
 
-    /// Returns those whose entries are left out of a mailbox: nobody in private ones, which such
+    /// Returns those whose entries are hidden in a mailbox: nobody in private ones, which such
     /// entries do not enter.
     pub fn within(&self, mailbox: Mailbox) -> &Self {
         match mailbox {
@@ -85,8 +86,9 @@ impl<S: Store> Realm<S> {
             return Ok(Answer::Done);
         };
         match who.realm {
-            // Only the other realm knows whether it has such a user.
-            Some(realm) => drop(self.peer(&mut work.batch, realm).await?),
+            // The user may be of a realm that is no peer, and write in a group that is read here.
+            // The block must not begin after that of a peer's users has ended.
+            Some(realm) => drop(self.find_peer(&mut work.batch, realm).await?),
             None => {
                 let account = records::account(who.user);
                 let account = self.noted::<AccountRecord>(&mut work.batch, &account);
@@ -100,6 +102,8 @@ impl<S: Store> Realm<S> {
         let key = records::blocks(current.user);
         work.batch.put(key, record.to_value()?);
         work.affected = Some(current.user);
+        // It is allowed to users who have used up their storage quota, but not for nothing.
+        work.adds_for = Some(current.user);
         Ok(Answer::Done)
     }
 
@@ -116,6 +120,7 @@ impl<S: Store> Realm<S> {
             let key = records::blocks(current.user);
             work.batch.put(key, record.to_value()?);
             work.affected = Some(current.user);
+            work.adds_for = Some(current.user);
         }
         Ok(Answer::Done)
     }
@@ -153,18 +158,20 @@ impl<S: Store> Realm<S> {
     /// Returns the users whom a user has blocked.
     pub(super) async fn blocked_by(&self, user: Username) -> Result<Blocked, Failure> {
         let record = self.blocks_record(&mut Unnoted, user).await?;
-        let users = record.users.iter().filter_map(|name| name.parse().ok());
-        Ok(Blocked(users.collect()))
+        Ok(Blocked(record.users().collect()))
     }
 
     /// Returns the logs that a private message to a user enters: those of its mailboxes, or others
     /// with names as long if the user has blocked its sender.
     pub(super) async fn logs_for<const N: usize>(
         &self,
+        notes: &mut impl Notes,
         mailboxes: [MailboxLog; N],
         (from, to): (&Sender, Username),
     ) -> Result<[Log; N], Failure> {
-        let record = self.blocks_record(&mut Unnoted, to).await?;
+        // If the user blocks the sender meanwhile, it is decided again: the message must not come
+        // after the answer to `block`.
+        let record = self.blocks_record(notes, to).await?;
         let is_blocked = record.users.binary_search(&from.to_string()).is_ok();
         Ok(if is_blocked && !is_planted(Fault::DeliverBlocked) {
             mailboxes.map(MailboxLog::into_discarded)
@@ -173,28 +180,31 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Counts how many entries of a group after a position are of users whom the reader has
-    /// blocked. Looks at no more than `left`, and lowers it.
-    pub(super) async fn count_left_out(
+    /// Counts how many entries of a group behind the position `after` and up to `last` are hidden
+    /// from the reader. Looks at no more than `left`, and lowers it.
+    pub(super) async fn count_hidden(
         &self,
         place: &MailboxLog,
-        after: u64,
+        (after, last): (u64, u64),
         blocked: &Blocked,
         left: &mut usize,
     ) -> Result<u64, Failure> {
         let (mut after, mut count) = (Position(after), 0);
         while *left > 0 && !blocked.is_empty() {
             let limit = PageLimit {
-                entries: LEFT_OUT_MAX.min(*left),
-                bytes: super::limits::WATCH_READ_BYTES,
+                entries: HIDDEN_AT_ONCE.min(*left),
+                bytes: WATCH_READ_BYTES,
             };
-            let (entries, more) = self.entries(place, after, 0, limit).await?;
-            *left = left.saturating_sub(entries.len());
-            let hidden = entries.iter().filter(|entry| blocked.hides(entry));
-            count += hidden.count() as u64;
-            match entries.last() {
-                Some(last) if more => after = last.position,
-                _ => break,
+            let (found, more) = self.entries(place, after, 0, limit).await?;
+            *left = left.saturating_sub(found.len());
+            for Found { entry, author } in &found {
+                let counts = entry.position.0 <= last;
+                let is_hidden = author.is_some_and(|author| blocked.hides(&author));
+                count += u64::from(counts && is_hidden);
+                after = entry.position;
+            }
+            if !more || after.0 >= last {
+                break;
             }
             // Other tasks may run in between.
             tokio::task::yield_now().await;

@@ -574,6 +574,7 @@ fn append_notice(
         user: record.to.clone(),
         realm: Some(realm.as_str().into()),
         body: text.into_bytes(),
+        alleged: None,
     };
     batch.append(MailboxLog::private(sender).log, notice.to_value()?);
     Ok(())

@@ -231,10 +231,10 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::NotAMember.into());
         }
         let room = (caller.room, caller.longest);
-        let page = self
+        let read = self
             .page(&group.place(), start, Reader::REALM, PAGE_ENTRIES, room)
             .await?;
-        Ok(Answer::Page(page))
+        Ok(Answer::Page(read.page))
     }
 
     /// Queues a message to the realms of a group's members: the group has grown.

@@ -332,6 +332,7 @@ pub(super) fn append_notice(
         user: group.as_str().into(),
         realm: Some(realm.as_str().into()),
         body: text.into(),
+        alleged: None,
     };
     batch.append(MailboxLog::private(user).log, notice.to_value()?);
     Ok(())

@@ -31,7 +31,7 @@ impl<S: Store> Realm<S> {
         }
         let from = local(current.user);
         let [log] = self
-            .logs_for([MailboxLog::private(to)], (&from, to))
+            .logs_for(&mut work.batch, [MailboxLog::private(to)], (&from, to))
             .await?;
         append(work, &current, (content, &message), log)?;
         Ok(Answer::Sent(Sent::Stored))
@@ -93,6 +93,7 @@ fn append(
         user: current.user.as_str().into(),
         realm: None,
         body: message.0.to_vec(),
+        alleged: None,
     };
     work.batch.append(log, entry.to_value()?);
     Ok(())

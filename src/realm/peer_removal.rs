@@ -13,17 +13,22 @@ use super::{
     group_host::put_realms,
     group_teardown::append_notice,
     groups::{Group, MEMBERS_AT_ONCE},
-    records::{self, BlocksRecord, DepartureRecord, MailboxLog, Record as _, ReplicaRecord},
+    records::{
+        self, BlocksRecord, DepartureRecord, EntryRecord, MailboxLog, Record as _, ReplicaRecord,
+    },
     storage::Walk,
+    watched_of,
 };
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, PageLimit, Position, Prefix, Store, Versioned},
-    wire::{Answer, ErrorCode, GroupName, RealmId, Refusal, Sender, Username},
+    wire::{Answer, CONTENT_NOTICE, ErrorCode, GroupName, RealmId, Refusal, Sender, Username},
 };
 
 /// The number of records that are read at once, and changed by one commit.
 const DEPARTING_AT_ONCE: usize = 256;
+/// The number of users whose blocks are read at once.
+const BLOCKS_AT_ONCE: usize = 32;
 /// How long a realm is asked to wait for a name whose last holder is still departing, in
 /// milliseconds.
 const DEPARTING_MS: u64 = 1000;
@@ -90,7 +95,7 @@ impl<S: Store> Realm<S> {
             self.give_queue_back(realm, now).await?;
         }
         self.leave_groups(realm, false).await?;
-        self.end_blocks(realm).await?;
+        self.end_blocks(realm, now).await?;
         self.end_copies(realm, (NOTICE, now), false).await?;
         self.empty_mailboxes(realm).await?;
         self.forget_all(&records::words_of(realm)).await?;
@@ -402,37 +407,64 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Ends all blocks of a realm's users.
-    async fn end_blocks(&self, realm: RealmId) -> Result<(), Failure> {
+    /// Ends all blocks of a realm's users, and tells those who had them.
+    async fn end_blocks(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         let prefix = records::all_blocks();
-        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        let mut walk = Walk::new(prefix.clone(), None, BLOCKS_AT_ONCE);
         loop {
             let found = self.next_found(&mut walk).await?;
             if found.is_empty() {
                 return Ok(());
             }
-            let mut batch = Batch::new();
             for (key, found) in found {
-                let mut record = match BlocksRecord::from_value(&found.value) {
-                    Ok(record) => record,
-                    Err(error) => {
-                        self.pass_over(Err(error.into()))?;
-                        continue;
-                    }
-                };
-                let before = record.users.len();
-                record.users.retain(|name| !is_user_of(name, realm));
-                if record.users.len() < before {
-                    batch
-                        .expect(key.clone(), Expected::At(found.version))
-                        .put(key, record.to_value()?);
-                }
-            }
-            if !batch.changes.is_empty() && matches!(self.commit(batch).await?, Outcome::Conflict) {
-                walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+                let ended = self.end_blocks_of(realm, (&key, &found, &prefix), now);
+                let ended = ended.await;
+                self.pass_over(ended)?;
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    async fn end_blocks_of(
+        &self,
+        realm: RealmId,
+        (key, found, prefix): (&Key, &Versioned, &Prefix),
+        now: u32,
+    ) -> Result<(), Failure> {
+        let Some(user) = records::name_in::<Username>(key, prefix) else {
+            return Ok(());
+        };
+        let mut version = found.version;
+        let mut record = BlocksRecord::from_value(&found.value)?;
+        while record.realms().any(|other| other == realm) {
+            let of = |name: &String| name.parse().ok().and_then(|user: Sender| user.realm);
+            record.users.retain(|name| of(name) != Some(realm));
+            let notice = EntryRecord {
+                time: now,
+                content: CONTENT_NOTICE,
+                user: user.as_str().into(),
+                realm: None,
+                body: format!(
+                    "an operator has removed {realm}: you do not block its users any more"
+                )
+                .into_bytes(),
+                alleged: None,
+            };
+            let mut batch = Batch::new();
+            batch
+                .expect(key.clone(), Expected::At(version))
+                .put(key.clone(), record.to_value()?)
+                .append(MailboxLog::private(user).log, notice.to_value()?);
+            if matches!(self.commit(batch).await?, Outcome::Durable) {
+                self.watched.notify(&watched_of(user));
+                return Ok(());
+            }
+            match self.record::<BlocksRecord>(key).await? {
+                Some(found) => (record, version) = found,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     async fn forget_all(&self, prefix: &Prefix) -> Result<(), Failure> {
@@ -452,9 +484,4 @@ impl<S: Store> Realm<S> {
             }
         }
     }
-}
-
-fn is_user_of(name: &str, realm: RealmId) -> bool {
-    let of = name.split_once('@').map(|(_, of)| of);
-    of == Some(realm.as_str())
 }

@@ -305,6 +305,7 @@ impl<S: Store> Realm<S> {
             user: from.as_str().into(),
             realm: Some(peer.realm.as_str().into()),
             body: message.0.to_vec(),
+            alleged: None,
         }
         .to_value()?;
         match to {
@@ -321,7 +322,8 @@ impl<S: Store> Realm<S> {
                     user: *from,
                     realm: Some(peer.realm),
                 };
-                for log in self.logs_for(mailboxes, (&from, *user)).await? {
+                let logs = self.logs_for(batch, mailboxes, (&from, *user));
+                for log in logs.await? {
                     batch.append(log, entry.clone());
                 }
                 Ok(Vec::new())

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, PageLimit, Position, Prefix, Store, Version},
-    wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, GroupName, RealmId},
+    wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, GroupName, RealmId, Sender},
 };
 
 /// How long a post vouches for an entry that is read back, in seconds of the realm's running time.
@@ -101,6 +101,7 @@ impl<S: Store> Realm<S> {
             user: user.into(),
             realm,
             body,
+            alleged: None,
         };
         let home = || Some(realm.as_str().to_string());
         let (user, content) = (entry.from.user.as_str(), entry.content);
@@ -115,16 +116,24 @@ impl<S: Store> Realm<S> {
                 {
                     return Ok(record(None, user, content, entry.body));
                 }
+                let alleged = Sender {
+                    user: entry.from.user,
+                    realm: entry.from.realm.filter(|_| !is_ours),
+                };
+                let unconfirmed = |content, body| EntryRecord {
+                    alleged: Some(alleged.to_string()),
+                    ..record(home(), group.as_str(), content, body)
+                };
                 let text = (content == CONTENT_TEXT).then(|| core::str::from_utf8(&entry.body));
                 let Some(Ok(text)) = text else {
-                    return Ok(record(home(), group.as_str(), content, entry.body));
+                    return Ok(unconfirmed(content, entry.body));
                 };
                 let said = format!(
                     "{realm} says that {} wrote this, which {} cannot confirm: {text}",
                     entry.from, self.own.id
                 );
                 let said = said.into_bytes();
-                return Ok(record(home(), group.as_str(), CONTENT_NOTICE, said));
+                return Ok(unconfirmed(CONTENT_NOTICE, said));
             }
             Some(other) => Some(other.as_str().to_string()),
         };

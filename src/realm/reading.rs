@@ -4,7 +4,8 @@ use std::iter;
 
 use super::{
     Caller, Failure, Realm,
-    blocks::{Blocked, LEFT_OUT_MAX, NOBODY},
+    blocks::{Blocked, HIDDEN_AT_ONCE, HIDDEN_BYTES_MAX, HIDDEN_MAX, NOBODY},
+    limits::WATCH_READ_BYTES,
     records::{EntryRecord, MailboxLog, Record as _},
     sessions::Current,
     storage::Unnoted,
@@ -13,7 +14,7 @@ use crate::{
     store::{PageLimit, Store},
     wire::{
         Answer, CONTENT_GONE, CONTENT_HIDDEN, Entry, ErrorCode, GroupName, Options, Page, Position,
-        RealmId, Sender, SessionRef, emit_varint,
+        RealmId, Sender, SessionRef, emit_varint, is_of_realm,
     },
 };
 
@@ -30,8 +31,10 @@ const ANSWER_HEAD: usize = 1;
 pub(super) struct Reader<'a> {
     /// Entries up to this position are marked as read (READ-8).
     pub read_up_to: u64,
-    /// The users whose entries are left out (BLK-3).
+    /// The users whose entries are hidden (BLK-3).
     pub blocked: &'a Blocked,
+    /// The number of entries that were hidden from it just before.
+    pub hidden: usize,
 }
 
 impl Reader<'static> {
@@ -39,7 +42,15 @@ impl Reader<'static> {
     pub const REALM: Self = Self {
         read_up_to: 0,
         blocked: &NOBODY,
+        hidden: 0,
     };
+}
+
+/// An entry of a mailbox.
+pub(super) struct Found {
+    pub entry: Entry,
+    /// The user who wrote it, or is said to have. `None` if the realm itself did.
+    pub author: Option<Sender>,
 }
 
 /// Entries that a reader is shown.
@@ -49,6 +60,17 @@ pub(super) struct Shown {
     pub more: bool,
     /// The position of the last entry that was looked at.
     pub passed: Position,
+    /// The number of entries that were hidden.
+    pub hidden: usize,
+}
+
+/// A page, and what was looked at for it.
+pub(super) struct ReadPage {
+    pub page: Page,
+    /// See [`Shown::passed`], if the page shows all entries up to there that are not hidden.
+    pub passed: Option<Position>,
+    /// See [`Shown::hidden`].
+    pub hidden: usize,
 }
 
 impl<S: Store> Realm<S> {
@@ -132,15 +154,21 @@ impl<S: Store> Realm<S> {
         let reader = Reader {
             read_up_to: self.read_elsewhere(current.user, &owner, place).await?,
             blocked,
+            hidden: 0,
         };
-        let start = (Position(after), offset);
-        let mut page = self.page(place, start, reader, limit, room).await?;
-        if page.entries.is_empty() && self.is_ahead(place, after).await? {
+        let mut start = (Position(after), offset);
+        let mut read = self.page(place, start, reader, limit, room).await?;
+        if read.page.entries.is_empty() && self.is_ahead(place, after).await? {
             let confirmed = self.confirmed(current.user, &owner, place).await?;
-            let start = (Position(confirmed), 0);
-            page = self.page(place, start, reader, limit, room).await?;
+            start = (Position(confirmed), 0);
+            read = self.page(place, start, reader, limit, room).await?;
         }
-        Ok(Answer::Page(page))
+        self.limiter.charge(caller.now, &current.user, read.hidden);
+        if let Some(passed) = read.passed.filter(|_| read.page.entries.is_empty()) {
+            self.pass_hidden(current, place, (start.0.0, passed.0))
+                .await?;
+        }
+        Ok(Answer::Page(read.page))
     }
 
     /// True if a cursor is above every position that the mailbox has ever had (READ-6): it is from
@@ -158,7 +186,7 @@ impl<S: Store> Realm<S> {
         reader: Reader<'_>,
         limit: usize,
         (room, longest): (usize, usize),
-    ) -> Result<Page, Failure> {
+    ) -> Result<ReadPage, Failure> {
         let bytes = room.saturating_sub(ANSWER_HEAD);
         // Entries below the floor do not belong to the mailbox, so an offset into one is ignored
         // (READ-6).
@@ -172,7 +200,12 @@ impl<S: Store> Realm<S> {
             entries: limit + 1,
             bytes: bytes + 1,
         };
-        let Shown { entries, more, .. } = self.shown(place, after, reader, wanted).await?;
+        let Shown {
+            entries,
+            more,
+            passed,
+            hidden,
+        } = self.shown(place, after, reader, wanted).await?;
         // The entry that the offset is for is gone.
         let is_there = entries
             .first()
@@ -185,41 +218,59 @@ impl<S: Store> Realm<S> {
         let bytes = bytes.max(first.min(longest.saturating_sub(ANSWER_HEAD)));
         let mut page = Page::fill(entries, offset, limit, bytes);
         page.more |= more && page.entries.len() == read_to_end;
-        Ok(page)
+        Ok(ReadPage {
+            passed: (!page.more).then_some(passed),
+            page,
+            hidden,
+        })
     }
 
     /// Returns the entries of a mailbox after a position that is not below its floor, as
-    /// [`Realm::entries`] does, without those that the reader is not shown.
+    /// [`Realm::entries`] does, without those that are hidden from the reader. If very many are
+    /// hidden one after the other, the last entry says so, and the reader goes on behind it.
     pub(super) async fn shown(
         &self,
         place: &MailboxLog,
         after: Position,
         reader: Reader<'_>,
-        limit: PageLimit,
+        mut limit: PageLimit,
     ) -> Result<Shown, Failure> {
-        let (mut passed, mut left_out) = (after, 0);
+        let (mut passed, mut hidden, mut hidden_bytes) = (after, 0, 0);
         loop {
-            let read = self.entries(place, passed, reader.read_up_to, limit);
-            let (mut entries, more) = read.await?;
-            passed = entries.last().map_or(passed, |last| last.position);
-            let time = entries.last().map_or(0, |last| last.time);
-            let count = entries.len();
-            entries.retain(|entry| !reader.blocked.hides(entry));
-            left_out += count - entries.len();
-            if more && entries.is_empty() && left_out >= LEFT_OUT_MAX {
-                // The reader goes on from here, so that nobody looks at them all again.
+            let (found, more) = self
+                .entries(place, passed, reader.read_up_to, limit)
+                .await?;
+            let mut time = 0;
+            let mut entries = Vec::with_capacity(found.len());
+            for Found { entry, author } in found {
+                (passed, time) = (entry.position, entry.time);
+                if author.is_some_and(|author| reader.blocked.hides(&author)) {
+                    hidden += 1;
+                    hidden_bytes += entry.body.len();
+                } else {
+                    entries.push(entry);
+                }
+            }
+            let are_many = reader.hidden + hidden >= HIDDEN_MAX || hidden_bytes >= HIDDEN_BYTES_MAX;
+            if entries.is_empty() && are_many {
                 let mut body = Vec::new();
-                emit_varint(left_out as u64, &mut body);
-                let said = realm_entry(place, (passed, time), CONTENT_HIDDEN, body);
-                entries.push(said);
+                emit_varint((reader.hidden + hidden) as u64, &mut body);
+                entries.push(Entry {
+                    read: passed.0 <= reader.read_up_to,
+                    ..realm_entry(place, (passed, time), CONTENT_HIDDEN, body)
+                });
             }
             if !more || !entries.is_empty() {
                 return Ok(Shown {
                     entries,
                     more,
                     passed,
+                    hidden,
                 });
             }
+            // The reader may have asked for little, but this is not what it gets.
+            limit.entries = limit.entries.max(HIDDEN_AT_ONCE);
+            limit.bytes = limit.bytes.max(WATCH_READ_BYTES);
             // Other tasks may run in between.
             tokio::task::yield_now().await;
         }
@@ -234,7 +285,7 @@ impl<S: Store> Realm<S> {
         after: Position,
         read_up_to: u64,
         limit: PageLimit,
-    ) -> Result<(Vec<Entry>, bool), Failure> {
+    ) -> Result<(Vec<Found>, bool), Failure> {
         let mut found = self.store.read(&place.log, after, limit).await?;
         let mut before = 0;
         if found.entries.is_empty() {
@@ -249,18 +300,21 @@ impl<S: Store> Realm<S> {
             .iter()
             .map(|(position, value)| entry(*position, value, read_up_to));
         let kept = kept.collect::<Result<Vec<_>, _>>()?;
-        if let Some(first) = kept.first() {
-            before = first.position.0.saturating_sub(1);
+        if let Some(Found { entry, .. }) = kept.first() {
+            before = entry.position.0.saturating_sub(1);
         }
         if before <= after.0 {
             return Ok((kept, found.more));
         }
         let mut count = Vec::new();
         emit_varint(before - after.0, &mut count);
-        let time = kept.first().map_or(0, |first| first.time);
-        let gone = Entry {
-            read: before <= read_up_to,
-            ..realm_entry(place, (Position(before), time), CONTENT_GONE, count)
+        let time = kept.first().map_or(0, |first| first.entry.time);
+        let gone = Found {
+            entry: Entry {
+                read: before <= read_up_to,
+                ..realm_entry(place, (Position(before), time), CONTENT_GONE, count)
+            },
+            author: None,
         };
         Ok((iter::once(gone).chain(kept).collect(), found.more))
     }
@@ -288,23 +342,29 @@ const fn realm_entry(
 }
 
 /// Returns a stored message as it is sent.
-fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<Entry, Failure> {
+fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<Found, Failure> {
     let record = EntryRecord::from_value(value)?;
     let name = |_| Failure::from(ErrorCode::Internal);
-    Ok(Entry {
-        position,
-        time: record.time,
-        content: record.content,
-        fragment: None,
-        from: Sender {
-            user: record.user.parse().map_err(name)?,
-            realm: record
-                .realm
-                .map(|realm| realm.parse())
-                .transpose()
-                .map_err(name)?,
+    let from = Sender {
+        user: record.user.parse().map_err(name)?,
+        realm: record
+            .realm
+            .map(|realm| realm.parse())
+            .transpose()
+            .map_err(name)?,
+    };
+    let alleged = record.alleged.map(|alleged| alleged.parse());
+    let author = alleged.transpose().map_err(name)?;
+    Ok(Found {
+        author: author.or_else(|| (!is_of_realm(record.content)).then_some(from)),
+        entry: Entry {
+            position,
+            time: record.time,
+            content: record.content,
+            fragment: None,
+            from,
+            read: position.0 <= read_up_to,
+            body: record.body,
         },
-        read: position.0 <= read_up_to,
-        body: record.body,
     })
 }

@@ -46,6 +46,8 @@ struct Followed {
     place: MailboxLog,
     /// The position of the last entry that was returned.
     position: u64,
+    /// The number of entries just before that position that were hidden (BLK-3).
+    hidden: usize,
     /// True if there may be more entries.
     has_grown: bool,
     /// True if its whole backlog has arrived.
@@ -166,8 +168,8 @@ impl<S: Store> Realm<S> {
                 // Entries that are not kept any more count as the one entry that says so (READ-11).
                 count = count - gone + gone.min(1);
                 let blocked = blocked.within(mailbox);
-                let left_out = self.count_left_out(&place, read, blocked, &mut left);
-                count = count.saturating_sub(left_out.await?);
+                let hidden = self.count_hidden(&place, (read, last), blocked, &mut left);
+                count = count.saturating_sub(hidden.await?);
             }
             if count > 0 {
                 counts.push(Unread { mailbox, count });
@@ -326,7 +328,9 @@ impl<S: Store> Watch<S> {
     /// Updates the list of mailboxes. Known ones keep their positions.
     async fn look_again(&mut self, current: &Current) -> Result<(), Failure> {
         let owner = current.owner();
-        self.blocked = self.realm.blocked_by(self.user).await?;
+        let blocked = self.realm.blocked_by(self.user).await?;
+        // What was read ahead for other blocks is read again.
+        let has_other_blocks = core::mem::replace(&mut self.blocked, blocked) != self.blocked;
         let mut known = std::mem::take(&mut self.mailboxes);
         for (mailbox, place) in self.realm.mailboxes_of(self.user).await? {
             let same =
@@ -334,11 +338,10 @@ impl<S: Store> Watch<S> {
             if let Some(at) = known.iter().position(same) {
                 let mut watched = known.swap_remove(at);
                 // The group was made again: nothing of the former one is pushed any more.
-                // And nothing of those who have been blocked meanwhile.
-                let blocked = self.blocked.within(mailbox);
-                watched
-                    .read
-                    .retain(|entry| entry.position.0 > place.floor && !blocked.hides(entry));
+                watched.read.retain(|entry| entry.position.0 > place.floor);
+                if has_other_blocks {
+                    watched.forget_ahead();
+                }
                 watched.position = watched.position.max(place.floor);
                 watched.place = place;
                 self.mailboxes.push(watched);
@@ -358,6 +361,7 @@ impl<S: Store> Watch<S> {
                 mailbox,
                 place,
                 position,
+                hidden: 0,
                 has_grown: true,
                 is_live: false,
                 read: VecDeque::new(),
@@ -468,6 +472,7 @@ impl<S: Store> Watch<S> {
                 return Ok(None);
             }
             let (mailbox, position) = (watched.mailbox, watched.position);
+            let hidden = watched.hidden;
             let Some((place, read_up_to)) = self.readable(mailbox).await? else {
                 return Ok(None);
             };
@@ -479,12 +484,16 @@ impl<S: Store> Watch<S> {
             let reader = Reader {
                 read_up_to,
                 blocked: self.blocked.within(mailbox),
+                hidden,
             };
             let shown = self.realm.shown(&place, after, reader, limit).await?;
             if let Some(watched) = self.mailboxes.get_mut(at) {
                 watched.has_grown = shown.more;
                 if shown.entries.is_empty() {
                     watched.position = shown.passed.0;
+                    watched.hidden += shown.hidden;
+                } else {
+                    watched.hidden = 0;
                 }
                 watched.read = shown.entries.into();
                 if watched.read.len() > 1 && is_planted(Fault::SkipEntry) {

@@ -45,7 +45,7 @@ const FOUND_BY_TESTS: [(Fault, &str); 68] = [
     ),
     (
         Fault::ShowBlocked,
-        "realm::tests::blocks::watch_pushes_no_group_entry_of_blocked_user",
+        "realm::tests::hidden::watch_pushes_no_group_entry_of_blocked_user",
     ),
     (
         Fault::BelieveForever,

@@ -363,15 +363,6 @@ pub fn beside_members(group: GroupName, epoch: u64) -> [Prefix; 4] {
     [b"b/", b"i/", b"n/", b"w/"].map(|kind| Prefix(of_group(kind, group, epoch)))
 }
 
-/// The users whom a user has blocked.
-pub fn blocks(user: Username) -> Key {
-    key(&[b"X/", user.as_bytes()])
-}
-
-pub fn all_blocks() -> Prefix {
-    Prefix(concat(&[b"X/"]))
-}
-
 pub fn peer(realm: RealmId) -> Key {
     key(&[b"r/", realm.as_bytes()])
 }

@@ -60,6 +60,8 @@
 //! name, the new one takes over nothing but the log, because no position may be used twice: the new
 //! group's entries begin behind a floor (READ-6).
 
+mod blocks;
+mod entry;
 mod keys;
 mod memberships;
 mod queued;
@@ -70,6 +72,8 @@ pub use keys::*;
 use std::net::{IpAddr, Ipv6Addr};
 
 use blake2::{Blake2s256, Digest as _};
+pub use blocks::*;
+pub use entry::*;
 pub use memberships::*;
 pub use queued::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -107,10 +111,7 @@ pub trait Record: Serialize + DeserializeOwned {
 
     /// Returns the bytes to store.
     fn to_value(&self) -> Result<Vec<u8>, StoreError> {
-        let mut value = Vec::with_capacity(RECORD_BYTES);
-        value.push(Self::FORMAT);
-        postcard::to_extend(self, value)
-            .map_err(|error| StoreError::Damaged(format!("it cannot be written: {error}")))
+        write_as(Self::FORMAT, self)
     }
 
     /// Reads the bytes of [`Record::to_value`].
@@ -141,6 +142,13 @@ pub fn ip_bytes(ip: IpAddr) -> [u8; 16] {
 /// Returns the address of such bytes.
 pub fn ip_of(bytes: [u8; 16]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}
+
+fn write_as(format: u8, record: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    let mut value = Vec::with_capacity(RECORD_BYTES);
+    value.push(format);
+    postcard::to_extend(record, value)
+        .map_err(|error| StoreError::Damaged(format!("it cannot be written: {error}")))
 }
 
 fn parse<R: DeserializeOwned>(record: &[u8]) -> Result<R, StoreError> {
@@ -190,9 +198,6 @@ records! {
     GroupLink { epoch: u64 }
     /// A user may not join a group.
     BanRecord { since: u32 }
-    /// The users whom a user has blocked, sorted by name.
-    #[derive(Default)]
-    BlocksRecord { users: Vec<String> }
     /// The keys that a realm had before the one with which it was removed, the latest first.
     FormerKeysRecord { keys: Vec<[u8; 32]> }
     /// The name under which a key is known.
@@ -213,8 +218,6 @@ records! {
     /// A sample of a log: at this running time of the realm it had all entries up to a position,
     /// and so many bytes behind those that were trimmed.
     KeptSample { at: u32, position: u64, bytes: u64 }
-    /// A message in a mailbox.
-    EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, #[serde(with = "serde_bytes")] body: Vec<u8> }
 }
 
 macro_rules! changed_records {

@@ -245,14 +245,13 @@ fn put_copy(store: &Held, of: &str, epoch: u64) {
         user: "zoe".into(),
         realm: Some("beta".into()),
         body: b"hello".to_vec(),
+        alleged: None,
     };
+    let log = records::MailboxLog::copy(of, crew, &copy).log;
     let mut batch = Batch::new();
     batch
         .put(records::copy(of, crew), copy.to_value().unwrap())
-        .append(
-            records::MailboxLog::copy(of, crew, &copy).log,
-            entry.to_value().unwrap(),
-        );
+        .append(log, entry.to_value().unwrap());
     store.memory().apply(batch).unwrap();
 }
 

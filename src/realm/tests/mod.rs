@@ -13,6 +13,7 @@ mod fill;
 mod group_teardown;
 mod groups;
 mod held;
+mod hidden;
 mod limits;
 mod lives;
 mod many;
