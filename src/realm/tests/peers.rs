@@ -1,6 +1,9 @@
 //! Requests of other realms, and their refusals.
 
-use super::*;
+use super::{
+    held::{Held, give, realm_of},
+    *,
+};
 use crate::crypto::show_possession;
 
 pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
@@ -29,6 +32,37 @@ async fn peer_listed_unchanged_is_not_written_again() {
     }
     assert_eq!(versions[0], versions[1]);
     assert_ne!(versions[1], versions[2]);
+}
+
+/// PEER-1: without a key, an address at which nobody tells one is answered `realm-unreachable`.
+#[tokio::test(start_paused = true)]
+async fn addrealm_at_silent_address_is_unreachable() {
+    let (network, peer_calls) = Network::new();
+    let mut realm = realm_of(&Held::default());
+    realm.network = network;
+    let claim = Command::Claim(command::Claim {
+        operation: op(2),
+        session: SessionRef::Bound,
+        code: Password(b"open sesame"),
+    });
+    let add = Command::AddRealm(command::AddRealm {
+        operation: op(3),
+        session: SessionRef::Bound,
+        realm: "gamma".parse().unwrap(),
+        address: Text("127.0.0.1"),
+        port: crate::wire::Port(9),
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+    });
+    let mut answers = Vec::new();
+    let begun = tokio::time::Instant::now();
+    for command in [register(1, "ann"), claim, add] {
+        answers.push(give(&realm, 1, &Request::from(command).to_bytes()).await);
+    }
+    assert_eq!(answers.pop(), Some(refused(ErrorCode::RealmUnreachable)));
+    // A path of many seconds is given the time.
+    assert!(begun.elapsed() > std::time::Duration::from_mins(1));
+    drop(peer_calls);
 }
 
 pub async fn asked(
