@@ -2,7 +2,7 @@
 //! reader who follows a datagram never goes back up.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -140,6 +140,200 @@ fn layering_check_sees_imports_of_every_shape() {
     let text = "use crate::{\n  link::{Time, crypto::X},\n wire, realm::Realm,\n};\nlet x = crate::store::Key;";
     let found: Vec<_> = imports(text).into_iter().collect();
     assert_eq!(found, ["link", "realm", "store", "wire"]);
+}
+
+/// Modules of a layer that import from each other in a circle. Nobody can understand one of them
+/// without the others, so no circle may be added; one that is gone leaves this list.
+const CIRCLES: &[(&str, &[&str])] = &[
+    ("cli", &["args", "remote_args"]),
+    (
+        "client",
+        &[
+            "ask", "outbox", "paths", "profile", "state", "store", "takeover",
+        ],
+    ),
+    ("client", &["driver", "who"]),
+    (
+        "endpoint",
+        &[
+            "accept_cache",
+            "dial",
+            "dormant",
+            "limits",
+            "link_entry",
+            "link_slots",
+            "memory",
+            "rekey",
+            "resume",
+        ],
+    ),
+];
+
+/// Returns the paths that a file uses, with their groups written out. Tests in the file do not
+/// count.
+fn paths(text: &str) -> Vec<String> {
+    fn expand(prefix: &str, tree: &mut std::str::Chars<'_>, found: &mut Vec<String>) {
+        let mut path = String::new();
+        while let Some(c) = tree.next() {
+            match c {
+                '{' => expand(
+                    &(prefix.to_string() + &std::mem::take(&mut path)),
+                    tree,
+                    found,
+                ),
+                ',' | '}' => {
+                    found.extend((!path.is_empty()).then(|| format!("{prefix}{path}")));
+                    path.clear();
+                    if c == '}' {
+                        return;
+                    }
+                }
+                c => path.push(c),
+            }
+        }
+        found.extend((!path.is_empty()).then(|| format!("{prefix}{path}")));
+    }
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let code = code.collect::<Vec<_>>().join("\n");
+    let mut found = Vec::new();
+    for statement in code.split(';') {
+        let mut rest = statement;
+        if let Some((before, tree)) = statement.rsplit_once("use ")
+            && before.lines().last().is_none_or(|line| {
+                let line = line.trim();
+                line.is_empty() || line.starts_with("pub")
+            })
+        {
+            let tree: String = tree.split_whitespace().collect();
+            expand("", &mut tree.chars(), &mut found);
+            rest = before;
+        }
+        for root in ["super::", "crate::"] {
+            for (at, _) in rest.match_indices(root) {
+                let path = &rest[at..];
+                let end = path.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
+                found.push(path[..end.unwrap_or(path.len())].to_string());
+            }
+        }
+    }
+    found
+}
+
+/// Returns, for each module at the top of a layer, the other ones that it imports from.
+fn arrows(layer: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let root = source().join(layer);
+    let mut arrows = BTreeMap::<String, BTreeSet<String>>::new();
+    for file in files(&root) {
+        let below = file.strip_prefix(&root).unwrap().with_extension("");
+        let mut module: Vec<&str> = below.iter().map(|part| part.to_str().unwrap()).collect();
+        if module.last() == Some(&"mod") {
+            module.pop();
+        }
+        let is_test =
+            |part: &&str| matches!(*part, "tests" | "testing") || part.ends_with("_tests");
+        let Some(top) = module.first().filter(|_| !module.iter().any(is_test)) else {
+            continue;
+        };
+        let imports = arrows.entry((*top).to_string()).or_default();
+        for path in paths(&fs::read_to_string(&file).unwrap()) {
+            let mut path: Vec<&str> = path.split("::").collect();
+            let above = path.iter().take_while(|part| **part == "super").count();
+            let base = if above > 0 {
+                module.len().checked_sub(above)
+            } else if path.first() == Some(&"crate") && path.get(1) == Some(&layer) {
+                path.drain(..2);
+                Some(0)
+            } else {
+                None
+            };
+            if base == Some(0) {
+                imports.extend(path.get(above).map(|to| (*to).to_string()));
+            }
+        }
+    }
+    let modules: BTreeSet<String> = arrows.keys().cloned().collect();
+    for (module, imports) in &mut arrows {
+        imports.retain(|to| to != module && modules.contains(to));
+    }
+    arrows
+}
+
+/// Returns the modules that a module reaches by imports.
+fn reached<'a>(
+    from: &'a String,
+    arrows: &'a BTreeMap<String, BTreeSet<String>>,
+) -> BTreeSet<&'a String> {
+    let (mut seen, mut left) = (BTreeSet::new(), vec![from]);
+    while let Some(module) = left.pop() {
+        left.extend(arrows[module].iter().filter(|to| seen.insert(*to)));
+    }
+    seen
+}
+
+/// Returns the groups of modules that reach each other.
+fn circles(arrows: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Vec<String>> {
+    let all: BTreeMap<&String, BTreeSet<&String>> = arrows
+        .keys()
+        .map(|module| (module, reached(module, arrows)))
+        .collect();
+    let circle = |module: &String| {
+        let mutual = all[module].iter().filter(|to| all[*to].contains(module));
+        mutual.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let circles = arrows.keys().map(circle);
+    circles.filter(|circle| circle.len() > 1).collect()
+}
+
+#[test]
+fn layering_modules_of_layer_form_no_new_circle() {
+    let mut found = BTreeSet::new();
+    for (layer, _) in LAYERS.iter().filter(|(layer, _)| *layer != "simulation") {
+        found.extend(
+            circles(&arrows(layer))
+                .into_iter()
+                .map(|circle| (*layer, circle)),
+        );
+    }
+    let known = CIRCLES.iter().map(|(layer, circle)| {
+        let circle = circle.iter().map(ToString::to_string);
+        (*layer, circle.collect::<Vec<_>>())
+    });
+    assert_eq!(found, known.collect());
+}
+
+#[test]
+fn layering_check_sees_circles_over_paths_of_every_shape() {
+    let text = "use super::{\n    a::{B, c::D},\n    e,\n};\nfn x() { super::f::g(); }\nuse crate::link::h;";
+    let found = paths(text);
+    for path in [
+        "super::a::B",
+        "super::a::c::D",
+        "super::e",
+        "super::f::g",
+        "crate::link::h",
+    ] {
+        assert!(
+            found.iter().any(|one| one == path),
+            "{path} is not in {found:?}"
+        );
+    }
+    let arrow = |from: &str, to: &[&str]| {
+        let to = to.iter().map(ToString::to_string).collect();
+        (from.to_string(), to)
+    };
+    let arrows = [
+        arrow("a", &["b"]),
+        arrow("b", &["c"]),
+        arrow("c", &["a"]),
+        arrow("d", &["a"]),
+    ];
+    assert_eq!(
+        circles(&arrows.into()),
+        [["a", "b", "c"].map(String::from).to_vec()].into()
+    );
 }
 
 #[test]

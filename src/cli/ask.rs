@@ -13,11 +13,12 @@ use merpati::{
     crypto::ConnectionString,
     wire::{Handle, RealmId, RegistrationCode, Sender, SessionId, Username},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     args::Global,
     output::{Failure, Output},
+    realm_at::RealmAt,
 };
 
 /// After this time without an answer, a person is told that the command is still tried.
@@ -95,45 +96,6 @@ pub async fn patiently<T, E: Into<Failure>>(
     };
     client.take_notices().iter().for_each(Output::notice);
     outcome.map_err(Into::into)
-}
-
-/// The realm of a profile, by its connection string.
-#[derive(Debug)]
-pub struct RealmAt {
-    /// `server` and `fingerprint`, for programs.
-    pub object: Value,
-    address: Option<String>,
-    fingerprint: Option<String>,
-}
-
-impl RealmAt {
-    pub fn of(profile: &Profile) -> Result<Self, Failure> {
-        let server = profile.load()?.connection_string();
-        let address = server.as_ref().map(|server| match server.host.as_str() {
-            host if host.contains(':') => format!("[{host}]:{}", server.port),
-            host => format!("{host}:{}", server.port),
-        });
-        let key = server.and_then(|server| server.key);
-        let fingerprint = key.map(|key| key.fingerprint());
-        Ok(Self {
-            object: json!({ "server": address, "fingerprint": fingerprint }),
-            address,
-            fingerprint,
-        })
-    }
-}
-
-impl std::fmt::Display for RealmAt {
-    /// Writes ` at host:port` and the realm's fingerprint, as far as they are known.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(address) = &self.address {
-            write!(f, " at {address}")?;
-        }
-        match &self.fingerprint {
-            Some(fingerprint) => write!(f, "\nrealm fingerprint {fingerprint}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Asks a person for confirmation before a new account replaces the profile's account at the same

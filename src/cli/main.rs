@@ -21,6 +21,7 @@ mod passwords;
 mod peerings;
 mod ping;
 mod reading;
+mod realm_at;
 mod realms;
 mod remote_args;
 mod serve;

@@ -8,7 +8,7 @@ use merpati::{
 };
 use serde_json::{Value, json};
 
-use super::ask::RealmAt;
+use super::realm_at::RealmAt;
 
 /// The format of the results.
 #[derive(Clone, Copy, Debug)]

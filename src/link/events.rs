@@ -4,8 +4,9 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
+    item::Item,
     limits::PUSHES_AT_ONCE,
-    queue::{Body, Detail, Entry, Item, Queue},
+    queue::{Body, Detail, Entry, Queue},
     retransmit::Attempts,
 };
 use crate::wire::{EventId, MessageId};

@@ -17,6 +17,7 @@ mod event;
 mod events;
 mod fragments;
 mod incoming;
+mod item;
 mod keepalive;
 pub mod limits;
 mod mtu;
@@ -57,6 +58,7 @@ pub use dormant::DormantLink;
 pub use event::{Event, Ignored};
 pub use events::Urgency;
 use events::{Next, Pushed};
+use item::Item;
 pub use keepalive::Silence;
 use keepalive::{Keepalive, UNANSWERED_MAX};
 use limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT};
@@ -67,7 +69,7 @@ use packet_builder::Controls;
 pub use packet_builder::INIT_PAYLOAD_MIN;
 pub use path_memory::{Losses, PathMemory};
 pub use profile::{LinkParameters, LinkProfile, Redundancy, UnknownProfile, UnknownRedundancy};
-use queue::{Item, Queue};
+use queue::Queue;
 use reassembly::{Reassembled, Reassembler};
 pub use received_packets::ReceivedPackets;
 use replies::{Arrival, Replies};
@@ -421,8 +423,7 @@ impl Link {
         self.opening == Opening::Welcomed
     }
 
-    /// The largest answer that fits one datagram of this link, in bytes. A longer answer is
-    /// fragmented.
+    /// The largest answer that is not fragmented on this link, in bytes.
     pub fn message_max(&self) -> usize {
         packet_builder::message_max(self.datagram_max())
     }

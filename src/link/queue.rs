@@ -6,11 +6,11 @@ use alloc::{boxed::Box, vec::Vec};
 use core::{ops::Range, time::Duration};
 
 use super::{
-    BURST, FEW, Urgency,
+    BURST, FEW,
     backoff::{Jitter, RTO_MAX, Urge},
     fragments::Fragments,
+    item::{Ask, Item},
     limits::{ASSEMBLIES_MAX, REPLY_KEPT_BYTES},
-    requests::Ask,
     retransmit::Attempts,
     rtt::Rtt,
     stats::Repeats,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{EventId, MessageId, RequestId},
+    wire::{MessageId, RequestId},
 };
 
 /// Retransmissions of any item but a request until something is heard again.
@@ -29,48 +29,6 @@ const COPIED_TOGETHER: usize = 4;
 const AWAITED_FOR: Duration = Duration::from_mins(10);
 /// After this many timeouts the other side counts as silent, and unawaited items are held back.
 const SILENT_AFTER: u32 = 12;
-
-/// An item that is sent until it has arrived. The order is the sending order (LINK-4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Item {
-    /// An UPDATE, until it is acknowledged.
-    Update,
-    /// A `PATH_CHALLENGE`, until its response arrives.
-    Challenge,
-    /// A `PATH_RESPONSE`, until it is acknowledged.
-    Response,
-    /// A PING, until it is acknowledged.
-    Ping,
-    /// A reply that the other side may wait for, a request, or an event.
-    Message(MessageId),
-}
-
-impl Item {
-    /// An event.
-    pub const fn event(id: EventId) -> Self {
-        Self::Message(MessageId::Event(id))
-    }
-
-    /// A reply.
-    pub const fn reply(id: RequestId) -> Self {
-        Self::Message(MessageId::Reply(id))
-    }
-
-    /// A request.
-    pub const fn request(id: RequestId) -> Self {
-        Self::Message(MessageId::Request(id))
-    }
-
-    /// True for an event.
-    const fn is_event(self) -> bool {
-        matches!(self, Self::Message(MessageId::Event(_)))
-    }
-
-    /// True for backlog, which is paced with fragments (LINK-14) and declared lost with them.
-    pub const fn is_paced(self) -> bool {
-        matches!(self, Self::Message(MessageId::Event(id)) if matches!(Urgency::of(id), Urgency::Backlog))
-    }
-}
 
 /// Loss is high: a packet is sent twice if it is `small` or has been sent before.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,9 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use super::{
     BURST, FEW,
+    item::Item,
     limits::{LEAVING_ALL_MAX, LEAVING_MAX, REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
-    queue::{Body, Detail, Entry, Item, Queue},
+    queue::{Body, Detail, Entry, Queue},
     retransmit::Attempts,
     sorted_map::{Sorted, sorted},
 };

@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 
 use super::{
     backoff::Jitter,
+    item::{Ask, Item},
     limits::REQUEST_SPAN,
-    queue::{Body, Detail, Entry, Item, Queue},
+    queue::{Body, Detail, Entry, Queue},
     retransmit::Attempts,
     rtt::Rtt,
     time::Time,
@@ -22,19 +23,6 @@ pub struct Asked {
     pub deadline: Time,
     /// It may be sent as early data.
     pub early: bool,
-}
-
-/// The state of a request in flight.
-#[derive(Clone, Copy, Debug)]
-pub struct Ask {
-    /// The deadline of its reply.
-    pub deadline: Time,
-    /// It may be sent as early data.
-    pub early: bool,
-    /// It was sent as early data.
-    pub was_early: bool,
-    /// How often it was sent again since the other side works on it; `None` before that.
-    pub in_work: Option<u32>,
 }
 
 /// The ids of this side's requests.

@@ -6,8 +6,8 @@ use core::time::Duration;
 
 use super::{
     congestion::Stamp,
+    item::Item,
     limits::{GIVEN_UP_MAX, SENT_MAX},
-    queue::Item,
     rtt::Rtt,
     time::Time,
 };

@@ -2,7 +2,7 @@
 
 use core::{ops::AddAssign, time::Duration};
 
-use super::{Ignored, Link, queue::Item};
+use super::{Ignored, Link, item::Item};
 use crate::wire::MessageId;
 
 /// The traffic in one direction.

@@ -2,7 +2,8 @@
 
 use super::{
     Event, Link, Time, earliest,
-    queue::{Entry, Item},
+    item::Item,
+    queue::Entry,
     trace::{Trace, trace},
 };
 use crate::wire::{MessageId, RequestId};

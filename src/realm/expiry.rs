@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::{
     Failure, Moment, Outcome, Realm,
     delivery::{Outgoing, QUEUED_LIFETIME_SECONDS},
+    limits::READ_BYTES,
     peers::Peer,
     records::{self, QueuedRecord, Record as _, ReturnedRecord},
     storage::Unnoted,
@@ -22,8 +23,6 @@ use crate::{
     wire::{Answer, ErrorCode, RealmId},
 };
 
-/// The number of bytes of a queue that are read at once.
-pub(super) const READ_BYTES: usize = 64 << 10;
 /// After how many seconds the return of a message is retried.
 const AGAIN_SECONDS: u32 = 10;
 

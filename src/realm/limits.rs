@@ -11,17 +11,14 @@ use std::{
 use rand::CryptoRng;
 
 use super::{Caller, Failure, Moment, Peer};
-pub use super::{
-    dedup_windows::{OWNER_BYTES, OWNERS_MAX},
-    queue_shares::{QUEUE_MAX, SHARE_BYTES},
-    watch_memory::WATCH_BYTES,
-};
 use crate::{
     faults::{Fault, is_planted},
     rate_limit::{Guesses, RateLimit, RateLimiter, SubnetRateLimiter},
     wire::{RealmId, Refusal, Sender, Username},
 };
 
+/// The number of bytes of a queue, or of a replica, that are read at once.
+pub const READ_BYTES: usize = 64 << 10;
 /// The number of counters for accounts.
 pub const ACCOUNTS_COUNTED: usize = 16_384;
 /// The number of counters for subnets, for each kind of work.

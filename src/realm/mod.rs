@@ -61,6 +61,7 @@ use std::sync::{
 };
 
 pub use asking::refusal_of_peer;
+pub use dedup_windows::{OWNER_BYTES, OWNERS_MAX};
 pub use delivery::{Glance, NextOutgoing, Outgoing, Settling, Written};
 pub use failure::Failure;
 pub use handling::{Effect, Handled};
@@ -73,10 +74,12 @@ pub use lives::LifeNews;
 pub use network::{Dialing, GroupWork, Network, PeerCall, Signals};
 pub use peering_numbers::Numbered;
 pub use peers::{Peer, Peering, RealmIdentity, Registration};
+pub use queue_shares::{QUEUE_MAX, SHARE_BYTES};
 pub use replicas::{Kept, ReplicaLook, ReplicaState};
 pub use retention::{Keeping, Retention};
 pub use tickets::{FoundTicket, Returning};
 pub use time::Moment;
+pub use watch_memory::WATCH_BYTES;
 pub use watchers::Watcher;
 pub use watching::{Push, Watch};
 

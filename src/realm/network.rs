@@ -12,7 +12,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{limits::PEER_CALLS_MAX, peer_admin::Pending, peers::Peer};
+use super::{
+    limits::PEER_CALLS_MAX,
+    peer_admin::Pending,
+    peers::{Peer, STATE_IDLE, STATE_NOT_ACCEPTED, STATE_OPEN, STATE_TRYING},
+};
 use crate::{
     crypto::PublicKey,
     wire::{self, ErrorCode, GroupName, RealmId},
@@ -20,12 +24,6 @@ use crate::{
 
 /// How long to wait for the key at an address: a round trip may take a minute.
 const WHO_PATIENCE: Duration = Duration::from_secs(75);
-
-/// The state of the link to a peer, as `realms` returns it.
-pub(super) const STATE_IDLE: u8 = 0;
-pub(super) const STATE_OPEN: u8 = 1;
-pub(super) const STATE_TRYING: u8 = 2;
-const STATE_NOT_ACCEPTED: u8 = 3;
 
 /// Whether a link to a peer may be opened to ask it something, if there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

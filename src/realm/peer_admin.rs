@@ -8,8 +8,7 @@ pub use pending::{Introduction, Pending};
 use super::{
     Caller, Failure, Realm, Work,
     introductions::HOST_MAX,
-    network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
-    peers::{Peer, Peering},
+    peers::{Peer, Peering, STATE_IDLE, STATE_OPEN, STATE_TRYING},
     records::{self, DepartureRecord, PeerRecord, Record as _},
 };
 use crate::{

@@ -14,7 +14,7 @@
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Failure, Moment, Outcome, Realm,
     lives::Lives,
-    peers::Peer,
+    peers::{PEERING, Peer},
     records::{self, ChangedRecord, PeerRecord, Record as _},
 };
 use crate::{
@@ -23,8 +23,6 @@ use crate::{
     wire::{Answer, ErrorCode, Life, RealmId, Refusal},
 };
 
-/// The half of a number that names the peering.
-const PEERING: u64 = 0xffff_ffff << 32;
 /// The notice to a user that was in a group of such a realm.
 const NOTICE: &str = "the realm of this group has begun to peer anew: you are not in it any more";
 /// How long a user that wants to join is asked to wait while the former peering ends, in
@@ -258,14 +256,6 @@ impl<S: Store> Realm<S> {
 /// True if both are numbers of one peering, in whichever lives of a store.
 const fn is_of_peering(one: u64, other: u64) -> bool {
     one & PEERING == other & PEERING
-}
-
-/// Returns the life that a number names, or `None` if its lower half is 0.
-pub(super) const fn life_in(number: u64) -> Option<Life> {
-    match (number & !PEERING) as u32 {
-        0 => None,
-        name => Some(Life(name.to_be_bytes())),
-    }
 }
 
 fn begin_void(realm: RealmId, batch: &mut Batch) -> Result<(), Failure> {

@@ -4,7 +4,6 @@
 use super::{
     Dialing, Failure, Outcome, Realm, Work,
     limits::PEERS_MAX,
-    peering_numbers,
     records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
     storage::Notes,
 };
@@ -18,6 +17,14 @@ use crate::{
     },
 };
 
+/// The state of the link to a peer, as `realms` returns it.
+pub(super) const STATE_IDLE: u8 = 0;
+pub(super) const STATE_OPEN: u8 = 1;
+pub(super) const STATE_TRYING: u8 = 2;
+pub(super) const STATE_NOT_ACCEPTED: u8 = 3;
+
+/// The half of a peering number that names the peering; the other one names a life (PEER-27).
+pub(super) const PEERING: u64 = 0xffff_ffff << 32;
 /// The most introductions to a realm in a row, until it has heard that its number is known.
 pub(super) const NUMBERS_TOLD: usize = 3;
 
@@ -141,6 +148,14 @@ pub struct Peer {
     is_tried: bool,
 }
 
+/// Returns the life that a number names, or `None` if its lower half is 0.
+pub(super) const fn life_in(number: u64) -> Option<Life> {
+    match (number & !PEERING) as u32 {
+        0 => None,
+        name => Some(Life(name.to_be_bytes())),
+    }
+}
+
 impl Peer {
     /// Returns the peer's key.
     pub const fn key(&self) -> PublicKey {
@@ -155,7 +170,7 @@ impl Peer {
 
     /// Returns the life of its store as far as this side knows it (PEER-29), or `None` if unknown.
     pub(crate) fn life(&self) -> Option<Life> {
-        peering_numbers::life_in(self.record.theirs)
+        life_in(self.record.theirs)
     }
 
     /// Returns its key at the time when it became a peer. Records about its messages use this key.

@@ -11,7 +11,7 @@ use blake2::{Blake2s256, Digest as _};
 
 use super::{
     Failure, Moment, Outcome, Realm,
-    expiry::READ_BYTES,
+    limits::READ_BYTES,
     records::{
         self, EntryRecord, MailboxLog, PostRecord, QueuedRecord, Record as _, ReplicaRecord,
     },

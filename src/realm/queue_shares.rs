@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Failure, Realm,
-    expiry::READ_BYTES,
+    limits::READ_BYTES,
     records::{self, QueuedRecord, Record as _},
 };
 use crate::{

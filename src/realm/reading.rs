@@ -276,6 +276,38 @@ impl<S: Store> Realm<S> {
         }
     }
 
+    /// Counts how many entries of a group behind the position `after` and up to `last` are hidden
+    /// from the reader. Looks at no more than `left`, and lowers it.
+    pub(super) async fn count_hidden(
+        &self,
+        place: &MailboxLog,
+        (after, last): (u64, u64),
+        blocked: &Blocked,
+        left: &mut usize,
+    ) -> Result<u64, Failure> {
+        let (mut after, mut count) = (Position(after), 0);
+        while *left > 0 && !blocked.is_empty() {
+            let limit = PageLimit {
+                entries: HIDDEN_AT_ONCE.min(*left),
+                bytes: WATCH_READ_BYTES,
+            };
+            let (found, more) = self.entries(place, after, 0, limit).await?;
+            *left = left.saturating_sub(found.len());
+            for Found { entry, author } in &found {
+                let counts = entry.position.0 <= last;
+                let is_hidden = author.is_some_and(|author| blocked.hides(&author));
+                count += u64::from(counts && is_hidden);
+                after = entry.position;
+            }
+            if !more || after.0 >= last {
+                break;
+            }
+            // Other tasks may run in between.
+            tokio::task::yield_now().await;
+        }
+        Ok(count)
+    }
+
     /// Returns the entries of a mailbox after a position that is not below its floor, and whether
     /// others follow. If some are not kept any more, the first entry says so, at the position of
     /// the last removed one (READ-11).

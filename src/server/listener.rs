@@ -1,9 +1,6 @@
 //! A listener: an address, with a socket and an endpoint for each of its workers.
 
-use std::{
-    io,
-    net::{SocketAddr, UdpSocket},
-};
+use std::{io, net::SocketAddr};
 
 use rand::Rng as _;
 use tokio::sync::mpsc;
@@ -11,8 +8,7 @@ use tokio::sync::mpsc;
 use super::{
     Config,
     config::{ListenConfig, Security, host_and_port},
-    limits::SOCKET_BUFFER_BYTES,
-    process_state::Sockets,
+    sockets::Sockets,
 };
 use crate::{
     endpoint::{self, Identity},
@@ -53,22 +49,6 @@ impl Drop for Ending {
         // While the server stops, nobody receives this.
         let _ = self.told.send(self.address);
     }
-}
-
-/// Binds `count` sockets to an address. Returns the address, which matters if its port was 0.
-pub fn bind(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<UdpSocket>)> {
-    // Sockets that share an address do not conflict with others that do. The first bind checks that
-    // no other process has the address.
-    let first = socket(address, false)?;
-    let address = first.local_addr()?;
-    let sockets = if count == 1 {
-        vec![first]
-    } else {
-        drop(first);
-        let shared = (0..count).map(|_| socket(address, true));
-        shared.collect::<Result<_, _>>()?
-    };
-    Ok((address, sockets))
 }
 
 impl Listener {
@@ -125,49 +105,6 @@ impl Listener {
         let advertised = self.config.advertise.as_deref();
         advertised.and_then(|text| host_and_port(text).ok())
     }
-}
-
-/// Opens a socket at an address. With `shares`, other sockets of this process may use the same
-/// address.
-fn socket(address: SocketAddr, shares: bool) -> io::Result<UdpSocket> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::DGRAM,
-        Some(socket2::Protocol::UDP),
-    )?;
-    // The kernel may grant less. That costs retransmissions, not messages.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    if address.is_ipv6() {
-        // A listener has one address family, whatever the system's default is.
-        socket.set_only_v6(true)?;
-    }
-    if shares {
-        share(&socket)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
-/// Makes the kernel distribute received datagrams over all sockets of an address.
-#[cfg(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-))]
-fn share(socket: &socket2::Socket) -> io::Result<()> {
-    socket.set_reuse_port(true)
-}
-
-#[cfg(not(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-)))]
-fn share(_: &socket2::Socket) -> io::Result<()> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this system has no sockets that share an address; set workers = 1",
-    ))
 }
 
 /// Returns the endpoint configuration of one of `count` workers of a listener.

@@ -19,6 +19,7 @@ mod peering;
 mod permissions;
 mod process_state;
 mod routes;
+mod sockets;
 mod store_reopen;
 mod subscriptions;
 mod system_limits;
@@ -26,6 +27,7 @@ mod system_limits;
 mod tests;
 mod tickets;
 pub mod units;
+mod watcher_writer;
 mod watchers;
 mod worker;
 
@@ -47,8 +49,9 @@ pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
-use process_state::{Kept, Secrets, Sockets};
+use process_state::{Kept, Secrets};
 use rand::Rng as _;
+use sockets::Sockets;
 use tokio::sync::{mpsc, watch};
 
 use crate::{

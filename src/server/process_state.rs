@@ -3,18 +3,13 @@
 //! other process gets its addresses.
 
 use std::{
-    fmt, io,
-    net::{SocketAddr, UdpSocket},
+    fmt,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use rand::CryptoRng;
 
-use super::{
-    Clock, Config, ServerError,
-    config::{ListenConfig, RegistrationConfig},
-    keys, listener,
-};
+use super::{Clock, Config, ServerError, config::RegistrationConfig, keys, sockets::Sockets};
 use crate::{endpoint::Identity, realm::Registration};
 
 /// The secrets of a realm.
@@ -43,36 +38,6 @@ impl Secrets {
                 RegistrationConfig::Code => Registration::Code(keys::registration_code(data, rng)?),
             },
         })
-    }
-}
-
-/// The sockets of a listener, one for each of its workers.
-#[derive(Debug)]
-pub struct Sockets {
-    pub config: ListenConfig,
-    pub address: SocketAddr,
-    bound: Vec<UdpSocket>,
-}
-
-impl Sockets {
-    /// Binds the sockets of a listener.
-    pub fn bind(config: &Config, listen: ListenConfig) -> Result<Self, ServerError> {
-        let failed = |source| ServerError::Bind {
-            address: listen.address,
-            source,
-        };
-        let (address, bound) =
-            listener::bind(listen.address, config.limits.workers()).map_err(failed)?;
-        Ok(Self {
-            config: listen,
-            address,
-            bound,
-        })
-    }
-
-    /// Returns clones of the sockets for the current server.
-    pub fn each(&self) -> io::Result<Vec<UdpSocket>> {
-        self.bound.iter().map(UdpSocket::try_clone).collect()
     }
 }
 

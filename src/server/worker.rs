@@ -25,7 +25,7 @@ use super::{
     limits::LONGEST_ANSWER,
     outbound::{OutboundRequest, OutboundRequests},
     subscriptions::Subscriptions,
-    watchers::ToWrite,
+    watcher_writer::WatcherWriter,
 };
 use crate::{
     crypto::PublicKey,
@@ -63,7 +63,7 @@ pub struct Worker<S> {
     finished: mpsc::UnboundedReceiver<Completion<S>>,
     calls: OutboundRequests,
     pub(super) watches: Subscriptions,
-    pub(super) watchers: Option<ToWrite>,
+    pub(super) watchers: Option<WatcherWriter>,
     /// Hashes accounts to ids with a secret key: collisions are rare, and nobody can search for
     /// one.
     account_ids: RandomState,
