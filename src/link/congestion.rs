@@ -193,13 +193,17 @@ impl Pace {
         };
     }
 
-    /// Returns the largest probe of the path's size that may be sent (LINK-15), or 0. On an unknown
-    /// path the probe would fill the window, so its loss would show only after a long timeout. A
-    /// slow path needs long for a large one.
-    pub fn probe_max(&self) -> usize {
-        let in_a_second = |rate| usize::try_from(rate).unwrap_or(usize::MAX);
-        let rate = self.rate.max();
-        rate.map_or(0, |rate| in_a_second(rate).max(DATAGRAM_DEFAULT))
+    /// Returns the largest probe of the path's size that may be sent (LINK-15), on a path with
+    /// datagrams of `datagram` bytes, or 0. On an unknown path, and where it is larger than the
+    /// window, nothing follows the probe, so its loss shows only after a long timeout. A slow path
+    /// needs long for a large one.
+    pub fn probe_max(&self, datagram: usize) -> usize {
+        let Some(rate) = self.rate.max() else {
+            return 0;
+        };
+        let in_a_second = usize::try_from(rate).unwrap_or(usize::MAX);
+        let beside_another = self.window(datagram).saturating_sub(datagram);
+        in_a_second.min(beside_another).max(DATAGRAM_DEFAULT)
     }
 
     /// The pace in per cent of the rate.

@@ -207,7 +207,7 @@ impl Link {
         let mut size = self.path.size(max);
         if bulk
             && self.queue.next_fragmented_len() > size as u64
-            && let max = max.min(self.pace.probe_max())
+            && let max = max.min(self.pace.probe_max(size))
             && let waiting = self.queue.fragments_queued_len()
             && let Some(probe) = self.path.next_probe(now, max, waiting)
         {

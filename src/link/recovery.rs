@@ -89,7 +89,10 @@ impl Link {
             return;
         };
         self.queue.time_out();
-        self.path.timed_out(now, smallest);
+        // Of a probe that is lost by itself, only its loss counts.
+        if smallest <= self.path.size(self.datagram_max()) {
+            self.path.timed_out(now, smallest);
+        }
         if self.queue.timeouts() >= FORGET_AFTER {
             self.pace.forget();
         }
