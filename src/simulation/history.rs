@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use crate::wire::{CONTENT_GONE, CONTENT_NOTICE, Entry, ErrorCode, Mailbox};
+use crate::wire::{CONTENT_GONE, CONTENT_HIDDEN, CONTENT_NOTICE, Entry, ErrorCode, Mailbox};
 
 /// The destination of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,17 @@ pub enum Said {
     Kept,
     /// The message had no effect.
     Refused(ErrorCode),
+}
+
+/// Whether a message is discarded because its recipient blocks its author (BLK-2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    /// It is not.
+    No,
+    /// It was under way when the block began.
+    Perhaps,
+    /// It was written after the block had been answered.
+    Yes,
 }
 
 /// A message.
@@ -51,6 +62,7 @@ pub struct Message {
     /// A realm may have returned the message, and was restored from a copy in which it waits. Then
     /// it may come after messages that had overtaken it.
     pub may_come_late: bool,
+    pub discarded: Discarded,
     pub body: Vec<u8>,
 }
 
@@ -100,6 +112,8 @@ struct Told {
     copied: BTreeSet<usize>,
     restores: Vec<(usize, Restore)>,
     messages: Vec<Message>,
+    /// Who blocks whom, and whether that has been answered.
+    blocks: BTreeMap<(usize, usize), bool>,
     /// The entries that each device was shown of each mailbox, in order.
     shown: BTreeMap<(usize, String), Vec<Shown>>,
     /// The notices of a realm that were shown: to which user, in which mailbox, at which position.
@@ -186,6 +200,10 @@ impl History {
             To::SimulatedUser(person) => told.registered.contains(&person),
             To::Group(_) => true,
         };
+        let block = match to {
+            To::SimulatedUser(person) => told.blocks.get(&(person, from.0)).copied(),
+            To::Group(_) => None,
+        };
         told.messages.push(Message {
             from: from.0,
             to,
@@ -197,6 +215,11 @@ impl History {
             has_arrived: false,
             is_forgotten: false,
             may_come_late: false,
+            discarded: match block {
+                None => Discarded::No,
+                Some(false) => Discarded::Perhaps,
+                Some(true) => Discarded::Yes,
+            },
             body: body.clone(),
         });
         (id, body)
@@ -223,6 +246,28 @@ impl History {
         };
         told.messages.push(again);
         told.messages.len() - 1
+    }
+
+    /// Records that a user begins to block another one.
+    pub fn begin_block(&self, person: usize, other: usize) {
+        let mut told = self.told();
+        told.blocks.entry((person, other)).or_insert(false);
+        let theirs = told.messages.iter_mut().filter(|message| {
+            message.from == other && message.to == To::SimulatedUser(person) && !message.has_arrived
+        });
+        for message in theirs.filter(|message| message.discarded == Discarded::No) {
+            message.discarded = Discarded::Perhaps;
+        }
+    }
+
+    /// Records that a user was told that the other one is blocked.
+    pub fn block(&self, person: usize, other: usize) {
+        self.told().blocks.insert((person, other), true);
+    }
+
+    /// True if a user blocks another one.
+    pub fn blocks(&self, person: usize, other: usize) -> bool {
+        self.told().blocks.contains_key(&(person, other))
     }
 
     /// Records that a user has an account.
@@ -394,7 +439,10 @@ impl History {
         let shown = told.shown.get(&(person, mailbox.to_string()));
         let shown = shown.unwrap_or(&none);
         // The entry about expired entries comes only once they are gone.
-        let entries = entries.iter().filter(|entry| entry.content != CONTENT_GONE);
+        // So does the one about hidden entries.
+        let entries = entries
+            .iter()
+            .filter(|entry| !matches!(entry.content, CONTENT_GONE | CONTENT_HIDDEN));
         let lacks = entries.filter(|entry| {
             let is_it =
                 |(position, body): &Shown| *position == entry.position.0 && *body == entry.body;
@@ -448,8 +496,12 @@ impl History {
                 // A typed message is in the outbox, and is sent from there.
                 Said::Nothing => (usize::from(!message.may_be_lost), 1),
             };
+            let (least, most) = match message.discarded {
+                Discarded::No => (least, most + message.doubles),
+                Discarded::Perhaps => (0, most + message.doubles),
+                Discarded::Yes => (0, 0),
+            };
             let bound = bounds.entry(&message.body).or_default();
-            let most = most + message.doubles;
             (bound.0, bound.1) = (bound.0 + least, bound.1 + most);
             bound.2.push(message.said);
         }
@@ -481,6 +533,8 @@ impl History {
             // A message that a lost store had returned may also have been delivered from the
             // store's copy, or have been returned from it too.
             let is_right = (least..=most).contains(&(count + came_back))
+                // A discarded message may have come back before it could be.
+                || (message.discarded == Discarded::Yes && count == 0)
                 || (message.may_come_late && count <= most && count + came_back >= least);
             if !is_right {
                 let text = quote(&message.body);
@@ -521,6 +575,7 @@ impl History {
                 .filter(|message| message.from == *person && message.said == Said::Nothing);
             let is_there = |message: &&Message| {
                 message.is_forgotten
+                    || message.discarded != Discarded::No
                     || is_kept(message)
                     || returned.iter().any(|notice| message.is_quoted_in(notice))
             };

@@ -189,6 +189,14 @@ impl World {
         }
         match client.unread_counts().await {
             Ok(counts) if counts.is_empty() => None,
+            // Hidden entries that are not kept any more count as gone (READ-11).
+            Ok(counts)
+                if person.blocks.is_some()
+                    && self.plan.kept.is_some()
+                    && counts.iter().all(|one| one.count == 1) =>
+            {
+                None
+            }
             counts => {
                 let name = person.name();
                 Some(format!("{name} has read all, and unread says {counts:?}"))
@@ -222,6 +230,14 @@ impl World {
                     Box::new(group_at(realm_named(*realm).unwrap_or(usize::MAX)))
                 }
             };
+            let others = 0..people.len();
+            let blocked: Vec<usize> = others
+                .filter(|other| self.history.blocks(*number, *other))
+                .collect();
+            let hides = |message: &Message| {
+                matches!(message.to, To::Group(_)) && blocked.contains(&message.from)
+            };
+            let reach = |message: &Message| reach(message) && !hides(message);
             let name = format!("{}'s {mailbox}", people[*number].0);
             let gone = Gone {
                 count: entries.iter().filter_map(gone).sum(),

@@ -30,6 +30,8 @@ const TAKEN: f64 = 0.05;
 /// The share of all worlds in which all users are away for longer than a ticket lives, and then
 /// return.
 const AWAY: f64 = 0.05;
+/// The share of the worlds in which a user blocks another one, for good.
+const BLOCKS: f64 = 0.1;
 /// The time for which they are away.
 pub const AWAY_FOR: Duration = Duration::from_hours(25);
 
@@ -65,6 +67,8 @@ pub struct Kinds {
     pub taken: bool,
     /// All users are away for a day before the end (HS-20).
     pub are_away: bool,
+    /// The first user blocks another one (BLK-1).
+    pub blocks: bool,
 }
 
 impl Kinds {
@@ -108,6 +112,9 @@ impl Kinds {
             is_firewall: firewall && (nat.tells || is_firewall) && restored.is_none(),
             ..nat
         });
+        let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
+        // A realm restored from a copy has forgotten the block.
+        let blocks = is("blocks", BLOCKS) && !lies && restored.is_none();
         if taken {
             return Self {
                 workers,
@@ -125,6 +132,7 @@ impl Kinds {
             restored,
             taken,
             are_away,
+            blocks,
         }
     }
 }

@@ -12,7 +12,7 @@
 //!         -- --nocapture
 //! One seed, with its trace:
 //!     MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture
-//! All worlds that can be are of this kind (`kinds`: workers, moves, nat, firewall, liar, replays,
+//! All worlds that can be are of this kind (`kinds`: workers, moves, nat, firewall, liar, blocks, replays,
 //! restored, taken, away):
 //!     MERPATI_KIND=liar …
 //! ```

@@ -16,7 +16,7 @@ use crate::{
     },
     crypto::SecretKey,
     host::Host,
-    wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Sent, Username},
+    wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Sender, Sent, Username},
 };
 
 /// A user tries this often to join a group again.
@@ -64,6 +64,8 @@ pub struct SimulatedUser {
     pub done: Progress,
     /// The number of turns in all.
     pub turns: u32,
+    /// The user blocks this other one in the middle of its turns.
+    pub blocks: Option<usize>,
     /// Peerings begin anew in this world, which may end memberships in groups of another realm.
     pub may_be_put_out: bool,
 }
@@ -75,6 +77,7 @@ pub struct Progress {
     /// The numbers of the realms whose groups the user has joined.
     joined: Vec<usize>,
     turn: u32,
+    has_blocked: bool,
 }
 
 impl SimulatedUser {
@@ -143,8 +146,30 @@ impl SimulatedUser {
         self.history.come_in(self.number);
         while self.done.turn < self.turns {
             self.done.turn += 1;
+            if self.done.turn > self.turns / 2 {
+                self.block(client, machine).await;
+            }
             self.take_turn(client, machine).await;
             self.hear_notices(client, machine);
+        }
+    }
+
+    async fn block(&mut self, client: &Client, machine: &Machine) {
+        while let Some(other) = self.blocks.filter(|_| !self.done.has_blocked) {
+            let (user, realm) = self.population.people[other];
+            let elsewhere = (realm != self.realm()).then(|| self.population.realms[realm]);
+            let user = Sender {
+                user,
+                realm: elsewhere,
+            };
+            self.history.begin_block(self.number, other);
+            let outcome = client.block(user).await;
+            machine.note(|| format!("block {user}: {}", told(&outcome)));
+            self.done.has_blocked = outcome.is_ok();
+            if self.done.has_blocked {
+                self.history.block(self.number, other);
+            }
+            self.rest_unless(self.done.has_blocked).await;
         }
     }
 

@@ -465,6 +465,9 @@ impl World {
             rng: fork(rng),
             done: Progress::default(),
             turns: self.plan.turns + restoring::turns_more(&self.plan),
+            blocks: (self.plan.kinds.blocks && number == 0)
+                .then(|| self.population.people.len() - 1)
+                .filter(|other| *other != number),
             may_be_put_out: self.plan.kinds.restored.is_some(),
         }
     }
