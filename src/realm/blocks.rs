@@ -73,8 +73,8 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         command: &command::Block,
     ) -> Result<Answer, Failure> {
-        let &command::Block { user: who, .. } = command;
         let current = self.session_of(work).await?;
+        let who = self.as_shown(command.user);
         if who == local(current.user) {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -110,8 +110,8 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         command: &command::Unblock,
     ) -> Result<Answer, Failure> {
-        let &command::Unblock { user: who, .. } = command;
         let current = self.session_of(work).await?;
+        let who = self.as_shown(command.user);
         let mut record = self.blocks_record(&mut work.batch, current.user).await?;
         if let Ok(at) = record.users.binary_search(&who.to_string()) {
             record.users.remove(at);
@@ -142,15 +142,27 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Names { more, names })
     }
 
+    /// Returns a user as readers here are shown it: one of this realm without its name.
+    fn as_shown(&self, user: Sender) -> Sender {
+        let realm = user.realm.filter(|realm| *realm != self.own.id);
+        Sender { realm, ..user }
+    }
+
+    /// Returns the record of a user's blocks. A damaged one counts as empty: nobody must be cut off
+    /// by it, and `block` writes it anew.
     async fn blocks_record(
         &self,
         notes: &mut impl Notes,
         user: Username,
     ) -> Result<BlocksRecord, Failure> {
-        let found = self
-            .noted::<BlocksRecord>(notes, &records::blocks(user))
-            .await?;
-        Ok(found.map_or_else(BlocksRecord::default, |(record, _)| record))
+        let key = records::blocks(user);
+        match self.noted::<BlocksRecord>(notes, &key).await {
+            Err(failure) if failure.is_damage() => {
+                self.note("blocks", &failure);
+                Ok(BlocksRecord::default())
+            }
+            found => Ok(found?.map_or_else(BlocksRecord::default, |(record, _)| record)),
+        }
     }
 
     /// Returns the users whom a user has blocked.

@@ -136,35 +136,6 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Records that a user has read up to the end `passed` of a mailbox, behind `after` only
-    /// entries that are hidden from the user (BLK-3): they are kept no longer than what was read,
-    /// and so nobody can tell. The cursors of the user's devices stay: after an `unblock` these
-    /// entries are shown.
-    pub(super) async fn pass_hidden(
-        &self,
-        current: &Current,
-        place: &MailboxLog,
-        (after, passed): (u64, u64),
-    ) -> Result<(), Failure> {
-        let key = records::cursor(current.user, None, place);
-        let known = self.record::<CursorRecord>(&key).await?;
-        let position = known.as_ref().map_or(0, |(cursor, _)| cursor.position);
-        if position.max(place.floor) < after || position >= passed {
-            return Ok(());
-        }
-        let expected = known.map_or(Expected::Absent, |(_, version)| Expected::At(version));
-        let mut batch = Batch::new();
-        batch
-            .expect(key.clone(), expected)
-            .put(key, CursorRecord { position: passed }.to_value()?);
-        current.rely_on(&mut batch);
-        match self.commit(batch).await {
-            // The next read does it again.
-            Ok(_) | Err(Failure::Refused(_)) => Ok(()),
-            Err(failure) => Err(failure),
-        }
-    }
-
     /// True if the entry at a position existed and is not kept any more.
     async fn is_gone(&self, place: &MailboxLog, position: u64) -> Result<bool, Failure> {
         let one = PageLimit {

@@ -8,7 +8,7 @@ use super::{
     delivery::Written,
     limits::{PEERS_MAX, UNASKED_MAX},
     peers::Peer,
-    records::{self, BlocksRecord, ChangedRecord, GroupRecord, PeerName, PeerRecord, Record as _},
+    records::{self, ChangedRecord, GroupRecord, PeerName, PeerRecord, Record as _},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -61,7 +61,7 @@ impl<S: Store> Realm<S> {
         Err(refused())
     }
 
-    /// Returns the realms whose users are in a group here, banned from one, or blocked by a user.
+    /// Returns the realms whose users are in a group here, or banned from one.
     async fn realms_in_use(&self) -> Result<BTreeSet<RealmId>, Failure> {
         let mut found = BTreeSet::new();
         let groups = async |found: &mut BTreeSet<RealmId>| {
@@ -87,19 +87,6 @@ impl<S: Store> Realm<S> {
                     found.extend(records::banned_realm(key));
                 })
                 .await;
-        }
-        if damage.is_none() {
-            let mut unread = None;
-            let blocks = records::all_blocks();
-            damage =
-                self.list_readable(&blocks, SEARCHED_AT_ONCE, |_, blocks| {
-                    match BlocksRecord::from_value(&blocks.value) {
-                        Ok(blocks) => found.extend(blocks.realms()),
-                        Err(error) => unread = Some(error),
-                    }
-                })
-                .await;
-            damage = damage.or(unread);
         }
         match damage {
             // Their realm cannot be read, so no peer is evicted.

@@ -444,10 +444,8 @@ impl<S: Store> Realm<S> {
                 content: CONTENT_NOTICE,
                 user: user.as_str().into(),
                 realm: None,
-                body: format!(
-                    "an operator has removed {realm}: you do not block its users any more"
-                )
-                .into_bytes(),
+                body: format!("{realm} is no peer any more: you do not block its users any more")
+                    .into_bytes(),
                 alleged: None,
             };
             let mut batch = Batch::new();

@@ -11,6 +11,7 @@ use blake2::{Blake2s256, Digest as _};
 
 use super::{
     Failure, Moment, Outcome, Realm,
+    groups::local,
     limits::READ_BYTES,
     records::{
         self, EntryRecord, MailboxLog, PostRecord, QueuedRecord, Record as _, ReplicaRecord,
@@ -116,9 +117,14 @@ impl<S: Store> Realm<S> {
                 {
                     return Ok(record(None, user, content, entry.body));
                 }
-                let alleged = Sender {
-                    user: entry.from.user,
-                    realm: entry.from.realm.filter(|_| !is_ours),
+                // Another realm's user under this realm's name is not told apart from others.
+                let alleged = if is_ours {
+                    local(entry.from.user)
+                } else {
+                    Sender {
+                        user: group.into(),
+                        realm: Some(realm),
+                    }
                 };
                 let unconfirmed = |content, body| EntryRecord {
                     alleged: Some(alleged.to_string()),

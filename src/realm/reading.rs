@@ -67,8 +67,6 @@ pub(super) struct Shown {
 /// A page, and what was looked at for it.
 pub(super) struct ReadPage {
     pub page: Page,
-    /// See [`Shown::passed`], if the page shows all entries up to there that are not hidden.
-    pub passed: Option<Position>,
     /// See [`Shown::hidden`].
     pub hidden: usize,
 }
@@ -156,18 +154,14 @@ impl<S: Store> Realm<S> {
             blocked,
             hidden: 0,
         };
-        let mut start = (Position(after), offset);
+        let start = (Position(after), offset);
         let mut read = self.page(place, start, reader, limit, room).await?;
         if read.page.entries.is_empty() && self.is_ahead(place, after).await? {
             let confirmed = self.confirmed(current.user, &owner, place).await?;
-            start = (Position(confirmed), 0);
+            let start = (Position(confirmed), 0);
             read = self.page(place, start, reader, limit, room).await?;
         }
         self.limiter.charge(caller.now, &current.user, read.hidden);
-        if let Some(passed) = read.passed.filter(|_| read.page.entries.is_empty()) {
-            self.pass_hidden(current, place, (start.0.0, passed.0))
-                .await?;
-        }
         Ok(Answer::Page(read.page))
     }
 
@@ -203,13 +197,13 @@ impl<S: Store> Realm<S> {
         let Shown {
             entries,
             more,
-            passed,
             hidden,
+            ..
         } = self.shown(place, after, reader, wanted).await?;
         // The entry that the offset is for is gone.
         let is_there = entries
             .first()
-            .is_some_and(|first| first.position.0 == after.0 + 1 && first.content != CONTENT_GONE);
+            .is_some_and(|first| first.position.0 == after.0 + 1 && !is_of_realm(first.content));
         let offset = if is_there { offset } else { 0 };
         let read_to_end = entries.len();
         let first = entries
@@ -218,11 +212,7 @@ impl<S: Store> Realm<S> {
         let bytes = bytes.max(first.min(longest.saturating_sub(ANSWER_HEAD)));
         let mut page = Page::fill(entries, offset, limit, bytes);
         page.more |= more && page.entries.len() == read_to_end;
-        Ok(ReadPage {
-            passed: (!page.more).then_some(passed),
-            page,
-            hidden,
-        })
+        Ok(ReadPage { page, hidden })
     }
 
     /// Returns the entries of a mailbox after a position that is not below its floor, as
@@ -274,6 +264,36 @@ impl<S: Store> Realm<S> {
             // Other tasks may run in between.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Returns the position of the last of the entries behind `after` and up to `wanted` that are
+    /// hidden from a reader, before the first one that is not. `after` if there are none.
+    pub(super) async fn behind_hidden(
+        &self,
+        place: &MailboxLog,
+        (mut after, wanted): (u64, u64),
+        blocked: &Blocked,
+    ) -> Result<u64, Failure> {
+        while after < wanted && !blocked.is_empty() {
+            let limit = PageLimit {
+                entries: HIDDEN_AT_ONCE,
+                bytes: WATCH_READ_BYTES,
+            };
+            let from = Position(after.max(place.floor));
+            let (found, more) = self.entries(place, from, 0, limit).await?;
+            for Found { entry, author } in found {
+                if !author.is_some_and(|author| blocked.hides(&author)) {
+                    return Ok(after);
+                }
+                after = entry.position.0;
+            }
+            if !more {
+                break;
+            }
+            // Other tasks may run in between.
+            tokio::task::yield_now().await;
+        }
+        Ok(after)
     }
 
     /// Counts how many entries of a group behind the position `after` and up to `last` are hidden

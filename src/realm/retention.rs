@@ -358,7 +358,15 @@ impl<S: Store> Realm<S> {
             for (key, _) in &found {
                 // Users of other realms read their realm's replica.
                 if let Some(user) = records::name_in::<Username>(key, prefix) {
-                    read = read.min(self.any_cursor(user, place).await?);
+                    let mut cursor = self.any_cursor(user, place).await?;
+                    if cursor < read {
+                        // Nobody will read what is hidden, and its author must not see that it is
+                        // kept longer than what was read (BLK-3).
+                        let blocked = self.blocked_by(user).await?;
+                        let span = (cursor, read);
+                        cursor = self.behind_hidden(place, span, &blocked).await?;
+                    }
+                    read = read.min(cursor);
                     if read <= least {
                         return Ok(read);
                     }

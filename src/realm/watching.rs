@@ -487,13 +487,13 @@ impl<S: Store> Watch<S> {
                 hidden,
             };
             let shown = self.realm.shown(&place, after, reader, limit).await?;
+            let limiter = &self.realm.limiter;
+            limiter.charge(self.caller.now, &self.user, shown.hidden);
             if let Some(watched) = self.mailboxes.get_mut(at) {
                 watched.has_grown = shown.more;
                 if shown.entries.is_empty() {
                     watched.position = shown.passed.0;
                     watched.hidden += shown.hidden;
-                } else {
-                    watched.hidden = 0;
                 }
                 watched.read = shown.entries.into();
                 if watched.read.len() > 1 && is_planted(Fault::SkipEntry) {
@@ -511,6 +511,7 @@ impl<S: Store> Watch<S> {
         };
         Ok(watched.read.pop_front().map(|mut entry| {
             watched.position = entry.position.0;
+            watched.hidden = 0;
             self.ahead = self.ahead.saturating_sub(ahead_of(&entry));
             if entry.body.len() > PUSHED_BYTES_MAX {
                 // A former release accepted longer entries than clients reassemble. Clients get the

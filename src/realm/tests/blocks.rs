@@ -248,6 +248,26 @@ async fn block_of_nobody_oneself_or_too_many_is_refused() {
     assert!(all.is_sorted());
 }
 
+/// BLK-1: the own realm's name behind a user means the same as none. A damaged record cuts nobody
+/// off, and is written anew.
+#[tokio::test]
+async fn block_of_local_user_by_full_name_or_over_damage_counts() {
+    let fixture = with_group().await;
+    fixture.obeyed(1, block(3, "bob@alpha")).await;
+    assert_eq!(fixture.blocks(1, None).await, ["bob"]);
+    fixture.obeyed(2, send(3, "ann", "hidden")).await;
+    let mut batch = Batch::new();
+    let key = records::blocks("ann".parse().unwrap());
+    batch.put(key, vec![1, 0xff, 0xff, 0xff]);
+    fixture.realm.commit(batch).await.unwrap();
+    fixture.obeyed(2, send(4, "ann", "over damage")).await;
+    assert_eq!(fixture.group_texts(1).await.len(), 0);
+    fixture.obeyed(1, block(4, "bob")).await;
+    assert_eq!(fixture.blocks(1, None).await, ["bob"]);
+    fixture.obeyed(2, send(5, "ann", "hidden")).await;
+    assert_eq!(fixture.texts(device(1)).await, ["over damage"]);
+}
+
 /// BLK-2, PEER-4: the same for users of other realms. Another user of the same name is not meant.
 #[tokio::test]
 async fn message_from_blocked_user_of_other_realm_is_answered_and_discarded() {
@@ -315,7 +335,7 @@ async fn blocks_end_with_peering_of_their_realm() {
     peer(&fixture, 52, "beta").await;
     let other = deliver(7, 1, "ann", "another bob");
     assert_eq!(asked(&fixture, device(52), &other).await, STORED);
-    let notice = "an operator has removed beta: you do not block its users any more";
+    let notice = "beta is no peer any more: you do not block its users any more";
     assert_eq!(fixture.texts(device(1)).await, [notice, "another bob"]);
 }
 

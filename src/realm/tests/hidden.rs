@@ -212,33 +212,51 @@ async fn unconfirmed_text_of_blocked_user_is_hidden() {
     assert_eq!(positions(&[bob(Some("gamma"))]).await, [1, 2, 3]);
 }
 
-/// BLK-3, READ-10: entries that are hidden from their only reader are kept no longer than others
-/// that were read; otherwise their author could tell. After `unblock` the reader is shown them.
+/// BLK-3, READ-10: entries that are hidden from a reader are kept no longer than others that were
+/// read; otherwise their author could tell. No cursor moves over them: after `unblock` the reader
+/// is shown them, and they are not marked as read.
 #[tokio::test]
-async fn hidden_entries_at_end_count_as_read() {
-    let fixture = with_group().await;
-    fixture.obeyed(1, block(3, "bob")).await;
-    fixture.obeyed(3, post(3, "1 of cat")).await;
-    for number in 3..6 {
-        fixture.obeyed(2, post(number, "of bob")).await;
-    }
-    let user = "ann".parse().unwrap();
-    let group = fixture.realm.group(&mut Unnoted, cats()).await.unwrap();
-    let place = group.place();
-    let read = async || fixture.realm.any_cursor(user, &place).await.unwrap();
-    let page = async |after| {
-        let options = Options {
-            after,
-            ..Options::NONE
+async fn hidden_entries_are_kept_no_longer_than_read_ones() {
+    for is_blocked in [true, false] {
+        let mut fixture = with_group().await;
+        let retention = Retention {
+            age: Some(Duration::from_hours(24)),
+            unread_age: Some(Duration::from_hours(240)),
+            entries: None,
+            bytes: None,
         };
-        fixture.group_page(1, options).await.entries.len()
-    };
-    assert_eq!(page(None).await, 1);
-    assert_eq!(read().await, 0, "nothing is confirmed yet");
-    assert_eq!(page(Some(1)).await, 0);
-    assert_eq!(read().await, 4);
-    fixture.obeyed(1, unblock(4, "bob")).await;
-    assert_eq!(page(None).await, 3);
+        fixture.realm.begin_keeping(Some(retention)).await;
+        fixture.obeyed(3, post(3, "of cat")).await;
+        for number in 3..6 {
+            fixture.obeyed(2, post(number, "of bob")).await;
+        }
+        let page = async |fixture: &Fixture, n, after| {
+            let options = Options {
+                after,
+                ..Options::NONE
+            };
+            fixture.group_page(n, options).await.entries
+        };
+        for n in [2, 3] {
+            page(&fixture, n, Some(4)).await;
+        }
+        if is_blocked {
+            fixture.obeyed(1, block(3, "bob")).await;
+        }
+        page(&fixture, 1, Some(1)).await;
+        fixture.pass(3).await;
+        let user = "ann".parse().unwrap();
+        let group = fixture.realm.group(&mut Unnoted, cats()).await.unwrap();
+        let read = fixture.realm.any_cursor(user, &group.place()).await;
+        assert_eq!(read.unwrap(), 1);
+        fixture.obeyed(1, unblock(4, "bob")).await;
+        let entries = page(&fixture, 1, None).await;
+        let kept = entries.iter().filter(|entry| entry.content == CONTENT_TEXT);
+        assert_eq!(kept.count(), if is_blocked { 0 } else { 3 });
+        fixture.obeyed(2, post(6, "later")).await;
+        let entries = page(&fixture, 1, None).await;
+        assert!(entries.iter().all(|entry| !entry.read));
+    }
 }
 
 /// BLK-4: a watch, too, says at a position how many entries were hidden, so that its client need

@@ -24,7 +24,7 @@ const RETENTION: Retention = Retention {
 
 impl Fixture {
     /// Advances time by `days`, and tidies every hour.
-    async fn pass(&mut self, days: u32) {
+    pub async fn pass(&mut self, days: u32) {
         for _ in 0..days * 24 {
             self.now = later(self.now, DAY / 24);
             self.tidy().await;
