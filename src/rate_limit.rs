@@ -275,9 +275,14 @@ impl RateLimiter {
 
     /// Takes `count` tokens of `who` at `now`, in microseconds, even if there are fewer.
     pub fn charge(&self, now: u64, who: &impl Hash, often: RateLimit, count: u64) {
-        let [first, second] = self.0.of(who).map(|at| self.0.places.get(at));
-        let both = [first, second].into_iter().flatten();
-        both.for_each(|place| place.charge(now, often, count));
+        let [first, second] = self.0.of(who);
+        // Whose two places are the same one must not pay twice.
+        let second = (second != first).then_some(second);
+        for at in [Some(first), second].into_iter().flatten() {
+            if let Some(place) = self.0.places.get(at) {
+                place.charge(now, often, count);
+            }
+        }
     }
 }
 
@@ -480,6 +485,18 @@ mod tests {
         assert_eq!(allowance.take(0, RateLimit::UNLIMITED), Ok(()));
         let never = RateLimit::per_second(0);
         assert_eq!(allowance.take(9 * HOUR, never), Err(NEVER));
+    }
+
+    /// Before, whose two places happened to be the same one had half of the limit.
+    #[test]
+    fn rate_limit_of_caller_with_one_place_is_whole() {
+        let often = RateLimit::per_minute(5);
+        for seed in 0..200 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let limiter = RateLimiter::new(2, &mut rng);
+            let taken = (0..100).filter(|_| limiter.take(0, &"ann", often).is_ok());
+            assert_eq!(taken.count(), 20);
+        }
     }
 
     #[test]
