@@ -97,11 +97,7 @@ impl<S: Store> Realm<S> {
             return Err(Refusal::too_large(BLOCKS_MAX as u64).into());
         }
         record.users.insert(at, name);
-        let key = records::blocks(current.user);
-        work.batch.put(key, record.to_value()?);
-        work.affected = Some(current.user);
-        // It is allowed to users who have used up their storage quota, but not for nothing.
-        work.adds_for = Some(current.user);
+        put_blocks(work, current.user, &record)?;
         Ok(Answer::Done)
     }
 
@@ -115,10 +111,7 @@ impl<S: Store> Realm<S> {
         let mut record = self.blocks_record(&mut work.batch, current.user).await?;
         if let Ok(at) = record.users.binary_search(&who.to_string()) {
             record.users.remove(at);
-            let key = records::blocks(current.user);
-            work.batch.put(key, record.to_value()?);
-            work.affected = Some(current.user);
-            work.adds_for = Some(current.user);
+            put_blocks(work, current.user, &record)?;
         }
         Ok(Answer::Done)
     }
@@ -189,4 +182,13 @@ impl<S: Store> Realm<S> {
             mailboxes.map(|mailbox| mailbox.log)
         })
     }
+}
+
+/// Adds to the work's batch the record of a user's blocks, which the user's watches follow.
+fn put_blocks(work: &mut Work<'_>, user: Username, record: &BlocksRecord) -> Result<(), Failure> {
+    work.batch.put(records::blocks(user), record.to_value()?);
+    work.affected = Some(user);
+    // It is allowed to users who have used up their storage quota, but not for nothing.
+    work.adds_for = Some(user);
+    Ok(())
 }
