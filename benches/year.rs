@@ -112,7 +112,7 @@ impl World {
         };
         let (network, _) = Network::new();
         let realm = Arc::new(Realm::new(store, &key, own, limits, network, [1; 32])?);
-        realm.begin_keeping(Some(retention)).await;
+        realm.policy().begin_keeping(Some(retention)).await;
         let mut world = Self {
             realm,
             users: Vec::new(),

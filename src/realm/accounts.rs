@@ -1,7 +1,7 @@
 //! Accounts: `register`, `auth`, `passwd` (ACC-1 … ACC-4).
 
 use super::{
-    Failure, Guess, Hashed, Moment, Realm, Registration, Work,
+    Failure, Guess, Hashed, Limiter, Moment, Passwords, Random, Realm, Registration, Work,
     records::{self, AccountRecord, Record as _},
 };
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     store::Store,
     wire::{Answer, ErrorCode, PASSWORD_MAX, PASSWORD_MIN, Password, Refusal, command},
 };
+use std::sync::Arc;
 
 /// The longest full name and the longest country, in bytes.
 pub const TEXT_MAX: usize = 64;
@@ -46,7 +47,12 @@ impl<S: Store> Realm<S> {
         self.check_code(work)?;
         let key = records::account(username);
         let batch = &mut work.batch;
-        if self.noted::<AccountRecord>(batch, &key).await?.is_some() {
+        if self
+            .storage
+            .noted::<AccountRecord>(batch, &key)
+            .await?
+            .is_some()
+        {
             return Err(ErrorCode::UsernameTaken.into());
         }
         if work.hashed.made.is_none() {
@@ -55,12 +61,12 @@ impl<S: Store> Realm<S> {
         let account = AccountRecord {
             full_name: full_name.0.into(),
             country: country.0.into(),
-            password: self.hashed(&password, &mut work.hashed).await?,
+            password: self.credentials.hashed(&password, &mut work.hashed).await?,
             created: work.caller.now.wall,
         };
         work.batch.put(key, account.to_value()?);
-        self.put_keeping(&mut work.batch)?;
-        self.open_session(work, username).await
+        self.policy.put_keeping(&mut work.batch)?;
+        self.sessions.open_session(work, username).await
     }
 
     /// ACC-6: refuses a registration if it is closed, or if the code is wrong.
@@ -88,20 +94,24 @@ impl<S: Store> Realm<S> {
         } = command;
         let key = records::account(username);
         // If the password changes meanwhile, this one is compared with the new one.
-        let found = self.noted::<AccountRecord>(&mut work.batch, &key).await?;
+        let found = self
+            .storage
+            .noted::<AccountRecord>(&mut work.batch, &key)
+            .await?;
         let kept = found.as_ref().map(|(account, _)| account.password.clone());
         if work.hashed.compared.is_none() {
             self.limiter.login(work.caller)?;
         }
-        let guess = self.login_guess(work.caller, username).await?;
+        let guess = self.sessions.login_guess(work.caller, username).await?;
         let guess = (work.caller.now, &guess);
         let fits = self
+            .credentials
             .compare(guess, &password, kept, &mut work.hashed)
             .await?;
         if found.is_none() || !fits {
             return Err(ErrorCode::BadCredentials.into());
         }
-        self.open_session(work, username).await
+        self.sessions.open_session(work, username).await
     }
 
     pub(super) async fn passwd(
@@ -112,10 +122,11 @@ impl<S: Store> Realm<S> {
         let &command::Passwd {
             session, old, new, ..
         } = command;
-        let current = self.session_noted(work, session).await?;
+        let current = self.sessions.session_noted(work, session).await?;
         check_password(&new)?;
         let key = records::account(current.user);
         let (mut account, _) = self
+            .storage
             .noted::<AccountRecord>(&mut work.batch, &key)
             .await?
             .ok_or(ErrorCode::NoSession)?;
@@ -127,19 +138,53 @@ impl<S: Store> Realm<S> {
         // the password.
         let guess = Guess::LoginFrom(current.user, current.hash);
         let guess = (work.caller.now, &guess);
-        if !self.compare(guess, &old, kept, &mut work.hashed).await? {
+        if !self
+            .credentials
+            .compare(guess, &old, kept, &mut work.hashed)
+            .await?
+        {
             return Err(ErrorCode::WrongPassword.into());
         }
-        account.password = self.hashed(&new, &mut work.hashed).await?;
+        account.password = self.credentials.hashed(&new, &mut work.hashed).await?;
         work.batch.put(key, account.to_value()?);
         // All other sessions end, so that nobody stays logged in with the old password (ACC-4).
-        let mut others = self.sessions_of(&mut work.batch, current.user).await?;
+        let mut others = self
+            .sessions
+            .sessions_of(&mut work.batch, current.user)
+            .await?;
         others.retain(|session| session.hash != current.hash);
         work.affected = Some(current.user);
-        self.end_sessions(&others, None, &mut work.batch).await?;
+        self.sessions
+            .end_sessions(&others, None, &mut work.batch)
+            .await?;
         Ok(Answer::Done)
     }
+}
 
+/// The hashing of passwords, and the limit on guesses.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    random: Arc<Random>,
+    limiter: Arc<Limiter>,
+    passwords: Passwords,
+}
+
+impl Credentials {
+    /// Starts `threads` threads that hash.
+    pub fn start(
+        random: Arc<Random>,
+        limiter: Arc<Limiter>,
+        threads: usize,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            random,
+            limiter,
+            passwords: Passwords::start(threads)?,
+        })
+    }
+}
+
+impl Credentials {
     pub(super) async fn hashed(
         &self,
         password: &Password<'_>,
@@ -148,7 +193,10 @@ impl<S: Store> Realm<S> {
         if let Some(made) = &done.made {
             return Ok(made.clone());
         }
-        let made = self.passwords.hash(password.0, self.random()).await?;
+        let made = self
+            .passwords
+            .hash(password.0, self.random.random())
+            .await?;
         done.made = Some(made.clone());
         Ok(made)
     }

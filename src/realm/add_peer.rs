@@ -32,7 +32,7 @@ impl<S: Store> Realm<S> {
         } = command;
         let who = self.operator(work, session).await?;
         let named = self.named_source(src_address, src_port)?;
-        let (src_address, src_port) = self.source(src_address, src_port)?;
+        let (src_address, src_port) = self.peers.source(src_address, src_port)?;
         let (form, key) = (work.request.options.form, work.request.options.key);
         match (form, key) {
             (Some(FORM_MOVE), _) => {
@@ -54,7 +54,7 @@ impl<S: Store> Realm<S> {
         if realm == self.own.id {
             return Err(ErrorCode::RealmExists.into());
         }
-        if let Some(known) = self.find_peer(&mut work.batch, realm).await? {
+        if let Some(known) = self.peers.find_peer(&mut work.batch, realm).await? {
             let at = ((address, port), (src_address, src_port));
             return Self::want(work, known, at, who);
         }
@@ -65,13 +65,18 @@ impl<S: Store> Realm<S> {
                 Err(question) => return Ok(Decided::Ask(question)),
             },
         };
-        if self.own.is(&key) || self.peer_of(&mut work.batch, &key).await?.is_some() {
+        if self.own.is(&key) || self.peers.peer_of(&mut work.batch, &key).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
-        work.ends |= self.make_place(true, &mut work.batch).await?.is_some();
+        work.ends |= self
+            .quota
+            .make_place(true, &mut work.batch)
+            .await?
+            .is_some();
         let place = (address.0.into(), port.0);
         let of = (realm, key);
         let mut peer = self
+            .peers
             .begin_peer(&mut work.batch, of, place, (src_address, src_port))
             .await?;
         peer.record.added = true;
@@ -84,7 +89,7 @@ impl<S: Store> Realm<S> {
         // It may know this realm from before: no user joins before the two agree on the peering.
         peer.record.apart = !peer.record.introduced;
         let answer = self.added(&peer, said.as_ref())?;
-        self.put_new_peer(&peer, &mut work.batch).await?;
+        self.peers.put_new_peer(&peer, &mut work.batch).await?;
         work.decision = Some(Decision {
             act: Act::Added,
             peer: realm,

@@ -6,7 +6,7 @@
 //! hidden when they are read.
 
 use super::{
-    Caller, Failure, Realm, Work,
+    Caller, Failure, Mailboxes, Realm, Work,
     groups::{NamesPage, local},
     records::{self, AccountRecord, BlocksRecord, MailboxLog, Record as _},
     storage::{Notes, Unnoted},
@@ -73,12 +73,15 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         command: &command::Block,
     ) -> Result<Answer, Failure> {
-        let current = self.session_of(work).await?;
-        let who = self.as_shown(command.user);
+        let current = self.sessions.session_of(work).await?;
+        let who = self.mailboxes.as_shown(command.user);
         if who == local(current.user) {
             return Err(ErrorCode::BadRequest.into());
         }
-        let mut record = self.blocks_record(&mut work.batch, current.user).await?;
+        let mut record = self
+            .mailboxes
+            .blocks_record(&mut work.batch, current.user)
+            .await?;
         let name = who.to_string();
         let Err(at) = record.users.binary_search(&name) else {
             return Ok(Answer::Done);
@@ -86,10 +89,12 @@ impl<S: Store> Realm<S> {
         match who.realm {
             // The user may be of a realm that is no peer, and write in a group that is read here.
             // The block must not begin after that of a peer's users has ended.
-            Some(realm) => drop(self.find_peer(&mut work.batch, realm).await?),
+            Some(realm) => drop(self.peers.find_peer(&mut work.batch, realm).await?),
             None => {
                 let account = records::account(who.user);
-                let account = self.noted::<AccountRecord>(&mut work.batch, &account);
+                let account = self
+                    .storage
+                    .noted::<AccountRecord>(&mut work.batch, &account);
                 account.await?.ok_or(ErrorCode::NoSuchUser)?;
             }
         }
@@ -106,9 +111,12 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         command: &command::Unblock,
     ) -> Result<Answer, Failure> {
-        let current = self.session_of(work).await?;
-        let who = self.as_shown(command.user);
-        let mut record = self.blocks_record(&mut work.batch, current.user).await?;
+        let current = self.sessions.session_of(work).await?;
+        let who = self.mailboxes.as_shown(command.user);
+        let mut record = self
+            .mailboxes
+            .blocks_record(&mut work.batch, current.user)
+            .await?;
         if let Ok(at) = record.users.binary_search(&who.to_string()) {
             record.users.remove(at);
             put_blocks(work, current.user, &record)?;
@@ -122,8 +130,11 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         options: &Options,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let record = self.blocks_record(&mut Unnoted, current.user).await?;
+        let current = self.sessions.session(caller, session).await?;
+        let record = self
+            .mailboxes
+            .blocks_record(&mut Unnoted, current.user)
+            .await?;
         let behind = options.behind.map(|behind| behind.to_string());
         let mut page = NamesPage::new(options, caller.room);
         for name in record.users {
@@ -134,7 +145,9 @@ impl<S: Store> Realm<S> {
         let (more, names) = (page.more, page.items);
         Ok(Answer::Names { more, names })
     }
+}
 
+impl<S: Store> Mailboxes<S> {
     /// Returns a user as readers here are shown it: one of this realm without its name.
     fn as_shown(&self, user: Sender) -> Sender {
         let realm = user.realm.filter(|realm| *realm != self.own.id);
@@ -149,9 +162,9 @@ impl<S: Store> Realm<S> {
         user: Username,
     ) -> Result<BlocksRecord, Failure> {
         let key = records::blocks(user);
-        match self.noted::<BlocksRecord>(notes, &key).await {
+        match self.storage.noted::<BlocksRecord>(notes, &key).await {
             Err(failure) if failure.is_damage() => {
-                self.note("blocks", &failure);
+                self.storage.log_failure("blocks", &failure);
                 Ok(BlocksRecord::default())
             }
             found => Ok(found?.map_or_else(BlocksRecord::default, |(record, _)| record)),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ATTEMPTS_MAX, Failure, Realm,
+    ATTEMPTS_MAX, Failure, Mailboxes,
     records::{
         self, CursorRecord, GroupRecord, LinkedRecord, LogKind, MailboxLog, Owner, Record as _,
         ReplicaRecord,
@@ -25,7 +25,7 @@ const CURSORS_AT_ONCE: usize = 1000;
 /// of a longer list hides no entry, because a cursor only grows.
 const CURSORS_MAX: usize = 10_000;
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Mailboxes<S> {
     /// Returns where a device's reading begins by default (READ-2): after the confirmed entries.
     pub(super) async fn confirmed(
         &self,
@@ -37,11 +37,16 @@ impl<S: Store> Realm<S> {
             return Ok(self.any_cursor(user, place).await?.max(place.floor));
         }
         let own = records::cursor(user, Some(owner), place);
-        if let Some((cursor, _)) = self.record::<CursorRecord>(&own).await? {
+        if let Some((cursor, _)) = self.storage.record::<CursorRecord>(&own).await? {
             return Ok(cursor.position.max(place.floor));
         }
         let linked = records::linked(user, owner);
-        if self.record::<LinkedRecord>(&linked).await?.is_some() {
+        if self
+            .storage
+            .record::<LinkedRecord>(&linked)
+            .await?
+            .is_some()
+        {
             return Ok(place.floor);
         }
         // Its session was opened by a release in which devices had no cursors of their own from the
@@ -57,7 +62,7 @@ impl<S: Store> Realm<S> {
         place: &MailboxLog,
     ) -> Result<u64, Failure> {
         let any = records::cursor(user, None, place);
-        let found = self.record::<CursorRecord>(&any).await?;
+        let found = self.storage.record::<CursorRecord>(&any).await?;
         Ok(found.map_or(0, |(cursor, _)| cursor.position))
     }
 
@@ -94,7 +99,7 @@ impl<S: Store> Realm<S> {
             let mut batch = Batch::new();
             for of in [Some(owner), None] {
                 let key = records::cursor(current.user, of, place);
-                let known = self.record::<CursorRecord>(&key).await?;
+                let known = self.storage.record::<CursorRecord>(&key).await?;
                 if known
                     .as_ref()
                     .is_none_or(|(cursor, _)| cursor.position < position)
@@ -113,18 +118,22 @@ impl<S: Store> Realm<S> {
                 entries: 1,
                 bytes: 1,
             };
-            let page = self.store.read(&place.log, Position(before), one).await?;
+            let page = self
+                .storage
+                .store
+                .read(&place.log, Position(before), one)
+                .await?;
             let found = page.entries.first().map(|(at, _)| at.0);
             if found != Some(position) && !self.is_gone(place, position).await? {
                 return Ok(());
             }
             current.rely_on(&mut batch);
-            match self.commit(batch).await {
+            match self.storage.commit(batch).await {
                 Ok(Outcome::Durable) => return Ok(()),
                 // Another command of the device has confirmed entries or touched the session.
                 Ok(Outcome::Conflict) => {
                     let key = records::session(&current.hash);
-                    let found = self.record(&key).await?;
+                    let found = self.storage.record(&key).await?;
                     (current.record, current.version) = found.ok_or(ErrorCode::NoSession)?;
                 }
                 // A full disk must not keep anybody from reading. The reader confirms again with
@@ -142,10 +151,14 @@ impl<S: Store> Realm<S> {
             entries: 1,
             bytes: 1,
         };
-        let first = self.store.read(&place.log, Position(0), one).await?;
+        let first = self
+            .storage
+            .store
+            .read(&place.log, Position(0), one)
+            .await?;
         Ok(match first.entries.first() {
             Some((first, _)) => position < first.0,
-            None => position <= self.store.last(&place.log).await?.0,
+            None => position <= self.storage.store.last(&place.log).await?.0,
         })
     }
 
@@ -159,7 +172,12 @@ impl<S: Store> Realm<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let linked = records::linked(user, owner);
-        if self.record::<LinkedRecord>(&linked).await?.is_some() {
+        if self
+            .storage
+            .record::<LinkedRecord>(&linked)
+            .await?
+            .is_some()
+        {
             return Ok(());
         }
         batch.put(linked, LinkedRecord {}.to_value()?);
@@ -167,6 +185,7 @@ impl<S: Store> Realm<S> {
         let mut after: Option<Key> = None;
         for _ in 0..CURSORS_MAX / CURSORS_AT_ONCE {
             let found = self
+                .storage
                 .store
                 .list(&prefix, after.as_ref(), CURSORS_AT_ONCE)
                 .await?;
@@ -177,7 +196,7 @@ impl<S: Store> Realm<S> {
                     continue;
                 };
                 // Its confirms from an earlier session stay.
-                if self.store.get(&own).await?.is_none() {
+                if self.storage.store.get(&own).await?.is_none() {
                     batch.put(own, cursor.value);
                 }
             }
@@ -188,17 +207,17 @@ impl<S: Store> Realm<S> {
         // Of a longer list, the cursors of the present mailboxes are used. The others are for
         // groups that were left.
         let mut places = Vec::new();
-        for (_, place) in self.mailboxes_of(user).await? {
+        for (_, place) in self.groups.mailboxes_of(user).await? {
             places.push(place);
         }
-        for peer in self.list_peers().await? {
+        for peer in self.peers.list_peers().await? {
             places.push(MailboxLog::from_realm(user, peer.realm));
         }
         for place in places {
             let own = records::cursor(user, Some(owner), &place);
             let any = records::cursor(user, None, &place);
-            if let Some(cursor) = self.store.get(&any).await?
-                && self.store.get(&own).await?.is_none()
+            if let Some(cursor) = self.storage.store.get(&any).await?
+                && self.storage.store.get(&own).await?.is_none()
             {
                 batch.put(own, cursor.value);
             }
@@ -211,7 +230,10 @@ impl<S: Store> Realm<S> {
     /// as none (READ-6). Returns the last cursor that was looked at.
     pub(super) async fn tidy_cursors(&self, after: Option<Key>) -> Result<Option<Key>, Failure> {
         let prefix = records::all_cursors();
-        let found = self.next_readable(prefix, after, CURSORS_AT_ONCE).await?;
+        let found = self
+            .storage
+            .next_readable(prefix, after, CURSORS_AT_ONCE)
+            .await?;
         let mut useless: BTreeMap<Log, u64> = BTreeMap::new();
         let mut batch = Batch::tidying();
         for (key, found) in &found {
@@ -223,7 +245,7 @@ impl<S: Store> Realm<S> {
                 None => {
                     // An unreadable record of one group does not keep the cursors of others.
                     let up_to = self.useless_up_to(&log).await.or_else(|failure| {
-                        self.note("cursors", &failure);
+                        self.storage.log_failure("cursors", &failure);
                         match failure {
                             Failure::Store(error) if error.is_of_one_record() => Ok(0),
                             failure => Err(failure),
@@ -244,7 +266,7 @@ impl<S: Store> Realm<S> {
             }
         }
         if !batch.changes.is_empty() {
-            self.commit(batch).await?;
+            self.storage.commit(batch).await?;
         }
         Ok(found.last().map(|(key, _)| key.clone()))
     }
@@ -253,7 +275,7 @@ impl<S: Store> Realm<S> {
     /// reading begins where any other device's does.
     async fn is_linked(&self, linked: Option<&Key>) -> Result<bool, Failure> {
         Ok(match linked {
-            Some(linked) => self.store.get(linked).await?.is_some(),
+            Some(linked) => self.storage.store.get(linked).await?.is_some(),
             None => true,
         })
     }
@@ -262,13 +284,16 @@ impl<S: Store> Realm<S> {
     async fn useless_up_to(&self, log: &Log) -> Result<u64, Failure> {
         let floor = match records::log_kind(log) {
             Some(LogKind::Group(name, number)) => {
-                let found = self.record::<GroupRecord>(&records::group(name)).await?;
+                let found = self
+                    .storage
+                    .record::<GroupRecord>(&records::group(name))
+                    .await?;
                 let lives = found.filter(|(group, _)| group.log == number);
                 lives.map(|(group, _)| group.floor)
             }
             Some(LogKind::Copy(realm, name, number)) => {
                 let key = records::copy(realm, name);
-                let found = self.record::<ReplicaRecord>(&key).await?;
+                let found = self.storage.record::<ReplicaRecord>(&key).await?;
                 let lives = found.filter(|(copy, _)| copy.log == number);
                 lives.map(|(copy, _)| copy.floor)
             }
@@ -285,7 +310,7 @@ impl<S: Store> Realm<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let prefix = records::cursors(user, Some(owner));
-        for (key, _) in self.store.list(&prefix, None, CURSORS_MAX).await? {
+        for (key, _) in self.storage.store.list(&prefix, None, CURSORS_MAX).await? {
             batch.delete(key);
         }
         Ok(())

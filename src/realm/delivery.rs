@@ -2,7 +2,7 @@
 //! sender of each message the peer's verdict.
 
 use super::{
-    Failure, Moment, Outcome, Realm,
+    Expiries, Failure, Moment, Outcome, Peers, QueueShares, Random, Receipts, Storage,
     peers::Peer,
     records::{
         self, ChangedRecord, CursorRecord, EntryRecord, MailboxLog, OperationRecord, Owner,
@@ -18,6 +18,7 @@ use crate::{
         Refusal, Sent, Username,
     },
 };
+use std::sync::Arc;
 
 /// How long delivery of a message is tried, in seconds.
 pub(super) const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
@@ -225,20 +226,36 @@ impl Outgoing {
     }
 }
 
-impl<S: Store> Realm<S> {
+/// The messages that wait for peers.
+#[derive(Debug)]
+pub struct PeerQueues<S> {
+    pub(super) storage: Arc<Storage<S>>,
+    pub(super) random: Arc<Random>,
+    pub(super) peers: Arc<Peers<S>>,
+    /// Commands that wait for a peer's verdict on their message.
+    pub(super) receipts: Receipts,
+    /// When messages to other realms expire.
+    pub(super) expiries: Expiries,
+    pub(super) shares: QueueShares,
+    /// The epoch of all messages that are queued for peers until this realm is constructed again.
+    /// Each construction draws a new one, because the store may have been restored from a backup.
+    pub(super) epoch: u64,
+}
+
+impl<S: Store> PeerQueues<S> {
     /// Returns a peer and its next message, or `None` if the realm is no peer. `more`: also find
     /// out whether others wait behind that message.
     ///
     /// # Errors
     /// It is unknown whether the realm is a peer.
     pub async fn look(&self, realm: RealmId, more: bool) -> Result<Option<Glance>, Failure> {
-        let found = self.find_peer(&mut Unnoted, realm).await;
-        let found = found.inspect_err(|failure| self.note("peers", failure))?;
+        let found = self.peers.find_peer(&mut Unnoted, realm).await;
+        let found = found.inspect_err(|failure| self.storage.log_failure("peers", failure))?;
         let Some(peer) = found else {
             return Ok(None);
         };
         let next = self.find_next(realm, more).await;
-        let next = next.inspect_err(|failure| self.note("queue", failure));
+        let next = next.inspect_err(|failure| self.storage.log_failure("queue", failure));
         Ok(Some(Glance { peer, next }))
     }
 
@@ -250,7 +267,7 @@ impl<S: Store> Realm<S> {
             is_returned: match self.is_returned(realm, &outgoing).await {
                 // The sender may be told twice.
                 Err(failure) if failure.is_damage() => {
-                    self.note("queue", &failure);
+                    self.storage.log_failure("queue", &failure);
                     false
                 }
                 is_returned => is_returned?,
@@ -269,15 +286,15 @@ impl<S: Store> Realm<S> {
             let (settled, _) = self.settled(realm).await?;
             match self.find_behind(realm, settled).await {
                 Err(failure) if failure.is_damage() => {
-                    self.note("queue", &failure);
-                    let end = self.store.last(&records::queue(realm)).await?.0;
+                    self.storage.log_failure("queue", &failure);
+                    let end = self.storage.store.last(&records::queue(realm)).await?.0;
                     let next = (settled + 1).min(end);
                     if next <= settled {
                         return Err(failure);
                     }
                     // Another task may have skipped it meanwhile.
                     if let Some(batch) = self.leave_queue(realm, next).await?
-                        && let Outcome::Durable = self.commit(batch).await?
+                        && let Outcome::Durable = self.storage.commit(batch).await?
                     {
                         tracing::error!(peer = %realm, position = next, "a message that waits for a peer is damaged, and lost");
                     }
@@ -299,7 +316,11 @@ impl<S: Store> Realm<S> {
             bytes: if is_out_of_order { usize::MAX } else { 1 },
         };
         let log = records::queue(realm);
-        let page = self.store.read(&log, Position(settled), one).await?;
+        let page = self
+            .storage
+            .store
+            .read(&log, Position(settled), one)
+            .await?;
         let first = page.entries.into_iter().next_back();
         let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
         outgoing.transpose()
@@ -328,7 +349,7 @@ impl<S: Store> Realm<S> {
             }
             Ok(false) => Written::Conflict,
             Err(failure) => {
-                self.note("settle", &failure);
+                self.storage.log_failure("settle", &failure);
                 Written::Failed
             }
         }
@@ -341,7 +362,10 @@ impl<S: Store> Realm<S> {
             bytes: 1,
         };
         let log = records::queue(realm);
-        let behind = self.store.read(&log, Position(outgoing.position), one);
+        let behind = self
+            .storage
+            .store
+            .read(&log, Position(outgoing.position), one);
         behind.await.is_ok_and(|page| !page.entries.is_empty())
     }
 
@@ -378,7 +402,7 @@ impl<S: Store> Realm<S> {
     async fn number_anew(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
         // A peer lets only few epochs of a queue begin at once.
         let epoch = if outgoing.record.epoch == self.epoch {
-            u64::from_be_bytes(self.random()).max(1)
+            u64::from_be_bytes(self.random.random()).max(1)
         } else {
             self.epoch
         };
@@ -402,7 +426,7 @@ impl<S: Store> Realm<S> {
             return Ok(false);
         };
         batch.append(records::queue(peer.realm), record.to_value()?);
-        let placed = self.commit_placed(batch).await?;
+        let placed = self.storage.commit_placed(batch).await?;
         if let Some(position) = placed.iter().flatten().next() {
             self.expiries.note(peer.realm, position.0, record);
         }
@@ -465,7 +489,7 @@ impl<S: Store> Realm<S> {
             None => Answer::Sent(Sent::Delivered),
         }
         .to_bytes();
-        let settling = self.verdicts.settle(outgoing.record.operation.as_ref());
+        let settling = self.receipts.settle(outgoing.record.operation.as_ref());
         let notice = refusal.filter(|_| settling.is_none() && !outgoing.is_word());
         // If a notice tells the sender, repeats are still answered `queued`: the sender is told
         // once (PEER-6).
@@ -474,11 +498,11 @@ impl<S: Store> Realm<S> {
             && let Some(owner) = Owner::from_bytes(&operation.owner)
         {
             let key = records::operation(&owner, operation.number);
-            let found = match self.record::<OperationRecord>(&key).await {
+            let found = match self.storage.record::<OperationRecord>(&key).await {
                 // A damaged record answers no command any more, but it must not keep the message in
                 // the queue.
                 Err(failure) if failure.is_damage() => {
-                    self.note("verdict", &failure);
+                    self.storage.log_failure("verdict", &failure);
                     None
                 }
                 found => found?,
@@ -502,7 +526,7 @@ impl<S: Store> Realm<S> {
         if let Some(refusal) = notice {
             append_notice(realm, outgoing, refusal, now, &mut batch)?;
         }
-        let outcome = self.commit(batch).await?;
+        let outcome = self.storage.commit(batch).await?;
         if let (Outcome::Durable, Some(settling)) = (&outcome, settling) {
             settling.tell(&verdict);
         }
@@ -523,10 +547,10 @@ impl<S: Store> Realm<S> {
             return Ok(());
         };
         let key = records::copy_member(realm, group, user);
-        let member = match self.noted::<ReplicaMemberRecord>(batch, &key).await {
+        let member = match self.storage.noted::<ReplicaMemberRecord>(batch, &key).await {
             // A record that cannot be read must not stop the queue.
             Err(failure) if failure.is_of_one_record() => {
-                self.note("membership", &failure);
+                self.storage.log_failure("membership", &failure);
                 return Ok(());
             }
             member => member?,

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    Failure, Moment, Outcome, Realm,
+    Failure, Moment, Outcome, PeerQueues,
     delivery::{Outgoing, QUEUED_LIFETIME_SECONDS},
     limits::READ_BYTES,
     peers::Peer,
@@ -64,7 +64,7 @@ impl Expiries {
     }
 }
 
-impl<S: Store> Realm<S> {
+impl<S: Store> PeerQueues<S> {
     /// Returns the next expiry, in seconds of the realm's running time.
     pub fn next_expiry(&self) -> Option<u32> {
         self.expiries.lock().first().map(|(due, ..)| *due)
@@ -94,14 +94,15 @@ impl<S: Store> Realm<S> {
             let (mut unread, mut limit) = (None, whole);
             let log = records::queue(realm);
             loop {
-                let page = match self.store.read(&log, Position(after), limit).await {
+                let page = match self.storage.store.read(&log, Position(after), limit).await {
                     Ok(page) => page,
                     Err(error) if error.is_of_one_record() && limit.entries > 1 => {
                         limit = one;
                         continue;
                     }
                     Err(error)
-                        if error.is_of_one_record() && self.store.last(&log).await?.0 > after =>
+                        if error.is_of_one_record()
+                            && self.storage.store.last(&log).await?.0 > after =>
                     {
                         (unread, after, limit) = (Some(error), after + 1, whole);
                         continue;
@@ -122,14 +123,14 @@ impl<S: Store> Realm<S> {
             }
         };
         let found = find.await;
-        found.inspect_err(|failure| self.note("expiries", failure))
+        found.inspect_err(|failure| self.storage.log_failure("expiries", failure))
     }
 
     /// Returns expired messages to their senders, if their peer was not asked about them.
     pub async fn return_expired(&self, now: Moment) {
         for (_, realm, position) in self.expiries.take_due(now.running) {
             if let Err(failure) = self.return_one(realm, position, now.wall).await {
-                self.note("expiry", &failure);
+                self.storage.log_failure("expiry", &failure);
                 // The disk is full, or a read has failed: its turn in the queue may be far away.
                 let again = now.running.saturating_add(AGAIN_SECONDS);
                 self.expiries.lock().insert((again, realm, position));
@@ -139,7 +140,7 @@ impl<S: Store> Realm<S> {
 
     async fn return_one(&self, realm: RealmId, position: u64, now: u32) -> Result<(), Failure> {
         loop {
-            let Some(peer) = self.find_peer(&mut Unnoted, realm).await? else {
+            let Some(peer) = self.peers.find_peer(&mut Unnoted, realm).await? else {
                 return Ok(());
             };
             let (settled, expected) = self.settled(realm).await?;
@@ -185,7 +186,11 @@ impl<S: Store> Realm<S> {
             bytes: 1,
         };
         let log = records::queue(realm);
-        let page = self.store.read(&log, Position(position - 1), one).await?;
+        let page = self
+            .storage
+            .store
+            .read(&log, Position(position - 1), one)
+            .await?;
         let found = page.entries.into_iter().next();
         let found = found.filter(|(at, _)| at.0 == position);
         found
@@ -203,7 +208,7 @@ impl<S: Store> Realm<S> {
             return Ok(false);
         }
         let key = records::returned(realm, outgoing.position());
-        Ok(self.store.get(&key).await?.is_some())
+        Ok(self.storage.store.get(&key).await?.is_some())
     }
 
     /// Removes a returned message from the queue.
@@ -217,6 +222,9 @@ impl<S: Store> Realm<S> {
             return Ok(false);
         };
         batch.delete(records::returned(peer.realm, position));
-        Ok(matches!(self.commit(batch).await?, Outcome::Durable))
+        Ok(matches!(
+            self.storage.commit(batch).await?,
+            Outcome::Durable
+        ))
     }
 }

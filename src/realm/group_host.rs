@@ -1,7 +1,7 @@
 //! Groups of this realm that also have members of other realms (PEER-8 … PEER-11).
 
 use super::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Guess, Hashed, Outcome, Realm,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Groups, Guess, Hashed, Mailboxes, Outcome,
     groups::{Group, MEMBERS_AT_ONCE, Membership},
     network::GroupWork,
     peers::Peer,
@@ -24,7 +24,7 @@ const REALMS_MAX: usize = 64;
 /// that an operator has added.
 const UNINVITED_MAX: usize = 32;
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Groups<S> {
     /// Handles the request of a peer's user to join a group.
     pub(super) async fn host_join(
         &self,
@@ -41,8 +41,8 @@ impl<S: Store> Realm<S> {
         };
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
-            self.rely_on_peer(&mut batch, peer).await?;
-            self.check_peering(peer.realm, &mut batch).await?;
+            self.peers.rely_on_peer(&mut batch, peer).await?;
+            self.peers.check_peering(peer.realm, &mut batch).await?;
             let group = match self.group(&mut batch, name).await {
                 Err(Failure::Refused(refusal))
                     if refusal.code == ErrorCode::NoSuchGroup && self.limits.hide_groups =>
@@ -63,7 +63,12 @@ impl<S: Store> Realm<S> {
                 known_as: peer.realm,
             };
             let ban = records::ban(name, group.record.epoch, &who);
-            if self.noted::<BanRecord>(&mut batch, &ban).await?.is_some() {
+            if self
+                .storage
+                .noted::<BanRecord>(&mut batch, &ban)
+                .await?
+                .is_some()
+            {
                 return Err(ErrorCode::Banned.into());
             }
             if let Some(member) = self.find_member(&mut batch, &group, &who).await? {
@@ -72,7 +77,7 @@ impl<S: Store> Realm<S> {
             let member = MemberRecord {
                 moderator: false,
                 joined: caller.now.wall,
-                membership: u64::from_be_bytes(self.random()),
+                membership: u64::from_be_bytes(self.random.random()),
             };
             group.put(&who, &member, None, &mut batch)?;
             let count = self.realm_members(&mut batch, &group, peer.realm).await?;
@@ -85,7 +90,7 @@ impl<S: Store> Realm<S> {
             }
             self.limiter
                 .stored_from(caller.now, peer.realm, batch.bytes());
-            if let Outcome::Durable = self.commit(batch).await? {
+            if let Outcome::Durable = self.storage.commit(batch).await? {
                 return Ok(joined(member.membership));
             }
         }
@@ -102,7 +107,7 @@ impl<S: Store> Realm<S> {
             return Ok(());
         }
         // Anybody can run that many realms. They leave room for peers that an operator has added.
-        let peers = self.list_peers().await?;
+        let peers = self.peers.list_peers().await?;
         let uninvited = peers.iter().filter(|peer| !peer.is_added());
         let theirs = uninvited.filter(|peer| realms.iter().any(|name| name == peer.realm.as_str()));
         if theirs.count() >= UNINVITED_MAX {
@@ -124,20 +129,20 @@ impl<S: Store> Realm<S> {
         };
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
-            self.rely_on_peer(&mut batch, peer).await?;
+            self.peers.rely_on_peer(&mut batch, peer).await?;
             let group = self.group(&mut batch, name).await?;
             let member = self.find_member(&mut batch, &group, &who).await?;
             // The request may be for a membership that is over: there may be another by now.
             let is_meant = |member: &Membership| is_of(membership, member.record.membership);
             let Some(member) = member.filter(is_meant) else {
-                if let Outcome::Durable = self.commit(batch).await? {
+                if let Outcome::Durable = self.storage.commit(batch).await? {
                     return Err(ErrorCode::NotAMember.into());
                 }
                 continue;
             };
             self.remove_member(&group, (&who, &member.record), &mut batch)
                 .await?;
-            if let Outcome::Durable = self.commit(batch).await? {
+            if let Outcome::Durable = self.storage.commit(batch).await? {
                 return Ok(Answer::Done);
             }
         }
@@ -174,7 +179,10 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
     ) -> Result<u64, Failure> {
         let key = records::realm_members(group.name, group.record.epoch, realm);
-        let found = self.noted::<RealmMembersRecord>(notes, &key).await?;
+        let found = self
+            .storage
+            .noted::<RealmMembersRecord>(notes, &key)
+            .await?;
         if let Some((record, _)) = found {
             return Ok(record.count);
         }
@@ -215,6 +223,15 @@ impl<S: Store> Realm<S> {
         Ok((group.place(), group.realms().collect()))
     }
 
+    /// Queues a message to the realms of a group's members: the group has grown.
+    pub(super) fn tell_all(&self, realms: &[RealmId], group: GroupName) {
+        for realm in realms {
+            self.network.add_work(*realm, GroupWork::Tell(group));
+        }
+    }
+}
+
+impl<S: Store> Mailboxes<S> {
     /// Handles the request of a peer that has members in a group to read it.
     pub(super) async fn host_read(
         &self,
@@ -223,7 +240,7 @@ impl<S: Store> Realm<S> {
         (name, epoch): (GroupName, u64),
         start: (Position, u64),
     ) -> Result<Answer, Failure> {
-        let group = self.group(&mut Unnoted, name).await?;
+        let group = self.groups.group(&mut Unnoted, name).await?;
         if group.record.epoch != epoch {
             return Err(ErrorCode::NoSuchGroup.into());
         }
@@ -235,13 +252,6 @@ impl<S: Store> Realm<S> {
             .page(&group.place(), start, Reader::REALM, PAGE_ENTRIES, room)
             .await?;
         Ok(Answer::Page(read.page))
-    }
-
-    /// Queues a message to the realms of a group's members: the group has grown.
-    pub(super) fn tell_all(&self, realms: &[RealmId], group: GroupName) {
-        for realm in realms {
-            self.network.add_work(*realm, GroupWork::Tell(group));
-        }
     }
 }
 

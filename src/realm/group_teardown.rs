@@ -5,7 +5,7 @@
 //! them at a time.
 
 use super::{
-    Failure, Outcome, Realm, Work,
+    Failure, Groups, Outcome, Realm, Work,
     groups::{Group, MEMBERS_AT_ONCE},
     records::{
         self, ChangedRecord, Ending, EndingRecord, EntryRecord, GroupLink, GroupLogRecord,
@@ -34,7 +34,7 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
     ) -> Result<(), Failure> {
         for realm in group.realms().filter(|_| !is_planted(Fault::EndUnsaid)) {
-            if let Some(peer) = self.find_peer(&mut work.batch, realm).await? {
+            if let Some(peer) = self.peers.find_peer(&mut work.batch, realm).await? {
                 // This may exceed the bound of the queue (PEER-5), which is for users' messages.
                 // Otherwise a peer that is away could keep a group from ending. Each such message
                 // replaces a membership that the peer asked for.
@@ -52,7 +52,7 @@ impl<S: Store> Realm<S> {
             .delete(records::group(name))
             .put(records::former_log(name), former.to_value()?)
             .trim(group.place().log, Position(u64::MAX));
-        for (who, member) in self.members_of(group, None, MEMBERS_AT_ONCE).await? {
+        for (who, member) in self.groups.members_of(group, None, MEMBERS_AT_ONCE).await? {
             group.remove(&who, &member, batch)?;
         }
         for realm in group.realms() {
@@ -70,6 +70,62 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
+    /// Does all work for members of ended groups, and lists replicas by user where they are not
+    /// listed yet. `now` is the time of day.
+    ///
+    /// False if something could not be read or written: that work is left. Damaged records hold up
+    /// nothing else.
+    pub async fn do_chores(&self, now: u32) -> bool {
+        let listing = async {
+            while !self.groups.list_copies().await? {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        };
+        let listed = listing.await;
+        let mut are_done = listed.is_ok();
+        if let Err(failure) = listed {
+            self.storage.log_failure("chores", &failure);
+            if !failure.is_of_one_record() {
+                return false;
+            }
+        }
+        are_done &= self.departures.do_departures(now).await;
+        // Continues behind this one, because those before it cannot be done now.
+        let mut after = None;
+        loop {
+            let mut walk = Walk::new(records::endings(), after.clone(), 1);
+            let found = walk.next(&self.storage.store).await.map_err(Failure::from);
+            if let Some(error) = walk.damage {
+                self.storage.log_failure("chores", &error.into());
+                are_done = false;
+                // One report is enough.
+                after = walk.passed.or(after);
+            }
+            let next = found.map(|found| found.into_iter().next());
+            let (key, done) = match next {
+                Ok(None) => return are_done,
+                Ok(Some((key, found))) => {
+                    let done = self.groups.do_ending(&key, found, now).await;
+                    (Some(key), done)
+                }
+                Err(failure) => (None, Err(failure)),
+            };
+            if let Err(failure) = done {
+                self.storage.log_failure("chores", &failure);
+                are_done = false;
+                if key.is_none() || !failure.is_of_one_record() {
+                    return false;
+                }
+                after = key;
+            }
+            // Other tasks may run in between.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl<S: Store> Groups<S> {
     /// Adds to `batch` that a peer's group has ended, if its epoch is that of the replica here. A
     /// join that the peer has answered and that is not written yet is asked again.
     pub(super) async fn end_copy(
@@ -80,7 +136,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<bool, Failure> {
         batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
         let key = records::copy(realm, group);
-        let found = self.noted::<ReplicaRecord>(batch, &key).await?;
+        let found = self.storage.noted::<ReplicaRecord>(batch, &key).await?;
         let Some((copy, _)) = found.filter(|(copy, _)| copy.epoch == epoch && !copy.ended) else {
             return Ok(false);
         };
@@ -105,7 +161,7 @@ impl<S: Store> Realm<S> {
         if !self.end_copy((realm, group), epoch, &mut batch).await? {
             return Ok(Outcome::Durable);
         }
-        let outcome = self.commit(batch).await?;
+        let outcome = self.storage.commit(batch).await?;
         if matches!(outcome, Outcome::Durable) {
             self.chores.notify_one();
         }
@@ -115,60 +171,6 @@ impl<S: Store> Realm<S> {
     /// Waits until there may be work for the members of an ended group.
     pub async fn chore_added(&self) {
         self.chores.notified().await;
-    }
-
-    /// Does all work for members of ended groups, and lists replicas by user where they are not
-    /// listed yet. `now` is the time of day.
-    ///
-    /// False if something could not be read or written: that work is left. Damaged records hold up
-    /// nothing else.
-    pub async fn do_chores(&self, now: u32) -> bool {
-        let listing = async {
-            while !self.list_copies().await? {
-                tokio::task::yield_now().await;
-            }
-            Ok(())
-        };
-        let listed = listing.await;
-        let mut are_done = listed.is_ok();
-        if let Err(failure) = listed {
-            self.note("chores", &failure);
-            if !failure.is_of_one_record() {
-                return false;
-            }
-        }
-        are_done &= self.do_departures(now).await;
-        // Continues behind this one, because those before it cannot be done now.
-        let mut after = None;
-        loop {
-            let mut walk = Walk::new(records::endings(), after.clone(), 1);
-            let found = walk.next(&self.store).await.map_err(Failure::from);
-            if let Some(error) = walk.damage {
-                self.note("chores", &error.into());
-                are_done = false;
-                // One report is enough.
-                after = walk.passed.or(after);
-            }
-            let next = found.map(|found| found.into_iter().next());
-            let (key, done) = match next {
-                Ok(None) => return are_done,
-                Ok(Some((key, found))) => {
-                    let done = self.do_ending(&key, found, now).await;
-                    (Some(key), done)
-                }
-                Err(failure) => (None, Err(failure)),
-            };
-            if let Err(failure) = done {
-                self.note("chores", &failure);
-                are_done = false;
-                if key.is_none() || !failure.is_of_one_record() {
-                    return false;
-                }
-                after = key;
-            }
-            // Other tasks may run in between.
-            tokio::task::yield_now().await;
-        }
     }
 
     /// Does some of the work for members of an ended group.
@@ -201,7 +203,7 @@ impl<S: Store> Realm<S> {
             batch.delete(key.clone());
         }
         // On a conflict the next pass looks at it again.
-        self.commit(batch).await?;
+        self.storage.commit(batch).await?;
         Ok(())
     }
 
@@ -231,6 +233,7 @@ impl<S: Store> Realm<S> {
         let after = Some(&record.after).filter(|after| !after.is_empty());
         let after = after.map(|after| Key(after.as_slice().into()));
         let members = self
+            .storage
             .store
             .list(&prefix, after.as_ref(), ENDED_AT_ONCE)
             .await?;
@@ -274,14 +277,18 @@ impl<S: Store> Realm<S> {
     ) -> Result<bool, Failure> {
         let epoch = record.epoch;
         let prefix = records::members(name, epoch);
-        let members = self.store.list(&prefix, None, ENDED_AT_ONCE).await?;
+        let members = self
+            .storage
+            .store
+            .list(&prefix, None, ENDED_AT_ONCE)
+            .await?;
         for (key, _) in &members {
             batch.delete(key.clone());
             let who = records::member_in(key, &prefix);
             if let Some(who) = who.filter(|who| who.realm.is_none()) {
                 let link = records::joined_group(who.user, name);
                 // They may be in another group of that name by now.
-                let found = self.noted::<GroupLink>(batch, &link).await?;
+                let found = self.storage.noted::<GroupLink>(batch, &link).await?;
                 if found.is_some_and(|(found, _)| found.epoch == epoch) {
                     batch.delete(link);
                 }
@@ -289,7 +296,7 @@ impl<S: Store> Realm<S> {
         }
         let mut left = ENDED_AT_ONCE - members.len();
         for prefix in records::beside_members(name, epoch) {
-            let found = self.store.list(&prefix, None, left).await?;
+            let found = self.storage.store.list(&prefix, None, left).await?;
             left -= found.len();
             for (key, _) in found {
                 batch.delete(key);
@@ -310,7 +317,7 @@ impl<S: Store> Realm<S> {
             entries: 1,
             bytes: 1,
         };
-        let page = self.store.read(log, Position(0), one).await?;
+        let page = self.storage.store.read(log, Position(0), one).await?;
         let is_there = page.entries.first().is_some_and(|(at, _)| at.0 < below);
         if is_there {
             batch.trim(log.clone(), Position(below));

@@ -1,7 +1,8 @@
 //! Groups as members use them (GRP-1 … GRP-5): make, join, leave, list.
 
 use super::{
-    Caller, Failure, Guess, Hashed, Moment, Realm, Work,
+    Caller, Credentials, Failure, Guess, Hashed, Limiter, Limits, Moment, Network, Peers, Random,
+    Realm, RealmIdentity, Storage, Work,
     records::{
         self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MailboxLog,
         MemberRecord, Record as _,
@@ -17,6 +18,9 @@ use crate::{
         Role, Sender, SessionRef, Username, command,
     },
 };
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::Notify;
 
 /// The number of names on a page, unless the reader asks for fewer.
 const NAMES_MAX: u64 = 1000;
@@ -121,7 +125,24 @@ pub struct Membership {
     pub record: MemberRecord,
 }
 
-impl<S: Store> Realm<S> {
+/// The groups of this realm, and the copies of groups of others.
+#[derive(Debug)]
+pub struct Groups<S> {
+    pub(super) storage: Arc<Storage<S>>,
+    pub(super) random: Arc<Random>,
+    pub(super) peers: Arc<Peers<S>>,
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) own: Arc<RealmIdentity>,
+    pub(super) limits: Limits,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) network: Arc<Network>,
+    /// Wakes the work for the members of a group that has ended.
+    pub(super) chores: Arc<Notify>,
+    /// True if the replicas are listed by user.
+    pub(super) are_copies_listed: AtomicBool,
+}
+
+impl<S: Store> Groups<S> {
     /// Returns the group of that name.
     pub(super) async fn group(
         &self,
@@ -138,7 +159,7 @@ impl<S: Store> Realm<S> {
         notes: &mut impl Notes,
         name: GroupName,
     ) -> Result<Option<Group>, Failure> {
-        let found = self.noted(notes, &records::group(name)).await?;
+        let found = self.storage.noted(notes, &records::group(name)).await?;
         Ok(found.map(|(record, _)| Group { name, record }))
     }
 
@@ -150,7 +171,7 @@ impl<S: Store> Realm<S> {
         who: &Sender,
     ) -> Result<Option<Membership>, Failure> {
         let key = group.member_key(who);
-        let found = self.noted::<MemberRecord>(notes, &key).await?;
+        let found = self.storage.noted::<MemberRecord>(notes, &key).await?;
         Ok(found.map(|(record, _)| Membership {
             role: role(group, who, &record),
             record,
@@ -169,131 +190,6 @@ impl<S: Store> Realm<S> {
             .ok_or(ErrorCode::NotAMember.into())
     }
 
-    pub(super) async fn addgroup(
-        &self,
-        work: &mut Work<'_>,
-        command: &command::AddGroup<'_>,
-    ) -> Result<Answer, Failure> {
-        let &command::AddGroup {
-            session,
-            group: name,
-            password,
-            ..
-        } = command;
-        let current = self.session_noted(work, session).await?;
-        if self.find_group(&mut work.batch, name).await?.is_some() {
-            return Err(ErrorCode::GroupExists.into());
-        }
-        let epoch = u64::from_be_bytes(self.random());
-        // READ-6: the log of the former groups of that name is continued, so that no cursor is
-        // ahead of it.
-        let former = self
-            .noted::<GroupLogRecord>(&mut work.batch, &records::former_log(name))
-            .await?;
-        let log = former.map_or(epoch, |(former, _)| former.log);
-        let log = if is_planted(Fault::ReusePositions) {
-            epoch
-        } else {
-            log
-        };
-        let floor = self.store.last(&records::group_log(name, log)).await?;
-        let record = GroupRecord {
-            owner: current.user.as_str().into(),
-            password: self.group_password(&password, work).await?,
-            created: work.caller.now.wall,
-            epoch,
-            realms: Vec::new(),
-            log,
-            floor: floor.0,
-        };
-        self.check_room(current.user, &mut work.batch).await?;
-        work.batch
-            .put(records::group(name), record.to_value()?)
-            .put(
-                records::standings(name, epoch),
-                ChangedRecord {}.to_value()?,
-            );
-        let group = Group { name, record };
-        let member = MemberRecord {
-            moderator: false,
-            joined: work.caller.now.wall,
-            membership: 0,
-        };
-        group.put(&local(current.user), &member, None, &mut work.batch)?;
-        work.affected = Some(current.user);
-        Ok(Answer::Done)
-    }
-
-    /// Returns the record of a group's password, or `None` if it has no password.
-    pub(super) async fn group_password(
-        &self,
-        password: &Password<'_>,
-        work: &mut Work<'_>,
-    ) -> Result<Option<String>, Failure> {
-        match password.0.len() {
-            0 => Ok(None),
-            1..=PASSWORD_MAX => {
-                if work.hashed.made.is_none() {
-                    self.limiter.join(work.caller)?;
-                }
-                Ok(Some(self.hashed(password, &mut work.hashed).await?))
-            }
-            _ => Err(Refusal::too_large(PASSWORD_MAX as u64).into()),
-        }
-    }
-
-    pub(super) async fn joingroup(
-        &self,
-        work: &mut Work<'_>,
-        command: &command::JoinGroup<'_>,
-    ) -> Result<Answer, Failure> {
-        let &command::JoinGroup {
-            session,
-            group: name,
-            password,
-            ..
-        } = command;
-        let current = self.session_noted(work, session).await?;
-        let group = self.find_group(&mut work.batch, name).await?;
-        if group.is_none() && !self.limits.hide_groups {
-            return Err(ErrorCode::NoSuchGroup.into());
-        }
-        let needs_hashing = group
-            .as_ref()
-            .is_none_or(|group| group.record.password.is_some());
-        if needs_hashing && work.hashed.compared.is_none() {
-            self.limiter.join(work.caller)?;
-        }
-        let guess = Guess::Join(local(current.user));
-        let guess = (work.caller.now, &guess);
-        let Some(group) = group else {
-            // This takes as long as a wrong password; otherwise the time would tell.
-            self.compare(guess, &password, None, &mut work.hashed)
-                .await?;
-            return Err(ErrorCode::WrongPassword.into());
-        };
-        self.check_group_password(guess, &group, &password, &mut work.hashed)
-            .await?;
-        let ban = records::ban(name, group.record.epoch, &local(current.user));
-        let batch = &mut work.batch;
-        if self.noted::<BanRecord>(batch, &ban).await?.is_some() {
-            return Err(ErrorCode::Banned.into());
-        }
-        let user = local(current.user);
-        if self.find_member(batch, &group, &user).await?.is_some() {
-            return Ok(Answer::Done);
-        }
-        self.check_room(current.user, batch).await?;
-        let member = MemberRecord {
-            moderator: false,
-            joined: work.caller.now.wall,
-            membership: 0,
-        };
-        group.put(&user, &member, None, batch)?;
-        work.affected = Some(current.user);
-        Ok(Answer::Done)
-    }
-
     pub(super) async fn check_group_password(
         &self,
         guess: (Moment, &Guess),
@@ -305,7 +201,9 @@ impl<S: Store> Realm<S> {
             None => password.0.is_empty(),
             Some(kept) => {
                 let kept = Some(kept.clone());
-                self.compare(guess, password, kept, hashed).await?
+                self.credentials
+                    .compare(guess, password, kept, hashed)
+                    .await?
             }
         };
         if fits {
@@ -313,34 +211,6 @@ impl<S: Store> Realm<S> {
         } else {
             Err(ErrorCode::WrongPassword.into())
         }
-    }
-
-    pub(super) async fn leavegroup(
-        &self,
-        work: &mut Work<'_>,
-        command: &command::LeaveGroup,
-    ) -> Result<Answer, Failure> {
-        let &command::LeaveGroup {
-            session,
-            group: name,
-            ..
-        } = command;
-        let current = self.session_noted(work, session).await?;
-        let batch = &mut work.batch;
-        let group = self.group(batch, name).await?;
-        let member = self.membership(batch, &group, current.user).await?;
-        if member.role != Role::Owner {
-            group.remove(&local(current.user), &member.record, batch)?;
-            return Ok(Answer::Done);
-        }
-        match self.successor(batch, &group, &current).await? {
-            Some(owner) => {
-                group.remove(&local(current.user), &member.record, batch)?;
-                group.put_owner(owner, batch)?;
-            }
-            None => self.delete_group(&group, work).await?,
-        }
-        Ok(Answer::Done)
     }
 
     /// Returns the successor of an owner that leaves: the moderator of longest standing, else the
@@ -353,8 +223,9 @@ impl<S: Store> Realm<S> {
     ) -> Result<Option<Username>, Failure> {
         let (name, epoch) = (group.name, group.record.epoch);
         let changed = records::members_changed(name, epoch);
-        self.noted::<ChangedRecord>(notes, &changed).await?;
+        self.storage.noted::<ChangedRecord>(notes, &changed).await?;
         if self
+            .storage
             .store
             .get(&records::standings(name, epoch))
             .await?
@@ -365,7 +236,7 @@ impl<S: Store> Realm<S> {
         for is_moderator in [true, false] {
             let prefix = records::ranked(name, epoch, is_moderator);
             // One of the two may be the user that leaves.
-            for (key, _) in self.store.list(&prefix, None, 2).await? {
+            for (key, _) in self.storage.store.list(&prefix, None, 2).await? {
                 let user = records::ranked_in(&key, &prefix);
                 if user.is_some_and(|user| user != leaving.user) {
                     return Ok(user);
@@ -410,7 +281,11 @@ impl<S: Store> Realm<S> {
     ) -> Result<Vec<(Sender, MemberRecord)>, Failure> {
         let prefix = records::members(group.name, group.record.epoch);
         let after = after.map(|after| group.member_key(after));
-        let found = self.store.list(&prefix, after.as_ref(), limit).await?;
+        let found = self
+            .storage
+            .store
+            .list(&prefix, after.as_ref(), limit)
+            .await?;
         found
             .into_iter()
             .filter_map(|(key, found)| {
@@ -420,6 +295,187 @@ impl<S: Store> Realm<S> {
             .collect::<Result<_, _>>()
             .map_err(Into::into)
     }
+}
+
+impl<S: Store> Realm<S> {
+    pub(super) async fn addgroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::AddGroup<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::AddGroup {
+            session,
+            group: name,
+            password,
+            ..
+        } = command;
+        let current = self.sessions.session_noted(work, session).await?;
+        if self
+            .groups
+            .find_group(&mut work.batch, name)
+            .await?
+            .is_some()
+        {
+            return Err(ErrorCode::GroupExists.into());
+        }
+        let epoch = u64::from_be_bytes(self.random.random());
+        // READ-6: the log of the former groups of that name is continued, so that no cursor is
+        // ahead of it.
+        let former = self
+            .storage
+            .noted::<GroupLogRecord>(&mut work.batch, &records::former_log(name))
+            .await?;
+        let log = former.map_or(epoch, |(former, _)| former.log);
+        let log = if is_planted(Fault::ReusePositions) {
+            epoch
+        } else {
+            log
+        };
+        let floor = self
+            .storage
+            .store
+            .last(&records::group_log(name, log))
+            .await?;
+        let record = GroupRecord {
+            owner: current.user.as_str().into(),
+            password: self.group_password(&password, work).await?,
+            created: work.caller.now.wall,
+            epoch,
+            realms: Vec::new(),
+            log,
+            floor: floor.0,
+        };
+        self.groups
+            .check_room(current.user, &mut work.batch)
+            .await?;
+        work.batch
+            .put(records::group(name), record.to_value()?)
+            .put(
+                records::standings(name, epoch),
+                ChangedRecord {}.to_value()?,
+            );
+        let group = Group { name, record };
+        let member = MemberRecord {
+            moderator: false,
+            joined: work.caller.now.wall,
+            membership: 0,
+        };
+        group.put(&local(current.user), &member, None, &mut work.batch)?;
+        work.affected = Some(current.user);
+        Ok(Answer::Done)
+    }
+
+    /// Returns the record of a group's password, or `None` if it has no password.
+    pub(super) async fn group_password(
+        &self,
+        password: &Password<'_>,
+        work: &mut Work<'_>,
+    ) -> Result<Option<String>, Failure> {
+        match password.0.len() {
+            0 => Ok(None),
+            1..=PASSWORD_MAX => {
+                if work.hashed.made.is_none() {
+                    self.limiter.join(work.caller)?;
+                }
+                Ok(Some(
+                    self.credentials.hashed(password, &mut work.hashed).await?,
+                ))
+            }
+            _ => Err(Refusal::too_large(PASSWORD_MAX as u64).into()),
+        }
+    }
+
+    pub(super) async fn joingroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::JoinGroup<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::JoinGroup {
+            session,
+            group: name,
+            password,
+            ..
+        } = command;
+        let current = self.sessions.session_noted(work, session).await?;
+        let group = self.groups.find_group(&mut work.batch, name).await?;
+        if group.is_none() && !self.limits.hide_groups {
+            return Err(ErrorCode::NoSuchGroup.into());
+        }
+        let needs_hashing = group
+            .as_ref()
+            .is_none_or(|group| group.record.password.is_some());
+        if needs_hashing && work.hashed.compared.is_none() {
+            self.limiter.join(work.caller)?;
+        }
+        let guess = Guess::Join(local(current.user));
+        let guess = (work.caller.now, &guess);
+        let Some(group) = group else {
+            // This takes as long as a wrong password; otherwise the time would tell.
+            self.credentials
+                .compare(guess, &password, None, &mut work.hashed)
+                .await?;
+            return Err(ErrorCode::WrongPassword.into());
+        };
+        self.groups
+            .check_group_password(guess, &group, &password, &mut work.hashed)
+            .await?;
+        let ban = records::ban(name, group.record.epoch, &local(current.user));
+        let batch = &mut work.batch;
+        if self
+            .storage
+            .noted::<BanRecord>(batch, &ban)
+            .await?
+            .is_some()
+        {
+            return Err(ErrorCode::Banned.into());
+        }
+        let user = local(current.user);
+        if self
+            .groups
+            .find_member(batch, &group, &user)
+            .await?
+            .is_some()
+        {
+            return Ok(Answer::Done);
+        }
+        self.groups.check_room(current.user, batch).await?;
+        let member = MemberRecord {
+            moderator: false,
+            joined: work.caller.now.wall,
+            membership: 0,
+        };
+        group.put(&user, &member, None, batch)?;
+        work.affected = Some(current.user);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn leavegroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::LeaveGroup,
+    ) -> Result<Answer, Failure> {
+        let &command::LeaveGroup {
+            session,
+            group: name,
+            ..
+        } = command;
+        let current = self.sessions.session_noted(work, session).await?;
+        let batch = &mut work.batch;
+        let group = self.groups.group(batch, name).await?;
+        let member = self.groups.membership(batch, &group, current.user).await?;
+        if member.role != Role::Owner {
+            group.remove(&local(current.user), &member.record, batch)?;
+            return Ok(Answer::Done);
+        }
+        match self.groups.successor(batch, &group, &current).await? {
+            Some(owner) => {
+                group.remove(&local(current.user), &member.record, batch)?;
+                group.put_owner(owner, batch)?;
+            }
+            None => self.delete_group(&group, work).await?,
+        }
+        Ok(Answer::Done)
+    }
 
     pub(super) async fn members(
         &self,
@@ -428,13 +484,16 @@ impl<S: Store> Realm<S> {
         name: GroupName,
         options: &Options,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let group = self.group(&mut Unnoted, name).await?;
-        self.membership(&mut Unnoted, &group, current.user).await?;
+        let current = self.sessions.session(caller, session).await?;
+        let group = self.groups.group(&mut Unnoted, name).await?;
+        self.groups
+            .membership(&mut Unnoted, &group, current.user)
+            .await?;
         let mut page = NamesPage::new(options, caller.room);
         let mut after = options.behind;
         loop {
             let found = self
+                .groups
                 .members_of(&group, after.as_ref(), NAMES_AT_ONCE)
                 .await?;
             let Some((last, _)) = found.last() else {
@@ -463,7 +522,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         options: &Options,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
+        let current = self.sessions.session(caller, session).await?;
         let mut page = NamesPage::new(options, caller.room);
         let prefix = records::joined(current.user);
         let behind = options.behind.map(|behind| behind.user.as_str().parse());
@@ -472,6 +531,7 @@ impl<S: Store> Realm<S> {
         let mut seen = 0;
         while !page.more {
             let links = self
+                .storage
                 .store
                 .list(&prefix, after.as_ref(), NAMES_AT_ONCE)
                 .await?;
@@ -486,7 +546,7 @@ impl<S: Store> Realm<S> {
                 };
                 let GroupLink { epoch } = GroupLink::from_value(&link.value)?;
                 // A group that has ended may have left a stale link.
-                if let Some(group) = self.find_group(&mut Unnoted, name).await?
+                if let Some(group) = self.groups.find_group(&mut Unnoted, name).await?
                     && group.record.epoch == epoch
                 {
                     page.add(name.as_str().len() + 1, name.as_str().to_string());

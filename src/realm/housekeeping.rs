@@ -8,7 +8,7 @@
 use serde_bytes::ByteBuf;
 
 use super::{
-    Failure, Moment, Realm,
+    Failure, Moment, Realm, Storage,
     records::{self, IdleRecord, OperationRecord, Record as _, RecordedAnswer, SessionRecord},
     sessions::Current,
     storage::Walk,
@@ -76,6 +76,7 @@ impl<S: Store> Realm<S> {
             }
             Pass::Cursors(after) => {
                 let found = self
+                    .mailboxes
                     .tidy_cursors(after)
                     .await
                     .map(|last| last.map(|last| Pass::Cursors(Some(last))));
@@ -83,6 +84,7 @@ impl<S: Store> Realm<S> {
             }
             Pass::Posts(after) => {
                 let found = self
+                    .groups
                     .tidy_posts(after, now())
                     .await
                     .map(|last| last.map(|last| Pass::Posts(Some(last))));
@@ -90,6 +92,7 @@ impl<S: Store> Realm<S> {
             }
             Pass::Tickets(after) => {
                 let found = self
+                    .sessions
                     .tidy_tickets(after, now())
                     .await
                     .map(|last| last.map(|last| Pass::Tickets(Some(last))));
@@ -99,7 +102,7 @@ impl<S: Store> Realm<S> {
         let (found, after) = next;
         // A kind that cannot be listed does not stop the removal of the others.
         let found = found.unwrap_or_else(|failure| {
-            self.note("housekeeping", &failure);
+            self.storage.log_failure("housekeeping", &failure);
             None
         });
         found.or(after)
@@ -110,11 +113,11 @@ impl<S: Store> Realm<S> {
         after: Option<Log>,
         now: &(impl Fn() -> Moment + Sync),
     ) -> Result<Option<Log>, Failure> {
-        let found = self.store.logs(after.as_ref(), PER_STEP).await?;
+        let found = self.storage.store.logs(after.as_ref(), PER_STEP).await?;
         for log in &found {
-            if let Err(failure) = self.sweep_log(log, now).await {
+            if let Err(failure) = self.mailboxes.sweep_log(log, now).await {
                 // The next pass looks at it again.
-                self.note("retention", &failure);
+                self.storage.log_failure("retention", &failure);
             }
         }
         Ok(found.last().cloned())
@@ -123,29 +126,14 @@ impl<S: Store> Realm<S> {
     /// Ends the sessions that have expired.
     async fn tidy_sessions(&self, after: Option<Key>, now: Moment) -> Result<Option<Key>, Failure> {
         let prefix = records::sessions();
-        let found = self.next_readable(prefix, after, PER_STEP).await?;
+        let found = self.storage.next_readable(prefix, after, PER_STEP).await?;
         for (key, found) in &found {
             // An unreadable one does not stop the removal of others.
             if let Err(failure) = self.tidy_session(key, found, now).await {
-                self.note("sessions", &failure);
+                self.storage.log_failure("sessions", &failure);
             }
         }
         Ok(found.last().map(|(key, _)| key.clone()))
-    }
-
-    /// Returns the next readable keys under a prefix. Unreadable ones are skipped and logged.
-    pub(super) async fn next_readable(
-        &self,
-        prefix: Prefix,
-        after: Option<Key>,
-        at_once: usize,
-    ) -> Result<Vec<(Key, Versioned)>, Failure> {
-        let mut walk = Walk::new(prefix, after, at_once);
-        let found = walk.next(&self.store).await;
-        if let Some(error) = walk.damage {
-            self.note("housekeeping", &error.into());
-        }
-        Ok(found?)
     }
 
     async fn tidy_session(&self, key: &Key, found: &Versioned, now: Moment) -> Result<(), Failure> {
@@ -166,9 +154,11 @@ impl<S: Store> Realm<S> {
         };
         let mut batch = Batch::tidying();
         current.rely_on(&mut batch);
-        self.end_sessions(&[current], None, &mut batch).await?;
+        self.sessions
+            .end_sessions(&[current], None, &mut batch)
+            .await?;
         // On a conflict it is in use.
-        self.commit(batch).await?;
+        self.storage.commit(batch).await?;
         Ok(())
     }
 
@@ -177,7 +167,10 @@ impl<S: Store> Realm<S> {
         let prefix = records::all_operations();
         let mut after = after;
         for _ in 0..PER_STEP {
-            let found = self.next_readable(prefix.clone(), after.take(), 1).await?;
+            let found = self
+                .storage
+                .next_readable(prefix.clone(), after.take(), 1)
+                .await?;
             let Some((key, _)) = found.first() else {
                 return Ok(None);
             };
@@ -186,7 +179,7 @@ impl<S: Store> Realm<S> {
                 continue;
             };
             if let Err(failure) = self.tidy_owner(owner, now).await {
-                self.note("answers", &failure);
+                self.storage.log_failure("answers", &failure);
             }
             after = Some(records::operations_end(owner));
         }
@@ -195,17 +188,17 @@ impl<S: Store> Realm<S> {
 
     async fn tidy_owner(&self, owner: [u8; 16], now: u32) -> Result<(), Failure> {
         let idle_key = records::idle(owner);
-        let idle = self.record::<IdleRecord>(&idle_key).await?;
+        let idle = self.storage.record::<IdleRecord>(&idle_key).await?;
         if self.is_in_session(owner).await? || self.is_closed(owner).await? {
             if idle.is_some() {
                 let mut batch = Batch::tidying();
                 batch.delete(idle_key);
-                self.commit(batch).await?;
+                self.storage.commit(batch).await?;
             }
             return Ok(());
         }
         let prefix = records::operations_of(owner);
-        let kept = self.store.list(&prefix, None, RECORDS_MAX).await?;
+        let kept = self.storage.store.list(&prefix, None, RECORDS_MAX).await?;
         let newest = kept.iter().map(|(_, found)| found.version).max();
         let newest = newest.unwrap_or(Version(0));
         let mut batch = Batch::tidying();
@@ -234,13 +227,14 @@ impl<S: Store> Realm<S> {
             }
         }
         // On a conflict it is in use.
-        self.commit(batch).await?;
+        self.storage.commit(batch).await?;
         Ok(())
     }
 
     /// True if the only record of an owner's numbers says that they are used.
     async fn is_closed(&self, owner: [u8; 16]) -> Result<bool, Failure> {
         let kept = self
+            .storage
             .store
             .list(&records::operations_of(owner), None, 2)
             .await?;
@@ -256,11 +250,29 @@ impl<S: Store> Realm<S> {
     /// True if there is a session that these numbers belong to, or a session of the device.
     async fn is_in_session(&self, owner: [u8; 16]) -> Result<bool, Failure> {
         let device = self
+            .storage
             .store
             .list(&records::devices_like(owner), None, 1)
             .await?;
-        let session = self.store.get(&records::session(&owner)).await?;
+        let session = self.storage.store.get(&records::session(&owner)).await?;
         Ok(!device.is_empty() || session.is_some())
+    }
+}
+
+impl<S: Store> Storage<S> {
+    /// Returns the next readable keys under a prefix. Unreadable ones are skipped and logged.
+    pub(super) async fn next_readable(
+        &self,
+        prefix: Prefix,
+        after: Option<Key>,
+        at_once: usize,
+    ) -> Result<Vec<(Key, Versioned)>, Failure> {
+        let mut walk = Walk::new(prefix, after, at_once);
+        let found = walk.next(&self.store).await;
+        if let Some(error) = walk.damage {
+            self.log_failure("housekeeping", &error.into());
+        }
+        Ok(found?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Introductions between realms, and changes of their keys (PEER-2, PEER-3, PEER-13).
 
 use super::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Moment, Outcome, Realm,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Moment, Outcome, Peers, Realm,
     delivery::Written,
     peering_numbers::Numbered,
     peers::{Peer, Peering},
@@ -34,7 +34,10 @@ impl<S: Store> Realm<S> {
     ) -> Written {
         let noted = async {
             if let Some(numbered) = said
-                && !self.take_numbered(now, &mut peer.clone(), numbered).await?
+                && !self
+                    .peers
+                    .take_numbered(now, &mut peer.clone(), numbered)
+                    .await?
             {
                 // It is introduced to again, with its present number.
                 return Ok(Written::Conflict);
@@ -43,7 +46,7 @@ impl<S: Store> Realm<S> {
             // not wait longer for that.
             for _ in 0..ATTEMPTS_MAX {
                 let mut batch = Batch::new();
-                let current = self.peer(&mut batch, peer.realm).await?;
+                let current = self.peers.peer(&mut batch, peer.realm).await?;
                 // Another realm may have the name by now, or this one another number: it is
                 // introduced to again.
                 if current.identity() != peer.identity()
@@ -65,14 +68,14 @@ impl<S: Store> Realm<S> {
                     ..current.record
                 };
                 batch.put(records::peer(peer.realm), record.to_value()?);
-                if let Outcome::Durable = self.commit(batch).await? {
+                if let Outcome::Durable = self.storage.commit(batch).await? {
                     return Ok(Written::Durable);
                 }
             }
             Ok(Written::Conflict)
         };
         noted.await.unwrap_or_else(|failure: Failure| {
-            self.note("introduce", &failure);
+            self.storage.log_failure("introduce", &failure);
             Written::Failed
         })
     }
@@ -93,7 +96,7 @@ impl<S: Store> Realm<S> {
         let mut is_counted = false;
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
-            let (mut peer, is_new) = match self.peer_of(&mut batch, key).await? {
+            let (mut peer, is_new) = match self.peers.peer_of(&mut batch, key).await? {
                 // It has announced a newer key itself.
                 Some(known) if known.key() != *key => return Err(ErrorCode::PeerRefused.into()),
                 Some(known) => (known, false),
@@ -108,7 +111,7 @@ impl<S: Store> Realm<S> {
                 }
             };
             let was = peer.record.clone();
-            peer.record = Self::with_claim(&was, (address, port));
+            peer.record = Peers::<S>::with_claim(&was, (address, port));
             peer.record.introduced = true;
             // It uses the key of this realm that it knows. That is a former key again if it was
             // restored from a backup that is older than the last change of this realm's key.
@@ -120,7 +123,9 @@ impl<S: Store> Realm<S> {
             let is_claim = peer.record.claimed.is_some();
             let mut answer = Answer::Done;
             if let Some(numbers) = numbers {
-                peer.record = self.renumbered(caller.now, &peer, numbers, &mut batch)?;
+                peer.record = self
+                    .peers
+                    .renumbered(caller.now, &peer, numbers, &mut batch)?;
                 let numbered = Numbered {
                     number: peer.record.number,
                     is_apart: peer.record.apart,
@@ -134,12 +139,12 @@ impl<S: Store> Realm<S> {
             let ends = was.number != peer.record.number;
             let knows_former = was.knows != peer.record.knows && peer.knows() != self.own.key();
             if is_new {
-                self.put_new_peer(&peer, &mut batch).await?;
+                self.peers.put_new_peer(&peer, &mut batch).await?;
             } else if peer.record != was {
                 batch.put(records::peer(peer.realm), peer.record.to_value()?);
             }
             let changes = !batch.changes.is_empty();
-            if !changes || matches!(self.commit(batch).await?, Outcome::Durable) {
+            if !changes || matches!(self.storage.commit(batch).await?, Outcome::Durable) {
                 if is_new {
                     tracing::info!(peer = %peer.realm, fingerprint = key.fingerprint(), "a realm has introduced itself and is a peer");
                 }
@@ -162,11 +167,11 @@ impl<S: Store> Realm<S> {
                 }
                 self.network.heard(peer.realm, caller.now.wall);
                 if is_claim {
-                    self.has_claimed(caller, &peer);
+                    self.peers.has_claimed(caller, &peer);
                 }
                 // Its groups may have grown while it was away. If they cannot be listed, it must
                 // introduce itself again.
-                self.read_all_copies(peer.realm).await?;
+                self.groups.read_all_copies(peer.realm).await?;
                 return Ok(answer);
             }
         }
@@ -186,20 +191,21 @@ impl<S: Store> Realm<S> {
         if self.own.peering != Peering::Open || is_refused {
             return Err(ErrorCode::PeerRefused.into());
         }
-        if realm == self.own.id || self.find_peer(&mut Unnoted, realm).await?.is_some() {
+        if realm == self.own.id || self.peers.find_peer(&mut Unnoted, realm).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
         if !*is_counted && !is_planted(Fault::UnaskedWithoutEnd) {
             self.limiter.unasked(caller)?;
             *is_counted = true;
         }
-        let source = self.source(Text(""), Port(0))?;
+        let source = self.peers.source(Text(""), Port(0))?;
         // Its address is unknown until it has shown it.
         let nowhere = (String::new(), 0);
         let mut peer = self
+            .peers
             .begin_peer(batch, (realm, key), nowhere, source)
             .await?;
-        if let Some(gone) = self.make_place(false, batch).await? {
+        if let Some(gone) = self.quota.make_place(false, batch).await? {
             tracing::info!(peer = %gone, "a peer that nobody here has asked for, or had anything to do with, gives way to another");
         }
         peer.record.knows = caller.own.unwrap_or(self.own.key()).0;
@@ -221,7 +227,7 @@ impl<S: Store> Realm<S> {
         }
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
-            let known = self.peer_of(&mut batch, old).await?;
+            let known = self.peers.peer_of(&mut batch, old).await?;
             let known = known.ok_or(ErrorCode::PeerRefused)?;
             if known.key() == *new {
                 return Ok(Answer::Done);
@@ -233,9 +239,9 @@ impl<S: Store> Realm<S> {
             if self.own.is(new) {
                 return Err(ErrorCode::RealmExists.into());
             }
-            if self.peer_of(&mut batch, new).await?.is_some() {
+            if self.peers.peer_of(&mut batch, new).await?.is_some() {
                 // The same change may have been made meanwhile: then the commit conflicts.
-                match self.commit(batch).await? {
+                match self.storage.commit(batch).await? {
                     Outcome::Durable => return Err(ErrorCode::RealmExists.into()),
                     Outcome::Conflict => continue,
                 }
@@ -251,7 +257,7 @@ impl<S: Store> Realm<S> {
             batch
                 .put(key, record.to_value()?)
                 .put(name, PeerName { realm }.to_value()?);
-            if let Outcome::Durable = self.commit(batch).await? {
+            if let Outcome::Durable = self.storage.commit(batch).await? {
                 tracing::warn!(
                     peer = %known.realm,
                     fingerprint = new.fingerprint(),

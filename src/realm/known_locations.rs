@@ -2,7 +2,7 @@
 //! elsewhere do not make the user's own devices and networks wait.
 
 use super::{
-    Caller, Failure, Guess, Realm, Work,
+    Caller, Failure, Guess, Sessions, Work,
     records::{self, KnownRecord, Owner, Record as _},
 };
 use crate::{
@@ -20,13 +20,13 @@ const LISTED_MAX: usize = 2 * KNOWN_MAX;
 const DEVICE: u8 = b'd';
 const NETWORK: u8 = b'n';
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Sessions<S> {
     /// Returns the records of a caller's device and network. The network is stored as a keyed hash,
     /// so that the store does not reveal where users are.
     fn known_keys(&self, caller: &Caller, user: Username) -> [Option<(u8, [u8; 16], Key)>; 2] {
         let device = caller.device.map(|device| Owner::Device(device).short());
         let subnet = caller.subnet.as_bytes();
-        let network = self.session_hashes.mac16(&[b"network", subnet]);
+        let network = self.hashes.mac16(&[b"network", subnet]);
         let one = |kind: u8, what: [u8; 16]| (kind, what, records::known(user, kind, &what));
         [
             device.map(|device| one(DEVICE, device)),
@@ -41,7 +41,7 @@ impl<S: Store> Realm<S> {
         user: Username,
     ) -> Result<Guess, Failure> {
         for (_, what, key) in self.known_keys(caller, user).into_iter().flatten() {
-            let is_known = self.record::<KnownRecord>(&key).await?.is_some();
+            let is_known = self.storage.record::<KnownRecord>(&key).await?.is_some();
             if is_known && !is_planted(Fault::LockOwnerOut) {
                 return Ok(Guess::LoginFrom(user, what));
             }
@@ -74,7 +74,7 @@ impl<S: Store> Realm<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let prefix = records::known_of_kind(user, kind);
-        let found = self.store.list(&prefix, None, LISTED_MAX).await?;
+        let found = self.storage.store.list(&prefix, None, LISTED_MAX).await?;
         let mut known = Vec::with_capacity(found.len());
         for (key, found) in found {
             let KnownRecord { last } = KnownRecord::from_value(&found.value)?;

@@ -36,18 +36,19 @@ impl<S: Store> Realm<S> {
     /// Returns what is known about a device that opens a link: nothing if the store fails.
     pub async fn greet(&self, device: &PublicKey, now: Moment) -> Greeting {
         let greeting = async {
-            let account = match self.bound_session(device, now).await? {
+            let account = match self.sessions.bound_session(device, now).await? {
                 Some(session) => Some(Account::User(session.user)),
                 None => self
+                    .peers
                     .peer_of(&mut Unnoted, device)
                     .await?
                     .map(|peer| Account::Peer(peer.realm)),
             };
-            let highest = self.highest(&Owner::Device(*device)).await?;
+            let highest = self.idempotency.highest(&Owner::Device(*device)).await?;
             Ok::<_, Failure>(Greeting { account, highest })
         };
         greeting.await.unwrap_or_else(|failure| {
-            self.note("greet", &failure);
+            self.storage.log_failure("greet", &failure);
             Greeting {
                 account: None,
                 highest: OperationNumber(0),
@@ -58,7 +59,11 @@ impl<S: Store> Realm<S> {
     /// Returns the peer that has sent a request. `None` if the caller is none, and if the store
     /// fails.
     pub(super) async fn calling_peer(&self, caller: &Caller) -> Option<Account> {
-        let peer = self.peer_of(&mut Unnoted, &caller.device?).await.ok()??;
+        let peer = self
+            .peers
+            .peer_of(&mut Unnoted, &caller.device?)
+            .await
+            .ok()??;
         Some(Account::Peer(peer.realm))
     }
 
@@ -74,7 +79,7 @@ impl<S: Store> Realm<S> {
             (None, Ok(Answer::Session(id))) => SessionRef::Named(id),
             (None, _) => return None,
         };
-        match self.find_session(caller, session).await.ok()? {
+        match self.sessions.find_session(caller, session).await.ok()? {
             Found::Open(current) => Some(Account::User(current.user)),
             Found::Since(_) | Found::None => None,
         }

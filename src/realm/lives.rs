@@ -7,7 +7,7 @@
 //! client that remembers one of them.
 
 use super::{
-    Caller, Failure, Realm,
+    Caller, Failure, Random, RetentionPolicy, Storage,
     records::{self, LivesRecord, Record as _},
 };
 use crate::{
@@ -16,21 +16,23 @@ use crate::{
     store::{Batch, Store},
     wire::Life,
 };
+use std::sync::Arc;
+use std::sync::OnceLock;
 
 /// The most lives that are kept, including the current one. A client that was away for longer has
 /// no trusted cursors.
 const LIVES_MAX: usize = 1024;
 
-/// The lives of the store.
+/// The lives of the store, as they were read when it was opened.
 #[derive(Debug)]
-pub(super) struct Lives {
+pub(super) struct KnownLives {
     /// The lives that the store knows, the latest first.
     pub known: Vec<Life>,
     /// The current life, if it could not be written.
     pub unwritten: Option<Life>,
 }
 
-impl Lives {
+impl KnownLives {
     /// Returns the current life, as devices are told.
     pub fn current(&self) -> Option<Life> {
         self.unwritten.or_else(|| self.known.first().copied())
@@ -58,7 +60,32 @@ impl Caller {
     }
 }
 
-impl<S: Store> Realm<S> {
+/// The lives of the store, of which each opening begins one.
+#[derive(Debug)]
+pub struct Lives<S> {
+    storage: Arc<Storage<S>>,
+    random: Arc<Random>,
+    policy: Arc<RetentionPolicy<S>>,
+    pub(super) known: OnceLock<KnownLives>,
+}
+
+impl<S> Lives<S> {
+    /// Returns the lives before one has begun: no claim is checked.
+    pub(super) const fn new(
+        storage: Arc<Storage<S>>,
+        random: Arc<Random>,
+        policy: Arc<RetentionPolicy<S>>,
+    ) -> Self {
+        Self {
+            storage,
+            random,
+            policy,
+            known: OnceLock::new(),
+        }
+    }
+}
+
+impl<S: Store> Lives<S> {
     /// Begins a life of the store. Called once for each opening of the store, before any link is
     /// accepted. Before this call, no claim is checked.
     ///
@@ -75,7 +102,10 @@ impl<S: Store> Realm<S> {
     /// before, which ends nothing.
     pub async fn begin_life(&self, is_restored: bool) -> bool {
         let begun = async {
-            let found = self.record::<LivesRecord>(&records::lives()).await?;
+            let found = self
+                .storage
+                .record::<LivesRecord>(&records::lives())
+                .await?;
             let former = found.map_or_else(Vec::new, |(record, _)| record.lives);
             let fresh = self.fresh_life(&former);
             let mut lives = vec![fresh];
@@ -86,8 +116,8 @@ impl<S: Store> Realm<S> {
             let mut batch = Batch::tidying();
             let record = LivesRecord { lives };
             batch.put(records::lives(), record.to_value()?);
-            self.put_keeping(&mut batch)?;
-            Ok::<_, Failure>(match self.commit(batch).await {
+            self.policy.put_keeping(&mut batch)?;
+            Ok::<_, Failure>(match self.storage.commit(batch).await {
                 // A store without former lives has nothing to compare a claim with.
                 Err(failure) if former.is_empty() && !is_restored => return Err(failure),
                 Err(failure @ Failure::Refused(_)) if !is_restored => {
@@ -103,26 +133,26 @@ impl<S: Store> Realm<S> {
             Ok(begun) => begun,
             // No claim is checked.
             Err(failure) => {
-                self.note("begin life", &failure);
+                self.storage.log_failure("begin life", &failure);
                 return false;
             }
         };
         if let Some(failure) = &failure {
-            self.note("begin life", failure);
+            self.storage.log_failure("begin life", failure);
         }
-        let lives = Lives {
+        let lives = KnownLives {
             known: known.into_iter().map(Life).collect(),
             unwritten: unwritten.map(Life),
         };
         // A second call would be a bug in the server. The first life goes on.
-        let _ = self.lives.set(lives);
+        let _ = self.known.set(lives);
         failure.is_none()
     }
 
     /// Returns the answer to a device's `claim`. `None` claims nothing: the device has a plain
     /// link, or is a realm.
     pub fn judge_claim(&self, claim: Option<&LifeClaim>) -> LifeNews {
-        let (Some(lives), Some(claim)) = (self.lives.get(), claim) else {
+        let (Some(lives), Some(claim)) = (self.known.get(), claim) else {
             return LifeNews::default();
         };
         let current = lives.current();
@@ -139,7 +169,7 @@ impl<S: Store> Realm<S> {
 
     fn fresh_life(&self, former: &[[u8; 4]]) -> [u8; 4] {
         loop {
-            let life = self.random();
+            let life = self.random.random();
             if life != Life::NONE.0 && !former.contains(&life) {
                 return life;
             }

@@ -23,14 +23,21 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let &command::Send { to, message, .. } = command;
         let options = &work.request.options;
-        let current = self.session_of(work).await?;
+        let current = self.sessions.session_of(work).await?;
         let content = self.check_message(options, &message)?;
         // Accounts are never removed.
-        if self.store.get(&records::account(to)).await?.is_none() {
+        if self
+            .storage
+            .store
+            .get(&records::account(to))
+            .await?
+            .is_none()
+        {
             return Err(ErrorCode::NoSuchUser.into());
         }
         let from = local(current.user);
         let [log] = self
+            .mailboxes
             .logs_for(&mut work.batch, [MailboxLog::private(to)], (&from, to))
             .await?;
         append(work, &current, (content, &message), log)?;
@@ -43,13 +50,14 @@ impl<S: Store> Realm<S> {
         command: &command::SendGroup<'_>,
     ) -> Result<Answer, Failure> {
         let &command::SendGroup { group, message, .. } = command;
-        let current = self.session_of(work).await?;
+        let current = self.sessions.session_of(work).await?;
         let content = self.check_message(&work.request.options, &message)?;
         // A realm that joins meanwhile has read the group without this message, and must be told of
         // it.
-        let group = self.group(&mut work.batch, group).await?;
+        let group = self.groups.group(&mut work.batch, group).await?;
         // A member that is removed meanwhile must not send any more.
-        self.membership(&mut work.batch, &group, current.user)
+        self.groups
+            .membership(&mut work.batch, &group, current.user)
             .await?;
         work.hints = group.realms().map(|realm| (realm, group.name)).collect();
         append(work, &current, (content, &message), group.place().log)?;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use super::{
-    Failure, Realm,
+    Failure, Groups,
     groups::local,
     limits::MEMBERSHIPS_MAX,
     records::{self, ChangedRecord, ListedRecord, MailboxLog, Record as _},
@@ -21,7 +21,7 @@ const LISTED_AT_ONCE: usize = 256;
 /// can hardly run at once.
 const JOINING_MAX: usize = 256;
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Groups<S> {
     /// Adds to `batch` that a user is in one more group. Refuses if that exceeds the bound (GRP-8).
     pub(super) async fn check_room(
         &self,
@@ -32,7 +32,7 @@ impl<S: Store> Realm<S> {
             return Ok(());
         }
         let joins = records::joins(user);
-        self.noted::<ChangedRecord>(batch, &joins).await?;
+        self.storage.noted::<ChangedRecord>(batch, &joins).await?;
         // The count is repeated after the note: it now includes all joins from before the note.
         let count = self.count_traces(user).await?;
         // Groups that have ended do not count, though they may have left stale links.
@@ -48,7 +48,12 @@ impl<S: Store> Realm<S> {
     async fn count_traces(&self, user: Username) -> Result<usize, Failure> {
         let mut count = 0;
         for prefix in [records::joined(user), records::copied(user)] {
-            count += self.store.list(&prefix, None, MEMBERSHIPS_MAX).await?.len();
+            count += self
+                .storage
+                .store
+                .list(&prefix, None, MEMBERSHIPS_MAX)
+                .await?
+                .len();
         }
         Ok(count)
     }
@@ -95,7 +100,7 @@ impl<S: Store> Realm<S> {
                 let is_peer = match peers.get(&realm) {
                     Some(is_peer) => *is_peer,
                     None => {
-                        let is_peer = self.find_peer(&mut Unnoted, realm).await?.is_some();
+                        let is_peer = self.peers.find_peer(&mut Unnoted, realm).await?.is_some();
                         peers.insert(realm, is_peer);
                         is_peer
                     }
@@ -114,7 +119,7 @@ impl<S: Store> Realm<S> {
         user: Username,
         all: &mut Vec<(Mailbox, MailboxLog)>,
     ) -> Result<(), Failure> {
-        for peer in self.list_peers().await? {
+        for peer in self.peers.list_peers().await? {
             let prefix = records::copies(peer.realm);
             let mut after = None;
             while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
@@ -138,6 +143,7 @@ impl<S: Store> Realm<S> {
         after: &mut Option<Key>,
     ) -> Result<Option<Vec<Key>>, Failure> {
         let found = self
+            .storage
             .store
             .list(prefix, after.as_ref(), LISTED_AT_ONCE)
             .await?;
@@ -183,7 +189,7 @@ impl<S: Store> Realm<S> {
         }
         let mut batch = Batch::new();
         let at = records::copies_listed();
-        let found = self.noted::<ListedRecord>(&mut batch, &at).await?;
+        let found = self.storage.noted::<ListedRecord>(&mut batch, &at).await?;
         let listed = found.map(|(listed, _)| listed);
         if listed.as_ref().is_some_and(|listed| listed.is_whole) {
             self.are_copies_listed.store(true, Ordering::Release);
@@ -192,6 +198,7 @@ impl<S: Store> Realm<S> {
         let after = listed.map(|listed| Key(listed.after.as_slice().into()));
         let prefix = records::all_copy_members();
         let members = self
+            .storage
             .store
             .list(&prefix, after.as_ref(), LISTED_AT_ONCE)
             .await?;
@@ -211,7 +218,7 @@ impl<S: Store> Realm<S> {
         };
         batch.put(at, record.to_value()?);
         // The next pass sees what was written, and retries what was not.
-        self.commit(batch).await?;
+        self.storage.commit(batch).await?;
         Ok(false)
     }
 }

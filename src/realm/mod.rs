@@ -39,6 +39,7 @@ mod peering_numbers;
 mod peers;
 mod posts;
 mod queue_shares;
+mod random;
 mod reading;
 mod receipts;
 mod records;
@@ -56,7 +57,7 @@ mod watching;
 mod tests;
 
 use std::sync::{
-    Mutex, OnceLock, PoisonError,
+    Arc,
     atomic::{AtomicBool, AtomicU32},
 };
 
@@ -76,7 +77,7 @@ pub use peering_numbers::Numbered;
 pub use peers::{Peer, Peering, RealmIdentity, Registration};
 pub use queue_shares::{QUEUE_MAX, SHARE_BYTES};
 pub use replicas::{Kept, ReplicaLook, ReplicaState};
-pub use retention::{Keeping, Retention};
+pub use retention::{Keeping, Retention, RetentionPolicy};
 pub use tickets::{FoundTicket, Returning};
 pub use time::Moment;
 pub use watch_memory::WATCH_BYTES;
@@ -84,30 +85,38 @@ pub use watchers::Watcher;
 pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use self::{
+    accounts::Credentials,
     dedup_windows::DedupWindows,
+    delivery::PeerQueues,
     expiry::Expiries,
+    groups::Groups,
     lives::Lives,
     mutations::{Hashed, Work},
-    operations::{Known, fingerprint},
+    operations::{Idempotency, Known, fingerprint},
     outgoing::is_queued,
     passwords::Passwords,
+    peer_quota::PeerQuota,
+    peer_removal::Departures,
+    peers::Peers,
     queue_shares::QueueShares,
+    random::Random,
+    reading::Mailboxes,
     receipts::Receipts,
-    records::Owner,
-    storage::Outcome,
+    sessions::Sessions,
+    storage::{Outcome, Storage},
     watch_memory::WatchMemory,
     watching::{Watched, watched_of},
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
     faults::{Fault, is_planted},
-    store::{Store, StoreError},
+    store::Store,
     subnet::Subnet,
     wire::{
-        Answer, ErrorCode, OperationNumber, Options, Refusal, Request, SessionRef, command,
+        Answer, ErrorCode, OperationNumber, Options, Refusal, Request, command,
         command::{Kind, Read},
     },
 };
@@ -167,41 +176,30 @@ impl TooLong {
     }
 }
 
-/// The rules of chat, over a store.
+/// The rules of chat, over a store. Each service owns its part of the state, and knows only the
+/// services above it in this list; commands and peers' requests, which are methods of the realm, may
+/// use them all.
 #[derive(Debug)]
 pub struct Realm<S> {
-    store: S,
-    lives: OnceLock<Lives>,
-    retention: OnceLock<retention::Decided>,
-    own: RealmIdentity,
+    pub(crate) storage: Arc<Storage<S>>,
+    random: Arc<Random>,
+    policy: Arc<RetentionPolicy<S>>,
+    pub(crate) lives: Arc<Lives<S>>,
+    idempotency: Arc<Idempotency<S>>,
+    credentials: Arc<Credentials>,
+    pub(crate) peers: Arc<Peers<S>>,
+    pub(crate) queues: Arc<PeerQueues<S>>,
+    quota: PeerQuota<S>,
+    pub(crate) groups: Arc<Groups<S>>,
+    pub(crate) mailboxes: Arc<Mailboxes<S>>,
+    pub(crate) sessions: Sessions<S>,
+    pub(crate) departures: Departures<S>,
+    own: Arc<RealmIdentity>,
     limits: Limits,
-    limiter: Limiter,
-    network: Network,
-    /// Commands that wait for a peer's verdict on their message.
-    verdicts: Receipts,
-    /// When messages to other realms expire.
-    expiries: Expiries,
-    /// How many reads of the leftovers of removed realms have failed.
-    unread_departures: AtomicU32,
-    shares: QueueShares,
-    watched: Watched,
-    watch_memory: WatchMemory,
+    limiter: Arc<Limiter>,
+    network: Arc<Network>,
     /// Wakes the work for the members of a group that has ended.
-    chores: Notify,
-    /// True if the replicas are listed by user.
-    are_copies_listed: AtomicBool,
-    passwords: Passwords,
-    windows: DedupWindows,
-    /// Makes session ids.
-    session_ids: MacKey,
-    /// Makes the hashes under which sessions are stored.
-    session_hashes: MacKey,
-    /// The epoch of all messages that are queued for peers until this realm is constructed again.
-    /// Each construction draws a new one, because the store may have been restored from a backup.
-    epoch: u64,
-    rng: Mutex<StdRng>,
-    /// Set for good when the store fails.
-    failed: watch::Sender<Option<StoreError>>,
+    chores: Arc<Notify>,
 }
 
 /// Draws an epoch for the queues to peers.
@@ -227,57 +225,135 @@ impl<S: Store> Realm<S> {
         seed: [u8; 32],
     ) -> std::io::Result<Self> {
         let mut rng = StdRng::from_seed(seed);
-        Ok(Self {
-            limiter: Limiter::new(limits.rates, &mut rng),
-            store,
-            lives: OnceLock::new(),
-            retention: OnceLock::new(),
-            own,
-            network,
-            verdicts: Receipts::default(),
+        let limiter = Arc::new(Limiter::new(limits.rates, &mut rng));
+        let epoch = epoch(&mut rng);
+        let random = Arc::new(Random::new(rng));
+        let (own, network, chores) = (Arc::new(own), Arc::new(network), Arc::new(Notify::new()));
+        let storage = Arc::new(Storage::new(store));
+        let policy = Arc::new(RetentionPolicy::new(storage.clone()));
+        let lives = Lives::new(storage.clone(), random.clone(), policy.clone());
+        let lives = Arc::new(lives);
+        let idempotency = Arc::new(Idempotency::new(storage.clone()));
+        let threads = limits.password_threads;
+        let credentials = Credentials::start(random.clone(), limiter.clone(), threads)?;
+        let credentials = Arc::new(credentials);
+        let peers = Arc::new(Peers {
+            storage: storage.clone(),
+            random: random.clone(),
+            lives: lives.clone(),
+            own: own.clone(),
+            limiter: limiter.clone(),
+            network: network.clone(),
+            chores: chores.clone(),
+        });
+        let queues = Arc::new(PeerQueues {
+            storage: storage.clone(),
+            random: random.clone(),
+            peers: peers.clone(),
+            receipts: Receipts::default(),
             expiries: Expiries::default(),
-            unread_departures: AtomicU32::new(0),
             shares: QueueShares::new(lasting),
+            epoch,
+        });
+        let quota = PeerQuota {
+            storage: storage.clone(),
+            peers: peers.clone(),
+            queues: queues.clone(),
+            network: network.clone(),
+        };
+        let groups = Arc::new(Groups {
+            storage: storage.clone(),
+            random: random.clone(),
+            peers: peers.clone(),
+            credentials: credentials.clone(),
+            own: own.clone(),
+            limits,
+            limiter: limiter.clone(),
+            network: network.clone(),
+            chores: chores.clone(),
+            are_copies_listed: AtomicBool::new(false),
+        });
+        let mailboxes = Arc::new(Mailboxes {
+            storage: storage.clone(),
+            peers: peers.clone(),
+            groups: groups.clone(),
+            policy: policy.clone(),
+            own: own.clone(),
+            limiter: limiter.clone(),
             watched: Watched::default(),
             watch_memory: WatchMemory::new(limits.watch_memory),
-            chores: Notify::new(),
-            are_copies_listed: AtomicBool::new(false),
-            passwords: Passwords::start(limits.password_threads)?,
-            windows: DedupWindows::default(),
+        });
+        let sessions = Sessions {
+            storage: storage.clone(),
+            random: random.clone(),
+            idempotency: idempotency.clone(),
+            mailboxes: mailboxes.clone(),
             limits,
-            session_ids: MacKey::derive(lasting, "session ids"),
-            session_hashes: MacKey::derive(lasting, "session hashes"),
-            epoch: epoch(&mut rng),
-            rng: Mutex::new(rng),
-            failed: watch::Sender::new(None),
+            limiter: limiter.clone(),
+            ids: MacKey::derive(lasting, "session ids"),
+            hashes: MacKey::derive(lasting, "session hashes"),
+        };
+        let departures = Departures {
+            storage: storage.clone(),
+            random: random.clone(),
+            groups: groups.clone(),
+            mailboxes: mailboxes.clone(),
+            queues: queues.clone(),
+            network: network.clone(),
+            unread_departures: AtomicU32::new(0),
+        };
+        Ok(Self {
+            storage,
+            random,
+            policy,
+            lives,
+            idempotency,
+            credentials,
+            peers,
+            queues,
+            quota,
+            groups,
+            mailboxes,
+            sessions,
+            departures,
+            own,
+            limits,
+            limiter,
+            network,
+            chores,
         })
     }
 
     /// Frees the memory of users and peers that have not been heard of since the last call but one.
     pub fn age(&self) {
-        self.windows.age();
-        self.store.age();
+        self.idempotency.age();
+        self.storage.store.age();
     }
 
     /// Returns the store.
     #[cfg(test)]
-    pub const fn store(&self) -> &S {
-        &self.store
+    pub fn store(&self) -> &S {
+        &self.storage.store
     }
 
     /// Returns how much memory watches hold, in bytes.
     #[cfg(test)]
     pub fn watched_bytes(&self) -> usize {
-        self.watch_memory.held()
+        self.mailboxes.watch_memory.held()
     }
 
     /// Returns what this realm says of itself to others.
-    pub const fn own(&self) -> &RealmIdentity {
+    pub fn own(&self) -> &RealmIdentity {
         &self.own
     }
 
+    /// Returns for how long messages are kept.
+    pub fn policy(&self) -> &RetentionPolicy<S> {
+        &self.policy
+    }
+
     /// Returns the way to other realms.
-    pub const fn network(&self) -> &Network {
+    pub fn network(&self) -> &Network {
         &self.network
     }
 
@@ -337,7 +413,7 @@ impl<S: Store> Realm<S> {
                     .await
             }
             Read::Unwatch(&command::Unwatch { session }) => {
-                self.session(caller, session).await?;
+                self.sessions.session(caller, session).await?;
                 Ok(Answer::Done)
             }
             Read::Blocks(&command::Blocks { session }) => {
@@ -345,51 +421,5 @@ impl<S: Store> Realm<S> {
             }
             Read::Unread(unread) => self.unread(caller, unread.session, &unread.cursors).await,
         }
-    }
-
-    /// Returns the owner of the command's operation number. `None` if a plain link opens a session.
-    fn owner(&self, caller: &Caller, session: Option<SessionRef>) -> Option<Owner> {
-        match (caller.device, session) {
-            (Some(device), _) => Some(Owner::Device(device)),
-            (None, Some(SessionRef::Named(id))) => Some(Owner::Session(self.session_hash(&id))),
-            (None, _) => None,
-        }
-    }
-
-    /// Waits until the store fails, also while no command arrives. After a failure nothing can be
-    /// written; only a restart helps.
-    pub async fn failed(&self) -> StoreError {
-        let mut failed = self.failed.subscribe();
-        tokio::select! {
-            biased;
-            failed = failed.wait_for(Option::is_some) => match failed.as_deref() {
-                Ok(Some(error)) => error.clone(),
-                _ => StoreError::Closed,
-            },
-            error = self.store.failed() => error,
-        }
-    }
-
-    /// Logs a failure. A store failure is an error that the operator must see; a refusal is only a
-    /// debug message.
-    fn note(&self, command: &str, failure: &Failure) {
-        match failure {
-            Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),
-            Failure::Store(error) | Failure::Unknown(error) => {
-                tracing::error!(command, %error, "a command failed");
-                if matches!(error, StoreError::Failed(_)) {
-                    self.failed.send_replace(Some(error.clone()));
-                }
-            }
-        }
-    }
-
-    fn random<const N: usize>(&self) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.rng
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .fill_bytes(&mut bytes);
-        bytes
     }
 }

@@ -26,9 +26,10 @@ impl<S: Store> Realm<S> {
         name: GroupName,
         least: Role,
     ) -> Result<Asking, Failure> {
-        let current = self.session_of(work).await?;
-        let group = self.group(&mut work.batch, name).await?;
+        let current = self.sessions.session_of(work).await?;
+        let group = self.groups.group(&mut work.batch, name).await?;
         let member = self
+            .groups
             .membership(&mut work.batch, &group, current.user)
             .await?;
         if member.role < least {
@@ -53,6 +54,7 @@ impl<S: Store> Realm<S> {
         } = command;
         let asking = self.asking(work, name, Role::Moderator).await?;
         let member = self
+            .groups
             .find_member(&mut work.batch, &asking.group, &who)
             .await?
             .ok_or(ErrorCode::NoSuchUser)?;
@@ -76,6 +78,7 @@ impl<S: Store> Realm<S> {
         } = command;
         let asking = self.asking(work, name, Role::Moderator).await?;
         let member = self
+            .groups
             .find_member(&mut work.batch, &asking.group, &who)
             .await?;
         match member {
@@ -88,10 +91,11 @@ impl<S: Store> Realm<S> {
             }
             None => match who.realm {
                 // Only the other realm knows whether it has such a user.
-                Some(realm) => drop(self.peer(&mut work.batch, realm).await?),
+                Some(realm) => drop(self.peers.peer(&mut work.batch, realm).await?),
                 None => {
                     let account = records::account(who.user);
                     let account = self
+                        .storage
                         .noted::<AccountRecord>(&mut work.batch, &account)
                         .await?;
                     account.ok_or(ErrorCode::NoSuchUser)?;
@@ -112,10 +116,11 @@ impl<S: Store> Realm<S> {
         (who, member): (&Sender, &MemberRecord),
         work: &mut Work<'_>,
     ) -> Result<(), Failure> {
-        self.remove_member(group, (who, member), &mut work.batch)
+        self.groups
+            .remove_member(group, (who, member), &mut work.batch)
             .await?;
         if let Some(realm) = who.realm
-            && let Some(peer) = self.find_peer(&mut work.batch, realm).await?
+            && let Some(peer) = self.peers.find_peer(&mut work.batch, realm).await?
         {
             let word = (QueuedKind::Expelled, who.user.as_str());
             let membership = member.membership.to_be_bytes();
@@ -153,6 +158,7 @@ impl<S: Store> Realm<S> {
         } = command;
         let asking = self.asking(work, name, Role::Owner).await?;
         let member = self
+            .groups
             .find_member(&mut work.batch, &asking.group, &local(user))
             .await?
             .ok_or(ErrorCode::NoSuchUser)?;

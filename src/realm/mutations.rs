@@ -81,7 +81,7 @@ impl<S: Store> Realm<S> {
         change: Change<'_, '_>,
     ) -> Result<Vec<u8>, Failure> {
         let number = change.operation().number;
-        let owner = self.owner(caller, request.command.session());
+        let owner = self.sessions.owner(caller, request.command.session());
         let fingerprint = fingerprint(request);
         let caller = &Caller {
             operation: number,
@@ -111,12 +111,16 @@ impl<S: Store> Realm<S> {
             operation = match owner {
                 None => None,
                 Some(_) if fresh.is_some() => fresh,
-                Some(owner) => match self.look_up_command(owner, number, fingerprint).await? {
+                Some(owner) => match self
+                    .idempotency
+                    .look_up_command(owner, number, fingerprint)
+                    .await?
+                {
                     Known::New(operation) => Some(operation),
                     Known::Done(answer) => {
                         let answer = self.recall(&work, answer)?;
                         if is_queued(change, &answer) {
-                            let wait = self.verdicts.join(&owner, number.0);
+                            let wait = self.queues.receipts.join(&owner, number.0);
                             return Box::pin(self.verdict(&work, owner, wait, answer)).await;
                         }
                         return Ok(answer);
@@ -140,7 +144,8 @@ impl<S: Store> Realm<S> {
                         }
                         return Err(refusal.into());
                     }
-                    self.note(request.command.name(), &refusal.into());
+                    self.storage
+                        .log_failure(request.command.name(), &refusal.into());
                     Answer::Refused(refusal)
                 }
                 Err(failure) => return Err(failure),
@@ -155,14 +160,14 @@ impl<S: Store> Realm<S> {
             }
             let is_queued = is_queued(change, &bytes);
             let waits = owner.filter(|_| is_queued);
-            let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
+            let wait = waits.map(|owner| (owner, self.queues.receipts.expect(&owner, number.0)));
             // On a conflict the values that the decision relied on have changed: it is decided
             // again.
             let batch = core::mem::take(&mut work.batch);
             let stored = batch.bytes();
             let placed = match &mut operation {
-                Some(operation) => self.commit_operation(operation, batch).await?,
-                None => self.commit_placed(batch).await?,
+                Some(operation) => self.idempotency.commit_operation(operation, batch).await?,
+                None => self.storage.commit_placed(batch).await?,
             };
             if let Some(positions) = placed {
                 if let Some(user) = work.adds_for {
@@ -186,10 +191,10 @@ impl<S: Store> Realm<S> {
     fn begin_effects(&self, work: &mut Work<'_>, positions: &[Position]) {
         if let (Some((realm, queued, _)), Some(position)) = (work.queued.take(), positions.first())
         {
-            self.expiries.note(realm, position.0, &queued);
+            self.queues.expiries.note(realm, position.0, &queued);
         }
         if let Some(user) = work.affected.take() {
-            self.watched.notify(&watched_of(user));
+            self.mailboxes.watched.notify(&watched_of(user));
         }
         if work.ends {
             self.chores.notify_one();
@@ -255,7 +260,7 @@ impl<S: Store> Realm<S> {
                     let what = "the answer to a command";
                     return Err(StoreError::Damaged(what.into()).into());
                 };
-                let id = self.session_id(work, *username);
+                let id = self.sessions.session_id(work, *username);
                 Ok(Answer::Session(id).to_bytes())
             }
             RecordedAnswer::Closed(_) => Err(ErrorCode::AlreadyDone.into()),
@@ -271,7 +276,7 @@ impl<S: Store> Realm<S> {
         if refusal.is_transient() || batch == Batch::new() {
             return Ok(false);
         }
-        match self.commit(batch).await {
+        match self.storage.commit(batch).await {
             Ok(Outcome::Conflict) => Ok(true),
             // The batch writes nothing, so a full disk does not matter to a refusal.
             Ok(Outcome::Durable) | Err(Failure::Refused(_)) => Ok(false),
@@ -288,7 +293,7 @@ impl<S: Store> Realm<S> {
         let command = &work.request.command;
         match command.session() {
             Some(session) if refusal.is_final() && !command.carries_password() => {
-                let found = self.find_session(work.caller, session).await?;
+                let found = self.sessions.find_session(work.caller, session).await?;
                 Ok(matches!(found, sessions::Found::Open(_)))
             }
             _ => Ok(false),

@@ -135,7 +135,7 @@ impl Signals {
 /// The way to other realms.
 #[derive(Debug)]
 pub struct Network {
-    peer_calls: mpsc::Sender<PeerCall>,
+    peer_calls: Mutex<mpsc::Sender<PeerCall>>,
     standings: Mutex<HashMap<RealmId, Standing>>,
     signals: Mutex<Signals>,
     are_signals: Notify,
@@ -147,13 +147,29 @@ impl Network {
     pub fn new() -> (Self, mpsc::Receiver<PeerCall>) {
         let (peer_calls, taken) = mpsc::channel(PEER_CALLS_MAX);
         let network = Self {
-            peer_calls,
+            peer_calls: Mutex::new(peer_calls),
             standings: Mutex::default(),
             signals: Mutex::default(),
             are_signals: Notify::new(),
             pending: Mutex::default(),
         };
         (network, taken)
+    }
+
+    /// Returns a new receiver of its questions, in place of the former one.
+    #[cfg(test)]
+    pub fn reconnect(&self) -> mpsc::Receiver<PeerCall> {
+        let (peer_calls, taken) = mpsc::channel(PEER_CALLS_MAX);
+        *self.peer_calls.lock().unwrap() = peer_calls;
+        *self.signals.lock().unwrap() = Signals::default();
+        self.standings.lock().unwrap().clear();
+        *self.pending.lock().unwrap() = Pending::default();
+        taken
+    }
+
+    fn peer_calls(&self) -> mpsc::Sender<PeerCall> {
+        let peer_calls = self.peer_calls.lock();
+        peer_calls.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) async fn who(&self, address: &str, port: u16) -> Option<PublicKey> {
@@ -164,7 +180,7 @@ impl Network {
             port,
             answer,
         };
-        self.peer_calls.send(call).await.ok()?;
+        self.peer_calls().send(call).await.ok()?;
         tokio::time::timeout(WHO_PATIENCE, answered)
             .await
             .ok()?
@@ -183,7 +199,7 @@ impl Network {
             dialing,
             answer,
         };
-        self.peer_calls.send(call).await.ok()?;
+        self.peer_calls().send(call).await.ok()?;
         answered.await.ok()
     }
 

@@ -5,9 +5,10 @@
 //! of keys is bounded: a number uses the same key as the number [`WINDOW`] before it.
 
 use blake2::{Blake2s256, Digest};
+use std::sync::Arc;
 
 use super::{
-    Failure, Realm, Work,
+    DedupWindows, Failure, Realm, Storage, Work,
     dedup_windows::{Reservation, Turn, WINDOW},
     records::{self, OperationRecord, Owner, Record, RecordedAnswer},
 };
@@ -45,7 +46,30 @@ pub enum Known<'a> {
     Done(RecordedAnswer),
 }
 
-impl<S: Store> Realm<S> {
+/// The numbers that clients and peers have used, so that each command takes effect once
+/// (EXACT-1 … EXACT-13).
+#[derive(Debug)]
+pub(super) struct Idempotency<S> {
+    storage: Arc<Storage<S>>,
+    windows: DedupWindows,
+}
+
+impl<S> Idempotency<S> {
+    /// Returns the numbers that `storage` holds. They are read as they are needed.
+    pub fn new(storage: Arc<Storage<S>>) -> Self {
+        Self {
+            storage,
+            windows: DedupWindows::default(),
+        }
+    }
+
+    /// Frees the memory of owners that have not been heard of since the last call but one.
+    pub fn age(&self) {
+        self.windows.age();
+    }
+}
+
+impl<S: Store> Idempotency<S> {
     /// Looks up a command's number.
     pub(super) async fn look_up(
         &self,
@@ -134,6 +158,7 @@ impl<S: Store> Realm<S> {
         number: u64,
     ) -> Result<Option<OperationRecord>, Failure> {
         let found = self
+            .storage
             .record::<OperationRecord>(&records::operation(owner, number))
             .await?;
         Ok(found
@@ -145,6 +170,7 @@ impl<S: Store> Realm<S> {
     async fn read_window(&self, owner: Owner, forgotten: u64) -> Result<(), Failure> {
         let limit = usize::try_from(WINDOW).unwrap_or(usize::MAX);
         let kept = self
+            .storage
             .store
             .list(&records::operations(&owner), None, limit)
             .await?;
@@ -177,7 +203,7 @@ impl<S: Store> Realm<S> {
         batch: Batch,
     ) -> Result<Option<Vec<Position>>, Failure> {
         operation.reservation.begin_commit();
-        let outcome = self.commit_placed(batch).await;
+        let outcome = self.storage.commit_placed(batch).await;
         match &outcome {
             Ok(placed) => operation.reservation.settle(placed.is_some()),
             Err(Failure::Refused(_) | Failure::Store(_)) => operation.reservation.settle(false),
@@ -186,7 +212,9 @@ impl<S: Store> Realm<S> {
         }
         outcome
     }
+}
 
+impl<S: Store> Realm<S> {
     /// Uses up a number (EXACT-11). This needs no session: the number belongs to the device,
     /// whichever user is logged in on it.
     pub(super) async fn void(
@@ -198,16 +226,22 @@ impl<S: Store> Realm<S> {
         let caller = work.caller;
         match (&caller.device, session) {
             (Some(device), _) => {
-                let highest = self.highest(&Owner::Device(*device)).await?;
-                if highest.0 == 0 && self.bound_session(device, caller.now).await?.is_none() {
+                let highest = self.idempotency.highest(&Owner::Device(*device)).await?;
+                if highest.0 == 0
+                    && self
+                        .sessions
+                        .bound_session(device, caller.now)
+                        .await?
+                        .is_none()
+                {
                     // A stranger can make any number of keys, so their records are limited like new
                     // accounts.
                     self.limiter.registration(caller)?;
                 }
             }
             (None, SessionRef::Named(id)) => {
-                let hash = self.session_hash(&id);
-                let found = self.load_session(hash, None, caller.now).await?;
+                let hash = self.sessions.session_hash(&id);
+                let found = self.sessions.load_session(hash, None, caller.now).await?;
                 // A session that has ended never comes back, so its numbers need no record.
                 work.is_unrecorded = found.is_none();
             }

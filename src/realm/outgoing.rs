@@ -2,7 +2,7 @@
 //! sender.
 
 use super::{
-    Failure, Known, Realm, Work,
+    Failure, Known, PeerQueues, Realm, Work,
     delivery::QUEUED_LIFETIME_SECONDS,
     operations::fingerprint,
     peers::Peer,
@@ -57,11 +57,11 @@ impl<S: Store> Realm<S> {
             message,
             ..
         } = command;
-        let current = self.session_noted(work, session).await?;
+        let current = self.sessions.session_noted(work, session).await?;
         if from != current.user {
             return Err(ErrorCode::NotYou.into());
         }
-        let peer = self.peer(&mut work.batch, realm).await?;
+        let peer = self.peers.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
         let to = (QueuedKind::Private, to.as_str(), 0);
         self.enqueue(work, &current, (&peer, source), to, &message)
@@ -82,11 +82,14 @@ impl<S: Store> Realm<S> {
             message,
             ..
         } = command;
-        let current = self.session_noted(work, session).await?;
-        let peer = self.peer(&mut work.batch, realm).await?;
+        let current = self.sessions.session_noted(work, session).await?;
+        let peer = self.peers.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
         let which = (realm, group);
-        let (copy, member) = self.copy_for(&mut work.batch, which, current.user).await?;
+        let (copy, member) = self
+            .groups
+            .copy_for(&mut work.batch, which, current.user)
+            .await?;
         if copy.has_ended() {
             return Err(ErrorCode::NoSuchGroup.into());
         }
@@ -105,7 +108,7 @@ impl<S: Store> Realm<S> {
         if (address.0, port.0) == ("", 0) {
             return Ok(None);
         }
-        self.source(address, port).map(Some)
+        self.peers.source(address, port).map(Some)
     }
 
     /// Adds to the work's batch that a message waits for a peer. `membership` is the sender's in
@@ -121,8 +124,10 @@ impl<S: Store> Realm<S> {
         let content = self.check_message(&work.request.options, message)?;
         // The reservation of an earlier attempt is released.
         work.queued = None;
-        let place = self.queue_share(peer.realm, current.user).await?;
-        let owner = self.owner(work.caller, work.request.command.session());
+        let place = self.queues.queue_share(peer.realm, current.user).await?;
+        let owner = self
+            .sessions
+            .owner(work.caller, work.request.command.session());
         let number = work.caller.operation.0;
         let queued = QueuedRecord {
             queued: work.caller.now.running,
@@ -138,7 +143,7 @@ impl<S: Store> Realm<S> {
                 owner: owner.bytes().to_vec(),
                 number,
             }),
-            epoch: self.epoch,
+            epoch: self.queues.epoch,
             membership,
         };
         // If the peer is removed meanwhile, no message may be left behind.
@@ -146,7 +151,9 @@ impl<S: Store> Realm<S> {
             .append(records::queue(peer.realm), queued.to_value()?);
         if kind == QueuedKind::Group {
             let batch = &mut work.batch;
-            self.note_post(&queued, (peer.realm, to), batch).await?;
+            self.groups
+                .note_post(&queued, (peer.realm, to), batch)
+                .await?;
         }
         work.queued = Some((peer.realm, queued, place));
         Ok(Answer::Sent(Sent::Queued))
@@ -173,7 +180,7 @@ impl<S: Store> Realm<S> {
             set_aside: false,
             lifetime: QUEUED_LIFETIME_SECONDS,
             operation: None,
-            epoch: self.epoch,
+            epoch: self.queues.epoch,
             membership: 0,
         };
         work.batch
@@ -198,6 +205,7 @@ impl<S: Store> Realm<S> {
         // The verdict may have come just before or after.
         let number = work.caller.operation;
         match self
+            .idempotency
             .look_up_command(owner, number, fingerprint(work.request))
             .await?
         {
@@ -205,9 +213,12 @@ impl<S: Store> Realm<S> {
             _ => Ok(queued),
         }
     }
+}
 
+impl<S: Store> PeerQueues<S> {
     pub(super) async fn settled(&self, realm: RealmId) -> Result<(u64, Expected), Failure> {
         let found = self
+            .storage
             .record::<CursorRecord>(&records::settled(realm))
             .await?;
         Ok(found.map_or((0, Expected::Absent), |(cursor, version)| {
@@ -227,7 +238,10 @@ impl<S: Store> Realm<S> {
         let mut count = 0;
         for bit in (0..=COUNTED_MAX.ilog2()).rev() {
             let more = count + (1 << bit);
-            let page = self.store.read(&log, Position(settled + more - 1), one);
+            let page = self
+                .storage
+                .store
+                .read(&log, Position(settled + more - 1), one);
             let is_there = match page.await {
                 Ok(page) => !page.entries.is_empty(),
                 // An unreadable entry also waits.
@@ -244,6 +258,6 @@ impl<S: Store> Realm<S> {
     /// Wakes when a message to one of these peers has been queued.
     pub fn queues_grown(&self, realms: &[RealmId]) -> Subscription {
         let queues: Vec<_> = realms.iter().map(|realm| records::queue(*realm)).collect();
-        self.store.subscribe(&queues)
+        self.storage.store.subscribe(&queues)
     }
 }

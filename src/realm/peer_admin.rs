@@ -6,10 +6,10 @@ mod pending;
 pub use pending::{Introduction, Pending};
 
 use super::{
-    Caller, Failure, Realm, Work,
+    Caller, Failure, PeerQueues, Peers, Realm, Work,
     introductions::HOST_MAX,
     peers::{Peer, Peering, STATE_IDLE, STATE_OPEN, STATE_TRYING},
-    records::{self, DepartureRecord, PeerRecord, Record as _},
+    records::{self, PeerRecord, Record as _},
 };
 use crate::{
     crypto::PublicKey,
@@ -131,14 +131,15 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let found = self.network.pending(|pending| pending.find(&key));
         let batch = &mut work.batch;
-        let is_taken = self.find_peer(batch, realm).await?.is_some();
-        if is_taken || realm == self.own.id || self.peer_of(batch, &key).await?.is_some() {
+        let is_taken = self.peers.find_peer(batch, realm).await?.is_some();
+        if is_taken || realm == self.own.id || self.peers.peer_of(batch, &key).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
         let found = found.ok_or(ErrorCode::NoSuchRealm)?;
-        work.ends |= self.make_place(true, batch).await?.is_some();
+        work.ends |= self.quota.make_place(true, batch).await?.is_some();
         let nowhere = (String::new(), 0);
         let mut peer = self
+            .peers
             .begin_peer(batch, (realm, key), nowhere, source)
             .await?;
         let (host, port) = &found.address;
@@ -149,9 +150,9 @@ impl<S: Store> Realm<S> {
             // peering.
             apart: true,
             knows: found.own.0,
-            ..Self::with_claim(&peer.record, (host, *port))
+            ..Peers::<S>::with_claim(&peer.record, (host, *port))
         };
-        self.put_new_peer(&peer, batch).await?;
+        self.peers.put_new_peer(&peer, batch).await?;
         work.decision = Some(Decision {
             act: Act::Accepted,
             peer: realm,
@@ -190,7 +191,7 @@ impl<S: Store> Realm<S> {
         (address, port): (Text<'_>, Port),
         (source, who): (Option<(String, u16)>, Username),
     ) -> Result<Answer, Failure> {
-        let peer = self.peer(&mut work.batch, realm).await?;
+        let peer = self.peers.peer(&mut work.batch, realm).await?;
         let key = work.request.options.key.map(PublicKey);
         if key.is_some_and(|key| peer.key() != key) {
             return Err(ErrorCode::NoSuchRealm.into());
@@ -232,8 +233,10 @@ impl<S: Store> Realm<S> {
             (Some(FORM_DROP), None) => true,
             _ => return Err(ErrorCode::Unsupported.into()),
         };
-        let peer = self.peer(&mut work.batch, realm).await?;
-        self.remove_peer(&peer, drops, &mut work.batch).await?;
+        let peer = self.peers.peer(&mut work.batch, realm).await?;
+        self.quota
+            .remove_peer(&peer, drops, &mut work.batch)
+            .await?;
         work.decision = Some(Decision {
             act: if drops { Act::Dropped } else { Act::Removed },
             peer: realm,
@@ -252,7 +255,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         form: Option<u8>,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
+        let current = self.sessions.session(caller, session).await?;
         let is_operator = current.record.operator;
         match form {
             None => {}
@@ -264,7 +267,7 @@ impl<S: Store> Realm<S> {
             Some(_) => return Err(ErrorCode::Unsupported.into()),
         }
         let mut states = Vec::new();
-        for peer in self.list_peers().await? {
+        for peer in self.peers.list_peers().await? {
             let (state, heard) = self.network.state_of(&peer);
             if !is_operator {
                 states.extend(shown_to_users(&peer, state));
@@ -274,7 +277,7 @@ impl<S: Store> Realm<S> {
                 ("", _) => "-".into(),
                 (address, port) => format!("{address}:{port}"),
             };
-            let (queued, age, _) = self.waiting_for(caller, peer.realm).await?;
+            let (queued, age, _) = self.queues.waiting_for(caller, peer.realm).await?;
             states.push(PeerState {
                 realm: peer.realm,
                 address,
@@ -287,32 +290,11 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Realms(states))
     }
 
-    /// Returns how many messages wait for a realm, the age of the oldest in seconds, and the error
-    /// if that cannot be read: the operator still sees the state of all others.
-    async fn waiting_for(
-        &self,
-        caller: &Caller,
-        realm: RealmId,
-    ) -> Result<(u64, u64, Option<ErrorCode>), Failure> {
-        let queued = self.queued(realm).await?;
-        match self.find_outgoing(realm).await {
-            Ok(oldest) => {
-                let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
-                Ok((queued, age.into(), None))
-            }
-            Err(failure) if failure.is_of_one_record() => {
-                self.note("queue", &failure);
-                Ok((queued, 0, Some(ErrorCode::Internal)))
-            }
-            Err(failure) => Err(failure),
-        }
-    }
-
     async fn details(&self, caller: &Caller) -> Result<Answer, Failure> {
         let mut details = PeerDetails::default();
-        for peer in self.list_peers().await? {
+        for peer in self.peers.list_peers().await? {
             let seen = self.network.seen(&peer, caller.now.wall);
-            let (queued, age, unread) = self.waiting_for(caller, peer.realm).await?;
+            let (queued, age, unread) = self.queues.waiting_for(caller, peer.realm).await?;
             let claimed = peer.record.claimed.as_ref();
             details.add(&PeerDetail {
                 realm: peer.realm,
@@ -333,6 +315,7 @@ impl<S: Store> Realm<S> {
         let prefix = records::departures();
         let mut departing: Vec<RealmId> = Vec::new();
         let damage = self
+            .storage
             .list_readable(&prefix, 256, |key, _| {
                 departing.extend(records::name_in::<RealmId>(key, &prefix));
             })
@@ -341,7 +324,7 @@ impl<S: Store> Realm<S> {
             return Err(error.into());
         }
         for realm in departing {
-            let (queued, age, why) = self.waiting_for(caller, realm).await?;
+            let (queued, age, why) = self.queues.waiting_for(caller, realm).await?;
             details.add(&PeerDetail {
                 realm,
                 key: [0; 32],
@@ -383,10 +366,28 @@ impl<S: Store> Realm<S> {
         }
         details
     }
+}
 
-    /// Returns the record of a realm that departs.
-    pub(super) fn departure(drops: bool) -> Result<Vec<u8>, Failure> {
-        Ok(DepartureRecord { drops }.to_value()?)
+impl<S: Store> PeerQueues<S> {
+    /// Returns how many messages wait for a realm, the age of the oldest in seconds, and the error
+    /// if that cannot be read: the operator still sees the state of all others.
+    async fn waiting_for(
+        &self,
+        caller: &Caller,
+        realm: RealmId,
+    ) -> Result<(u64, u64, Option<ErrorCode>), Failure> {
+        let queued = self.queued(realm).await?;
+        match self.find_outgoing(realm).await {
+            Ok(oldest) => {
+                let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
+                Ok((queued, age.into(), None))
+            }
+            Err(failure) if failure.is_of_one_record() => {
+                self.storage.log_failure("queue", &failure);
+                Ok((queued, 0, Some(ErrorCode::Internal)))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 }
 

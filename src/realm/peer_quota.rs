@@ -1,10 +1,11 @@
 //! Places for peers (PEER-2, PEER-23): how many uninvited peers there may be, which of them is
 //! evicted, and how often a claimed address is tried.
 
+use std::sync::Arc;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
-    Caller, Failure, Outcome, Realm,
+    Caller, Failure, Network, Outcome, PeerQueues, Peers, Storage,
     delivery::Written,
     limits::{PEERS_MAX, UNASKED_MAX},
     peers::Peer,
@@ -19,7 +20,16 @@ use crate::{
 /// The number of records that are read at once in the search for a peer to evict.
 const SEARCHED_AT_ONCE: usize = 256;
 
-impl<S: Store> Realm<S> {
+/// The bounds on how many realms are peers, and who gives way to another.
+#[derive(Debug)]
+pub(super) struct PeerQuota<S> {
+    pub storage: Arc<Storage<S>>,
+    pub peers: Arc<Peers<S>>,
+    pub queues: Arc<PeerQueues<S>>,
+    pub network: Arc<Network>,
+}
+
+impl<S: Store> PeerQuota<S> {
     /// Adds to `batch` the changes that make room for another peer. Returns the evicted peer, if
     /// one must go.
     pub(super) async fn make_place(
@@ -29,9 +39,9 @@ impl<S: Store> Realm<S> {
     ) -> Result<Option<RealmId>, Failure> {
         // Peers that take a place meanwhile are counted.
         let places = records::places();
-        self.noted::<ChangedRecord>(batch, &places).await?;
+        self.storage.noted::<ChangedRecord>(batch, &places).await?;
         batch.put(places, ChangedRecord {}.to_value()?);
-        let peers = self.list_peers().await?;
+        let peers = self.peers.list_peers().await?;
         let unasked = || peers.iter().filter(|peer| !peer.record.added);
         let are_theirs_taken = unasked().count() >= UNASKED_MAX;
         let are_limited = !is_asked && !is_planted(Fault::UnaskedWithoutEnd);
@@ -67,6 +77,7 @@ impl<S: Store> Realm<S> {
         let groups = async |found: &mut BTreeSet<RealmId>| {
             let mut unread = None;
             let damage = self
+                .storage
                 .list_readable(&records::groups(), SEARCHED_AT_ONCE, |_, group| {
                     match GroupRecord::from_value(&group.value) {
                         Ok(group) => {
@@ -83,6 +94,7 @@ impl<S: Store> Realm<S> {
         if damage.is_none() {
             let bans = records::all_bans();
             damage = self
+                .storage
                 .list_readable(&bans, SEARCHED_AT_ONCE, |key, _| {
                     found.extend(records::banned_realm(key));
                 })
@@ -98,8 +110,8 @@ impl<S: Store> Realm<S> {
     /// True if nothing waits for a realm and no user here is in a group of it.
     async fn is_of_no_use(&self, realm: RealmId) -> Result<bool, Failure> {
         let copies = records::copy_members_of(realm);
-        let is_in_none = self.store.list(&copies, None, 1).await?.is_empty();
-        Ok(is_in_none && self.queued(realm).await? == 0)
+        let is_in_none = self.storage.store.list(&copies, None, 1).await?.is_empty();
+        Ok(is_in_none && self.queues.queued(realm).await? == 0)
     }
 
     /// Adds to `batch` that a realm is no peer any more, and that its leftovers must be removed.
@@ -115,7 +127,7 @@ impl<S: Store> Realm<S> {
         let key = peer.key();
         for known in peer.keys() {
             let name = records::peer_name(&known);
-            let Some((named, _)) = self.noted::<PeerName>(batch, &name).await? else {
+            let Some((named, _)) = self.storage.noted::<PeerName>(batch, &name).await? else {
                 continue;
             };
             if named.realm != peer.realm.as_str() {
@@ -143,10 +155,15 @@ impl<S: Store> Realm<S> {
             let former = records::FormerKeysRecord { keys }.to_value()?;
             batch.put(records::former_keys(&peer.key()), former);
         }
-        batch.put(records::departure(peer.realm), Self::departure(drops)?);
+        batch.put(
+            records::departure(peer.realm),
+            records::DepartureRecord { drops }.to_value()?,
+        );
         Ok(())
     }
+}
 
+impl<S: Store> Peers<S> {
     /// Returns a known peer's record after it claims an address: a confirmed address stays until
     /// the claimed one has been tried.
     pub(super) fn with_claim(record: &PeerRecord, (address, port): (&str, u16)) -> PeerRecord {
@@ -178,7 +195,7 @@ impl<S: Store> Realm<S> {
             }
             Ok(false) => Written::Conflict,
             Err(failure) => {
-                self.note("claim", &failure);
+                self.storage.log_failure("claim", &failure);
                 Written::Failed
             }
         }
@@ -210,7 +227,7 @@ impl<S: Store> Realm<S> {
                 ..current.record
             };
             batch.put(records::peer(tried.realm), record.to_value()?);
-            if let Outcome::Durable = self.commit(batch).await? {
+            if let Outcome::Durable = self.storage.commit(batch).await? {
                 return Ok(true);
             }
         }

@@ -5,10 +5,12 @@
 //! that the realm departs. The rest is done in steps, each of which may be repeated after a
 //! restart. No realm gets the name until all of it is done.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
 use super::{
-    Failure, Outcome, Realm,
+    Failure, Groups, Mailboxes, Network, Outcome, PeerQueues, Peers, Random, Storage,
     delivery::Outgoing,
     group_host::put_realms,
     group_teardown::append_notice,
@@ -40,7 +42,7 @@ const READS_MAX: u32 = 5;
 /// The notice to a user that was in a group of a removed realm.
 const NOTICE: &str = "an operator has removed the realm of this group: you are not in it any more";
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Peers<S> {
     /// Refuses a name whose last holder is still departing.
     pub(super) async fn check_departed(
         &self,
@@ -48,31 +50,47 @@ impl<S: Store> Realm<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let key = records::departure(realm);
-        match self.noted::<DepartureRecord>(batch, &key).await? {
+        match self.storage.noted::<DepartureRecord>(batch, &key).await? {
             Some(_) => Err(Refusal::busy(DEPARTING_MS).into()),
             None => Ok(()),
         }
     }
+}
 
+/// What is left of realms that are peers no more, until it is removed.
+#[derive(Debug)]
+pub struct Departures<S> {
+    pub(super) storage: Arc<Storage<S>>,
+    pub(super) random: Arc<Random>,
+    pub(super) groups: Arc<Groups<S>>,
+    pub(super) mailboxes: Arc<Mailboxes<S>>,
+    pub(super) queues: Arc<PeerQueues<S>>,
+    pub(super) network: Arc<Network>,
+    /// How many reads of the leftovers of removed realms have failed.
+    pub(super) unread_departures: AtomicU32,
+}
+
+impl<S: Store> Departures<S> {
     /// Does the work for realms that were removed. False if some is left.
     pub async fn do_departures(&self, now: u32) -> bool {
         let prefix = records::departures();
         let mut realms = Vec::new();
         let damage = self
+            .storage
             .list_readable(&prefix, DEPARTING_AT_ONCE, |key, _| {
                 realms.extend(records::name_in::<RealmId>(key, &prefix));
             })
             .await;
         let mut are_done = damage.is_none();
         if let Some(error) = damage {
-            self.note("departures", &error.into());
+            self.storage.log_failure("departures", &error.into());
         }
         if is_planted(Fault::LeaveRemains) {
             return true;
         }
         for realm in realms {
             if let Err(failure) = self.depart(realm, now).await {
-                self.note("departure", &failure);
+                self.storage.log_failure("departure", &failure);
                 let is_unread = failure.is_of_one_record();
                 self.unread_departures
                     .fetch_add(is_unread.into(), Ordering::Relaxed);
@@ -88,7 +106,7 @@ impl<S: Store> Realm<S> {
     async fn depart(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         self.network.forget(realm);
         let departure = records::departure(realm);
-        let departure = self.record::<DepartureRecord>(&departure).await?;
+        let departure = self.storage.record::<DepartureRecord>(&departure).await?;
         if departure.is_some_and(|(departure, _)| departure.drops) {
             self.drop_queue(realm).await?;
         } else {
@@ -102,7 +120,7 @@ impl<S: Store> Realm<S> {
         self.forget_all(&records::posts_of(realm)).await?;
         let mut batch = Batch::new();
         batch.delete(records::departure(realm));
-        self.commit(batch).await?;
+        self.storage.commit(batch).await?;
         tracing::info!(peer = %realm, "all that belonged to a removed realm has ended; its name is free");
         Ok(())
     }
@@ -118,7 +136,7 @@ impl<S: Store> Realm<S> {
     fn pass_over(&self, done: Result<(), Failure>) -> Result<(), Failure> {
         match done {
             Err(failure) if self.is_lost(&failure) => {
-                self.note("departure", &failure);
+                self.storage.log_failure("departure", &failure);
                 Ok(())
             }
             done => done,
@@ -134,7 +152,7 @@ impl<S: Store> Realm<S> {
 
     /// Returns the same, with the values.
     async fn next_found(&self, walk: &mut Walk) -> Result<Vec<(Key, Versioned)>, Failure> {
-        let found = walk.next(&self.store).await?;
+        let found = walk.next(&self.storage.store).await?;
         if let Some(error) = walk.damage.take() {
             self.pass_over(Err(error.into()))?;
         }
@@ -143,10 +161,10 @@ impl<S: Store> Realm<S> {
 
     /// Drops the messages that wait for a realm, as an operator has said.
     async fn drop_queue(&self, realm: RealmId) -> Result<(), Failure> {
-        let end = self.store.last(&records::queue(realm)).await?.0;
-        if let Some(batch) = self.leave_queue(realm, end).await? {
-            let count = self.queued(realm).await?;
-            self.commit(batch).await?;
+        let end = self.storage.store.last(&records::queue(realm)).await?.0;
+        if let Some(batch) = self.queues.leave_queue(realm, end).await? {
+            let count = self.queues.queued(realm).await?;
+            self.storage.commit(batch).await?;
             tracing::info!(peer = %realm, count, "what waited for a removed realm is dropped");
         }
         self.forget_all(&records::all_returned(realm)).await
@@ -161,10 +179,10 @@ impl<S: Store> Realm<S> {
         };
         let mut is_first = true;
         loop {
-            let (settled, _) = self.settled(realm).await?;
+            let (settled, _) = self.queues.settled(realm).await?;
             let log = records::queue(realm);
-            let end = self.store.last(&log).await?.0;
-            let page = self.store.read(&log, Position(settled), one).await;
+            let end = self.storage.store.last(&log).await?.0;
+            let page = self.storage.store.read(&log, Position(settled), one).await;
             let next = page.map_err(Failure::from).and_then(|page| {
                 let first = page.entries.into_iter().next();
                 first
@@ -176,10 +194,10 @@ impl<S: Store> Realm<S> {
                 Ok(None) => return Ok(()),
                 Err(failure) if self.is_lost(&failure) => {
                     // Neither its sender nor its end can be read: the entry is dropped.
-                    self.note("departure", &failure);
+                    self.storage.log_failure("departure", &failure);
                     let next = (settled + 1).min(end);
-                    if let Some(batch) = self.leave_queue(realm, next).await? {
-                        self.commit(batch).await?;
+                    if let Some(batch) = self.queues.leave_queue(realm, next).await? {
+                        self.storage.commit(batch).await?;
                         continue;
                     }
                     return Ok(());
@@ -187,20 +205,20 @@ impl<S: Store> Realm<S> {
                 Err(failure) => return Err(failure),
             };
             let position = Position(outgoing.position());
-            let Some(mut batch) = self.leave_queue(realm, position.0).await? else {
+            let Some(mut batch) = self.queues.leave_queue(realm, position.0).await? else {
                 continue;
             };
             // If that cannot be read, the sender may be told twice.
-            let is_returned = match self.is_returned(realm, &outgoing).await {
+            let is_returned = match self.queues.is_returned(realm, &outgoing).await {
                 Err(failure) if self.is_lost(&failure) => {
-                    self.note("departure", &failure);
+                    self.storage.log_failure("departure", &failure);
                     false
                 }
                 is_returned => is_returned?,
             };
             let is_settled = if is_returned {
                 batch.delete(records::returned(realm, position.0));
-                matches!(self.commit(batch).await?, Outcome::Durable)
+                matches!(self.storage.commit(batch).await?, Outcome::Durable)
             } else {
                 let code = if is_first {
                     ErrorCode::RealmUnreachable
@@ -208,7 +226,9 @@ impl<S: Store> Realm<S> {
                     ErrorCode::NoSuchRealm
                 };
                 let answer = Answer::Refused(code.into());
-                self.conclude(realm, &outgoing, &answer, now, batch).await?
+                self.queues
+                    .conclude(realm, &outgoing, &answer, now, batch)
+                    .await?
             };
             is_first &= !is_settled;
             // Other tasks may run in between.
@@ -249,7 +269,7 @@ impl<S: Store> Realm<S> {
         let mut after = None;
         loop {
             let mut batch = Batch::new();
-            let Some(group) = self.find_group(&mut batch, name).await? else {
+            let Some(group) = self.groups.find_group(&mut batch, name).await? else {
                 return Ok(());
             };
             if !group.realms().any(|other| other == realm) {
@@ -259,6 +279,7 @@ impl<S: Store> Realm<S> {
                 return self.forget_bans(realm, &group).await;
             }
             let members = self
+                .groups
                 .members_of(&group, after.as_ref(), MEMBERS_AT_ONCE)
                 .await?;
             for (who, member) in members.iter().filter(|(who, _)| is_theirs(who)) {
@@ -271,7 +292,7 @@ impl<S: Store> Realm<S> {
                 put_realms(&group, realms, &mut batch)?;
             }
             // Any new member is of another realm, because users of this one cannot join.
-            if let Outcome::Durable = self.commit(batch).await? {
+            if let Outcome::Durable = self.storage.commit(batch).await? {
                 after = members.last().map(|(who, _)| *who).or(after);
             }
             tokio::task::yield_now().await;
@@ -294,7 +315,7 @@ impl<S: Store> Realm<S> {
                 }
             }
             if !batch.changes.is_empty() {
-                self.commit(batch).await?;
+                self.storage.commit(batch).await?;
             }
         }
     }
@@ -337,19 +358,19 @@ impl<S: Store> Realm<S> {
     ) -> Result<(), Failure> {
         loop {
             let mut batch = Batch::new();
-            let found = self.noted::<ReplicaRecord>(&mut batch, key).await?;
+            let found = self.storage.noted::<ReplicaRecord>(&mut batch, key).await?;
             let Some((copy, _)) = found else {
                 return Ok(());
             };
             let record = ReplicaRecord {
                 ended: true,
-                epoch: u64::from_be_bytes(self.random()),
+                epoch: u64::from_be_bytes(self.random.random()),
                 ..copy
             };
             batch.put(key.clone(), record.to_value()?);
-            if let Outcome::Durable = self.commit(batch).await? {
+            if let Outcome::Durable = self.storage.commit(batch).await? {
                 return if is_read_anew {
-                    self.note_again(which, &record).await
+                    self.groups.note_again(which, &record).await
                 } else {
                     Ok(())
                 };
@@ -379,7 +400,7 @@ impl<S: Store> Realm<S> {
                 }
                 batch.delete(key);
             }
-            if matches!(self.commit(batch).await?, Outcome::Conflict) {
+            if matches!(self.storage.commit(batch).await?, Outcome::Conflict) {
                 walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
             }
             tokio::task::yield_now().await;
@@ -399,7 +420,7 @@ impl<S: Store> Realm<S> {
             for key in keys {
                 if let Some(user) = records::name_in::<Username>(&key, &prefix) {
                     let log = MailboxLog::from_realm(user, realm).log;
-                    let emptied = self.trim_to(&log, u64::MAX - 1).await;
+                    let emptied = self.mailboxes.trim_to(&log, u64::MAX - 1).await;
                     self.pass_over(emptied)?;
                 }
             }
@@ -453,11 +474,11 @@ impl<S: Store> Realm<S> {
                 .expect(key.clone(), Expected::At(version))
                 .put(key.clone(), record.to_value()?)
                 .append(MailboxLog::private(user).log, notice.to_value()?);
-            if matches!(self.commit(batch).await?, Outcome::Durable) {
-                self.watched.notify(&watched_of(user));
+            if matches!(self.storage.commit(batch).await?, Outcome::Durable) {
+                self.mailboxes.watched.notify(&watched_of(user));
                 return Ok(());
             }
-            match self.record::<BlocksRecord>(key).await? {
+            match self.storage.record::<BlocksRecord>(key).await? {
                 Some(found) => (record, version) = found,
                 None => return Ok(()),
             }
@@ -477,7 +498,7 @@ impl<S: Store> Realm<S> {
                 batch.expect(key.clone(), Expected::At(found.version));
                 batch.delete(key);
             }
-            if matches!(self.commit(batch).await?, Outcome::Conflict) {
+            if matches!(self.storage.commit(batch).await?, Outcome::Conflict) {
                 walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
             }
         }

@@ -58,7 +58,7 @@ impl<S: Store> Realm<S> {
                 .await?;
             return Ok(answer.to_bytes());
         }
-        let peer = self.peer_of(&mut Unnoted, &key).await?;
+        let peer = self.peers.peer_of(&mut Unnoted, &key).await?;
         let peer = peer.filter(|peer| peer.key() == key);
         let peer = peer.ok_or(ErrorCode::PeerRefused)?;
         self.network.heard(peer.realm, caller.now.wall);
@@ -137,15 +137,24 @@ impl<S: Store> Realm<S> {
                 group,
                 user,
                 password,
-            } => self.host_join(caller, peer, (group, user), &password).await,
+            } => {
+                self.groups
+                    .host_join(caller, peer, (group, user), &password)
+                    .await
+            }
             PeerRequest::Leave {
                 group,
                 user,
                 membership,
-            } => self.host_leave(peer, (group, user), membership).await,
+            } => {
+                self.groups
+                    .host_leave(peer, (group, user), membership)
+                    .await
+            }
             PeerRequest::Grown { group } => {
                 // Nothing is remembered about a group that no user here is in.
                 if self
+                    .groups
                     .find_copy(&mut Unnoted, peer.realm, group)
                     .await?
                     .is_some()
@@ -161,8 +170,9 @@ impl<S: Store> Realm<S> {
                 offset,
                 life,
             } => {
-                self.check_life(life)?;
-                self.host_read(caller, peer, (group, epoch), (after, offset))
+                self.lives.check_life(life)?;
+                self.mailboxes
+                    .host_read(caller, peer, (group, epoch), (after, offset))
                     .await
             }
             _ => Err(ErrorCode::Unsupported.into()),
@@ -172,7 +182,7 @@ impl<S: Store> Realm<S> {
     /// Limits how many new epochs a peer may begin: something is remembered of each, and a peer
     /// could invent any number of them.
     async fn admit_epoch(&self, now: Moment, peer: &Peer, owner: &Owner) -> Result<(), Failure> {
-        if self.highest(owner).await?.0 == 0 {
+        if self.idempotency.highest(owner).await?.0 == 0 {
             self.limiter.epoch(now, peer.realm)?;
         }
         Ok(())
@@ -190,7 +200,11 @@ impl<S: Store> Realm<S> {
         let hash: [u8; 32] = Blake2s256::digest(request).into();
         let fingerprint = hash.first_chunk().copied().unwrap_or_default();
         for _ in 0..ATTEMPTS_MAX {
-            let mut operation = match self.look_up(owner, sequence, fingerprint).await? {
+            let mut operation = match self
+                .idempotency
+                .look_up(owner, sequence, fingerprint)
+                .await?
+            {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
                 Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
                     return Err(ErrorCode::Internal.into());
@@ -199,7 +213,7 @@ impl<S: Store> Realm<S> {
             };
             let mut batch = Batch::new();
             // A peer's removal says nothing about the message.
-            self.rely_on_peer(&mut batch, &delivery.peer).await?;
+            self.peers.rely_on_peer(&mut batch, &delivery.peer).await?;
             let (answer, realms) = match self.decide_delivery(delivery, &mut batch).await {
                 Ok(realms) => (Answer::Sent(Sent::Stored), realms),
                 Err(Failure::Refused(refusal)) => {
@@ -212,12 +226,15 @@ impl<S: Store> Realm<S> {
             let bytes = answer.to_bytes();
             operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
             let stored = batch.bytes();
-            let placed = self.commit_operation(&mut operation, batch).await?;
+            let placed = self
+                .idempotency
+                .commit_operation(&mut operation, batch)
+                .await?;
             if placed.is_some() {
                 let (now, realm) = (delivery.now, delivery.peer.realm);
                 self.limiter.stored_from(now, realm, stored);
                 match delivery.what {
-                    What::Message(To::Group(group), _) => self.tell_all(&realms, group),
+                    What::Message(To::Group(group), _) => self.groups.tell_all(&realms, group),
                     What::Ended(..) => self.chores.notify_one(),
                     _ => {}
                 }
@@ -236,7 +253,7 @@ impl<S: Store> Realm<S> {
         (peer, now): (&Peer, Moment),
     ) -> Result<Vec<u8>, Failure> {
         for _ in 0..ATTEMPTS_MAX {
-            let mut operation = match self.look_up_any(owner, sequence, None).await? {
+            let mut operation = match self.idempotency.look_up_any(owner, sequence, None).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
                 Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
                     return Err(ErrorCode::Internal.into());
@@ -244,11 +261,14 @@ impl<S: Store> Realm<S> {
                 Known::New(operation) => operation,
             };
             let mut batch = Batch::new();
-            self.rely_on_peer(&mut batch, peer).await?;
+            self.peers.rely_on_peer(&mut batch, peer).await?;
             let bytes = Answer::Done.to_bytes();
             operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
             let stored = batch.bytes();
-            let placed = self.commit_operation(&mut operation, batch).await?;
+            let placed = self
+                .idempotency
+                .commit_operation(&mut operation, batch)
+                .await?;
             if placed.is_some() {
                 self.limiter.stored_from(now, peer.realm, stored);
                 return Ok(bytes);
@@ -270,7 +290,10 @@ impl<S: Store> Realm<S> {
                 let words = records::words(peer.realm, *group);
                 batch.put(words, ChangedRecord {}.to_value()?);
                 let key = records::copy_member(peer.realm, *group, *user);
-                let member = self.noted::<ReplicaMemberRecord>(batch, &key).await?;
+                let member = self
+                    .storage
+                    .noted::<ReplicaMemberRecord>(batch, &key)
+                    .await?;
                 // The message may be about a membership that is over: the user may have joined
                 // again. One without a number is from an earlier release, and does not end a
                 // membership that has a number.
@@ -287,7 +310,7 @@ impl<S: Store> Realm<S> {
             }
             What::Ended(group, life) => {
                 let which = (peer.realm, *group);
-                self.end_copy(which, *life, batch).await?;
+                self.groups.end_copy(which, *life, batch).await?;
                 return Ok(Vec::new());
             }
         };
@@ -311,6 +334,7 @@ impl<S: Store> Realm<S> {
         match to {
             To::User(user) => {
                 let account = self
+                    .storage
                     .record::<AccountRecord>(&records::account(*user))
                     .await?;
                 account.ok_or(ErrorCode::NoSuchUser)?;
@@ -322,14 +346,14 @@ impl<S: Store> Realm<S> {
                     user: *from,
                     realm: Some(peer.realm),
                 };
-                let logs = self.logs_for(batch, mailboxes, (&from, *user));
+                let logs = self.mailboxes.logs_for(batch, mailboxes, (&from, *user));
                 for log in logs.await? {
                     batch.append(log, entry.clone());
                 }
                 Ok(Vec::new())
             }
             To::Group(group) => {
-                let (place, realms) = self.host_post(peer, *from, *group, batch).await?;
+                let (place, realms) = self.groups.host_post(peer, *from, *group, batch).await?;
                 batch.append(place.log, entry);
                 Ok(realms)
             }

@@ -12,8 +12,8 @@
 //! number, no user joins a group across the two: one side might end what the other begins.
 
 use super::{
-    ATTEMPTS_MAX, CONTENDED_MS, Failure, Moment, Outcome, Realm,
-    lives::Lives,
+    ATTEMPTS_MAX, CONTENDED_MS, Departures, Failure, Moment, Outcome, Peers,
+    lives::{KnownLives, Lives},
     peers::{PEERING, Peer},
     records::{self, ChangedRecord, PeerRecord, Record as _},
 };
@@ -63,7 +63,7 @@ impl Numbered {
     }
 }
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Peers<S> {
     /// Returns the peer's record after it has said its number, and the number of this realm that it
     /// knows. If the number is of another peering, what was of the former one ends.
     pub(super) fn renumbered(
@@ -78,7 +78,7 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::BadRequest.into());
         }
         let is_other = record.theirs != 0 && !is_of_peering(record.theirs, number);
-        let is_forgotten = self.was_forgotten(known);
+        let is_forgotten = self.lives.was_forgotten(known);
         if (is_other || is_forgotten) && !is_planted(Fault::KeepFormerPeering) {
             self.limiter.begin_peering(now, peer.realm)?;
             begin_void(peer.realm, batch)?;
@@ -105,42 +105,8 @@ impl<S: Store> Realm<S> {
 
     /// Draws a number for another peering.
     pub(super) fn draw_number(&self) -> u64 {
-        self.in_this_life(u64::from_be_bytes(self.random()).max(1 << 32))
-    }
-
-    /// Returns a number with this life of the store as its lower half, or 0 there if no life has
-    /// begun, as on a full disk.
-    pub(super) fn in_this_life(&self, number: u64) -> u64 {
-        let lives = self.lives.get();
-        let current = lives.and_then(|lives| lives.known.first());
-        current.map_or(number & PEERING, |Life(name)| {
-            (number & PEERING) | u64::from(u32::from_be_bytes(*name))
-        })
-    }
-
-    /// Refuses a read by a side that believes this store to be in another life (PEER-29). That side
-    /// then introduces itself and learns of this life.
-    pub(super) fn check_life(&self, believed: Option<Life>) -> Result<(), Failure> {
-        let current = self.lives.get().and_then(|lives| lives.known.first());
-        match (believed, current) {
-            (Some(believed), Some(current)) if believed != *current => {
-                Err(ErrorCode::PeerRefused.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// True if the other side knew this one in a life that the store does not remember.
-    fn was_forgotten(&self, known: u64) -> bool {
-        let Some(Lives { known: lives, .. }) = self.lives.get() else {
-            return false;
-        };
-        let is_life = |Life(name): &Life| u64::from(u32::from_be_bytes(*name)) == known & !PEERING;
-        let is_known =
-            known & !PEERING == 0 || lives.iter().any(is_life) || is_planted(Fault::ForgetLives);
-        // This also holds under another peering's number: the store may have been restored from
-        // that copy before.
-        known != 0 && !is_known
+        self.lives
+            .in_this_life(u64::from_be_bytes(self.random.random()).max(1 << 32))
     }
 
     /// Stores a peer's answer to an introduction. `peer` is the peer as it was introduced to, and
@@ -183,7 +149,7 @@ impl<S: Store> Realm<S> {
             let is_settled = is_told && !numbered.is_apart;
             if record != current.record {
                 batch.put(records::peer(peer.realm), record.to_value()?);
-                if !matches!(self.commit(batch).await?, Outcome::Durable) {
+                if !matches!(self.storage.commit(batch).await?, Outcome::Durable) {
                     continue;
                 }
             }
@@ -204,7 +170,11 @@ impl<S: Store> Realm<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let void = records::void(realm);
-        let is_ending = self.noted::<ChangedRecord>(batch, &void).await?.is_some();
+        let is_ending = self
+            .storage
+            .noted::<ChangedRecord>(batch, &void)
+            .await?
+            .is_some();
         let peer = self.find_peer(batch, realm).await?;
         let peer = peer.ok_or(ErrorCode::PeerRefused)?;
         if peer.record.apart {
@@ -218,23 +188,63 @@ impl<S: Store> Realm<S> {
             _ => Ok(()),
         }
     }
+}
 
+impl<S: Store> Lives<S> {
+    /// Returns a number with this life of the store as its lower half, or 0 there if no life has
+    /// begun, as on a full disk.
+    pub(super) fn in_this_life(&self, number: u64) -> u64 {
+        let lives = self.known.get();
+        let current = lives.and_then(|lives| lives.known.first());
+        current.map_or(number & PEERING, |Life(name)| {
+            (number & PEERING) | u64::from(u32::from_be_bytes(*name))
+        })
+    }
+
+    /// Refuses a read by a side that believes this store to be in another life (PEER-29). That side
+    /// then introduces itself and learns of this life.
+    pub(super) fn check_life(&self, believed: Option<Life>) -> Result<(), Failure> {
+        let current = self.known.get().and_then(|lives| lives.known.first());
+        match (believed, current) {
+            (Some(believed), Some(current)) if believed != *current => {
+                Err(ErrorCode::PeerRefused.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// True if the other side knew this one in a life that the store does not remember.
+    fn was_forgotten(&self, known: u64) -> bool {
+        let Some(KnownLives { known: lives, .. }) = self.known.get() else {
+            return false;
+        };
+        let is_life = |Life(name): &Life| u64::from(u32::from_be_bytes(*name)) == known & !PEERING;
+        let is_known =
+            known & !PEERING == 0 || lives.iter().any(is_life) || is_planted(Fault::ForgetLives);
+        // This also holds under another peering's number: the store may have been restored from
+        // that copy before.
+        known != 0 && !is_known
+    }
+}
+
+impl<S: Store> Departures<S> {
     /// Ends what was of former peerings. False if some of it is left.
     pub(super) async fn do_voids(&self, now: u32) -> bool {
         let prefix = records::voids();
         let mut realms: Vec<RealmId> = Vec::new();
         let found = self
+            .storage
             .list_readable(&prefix, 256, |key, _| {
                 realms.extend(records::name_in::<RealmId>(key, &prefix));
             })
             .await;
         let mut are_done = found.is_none();
         if let Some(error) = found {
-            self.note("peerings", &error.into());
+            self.storage.log_failure("peerings", &error.into());
         }
         for realm in realms {
             if let Err(failure) = self.end_former_peering(realm, now).await {
-                self.note("peering", &failure);
+                self.storage.log_failure("peering", &failure);
                 are_done = false;
             }
         }
@@ -247,7 +257,7 @@ impl<S: Store> Realm<S> {
         self.end_copies(realm, (NOTICE, now), true).await?;
         let mut batch = Batch::new();
         batch.delete(records::void(realm));
-        self.commit(batch).await?;
+        self.storage.commit(batch).await?;
         tracing::info!(peer = %realm, "all that was of the former peering has ended");
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! become peers.
 
 use super::{
-    Dialing, Failure, Outcome, Realm, Work,
+    Dialing, Failure, Limiter, Lives, Network, Outcome, Random, Realm, Storage, Work,
     limits::PEERS_MAX,
     records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
     storage::Notes,
@@ -16,6 +16,8 @@ use crate::{
         Username, command,
     },
 };
+use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// The state of the link to a peer, as `realms` returns it.
 pub(super) const STATE_IDLE: u8 = 0;
@@ -290,7 +292,7 @@ impl<S: Store> Realm<S> {
         command: &command::Claim<'_>,
     ) -> Result<Answer, Failure> {
         let &command::Claim { session, code, .. } = command;
-        let current = self.session_noted(work, session).await?;
+        let current = self.sessions.session_noted(work, session).await?;
         if !same(code.0, self.own.operator_code.as_bytes()) {
             tracing::warn!(user = %current.user, "somebody has given a wrong operator code");
             return Err(ErrorCode::WrongPassword.into());
@@ -311,14 +313,28 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         session: SessionRef,
     ) -> Result<Username, Failure> {
-        let current = self.session_noted(work, session).await?;
+        let current = self.sessions.session_noted(work, session).await?;
         if current.record.operator {
             Ok(current.user)
         } else {
             Err(ErrorCode::NotOperator.into())
         }
     }
+}
 
+/// The realms that are peers: their records, names and keys.
+#[derive(Debug)]
+pub struct Peers<S> {
+    pub(super) storage: Arc<Storage<S>>,
+    pub(super) random: Arc<Random>,
+    pub(super) lives: Arc<Lives<S>>,
+    pub(super) own: Arc<RealmIdentity>,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) network: Arc<Network>,
+    pub(super) chores: Arc<Notify>,
+}
+
+impl<S: Store> Peers<S> {
     /// Adds to `notes` that a realm that asks is still a peer: it may have been removed after it
     /// asked. A new key does not change that.
     pub(super) async fn rely_on_peer(
@@ -348,7 +364,7 @@ impl<S: Store> Realm<S> {
     }
 
     fn as_peer(&self, realm: RealmId, record: PeerRecord, version: Version) -> Peer {
-        let number = self.in_this_life(record.number);
+        let number = self.lives.in_this_life(record.number);
         Peer {
             realm,
             record: PeerRecord { number, ..record },
@@ -363,6 +379,7 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
     ) -> Result<Option<Peer>, Failure> {
         let found = self
+            .storage
             .noted::<PeerRecord>(notes, &records::peer(realm))
             .await?;
         Ok(found.map(|(record, version)| self.as_peer(realm, record, version)))
@@ -375,7 +392,7 @@ impl<S: Store> Realm<S> {
         key: &PublicKey,
     ) -> Result<Option<Peer>, Failure> {
         let name = records::peer_name(key);
-        let name = self.noted::<PeerName>(notes, &name).await?;
+        let name = self.storage.noted::<PeerName>(notes, &name).await?;
         match name.and_then(|(name, _)| name.realm.parse().ok()) {
             Some(realm) => {
                 let found = self.find_peer(notes, realm).await?;
@@ -391,7 +408,7 @@ impl<S: Store> Realm<S> {
     pub async fn peers(&self) -> (Vec<Peer>, bool) {
         let (peers, unread) = self.read_peers().await;
         if let Some(failure) = &unread {
-            self.note("peers", failure);
+            self.storage.log_failure("peers", failure);
         }
         (peers, unread.is_none())
     }
@@ -420,7 +437,7 @@ impl<S: Store> Realm<S> {
                 }
             }
         };
-        let damage = self.list_readable(&prefix, PEERS_MAX, found).await;
+        let damage = self.storage.list_readable(&prefix, PEERS_MAX, found).await;
         (peers, damage.or(unread).map(Failure::Store))
     }
 
@@ -447,12 +464,20 @@ impl<S: Store> Realm<S> {
     ) -> Result<Peer, Failure> {
         self.check_departed(realm, batch).await?;
         let name = records::peer_name(&key);
-        if self.noted::<PeerName>(batch, &name).await?.is_some() {
+        if self
+            .storage
+            .noted::<PeerName>(batch, &name)
+            .await?
+            .is_some()
+        {
             // The key is a peer's, or one that a removed peer has replaced by another.
             return Err(ErrorCode::RealmExists.into());
         }
         let former = records::former_keys(&key);
-        let former = self.noted::<FormerKeysRecord>(batch, &former).await?;
+        let former = self
+            .storage
+            .noted::<FormerKeysRecord>(batch, &former)
+            .await?;
         Ok(Peer {
             realm,
             record: PeerRecord {
@@ -463,7 +488,7 @@ impl<S: Store> Realm<S> {
                 port,
                 src_address,
                 src_port,
-                epoch: u64::from_be_bytes(self.random()),
+                epoch: u64::from_be_bytes(self.random.random()),
                 introduced: false,
                 added: false,
                 claimed: None,
@@ -488,7 +513,7 @@ impl<S: Store> Realm<S> {
         for former in &peer.record.former {
             let name = records::peer_name(&PublicKey(*former));
             // Another realm may have the key by now: then it keeps it.
-            let before = self.noted::<PeerName>(batch, &name).await?;
+            let before = self.storage.noted::<PeerName>(batch, &name).await?;
             if before.is_none_or(|(before, _)| before.realm.is_empty()) {
                 batch.put(name, named.clone());
             }
@@ -554,13 +579,13 @@ impl<S: Store> Realm<S> {
                 peer.record.apart = true;
                 self.put_new_peer(&peer, &mut batch).await?;
             }
-            let listed = self.commit(batch).await?;
+            let listed = self.storage.commit(batch).await?;
             self.network.peers_changed();
             Ok(listed)
         };
         let listed = listed.await;
         if let Err(failure) = &listed {
-            self.note("peer", failure);
+            self.storage.log_failure("peer", failure);
         }
         match listed {
             Err(Failure::Refused(refusal)) if refusal.code != ErrorCode::Busy => Ok(false),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use blake2::{Blake2s256, Digest as _};
 
 use super::{
-    Failure, Moment, Outcome, Realm,
+    Failure, Groups, Moment, Outcome,
     groups::local,
     limits::READ_BYTES,
     records::{
@@ -62,7 +62,7 @@ impl Vouchers {
     }
 }
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Groups<S> {
     /// Adds to `batch` a note that a user here sends a message to a group of a peer.
     pub(super) async fn note_post(
         &self,
@@ -72,7 +72,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<(), Failure> {
         let hash = post_hash(&queued.from, queued.content, &queued.body);
         let key = records::post(realm, group, hash);
-        let found = match self.noted::<PostRecord>(batch, &key).await {
+        let found = match self.storage.noted::<PostRecord>(batch, &key).await {
             // The record is written anew. An earlier post may then not be confirmed.
             Err(failure) if failure.is_damage() => None,
             found => found?,
@@ -155,13 +155,17 @@ impl<S: Store> Realm<S> {
         copy: &ReplicaRecord,
     ) -> Result<(), Failure> {
         let log = MailboxLog::copy(realm, group, copy).log;
-        let since = self.running().await?;
+        let since = self.storage.running().await?;
         let limit = PageLimit {
             entries: POSTS_AT_ONCE,
             bytes: READ_BYTES,
         };
         loop {
-            let page = self.store.read(&log, Position(copy.floor), limit).await?;
+            let page = self
+                .storage
+                .store
+                .read(&log, Position(copy.floor), limit)
+                .await?;
             let Some((last, _)) = page.entries.last() else {
                 return Ok(());
             };
@@ -178,14 +182,14 @@ impl<S: Store> Realm<S> {
             let mut batch = Batch::new();
             for (hash, count) in counts {
                 let key = records::post(realm, group.as_str(), hash);
-                let found = self.noted::<PostRecord>(&mut batch, &key).await?;
+                let found = self.storage.noted::<PostRecord>(&mut batch, &key).await?;
                 let before = found.map_or(0, |(record, _)| record.count);
                 let count = before.saturating_add(count);
                 batch.put(key, PostRecord { count, since }.to_value()?);
             }
             batch.trim(log.clone(), Position(last.0 + 1));
             // On a conflict a post was sent or read meanwhile.
-            self.commit(batch).await?;
+            self.storage.commit(batch).await?;
         }
     }
 
@@ -202,7 +206,7 @@ impl<S: Store> Realm<S> {
             std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => {
                 let key = records::post(realm, group.as_str(), hash);
-                match self.record(&key).await {
+                match self.storage.record(&key).await {
                     // Nothing vouches then, and the entries behind it are still read.
                     Err(failure) if failure.is_damage() => return Ok(false),
                     found => place.insert(found?),
@@ -225,7 +229,10 @@ impl<S: Store> Realm<S> {
             self.tidy_expelling().await?;
         }
         let prefix = records::posts();
-        let found = self.next_readable(prefix, after, POSTS_AT_ONCE).await?;
+        let found = self
+            .storage
+            .next_readable(prefix, after, POSTS_AT_ONCE)
+            .await?;
         let mut batch = Batch::tidying();
         for (key, found) in &found {
             let is_old = |record: &PostRecord| {
@@ -244,7 +251,7 @@ impl<S: Store> Realm<S> {
         }
         if !batch.changes.is_empty() {
             // On a conflict a post was sent again. The next pass looks at the others.
-            self.commit(batch).await?;
+            self.storage.commit(batch).await?;
         }
         Ok(found.last().map(|(key, _)| key.clone()))
     }
@@ -255,7 +262,7 @@ impl<S: Store> Realm<S> {
         let prefix: Prefix = records::all_expelling();
         let mut walk = Walk::new(prefix, None, POSTS_AT_ONCE);
         loop {
-            let found = walk.next(&self.store).await?;
+            let found = walk.next(&self.storage.store).await?;
             if found.is_empty() {
                 return Ok(());
             }
@@ -263,7 +270,7 @@ impl<S: Store> Realm<S> {
             for (key, _) in found {
                 batch.delete(key);
             }
-            if matches!(self.commit(batch).await?, Outcome::Conflict) {
+            if matches!(self.storage.commit(batch).await?, Outcome::Conflict) {
                 return Ok(());
             }
         }

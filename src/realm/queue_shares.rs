@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Failure, Realm,
+    Failure, PeerQueues,
     limits::READ_BYTES,
     records::{self, QueuedRecord, Record as _},
 };
@@ -199,7 +199,7 @@ impl Drop for Arriving {
     }
 }
 
-impl<S: Store> Realm<S> {
+impl<S: Store> PeerQueues<S> {
     /// Reserves a place in the queue to a peer for a message of `user`, if there is one for them.
     pub(super) async fn queue_share(
         &self,
@@ -219,14 +219,15 @@ impl<S: Store> Realm<S> {
         };
         let mut limit = whole;
         loop {
-            let page = match self.store.read(&log, Position(known), limit).await {
+            let page = match self.storage.store.read(&log, Position(known), limit).await {
                 Ok(page) => page,
                 Err(error) if error.is_of_one_record() && limit.entries > 1 => {
                     limit = one;
                     continue;
                 }
                 Err(error)
-                    if error.is_of_one_record() && self.store.last(&log).await?.0 > known =>
+                    if error.is_of_one_record()
+                        && self.storage.store.last(&log).await?.0 > known =>
                 {
                     // Its sender is unknown, but the entries behind it are still read.
                     known = self.shares.extend(realm, known, &[UNREADABLE]);

@@ -1,9 +1,11 @@
 //! Reading: a mailbox is a log, and a device has a cursor in it (READ-1 … READ-5).
 
 use std::iter;
+use std::sync::Arc;
 
 use super::{
-    Caller, Failure, Realm,
+    Caller, Failure, Groups, Limiter, Peers, Realm, RealmIdentity, RetentionPolicy, Storage,
+    WatchMemory, Watched,
     blocks::{Blocked, HIDDEN_AT_ONCE, HIDDEN_BYTES_MAX, HIDDEN_MAX, NOBODY},
     limits::WATCH_READ_BYTES,
     records::{EntryRecord, MailboxLog, Record as _},
@@ -78,9 +80,10 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         options: &Options,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
+        let current = self.sessions.session(caller, session).await?;
         let place = MailboxLog::private(current.user);
-        self.read_page(caller, &current, (&place, &NOBODY), options)
+        self.mailboxes
+            .read_page(caller, &current, (&place, &NOBODY), options)
             .await
     }
 
@@ -91,11 +94,14 @@ impl<S: Store> Realm<S> {
         group: GroupName,
         options: &Options,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let group = self.group(&mut Unnoted, group).await?;
-        self.membership(&mut Unnoted, &group, current.user).await?;
-        let blocked = self.blocked_by(current.user).await?;
-        self.read_page(caller, &current, (&group.place(), &blocked), options)
+        let current = self.sessions.session(caller, session).await?;
+        let group = self.groups.group(&mut Unnoted, group).await?;
+        self.groups
+            .membership(&mut Unnoted, &group, current.user)
+            .await?;
+        let blocked = self.mailboxes.blocked_by(current.user).await?;
+        self.mailboxes
+            .read_page(caller, &current, (&group.place(), &blocked), options)
             .await
     }
 
@@ -106,13 +112,29 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
         options: &Options,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        self.peer(&mut Unnoted, realm).await?;
+        let current = self.sessions.session(caller, session).await?;
+        self.peers.peer(&mut Unnoted, realm).await?;
         let place = MailboxLog::from_realm(current.user, realm);
-        self.read_page(caller, &current, (&place, &NOBODY), options)
+        self.mailboxes
+            .read_page(caller, &current, (&place, &NOBODY), options)
             .await
     }
+}
 
+/// What users read: their mailboxes, how far they have read, whom they block, and their watches.
+#[derive(Debug)]
+pub struct Mailboxes<S> {
+    pub(super) storage: Arc<Storage<S>>,
+    pub(super) peers: Arc<Peers<S>>,
+    pub(super) groups: Arc<Groups<S>>,
+    pub(super) policy: Arc<RetentionPolicy<S>>,
+    pub(super) own: Arc<RealmIdentity>,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) watched: Watched,
+    pub(super) watch_memory: WatchMemory,
+}
+
+impl<S: Store> Mailboxes<S> {
     pub(super) async fn read_page(
         &self,
         caller: &Caller,
@@ -168,7 +190,7 @@ impl<S: Store> Realm<S> {
     /// True if a cursor is above every position that the mailbox has ever had (READ-6): it is from
     /// a later life of the realm, which has been restored from an older copy since.
     pub(super) async fn is_ahead(&self, place: &MailboxLog, cursor: u64) -> Result<bool, Failure> {
-        Ok(cursor > 0 && cursor > self.store.last(&place.log).await?.0)
+        Ok(cursor > 0 && cursor > self.storage.store.last(&place.log).await?.0)
     }
 
     /// Returns at most `limit` entries after a position, in an answer of at most `room` bytes, or
@@ -338,13 +360,13 @@ impl<S: Store> Realm<S> {
         read_up_to: u64,
         limit: PageLimit,
     ) -> Result<(Vec<Found>, bool), Failure> {
-        let mut found = self.store.read(&place.log, after, limit).await?;
+        let mut found = self.storage.store.read(&place.log, after, limit).await?;
         let mut before = 0;
         if found.entries.is_empty() {
-            before = self.store.last(&place.log).await?.0;
+            before = self.storage.store.last(&place.log).await?.0;
             if before > after.0 {
                 // They are gone, unless they were added after the first read.
-                found = self.store.read(&place.log, after, limit).await?;
+                found = self.storage.store.read(&place.log, after, limit).await?;
             }
         }
         let kept = found

@@ -48,7 +48,7 @@ impl Receipts {
         let (tell, told) = oneshot::channel();
         self.lock().entry(id.clone()).or_default().tell.push(tell);
         Wait {
-            verdicts: self.clone(),
+            receipts: self.clone(),
             id,
             told,
         }
@@ -60,7 +60,7 @@ impl Receipts {
         let (tell, told) = oneshot::channel();
         self.lock().get_mut(&id)?.tell.push(tell);
         Some(Wait {
-            verdicts: self.clone(),
+            receipts: self.clone(),
             id,
             told,
         })
@@ -79,7 +79,7 @@ impl Receipts {
         }
         waiting.is_settling = true;
         Some(Settling {
-            verdicts: self.clone(),
+            receipts: self.clone(),
             id,
         })
     }
@@ -88,7 +88,7 @@ impl Receipts {
 /// A command that waits. It stops waiting when this is dropped.
 #[derive(Debug)]
 pub struct Wait {
-    verdicts: Receipts,
+    receipts: Receipts,
     id: OperationId,
     told: oneshot::Receiver<Vec<u8>>,
 }
@@ -101,7 +101,7 @@ impl Wait {
             return told.ok();
         }
         {
-            let mut all = self.verdicts.lock();
+            let mut all = self.receipts.lock();
             if let Some(waiting) = all.get(&self.id)
                 && !waiting.is_settling
             {
@@ -116,7 +116,7 @@ impl Wait {
 impl Drop for Wait {
     fn drop(&mut self) {
         self.told.close();
-        let mut all = self.verdicts.lock();
+        let mut all = self.receipts.lock();
         if let Some(waiting) = all.get_mut(&self.id) {
             waiting.forget_gone();
             if waiting.tell.is_empty() && !waiting.is_settling {
@@ -130,14 +130,14 @@ impl Drop for Wait {
 /// not be written.
 #[derive(Debug)]
 pub struct Settling {
-    verdicts: Receipts,
+    receipts: Receipts,
     id: OperationId,
 }
 
 impl Settling {
     /// Tells the commands that wait: the verdict is written.
     pub fn tell(self, verdict: &[u8]) {
-        let waiting = self.verdicts.lock().remove(&self.id);
+        let waiting = self.receipts.lock().remove(&self.id);
         for tell in waiting.unwrap_or_default().tell {
             // A client that is gone asks again and gets the recorded answer.
             let _ = tell.send(verdict.to_vec());
@@ -147,7 +147,7 @@ impl Settling {
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        self.verdicts.lock().remove(&self.id);
+        self.receipts.lock().remove(&self.id);
     }
 }
 

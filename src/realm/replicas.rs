@@ -3,7 +3,7 @@
 //! unreachable.
 
 use super::{
-    Caller, Failure, Moment, Outcome, Realm, Work,
+    Caller, Failure, Groups, Moment, Outcome, Realm, Work,
     asking::{Decided, needed},
     delivery::Written,
     group_teardown::put_ending,
@@ -111,14 +111,17 @@ pub enum Kept {
     Gone,
 }
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Groups<S> {
     pub(super) async fn find_copy(
         &self,
         notes: &mut impl Notes,
         realm: RealmId,
         group: GroupName,
     ) -> Result<Option<Copy>, Failure> {
-        let found = self.noted(notes, &records::copy(realm, group)).await?;
+        let found = self
+            .storage
+            .noted(notes, &records::copy(realm, group))
+            .await?;
         Ok(found.map(|(record, _)| Copy { record }))
     }
 
@@ -133,7 +136,10 @@ impl<S: Store> Realm<S> {
         // Only the home realm can say whether the group exists.
         let copy = copy.ok_or(ErrorCode::NotAMember)?;
         let key = records::copy_member(realm, group, user);
-        let member = self.noted::<ReplicaMemberRecord>(notes, &key).await?;
+        let member = self
+            .storage
+            .noted::<ReplicaMemberRecord>(notes, &key)
+            .await?;
         // A member of a group that has ended is no member of a later group of that name.
         let (member, _) = member
             .filter(|(member, _)| member.is_of(&copy.record))
@@ -141,6 +147,126 @@ impl<S: Store> Realm<S> {
         Ok((copy, member))
     }
 
+    /// Returns the groups of a peer that have a replica here.
+    ///
+    /// # Errors
+    /// The groups cannot be listed, or only some of them.
+    pub async fn copies_of(&self, realm: RealmId) -> Result<Vec<GroupName>, Failure> {
+        let prefix = records::copies(realm);
+        let (mut groups, mut after) = (Vec::new(), None);
+        while let Some(keys) = self
+            .next_keys(&prefix, &mut after)
+            .await
+            .inspect_err(|failure| self.storage.log_failure("copies", failure))?
+        {
+            groups.extend(
+                keys.iter()
+                    .filter_map(|key| records::name_in::<GroupName>(key, &prefix)),
+            );
+        }
+        Ok(groups)
+    }
+
+    /// Queues a read of all groups of a peer that have a replica here: they may have grown without
+    /// notice.
+    ///
+    /// # Errors
+    /// As [`Realm::copies_of`].
+    pub(super) async fn read_all_copies(&self, realm: RealmId) -> Result<(), Failure> {
+        for group in self.copies_of(realm).await? {
+            self.network.add_work(realm, GroupWork::Read(group));
+        }
+        Ok(())
+    }
+
+    /// Returns the position of the replica of a peer's group.
+    pub async fn look_at_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReplicaLook {
+        let look = async {
+            self.limiter.may_store_from(now, peer.realm)?;
+            let mut relied = Batch::new();
+            self.peers.rely_on_peer(&mut relied, peer).await?;
+            let copy = self.find_copy(&mut relied, peer.realm, group).await?;
+            let copy = copy.filter(|copy| !copy.has_ended());
+            Ok(copy.map(|copy| ReplicaState {
+                record: copy.record,
+                relied,
+            }))
+        };
+        match look.await {
+            Ok(Some(state)) => ReplicaLook::At(state),
+            Ok(None) => ReplicaLook::Gone,
+            Err(failure) => {
+                let failure: Failure = failure;
+                self.storage.log_failure("copy", &failure);
+                ReplicaLook::NotNow
+            }
+        }
+    }
+
+    /// Stores what a peer has in a group, and the replica's new position.
+    pub async fn keep(
+        &self,
+        peer: &Peer,
+        group: GroupName,
+        (state, kept): (ReplicaState, Kept),
+        now: Moment,
+    ) -> Written {
+        let kept = match kept {
+            Kept::Entries(entries) => self.keep_entries(peer, group, (state, entries), now).await,
+            // This does not depend on the peer's message that the group has ended, which may be
+            // lost.
+            Kept::Gone => self.copy_is_gone((peer.realm, group), state.epoch()).await,
+        };
+        match kept {
+            Ok(Outcome::Durable) => Written::Durable,
+            Ok(Outcome::Conflict) => Written::Conflict,
+            Err(failure) => {
+                self.storage.log_failure("copy", &failure);
+                Written::Failed
+            }
+        }
+    }
+
+    async fn keep_entries(
+        &self,
+        peer: &Peer,
+        group: GroupName,
+        (state, entries): (ReplicaState, Vec<Entry>),
+        now: Moment,
+    ) -> Result<Outcome, Failure> {
+        let Some(last) = entries.last().map(|entry| entry.position.0) else {
+            return Ok(Outcome::Durable);
+        };
+        let ReplicaState {
+            record: copy,
+            relied: mut batch,
+        } = state;
+        let place = MailboxLog::copy(peer.realm, group, &copy);
+        let mut vouchers = Vouchers::default();
+        for mut entry in entries {
+            // Content types that programs act on are reserved for this realm's own entries. The
+            // exception says what the home realm does not keep any more, which this realm cannot
+            // know.
+            if is_of_realm(entry.content) && !says_gone(&entry) {
+                entry.content = CONTENT_OTHER;
+            }
+            let kept = self.copied_entry((peer.realm, group), &copy, entry, &mut vouchers);
+            let record = kept.await?;
+            batch.append(place.log.clone(), record.to_value()?);
+        }
+        vouchers.spend((peer.realm, group), &mut batch)?;
+        let key = records::copy(peer.realm, group);
+        let record = ReplicaRecord {
+            position: last,
+            ..copy
+        };
+        batch.put(key, record.to_value()?);
+        self.limiter.stored_from(now, peer.realm, batch.bytes());
+        self.storage.commit(batch).await
+    }
+}
+
+impl<S: Store> Realm<S> {
     pub(super) async fn joingrouprealm(
         &self,
         work: &mut Work<'_>,
@@ -155,22 +281,24 @@ impl<S: Store> Realm<S> {
             password,
             ..
         } = command;
-        let current = self.session_noted(work, session).await?;
-        let peer = self.peer(&mut work.batch, realm).await?;
-        self.check_peering(realm, &mut work.batch).await?;
+        let current = self.sessions.session_noted(work, session).await?;
+        let peer = self.peers.peer(&mut work.batch, realm).await?;
+        self.peers.check_peering(realm, &mut work.batch).await?;
         let peer = peer.asked_by(self.named_source(src_address, src_port)?);
         let user = current.user;
         // This is noted before the home realm is asked: what it tells of the group meanwhile may be
         // newer than its answer.
         let batch = &mut work.batch;
-        self.noted::<ChangedRecord>(batch, &records::words(realm, group))
+        self.storage
+            .noted::<ChangedRecord>(batch, &records::words(realm, group))
             .await?;
         let member_key = records::copy_member(realm, group, user);
         let found = self
+            .storage
             .noted::<ReplicaMemberRecord>(batch, &member_key)
             .await?;
         if found.is_none() {
-            self.check_room(user, batch).await?;
+            self.groups.check_room(user, batch).await?;
         }
         let request = PeerRequest::Join {
             group,
@@ -196,7 +324,7 @@ impl<S: Store> Realm<S> {
             membership,
         };
         let key = records::copy(realm, group);
-        let copy = self.find_copy(&mut work.batch, realm, group).await?;
+        let copy = self.groups.find_copy(&mut work.batch, realm, group).await?;
         let known_as = known_as.as_str().into();
         let record = match &copy {
             Some(copy) if copy.record.epoch == epoch => ReplicaRecord {
@@ -209,7 +337,7 @@ impl<S: Store> Realm<S> {
             // entries follow those of the former one in the log here (READ-6).
             Some(copy) => {
                 let log = copy.place(realm, group).log;
-                let floor = self.store.last(&log).await?.0;
+                let floor = self.storage.store.last(&log).await?.0;
                 work.batch.trim(log, Position(floor + 1));
                 let former = (copy.record.epoch, copy.record.log);
                 let (which, batch) = ((Some(realm), group), &mut work.batch);
@@ -259,10 +387,13 @@ impl<S: Store> Realm<S> {
             group,
             ..
         } = command;
-        let current = self.session_noted(work, session).await?;
-        let peer = self.peer(&mut work.batch, realm).await?;
+        let current = self.sessions.session_noted(work, session).await?;
+        let peer = self.peers.peer(&mut work.batch, realm).await?;
         let user = current.user;
-        let (copy, member) = self.copy_for(&mut work.batch, (realm, group), user).await?;
+        let (copy, member) = self
+            .groups
+            .copy_for(&mut work.batch, (realm, group), user)
+            .await?;
         // If the group has ended, only this realm knows of the membership. The home realm may have
         // another group of that name.
         if !copy.has_ended() {
@@ -295,131 +426,17 @@ impl<S: Store> Realm<S> {
         (session, realm, group): (SessionRef, RealmId, GroupName),
         options: &Options,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        self.peer(&mut Unnoted, realm).await?;
+        let current = self.sessions.session(caller, session).await?;
+        self.peers.peer(&mut Unnoted, realm).await?;
         let which = (realm, group);
-        let (copy, _) = self.copy_for(&mut Unnoted, which, current.user).await?;
+        let (copy, _) = self
+            .groups
+            .copy_for(&mut Unnoted, which, current.user)
+            .await?;
         let place = copy.place(realm, group);
-        let blocked = self.blocked_by(current.user).await?;
-        self.read_page(caller, &current, (&place, &blocked), options)
+        let blocked = self.mailboxes.blocked_by(current.user).await?;
+        self.mailboxes
+            .read_page(caller, &current, (&place, &blocked), options)
             .await
-    }
-
-    /// Returns the groups of a peer that have a replica here.
-    ///
-    /// # Errors
-    /// The groups cannot be listed, or only some of them.
-    pub async fn copies_of(&self, realm: RealmId) -> Result<Vec<GroupName>, Failure> {
-        let prefix = records::copies(realm);
-        let (mut groups, mut after) = (Vec::new(), None);
-        while let Some(keys) = self
-            .next_keys(&prefix, &mut after)
-            .await
-            .inspect_err(|failure| self.note("copies", failure))?
-        {
-            groups.extend(
-                keys.iter()
-                    .filter_map(|key| records::name_in::<GroupName>(key, &prefix)),
-            );
-        }
-        Ok(groups)
-    }
-
-    /// Queues a read of all groups of a peer that have a replica here: they may have grown without
-    /// notice.
-    ///
-    /// # Errors
-    /// As [`Realm::copies_of`].
-    pub(super) async fn read_all_copies(&self, realm: RealmId) -> Result<(), Failure> {
-        for group in self.copies_of(realm).await? {
-            self.network.add_work(realm, GroupWork::Read(group));
-        }
-        Ok(())
-    }
-
-    /// Returns the position of the replica of a peer's group.
-    pub async fn look_at_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReplicaLook {
-        let look = async {
-            self.limiter.may_store_from(now, peer.realm)?;
-            let mut relied = Batch::new();
-            self.rely_on_peer(&mut relied, peer).await?;
-            let copy = self.find_copy(&mut relied, peer.realm, group).await?;
-            let copy = copy.filter(|copy| !copy.has_ended());
-            Ok(copy.map(|copy| ReplicaState {
-                record: copy.record,
-                relied,
-            }))
-        };
-        match look.await {
-            Ok(Some(state)) => ReplicaLook::At(state),
-            Ok(None) => ReplicaLook::Gone,
-            Err(failure) => {
-                let failure: Failure = failure;
-                self.note("copy", &failure);
-                ReplicaLook::NotNow
-            }
-        }
-    }
-
-    /// Stores what a peer has in a group, and the replica's new position.
-    pub async fn keep(
-        &self,
-        peer: &Peer,
-        group: GroupName,
-        (state, kept): (ReplicaState, Kept),
-        now: Moment,
-    ) -> Written {
-        let kept = match kept {
-            Kept::Entries(entries) => self.keep_entries(peer, group, (state, entries), now).await,
-            // This does not depend on the peer's message that the group has ended, which may be
-            // lost.
-            Kept::Gone => self.copy_is_gone((peer.realm, group), state.epoch()).await,
-        };
-        match kept {
-            Ok(Outcome::Durable) => Written::Durable,
-            Ok(Outcome::Conflict) => Written::Conflict,
-            Err(failure) => {
-                self.note("copy", &failure);
-                Written::Failed
-            }
-        }
-    }
-
-    async fn keep_entries(
-        &self,
-        peer: &Peer,
-        group: GroupName,
-        (state, entries): (ReplicaState, Vec<Entry>),
-        now: Moment,
-    ) -> Result<Outcome, Failure> {
-        let Some(last) = entries.last().map(|entry| entry.position.0) else {
-            return Ok(Outcome::Durable);
-        };
-        let ReplicaState {
-            record: copy,
-            relied: mut batch,
-        } = state;
-        let place = MailboxLog::copy(peer.realm, group, &copy);
-        let mut vouchers = Vouchers::default();
-        for mut entry in entries {
-            // Content types that programs act on are reserved for this realm's own entries. The
-            // exception says what the home realm does not keep any more, which this realm cannot
-            // know.
-            if is_of_realm(entry.content) && !says_gone(&entry) {
-                entry.content = CONTENT_OTHER;
-            }
-            let kept = self.copied_entry((peer.realm, group), &copy, entry, &mut vouchers);
-            let record = kept.await?;
-            batch.append(place.log.clone(), record.to_value()?);
-        }
-        vouchers.spend((peer.realm, group), &mut batch)?;
-        let key = records::copy(peer.realm, group);
-        let record = ReplicaRecord {
-            position: last,
-            ..copy
-        };
-        batch.put(key, record.to_value()?);
-        self.limiter.stored_from(now, peer.realm, batch.bytes());
-        self.commit(batch).await
     }
 }

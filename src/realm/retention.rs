@@ -5,10 +5,12 @@
 //! logs notes the position that a log has reached; later the entries up to there are at least that
 //! old. Nothing here is urgent: a pass is made in steps, and other tasks run in between.
 
+use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::{
-    Failure, Moment, Outcome, Realm,
+    Failure, Mailboxes, Moment, Outcome, Storage,
     groups::MEMBERS_AT_ONCE,
     records::{
         self, GroupRecord, KeepingRecord, KeptRecord, KeptSample, LivesRecord, LogKind, MailboxLog,
@@ -99,26 +101,53 @@ pub(super) struct Decided {
     unwritten: Option<KeepingRecord>,
 }
 
-impl<S: Store> Realm<S> {
+/// How long messages are kept, as it was decided when the store was opened.
+#[derive(Debug)]
+pub struct RetentionPolicy<S> {
+    storage: Arc<Storage<S>>,
+    decided: OnceLock<Decided>,
+}
+
+impl<S> RetentionPolicy<S> {
+    /// Returns the policy before it is decided: everything is kept.
+    pub(super) const fn new(storage: Arc<Storage<S>>) -> Self {
+        Self {
+            storage,
+            decided: OnceLock::new(),
+        }
+    }
+}
+
+impl<S: Store> RetentionPolicy<S> {
     /// Decides how long messages are kept: as `configured`, or by what the store was created with.
     /// Called once for each opening of the store, before [`Realm::begin_life`].
     pub async fn begin_keeping(&self, configured: Option<Retention>) -> (Keeping, Retention) {
         let mut unwritten = None;
         let decided = async {
-            let found = self.record::<KeepingRecord>(&records::keeping()).await?;
+            let found = self
+                .storage
+                .record::<KeepingRecord>(&records::keeping())
+                .await?;
             let by_default = match found {
                 Some((record, _)) => record.by_default,
                 None => {
-                    let lives = self.record::<LivesRecord>(&records::lives()).await?;
-                    let users = self.store.list(&records::accounts(), None, 1).await?;
+                    let lives = self
+                        .storage
+                        .record::<LivesRecord>(&records::lives())
+                        .await?;
+                    let users = self
+                        .storage
+                        .store
+                        .list(&records::accounts(), None, 1)
+                        .await?;
                     let by_default = lives.is_none() && users.is_empty();
                     let record = KeepingRecord { by_default };
                     let mut batch = Batch::new();
                     batch.put(records::keeping(), record.to_value()?);
                     // On a full disk it is written later, with the first record that would change
                     // this decision at the next start.
-                    if let Err(failure) = self.commit(batch).await {
-                        self.note("retention", &failure);
+                    if let Err(failure) = self.storage.commit(batch).await {
+                        self.storage.log_failure("retention", &failure);
                         unwritten = Some(record);
                     }
                     by_default
@@ -128,7 +157,7 @@ impl<S: Store> Realm<S> {
         };
         let by_default = decided.await.unwrap_or_else(|failure| {
             // If this cannot be read, messages are kept.
-            self.note("retention", &failure);
+            self.storage.log_failure("retention", &failure);
             false
         });
         let decided = match configured {
@@ -137,7 +166,7 @@ impl<S: Store> Realm<S> {
             None => (Keeping::Forever, Retention::FOREVER),
         };
         let retention = decided.1;
-        let _ = self.retention.set(Decided {
+        let _ = self.decided.set(Decided {
             retention,
             unwritten,
         });
@@ -146,7 +175,7 @@ impl<S: Store> Realm<S> {
 
     /// Returns how long messages are kept.
     pub fn retention(&self) -> Retention {
-        let decided = self.retention.get();
+        let decided = self.decided.get();
         decided.map_or(Retention::FOREVER, |decided| decided.retention)
     }
 
@@ -154,20 +183,22 @@ impl<S: Store> Realm<S> {
     /// with, if there was no room for it before. Otherwise the next start would take the store for
     /// an older one.
     pub(super) fn put_keeping(&self, batch: &mut Batch) -> Result<(), Failure> {
-        let decided = self.retention.get();
+        let decided = self.decided.get();
         if let Some(record) = decided.and_then(|decided| decided.unwritten.as_ref()) {
             batch.put(records::keeping(), record.to_value()?);
         }
         Ok(())
     }
+}
 
+impl<S: Store> Mailboxes<S> {
     /// Drops the entries of a log that were kept for long enough.
     pub(super) async fn sweep_log(
         &self,
         log: &Log,
         now: &(impl Fn() -> Moment + Sync),
     ) -> Result<(), Failure> {
-        let retention = self.retention();
+        let retention = self.policy.retention();
         let Some(kind) = records::log_kind(log) else {
             return Ok(());
         };
@@ -181,14 +212,14 @@ impl<S: Store> Realm<S> {
             if matches!(kind, LogKind::Copy(..)) {
                 batch.forget(log.clone());
             }
-            self.commit(batch).await?;
+            self.storage.commit(batch).await?;
             return Ok(());
         }
         if retention == Retention::FOREVER {
             return Ok(());
         }
         let key = records::kept(log);
-        let known = self.record::<KeptRecord>(&key).await?;
+        let known = self.storage.record::<KeptRecord>(&key).await?;
         let (before, version) = known.map_or((None, None), |(record, version)| {
             (Some(record), Some(version))
         });
@@ -205,7 +236,7 @@ impl<S: Store> Realm<S> {
             Reach::Readers(readers)
                 if bound.aged > bound.unread && !is_planted(Fault::DropUnread) =>
             {
-                let first = self.store.read(log, Position(0), ONE).await?;
+                let first = self.storage.store.read(log, Position(0), ONE).await?;
                 let first = first.entries.first().map_or(0, |(first, _)| first.0);
                 let least = bound.unread.max(first.saturating_sub(1));
                 let read = self.read_by_all(&readers, (least, bound.aged)).await?;
@@ -221,7 +252,7 @@ impl<S: Store> Realm<S> {
             batch
                 .expect(key.clone(), expected)
                 .put(key, kept.to_value()?);
-            if !matches!(self.commit(batch).await?, Outcome::Durable) {
+            if !matches!(self.storage.commit(batch).await?, Outcome::Durable) {
                 return Ok(());
             }
         }
@@ -243,6 +274,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<(), Failure> {
         loop {
             let page = self
+                .storage
                 .store
                 .read(log, Position(kept.seen), READ_AT_ONCE)
                 .await?;
@@ -269,7 +301,7 @@ impl<S: Store> Realm<S> {
         // just removed.
         let mut trimmed = 0;
         loop {
-            let page = self.store.read(log, Position(trimmed), ONE).await?;
+            let page = self.storage.store.read(log, Position(trimmed), ONE).await?;
             let Some((Position(first), _)) = page.entries.first() else {
                 return Ok(());
             };
@@ -279,7 +311,7 @@ impl<S: Store> Realm<S> {
             let below = (first + TRIMMED_AT_ONCE).min(target + 1);
             let mut batch = Batch::tidying();
             batch.trim(log.clone(), Position(below));
-            self.commit(batch).await?;
+            self.storage.commit(batch).await?;
             trimmed = below - 1;
             tokio::task::yield_now().await;
         }
@@ -289,13 +321,16 @@ impl<S: Store> Realm<S> {
     async fn reach(&self, kind: LogKind, log: &Log) -> Result<Option<Reach>, Failure> {
         // This is read before it is known that nobody reads the log: later entries are not for
         // those readers.
-        let last = self.store.last(log).await?.0;
+        let last = self.storage.store.last(log).await?.0;
         Ok(Some(match kind {
             LogKind::Private(user) => Reach::Readers(Readers::User(user)),
             // All of it is also among the private messages, where the user reads it.
             LogKind::FromRealm(..) => Reach::Nobody,
             LogKind::Group(name, number) => {
-                let found = self.record::<GroupRecord>(&records::group(name)).await?;
+                let found = self
+                    .storage
+                    .record::<GroupRecord>(&records::group(name))
+                    .await?;
                 match found {
                     Some((record, _)) if record.log == number => {
                         Reach::Readers(Readers::Group(name, record))
@@ -306,6 +341,7 @@ impl<S: Store> Realm<S> {
             }
             LogKind::Copy(realm, name, number) => {
                 let found = self
+                    .storage
                     .record::<ReplicaRecord>(&records::copy(realm, name))
                     .await?;
                 match found {
@@ -352,6 +388,7 @@ impl<S: Store> Realm<S> {
         let (mut read, mut after) = (wanted, None);
         loop {
             let found = self
+                .storage
                 .store
                 .list(prefix, after.as_ref(), MEMBERS_AT_ONCE)
                 .await?;

@@ -1,13 +1,14 @@
 //! Sessions (SES-1 … SES-6): the user of a command, and how long the session lasts.
 
 use super::{
-    Caller, Failure, Moment, Realm, Work,
+    Caller, Failure, Idempotency, Limiter, Limits, Mailboxes, Moment, Random, Realm, Storage, Work,
     records::{
         self, ChangedRecord, IdleRecord, Owner, Record as _, SessionHash, SessionLink,
         SessionRecord,
     },
     storage::{Notes, Unnoted},
 };
+use crate::crypto::MacKey;
 use crate::{
     crypto::PublicKey,
     store::{Batch, CommitError, Expected, Store, Version},
@@ -16,6 +17,7 @@ use crate::{
         Username, command, command::Change,
     },
 };
+use std::sync::Arc;
 
 /// A session's last use is recorded when the record is this many seconds old.
 const USED_GRAIN: u32 = 3600;
@@ -58,9 +60,33 @@ impl Current {
     }
 }
 
-impl<S: Store> Realm<S> {
+/// The sessions of users, and what is kept of their devices.
+#[derive(Debug)]
+pub struct Sessions<S> {
+    pub(super) storage: Arc<Storage<S>>,
+    pub(super) random: Arc<Random>,
+    pub(super) idempotency: Arc<Idempotency<S>>,
+    pub(super) mailboxes: Arc<Mailboxes<S>>,
+    pub(super) limits: Limits,
+    pub(super) limiter: Arc<Limiter>,
+    /// Makes session ids.
+    pub(super) ids: MacKey,
+    /// Makes the hashes under which sessions are stored.
+    pub(super) hashes: MacKey,
+}
+
+impl<S: Store> Sessions<S> {
+    /// Returns the owner of the command's operation number. `None` if a plain link opens a session.
+    pub(super) fn owner(&self, caller: &Caller, session: Option<SessionRef>) -> Option<Owner> {
+        match (caller.device, session) {
+            (Some(device), _) => Some(Owner::Device(device)),
+            (None, Some(SessionRef::Named(id))) => Some(Owner::Session(self.session_hash(&id))),
+            (None, _) => None,
+        }
+    }
+
     pub(super) fn session_hash(&self, id: &SessionId) -> SessionHash {
-        self.session_hashes.mac16(&[&id.0])
+        self.hashes.mac16(&[&id.0])
     }
 
     /// Returns the id of the session that a command opens. A device's id is derived from its key
@@ -69,12 +95,13 @@ impl<S: Store> Realm<S> {
     pub(super) fn session_id(&self, work: &Work<'_>, user: Username) -> SessionId {
         let OperationNumber(number) = work.caller.operation;
         match &work.caller.device {
-            Some(device) => SessionId(self.session_ids.mac16(&[
-                &device.0,
-                &number.to_be_bytes(),
-                user.as_bytes(),
-            ])),
-            None => SessionId(self.random()),
+            Some(device) => {
+                SessionId(
+                    self.ids
+                        .mac16(&[&device.0, &number.to_be_bytes(), user.as_bytes()]),
+                )
+            }
+            None => SessionId(self.random.random()),
         }
     }
 
@@ -97,7 +124,7 @@ impl<S: Store> Realm<S> {
         match self.find_session(caller, session).await? {
             Found::Open(current) => Ok(current),
             Found::Since(owner) => {
-                let highest = self.highest(&owner).await?;
+                let highest = self.idempotency.highest(&owner).await?;
                 Err(Refusal::number(ErrorCode::NoSession, highest).into())
             }
             Found::None => Err(ErrorCode::NoSession.into()),
@@ -169,7 +196,11 @@ impl<S: Store> Realm<S> {
         device: &PublicKey,
         now: Moment,
     ) -> Result<Option<Current>, Failure> {
-        match self.record::<SessionLink>(&records::device(device)).await? {
+        match self
+            .storage
+            .record::<SessionLink>(&records::device(device))
+            .await?
+        {
             Some((link, _)) => self.load_session(link.session, Some(device), now).await,
             None => Ok(None),
         }
@@ -182,6 +213,7 @@ impl<S: Store> Realm<S> {
         now: Moment,
     ) -> Result<Option<Current>, Failure> {
         let Some((record, version)) = self
+            .storage
             .record::<SessionRecord>(&records::session(&hash))
             .await?
         else {
@@ -216,7 +248,7 @@ impl<S: Store> Realm<S> {
         };
         current.rely_on(&mut batch);
         batch.put(records::session(&current.hash), current.record.to_value()?);
-        match self.store.commit(batch).await {
+        match self.storage.store.commit(batch).await {
             Ok(committed) => current.version = committed.version,
             Err(CommitError::Store(error)) => return Err(error.into()),
             // Another command has touched or ended it: commits that rely on it will conflict. A
@@ -254,7 +286,7 @@ impl<S: Store> Realm<S> {
         sessions_change(user, &mut work.batch)?;
         // A session that ends to make room may be watched.
         work.affected = Some(user);
-        self.link(user, &owner, &mut work.batch).await?;
+        self.mailboxes.link(user, &owner, &mut work.batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
         work.batch
             .put(records::session(&hash), record.to_value()?)
@@ -287,7 +319,7 @@ impl<S: Store> Realm<S> {
         user: Username,
     ) -> Result<Vec<Current>, Failure> {
         let changed = records::sessions_changed(user);
-        self.noted::<ChangedRecord>(notes, &changed).await?;
+        self.storage.noted::<ChangedRecord>(notes, &changed).await?;
         let prefix = records::handles(user);
         let mut all = Vec::new();
         let mut after = None;
@@ -295,6 +327,7 @@ impl<S: Store> Realm<S> {
         // others (ACC-4).
         loop {
             let links = self
+                .storage
                 .store
                 .list(&prefix, after.as_ref(), SESSIONS_AT_ONCE)
                 .await?;
@@ -302,7 +335,9 @@ impl<S: Store> Realm<S> {
             after = links.last().map(|(key, _)| key.clone());
             for (_, link) in links {
                 let SessionLink { session: hash } = SessionLink::from_value(&link.value)?;
-                if let Some((record, version)) = self.record(&records::session(&hash)).await? {
+                if let Some((record, version)) =
+                    self.storage.record(&records::session(&hash)).await?
+                {
                     all.push(Current {
                         hash,
                         user,
@@ -339,7 +374,7 @@ impl<S: Store> Realm<S> {
             self.end_session(current, batch).await?;
             let owner = current.owner();
             if !reading.contains(&owner) {
-                self.unlink(user, &owner, batch).await?;
+                self.mailboxes.unlink(user, &owner, batch).await?;
                 // One entry is enough.
                 reading.push(owner);
             }
@@ -354,13 +389,13 @@ impl<S: Store> Realm<S> {
             .delete(records::handle(current.user, handle_of(&current.hash)?));
         let Some(bytes) = current.record.device else {
             let numbers = records::operations_of(current.hash);
-            if !self.store.list(&numbers, None, 1).await?.is_empty() {
+            if !self.storage.store.list(&numbers, None, 1).await?.is_empty() {
                 put_ended(current, batch)?;
             }
             return Ok(());
         };
         let key = records::device(&PublicKey(bytes));
-        if let Some((link, version)) = self.record::<SessionLink>(&key).await?
+        if let Some((link, version)) = self.storage.record::<SessionLink>(&key).await?
             && link.session == current.hash
         {
             batch.expect(key.clone(), Expected::At(version)).delete(key);
@@ -368,19 +403,31 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
+    /// Returns the session of a command that changes something. The commit depends on it.
+    pub(super) async fn session_of(&self, work: &mut Work<'_>) -> Result<Current, Failure> {
+        match work.request.command.session() {
+            Some(session) => self.session_noted(work, session).await,
+            None => Err(ErrorCode::NoSession.into()),
+        }
+    }
+}
+
+impl<S: Store> Realm<S> {
     pub(super) async fn logout(
         &self,
         work: &mut Work<'_>,
         command: &command::Logout,
     ) -> Result<Answer, Failure> {
         let &command::Logout { session, .. } = command;
-        let current = self.session_noted(work, session).await?;
+        let current = self.sessions.session_noted(work, session).await?;
         work.affected = Some(current.user);
         if current.record.device.is_none() {
             // This is one of its numbers.
             put_ended(&current, &mut work.batch)?;
         }
-        self.end_sessions(&[current], None, &mut work.batch).await?;
+        self.sessions
+            .end_sessions(&[current], None, &mut work.batch)
+            .await?;
         Ok(Answer::Done)
     }
 
@@ -389,8 +436,11 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let mut all = self.sessions_of(&mut Unnoted, current.user).await?;
+        let current = self.sessions.session(caller, session).await?;
+        let mut all = self
+            .sessions
+            .sessions_of(&mut Unnoted, current.user)
+            .await?;
         all.sort_by_key(|session| (session.record.created, session.hash));
         let listed = all.into_iter().map(|session| {
             Ok(DeviceSession {
@@ -412,8 +462,9 @@ impl<S: Store> Realm<S> {
         let &command::Revoke {
             session, handle, ..
         } = command;
-        let current = self.session_noted(work, session).await?;
+        let current = self.sessions.session_noted(work, session).await?;
         let meant = self
+            .sessions
             .sessions_of(&mut work.batch, current.user)
             .await?
             .into_iter()
@@ -423,7 +474,9 @@ impl<S: Store> Realm<S> {
             meant.rely_on(&mut work.batch);
         }
         work.affected = Some(current.user);
-        self.end_sessions(&[meant], None, &mut work.batch).await?;
+        self.sessions
+            .end_sessions(&[meant], None, &mut work.batch)
+            .await?;
         Ok(Answer::Done)
     }
 
@@ -432,8 +485,9 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
+        let current = self.sessions.session(caller, session).await?;
         let (account, _) = self
+            .storage
             .record::<records::AccountRecord>(&records::account(current.user))
             .await?
             .ok_or(ErrorCode::NoSession)?;
@@ -443,14 +497,6 @@ impl<S: Store> Realm<S> {
             full_name: account.full_name,
             country: account.country,
         }))
-    }
-
-    /// Returns the session of a command that changes something. The commit depends on it.
-    pub(super) async fn session_of(&self, work: &mut Work<'_>) -> Result<Current, Failure> {
-        match work.request.command.session() {
-            Some(session) => self.session_noted(work, session).await,
-            None => Err(ErrorCode::NoSession.into()),
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the realm reads and writes its store: records instead of bytes, refusals instead of errors.
 
-use super::{DISK_FULL_MS, Failure, Realm, records::Record};
+use super::{DISK_FULL_MS, Failure, records::Record};
 use crate::{
     faults::{Fault, is_planted},
     store::{
@@ -9,6 +9,7 @@ use crate::{
     },
     wire::Refusal,
 };
+use tokio::sync::watch;
 
 /// The result of a commit that did not fail.
 pub(super) enum Outcome {
@@ -117,7 +118,53 @@ impl Walk {
     }
 }
 
-impl<S: Store> Realm<S> {
+/// The store of a realm, and whether it has failed. All services read and write through it.
+#[derive(Debug)]
+pub struct Storage<S> {
+    pub(super) store: S,
+    /// Set for good when the store fails.
+    failed: watch::Sender<Option<StoreError>>,
+}
+
+impl<S: Store> Storage<S> {
+    /// Waits until the store fails, also while no command arrives. After a failure nothing can be
+    /// written; only a restart helps.
+    pub async fn failed(&self) -> StoreError {
+        let mut failed = self.failed.subscribe();
+        tokio::select! {
+            biased;
+            failed = failed.wait_for(Option::is_some) => match failed.as_deref() {
+                Ok(Some(error)) => error.clone(),
+                _ => StoreError::Closed,
+            },
+            error = self.store.failed() => error,
+        }
+    }
+
+    /// Logs a failure. A store failure is an error that the operator must see; a refusal is only a
+    /// debug message.
+    pub(super) fn log_failure(&self, command: &str, failure: &Failure) {
+        match failure {
+            Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),
+            Failure::Store(error) | Failure::Unknown(error) => {
+                tracing::error!(command, %error, "a command failed");
+                if matches!(error, StoreError::Failed(_)) {
+                    self.failed.send_replace(Some(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Returns the storage over `store`.
+    pub(super) fn new(store: S) -> Self {
+        Self {
+            store,
+            failed: watch::Sender::new(None),
+        }
+    }
+}
+
+impl<S: Store> Storage<S> {
     /// Calls `found` for each readable key under a prefix, in order. Returns the reason if
     /// something was skipped.
     pub(super) async fn list_readable(

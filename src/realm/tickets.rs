@@ -4,7 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    Account, Failure, Moment, Outcome, Realm,
+    Account, Failure, Lives, Moment, Outcome, Sessions,
     records::{self, KeptTicket, NamedTicket, Record as _, TicketRecord, TicketsRecord},
 };
 use crate::{
@@ -56,7 +56,7 @@ fn is_young(since: u32, now: u32) -> bool {
     now.saturating_sub(since) < LIFETIME_SECONDS
 }
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Sessions<S> {
     /// Stores a ticket for a device that has a session; without a session, nothing is stored.
     /// `age`: the time since its handshake.
     ///
@@ -79,7 +79,7 @@ impl<S: Store> Realm<S> {
                 Ok(Outcome::Conflict) => {}
                 // The disk is full.
                 Ok(Outcome::Durable) | Err(Failure::Refused(_)) => return,
-                Err(failure) => return self.note("keep ticket", &failure),
+                Err(failure) => return self.storage.log_failure("keep ticket", &failure),
             }
         }
     }
@@ -96,12 +96,18 @@ impl<S: Store> Realm<S> {
         };
         let key = records::tickets_of(&returning.device);
         let mut batch = Batch::new();
-        let found = self.noted::<TicketsRecord>(&mut batch, &key).await?;
+        let found = self
+            .storage
+            .noted::<TicketsRecord>(&mut batch, &key)
+            .await?;
         let mut tickets = found.map_or_else(Vec::new, |(record, _)| record.tickets);
         let mut place = returning.place.map(records::ip_bytes);
         if place.is_none() && tickets.iter().any(|ticket| ticket.id == id.0) {
             // Its device's address may have been stored before, and is the newer one.
-            let known = self.record::<TicketRecord>(&records::ticket(id.0)).await?;
+            let known = self
+                .storage
+                .record::<TicketRecord>(&records::ticket(id.0))
+                .await?;
             let kept = known.and_then(|(record, _)| record.kept);
             place = kept.and_then(|kept| kept.place);
         }
@@ -131,7 +137,7 @@ impl<S: Store> Realm<S> {
         batch
             .put(key, TicketsRecord { tickets }.to_value()?)
             .put(records::ticket(id.0), ticket.to_value()?);
-        self.commit(batch).await
+        self.storage.commit(batch).await
     }
 
     /// Stores the address at which a ticket's device was validated, if it is not stored yet.
@@ -142,7 +148,7 @@ impl<S: Store> Realm<S> {
         let noted = async {
             let key = records::ticket(id.0);
             let mut batch = Batch::new();
-            let found = self.noted::<TicketRecord>(&mut batch, &key).await?;
+            let found = self.storage.noted::<TicketRecord>(&mut batch, &key).await?;
             let Some((mut record, _)) = found else {
                 return Ok(());
             };
@@ -152,11 +158,11 @@ impl<S: Store> Realm<S> {
             kept.place = Some(records::ip_bytes(place));
             batch.put(key, record.to_value()?);
             // Another write of it meanwhile is as good.
-            self.commit(batch).await.map(drop)
+            self.storage.commit(batch).await.map(drop)
         };
         match noted.await {
             Ok(()) | Err(Failure::Refused(_)) => {}
-            Err(failure) => self.note("keep ticket", &failure),
+            Err(failure) => self.storage.log_failure("keep ticket", &failure),
         }
     }
 
@@ -164,7 +170,7 @@ impl<S: Store> Realm<S> {
     pub async fn find_ticket(&self, id: ConnectionId, now: Moment) -> FoundTicket {
         let found = async {
             let key = records::ticket(id.0);
-            let Some((found, _)) = self.record::<TicketRecord>(&key).await? else {
+            let Some((found, _)) = self.storage.record::<TicketRecord>(&key).await? else {
                 return Ok(None);
             };
             let device = PublicKey(found.device);
@@ -188,24 +194,10 @@ impl<S: Store> Realm<S> {
             Ok(Some(found)) => FoundTicket::Good(Box::new(found)),
             Ok(None) => FoundTicket::NotGood,
             Err(failure) => {
-                self.note("find ticket", &failure);
+                self.storage.log_failure("find ticket", &failure);
                 FoundTicket::Unreadable
             }
         }
-    }
-
-    /// Returns the lives of the store that a resuming device may know, the current one first.
-    pub fn lives_to_come_back_to(&self) -> Vec<Life> {
-        let Some(lives) = self.lives.get() else {
-            return Vec::new();
-        };
-        let current = lives.current();
-        let former = lives.known.iter().copied();
-        let former = former.filter(|life| Some(*life) != current);
-        current
-            .into_iter()
-            .chain(former.take(FORMER_LIVES))
-            .collect()
     }
 
     /// Removes tickets that are not valid any more.
@@ -215,11 +207,12 @@ impl<S: Store> Realm<S> {
         now: Moment,
     ) -> Result<Option<Key>, Failure> {
         let found = self
+            .storage
             .next_readable(records::all_tickets(), after, PER_STEP)
             .await?;
         for (key, found) in &found {
             if let Err(failure) = self.tidy_tickets_of(key, found, now).await {
-                self.note("tickets", &failure);
+                self.storage.log_failure("tickets", &failure);
             }
         }
         Ok(found.last().map(|(key, _)| key.clone()))
@@ -235,6 +228,7 @@ impl<S: Store> Realm<S> {
         let (mut over, mut good) = (Vec::new(), Vec::new());
         for ticket in record.tickets {
             let found = self
+                .storage
                 .record::<TicketRecord>(&records::ticket(ticket.id))
                 .await?;
             let is_good = is_young(ticket.since, now.running)
@@ -256,14 +250,34 @@ impl<S: Store> Realm<S> {
             batch.put(key.clone(), record.to_value()?);
         }
         // On a conflict another pass looks at it.
-        self.commit(batch).await?;
+        self.storage.commit(batch).await?;
         Ok(())
     }
 
     /// True if no tickets are stored.
     #[cfg(test)]
     pub(crate) async fn has_no_tickets(&self) -> bool {
-        let found = self.store.list(&records::all_tickets(), None, 1).await;
+        let found = self
+            .storage
+            .store
+            .list(&records::all_tickets(), None, 1)
+            .await;
         found.is_ok_and(|found| found.is_empty())
+    }
+}
+
+impl<S: Store> Lives<S> {
+    /// Returns the lives of the store that a resuming device may know, the current one first.
+    pub fn lives_to_come_back_to(&self) -> Vec<Life> {
+        let Some(lives) = self.known.get() else {
+            return Vec::new();
+        };
+        let current = lives.current();
+        let former = lives.known.iter().copied();
+        let former = former.filter(|life| Some(*life) != current);
+        current
+            .into_iter()
+            .chain(former.take(FORMER_LIVES))
+            .collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Failure, Realm,
+    Failure, Storage,
     records::{self, Record as _, RunningRecord, SessionRecord},
 };
 use crate::store::{Batch, Key, Store, Versioned};
@@ -30,7 +30,7 @@ impl Moment {
     }
 }
 
-impl<S: Store> Realm<S> {
+impl<S: Store> Storage<S> {
     /// Returns the recorded total running time, in seconds. It is recorded in two places, one of
     /// which is enough.
     ///
@@ -61,7 +61,7 @@ impl<S: Store> Realm<S> {
             (Ok(None), first) => first,
             (Err(failure), _) => Err(failure),
         };
-        found.inspect_err(|failure| self.note("running", failure))
+        found.inspect_err(|failure| self.log_failure("running", failure))
     }
 
     /// Returns a lower bound of the total running time, in seconds, for when its records are
@@ -106,7 +106,7 @@ impl<S: Store> Realm<S> {
                 "the store does not take for how long the realm has been running, as its disk has no room left: if this process ends before \
                  it does, the realm goes on from what was written last, and sessions and messages are kept for so much longer; make room"
             ),
-            Err(failure) => self.note("running", &failure),
+            Err(failure) => self.log_failure("running", &failure),
         }
     }
 }

@@ -42,7 +42,7 @@ impl<S: Store> Realm<S> {
         let kept = async {
             let mut batch = Batch::new();
             batch.put(records::watcher(link.0), record.to_value()?);
-            self.commit(batch).await?;
+            self.storage.commit(batch).await?;
             Ok::<_, Failure>(())
         };
         self.note_watcher(kept.await);
@@ -55,7 +55,7 @@ impl<S: Store> Realm<S> {
             batch.delete(records::watcher(link.0));
         }
         let gone = async {
-            self.commit(batch).await?;
+            self.storage.commit(batch).await?;
             Ok::<_, Failure>(())
         };
         self.note_watcher(gone.await);
@@ -68,10 +68,11 @@ impl<S: Store> Realm<S> {
         after: Option<Key>,
     ) -> (Vec<(ConnectionId, Watcher)>, Option<Key>) {
         let found = self
+            .storage
             .next_readable(records::all_watchers(), after, AT_ONCE)
             .await;
         let found = found.unwrap_or_else(|failure| {
-            self.note("watchers", &failure);
+            self.storage.log_failure("watchers", &failure);
             Vec::new()
         });
         let last = found.last().map(|(key, _)| key.clone());
@@ -93,7 +94,7 @@ impl<S: Store> Realm<S> {
         match outcome {
             // The disk is full.
             Ok(()) | Err(Failure::Refused(_)) => {}
-            Err(failure) => self.note("watchers", &failure),
+            Err(failure) => self.storage.log_failure("watchers", &failure),
         }
     }
 }

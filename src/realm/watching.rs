@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    Caller, Failure, Moment, Realm,
+    Caller, Failure, Mailboxes, Moment, Realm,
     blocks::{Blocked, UNREAD_LOOKED_AT},
     limits::WATCH_READ_BYTES,
     reading::Reader,
@@ -111,32 +111,16 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         cursors: &Cursors,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let mailboxes = self.mailboxes_of(current.user).await?.len();
+        let current = self.sessions.session(caller, session).await?;
+        let mailboxes = self.groups.mailboxes_of(current.user).await?.len();
         let bytes = WATCH_BYTES + mailboxes * FOLLOWED_BYTES;
-        if !self.watch_memory.has_room(current.user, bytes) {
+        if !self.mailboxes.watch_memory.has_room(current.user, bytes) {
             return Err(Refusal::busy(WATCHES_FULL_MS).into());
         }
-        self.confirm_all(caller, &current, cursors).await?;
+        self.mailboxes
+            .confirm_all(caller, &current, cursors)
+            .await?;
         Ok(Answer::Done)
-    }
-
-    /// Confirms the cursors that a reader names (READ-3).
-    async fn confirm_all(
-        &self,
-        caller: &Caller,
-        current: &Current,
-        cursors: &Cursors,
-    ) -> Result<(), Failure> {
-        let owner = current.owner();
-        for (mailbox, position) in &cursors.0 {
-            if caller.believed(Some(position.0)).is_some()
-                && let Some(place) = self.place_of(current.user, mailbox).await?
-            {
-                self.confirm(current, &owner, &place, position.0).await?;
-            }
-        }
-        Ok(())
     }
 
     /// Counts the entries that the device has not confirmed. First confirms those up to the given
@@ -147,28 +131,39 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         cursors: &Cursors,
     ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        self.confirm_all(caller, &current, cursors).await?;
+        let current = self.sessions.session(caller, session).await?;
+        self.mailboxes
+            .confirm_all(caller, &current, cursors)
+            .await?;
         let owner = current.owner();
-        let blocked = self.blocked_by(current.user).await?;
+        let blocked = self.mailboxes.blocked_by(current.user).await?;
         let mut left = UNREAD_LOOKED_AT;
         let mut counts = Vec::new();
-        for (mailbox, place) in self.mailboxes_of(current.user).await? {
-            let read = self.confirmed(current.user, &owner, &place).await?;
-            let last = self.store.last(&place.log).await?.0;
+        for (mailbox, place) in self.groups.mailboxes_of(current.user).await? {
+            let read = self
+                .mailboxes
+                .confirmed(current.user, &owner, &place)
+                .await?;
+            let last = self.storage.store.last(&place.log).await?.0;
             let mut count = last.saturating_sub(read);
             if count > 0 {
                 let one = PageLimit {
                     entries: 1,
                     bytes: 1,
                 };
-                let page = self.store.read(&place.log, Position(read), one).await?;
+                let page = self
+                    .storage
+                    .store
+                    .read(&place.log, Position(read), one)
+                    .await?;
                 let first = page.entries.first().map_or(last + 1, |(first, _)| first.0);
                 let gone = first.saturating_sub(read + 1).min(count);
                 // Entries that are not kept any more count as the one entry that says so (READ-11).
                 count = count - gone + gone.min(1);
                 let blocked = blocked.within(mailbox);
-                let hidden = self.count_hidden(&place, (read, last), blocked, &mut left);
+                let hidden = self
+                    .mailboxes
+                    .count_hidden(&place, (read, last), blocked, &mut left);
                 count = count.saturating_sub(hidden.await?);
             }
             if count > 0 {
@@ -188,7 +183,7 @@ impl<S: Store> Realm<S> {
     ) -> Option<Watch<S>> {
         let (session, cursors) = (*session, cursors.clone());
         let begun = async {
-            let current = self.session(caller, session).await?;
+            let current = self.sessions.session(caller, session).await?;
             let mut watch = Watch {
                 realm: Arc::clone(self),
                 caller: *caller,
@@ -197,12 +192,15 @@ impl<S: Store> Realm<S> {
                 cursors,
                 blocked: Blocked::default(),
                 mailboxes: Vec::new(),
-                grown: self.store.subscribe(&[]),
-                changed: self.watched.subscribe(&[watched_of(current.user)]),
+                grown: self.storage.store.subscribe(&[]),
+                changed: self
+                    .mailboxes
+                    .watched
+                    .subscribe(&[watched_of(current.user)]),
                 used: current.record.last,
                 turn: 0,
                 ahead: 0,
-                held: self.watch_memory.watch(current.user),
+                held: self.mailboxes.watch_memory.watch(current.user),
             };
             watch.look_again(&current).await?;
             Ok::<_, Failure>(watch)
@@ -210,10 +208,30 @@ impl<S: Store> Realm<S> {
         match begun.await {
             Ok(watch) => Some(watch),
             Err(failure) => {
-                self.note("watch", &failure);
+                self.storage.log_failure("watch", &failure);
                 None
             }
         }
+    }
+}
+
+impl<S: Store> Mailboxes<S> {
+    /// Confirms the cursors that a reader names (READ-3).
+    async fn confirm_all(
+        &self,
+        caller: &Caller,
+        current: &Current,
+        cursors: &Cursors,
+    ) -> Result<(), Failure> {
+        let owner = current.owner();
+        for (mailbox, position) in &cursors.0 {
+            if caller.believed(Some(position.0)).is_some()
+                && let Some(place) = self.place_of(current.user, mailbox).await?
+            {
+                self.confirm(current, &owner, &place, position.0).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns the log of a user's mailbox, if it is theirs.
@@ -225,8 +243,10 @@ impl<S: Store> Realm<S> {
         Ok(match *mailbox {
             Mailbox::Private => Some(MailboxLog::private(user)),
             Mailbox::Realm(realm) => Some(MailboxLog::from_realm(user, realm)),
-            Mailbox::Group(group) => self.joined_place(user, group).await?,
-            Mailbox::RealmGroup(realm, group) => self.copied_place(user, realm, group).await?,
+            Mailbox::Group(group) => self.groups.joined_place(user, group).await?,
+            Mailbox::RealmGroup(realm, group) => {
+                self.groups.copied_place(user, realm, group).await?
+            }
         })
     }
 }
@@ -260,7 +280,7 @@ impl<S: Store> Watch<S> {
                 Ok(Some(push)) => return Some(push),
                 Ok(None) => {}
                 Err(failure) => {
-                    self.realm.note("watch", &failure);
+                    self.realm.storage.log_failure("watch", &failure);
                     return None;
                 }
             }
@@ -291,7 +311,7 @@ impl<S: Store> Watch<S> {
         match self.look_again(&current).await {
             Ok(()) => Some(()),
             Err(failure) => {
-                self.realm.note("watch", &failure);
+                self.realm.storage.log_failure("watch", &failure);
                 None
             }
         }
@@ -307,7 +327,11 @@ impl<S: Store> Watch<S> {
     /// Returns the session, if it still exists.
     async fn current(&mut self) -> Option<Current> {
         let (device, now) = (self.caller.device.as_ref(), self.caller.now);
-        let found = self.realm.load_session(self.session, device, now).await;
+        let found = self
+            .realm
+            .sessions
+            .load_session(self.session, device, now)
+            .await;
         let current = found.ok().flatten()?;
         self.used = current.record.last;
         Some(current)
@@ -318,6 +342,7 @@ impl<S: Store> Watch<S> {
         let current = self.current().await?;
         let current = self
             .realm
+            .sessions
             .use_session(current, self.caller.now)
             .await
             .ok()?;
@@ -328,11 +353,11 @@ impl<S: Store> Watch<S> {
     /// Updates the list of mailboxes. Known ones keep their positions.
     async fn look_again(&mut self, current: &Current) -> Result<(), Failure> {
         let owner = current.owner();
-        let blocked = self.realm.blocked_by(self.user).await?;
+        let blocked = self.realm.mailboxes.blocked_by(self.user).await?;
         // What was read ahead for other blocks is read again.
         let has_other_blocks = core::mem::replace(&mut self.blocked, blocked) != self.blocked;
         let mut known = std::mem::take(&mut self.mailboxes);
-        for (mailbox, place) in self.realm.mailboxes_of(self.user).await? {
+        for (mailbox, place) in self.realm.groups.mailboxes_of(self.user).await? {
             let same =
                 |watched: &Followed| watched.mailbox == mailbox && watched.place.log == place.log;
             if let Some(at) = known.iter().position(same) {
@@ -351,11 +376,16 @@ impl<S: Store> Watch<S> {
             let position = match cursors.find(|(named, _)| *named == mailbox) {
                 Some((_, Position(named)))
                     if self.caller.believed(Some(*named)).is_some()
-                        && !self.realm.is_ahead(&place, *named).await? =>
+                        && !self.realm.mailboxes.is_ahead(&place, *named).await? =>
                 {
                     (*named).max(place.floor)
                 }
-                _ => self.realm.confirmed(self.user, &owner, &place).await?,
+                _ => {
+                    self.realm
+                        .mailboxes
+                        .confirmed(self.user, &owner, &place)
+                        .await?
+                }
             };
             self.mailboxes.push(Followed {
                 mailbox,
@@ -387,7 +417,7 @@ impl<S: Store> Watch<S> {
             .iter()
             .map(|watched| watched.place.log.clone())
             .collect();
-        self.grown = self.realm.store.subscribe(&logs);
+        self.grown = self.realm.storage.store.subscribe(&logs);
         // Entries may have arrived between the read and the subscription.
         for watched in &mut self.mailboxes {
             watched.has_grown = true;
@@ -486,7 +516,11 @@ impl<S: Store> Watch<S> {
                 blocked: self.blocked.within(mailbox),
                 hidden,
             };
-            let shown = self.realm.shown(&place, after, reader, limit).await?;
+            let shown = self
+                .realm
+                .mailboxes
+                .shown(&place, after, reader, limit)
+                .await?;
             let limiter = &self.realm.limiter;
             limiter.charge(self.caller.now, &self.user, shown.hidden);
             if let Some(watched) = self.mailboxes.get_mut(at) {
@@ -547,11 +581,15 @@ impl<S: Store> Watch<S> {
     /// `None` if the session has ended or the mailbox is not its user's any more.
     async fn readable(&mut self, mailbox: Mailbox) -> Result<Option<(MailboxLog, u64)>, Failure> {
         let current = self.use_session().await.ok_or(ErrorCode::NoSession)?;
-        let Some(place) = self.realm.place_of(self.user, &mailbox).await? else {
+        let Some(place) = self.realm.mailboxes.place_of(self.user, &mailbox).await? else {
             return Ok(None);
         };
         let owner = current.owner();
-        let read_up_to = self.realm.read_elsewhere(self.user, &owner, &place).await?;
+        let read_up_to = self
+            .realm
+            .mailboxes
+            .read_elsewhere(self.user, &owner, &place)
+            .await?;
         Ok(Some((place, read_up_to)))
     }
 }

@@ -137,8 +137,8 @@ impl<S: Store> ServerBuilder<S> {
     ) -> Result<(Self, Started), Failure> {
         let clock = Clock::start(host, &realm, starting.accepts_damage).await;
         let clock = clock?.not_before(starting.ran);
-        let keeping = realm.begin_keeping(starting.retention).await;
-        let is_life_begun = realm.begin_life(starting.is_restored).await;
+        let keeping = realm.policy().begin_keeping(starting.retention).await;
+        let is_life_begun = realm.lives.begin_life(starting.is_restored).await;
         let (known, realms) = watch::channel(Vec::new());
         let links = Arc::new(Links::new(realm.own().key()));
         let builder = Self {
@@ -169,12 +169,16 @@ impl<S: Store> ServerBuilder<S> {
         peers: Vec<ConfiguredPeer>,
     ) -> Result<Vec<(RealmId, Failure)>, PeerError> {
         // The configuration may name a peer that was removed. It starts anew.
-        self.realm.do_departures(self.clock.now().wall).await;
+        self.realm
+            .departures
+            .do_departures(self.clock.now().wall)
+            .await;
         let mut as_before = Vec::new();
         for peer in peers {
-            let adding = self
-                .realm
-                .list_peer(peer.realm, peer.key, peer.address, peer.source);
+            let adding =
+                self.realm
+                    .peers
+                    .list_peer(peer.realm, peer.key, peer.address, peer.source);
             match adding.await {
                 Ok(true) => {}
                 Ok(false) => return Err(PeerError::Known(peer.realm)),

@@ -429,7 +429,7 @@ impl Server {
         }
         let outcome = tokio::select! {
             () = stop => Ok(()),
-            error = self.realm.failed() => Err(ServerError::Store(error)),
+            error = self.realm.storage.failed() => Err(ServerError::Store(error)),
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
             () = builder.keep(self.peer_calls, self.seed) => Ok(()),
         };

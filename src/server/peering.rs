@@ -101,9 +101,9 @@ pub async fn keep_in_touch<S: Store>(
                     federation.handle(clock.now(), Input::Grown(peer));
                 }
             }
-            () = realm.chore_added() => federation.handle(clock.now(), Input::ChoreAdded),
-            () = realm.expiry_noted() => {
-                let next = realm.next_expiry();
+            () = realm.groups.chore_added() => federation.handle(clock.now(), Input::ChoreAdded),
+            () = realm.queues.expiry_noted() => {
+                let next = realm.queues.next_expiry();
                 federation.handle(clock.now(), Input::Expires(next));
             }
             _ = look_at_links.tick() => routes.links().ask_again(),
@@ -147,14 +147,14 @@ fn inputs_of(signals: Signals) -> Vec<Input> {
 async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, routes: &Routes, step: Step) -> Done {
     match step {
         Step::ListPeers => {
-            let (peers, are_all) = realm.peers().await;
+            let (peers, are_all) = realm.peers.peers().await;
             Done::Peers(peers, are_all)
         }
-        Step::ListCopies(peer) => Done::Copies(realm.copies_of(peer).await.ok()),
+        Step::ListCopies(peer) => Done::Copies(realm.groups.copies_of(peer).await.ok()),
         Step::FindExpiries(peers) => {
             let mut searched = Vec::new();
             for peer in peers {
-                if realm.find_expiries(peer).await.is_ok() {
+                if realm.queues.find_expiries(peer).await.is_ok() {
                     searched.push(peer);
                 }
             }
@@ -162,30 +162,33 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, routes: &Routes, s
         }
         Step::DoChores => Done::Chores(realm.do_chores(clock.now().wall).await),
         Step::GiveBack => {
-            realm.return_expired(clock.now()).await;
-            Done::GivenBack(realm.next_expiry())
+            realm.queues.return_expired(clock.now()).await;
+            Done::GivenBack(realm.queues.next_expiry())
         }
         Step::Look { peer, more } => Done::Looked(
             realm
+                .queues
                 .look(peer, more)
                 .await
                 .map(|looked| looked.map(Box::new)),
         ),
         Step::Ask { peer, bytes } => Done::Answered(routes.ask_alone(&peer, bytes).await),
         Step::LookAtCopy(peer, group) => Done::Copy(Box::new(
-            realm.look_at_copy(&peer, group, clock.now()).await,
+            realm.groups.look_at_copy(&peer, group, clock.now()).await,
         )),
         Step::Introduced(peer, said) => {
             Done::Written(realm.note_introduced(&peer, said, clock.now()).await)
         }
         Step::Try { peer, bytes } => Done::Tried(routes.try_at_claim(&peer, bytes).await),
-        Step::Claimed(peer, at) => Done::Written(realm.note_claim(&peer, at).await),
+        Step::Claimed(peer, at) => Done::Written(realm.peers.note_claim(&peer, at).await),
         Step::Settle(peer, outgoing, settling) => {
-            let settled = realm.settle_outgoing(&peer, &outgoing, &settling, clock.now());
+            let settled = realm
+                .queues
+                .settle_outgoing(&peer, &outgoing, &settling, clock.now());
             Done::Written(settled.await)
         }
         Step::Keep(peer, group, kept) => {
-            Done::Written(realm.keep(&peer, group, *kept, clock.now()).await)
+            Done::Written(realm.groups.keep(&peer, group, *kept, clock.now()).await)
         }
     }
 }
@@ -287,7 +290,7 @@ impl Queues {
         let before = self.peers.iter().copied();
         let before = before.filter(|peer| !are_all && !listed.contains(peer));
         self.peers = before.chain(listed.iter().copied()).collect();
-        self.growth = Some(realm.queues_grown(&self.peers));
+        self.growth = Some(realm.queues.queues_grown(&self.peers));
     }
 
     /// Waits for growth. Returns the peers whose queues have grown, or None when the store is

@@ -77,7 +77,7 @@ impl<S: Store> Worker<S> {
         beside: Handoff,
         (clock, listener): (Clock, Option<(u32, u64)>),
     ) -> Self {
-        endpoint.know_lives(realm.lives_to_come_back_to());
+        endpoint.know_lives(realm.lives.lives_to_come_back_to());
         // Holds at most as many answers as commands may be in progress.
         let (done, finished) = mpsc::unbounded_channel();
         Self {
@@ -273,7 +273,8 @@ impl<S: Store> Worker<S> {
                     tracing::debug!(link = link.0, %address, "a link opens");
                     // Before the greeting, which waits for the store: early requests do not wait
                     // for the greeting.
-                    let LifeNews { life, is_unknown } = self.realm.judge_claim(claim.as_ref());
+                    let LifeNews { life, is_unknown } =
+                        self.realm.lives.judge_claim(claim.as_ref());
                     self.endpoint.tell_life(link, life, is_unknown);
                     self.greet(link, peer);
                 }

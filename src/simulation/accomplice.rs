@@ -128,7 +128,7 @@ impl World {
                 continue;
             };
             for (other, _) in self.sites.iter().filter(|(other, _)| other.id != site.id) {
-                let looking = tokio::time::timeout(LOOK, realm.look(other.id, false));
+                let looking = tokio::time::timeout(LOOK, realm.queues.look(other.id, false));
                 match looking.await {
                     Ok(Ok(Some(glance))) if matches!(glance.next, Ok(None)) => {}
                     _ => wrong.push(format!("{} has something for {}", site.id, other.id)),

@@ -58,7 +58,7 @@ impl World {
             return false;
         };
         // A dead process does not answer.
-        let Ok((peers, are_all)) = tokio::time::timeout(LOOK, realm.peers()).await else {
+        let Ok((peers, are_all)) = tokio::time::timeout(LOOK, realm.peers.peers()).await else {
             return false;
         };
         let others = self.sites.iter().filter(|(other, _)| other.id != site.id);

@@ -178,7 +178,7 @@ impl World {
                 wrong.push(format!("realm {which} does not serve"));
                 continue;
             };
-            match realm.look(peer, false).await {
+            match realm.queues.look(peer, false).await {
                 Ok(Some(glance)) if matches!(glance.next, Ok(None)) => {}
                 _ => wrong.push(format!("realm {which} has something for {peer}")),
             }

@@ -266,7 +266,7 @@ impl Node {
             tokio::select! {
                 biased;
                 () = looked_at => {}
-                error = realm.failed() => {
+                error = realm.storage.failed() => {
                     machine.note(|| format!("stops: {error}"));
                     return Vec::new();
                 }

@@ -259,7 +259,7 @@ async fn block_of_local_user_by_full_name_or_over_damage_counts() {
     let mut batch = Batch::new();
     let key = records::blocks("ann".parse().unwrap());
     batch.put(key, vec![1, 0xff, 0xff, 0xff]);
-    fixture.realm.commit(batch).await.unwrap();
+    fixture.realm.storage.commit(batch).await.unwrap();
     fixture.obeyed(2, send(4, "ann", "over damage")).await;
     assert_eq!(fixture.group_texts(1).await.len(), 0);
     fixture.obeyed(1, block(4, "bob")).await;
@@ -330,7 +330,7 @@ async fn blocks_end_with_peering_of_their_realm() {
         realm: "beta".parse().unwrap(),
     });
     fixture.obeyed(3, remove).await;
-    assert!(fixture.realm.do_departures(NOW).await);
+    assert!(fixture.realm.departures.do_departures(NOW).await);
     assert_eq!(fixture.blocks(1, None).await, ["bob", "bob@gamma"]);
     peer(&fixture, 52, "beta").await;
     let other = deliver(7, 1, "ann", "another bob");

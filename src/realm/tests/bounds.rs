@@ -71,12 +71,13 @@ async fn config_peers_beyond_limit_are_all_listed() {
         let place = ("192.0.2.9".to_string(), 6377);
         assert!(
             realm
+                .peers
                 .list_peer(name, PublicKey(key), place, None)
                 .await
                 .unwrap()
         );
     }
-    assert_eq!(realm.peers().await.0.len(), 300);
+    assert_eq!(realm.peers.peers().await.0.len(), 300);
     let introduce = PeerRequest::Introduce {
         realm: "late".parse().unwrap(),
         address: Text("192.0.2.8"),
@@ -162,14 +163,19 @@ async fn group_end_deletes_all_messages_and_spares_new_group() {
     });
     assert_eq!(fixture.ask(device(1), add(2)).await, Answer::Done);
     let realm = &fixture.realm;
-    let found = realm.store.get(&records::group(crew)).await.unwrap();
+    let found = realm
+        .storage
+        .store
+        .get(&records::group(crew))
+        .await
+        .unwrap();
     let record = records::GroupRecord::from_value(&found.unwrap().value).unwrap();
     let log = records::group_log(crew, record.log);
     let mut batch = Batch::new();
     for _ in 0..20_500 {
         batch.append(log.clone(), vec![1]);
     }
-    realm.commit(batch).await.unwrap();
+    realm.storage.commit(batch).await.unwrap();
     let end = Command::DelGroup(command::DelGroup {
         operation: op(3),
         session: BOUND,
@@ -183,7 +189,12 @@ async fn group_end_deletes_all_messages_and_spares_new_group() {
         entries: usize::MAX,
         bytes: usize::MAX,
     };
-    let page = realm.store.read(&log, Position(0), all).await.unwrap();
+    let page = realm
+        .storage
+        .store
+        .read(&log, Position(0), all)
+        .await
+        .unwrap();
     let positions: Vec<_> = page.entries.iter().map(|(at, _)| at.0).collect();
     assert_eq!(positions, [20_501]);
 }
@@ -210,7 +221,7 @@ async fn notice_that_quotes_long_message_shows_cut() {
             message: Body(text.as_bytes()),
         });
         give(&realm, 1, &Request::from(write).to_bytes()).await;
-        let beta = realm.peers().await.0.remove(0);
+        let beta = realm.peers.peers().await.0.remove(0);
         let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
         let late = later(MOMENT, 8 * DAY);
         let carried = realm.deliver_outgoing(&beta, &next, 0, late).await;
@@ -258,6 +269,9 @@ async fn cursors_of_all_mailboxes_are_taken_over_by_new_device() {
     .await;
     let owner = Owner::Device(PublicKey([2; 32]));
     for place in [&private, &from_beta] {
-        assert_eq!(realm.confirmed(ann, &owner, place).await.unwrap(), 1);
+        assert_eq!(
+            realm.mailboxes.confirmed(ann, &owner, place).await.unwrap(),
+            1
+        );
     }
 }

@@ -23,9 +23,8 @@ pub fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest
 
 fn open_realm(store: &Held) -> (Realm<Held>, mpsc::Receiver<PeerCall>) {
     let mut realm = realm_of(store);
-    realm.own.peering = Peering::Open;
-    let (network, peer_calls) = Network::new();
-    realm.network = network;
+    set_peering(&mut realm, Peering::Open);
+    let peer_calls = realm.network.reconnect();
     (realm, peer_calls)
 }
 
@@ -47,7 +46,7 @@ async fn stranger(realm: &Realm<Held>, n: u16, now: Moment) -> Answer {
 }
 
 async fn only_peer(realm: &Realm<Held>) -> Peer {
-    let mut peers = realm.peers().await.0;
+    let mut peers = realm.peers.peers().await.0;
     assert_eq!(peers.len(), 1);
     peers.remove(0)
 }
@@ -188,7 +187,7 @@ async fn claim_repeated_often_is_tried_few_times_per_hour() {
 async fn add_stranger(realm: &Realm<Held>, n: u16) {
     let name = format!("realm{n}").parse().unwrap();
     let place = ("192.0.2.99".to_string(), 6377);
-    let listed = realm.list_peer(name, key_of(n), place, None);
+    let listed = realm.peers.list_peer(name, key_of(n), place, None);
     assert!(listed.await.unwrap());
 }
 
@@ -246,7 +245,7 @@ async fn uninvited_peers_give_way_to_added_peers_and_to_each_other() {
         assert!(realm.do_chores(NOW).await);
     }
     let names = async || -> Vec<String> {
-        let peers = realm.peers().await.0;
+        let peers = realm.peers.peers().await.0;
         peers.iter().map(|peer| peer.realm.to_string()).collect()
     };
     let there = names().await;
@@ -350,7 +349,7 @@ async fn uninvited_peer_returning_under_later_key_repeats_nothing() {
         assert_eq!(stranger(&realm, n, now).await, Answer::Done, "{n}");
         assert!(realm.do_chores(NOW).await);
     }
-    let there = realm.peers().await.0;
+    let there = realm.peers.peers().await.0;
     assert!(there.iter().all(|peer| peer.realm.as_str() != "beta"));
     now = later(now, 3600);
     let again = ask(new.public(), &introduce("beta", THERE), now).await;
@@ -418,7 +417,7 @@ async fn introduction_of_uninvited_peers_is_rate_limited() {
         }
     }
     assert_eq!(of_all, 120);
-    assert_eq!(realm.peers().await.0.len(), 64);
+    assert_eq!(realm.peers.peers().await.0.len(), 64);
 }
 
 /// PEER-2: two strangers that introduce themselves at once take one place each. Together they do
@@ -434,7 +433,7 @@ async fn introduction_of_two_peers_at_once_does_not_exceed_quota() {
     }
     let both = tokio::join!(stranger(&realm, 70, now), stranger(&realm, 71, now));
     assert_eq!(both, (Answer::Done, Answer::Done));
-    assert_eq!(realm.peers().await.0.len(), 64);
+    assert_eq!(realm.peers.peers().await.0.len(), 64);
 }
 
 /// PEER-1: an operator adds a realm under a name that an introduction has taken only if the same

@@ -39,11 +39,10 @@ fn piece(offset: u64, text: &str) -> Answer {
 async fn with_copy<S: Store>(
     realm: &mut Realm<S>,
 ) -> (Peer, GroupName, crate::store::Log, mpsc::Receiver<PeerCall>) {
-    let (network, peer_calls) = Network::new();
-    realm.network = network;
+    let peer_calls = realm.network.reconnect();
     let (beta, group) = ("beta".parse().unwrap(), "crew".parse().unwrap());
     let (key, place) = (PublicKey([50; 32]), ("192.0.2.9".to_string(), 6377));
-    assert!(realm.list_peer(beta, key, place, None).await.unwrap());
+    assert!(realm.peers.list_peer(beta, key, place, None).await.unwrap());
     let copy = ReplicaRecord {
         epoch: 1,
         known_as: "alpha".into(),
@@ -54,24 +53,29 @@ async fn with_copy<S: Store>(
     };
     let mut batch = Batch::new();
     batch.put(records::copy(beta, group), copy.to_value().unwrap());
-    realm.commit(batch).await.unwrap();
+    realm.storage.commit(batch).await.unwrap();
     let log = records::MailboxLog::copy(beta, group, &copy).log;
-    (realm.peers().await.0.remove(0), group, log, peer_calls)
+    (
+        realm.peers.peers().await.0.remove(0),
+        group,
+        log,
+        peer_calls,
+    )
 }
 
 /// PEER-9: an entry is copied whole, however many pieces it comes in. Found by the simulator: an
 /// entry in three or more pieces was stored after the second piece.
 #[tokio::test]
 async fn replica_entry_in_many_fragments_is_copied_whole() {
-    let mut fixture = Fixture::new();
-    let (network, mut peer_calls) = Network::new();
-    fixture.realm.network = network;
+    let fixture = Fixture::new();
+    let mut peer_calls = fixture.realm.network.reconnect();
     fixture.register(device(1), "ann").await;
     let (beta, crew) = ("beta".parse().unwrap(), "crew".parse().unwrap());
     let place = ("192.0.2.9".to_string(), 6377);
     let realm = &fixture.realm;
     assert!(
         realm
+            .peers
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
             .unwrap()
@@ -97,7 +101,7 @@ async fn replica_entry_in_many_fragments_is_copied_whole() {
         answer_all(&mut peer_calls, joined)
     );
     assert_eq!(answer, Answer::Done);
-    let peer = realm.peers().await.0.remove(0);
+    let peer = realm.peers.peers().await.0.remove(0);
     // A read that brings nothing new is repeated later.
     let short = vec![piece(0, "thr"), piece(3, "")];
     let (outcome, ()) = tokio::join!(
@@ -138,14 +142,15 @@ async fn replica_entry_in_many_fragments_is_copied_whole() {
 #[tokio::test(start_paused = true)]
 async fn membership_unknown_to_home_realm_ends_with_next_post() {
     for (joins_again, is_damaged) in [(false, false), (true, false), (false, true)] {
-        let mut fixture = Fixture::new();
-        let (network, mut peer_calls) = Network::new();
-        fixture.realm.network = network;
+        let fixture = Fixture::new();
+        let mut peer_calls = fixture.realm.network.reconnect();
         fixture.register(device(1), "ann").await;
         let (beta, crew) = ("beta".parse().unwrap(), "crew".parse().unwrap());
         let place = ("192.0.2.9".to_string(), 6377);
         let realm = &fixture.realm;
-        let listed = realm.list_peer(beta, PublicKey([50; 32]), place, None);
+        let listed = realm
+            .peers
+            .list_peer(beta, PublicKey([50; 32]), place, None);
         assert!(listed.await.unwrap());
         realm.agree_with(beta).await;
         let join = |number| {
@@ -192,19 +197,21 @@ async fn membership_unknown_to_home_realm_ends_with_next_post() {
             assert_eq!(answer, Answer::Done);
         }
         // The user who has joined again asks once more about the message of the former membership.
-        let glance = realm.look(beta, false).await.unwrap().unwrap();
+        let glance = realm.queues.look(beta, false).await.unwrap().unwrap();
         let next = glance.next.unwrap().unwrap();
         let told = Settling::Told(Answer::Refused(ErrorCode::NotAMember.into()));
         if is_damaged {
             let mut batch = Batch::new();
             let member = records::copy_member(beta, crew, "ann".parse().unwrap());
             batch.put(member, Vec::new());
-            realm.store.commit(batch).await.unwrap();
+            realm.storage.store.commit(batch).await.unwrap();
         }
-        let settled = realm.settle_outgoing(&glance.peer, &next.outgoing, &told, MOMENT);
+        let settled = realm
+            .queues
+            .settle_outgoing(&glance.peer, &next.outgoing, &told, MOMENT);
         assert_eq!(settled.await, Written::Durable);
         if is_damaged {
-            let next = realm.look(beta, false).await.unwrap().unwrap().next;
+            let next = realm.queues.look(beta, false).await.unwrap().unwrap().next;
             assert!(next.unwrap().is_none(), "the queue goes on");
             continue;
         }
@@ -266,7 +273,7 @@ async fn group_message_written_during_join_is_told_to_joining_realm() {
         let place = ("192.0.2.9".to_string(), 6377);
         let key = PublicKey([n; 32]);
         let id = name.parse().unwrap();
-        assert!(realm.list_peer(id, key, place, None).await.unwrap());
+        assert!(realm.peers.list_peer(id, key, place, None).await.unwrap());
         realm.agree_with(id).await;
         let text = format!("message {n}");
         let post = Command::SendGroup(command::SendGroup {
@@ -358,6 +365,7 @@ async fn replica_is_bounded_whatever_home_realm_sends() {
     );
     assert_eq!(read(vec![said]).await, ReadOutcome::Equal);
     let kept = realm
+        .storage
         .store
         .read(&log, crate::store::Position(0), ALL)
         .await
@@ -416,6 +424,7 @@ async fn replica_entry_deleted_while_copied_is_not_mixed_with_another() {
     let (outcome, ()) = tokio::join!(reading, answer_all(&mut peer_calls, pages));
     assert_eq!(outcome, ReadOutcome::Equal);
     let kept = realm
+        .storage
         .store
         .read(&log, crate::store::Position(0), ALL)
         .await

@@ -58,7 +58,7 @@ impl<S: Store> Realm<S> {
 
     /// Returns the message whose turn it is.
     pub async fn next_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
-        self.find_outgoing(realm).await
+        self.queues.find_outgoing(realm).await
     }
 
     /// Delivers a message to its peer, and records the outcome.
@@ -69,7 +69,7 @@ impl<S: Store> Realm<S> {
         refused: u32,
         now: Moment,
     ) -> Carried {
-        let looked = self.look(peer.realm, true).await;
+        let looked = self.queues.look(peer.realm, true).await;
         let Ok(Some(Glance { peer, next })) = looked else {
             return Carried::Failed;
         };
@@ -95,7 +95,10 @@ impl<S: Store> Realm<S> {
             }
         };
         let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
-        let settled = self.settle_outgoing(&peer, outgoing, &settling, now).await;
+        let settled = self
+            .queues
+            .settle_outgoing(&peer, outgoing, &settling, now)
+            .await;
         match settled.into() {
             Carried::Settled if is_again => Carried::Refused,
             carried => carried,
@@ -105,15 +108,15 @@ impl<S: Store> Realm<S> {
     /// Notes that the peer of that name has agreed about the peering.
     pub async fn agree_with(&self, realm: RealmId) {
         let mut batch = Batch::new();
-        let mut peer = self.peer(&mut batch, realm).await.unwrap();
+        let mut peer = self.peers.peer(&mut batch, realm).await.unwrap();
         peer.record.apart = false;
         batch.put(records::peer(realm), peer.record.to_value().unwrap());
-        self.commit(batch).await.unwrap();
+        self.storage.commit(batch).await.unwrap();
     }
 
     /// Returns the peer known by that name.
     pub async fn peer_now(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
-        let looked = self.look(realm, false).await?;
+        let looked = self.queues.look(realm, false).await?;
         Ok(looked.map(|glance| glance.peer))
     }
 
@@ -197,14 +200,14 @@ impl<S: Store> Realm<S> {
             && self.introduce_again(&tried, now).await != Carried::Silent
         {
             let at = tried.address().0.parse().unwrap();
-            self.note_claim(&tried, at).await;
+            self.peers.note_claim(&tried, at).await;
         }
     }
 
     /// Reads a group from its home realm until the replica is complete.
     pub async fn read_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReadOutcome {
         loop {
-            let state = match self.look_at_copy(peer, group, now).await {
+            let state = match self.groups.look_at_copy(peer, group, now).await {
                 ReplicaLook::At(state) => state,
                 ReplicaLook::Gone => return ReadOutcome::Gone,
                 ReplicaLook::NotNow => return ReadOutcome::Unread,
@@ -226,7 +229,7 @@ impl<S: Store> Realm<S> {
                 }
             };
             let is_gone = matches!(kept, Kept::Gone);
-            match self.keep(peer, group, (state, kept), now).await {
+            match self.groups.keep(peer, group, (state, kept), now).await {
                 Written::Durable if is_gone => return ReadOutcome::Gone,
                 Written::Durable if !more => return ReadOutcome::Equal,
                 Written::Durable | Written::Conflict => {}

@@ -64,9 +64,8 @@ async fn membership_of_expelled_user_can_begin_again_at_once() {
 #[tokio::test]
 async fn membership_is_not_ended_by_message_about_former_one() {
     let store = Held::default();
-    let mut realm = with_users(&store, &["ann"]).await;
-    let (network, mut peer_calls) = Network::new();
-    realm.network = network;
+    let realm = with_users(&store, &["ann"]).await;
+    let mut peer_calls = realm.network.reconnect();
     for (number, membership) in [(2, 11), (3, 12)] {
         let command = Request::from(join_realm(op(number), "crew")).to_bytes();
         let joined = Answer::Joined {

@@ -94,14 +94,13 @@ async fn queue_filled_by_one_account_has_room_for_others() {
 #[tokio::test(start_paused = true)]
 async fn queue_share_counts_moved_message_once() {
     let store = Held::default();
-    let mut realm = with_users(&store, &["ann", "bob"]).await;
-    let (network, mut peer_calls) = Network::new();
-    realm.network = network;
+    let realm = with_users(&store, &["ann", "bob"]).await;
+    let mut peer_calls = realm.network.reconnect();
     put(&store, 2046, "ann", QueuedKind::Private);
     let mut batch = Batch::new();
     batch.append(records::queue("beta".parse().unwrap()), vec![1]);
     store.memory().apply(batch).unwrap();
-    let peers = realm.peers().await.0;
+    let peers = realm.peers.peers().await.0;
     let beta = peers.iter().find(|peer| peer.realm.as_str() == "beta");
     for _ in 0..5 {
         let beta = beta.unwrap();
@@ -138,7 +137,7 @@ async fn queue_of_removed_peer_takes_no_room_from_next_peer() {
         realm: "beta".parse().unwrap(),
     });
     super::group_teardown::done(&realm, 1, remove).await;
-    assert!(realm.do_departures(NOW).await);
+    assert!(realm.departures.do_departures(NOW).await);
     super::held::add_peer(&realm, 99, "beta").await;
     assert_eq!(give(&realm, 1, &send(5, "ann")).await, QUEUED);
     assert_eq!(waiting(&store, "beta").len(), 1);

@@ -333,6 +333,7 @@ async fn replica_of_ended_group_is_readable_and_members_are_told_once() {
     // The end is repeated, in another message and by the answer to a read.
     give(&realm, BETA, &ended(2, "crew", EPOCH).to_bytes()).await;
     realm
+        .groups
         .copy_is_gone(("beta".parse().unwrap(), group("crew")), EPOCH)
         .await
         .unwrap();
@@ -430,7 +431,7 @@ async fn replica_end_is_told_to_all_members_across_restarts() {
         let first = store.memory().list(&records::endings(), None, 1);
         let is_more = !first.is_empty();
         for (key, found) in first {
-            realm.do_ending(&key, found, NOW).await.unwrap();
+            realm.groups.do_ending(&key, found, NOW).await.unwrap();
         }
         let told = names.iter().filter(|who| {
             let log = records::MailboxLog::private(user(who)).log;
@@ -457,10 +458,9 @@ async fn replica_end_is_told_to_all_members_across_restarts() {
 #[tokio::test(start_paused = true)]
 async fn replica_end_found_by_read_makes_way_for_later_group() {
     let store = Held::default();
-    let mut realm = with_copy(&store, &["ann", "bob"]).await;
-    let (network, mut calls) = Network::new();
-    realm.network = network;
-    let beta = realm.peers().await.0.remove(0);
+    let realm = with_copy(&store, &["ann", "bob"]).await;
+    let mut calls = realm.network.reconnect();
+    let beta = realm.peers.peers().await.0.remove(0);
     let (outcome, ()) = tokio::join!(
         realm.read_copy(&beta, group("crew"), MOMENT),
         answer_next(&mut calls, refused(ErrorCode::NoSuchGroup))
@@ -519,7 +519,7 @@ async fn group_end_in_queue_does_not_expire() {
         message: Body(b"hello"),
     });
     give(&realm, 1, &Request::from(write).to_bytes()).await;
-    let beta = realm.peers().await.0.remove(0);
+    let beta = realm.peers.peers().await.0.remove(0);
     let late = later(MOMENT, 8 * DAY);
     for _ in 0..2 {
         let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
@@ -546,7 +546,7 @@ async fn group_end_in_queue_does_not_expire() {
     done(&realm, 1, remove).await;
     assert!(realm.do_chores(NOW).await);
     assert!(realm.next_outgoing(beta.realm).await.unwrap().is_none());
-    assert_eq!(realm.queued(beta.realm).await.unwrap(), 0);
+    assert_eq!(realm.queues.queued(beta.realm).await.unwrap(), 0);
 }
 
 /// EXACT-13, PEER-19: a group's end and the messages about it are one commit.

@@ -131,7 +131,7 @@ pub async fn add_peer(realm: &Realm<Held>, n: Device, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([n; 32]);
     let realm_id = name.parse().unwrap();
-    let added = realm.list_peer(realm_id, key, address, None);
+    let added = realm.peers.list_peer(realm_id, key, address, None);
     assert!(added.await.unwrap());
     realm.agree_with(realm_id).await;
 }

@@ -187,10 +187,11 @@ async fn unconfirmed_text_of_blocked_user_is_hidden() {
         let mut vouchers = Vouchers::default();
         let kept = fixture
             .realm
+            .groups
             .copied_entry(which, &copy, entry, &mut vouchers);
         batch.append(place.log.clone(), kept.await.unwrap().to_value().unwrap());
     }
-    fixture.realm.commit(batch).await.unwrap();
+    fixture.realm.storage.commit(batch).await.unwrap();
     let positions = async |users: &[Sender]| {
         let blocked = Blocked::of(users);
         let reader = Reader {
@@ -201,7 +202,10 @@ async fn unconfirmed_text_of_blocked_user_is_hidden() {
             entries: 9,
             bytes: 9999,
         };
-        let shown = fixture.realm.shown(&place, Position(0), reader, limit);
+        let shown = fixture
+            .realm
+            .mailboxes
+            .shown(&place, Position(0), reader, limit);
         let entries = shown.await.unwrap().entries;
         let shown = entries.iter().map(|entry| entry.position.0);
         shown.collect::<Vec<_>>()
@@ -225,7 +229,7 @@ async fn hidden_entries_are_kept_no_longer_than_read_ones() {
             entries: None,
             bytes: None,
         };
-        fixture.realm.begin_keeping(Some(retention)).await;
+        fixture.realm.policy.begin_keeping(Some(retention)).await;
         fixture.obeyed(3, post(3, "of cat")).await;
         for number in 3..6 {
             fixture.obeyed(2, post(number, "of bob")).await;
@@ -246,8 +250,17 @@ async fn hidden_entries_are_kept_no_longer_than_read_ones() {
         page(&fixture, 1, Some(1)).await;
         fixture.pass(3).await;
         let user = "ann".parse().unwrap();
-        let group = fixture.realm.group(&mut Unnoted, cats()).await.unwrap();
-        let read = fixture.realm.any_cursor(user, &group.place()).await;
+        let group = fixture
+            .realm
+            .groups
+            .group(&mut Unnoted, cats())
+            .await
+            .unwrap();
+        let read = fixture
+            .realm
+            .mailboxes
+            .any_cursor(user, &group.place())
+            .await;
         assert_eq!(read.unwrap(), 1);
         fixture.obeyed(1, unblock(4, "bob")).await;
         let entries = page(&fixture, 1, None).await;

@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use super::*;
+use super::{super::lives::KnownLives, *};
 use crate::{
     crypto::{Initiator, LifeClaim, Responder},
-    realm::{
-        lives::Lives,
-        records::{LivesRecord, Record as _, lives},
-    },
+    realm::records::{LivesRecord, Record as _, lives},
     store::{Asked, Faulty},
     wire::{Cursors, Event, Life, Mailbox, command},
 };
@@ -32,14 +29,19 @@ fn news(life: Option<Life>, is_unknown: bool) -> LifeNews {
 impl Fixture {
     async fn begin(self) -> (Self, Life) {
         let fixture = self.restart();
-        fixture.realm.begin_life(false).await;
-        let current = fixture.realm.lives.get().and_then(Lives::current);
+        fixture.realm.lives.begin_life(false).await;
+        let current = fixture
+            .realm
+            .lives
+            .known
+            .get()
+            .and_then(KnownLives::current);
         let current = current.unwrap();
         (fixture, current)
     }
 
     fn judge(&self, life: Life) -> LifeNews {
-        self.realm.judge_claim(Some(&claim(life)))
+        self.realm.lives.judge_claim(Some(&claim(life)))
     }
 }
 
@@ -59,11 +61,11 @@ async fn life_claim_is_compared_with_all_lives_of_store() {
     assert_eq!(fixture.judge(first), news(Some(second), false));
     assert_eq!(fixture.judge(Life::NONE), news(Some(second), false));
     assert_eq!(fixture.judge(Life([1; 4])), news(Some(second), true));
-    assert_eq!(fixture.realm.judge_claim(None), news(None, false));
+    assert_eq!(fixture.realm.lives.judge_claim(None), news(None, false));
     // A store that was copied while in use forgets all former lives: it may know the life from
     // which clients remember entries that the copy lacks.
     let fixture = fixture.restart();
-    fixture.realm.begin_life(true).await;
+    fixture.realm.lives.begin_life(true).await;
     assert!(fixture.judge(second).is_unknown && fixture.judge(first).is_unknown);
     assert!(!fixture.judge(Life::NONE).is_unknown);
 }
@@ -76,9 +78,9 @@ async fn life_records_are_bounded() {
     let mut batch = Batch::new();
     let record = LivesRecord { lives: former };
     batch.put(lives(), record.to_value().unwrap());
-    fixture.realm.store.commit(batch).await.unwrap();
+    fixture.realm.storage.store.commit(batch).await.unwrap();
     let (fixture, current) = fixture.begin().await;
-    let Lives { known, .. } = fixture.realm.lives.get().unwrap();
+    let KnownLives { known, .. } = fixture.realm.lives.known.get().unwrap();
     assert_eq!(known.len(), 1024);
     let life = |n: u32| Life(n.to_be_bytes());
     assert_eq!(fixture.judge(life(1)), news(Some(current), false));
@@ -193,27 +195,34 @@ async fn life_unknown_makes_watch_begin_behind_confirmed_position() {
 async fn life_that_cannot_be_written_differs_from_former_life() {
     let store = Faulty::default();
     let realm = || realm_over(store.clone(), |_, _| {});
-    let current = |realm: &Realm<Faulty>| realm.lives.get().and_then(Lives::current).unwrap();
-    let judge = |realm: &Realm<Faulty>, life| realm.judge_claim(Some(&claim(life)));
+    let current = |realm: &Realm<Faulty>| {
+        realm
+            .lives
+            .known
+            .get()
+            .and_then(KnownLives::current)
+            .unwrap()
+    };
+    let judge = |realm: &Realm<Faulty>, life| realm.lives.judge_claim(Some(&claim(life)));
     let full = |is_full: bool| {
         store.fail_when(move |asked| is_full && matches!(asked, Asked::Commit(_)));
     };
     let first = realm();
-    assert!(first.begin_life(false).await);
+    assert!(first.lives.begin_life(false).await);
     let written = current(&first);
     let second = realm();
     full(true);
-    assert!(!second.begin_life(false).await);
+    assert!(!second.lives.begin_life(false).await);
     let unwritten = current(&second);
     assert_ne!(unwritten, written);
     assert_eq!(judge(&second, written), news(Some(unwritten), false));
     assert_eq!(judge(&second, unwritten), news(None, false));
     // Peers are told the life before, which ends nothing.
     let name = |Life(name): Life| u64::from(u32::from_be_bytes(name));
-    assert_eq!(second.in_this_life(0), name(written));
+    assert_eq!(second.lives.in_this_life(0), name(written));
     full(false);
     let third = realm();
-    assert!(third.begin_life(false).await);
+    assert!(third.lives.begin_life(false).await);
     assert!(judge(&third, unwritten).is_unknown);
     assert!(!judge(&third, written).is_unknown);
 }

@@ -118,7 +118,7 @@ async fn replica_index_of_older_store_is_built_across_restarts() {
             300,
             "after {steps} steps"
         );
-        if realm.list_copies().await.unwrap() {
+        if realm.groups.list_copies().await.unwrap() {
             break;
         }
         assert!(listed() <= before + 257);
@@ -225,7 +225,7 @@ async fn membership_in_more_than_1000_groups_is_refused() {
     assert_eq!(give(2, add(20)).await, Answer::Done);
     // All groups are counted, so a watch leaves none out.
     assert_eq!(unread(&store, &realm, 1).await.0, 998);
-    let all = realm.mailboxes_of(user("ann")).await.unwrap();
+    let all = realm.groups.mailboxes_of(user("ann")).await.unwrap();
     assert_eq!(all.len(), 1001);
     assert!(all.iter().any(|(mailbox, _)| *mailbox == Mailbox::Private));
     let leave = Command::LeaveGroup(command::LeaveGroup {
@@ -245,6 +245,6 @@ async fn replica_reads_continue_for_all_groups_after_start() {
     let realm = with_users(&store).await;
     put_copies(&store, "ann", 0, 1500, true);
     let beta = "beta".parse().unwrap();
-    realm.read_all_copies(beta).await.unwrap();
+    realm.groups.read_all_copies(beta).await.unwrap();
     assert_eq!(realm.group_work(beta).await.len(), 1500);
 }

@@ -35,20 +35,23 @@ mod traces;
 mod vouching;
 mod watches;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tempfile::TempDir;
 
 use self::driven::{Carried, ReadOutcome};
 use super::{
-    records::{QueuedRecord, Record as _},
+    records::{Owner, QueuedRecord, Record as _},
     *,
 };
 use crate::{
-    store::{Batch, Embedded},
+    store::{Batch, Embedded, StoreError},
     wire::{
         Body, Command, Field, GroupName, Operation, Options, Page, Password, PeerRequest, Position,
-        RealmId, RegistrationCode, Sent, SessionId, Text, Username, command,
+        RealmId, RegistrationCode, Sent, SessionId, SessionRef, Text, Username, command,
     },
 };
 
@@ -113,6 +116,12 @@ fn realm_over<S: Store>(
     let mut seed = [1; 32];
     seed[..8].copy_from_slice(&BEGUN.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     Realm::new(store, &identity, own, limits, network, seed).unwrap()
+}
+
+/// Changes whom a realm accepts as peers, as a restart with another configuration does.
+fn set_peering<S>(realm: &mut Realm<S>, peering: Peering) {
+    let own = (*realm.own).clone();
+    realm.own = Arc::new(RealmIdentity { peering, ..own });
 }
 
 /// Returns the key of the realm under test.

@@ -45,6 +45,7 @@ async fn dedup_window_moves_and_refuses_older_numbers() {
     let owner = Owner::Device(PublicKey([1; 32]));
     let kept = realm
         .realm
+        .storage
         .store
         .list(&records::operations(&owner), None, 9999)
         .await
@@ -202,9 +203,15 @@ async fn void_on_plain_link_makes_number_of_session_used() {
     assert_eq!(answer, refused_number(ErrorCode::NumberReused, 1));
     let nobody = SessionId([7; 16]);
     assert_eq!(realm.ask(PLAIN, named(1, nobody)).await, Answer::Done);
-    let owner = records::Owner::Session(realm.realm.session_hash(&nobody));
+    let owner = records::Owner::Session(realm.realm.sessions.session_hash(&nobody));
     let operations = records::operations(&owner);
-    let kept = realm.realm.store.list(&operations, None, 9).await.unwrap();
+    let kept = realm
+        .realm
+        .storage
+        .store
+        .list(&operations, None, 9)
+        .await
+        .unwrap();
     assert!(kept.is_empty());
     assert_eq!(
         realm.ask(PLAIN, void(1)).await,
@@ -270,7 +277,13 @@ async fn dedup_number_from_before_session_is_refused() {
     let operations = records::operations(&records::Owner::Device(PublicKey([9; 32])));
     let stranger = realm.ask(device(9), send(1, "ann", "hi")).await;
     assert_eq!(stranger, refusal);
-    let kept = realm.realm.store.list(&operations, None, 9).await.unwrap();
+    let kept = realm
+        .realm
+        .storage
+        .store
+        .list(&operations, None, 9)
+        .await
+        .unwrap();
     assert!(kept.is_empty());
 }
 
@@ -343,6 +356,11 @@ async fn dedup_concurrent_commands_take_effect_once_each() {
         entries: 999,
         bytes: 1 << 20,
     };
-    let page = realm.store.read(&log, Position(0), limit).await.unwrap();
+    let page = realm
+        .storage
+        .store
+        .read(&log, Position(0), limit)
+        .await
+        .unwrap();
     assert_eq!(page.entries.len(), 100);
 }

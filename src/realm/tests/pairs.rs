@@ -86,7 +86,7 @@ async fn answer_for_beta(mut peer_calls: mpsc::Receiver<PeerCall>, beta: Arc<Mut
 
 impl Scene<'_> {
     fn realm(&self, store: &Held) -> Tried {
-        let mut realm = realm_of(store);
+        let realm = realm_of(store);
         let names = [
             ("crew", "ann"),
             ("crew", "cat"),
@@ -98,8 +98,7 @@ impl Scene<'_> {
             members: names.map(|(name, who)| (group(name), user(who))).into(),
         }));
         if self.has_beta {
-            let (network, peer_calls) = Network::new();
-            realm.network = network;
+            let peer_calls = realm.network.reconnect();
             tokio::spawn(answer_for_beta(peer_calls, Arc::clone(&beta)));
         }
         Tried { realm, beta }

@@ -118,7 +118,7 @@ async fn pending_realm_is_accepted_by_its_key() {
     assert_eq!((first.state, first.times), (Standing::Pending, 2));
     assert_eq!((first.since, first.heard), (NOW, NOW + 60));
     assert_eq!(pending[1].key, key_of(8).0, "the same name, another key");
-    assert!(realm.peers().await.0.is_empty());
+    assert!(realm.peers.peers().await.0.is_empty());
     let accept = |n, name| {
         (
             with(Some(key_of(n)), None),
@@ -135,7 +135,7 @@ async fn pending_realm_is_accepted_by_its_key() {
         Answer::Done,
         "repeated"
     );
-    let peers = realm.peers().await.0;
+    let peers = realm.peers.peers().await.0;
     let peer = &peers[0];
     assert_eq!((peer.realm.as_str(), peer.key()), ("the-second", key_of(8)));
     assert!(peer.record.added && peer.is_introduced());
@@ -190,10 +190,10 @@ async fn pending_realms_are_bounded_and_refused_ones_not_kept_for_one_day() {
 #[tokio::test(start_paused = true)]
 async fn pending_realms_are_for_operators_of_listed_peering_only() {
     let mut realm = listed(&Held::default()).await;
-    realm.own.peering = Peering::Closed;
+    set_peering(&mut realm, Peering::Closed);
     knock(&realm, 7, "beta", MOMENT).await;
     assert!(seen(&realm, FORM_PENDING).await.is_empty());
-    realm.own.peering = Peering::Listed;
+    set_peering(&mut realm, Peering::Listed);
     knock(&realm, 7, "beta", MOMENT).await;
     give(&realm, 2, &Request::from(register(1, "bob")).to_bytes()).await;
     let of_bob =
@@ -243,7 +243,7 @@ async fn peer_moved_by_operator_is_called_at_new_address() {
     assert_eq!(other, refused(ErrorCode::NoSuchRealm), "of another key");
     let moved = of_ann(&realm, moves, about(6, "beta", THERE)).await;
     assert_eq!(moved, Answer::Done);
-    let peer = &realm.peers().await.0[0];
+    let peer = &realm.peers.peers().await.0[0];
     assert_eq!((peer.address(), peer.dialing()), (THERE, Dialing::Freely));
     assert!(!realm.take_claim(peer).await);
     let again = of_ann(&realm, Options::NONE, about(7, "beta", THERE)).await;
@@ -290,7 +290,10 @@ async fn peer_removal_returns_queue_or_drops_it_on_request() {
         assert_eq!(notices(&store, "ann").len(), told, "{form:?}");
         let gone = seen(&realm, FORM_DETAILS).await;
         assert!(gone.iter().all(|one| one.realm.as_str() != "beta"));
-        assert_eq!(realm.queued("beta".parse().unwrap()).await.unwrap(), 0);
+        assert_eq!(
+            realm.queues.queued("beta".parse().unwrap()).await.unwrap(),
+            0
+        );
         add_peer(&realm, 60, "beta").await;
         let queued = of_ann(&realm, Options::NONE, to_beta(6)).await;
         assert_eq!(queued, Answer::Sent(Sent::Queued));
@@ -301,7 +304,7 @@ async fn peer_removal_returns_queue_or_drops_it_on_request() {
 /// next.
 #[tokio::test(start_paused = true)]
 async fn peer_details_show_state_reason_and_next_try() {
-    let mut realm = listed(&Held::default()).await;
+    let realm = listed(&Held::default()).await;
     add_peer(&realm, 50, "beta").await;
     let beta = "beta".parse().unwrap();
     let one = async |realm: &Realm<Held>| seen(realm, FORM_DETAILS).await.remove(0);
@@ -314,8 +317,7 @@ async fn peer_details_show_state_reason_and_next_try() {
         (new.address.as_str(), new.key),
         ("192.0.2.9:6377", [50; 32])
     );
-    let (network, peer_calls) = Network::new();
-    realm.network = network;
+    let peer_calls = realm.network.reconnect();
     drop(peer_calls);
     let peer = realm.peer_now(beta).await.unwrap().unwrap();
     assert_eq!(realm.introduce_again(&peer, MOMENT).await, Carried::Silent);
@@ -359,7 +361,7 @@ async fn peer_details_show_queue_that_cannot_be_read() {
     let mut batch = Batch::new();
     let of_a_newer_release = vec![200, 1, 2, 3];
     batch.append(records::queue("beta".parse().unwrap()), of_a_newer_release);
-    realm.store.commit(batch).await.unwrap();
+    realm.storage.store.commit(batch).await.unwrap();
     let seen = seen(&realm, FORM_DETAILS).await;
     let found: Vec<_> = seen.iter().map(|one| (one.queued, one.why)).collect();
     assert_eq!(found, [(1, Some(ErrorCode::Internal)), (0, None)]);

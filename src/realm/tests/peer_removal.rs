@@ -32,9 +32,8 @@ fn remove(number: u64) -> Command<'static> {
 /// Returns a realm with a group in which two realms have users, a replica of a group of beta, a
 /// message from beta, and two messages queued for it.
 async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
-    let mut realm = with_users(store, &["ann"]).await;
-    let (network, mut peer_calls) = Network::new();
-    realm.network = network;
+    let realm = with_users(store, &["ann"]).await;
+    let mut peer_calls = realm.network.reconnect();
     done(&realm, 1, add(2, "crew")).await;
     for n in 0..members {
         joins(&realm, BETA, "crew", &format!("u{n}")).await;
@@ -149,6 +148,7 @@ async fn peer_removal_leaves_nothing_to_next_realm_of_its_name() {
     }
     let place = ("192.0.2.9".to_string(), 6377);
     let at_once = realm
+        .peers
         .list_peer("beta".parse().unwrap(), PublicKey([77; 32]), place, None)
         .await;
     assert!(
@@ -215,10 +215,9 @@ async fn peer_removal_is_not_changed_by_late_answer() {
         refused_number(ErrorCode::NumberReused, 9),
     ] {
         let store = Held::over(scene.memory().clone());
-        let mut realm = realm_of(&store);
-        let (network, mut peer_calls) = Network::new();
-        realm.network = network;
-        let beta = realm.peers().await.0.remove(0);
+        let realm = realm_of(&store);
+        let mut peer_calls = realm.network.reconnect();
+        let beta = realm.peers.peers().await.0.remove(0);
         let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
         let removal = async {
             let Some(PeerCall::Ask { answer: told, .. }) = peer_calls.recv().await else {
@@ -231,7 +230,7 @@ async fn peer_removal_is_not_changed_by_late_answer() {
         };
         tokio::join!(realm.deliver_outgoing(&beta, &next, 0, MOMENT), removal);
         assert_eq!(waiting(&store, "beta"), [], "{answer:?}");
-        assert_eq!(realm.queued(beta.realm).await.unwrap(), 0);
+        assert_eq!(realm.queues.queued(beta.realm).await.unwrap(), 0);
         let told = notices(&store, "ann");
         let of_it = told.iter().filter(|(_, told)| told.ends_with(": one"));
         assert_eq!(of_it.count(), 1, "{told:?}");
@@ -302,6 +301,7 @@ async fn peer_removed_and_returning_under_later_key_repeats_nothing() {
     let beta = "beta".parse().unwrap();
     assert!(
         realm
+            .peers
             .list_peer(beta, new.public(), place, None)
             .await
             .unwrap()
@@ -328,7 +328,9 @@ async fn peer_removal_leaves_former_key_to_nobody() {
     let old = PublicKey([BETA; 32]);
     let list = async |name: &str, key: PublicKey| {
         let place = ("192.0.2.9".to_string(), 6377);
-        let listed = realm.list_peer(name.parse().unwrap(), key, place, None);
+        let listed = realm
+            .peers
+            .list_peer(name.parse().unwrap(), key, place, None);
         listed.await.unwrap()
     };
     assert_eq!(
@@ -342,7 +344,7 @@ async fn peer_removal_leaves_former_key_to_nobody() {
         assert!(!list(name, old).await, "{name}");
     }
     assert!(list("beta", new.public()).await);
-    let who = realm.peer_of(&mut Unnoted, &old).await.unwrap();
+    let who = realm.peers.peer_of(&mut Unnoted, &old).await.unwrap();
     assert_eq!(who.unwrap().key(), new.public());
 }
 
@@ -364,7 +366,7 @@ async fn peer_removal_keeps_former_key_that_another_peer_has() {
     done(&realm, 1, claim(7)).await;
     done(&realm, 1, remove(8)).await;
     assert!(realm.do_chores(NOW).await);
-    let who = realm.peer_of(&mut Unnoted, &other).await.unwrap();
+    let who = realm.peers.peer_of(&mut Unnoted, &other).await.unwrap();
     assert_eq!(who.unwrap().realm, "delta".parse().unwrap());
 }
 
@@ -373,12 +375,11 @@ async fn peer_removal_keeps_former_key_that_another_peer_has() {
 #[tokio::test]
 async fn peer_removal_makes_group_of_next_realm_another_group() {
     let store = Held::default();
-    let mut realm = busy_with_beta(&store, 9).await;
+    let realm = busy_with_beta(&store, 9).await;
     done(&realm, 1, remove(8)).await;
     assert!(realm.do_chores(NOW).await);
     add_peer(&realm, 77, "beta").await;
-    let (network, mut peer_calls) = Network::new();
-    realm.network = network;
+    let mut peer_calls = realm.network.reconnect();
     let key = records::copy("beta".parse().unwrap(), group("devs"));
     let kept =
         || records::ReplicaRecord::from_value(&store.memory().get(&key).unwrap().value).unwrap();

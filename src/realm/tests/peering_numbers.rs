@@ -44,14 +44,13 @@ pub fn secret_of(name: &str) -> SecretKey {
 }
 
 fn side(name: &'static str, store: &Held) -> (Realm<Held>, mpsc::Receiver<PeerCall>) {
-    let mut realm = realm_over(store.clone(), |own, limits| {
+    let realm = realm_over(store.clone(), |own, limits| {
         own.id = name.parse().unwrap();
         own.secret = secret_of(name);
         limits.password_threads = 0;
         limits.rates = Rates::UNLIMITED;
     });
-    let (network, peer_calls) = Network::new();
-    realm.network = network;
+    let peer_calls = realm.network.reconnect();
     (realm, peer_calls)
 }
 
@@ -135,7 +134,7 @@ impl Side {
     pub async fn list_other(&self) {
         let key = secret_of(self.other().as_str()).public();
         let address = ("192.0.2.9".to_string(), 6377);
-        let listed = self.realm.list_peer(self.other(), key, address, None);
+        let listed = self.realm.peers.list_peer(self.other(), key, address, None);
         assert!(listed.await.unwrap());
     }
 
@@ -242,7 +241,7 @@ pub async fn agree([alpha, beta]: &[Side; 2], are_in: bool) {
 
 pub async fn begin_lives(sides: &[Side; 2]) {
     for side in sides {
-        assert!(side.realm.begin_life(false).await);
+        assert!(side.realm.lives.begin_life(false).await);
     }
 }
 
@@ -377,7 +376,8 @@ async fn peering_begun_by_both_at_once_agrees() {
     let stores = [Held::default(), Held::default()];
     let (mut one, from_one) = side("alpha", &stores[0]);
     let (mut other, from_other) = side("beta", &stores[1]);
-    (one.own.peering, other.own.peering) = (Peering::Open, Peering::Open);
+    set_peering(&mut one, Peering::Open);
+    set_peering(&mut other, Peering::Open);
     let (one, other) = (Arc::new(one), Arc::new(other));
     carry("alpha", from_one, &other, &Arc::default());
     carry("beta", from_other, &one, &Arc::default());
@@ -505,7 +505,7 @@ async fn peering_begun_again_keeps_queue_and_needs_numbers() {
         assert_eq!(answer == Answer::Done, numbers.is_none(), "{answer:?}");
         assert!(alpha.realm.do_chores(NOW).await);
         assert_eq!(alpha.guests().await, usize::from(numbers.is_none()));
-        assert_eq!(alpha.realm.queued(beta).await.unwrap(), 1);
+        assert_eq!(alpha.realm.queues.queued(beta).await.unwrap(), 1);
     }
 }
 
@@ -516,7 +516,9 @@ async fn peering_with_earlier_release_has_no_numbers() {
     let (realm, mut peer_calls) = side("alpha", &Held::default());
     let address = ("192.0.2.9".to_string(), 6377);
     let key = secret_of("beta").public();
-    let listed = realm.list_peer("beta".parse().unwrap(), key, address, None);
+    let listed = realm
+        .peers
+        .list_peer("beta".parse().unwrap(), key, address, None);
     assert!(listed.await.unwrap());
     let beta = realm.peer_now("beta".parse().unwrap()).await.unwrap();
     let beta = beta.unwrap();

@@ -10,7 +10,7 @@ pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([n; 32]);
     let id = name.parse().unwrap();
-    let listed = fixture.realm.list_peer(id, key, address, None);
+    let listed = fixture.realm.peers.list_peer(id, key, address, None);
     assert!(listed.await.unwrap());
     fixture.realm.agree_with(id).await;
 }
@@ -23,12 +23,14 @@ async fn peer_listed_unchanged_is_not_written_again() {
     let mut versions = Vec::new();
     for port in [6377, 6377, 6378] {
         let address = ("192.0.2.9".to_string(), port);
-        let listed =
-            fixture
-                .realm
-                .list_peer("beta".parse().unwrap(), PublicKey([50; 32]), address, None);
+        let listed = fixture.realm.peers.list_peer(
+            "beta".parse().unwrap(),
+            PublicKey([50; 32]),
+            address,
+            None,
+        );
         assert!(listed.await.unwrap());
-        versions.push(fixture.realm.peers().await.0.remove(0).version);
+        versions.push(fixture.realm.peers.peers().await.0.remove(0).version);
     }
     assert_eq!(versions[0], versions[1]);
     assert_ne!(versions[1], versions[2]);
@@ -37,9 +39,8 @@ async fn peer_listed_unchanged_is_not_written_again() {
 /// PEER-1: without a key, an address at which nobody tells one is answered `realm-unreachable`.
 #[tokio::test(start_paused = true)]
 async fn addrealm_at_silent_address_is_unreachable() {
-    let (network, peer_calls) = Network::new();
-    let mut realm = realm_of(&Held::default());
-    realm.network = network;
+    let realm = realm_of(&Held::default());
+    let peer_calls = realm.network.reconnect();
     let claim = Command::Claim(command::Claim {
         operation: op(2),
         session: SessionRef::Bound,
@@ -182,7 +183,7 @@ async fn peer_request_by_non_peer_is_refused() {
 #[tokio::test]
 async fn introduction_to_open_realm_binds_name_to_first_key() {
     let mut fixture = Fixture::new();
-    fixture.realm.own.peering = Peering::Open;
+    set_peering(&mut fixture.realm, Peering::Open);
     assert_eq!(
         asked(&fixture, device(50), &introduce("beta")).await,
         Answer::Done
@@ -198,14 +199,14 @@ async fn introduction_to_open_realm_binds_name_to_first_key() {
         clash,
         "our own name"
     );
-    let peers = fixture.realm.peers().await.0;
+    let peers = fixture.realm.peers.peers().await.0;
     assert_eq!(peers.len(), 1);
     assert_eq!(
         (peers[0].realm.as_str(), peers[0].address()),
         ("beta", ("", 0)),
         "it has shown nowhere that it is"
     );
-    fixture.realm.own.peering = Peering::Closed;
+    set_peering(&mut fixture.realm, Peering::Closed);
     assert_eq!(
         asked(&fixture, device(52), &introduce("gamma")).await,
         refused(ErrorCode::PeerRefused)
@@ -280,7 +281,10 @@ async fn key_rotation_is_vouched_for_by_old_key_once() {
     assert_eq!(fixture.texts(device(1)).await, ["one", "two"]);
     // The configuration may still name the old key.
     peer(&fixture, 50, "beta").await;
-    assert_eq!(fixture.realm.peers().await.0[0].key(), second.public());
+    assert_eq!(
+        fixture.realm.peers.peers().await.0[0].key(),
+        second.public()
+    );
 }
 
 /// PEER-13: a peer can change only to a key whose secret it has. Before, a peer that took another
@@ -309,7 +313,7 @@ async fn key_rotation_without_secret_of_new_key_is_refused() {
             refused(ErrorCode::PeerRefused)
         );
     }
-    assert_eq!(fixture.realm.peers().await.0[0].key(), old);
+    assert_eq!(fixture.realm.peers.peers().await.0[0].key(), old);
     // A proof that another realm gave of its key under another old key is not valid here.
     let PeerRequest::Rotate { proof, .. } = rotate(PublicKey([60; 32]), &victim) else {
         unreachable!()
@@ -363,7 +367,7 @@ async fn early_data_with_undoing_peer_request_is_refused() {
         );
     }
     assert_eq!(
-        fixture.realm.peers().await.0[0].address(),
+        fixture.realm.peers.peers().await.0[0].address(),
         ("192.0.2.9", 6377)
     );
 }
@@ -379,19 +383,20 @@ async fn peer_names_are_shown_to_users_and_addresses_to_operators() {
         let name = name.parse().unwrap();
         assert!(
             inner
+                .peers
                 .list_peer(name, PublicKey([n; 32]), place, None)
                 .await
                 .unwrap()
         );
     }
-    let peer = inner.peers().await.0.remove(0);
+    let peer = inner.peers.peers().await.0.remove(0);
     let record = records::PeerRecord {
         introduced: true,
         ..peer.record.clone()
     };
     let mut batch = Batch::new();
     batch.put(records::peer(peer.realm), record.to_value().unwrap());
-    inner.commit(batch).await.unwrap();
+    inner.storage.commit(batch).await.unwrap();
     let realms = Command::Realms(command::Realms {
         session: SessionRef::Bound,
     });
@@ -431,6 +436,7 @@ async fn group_of_other_realm_answers_not_a_member_to_non_member() {
     let inner = &realm.realm;
     assert!(
         inner
+            .peers
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
             .unwrap()
@@ -537,10 +543,12 @@ async fn introduction_by_moved_realm_tells_new_address() {
         async move {
             if listed.is_some() {
                 let address = ("192.0.2.9".to_string(), 6377);
-                let listing = realm.list_peer(beta(), PublicKey([50; 32]), address, listed);
+                let listing = realm
+                    .peers
+                    .list_peer(beta(), PublicKey([50; 32]), address, listed);
                 assert!(listing.await.unwrap());
             }
-            realm.own.told_to(&realm.peers().await.0.remove(0))
+            realm.own.told_to(&realm.peers.peers().await.0.remove(0))
         }
     };
     let (first, second) = (place("192.0.2.1", 1), place("192.0.2.1", 2));

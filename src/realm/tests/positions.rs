@@ -160,11 +160,12 @@ async fn group_made_again_shows_no_entries_of_deleted_one() {
     realm.all_done(1, [add(2), post(3, "old 1")]).await;
     let group = realm
         .realm
+        .groups
         .group(&mut storage::Unnoted, cats())
         .await
         .unwrap();
     let log = group.place().log;
-    let entry = realm.realm.store.read(
+    let entry = realm.realm.storage.store.read(
         &log,
         Position(0),
         crate::store::PageLimit {
@@ -176,7 +177,7 @@ async fn group_made_again_shows_no_entries_of_deleted_one() {
     realm.all_done(1, [del(4)]).await;
     let mut batch = Batch::new();
     batch.append(log, entry);
-    realm.realm.commit(batch).await.unwrap();
+    realm.realm.storage.commit(batch).await.unwrap();
     realm.all_done(1, [add(5), post(6, "new")]).await;
     assert_eq!(realm.read(1, inboxgroup(), Some(0)).await, [at(3, "new")]);
     assert_eq!(realm.unread(1, Mailbox::Group(cats()), &[]).await, 1);
@@ -217,10 +218,9 @@ fn group_records_of_earlier_release_are_read() {
 /// were members of the former group only are not in the new one.
 #[tokio::test]
 async fn replica_of_group_made_again_is_shown_from_beginning() {
-    let mut fixture = Fixture::new();
-    let (network, peer_calls) = Network::new();
+    let fixture = Fixture::new();
+    let peer_calls = fixture.realm.network.reconnect();
     let peer_calls = tokio::sync::Mutex::new(peer_calls);
-    fixture.realm.network = network;
     fixture.register(device(1), "ann").await;
     fixture.register(device(2), "bob").await;
     let (beta, crew): (RealmId, GroupName) = ("beta".parse().unwrap(), "crew".parse().unwrap());
@@ -228,12 +228,13 @@ async fn replica_of_group_made_again_is_shown_from_beginning() {
     let realm = &fixture.realm;
     assert!(
         realm
+            .peers
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
             .unwrap()
     );
     realm.agree_with(beta).await;
-    let peer = realm.peers().await.0.remove(0);
+    let peer = realm.peers.peers().await.0.remove(0);
     let join = |number| {
         Command::JoinGroupRealm(command::JoinGroupRealm {
             operation: op(number),
@@ -340,6 +341,7 @@ async fn cursor_of_other_device_hides_nothing() {
     let left = async || {
         realm
             .realm
+            .storage
             .store
             .list(&prefix, None, 9)
             .await
@@ -349,6 +351,7 @@ async fn cursor_of_other_device_hides_nothing() {
     assert_ne!(left().await, 0, "an older session of the device is left");
     let sessions = realm
         .realm
+        .sessions
         .sessions_of(&mut storage::Unnoted, "ann".parse().unwrap())
         .await
         .unwrap();
@@ -357,10 +360,11 @@ async fn cursor_of_other_device_hides_nothing() {
     let older = std::slice::from_ref(older.unwrap());
     realm
         .realm
+        .sessions
         .end_sessions(older, None, &mut batch)
         .await
         .unwrap();
-    realm.realm.commit(batch).await.unwrap();
+    realm.realm.storage.commit(batch).await.unwrap();
     assert_eq!(left().await, 0);
     realm.all_done(2, [auth(4, "ann", "correct horse")]).await;
     assert!(
@@ -408,7 +412,7 @@ async fn cursor_is_kept_when_only_session_of_device_is_evicted() {
     let mut batch = Batch::new();
     let position = records::CursorRecord { position: 2 };
     batch.put(any, position.to_value().unwrap());
-    realm.realm.commit(batch).await.unwrap();
+    realm.realm.storage.commit(batch).await.unwrap();
     realm.all_done(1, [auth(4, "ann", "correct horse")]).await;
     assert_eq!(realm.read(1, INBOX, None).await, [at(2, "two")]);
 }
@@ -441,15 +445,22 @@ async fn cursors_beyond_list_limit_are_taken_over_by_new_device() {
         let value = records::CursorRecord { position }.to_value().unwrap();
         batch.put(records::cursor(user, None, &place(position)), value);
     }
-    realm.realm.commit(batch).await.unwrap();
+    realm.realm.storage.commit(batch).await.unwrap();
     realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
     let owner = Owner::Device(PublicKey([2; 32]));
     let prefix = records::cursors(user, Some(&owner));
-    let own = realm.realm.store.list(&prefix, None, 9999).await.unwrap();
+    let own = realm
+        .realm
+        .storage
+        .store
+        .list(&prefix, None, 9999)
+        .await
+        .unwrap();
     assert_eq!(own.len(), 1 + 2500);
     for n in [0, 999, 1000, 2499] {
         let at = realm
             .realm
+            .mailboxes
             .confirmed(user, &owner, &place(n))
             .await
             .unwrap();
@@ -552,15 +563,24 @@ async fn cursor_named_by_watch_or_unread_is_confirmed() {
     realm = realm.restart();
     assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 2);
     let caller = realm.caller(device(1));
-    let current = realm.realm.session(&caller, SESSION).await.unwrap();
+    let current = realm
+        .realm
+        .sessions
+        .session(&caller, SESSION)
+        .await
+        .unwrap();
     // Another command records the session's use meanwhile.
     let mut batch = Batch::new();
     let record = current.record.to_value().unwrap();
     batch.put(records::session(&current.hash), record);
-    realm.realm.commit(batch).await.unwrap();
+    realm.realm.storage.commit(batch).await.unwrap();
     let place = records::MailboxLog::private("ann".parse().unwrap());
     let owner = current.owner();
-    let confirmed = realm.realm.confirm(&current, &owner, &place, 3).await;
+    let confirmed = realm
+        .realm
+        .mailboxes
+        .confirm(&current, &owner, &place, 3)
+        .await;
     confirmed.unwrap();
     assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 1);
     realm

@@ -21,9 +21,8 @@ fn sendrealm(number: u64, text: &str) -> Command<'_> {
 
 /// Returns a realm with a user and a peer, and the receiver of its requests.
 async fn with_beta() -> (Fixture, tokio::sync::mpsc::Receiver<PeerCall>) {
-    let mut fixture = Fixture::new();
-    let (network, peer_calls) = Network::new();
-    fixture.realm.network = network;
+    let fixture = Fixture::new();
+    let peer_calls = fixture.realm.network.reconnect();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
     (fixture, peer_calls)
@@ -47,7 +46,7 @@ async fn carry_at(
     answer: &Answer,
     now: Moment,
 ) -> (Carried, Vec<u8>) {
-    let beta = realm.peers().await.0.remove(0);
+    let beta = realm.peers.peers().await.0.remove(0);
     let outgoing = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
     let asked = async {
         match peer_calls.recv().await {
@@ -76,16 +75,16 @@ async fn queue_counts_messages_and_refuses_when_full() {
     peer(&fixture, 50, "beta").await;
     let beta = "beta".parse().unwrap();
     for waiting in 0..20 {
-        assert_eq!(fixture.realm.queued(beta).await.unwrap(), waiting);
+        assert_eq!(fixture.realm.queues.queued(beta).await.unwrap(), waiting);
         let mut batch = Batch::new();
         batch.append(records::queue(beta), vec![1]);
-        fixture.realm.store.commit(batch).await.unwrap();
+        fixture.realm.storage.store.commit(batch).await.unwrap();
     }
     let mut batch = Batch::new();
     for _ in 0..5000 {
         batch.append(records::queue(beta), vec![1]);
     }
-    fixture.realm.store.commit(batch).await.unwrap();
+    fixture.realm.storage.store.commit(batch).await.unwrap();
     let sendrealm = |operation, from: &str| {
         Command::SendRealm(command::SendRealm {
             operation: op(operation),
@@ -114,7 +113,7 @@ async fn queue_message_older_than_one_week_is_returned() {
     let sendrealm = sendrealm(2, "hello");
     let queued = fixture.ask(device(1), sendrealm.clone()).await;
     assert_eq!(queued, Answer::Sent(Sent::Queued));
-    let beta = fixture.realm.peers().await.0.remove(0);
+    let beta = fixture.realm.peers.peers().await.0.remove(0);
     let outgoing = fixture
         .realm
         .next_outgoing(beta.realm)
@@ -290,7 +289,7 @@ async fn introduced(
     realm: &Realm<Embedded>,
     peer_calls: &mut tokio::sync::mpsc::Receiver<PeerCall>,
 ) {
-    let beta = realm.peers().await.0.remove(0);
+    let beta = realm.peers.peers().await.0.remove(0);
     let accepts = async {
         match peer_calls.recv().await {
             Some(PeerCall::Ask { answer, .. }) => answer.send(Answer::Done.to_bytes()).unwrap(),
@@ -321,10 +320,10 @@ async fn queue_message_past_deadline_is_returned_before_its_turn() {
     let answer = fixture.ask(device(1), zero).await;
     assert_eq!(answer, refused(ErrorCode::BadRequest));
     let realm = &fixture.realm;
-    assert_eq!(realm.next_expiry(), Some(MOMENT.running + 60));
-    realm.return_expired(later(MOMENT, 59)).await;
+    assert_eq!(realm.queues.next_expiry(), Some(MOMENT.running + 60));
+    realm.queues.return_expired(later(MOMENT, 59)).await;
     assert!(fixture.texts(device(1)).await.is_empty());
-    realm.return_expired(later(MOMENT, 61)).await;
+    realm.queues.return_expired(later(MOMENT, 61)).await;
     let returned = ["not delivered (expired): hurried"];
     assert_eq!(fixture.texts(device(1)).await, returned);
     // PEER-6: the notice has told the outcome.
@@ -332,7 +331,7 @@ async fn queue_message_past_deadline_is_returned_before_its_turn() {
     assert_eq!(answer, Answer::Sent(Sent::Queued));
     let mut asked = vec![];
     while let Some(next) = realm.next_outgoing("beta".parse().unwrap()).await.unwrap() {
-        let beta = realm.peers().await.0.remove(0);
+        let beta = realm.peers.peers().await.0.remove(0);
         if next.position() == 2 {
             let carried = realm.deliver_outgoing(&beta, &next, 0, MOMENT).await;
             assert_eq!(carried, Carried::Settled);
@@ -360,7 +359,7 @@ async fn queue_message_maybe_delivered_is_withdrawn_before_return() {
             .ask(device(1), for_a_minute(sendrealm(2, "hurried")))
             .await;
         let late = later(MOMENT, 61);
-        fixture.realm.return_expired(late).await;
+        fixture.realm.queues.return_expired(late).await;
         assert!(
             fixture.texts(device(1)).await.is_empty(),
             "nothing is certain"
@@ -393,14 +392,15 @@ async fn queue_message_returned_before_restart_is_not_returned_again() {
     fixture
         .ask(device(1), for_a_minute(sendrealm(3, "hurried")))
         .await;
-    fixture.realm.return_expired(later(MOMENT, 60)).await;
+    fixture.realm.queues.return_expired(later(MOMENT, 60)).await;
     let fixture = fixture.restart();
     fixture
         .realm
+        .queues
         .find_expiries("beta".parse().unwrap())
         .await
         .unwrap();
-    fixture.realm.return_expired(later(MOMENT, 60)).await;
+    fixture.realm.queues.return_expired(later(MOMENT, 60)).await;
     let returned = ["not delivered (expired): hurried"];
     assert_eq!(fixture.texts(device(1)).await, returned);
 }
@@ -415,15 +415,19 @@ async fn queue_deadlines_are_found_again_after_restart() {
         .ask(device(1), for_a_minute(sendrealm(2, "hurried")))
         .await;
     let fixture = fixture.restart();
-    assert_eq!(fixture.realm.next_expiry(), None);
+    assert_eq!(fixture.realm.queues.next_expiry(), None);
     fixture
         .realm
+        .queues
         .find_expiries("beta".parse().unwrap())
         .await
         .unwrap();
-    assert_eq!(fixture.realm.next_expiry(), Some(MOMENT.running + 60));
+    assert_eq!(
+        fixture.realm.queues.next_expiry(),
+        Some(MOMENT.running + 60)
+    );
     // Beta was never contacted, so nothing can have been delivered.
-    fixture.realm.return_expired(later(MOMENT, 60)).await;
+    fixture.realm.queues.return_expired(later(MOMENT, 60)).await;
     let returned = ["not delivered (expired): hurried"];
     assert_eq!(fixture.texts(device(1)).await, returned);
 }
@@ -450,9 +454,8 @@ async fn queue_numbers_messages_in_new_epoch_after_each_start() {
     fixture.ask(device(1), sendrealm(2, "hello")).await;
     let busy = Answer::Refused(Refusal::busy(100));
     let (_, before) = carry(&fixture.realm, &mut peer_calls, 0, &busy).await;
-    let mut fixture = fixture.restart();
-    let (network, mut peer_calls) = Network::new();
-    fixture.realm.network = network;
+    let fixture = fixture.restart();
+    let mut peer_calls = fixture.realm.network.reconnect();
     fixture.ask(device(1), sendrealm(3, "hello")).await;
     let (carried, again) = carry(&fixture.realm, &mut peer_calls, 0, &STORED).await;
     assert_eq!((carried, &again), (Carried::Settled, &before));
@@ -504,13 +507,19 @@ async fn queue_passes_over_damaged_message_and_forgets_delivered_one() {
     let beta: RealmId = "beta".parse().unwrap();
     let mut batch = Batch::new();
     batch.append(records::queue(beta), Vec::new());
-    fixture.realm.store.commit(batch).await.unwrap();
+    fixture.realm.storage.store.commit(batch).await.unwrap();
     let mut hurried = Request::from(sendrealm(2, "hello"));
     hurried.options.ttl = Some(60);
     fixture.ask(device(1), hurried).await;
     let due = Some(MOMENT.running + 60);
-    assert_eq!(fixture.realm.next_expiry(), due);
-    let glance = fixture.realm.look(beta, false).await.unwrap().unwrap();
+    assert_eq!(fixture.realm.queues.next_expiry(), due);
+    let glance = fixture
+        .realm
+        .queues
+        .look(beta, false)
+        .await
+        .unwrap()
+        .unwrap();
     let next = glance.next.unwrap().expect("it waits behind");
     assert_eq!(next.outgoing.position(), 2);
     let (carried, asked) = carry(&fixture.realm, &mut peer_calls, 0, &STORED).await;
@@ -523,7 +532,7 @@ async fn queue_passes_over_damaged_message_and_forgets_delivered_one() {
             ..
         }
     ));
-    assert_eq!(fixture.realm.next_expiry(), None);
+    assert_eq!(fixture.realm.queues.next_expiry(), None);
 }
 
 /// PEER-5: a message that cannot be read now, for example one queued by a newer release, is not
@@ -534,11 +543,17 @@ async fn queue_message_of_newer_release_waits() {
     let beta: RealmId = "beta".parse().unwrap();
     let mut batch = Batch::new();
     batch.append(records::queue(beta), vec![200, 1, 2, 3]);
-    fixture.realm.store.commit(batch).await.unwrap();
+    fixture.realm.storage.store.commit(batch).await.unwrap();
     fixture.ask(device(1), sendrealm(2, "hello")).await;
     for _ in 0..3 {
-        let glance = fixture.realm.look(beta, false).await.unwrap().unwrap();
+        let glance = fixture
+            .realm
+            .queues
+            .look(beta, false)
+            .await
+            .unwrap()
+            .unwrap();
         assert!(glance.next.is_err());
     }
-    assert_eq!(fixture.realm.queued(beta).await.unwrap(), 2);
+    assert_eq!(fixture.realm.queues.queued(beta).await.unwrap(), 2);
 }

@@ -295,7 +295,12 @@ async fn replica_is_not_read_until_life_is_recorded() {
     begin_lives(&sides).await;
     let [alpha, _] = &sides;
     let read = async || {
-        let peer = alpha.realm.peer(&mut Unnoted, alpha.other()).await.unwrap();
+        let peer = alpha
+            .realm
+            .peers
+            .peer(&mut Unnoted, alpha.other())
+            .await
+            .unwrap();
         alpha.realm.read_copy(&peer, group("crew"), MOMENT).await
     };
     assert_eq!(read().await, ReadOutcome::Unread);

@@ -86,7 +86,7 @@ pub fn shown(entry: &Entry) -> String {
 
 pub async fn kept(retention: Retention) -> Fixture {
     let fixture = Fixture::new();
-    fixture.realm.begin_keeping(Some(retention)).await;
+    fixture.realm.policy.begin_keeping(Some(retention)).await;
     fixture.register(device(1), "ann").await;
     fixture.register(device(2), "bob").await;
     fixture
@@ -175,6 +175,7 @@ async fn retention_bounds_entries_and_bytes_of_mailbox() {
     };
     let page = fixture
         .realm
+        .storage
         .store
         .read(&place.log, crate::store::Position(0), all)
         .await
@@ -229,11 +230,12 @@ async fn retention_counts_fast_growing_mailbox_to_its_end() {
         for _ in 0..1000 {
             batch.append(place.log.clone(), vec![1; 40]);
         }
-        fixture.realm.commit(batch).await.unwrap();
+        fixture.realm.storage.commit(batch).await.unwrap();
     }
     fixture.tidy().await;
     let first = fixture
         .realm
+        .storage
         .store
         .read(&place.log, crate::store::Position(0), ONE)
         .await
@@ -322,7 +324,7 @@ async fn retention_keeps_group_messages_until_members_have_read_them() {
     });
     assert_eq!(fixture.ask(device(1), delete).await, Answer::Done);
     fixture.tidy().await;
-    let logs = fixture.realm.store.logs(None, 100).await.unwrap();
+    let logs = fixture.realm.storage.store.logs(None, 100).await.unwrap();
     assert!(logs.is_empty(), "{logs:?}");
 }
 
@@ -349,7 +351,7 @@ async fn retention_deleting_entry_being_read_does_not_mix_entries() {
         MailboxLog::private("bob".parse().unwrap()).log,
         crate::store::Position(2),
     );
-    fixture.realm.commit(batch).await.unwrap();
+    fixture.realm.storage.commit(batch).await.unwrap();
     let next = fixture.inbox(device(2), options(have)).await;
     assert_eq!(shown(&next.entries[0]), "1: 1 gone");
     assert!(next.more);
@@ -373,7 +375,7 @@ async fn watch_tells_of_entries_that_are_gone() {
         MailboxLog::private("bob".parse().unwrap()).log,
         crate::store::Position(4),
     );
-    fixture.realm.commit(batch).await.unwrap();
+    fixture.realm.storage.commit(batch).await.unwrap();
     let caller = fixture.caller(device(2));
     let now = fixture.now;
     let command = Request::from(Command::Watch(command::Watch {
@@ -400,19 +402,19 @@ async fn watch_tells_of_entries_that_are_gone() {
 async fn retention_of_older_store_is_unlimited_until_configured() {
     let fixture = Fixture::new();
     let default = (Keeping::Default, Retention::DEFAULT);
-    assert_eq!(fixture.realm.begin_keeping(None).await, default);
-    fixture.realm.begin_life(false).await;
+    assert_eq!(fixture.realm.policy.begin_keeping(None).await, default);
+    fixture.realm.lives.begin_life(false).await;
     let fixture = fixture.restart();
-    assert_eq!(fixture.realm.begin_keeping(None).await, default);
+    assert_eq!(fixture.realm.policy.begin_keeping(None).await, default);
     let fixture = Fixture::new();
-    fixture.realm.begin_life(false).await;
+    fixture.realm.lives.begin_life(false).await;
     let fixture = fixture.restart();
     let forever = (Keeping::Forever, Retention::FOREVER);
-    assert_eq!(fixture.realm.begin_keeping(None).await, forever);
+    assert_eq!(fixture.realm.policy.begin_keeping(None).await, forever);
     let fixture = fixture.restart();
     let configured = (Keeping::Configured, RETENTION);
     assert_eq!(
-        fixture.realm.begin_keeping(Some(RETENTION)).await,
+        fixture.realm.policy.begin_keeping(Some(RETENTION)).await,
         configured
     );
 }
@@ -420,7 +422,13 @@ async fn retention_of_older_store_is_unlimited_until_configured() {
 /// Returns the number of records of a kind.
 pub async fn count(realm: &Realm<Embedded>, kind: &[u8]) -> usize {
     let prefix = crate::store::Prefix(kind.into());
-    realm.store.list(&prefix, None, 10_000).await.unwrap().len()
+    realm
+        .storage
+        .store
+        .list(&prefix, None, 10_000)
+        .await
+        .unwrap()
+        .len()
 }
 
 /// SES-8: an expired session is deleted with all its records, and no other session is.

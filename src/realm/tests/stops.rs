@@ -63,7 +63,7 @@ async fn entries(store: &Faulty) -> usize {
 async fn retention_interrupted_by_stop_continues_at_next_start() {
     let store = Faulty::default();
     let realm = realm_of(&store);
-    realm.begin_keeping(Some(A_DAY)).await;
+    realm.policy.begin_keeping(Some(A_DAY)).await;
     append(&store, 2500).await;
     pass(&realm, || MOMENT).await;
     // The realm is stopped after the first thousand.
@@ -81,7 +81,7 @@ async fn retention_interrupted_by_stop_continues_at_next_start() {
     assert_eq!(entries(&store).await, 1500);
     store.mend();
     let realm = realm_of(&store);
-    realm.begin_keeping(Some(A_DAY)).await;
+    realm.policy.begin_keeping(Some(A_DAY)).await;
     pass(&realm, || later(late, 10)).await;
     assert_eq!(entries(&store).await, 0);
 }
@@ -92,7 +92,7 @@ async fn retention_interrupted_by_stop_continues_at_next_start() {
 async fn retention_does_not_age_new_entry_by_time_before_it() {
     let store = Faulty::default();
     let realm = realm_of(&store);
-    realm.begin_keeping(Some(A_DAY)).await;
+    realm.policy.begin_keeping(Some(A_DAY)).await;
     append(&store, 1).await;
     // The step begins, and reaches this mailbox an hour later.
     let passed = Arc::new(AtomicU32::new(0));
@@ -122,11 +122,11 @@ async fn disk_full_at_first_start_keeps_default_retention() {
         let store = Faulty::default();
         let realm = realm_of(&store);
         store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
-        assert_eq!(realm.begin_keeping(None).await, default);
+        assert_eq!(realm.policy.begin_keeping(None).await, default);
         if is_life_first {
             store.mend();
         }
-        realm.begin_life(false).await;
+        realm.lives.begin_life(false).await;
         store.mend();
         if !is_life_first {
             let command = Request::from(register(1, "ann")).to_bytes();
@@ -134,7 +134,11 @@ async fn disk_full_at_first_start_keeps_default_retention() {
             session_in(&Answer::parse(&answer).unwrap());
         }
         let realm = realm_of(&store);
-        assert_eq!(realm.begin_keeping(None).await, default, "{is_life_first}");
+        assert_eq!(
+            realm.policy.begin_keeping(None).await,
+            default,
+            "{is_life_first}"
+        );
     }
 }
 
@@ -161,16 +165,16 @@ async fn disk_full_still_allows_write_of_running_time() {
     let directory = tempfile::tempdir().unwrap();
     let is_full = Arc::default();
     let realm = realm_on(&directory, &is_full);
-    realm.note_running(1000).await;
+    realm.storage.note_running(1000).await;
     is_full.store(true, Ordering::SeqCst);
     let command = Request::from(register(1, "ann")).to_bytes();
     let answer = realm.answer(&caller(device(1), MOMENT), &command).await;
     let answer = Answer::parse(&answer).unwrap();
     assert_eq!(answer, Answer::Refused(Refusal::busy(DISK_FULL_MS)));
-    realm.note_running(90_000).await;
+    realm.storage.note_running(90_000).await;
     drop(realm);
     let realm = realm_on(&directory, &is_full);
-    assert_eq!(realm.running().await.unwrap(), 90_000);
+    assert_eq!(realm.storage.running().await.unwrap(), 90_000);
 }
 
 /// HS-14: a life is also written on a full disk. Before, it was not, and the former life went on:
@@ -182,8 +186,8 @@ async fn disk_full_still_allows_write_of_life() {
     let mut named = BTreeSet::new();
     for starts in 1..=3 {
         let realm = realm_on(&directory, &is_full);
-        assert!(realm.begin_life(false).await);
-        let lives = realm.lives.get().unwrap();
+        assert!(realm.lives.begin_life(false).await);
+        let lives = realm.lives.known.get().unwrap();
         assert_eq!(lives.known.len(), starts);
         named.extend(lives.current().map(|life| life.0));
         drop(realm);
@@ -211,7 +215,11 @@ async fn disk_full_does_not_end_session_in_use() {
         })
     };
     let written = async || {
-        let found = realm.store.list(&records::sessions(), None, 9).await;
+        let found = realm
+            .storage
+            .store
+            .list(&records::sessions(), None, 9)
+            .await;
         found.unwrap().first().map(|(_, found)| found.version)
     };
     let at_first = written().await;
@@ -293,7 +301,7 @@ async fn group_end_with_damaged_records_does_not_block_another() {
 async fn retention_passes_over_unreadable_records() {
     let store = Faulty::default();
     let realm = realm_of(&store);
-    realm.begin_keeping(Some(A_DAY)).await;
+    realm.policy.begin_keeping(Some(A_DAY)).await;
     for n in 1..=4 {
         let command = Request::from(register(1, &format!("u{n}"))).to_bytes();
         let answer = realm.answer(&caller(device(n), MOMENT), &command).await;
@@ -355,7 +363,9 @@ async fn queue_message_not_returned_after_disk_error_is_returned_later() {
     };
     session_in(&ask(Request::from(register(1, "ann")).to_bytes()).await);
     let address = ("192.0.2.9".to_string(), 6377);
-    let listed = realm.list_peer("beta".parse().unwrap(), PublicKey([50; 32]), address, None);
+    let listed = realm
+        .peers
+        .list_peer("beta".parse().unwrap(), PublicKey([50; 32]), address, None);
     assert!(listed.await.unwrap());
     let queued = ask(sendrealm("hurried").to_bytes()).await;
     assert_eq!(queued, Answer::Sent(Sent::Queued));
@@ -365,19 +375,21 @@ async fn queue_message_not_returned_after_disk_error_is_returned_later() {
         |asked| matches!(asked, Asked::Get(key) if key.0.starts_with(b"r/")),
     ] {
         store.fail_when(fails);
-        let due = realm.next_expiry().unwrap();
+        let due = realm.queues.next_expiry().unwrap();
         realm
+            .queues
             .return_expired(later(MOMENT, due - MOMENT.running))
             .await;
         assert_eq!(store.last(&log).await.unwrap(), At(0));
     }
     store.mend();
-    let due = realm.next_expiry().unwrap();
+    let due = realm.queues.next_expiry().unwrap();
     realm
+        .queues
         .return_expired(later(MOMENT, due - MOMENT.running))
         .await;
     assert_eq!(store.last(&log).await.unwrap(), At(1));
-    assert_eq!(realm.next_expiry(), None);
+    assert_eq!(realm.queues.next_expiry(), None);
 }
 
 /// PEER-11: a peer's introduction is accepted only if all replicas of its groups can be read on.
@@ -387,7 +399,9 @@ async fn introduction_is_refused_while_replicas_cannot_be_listed() {
     let realm = realm_of(&store);
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([50; 32]);
-    let listed = realm.list_peer("beta".parse().unwrap(), key, address, None);
+    let listed = realm
+        .peers
+        .list_peer("beta".parse().unwrap(), key, address, None);
     assert!(listed.await.unwrap());
     let introduce = PeerRequest::Introduce {
         realm: "beta".parse().unwrap(),

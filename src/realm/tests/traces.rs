@@ -10,7 +10,13 @@ use crate::wire::command;
 /// Returns the number of cursors of groups and of replicas.
 async fn group_cursors(fixture: &Fixture) -> usize {
     let prefix = records::all_cursors();
-    let all = fixture.realm.store.list(&prefix, None, 1000).await.unwrap();
+    let all = fixture
+        .realm
+        .storage
+        .store
+        .list(&prefix, None, 1000)
+        .await
+        .unwrap();
     let of_groups = |key| records::cursor_log(key).is_some();
     all.iter().filter(|(key, _)| of_groups(key)).count()
 }
@@ -97,7 +103,7 @@ async fn cursors_of_ended_group_are_deleted() {
         let place = MailboxLog::copy(beta, group, &copy(log));
         batch.put(records::cursor(ann, owner, &place), cursor.clone());
     }
-    fixture.realm.commit(batch).await.unwrap();
+    fixture.realm.storage.commit(batch).await.unwrap();
     fixture.tidy().await;
     // The cursor of the readable replica, and that of a device from an earlier release, which would
     // begin elsewhere without it.
@@ -111,7 +117,7 @@ async fn dedup_numbers_of_ended_plain_session_are_deleted() {
     let mut fixture = kept(Retention::FOREVER).await;
     // One more for the session of bob's device: among sessions used at the same time any may be
     // evicted.
-    fixture.realm.limits.sessions_max = 4;
+    fixture.realm.sessions.limits.sessions_max = 4;
     let login = || {
         Command::Auth(command::Auth {
             operation: op(1),

@@ -16,9 +16,8 @@ type PeerCalls = tokio::sync::mpsc::Receiver<PeerCall>;
 
 /// Returns a realm with a user in a group of beta. Beta knows this realm under the name "ours".
 async fn with_crew(store: &Held) -> (Realm<Held>, PeerCalls) {
-    let mut realm = with_users(store, &["ann"]).await;
-    let (network, mut peer_calls) = Network::new();
-    realm.network = network;
+    let realm = with_users(store, &["ann"]).await;
+    let mut peer_calls = realm.network.reconnect();
     let joined = Answer::Joined {
         epoch: 7,
         membership: 1,
@@ -64,7 +63,7 @@ fn said(after: u64, entries: &[(&str, u8, &str)]) -> Answer {
 }
 
 async fn read(realm: &Realm<Held>, peer_calls: &mut PeerCalls, answer: Answer) {
-    let peers = realm.peers().await.0;
+    let peers = realm.peers.peers().await.0;
     let beta = peers.iter().find(|peer| peer.realm.as_str() == "beta");
     let (outcome, ()) = tokio::join!(
         realm.read_copy(beta.unwrap(), group("crew"), MOMENT),
@@ -146,9 +145,8 @@ async fn replica_confirms_each_post_of_local_user_once() {
     ];
     assert_eq!(copied(&store), wanted);
     drop(realm);
-    let mut realm = realm_of(&store);
-    let (network, mut peer_calls) = Network::new();
-    realm.network = network;
+    let realm = realm_of(&store);
+    let mut peer_calls = realm.network.reconnect();
     for (after, shown) in [
         (10, shown("ann", CONTENT_TEXT, "yo")),
         (11, unconfirmed("ann@ours", "yo")),
@@ -201,6 +199,6 @@ async fn replica_post_record_never_read_back_is_deleted() {
         realm: "beta".parse().unwrap(),
     });
     done(&realm, 1, remove).await;
-    assert!(realm.do_departures(NOW).await);
+    assert!(realm.departures.do_departures(NOW).await);
     assert_eq!(noted(&store), []);
 }

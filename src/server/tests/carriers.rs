@@ -8,7 +8,9 @@ const GAMMA: PublicKey = PublicKey([51; 32]);
 async fn list_both(realm: &Realm<Faulty>) {
     list_beta(realm).await;
     let address = ("192.0.2.9".to_string(), 6377);
-    let listed = realm.list_peer("gamma".parse().unwrap(), GAMMA, address, None);
+    let listed = realm
+        .peers
+        .list_peer("gamma".parse().unwrap(), GAMMA, address, None);
     assert!(listed.await.unwrap());
 }
 
@@ -99,7 +101,7 @@ async fn queue_unreadable_is_searched_again_without_other_queues() {
 async fn queue_malformed_entry_does_not_hide_next_message() {
     let store = Faulty::default();
     let (realm, _peer_calls) = realm_over(&store);
-    realm.note_running(LONG).await;
+    realm.storage.note_running(LONG).await;
     register(&realm).await;
     list_beta(&realm).await;
     let mut batch = Batch::new();

@@ -59,6 +59,7 @@ impl Listeners {
         let place = (host.to_string(), 6377);
         let listed = self
             .realm
+            .peers
             .list_peer("beta".parse().unwrap(), BETA, place, None);
         assert!(listed.await.unwrap());
     }
@@ -67,7 +68,7 @@ impl Listeners {
     async fn ask(&self, dialing: Dialing) -> oneshot::Receiver<Vec<u8>> {
         let (answer, told) = oneshot::channel();
         let peer_call = PeerCall::Ask {
-            peer: Box::new(self.realm.peers().await.0.remove(0)),
+            peer: Box::new(self.realm.peers.peers().await.0.remove(0)),
             bytes: PeerRequest::Grown {
                 group: "cats".parse().unwrap(),
             }
