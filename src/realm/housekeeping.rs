@@ -8,14 +8,13 @@
 use serde_bytes::ByteBuf;
 
 use super::{
-    Failure, Moment, Realm, Storage,
+    Failure, Moment, Realm,
     records::{self, IdleRecord, OperationRecord, Record as _, RecordedAnswer, SessionRecord},
     sessions::Current,
-    storage::Walk,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Log, Prefix, Store, Version, Versioned},
+    store::{Batch, Expected, Key, Log, Store, Version, Versioned},
 };
 
 /// The number of logs or keys that one step looks at.
@@ -256,23 +255,6 @@ impl<S: Store> Realm<S> {
             .await?;
         let session = self.storage.store.get(&records::session(&owner)).await?;
         Ok(!device.is_empty() || session.is_some())
-    }
-}
-
-impl<S: Store> Storage<S> {
-    /// Returns the next readable keys under a prefix. Unreadable ones are skipped and logged.
-    pub(super) async fn next_readable(
-        &self,
-        prefix: Prefix,
-        after: Option<Key>,
-        at_once: usize,
-    ) -> Result<Vec<(Key, Versioned)>, Failure> {
-        let mut walk = Walk::new(prefix, after, at_once);
-        let found = walk.next(&self.store).await;
-        if let Some(error) = walk.damage {
-            self.log_failure("housekeeping", &error.into());
-        }
-        Ok(found?)
     }
 }
 

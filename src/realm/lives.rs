@@ -6,18 +6,22 @@
 //! restored store does not know the lives that began after its backup, and trusts no cursor of a
 //! client that remembers one of them.
 
+use std::sync::{Arc, OnceLock};
+
 use super::{
     Caller, Failure, Random, RetentionPolicy, Storage,
+    peers::PEERING,
     records::{self, LivesRecord, Record as _},
 };
 use crate::{
     crypto::LifeClaim,
     faults::{Fault, is_planted},
     store::{Batch, Store},
-    wire::Life,
+    wire::{ErrorCode, Life},
 };
-use std::sync::Arc;
-use std::sync::OnceLock;
+
+/// The number of former lives of the store that are accepted in resumptions.
+const FORMER_LIVES: usize = 8;
 
 /// The most lives that are kept, including the current one. A client that was away for longer has
 /// no trusted cursors.
@@ -174,5 +178,58 @@ impl<S: Store> Lives<S> {
                 return life;
             }
         }
+    }
+}
+
+impl<S: Store> Lives<S> {
+    /// Returns a number with this life of the store as its lower half, or 0 there if no life has
+    /// begun, as on a full disk.
+    pub(super) fn in_this_life(&self, number: u64) -> u64 {
+        let lives = self.known.get();
+        let current = lives.and_then(|lives| lives.known.first());
+        current.map_or(number & PEERING, |Life(name)| {
+            (number & PEERING) | u64::from(u32::from_be_bytes(*name))
+        })
+    }
+
+    /// Refuses a read by a side that believes this store to be in another life (PEER-29). That side
+    /// then introduces itself and learns of this life.
+    pub(super) fn check_life(&self, believed: Option<Life>) -> Result<(), Failure> {
+        let current = self.known.get().and_then(|lives| lives.known.first());
+        match (believed, current) {
+            (Some(believed), Some(current)) if believed != *current => {
+                Err(ErrorCode::PeerRefused.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// True if the other side knew this one in a life that the store does not remember.
+    pub(in crate::realm) fn was_forgotten(&self, known: u64) -> bool {
+        let Some(KnownLives { known: lives, .. }) = self.known.get() else {
+            return false;
+        };
+        let is_life = |Life(name): &Life| u64::from(u32::from_be_bytes(*name)) == known & !PEERING;
+        let is_known =
+            known & !PEERING == 0 || lives.iter().any(is_life) || is_planted(Fault::ForgetLives);
+        // This also holds under another peering's number: the store may have been restored from
+        // that copy before.
+        known != 0 && !is_known
+    }
+}
+
+impl<S: Store> Lives<S> {
+    /// Returns the lives of the store that a resuming device may know, the current one first.
+    pub fn lives_to_come_back_to(&self) -> Vec<Life> {
+        let Some(lives) = self.known.get() else {
+            return Vec::new();
+        };
+        let current = lives.current();
+        let former = lives.known.iter().copied();
+        let former = former.filter(|life| Some(*life) != current);
+        current
+            .into_iter()
+            .chain(former.take(FORMER_LIVES))
+            .collect()
     }
 }

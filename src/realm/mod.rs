@@ -4,52 +4,30 @@
 //! no packets and no sockets. All that it must remember is in its [`Store`]. An answer of `ok`
 //! means that the effect is durable. Normative text: `spec/commands.md`.
 
-mod accounts;
-mod add_peer;
-mod asking;
-mod blocks;
-mod cursors;
-mod dedup_windows;
-mod delivery;
-mod expiry;
+mod commands;
+mod credentials;
+mod departures;
 mod failure;
-mod group_host;
-mod group_teardown;
 mod groups;
 mod handling;
 mod housekeeping;
-mod introductions;
-mod known_locations;
+mod idempotency;
 pub mod limits;
 mod link_owner;
 mod lives;
-mod mail;
-mod memberships;
-mod moderation;
-mod mutations;
+mod mailboxes;
 mod network;
-mod operations;
-mod outgoing;
-mod passwords;
-mod peer_admin;
 mod peer_quota;
-mod peer_removal;
 mod peer_requests;
-mod peering_numbers;
 mod peers;
-mod posts;
-mod queue_shares;
+mod pending;
+mod queues;
 mod random;
-mod reading;
-mod receipts;
 mod records;
-mod replicas;
 mod retention;
 mod sessions;
 mod storage;
-mod tickets;
 mod time;
-mod watch_memory;
 mod watchers;
 mod watching;
 
@@ -61,26 +39,27 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32},
 };
 
-pub use asking::refusal_of_peer;
-pub use dedup_windows::{OWNER_BYTES, OWNERS_MAX};
-pub use delivery::{Glance, NextOutgoing, Outgoing, Settling, Written};
+pub use commands::asking::refusal_of_peer;
 pub use failure::Failure;
+pub use groups::replicas::{Kept, ReplicaLook, ReplicaState};
 pub use handling::{Effect, Handled};
 pub use housekeeping::Pass;
-pub use introductions::HOST_MAX;
+pub use idempotency::dedup_windows::{OWNER_BYTES, OWNERS_MAX};
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
 pub use link_owner::{Account, Greeting};
 pub use lives::LifeNews;
+pub use mailboxes::watch_memory::WATCH_BYTES;
 pub use network::{Dialing, GroupWork, Network, PeerCall, Signals};
-pub use peering_numbers::Numbered;
+pub use peer_requests::introductions::HOST_MAX;
+pub use peers::numbers::Numbered;
 pub use peers::{Peer, Peering, RealmIdentity, Registration};
-pub use queue_shares::{QUEUE_MAX, SHARE_BYTES};
-pub use replicas::{Kept, ReplicaLook, ReplicaState};
+pub use queues::delivery::{Glance, NextOutgoing, Outgoing, Settling};
+pub use queues::shares::{QUEUE_MAX, SHARE_BYTES};
 pub use retention::{Keeping, Retention, RetentionPolicy};
-pub use tickets::{FoundTicket, Returning};
+pub use sessions::tickets::{FoundTicket, Returning};
+pub use storage::Written;
 pub use time::Moment;
-pub use watch_memory::WATCH_BYTES;
 pub use watchers::Watcher;
 pub use watching::{Push, Watch};
 
@@ -88,26 +67,19 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::Notify;
 
 use self::{
-    accounts::Credentials,
-    dedup_windows::DedupWindows,
-    delivery::PeerQueues,
-    expiry::Expiries,
+    commands::mutations::Work,
+    credentials::{Credentials, Hashed},
+    departures::Departures,
     groups::Groups,
+    idempotency::{Idempotency, Known, dedup_windows::DedupWindows, fingerprint},
     lives::Lives,
-    mutations::{Hashed, Work},
-    operations::{Idempotency, Known, fingerprint},
-    outgoing::is_queued,
-    passwords::Passwords,
+    mailboxes::{Mailboxes, watch_memory::WatchMemory},
     peer_quota::PeerQuota,
-    peer_removal::Departures,
     peers::Peers,
-    queue_shares::QueueShares,
+    queues::{PeerQueues, expiry::Expiries, is_queued, receipts::Receipts, shares::QueueShares},
     random::Random,
-    reading::Mailboxes,
-    receipts::Receipts,
     sessions::Sessions,
     storage::{Outcome, Storage},
-    watch_memory::WatchMemory,
     watching::{Watched, watched_of},
 };
 use crate::{
@@ -115,10 +87,7 @@ use crate::{
     faults::{Fault, is_planted},
     store::Store,
     subnet::Subnet,
-    wire::{
-        Answer, ErrorCode, OperationNumber, Options, Refusal, Request, command,
-        command::{Kind, Read},
-    },
+    wire::{Answer, OperationNumber, Refusal},
 };
 
 /// How often a command is decided at most, when the values that it read have changed meanwhile.
@@ -177,8 +146,8 @@ impl TooLong {
 }
 
 /// The rules of chat, over a store. Each service owns its part of the state, and knows only the
-/// services above it in this list; commands and peers' requests, which are methods of the realm, may
-/// use them all.
+/// services above it in this list; commands and requests of peers, which are methods of the realm,
+/// may use them all.
 #[derive(Debug)]
 pub struct Realm<S> {
     pub(crate) storage: Arc<Storage<S>>,
@@ -355,71 +324,5 @@ impl<S: Store> Realm<S> {
     /// Returns the way to other realms.
     pub fn network(&self) -> &Network {
         &self.network
-    }
-
-    async fn execute(&self, caller: &Caller, request: &Request<'_>) -> Result<Vec<u8>, Failure> {
-        // HS-7: a password in early data has no forward secrecy; a client never sends one there.
-        if caller.early && request.command.carries_password() {
-            return Err(ErrorCode::BadRequest.into());
-        }
-        if !request.has_only_own_options() {
-            return Err(ErrorCode::Unsupported.into());
-        }
-        match request.command.kind() {
-            Kind::Read(read) => {
-                let answer = Box::pin(self.read(caller, read, &request.options)).await?;
-                Ok(answer.to_bytes())
-            }
-            Kind::Change(change) => self.change(caller, request, change).await,
-        }
-    }
-
-    /// Executes a command that changes nothing.
-    async fn read(
-        &self,
-        caller: &Caller,
-        read: Read<'_>,
-        options: &Options,
-    ) -> Result<Answer, Failure> {
-        match read {
-            Read::Inbox(&command::Inbox { session }) => self.inbox(caller, session, options).await,
-            Read::InboxGroup(&command::InboxGroup { session, group }) => {
-                self.inboxgroup(caller, session, group, options).await
-            }
-            Read::InboxRealm(&command::InboxRealm { session, realm }) => {
-                self.inboxrealm(caller, session, realm, options).await
-            }
-            Read::InboxGroupRealm(&command::InboxGroupRealm {
-                session,
-                realm,
-                group,
-            }) => {
-                let which = (session, realm, group);
-                self.inboxgrouprealm(caller, which, options).await
-            }
-            Read::Realms(&command::Realms { session }) => {
-                self.realms(caller, session, options.form).await
-            }
-            Read::Groups(&command::Groups { session }) => {
-                self.groups(caller, session, options).await
-            }
-            Read::Members(&command::Members { session, group }) => {
-                self.members(caller, session, group, options).await
-            }
-            Read::Sessions(&command::Sessions { session }) => self.sessions(caller, session).await,
-            Read::WhoAmI(&command::WhoAmI { session }) => self.whoami(caller, session).await,
-            Read::Watch(watch) => {
-                self.begin_watch(caller, watch.session, &watch.cursors)
-                    .await
-            }
-            Read::Unwatch(&command::Unwatch { session }) => {
-                self.sessions.session(caller, session).await?;
-                Ok(Answer::Done)
-            }
-            Read::Blocks(&command::Blocks { session }) => {
-                self.blocks(caller, session, options).await
-            }
-            Read::Unread(unread) => self.unread(caller, unread.session, &unread.cursors).await,
-        }
     }
 }

@@ -14,8 +14,8 @@ use tokio::{
 
 use super::{
     limits::PEER_CALLS_MAX,
-    peer_admin::Pending,
     peers::{Peer, STATE_IDLE, STATE_NOT_ACCEPTED, STATE_OPEN, STATE_TRYING},
+    pending::Pending,
 };
 use crate::{
     crypto::PublicKey,

@@ -1,5 +1,7 @@
 //! How the realm reads and writes its store: records instead of bytes, refusals instead of errors.
 
+use tokio::sync::watch;
+
 use super::{DISK_FULL_MS, Failure, records::Record};
 use crate::{
     faults::{Fault, is_planted},
@@ -9,12 +11,22 @@ use crate::{
     },
     wire::Refusal,
 };
-use tokio::sync::watch;
 
 /// The result of a commit that did not fail.
 pub(super) enum Outcome {
     Durable,
     Conflict,
+}
+
+/// The result of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is durable.
+    Durable,
+    /// A value that it relied on has changed: nothing was written.
+    Conflict,
+    /// This realm's store cannot be read or written.
+    Failed,
 }
 
 /// Records what is read, so that a decision can depend on it.
@@ -243,5 +255,22 @@ impl<S: Store> Storage<S> {
             Some(found) => Ok(Some((R::from_value(&found.value)?, found.version))),
             None => Ok(None),
         }
+    }
+}
+
+impl<S: Store> Storage<S> {
+    /// Returns the next readable keys under a prefix. Unreadable ones are skipped and logged.
+    pub(super) async fn next_readable(
+        &self,
+        prefix: Prefix,
+        after: Option<Key>,
+        at_once: usize,
+    ) -> Result<Vec<(Key, Versioned)>, Failure> {
+        let mut walk = Walk::new(prefix, after, at_once);
+        let found = walk.next(&self.store).await;
+        if let Some(error) = walk.damage {
+            self.log_failure("housekeeping", &error.into());
+        }
+        Ok(found?)
     }
 }

@@ -4,13 +4,15 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    Caller, Failure, Mailboxes, Moment, Realm,
-    blocks::{Blocked, UNREAD_LOOKED_AT},
+    Caller, Failure, Moment, Realm,
     limits::WATCH_READ_BYTES,
-    reading::Reader,
+    mailboxes::{
+        blocks::{Blocked, UNREAD_LOOKED_AT},
+        reading::Reader,
+        watch_memory::{Held, WATCH_BYTES},
+    },
     records::{MailboxLog, SessionHash},
     sessions::Current,
-    watch_memory::{Held, WATCH_BYTES},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -212,42 +214,6 @@ impl<S: Store> Realm<S> {
                 None
             }
         }
-    }
-}
-
-impl<S: Store> Mailboxes<S> {
-    /// Confirms the cursors that a reader names (READ-3).
-    async fn confirm_all(
-        &self,
-        caller: &Caller,
-        current: &Current,
-        cursors: &Cursors,
-    ) -> Result<(), Failure> {
-        let owner = current.owner();
-        for (mailbox, position) in &cursors.0 {
-            if caller.believed(Some(position.0)).is_some()
-                && let Some(place) = self.place_of(current.user, mailbox).await?
-            {
-                self.confirm(current, &owner, &place, position.0).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the log of a user's mailbox, if it is theirs.
-    async fn place_of(
-        &self,
-        user: Username,
-        mailbox: &Mailbox,
-    ) -> Result<Option<MailboxLog>, Failure> {
-        Ok(match *mailbox {
-            Mailbox::Private => Some(MailboxLog::private(user)),
-            Mailbox::Realm(realm) => Some(MailboxLog::from_realm(user, realm)),
-            Mailbox::Group(group) => self.groups.joined_place(user, group).await?,
-            Mailbox::RealmGroup(realm, group) => {
-                self.groups.copied_place(user, realm, group).await?
-            }
-        })
     }
 }
 

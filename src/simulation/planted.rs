@@ -273,7 +273,7 @@ const FOUND_BY_TESTS: [(Fault, &str); 68] = [
     ),
     (
         Fault::WatchWithoutShare,
-        "realm::watch_memory::tests::watch_memory_bounds_each_account_and_leaves_room_for_next",
+        "realm::mailboxes::watch_memory::tests::watch_memory_bounds_each_account_and_leaves_room_for_next",
     ),
     (
         Fault::EpochsWithoutEnd,

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    realm::{blocks::BLOCKS_MAX, records::MailboxLog},
+    realm::{commands::blocks::BLOCKS_MAX, records::MailboxLog},
     wire::{Cursors, Entry, GroupName, Mailbox, command},
 };
 

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     realm::{
-        blocks::{Blocked, HIDDEN_MAX, UNREAD_LOOKED_AT},
-        posts::Vouchers,
-        reading::Reader,
+        groups::posts::Vouchers,
+        mailboxes::blocks::{Blocked, HIDDEN_MAX, UNREAD_LOOKED_AT},
+        mailboxes::reading::Reader,
         records::MailboxLog,
         storage::Unnoted,
     },

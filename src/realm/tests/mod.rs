@@ -50,8 +50,9 @@ use super::{
 use crate::{
     store::{Batch, Embedded, StoreError},
     wire::{
-        Body, Command, Field, GroupName, Operation, Options, Page, Password, PeerRequest, Position,
-        RealmId, RegistrationCode, Sent, SessionId, SessionRef, Text, Username, command,
+        Answer, Body, Command, Cursors, Entry, ErrorCode, Field, GroupName, Mailbox, Operation,
+        Options, Page, Password, PeerRequest, Position, RealmId, RegistrationCode, Request, Sent,
+        SessionId, SessionRef, Text, Username, command,
     },
 };
 
@@ -264,3 +265,56 @@ fn logout(operation: u64) -> Command<'static> {
 }
 
 const STORED: Answer = Answer::Sent(Sent::Stored);
+
+impl Fixture {
+    async fn all_done(&self, n: u8, commands: impl IntoIterator<Item = Command<'_>>) {
+        for command in commands {
+            let answer = self.ask(device(n), command.clone()).await;
+            let is_done = matches!(answer, Answer::Done | STORED | Answer::Session(_));
+            assert!(is_done, "{command:?}: {answer:?}");
+        }
+    }
+
+    /// Reads with `command` on a device. Returns positions and texts.
+    async fn read(&self, n: u8, command: Command<'_>, after: Option<u64>) -> Vec<(u64, String)> {
+        let page = self.read_page(n, command, after).await;
+        let text = |entry: Entry| String::from_utf8(entry.body).unwrap();
+        let entries = page.entries.into_iter();
+        entries
+            .map(|entry| (entry.position.0, text(entry)))
+            .collect()
+    }
+
+    async fn read_page(&self, n: u8, command: Command<'_>, after: Option<u64>) -> Page {
+        let options = Options {
+            after,
+            ..Options::NONE
+        };
+        match self.ask(device(n), Request { options, command }).await {
+            Answer::Page(page) => page,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Returns what `unread` counts for one mailbox on a device.
+    async fn unread(&self, n: u8, mailbox: Mailbox, cursors: &[(Mailbox, u64)]) -> u64 {
+        let cursors = cursors
+            .iter()
+            .map(|(mailbox, at)| (*mailbox, Position(*at)));
+        let cursors = Cursors(cursors.collect());
+        let session = SessionRef::Bound;
+        match self
+            .ask(
+                device(n),
+                Command::Unread(command::Unread { session, cursors }),
+            )
+            .await
+        {
+            Answer::Unread(counts) => counts
+                .iter()
+                .find(|unread| unread.mailbox == mailbox)
+                .map_or(0, |unread| unread.count),
+            other => panic!("{other:?}"),
+        }
+    }
+}

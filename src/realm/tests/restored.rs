@@ -15,7 +15,7 @@ use super::{
 };
 use crate::wire::command;
 use crate::{
-    realm::{peering_numbers::Numbered, storage::Unnoted},
+    realm::{peers::numbers::Numbered, storage::Unnoted},
     store::Memory,
     wire::Port,
 };

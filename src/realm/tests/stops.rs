@@ -263,7 +263,7 @@ async fn group_end_with_damaged_records_does_not_block_another() {
                 };
                 batch.put(member(of), record.to_value().unwrap());
                 let which = (Some(of), crew);
-                crate::realm::group_teardown::put_ending(
+                crate::realm::groups::teardown::put_ending(
                     records::Ending::Tell,
                     which,
                     (7, 7),

@@ -1,0 +1,112 @@
+//! The end of a group, and the work that it leaves.
+
+use crate::realm::{
+    Failure, Realm, Work,
+    groups::{Group, MEMBERS_AT_ONCE, teardown::put_ending},
+    records::{self, Ending, GroupLogRecord, QueuedKind, Record as _},
+    storage::Walk,
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Position, Store},
+};
+
+impl<S: Store> Realm<S> {
+    /// Adds to the work's batch that a group ends, with its messages and members, and that the
+    /// realms of its members are told.
+    pub(super) async fn delete_group(
+        &self,
+        group: &Group,
+        work: &mut Work<'_>,
+    ) -> Result<(), Failure> {
+        for realm in group.realms().filter(|_| !is_planted(Fault::EndUnsaid)) {
+            if let Some(peer) = self.peers.find_peer(&mut work.batch, realm).await? {
+                // This may exceed the bound of the queue (PEER-5), which is for users' messages.
+                // Otherwise a peer that is away could keep a group from ending. Each such message
+                // replaces a membership that the peer asked for.
+                let kind = QueuedKind::Ended;
+                let life = group.record.epoch.to_be_bytes();
+                self.queue_word(&peer, (kind, ""), group.name, &life, work)?;
+            }
+        }
+        let batch = &mut work.batch;
+        let (name, epoch) = (group.name, group.record.epoch);
+        let former = GroupLogRecord {
+            log: group.record.log,
+        };
+        batch
+            .delete(records::group(name))
+            .put(records::former_log(name), former.to_value()?)
+            .trim(group.place().log, Position(u64::MAX));
+        for (who, member) in self.groups.members_of(group, None, MEMBERS_AT_ONCE).await? {
+            group.remove(&who, &member, batch)?;
+        }
+        for realm in group.realms() {
+            batch.delete(records::realm_members(name, epoch, realm));
+        }
+        // After all other changes of these records.
+        batch
+            .delete(records::standings(name, epoch))
+            .delete(records::members_changed(name, epoch));
+        // The remaining members belong to an epoch that is over, which nothing reads any more.
+        // Without this work their records would be kept for ever.
+        let which = (None, name);
+        put_ending(Ending::Forget, which, (epoch, group.record.log), batch)?;
+        work.ends = true;
+        Ok(())
+    }
+
+    /// Does all work for members of ended groups, and lists replicas by user where they are not
+    /// listed yet. `now` is the time of day.
+    ///
+    /// False if something could not be read or written: that work is left. Damaged records hold up
+    /// nothing else.
+    pub async fn do_chores(&self, now: u32) -> bool {
+        let listing = async {
+            while !self.groups.list_copies().await? {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        };
+        let listed = listing.await;
+        let mut are_done = listed.is_ok();
+        if let Err(failure) = listed {
+            self.storage.log_failure("chores", &failure);
+            if !failure.is_of_one_record() {
+                return false;
+            }
+        }
+        are_done &= self.departures.do_departures(now).await;
+        // Continues behind this one, because those before it cannot be done now.
+        let mut after = None;
+        loop {
+            let mut walk = Walk::new(records::endings(), after.clone(), 1);
+            let found = walk.next(&self.storage.store).await.map_err(Failure::from);
+            if let Some(error) = walk.damage {
+                self.storage.log_failure("chores", &error.into());
+                are_done = false;
+                // One report is enough.
+                after = walk.passed.or(after);
+            }
+            let next = found.map(|found| found.into_iter().next());
+            let (key, done) = match next {
+                Ok(None) => return are_done,
+                Ok(Some((key, found))) => {
+                    let done = self.groups.do_ending(&key, found, now).await;
+                    (Some(key), done)
+                }
+                Err(failure) => (None, Err(failure)),
+            };
+            if let Err(failure) = done {
+                self.storage.log_failure("chores", &failure);
+                are_done = false;
+                if key.is_none() || !failure.is_of_one_record() {
+                    return false;
+                }
+                after = key;
+            }
+            // Other tasks may run in between.
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! `addgroup`, `joingroup`, `leavegroup`, `members` and `groups`.
+
+use crate::realm::{
+    Caller, Failure, Guess, Realm, Work,
+    groups::{Group, local, role},
+    records::{
+        self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MemberRecord,
+        Record as _,
+    },
+    storage::Unnoted,
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::Store,
+    wire::{
+        Answer, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, Refusal, Role,
+        SessionRef, command,
+    },
+};
+
+/// The number of bytes of an answer before its first name: kind, more.
+const ANSWER_HEAD: usize = 2;
+
+/// The number of names on a page, unless the reader asks for fewer.
+const NAMES_MAX: u64 = 1000;
+
+/// The number of names that are looked up before it is known whether they fit.
+const NAMES_AT_ONCE: usize = 64;
+
+impl<S: Store> Realm<S> {
+    pub(super) async fn addgroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::AddGroup<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::AddGroup {
+            session,
+            group: name,
+            password,
+            ..
+        } = command;
+        let current = self.sessions.session_noted(work, session).await?;
+        if self
+            .groups
+            .find_group(&mut work.batch, name)
+            .await?
+            .is_some()
+        {
+            return Err(ErrorCode::GroupExists.into());
+        }
+        let epoch = u64::from_be_bytes(self.random.random());
+        // READ-6: the log of the former groups of that name is continued, so that no cursor is
+        // ahead of it.
+        let former = self
+            .storage
+            .noted::<GroupLogRecord>(&mut work.batch, &records::former_log(name))
+            .await?;
+        let log = former.map_or(epoch, |(former, _)| former.log);
+        let log = if is_planted(Fault::ReusePositions) {
+            epoch
+        } else {
+            log
+        };
+        let floor = self
+            .storage
+            .store
+            .last(&records::group_log(name, log))
+            .await?;
+        let record = GroupRecord {
+            owner: current.user.as_str().into(),
+            password: self.group_password(&password, work).await?,
+            created: work.caller.now.wall,
+            epoch,
+            realms: Vec::new(),
+            log,
+            floor: floor.0,
+        };
+        self.groups
+            .check_room(current.user, &mut work.batch)
+            .await?;
+        work.batch
+            .put(records::group(name), record.to_value()?)
+            .put(
+                records::standings(name, epoch),
+                ChangedRecord {}.to_value()?,
+            );
+        let group = Group { name, record };
+        let member = MemberRecord {
+            moderator: false,
+            joined: work.caller.now.wall,
+            membership: 0,
+        };
+        group.put(&local(current.user), &member, None, &mut work.batch)?;
+        work.affected = Some(current.user);
+        Ok(Answer::Done)
+    }
+
+    /// Returns the record of a group's password, or `None` if it has no password.
+    pub(super) async fn group_password(
+        &self,
+        password: &Password<'_>,
+        work: &mut Work<'_>,
+    ) -> Result<Option<String>, Failure> {
+        match password.0.len() {
+            0 => Ok(None),
+            1..=PASSWORD_MAX => {
+                if work.hashed.made.is_none() {
+                    self.limiter.join(work.caller)?;
+                }
+                Ok(Some(
+                    self.credentials.hashed(password, &mut work.hashed).await?,
+                ))
+            }
+            _ => Err(Refusal::too_large(PASSWORD_MAX as u64).into()),
+        }
+    }
+
+    pub(super) async fn joingroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::JoinGroup<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::JoinGroup {
+            session,
+            group: name,
+            password,
+            ..
+        } = command;
+        let current = self.sessions.session_noted(work, session).await?;
+        let group = self.groups.find_group(&mut work.batch, name).await?;
+        if group.is_none() && !self.limits.hide_groups {
+            return Err(ErrorCode::NoSuchGroup.into());
+        }
+        let needs_hashing = group
+            .as_ref()
+            .is_none_or(|group| group.record.password.is_some());
+        if needs_hashing && work.hashed.compared.is_none() {
+            self.limiter.join(work.caller)?;
+        }
+        let guess = Guess::Join(local(current.user));
+        let guess = (work.caller.now, &guess);
+        let Some(group) = group else {
+            // This takes as long as a wrong password; otherwise the time would tell.
+            self.credentials
+                .compare(guess, &password, None, &mut work.hashed)
+                .await?;
+            return Err(ErrorCode::WrongPassword.into());
+        };
+        self.groups
+            .check_group_password(guess, &group, &password, &mut work.hashed)
+            .await?;
+        let ban = records::ban(name, group.record.epoch, &local(current.user));
+        let batch = &mut work.batch;
+        if self
+            .storage
+            .noted::<BanRecord>(batch, &ban)
+            .await?
+            .is_some()
+        {
+            return Err(ErrorCode::Banned.into());
+        }
+        let user = local(current.user);
+        if self
+            .groups
+            .find_member(batch, &group, &user)
+            .await?
+            .is_some()
+        {
+            return Ok(Answer::Done);
+        }
+        self.groups.check_room(current.user, batch).await?;
+        let member = MemberRecord {
+            moderator: false,
+            joined: work.caller.now.wall,
+            membership: 0,
+        };
+        group.put(&user, &member, None, batch)?;
+        work.affected = Some(current.user);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn leavegroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::LeaveGroup,
+    ) -> Result<Answer, Failure> {
+        let &command::LeaveGroup {
+            session,
+            group: name,
+            ..
+        } = command;
+        let current = self.sessions.session_noted(work, session).await?;
+        let batch = &mut work.batch;
+        let group = self.groups.group(batch, name).await?;
+        let member = self.groups.membership(batch, &group, current.user).await?;
+        if member.role != Role::Owner {
+            group.remove(&local(current.user), &member.record, batch)?;
+            return Ok(Answer::Done);
+        }
+        match self.groups.successor(batch, &group, &current).await? {
+            Some(owner) => {
+                group.remove(&local(current.user), &member.record, batch)?;
+                group.put_owner(owner, batch)?;
+            }
+            None => self.delete_group(&group, work).await?,
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(in crate::realm) async fn members(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        name: GroupName,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.sessions.session(caller, session).await?;
+        let group = self.groups.group(&mut Unnoted, name).await?;
+        self.groups
+            .membership(&mut Unnoted, &group, current.user)
+            .await?;
+        let mut page = NamesPage::new(options, caller.room);
+        let mut after = options.behind;
+        loop {
+            let found = self
+                .groups
+                .members_of(&group, after.as_ref(), NAMES_AT_ONCE)
+                .await?;
+            let Some((last, _)) = found.last() else {
+                break;
+            };
+            after = Some(*last);
+            for (who, member) in found {
+                let role = role(&group, &who, &member);
+                // A realm's name has a length byte where the text has an @. The user's length and
+                // the role follow.
+                page.add(who.to_string().len() + 2, Member { who, role });
+            }
+            if page.more {
+                break;
+            }
+        }
+        self.limiter
+            .charge(caller.now, &current.user, page.items.len());
+        let (more, members) = (page.more, page.items);
+        Ok(Answer::Members { more, members })
+    }
+
+    pub(in crate::realm) async fn groups(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.sessions.session(caller, session).await?;
+        let mut page = NamesPage::new(options, caller.room);
+        let prefix = records::joined(current.user);
+        let behind = options.behind.map(|behind| behind.user.as_str().parse());
+        let behind = behind.transpose().map_err(|_| ErrorCode::BadRequest)?;
+        let mut after = behind.map(|name| records::joined_group(current.user, name));
+        let mut seen = 0;
+        while !page.more {
+            let links = self
+                .storage
+                .store
+                .list(&prefix, after.as_ref(), NAMES_AT_ONCE)
+                .await?;
+            let Some((last, _)) = links.last() else {
+                break;
+            };
+            after = Some(last.clone());
+            for (key, link) in links {
+                seen += 1;
+                let Some(name) = records::name_in::<GroupName>(&key, &prefix) else {
+                    continue;
+                };
+                let GroupLink { epoch } = GroupLink::from_value(&link.value)?;
+                // A group that has ended may have left a stale link.
+                if let Some(group) = self.groups.find_group(&mut Unnoted, name).await?
+                    && group.record.epoch == epoch
+                {
+                    page.add(name.as_str().len() + 1, name.as_str().to_string());
+                    if page.more {
+                        break;
+                    }
+                }
+            }
+        }
+        self.limiter.charge(caller.now, &current.user, seen);
+        let (more, names) = (page.more, page.items);
+        Ok(Answer::Names { more, names })
+    }
+}
+
+/// A page of a list: as many items as fit.
+pub(super) struct NamesPage<T> {
+    pub items: Vec<T>,
+    /// True if more items follow.
+    pub more: bool,
+    limit: usize,
+    left: usize,
+}
+
+impl<T> NamesPage<T> {
+    /// Returns an empty page for an answer of at most `room` bytes.
+    pub fn new(options: &Options, room: usize) -> Self {
+        let limit = options.limit.unwrap_or(NAMES_MAX).clamp(1, NAMES_MAX);
+        Self {
+            items: Vec::new(),
+            more: false,
+            limit: usize::try_from(limit).unwrap_or(1),
+            left: room.saturating_sub(ANSWER_HEAD),
+        }
+    }
+
+    /// Adds an item of `size` bytes, unless the page is full.
+    pub fn add(&mut self, size: usize, item: T) {
+        if self.more || self.items.len() == self.limit || size > self.left {
+            self.more = true;
+            return;
+        }
+        self.left -= size;
+        self.items.push(item);
+    }
+}

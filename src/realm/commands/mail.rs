@@ -1,0 +1,108 @@
+//! Sending: `send` and `sendgroup`. Each message is one append, however many users read it.
+
+use crate::realm::{
+    Failure, Realm, Work,
+    groups::local,
+    records::{self, EntryRecord, MailboxLog, Record as _},
+    sessions::Current,
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Log, Store},
+    wire::{Answer, Body, CONTENT_TEXT, ErrorCode, Options, Refusal, Sent, command, is_of_realm},
+};
+
+/// The highest content type.
+const CONTENT_MAX: u8 = 0x7f;
+
+impl<S: Store> Realm<S> {
+    pub(in crate::realm) async fn send(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Send<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::Send { to, message, .. } = command;
+        let options = &work.request.options;
+        let current = self.sessions.session_of(work).await?;
+        let content = self.check_message(options, &message)?;
+        // Accounts are never removed.
+        if self
+            .storage
+            .store
+            .get(&records::account(to))
+            .await?
+            .is_none()
+        {
+            return Err(ErrorCode::NoSuchUser.into());
+        }
+        let from = local(current.user);
+        let [log] = self
+            .mailboxes
+            .logs_for(&mut work.batch, [MailboxLog::private(to)], (&from, to))
+            .await?;
+        append(work, &current, (content, &message), log)?;
+        Ok(Answer::Sent(Sent::Stored))
+    }
+
+    pub(super) async fn sendgroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::SendGroup<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::SendGroup { group, message, .. } = command;
+        let current = self.sessions.session_of(work).await?;
+        let content = self.check_message(&work.request.options, &message)?;
+        // A realm that joins meanwhile has read the group without this message, and must be told of
+        // it.
+        let group = self.groups.group(&mut work.batch, group).await?;
+        // A member that is removed meanwhile must not send any more.
+        self.groups
+            .membership(&mut work.batch, &group, current.user)
+            .await?;
+        work.hints = group.realms().map(|realm| (realm, group.name)).collect();
+        append(work, &current, (content, &message), group.place().log)?;
+        Ok(Answer::Sent(Sent::Stored))
+    }
+
+    /// Checks a message. Refuses it if it is too long or does not match its content type; returns
+    /// the content type.
+    pub(super) fn check_message(
+        &self,
+        options: &Options,
+        message: &Body<'_>,
+    ) -> Result<u8, Failure> {
+        if message.0.len() > self.limits.max_message {
+            return Err(Refusal::too_large(self.limits.max_message as u64).into());
+        }
+        match options.content.unwrap_or(CONTENT_TEXT) {
+            CONTENT_TEXT if core::str::from_utf8(message.0).is_err() => {
+                Err(ErrorCode::BadRequest.into())
+            }
+            content @ 0..=CONTENT_MAX
+                if !is_of_realm(content) || is_planted(Fault::LetUsersForge) =>
+            {
+                Ok(content)
+            }
+            _ => Err(ErrorCode::BadRequest.into()),
+        }
+    }
+}
+
+/// Adds to the work's batch the message at the end of a log.
+fn append(
+    work: &mut Work<'_>,
+    current: &Current,
+    (content, message): (u8, &Body<'_>),
+    log: Log,
+) -> Result<(), Failure> {
+    let entry = EntryRecord {
+        time: work.caller.now.wall,
+        content,
+        user: current.user.as_str().into(),
+        realm: None,
+        body: message.0.to_vec(),
+        alleged: None,
+    };
+    work.batch.append(log, entry.to_value()?);
+    Ok(())
+}

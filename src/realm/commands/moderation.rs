@@ -1,0 +1,224 @@
+//! Groups as owners and moderators manage them (GRP-6, GRP-7).
+
+use crate::realm::{
+    Failure, Realm, Work,
+    groups::{Group, Membership, local},
+    records::{self, AccountRecord, BanRecord, GroupRecord, MemberRecord, QueuedKind, Record as _},
+    sessions::Current,
+};
+use crate::{
+    store::Store,
+    wire::{Answer, ErrorCode, GroupName, Role, Sender, command},
+};
+
+/// The sender of a command that changes a group, and the group.
+struct Asking {
+    current: Current,
+    group: Group,
+    member: Membership,
+}
+
+impl<S: Store> Realm<S> {
+    /// Returns the sender, if their role is at least `least`.
+    async fn asking(
+        &self,
+        work: &mut Work<'_>,
+        name: GroupName,
+        least: Role,
+    ) -> Result<Asking, Failure> {
+        let current = self.sessions.session_of(work).await?;
+        let group = self.groups.group(&mut work.batch, name).await?;
+        let member = self
+            .groups
+            .membership(&mut work.batch, &group, current.user)
+            .await?;
+        if member.role < least {
+            return Err(ErrorCode::NotPermitted.into());
+        }
+        Ok(Asking {
+            current,
+            group,
+            member,
+        })
+    }
+
+    pub(in crate::realm) async fn kick(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Kick,
+    ) -> Result<Answer, Failure> {
+        let &command::Kick {
+            group: name,
+            user: who,
+            ..
+        } = command;
+        let asking = self.asking(work, name, Role::Moderator).await?;
+        let member = self
+            .groups
+            .find_member(&mut work.batch, &asking.group, &who)
+            .await?
+            .ok_or(ErrorCode::NoSuchUser)?;
+        if member.role >= asking.member.role {
+            return Err(ErrorCode::NotPermitted.into());
+        }
+        self.expel(&asking.group, (&who, &member.record), work)
+            .await?;
+        Ok(Answer::Done)
+    }
+
+    pub(in crate::realm) async fn ban(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Ban,
+    ) -> Result<Answer, Failure> {
+        let &command::Ban {
+            group: name,
+            user: who,
+            ..
+        } = command;
+        let asking = self.asking(work, name, Role::Moderator).await?;
+        let member = self
+            .groups
+            .find_member(&mut work.batch, &asking.group, &who)
+            .await?;
+        match member {
+            Some(member) if member.role >= asking.member.role => {
+                return Err(ErrorCode::NotPermitted.into());
+            }
+            Some(member) => {
+                self.expel(&asking.group, (&who, &member.record), work)
+                    .await?;
+            }
+            None => match who.realm {
+                // Only the other realm knows whether it has such a user.
+                Some(realm) => drop(self.peers.peer(&mut work.batch, realm).await?),
+                None => {
+                    let account = records::account(who.user);
+                    let account = self
+                        .storage
+                        .noted::<AccountRecord>(&mut work.batch, &account)
+                        .await?;
+                    account.ok_or(ErrorCode::NoSuchUser)?;
+                }
+            },
+        }
+        let key = records::ban(name, asking.group.record.epoch, &who);
+        let since = work.caller.now.wall;
+        work.batch.put(key, BanRecord { since }.to_value()?);
+        Ok(Answer::Done)
+    }
+
+    /// Adds to the work's batch that a user is no member any more, and that the user's realm is
+    /// told.
+    async fn expel(
+        &self,
+        group: &Group,
+        (who, member): (&Sender, &MemberRecord),
+        work: &mut Work<'_>,
+    ) -> Result<(), Failure> {
+        self.groups
+            .remove_member(group, (who, member), &mut work.batch)
+            .await?;
+        if let Some(realm) = who.realm
+            && let Some(peer) = self.peers.find_peer(&mut work.batch, realm).await?
+        {
+            let word = (QueuedKind::Expelled, who.user.as_str());
+            let membership = member.membership.to_be_bytes();
+            self.queue_word(&peer, word, group.name, &membership, work)?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::realm) async fn unban(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Unban,
+    ) -> Result<Answer, Failure> {
+        let &command::Unban {
+            group: name,
+            user: who,
+            ..
+        } = command;
+        let asking = self.asking(work, name, Role::Moderator).await?;
+        let key = records::ban(name, asking.group.record.epoch, &who);
+        work.batch.delete(key);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn set_role(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::SetRole,
+    ) -> Result<Answer, Failure> {
+        let &command::SetRole {
+            group: name,
+            user,
+            role,
+            ..
+        } = command;
+        let asking = self.asking(work, name, Role::Owner).await?;
+        let member = self
+            .groups
+            .find_member(&mut work.batch, &asking.group, &local(user))
+            .await?
+            .ok_or(ErrorCode::NoSuchUser)?;
+        if user == asking.current.user {
+            // An owner steps down by naming another owner.
+            return if role == Role::Owner {
+                Ok(Answer::Done)
+            } else {
+                Err(ErrorCode::NotPermitted.into())
+            };
+        }
+        let batch = &mut work.batch;
+        let record = MemberRecord {
+            moderator: role != Role::Member,
+            ..member.record.clone()
+        };
+        asking
+            .group
+            .put(&local(user), &record, Some(&member.record), batch)?;
+        if role == Role::Owner {
+            let former = MemberRecord {
+                moderator: true,
+                ..asking.member.record.clone()
+            };
+            let owner = local(asking.current.user);
+            asking
+                .group
+                .put(&owner, &former, Some(&asking.member.record), batch)?;
+            asking.group.put_owner(user, batch)?;
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn grouppasswd(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::GroupPasswd<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::GroupPasswd {
+            group: name,
+            password,
+            ..
+        } = command;
+        let asking = self.asking(work, name, Role::Owner).await?;
+        let record = GroupRecord {
+            password: self.group_password(&password, work).await?,
+            ..asking.group.record.clone()
+        };
+        work.batch.put(records::group(name), record.to_value()?);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn delgroup(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::DelGroup,
+    ) -> Result<Answer, Failure> {
+        let &command::DelGroup { group: name, .. } = command;
+        let asking = self.asking(work, name, Role::Owner).await?;
+        self.delete_group(&asking.group, work).await?;
+        Ok(Answer::Done)
+    }
+}

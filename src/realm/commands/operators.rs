@@ -1,0 +1,48 @@
+//! `claim`, and what only operators may do.
+
+use crate::realm::{
+    Failure, Realm, Work,
+    records::{self, Record as _, SessionRecord},
+};
+use crate::{
+    crypto::same,
+    store::Store,
+    wire::{Answer, ErrorCode, SessionRef, Username, command},
+};
+
+impl<S: Store> Realm<S> {
+    pub(in crate::realm) async fn claim(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::Claim<'_>,
+    ) -> Result<Answer, Failure> {
+        let &command::Claim { session, code, .. } = command;
+        let current = self.sessions.session_noted(work, session).await?;
+        if !same(code.0, self.own.operator_code.as_bytes()) {
+            tracing::warn!(user = %current.user, "somebody has given a wrong operator code");
+            return Err(ErrorCode::WrongPassword.into());
+        }
+        let record = SessionRecord {
+            operator: true,
+            ..current.record
+        };
+        work.batch
+            .put(records::session(&current.hash), record.to_value()?);
+        tracing::info!(user = %current.user, "somebody gives the operator code: their session is an operator's");
+        Ok(Answer::Done)
+    }
+
+    /// Returns the user of a command that is for operators.
+    pub(in crate::realm) async fn operator(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Username, Failure> {
+        let current = self.sessions.session_noted(work, session).await?;
+        if current.record.operator {
+            Ok(current.user)
+        } else {
+            Err(ErrorCode::NotOperator.into())
+        }
+    }
+}

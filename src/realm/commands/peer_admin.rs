@@ -1,0 +1,384 @@
+//! How operators see other realms and decide about them (PEER-18, PEER-28). Each decision is
+//! logged.
+
+use crate::realm::{
+    Caller, Failure, Peers, Realm, Work,
+    peer_requests::introductions::HOST_MAX,
+    peers::{Peer, Peering, STATE_IDLE, STATE_OPEN, STATE_TRYING},
+    pending::Introduction,
+    records::{self, PeerRecord, Record as _},
+};
+use crate::{
+    crypto::PublicKey,
+    store::Store,
+    wire::{
+        Answer, ErrorCode, FORM_DETAILS, FORM_DROP, FORM_PENDING, Peer as PeerState, PeerDetail,
+        PeerDetails, Port, RealmId, SessionRef, Standing, Text, Username, command,
+    },
+};
+
+/// An operator's decision about another realm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::realm) enum Act {
+    Added,
+    Accepted,
+    Moved,
+    Removed,
+    /// Removed, and its queue dropped.
+    Dropped,
+    Refused,
+}
+
+/// A decision, with the realm that it is about and the operator that made it.
+#[derive(Clone, Debug)]
+pub(in crate::realm) struct Decision {
+    pub act: Act,
+    pub peer: RealmId,
+    pub key: PublicKey,
+    /// The realm's new address, if the operator gave one.
+    pub address: String,
+    pub who: Username,
+}
+
+/// Returns an address as text, or nothing if there is none.
+pub(in crate::realm) fn shown((host, port): (&str, u16)) -> String {
+    match host {
+        "" => String::new(),
+        _ if host.contains(':') => format!("[{host}]:{port}"),
+        _ => format!("{host}:{port}"),
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// Logs a decision that is durable, and tells the task that keeps in touch with peers.
+    pub(in crate::realm) fn decided(&self, work: &mut Work<'_>) {
+        let Some(Decision {
+            act,
+            peer,
+            key,
+            address,
+            who,
+        }) = work.decision.take()
+        else {
+            return;
+        };
+        self.network.peers_changed();
+        let fingerprint = key.fingerprint();
+        match act {
+            Act::Added => {
+                tracing::info!(%peer, address, fingerprint, %who, "operator added a peer");
+                self.network.pending(|pending| pending.forget(&key));
+            }
+            Act::Accepted => {
+                tracing::info!(%peer, fingerprint, %who, "operator accepted a peer");
+                self.network.pending(|pending| pending.forget(&key));
+                self.network.claim_to_try(peer);
+            }
+            Act::Moved => {
+                tracing::info!(%peer, address, fingerprint, %who, "operator moved a peer");
+                self.network.moved(peer);
+            }
+            Act::Removed => {
+                tracing::info!(%peer, fingerprint, %who, "operator removed a peer");
+                self.network.pending(|pending| pending.refuse(&key));
+            }
+            Act::Dropped => {
+                tracing::info!(%peer, fingerprint, %who, "operator removed a peer, and what waits for it");
+                self.network.pending(|pending| pending.refuse(&key));
+            }
+            Act::Refused => {
+                tracing::info!(%peer, fingerprint, %who, "operator refused a realm");
+                self.network.pending(|pending| pending.refuse(&key));
+            }
+        }
+    }
+
+    /// Remembers for operators that a realm has introduced itself.
+    pub(in crate::realm) fn keep_pending(
+        &self,
+        caller: &Caller,
+        (realm, key): (RealmId, PublicKey),
+        (address, port): (&str, u16),
+    ) {
+        if self.own.peering != Peering::Listed {
+            return;
+        }
+        let new = Introduction {
+            realm,
+            key,
+            own: caller.own.unwrap_or(self.own.key()),
+            address: (address.into(), port),
+            first: caller.now.wall,
+            last: caller.now.wall,
+            times: 1,
+        };
+        let may_be_new = || self.limiter.unasked(caller).is_ok();
+        self.network
+            .pending(|pending| pending.note(new, may_be_new));
+    }
+
+    /// Makes a peer of a realm that waits for a decision, as if it had been added before it
+    /// introduced itself. Its address is unknown until it has shown it.
+    pub(super) async fn accept_pending(
+        &self,
+        work: &mut Work<'_>,
+        (realm, key): (RealmId, PublicKey),
+        source: (String, u16),
+        who: Username,
+    ) -> Result<Answer, Failure> {
+        let found = self.network.pending(|pending| pending.find(&key));
+        let batch = &mut work.batch;
+        let is_taken = self.peers.find_peer(batch, realm).await?.is_some();
+        if is_taken || realm == self.own.id || self.peers.peer_of(batch, &key).await?.is_some() {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        let found = found.ok_or(ErrorCode::NoSuchRealm)?;
+        work.ends |= self.quota.make_place(true, batch).await?.is_some();
+        let nowhere = (String::new(), 0);
+        let mut peer = self
+            .peers
+            .begin_peer(batch, (realm, key), nowhere, source)
+            .await?;
+        let (host, port) = &found.address;
+        peer.record = PeerRecord {
+            introduced: true,
+            added: true,
+            // It may know this realm from before: no user joins before the two agree on the
+            // peering.
+            apart: true,
+            knows: found.own.0,
+            ..Peers::<S>::with_claim(&peer.record, (host, *port))
+        };
+        self.peers.put_new_peer(&peer, batch).await?;
+        work.decision = Some(Decision {
+            act: Act::Accepted,
+            peer: realm,
+            key,
+            address: String::new(),
+            who,
+        });
+        Ok(Answer::Done)
+    }
+
+    /// Refuses a realm that waits for a decision.
+    fn refuse_pending(
+        &self,
+        work: &mut Work<'_>,
+        (realm, key): (RealmId, PublicKey),
+        who: Username,
+    ) -> Result<Answer, Failure> {
+        let found = self.network.pending(|pending| pending.find(&key));
+        let found = found.filter(|found| found.realm == realm);
+        found.ok_or(ErrorCode::NoSuchRealm)?;
+        work.decision = Some(Decision {
+            act: Act::Refused,
+            peer: realm,
+            key,
+            address: String::new(),
+            who,
+        });
+        Ok(Answer::Done)
+    }
+
+    /// Sets a peer's new address.
+    pub(super) async fn move_peer(
+        &self,
+        work: &mut Work<'_>,
+        realm: RealmId,
+        (address, port): (Text<'_>, Port),
+        (source, who): (Option<(String, u16)>, Username),
+    ) -> Result<Answer, Failure> {
+        let peer = self.peers.peer(&mut work.batch, realm).await?;
+        let key = work.request.options.key.map(PublicKey);
+        if key.is_some_and(|key| peer.key() != key) {
+            return Err(ErrorCode::NoSuchRealm.into());
+        }
+        if address.0.is_empty() || address.0.len() > HOST_MAX || port.0 == 0 {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let (host, number) = peer.source();
+        let (src_address, src_port) = source.unwrap_or((host.into(), number));
+        let record = PeerRecord {
+            address: address.0.into(),
+            port: port.0,
+            claimed: None,
+            src_address,
+            src_port,
+            ..peer.record.clone()
+        };
+        work.batch.put(records::peer(realm), record.to_value()?);
+        work.decision = Some(Decision {
+            act: Act::Moved,
+            peer: realm,
+            key: peer.key(),
+            address: shown((address.0, port.0)),
+            who,
+        });
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn removerealm(
+        &self,
+        work: &mut Work<'_>,
+        command: &command::RemoveRealm,
+    ) -> Result<Answer, Failure> {
+        let &command::RemoveRealm { session, realm, .. } = command;
+        let who = self.operator(work, session).await?;
+        let drops = match (work.request.options.form, work.request.options.key) {
+            (None, Some(key)) => return self.refuse_pending(work, (realm, PublicKey(key)), who),
+            (None, None) => false,
+            (Some(FORM_DROP), None) => true,
+            _ => return Err(ErrorCode::Unsupported.into()),
+        };
+        let peer = self.peers.peer(&mut work.batch, realm).await?;
+        self.quota
+            .remove_peer(&peer, drops, &mut work.batch)
+            .await?;
+        work.decision = Some(Decision {
+            act: if drops { Act::Dropped } else { Act::Removed },
+            peer: realm,
+            key: peer.key(),
+            address: String::new(),
+            who,
+        });
+        // The rest of its records are removed step by step.
+        work.ends = true;
+        Ok(Answer::Done)
+    }
+
+    pub(in crate::realm) async fn realms(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        form: Option<u8>,
+    ) -> Result<Answer, Failure> {
+        let current = self.sessions.session(caller, session).await?;
+        let is_operator = current.record.operator;
+        match form {
+            None => {}
+            Some(FORM_DETAILS | FORM_PENDING) if !is_operator => {
+                return Err(ErrorCode::NotOperator.into());
+            }
+            Some(FORM_DETAILS) => return self.details(caller).await,
+            Some(FORM_PENDING) => return Ok(Answer::Details(self.pending_details())),
+            Some(_) => return Err(ErrorCode::Unsupported.into()),
+        }
+        let mut states = Vec::new();
+        for peer in self.peers.list_peers().await? {
+            let (state, heard) = self.network.state_of(&peer);
+            if !is_operator {
+                states.extend(shown_to_users(&peer, state));
+                continue;
+            }
+            let address = match peer.address() {
+                ("", _) => "-".into(),
+                (address, port) => format!("{address}:{port}"),
+            };
+            let (queued, age, _) = self.queues.waiting_for(caller, peer.realm).await?;
+            states.push(PeerState {
+                realm: peer.realm,
+                address,
+                state,
+                queued,
+                age,
+                heard,
+            });
+        }
+        Ok(Answer::Realms(states))
+    }
+
+    async fn details(&self, caller: &Caller) -> Result<Answer, Failure> {
+        let mut details = PeerDetails::default();
+        for peer in self.peers.list_peers().await? {
+            let seen = self.network.seen(&peer, caller.now.wall);
+            let (queued, age, unread) = self.queues.waiting_for(caller, peer.realm).await?;
+            let claimed = peer.record.claimed.as_ref();
+            details.add(&PeerDetail {
+                realm: peer.realm,
+                key: peer.key().0,
+                address: shown(peer.address()),
+                claimed: claimed.map_or_else(String::new, |(host, port)| shown((host, *port))),
+                state: seen.state,
+                why: seen.why.or(unread),
+                since: seen.since,
+                next: seen.next,
+                heard: seen.heard,
+                queued,
+                age,
+                former: peer.record.former.len() as u64,
+                times: 0,
+            });
+        }
+        let prefix = records::departures();
+        let mut departing: Vec<RealmId> = Vec::new();
+        let damage = self
+            .storage
+            .list_readable(&prefix, 256, |key, _| {
+                departing.extend(records::name_in::<RealmId>(key, &prefix));
+            })
+            .await;
+        if let Some(error) = damage {
+            return Err(error.into());
+        }
+        for realm in departing {
+            let (queued, age, why) = self.queues.waiting_for(caller, realm).await?;
+            details.add(&PeerDetail {
+                realm,
+                key: [0; 32],
+                address: String::new(),
+                claimed: String::new(),
+                state: Standing::Departing,
+                why,
+                since: 0,
+                next: 0,
+                heard: 0,
+                queued,
+                age,
+                former: 0,
+                times: 0,
+            });
+        }
+        Ok(Answer::Details(details))
+    }
+
+    fn pending_details(&self) -> PeerDetails {
+        let mut details = PeerDetails::default();
+        for one in self.network.pending(|pending| pending.all()) {
+            let (host, port) = &one.address;
+            details.add(&PeerDetail {
+                realm: one.realm,
+                key: one.key.0,
+                address: String::new(),
+                claimed: shown((host, *port)),
+                state: Standing::Pending,
+                why: None,
+                since: one.first,
+                next: 0,
+                heard: one.last,
+                queued: 0,
+                age: 0,
+                former: 0,
+                times: one.times,
+            });
+        }
+        details
+    }
+}
+
+/// Returns what users see of a peer: that they can write to it, and whether it answers. Returns
+/// `None` for a peer that has not accepted the peering.
+fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
+    let state = match state {
+        STATE_IDLE | STATE_OPEN => STATE_OPEN,
+        STATE_TRYING => STATE_TRYING,
+        _ => return None,
+    };
+    Some(PeerState {
+        realm: peer.realm,
+        address: String::new(),
+        state,
+        queued: 0,
+        age: 0,
+        heard: 0,
+    })
+}

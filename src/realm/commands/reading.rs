@@ -1,0 +1,57 @@
+//! `inbox` and its kin: reading the messages of a mailbox.
+
+use crate::realm::{
+    Caller, Failure, Realm, mailboxes::blocks::NOBODY, records::MailboxLog, storage::Unnoted,
+};
+use crate::{
+    store::Store,
+    wire::{Answer, GroupName, Options, RealmId, SessionRef},
+};
+
+impl<S: Store> Realm<S> {
+    pub(in crate::realm) async fn inbox(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.sessions.session(caller, session).await?;
+        let place = MailboxLog::private(current.user);
+        self.mailboxes
+            .read_page(caller, &current, (&place, &NOBODY), options)
+            .await
+    }
+
+    pub(in crate::realm) async fn inboxgroup(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        group: GroupName,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.sessions.session(caller, session).await?;
+        let group = self.groups.group(&mut Unnoted, group).await?;
+        self.groups
+            .membership(&mut Unnoted, &group, current.user)
+            .await?;
+        let blocked = self.mailboxes.blocked_by(current.user).await?;
+        self.mailboxes
+            .read_page(caller, &current, (&group.place(), &blocked), options)
+            .await
+    }
+
+    pub(super) async fn inboxrealm(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        realm: RealmId,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.sessions.session(caller, session).await?;
+        self.peers.peer(&mut Unnoted, realm).await?;
+        let place = MailboxLog::from_realm(current.user, realm);
+        self.mailboxes
+            .read_page(caller, &current, (&place, &NOBODY), options)
+            .await
+    }
+}

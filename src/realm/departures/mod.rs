@@ -1,0 +1,485 @@
+//! Realms that an operator has removed (PEER-22). All that belonged to them ends, so that the next
+//! realm of that name begins with nothing.
+//!
+//! The commit that removes a peer is bounded, however much the peer leaves behind. It only records
+//! that the realm departs. The rest is done in steps, each of which may be repeated after a
+//! restart. No realm gets the name until all of it is done.
+
+mod voids;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use crate::realm::{
+    Failure, Groups, Mailboxes, Network, Outcome, PeerQueues, Random, Storage,
+    groups::{Group, MEMBERS_AT_ONCE, host::put_realms, teardown::append_notice},
+    queues::delivery::Outgoing,
+    records::{
+        self, BlocksRecord, DepartureRecord, EntryRecord, MailboxLog, Record as _, ReplicaRecord,
+    },
+    storage::Walk,
+    watched_of,
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Batch, Expected, Key, PageLimit, Position, Prefix, Store, Versioned},
+    wire::{Answer, CONTENT_NOTICE, ErrorCode, GroupName, RealmId, Sender, Username},
+};
+
+/// The number of records that are read at once, and changed by one commit.
+const DEPARTING_AT_ONCE: usize = 256;
+/// The number of users whose blocks are read at once.
+const BLOCKS_AT_ONCE: usize = 32;
+
+/// After so many failed reads, what cannot be read of a removed realm is given up; otherwise the
+/// name would never be free.
+const READS_MAX: u32 = 5;
+
+/// The notice to a user that was in a group of a removed realm.
+const NOTICE: &str = "an operator has removed the realm of this group: you are not in it any more";
+
+/// What is left of realms that are peers no more, until it is removed.
+#[derive(Debug)]
+pub struct Departures<S> {
+    pub(in crate::realm) storage: Arc<Storage<S>>,
+    pub(in crate::realm) random: Arc<Random>,
+    pub(in crate::realm) groups: Arc<Groups<S>>,
+    pub(in crate::realm) mailboxes: Arc<Mailboxes<S>>,
+    pub(in crate::realm) queues: Arc<PeerQueues<S>>,
+    pub(in crate::realm) network: Arc<Network>,
+    /// How many reads of the leftovers of removed realms have failed.
+    pub(in crate::realm) unread_departures: AtomicU32,
+}
+
+impl<S: Store> Departures<S> {
+    /// Does the work for realms that were removed. False if some is left.
+    pub async fn do_departures(&self, now: u32) -> bool {
+        let prefix = records::departures();
+        let mut realms = Vec::new();
+        let damage = self
+            .storage
+            .list_readable(&prefix, DEPARTING_AT_ONCE, |key, _| {
+                realms.extend(records::name_in::<RealmId>(key, &prefix));
+            })
+            .await;
+        let mut are_done = damage.is_none();
+        if let Some(error) = damage {
+            self.storage.log_failure("departures", &error.into());
+        }
+        if is_planted(Fault::LeaveRemains) {
+            return true;
+        }
+        for realm in realms {
+            if let Err(failure) = self.depart(realm, now).await {
+                self.storage.log_failure("departure", &failure);
+                let is_unread = failure.is_of_one_record();
+                self.unread_departures
+                    .fetch_add(is_unread.into(), Ordering::Relaxed);
+                are_done = false;
+            }
+        }
+        if are_done {
+            self.unread_departures.store(0, Ordering::Relaxed);
+        }
+        self.do_voids(now).await && are_done
+    }
+
+    async fn depart(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
+        self.network.forget(realm);
+        let departure = records::departure(realm);
+        let departure = self.storage.record::<DepartureRecord>(&departure).await?;
+        if departure.is_some_and(|(departure, _)| departure.drops) {
+            self.drop_queue(realm).await?;
+        } else {
+            self.give_queue_back(realm, now).await?;
+        }
+        self.leave_groups(realm, false).await?;
+        self.end_blocks(realm, now).await?;
+        self.end_copies(realm, (NOTICE, now), false).await?;
+        self.empty_mailboxes(realm).await?;
+        self.forget_all(&records::words_of(realm)).await?;
+        self.forget_all(&records::posts_of(realm)).await?;
+        let mut batch = Batch::new();
+        batch.delete(records::departure(realm));
+        self.storage.commit(batch).await?;
+        tracing::info!(peer = %realm, "all that belonged to a removed realm has ended; its name is free");
+        Ok(())
+    }
+
+    /// True if the record is lost: it is damaged, or too many reads have failed.
+    fn is_lost(&self, failure: &Failure) -> bool {
+        let tries = self.unread_departures.load(Ordering::Relaxed);
+        failure.is_damage() || (failure.is_of_one_record() && tries >= READS_MAX)
+    }
+
+    /// Ignores a failure if the record is lost: nothing can use it, and otherwise the name would
+    /// never be free.
+    fn pass_over(&self, done: Result<(), Failure>) -> Result<(), Failure> {
+        match done {
+            Err(failure) if self.is_lost(&failure) => {
+                self.storage.log_failure("departure", &failure);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Returns the next readable keys under a prefix, behind those that `walk` has passed. Empty at
+    /// the end.
+    async fn next_departing(&self, walk: &mut Walk) -> Result<Vec<Key>, Failure> {
+        let found = self.next_found(walk).await?;
+        Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// Returns the same, with the values.
+    async fn next_found(&self, walk: &mut Walk) -> Result<Vec<(Key, Versioned)>, Failure> {
+        let found = walk.next(&self.storage.store).await?;
+        if let Some(error) = walk.damage.take() {
+            self.pass_over(Err(error.into()))?;
+        }
+        Ok(found)
+    }
+
+    /// Drops the messages that wait for a realm, as an operator has said.
+    async fn drop_queue(&self, realm: RealmId) -> Result<(), Failure> {
+        let end = self.storage.store.last(&records::queue(realm)).await?.0;
+        if let Some(batch) = self.queues.leave_queue(realm, end).await? {
+            let count = self.queues.queued(realm).await?;
+            self.storage.commit(batch).await?;
+            tracing::info!(peer = %realm, count, "what waited for a removed realm is dropped");
+        }
+        self.forget_all(&records::all_returned(realm)).await
+    }
+
+    /// Returns the messages that wait for a realm to their senders. It is unknown whether the first
+    /// one has been delivered.
+    async fn give_queue_back(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let mut is_first = true;
+        loop {
+            let (settled, _) = self.queues.settled(realm).await?;
+            let log = records::queue(realm);
+            let end = self.storage.store.last(&log).await?.0;
+            let page = self.storage.store.read(&log, Position(settled), one).await;
+            let next = page.map_err(Failure::from).and_then(|page| {
+                let first = page.entries.into_iter().next();
+                first
+                    .map(|(position, value)| Outgoing::read(position, &value))
+                    .transpose()
+            });
+            let outgoing = match next {
+                Ok(Some(outgoing)) => outgoing,
+                Ok(None) => return Ok(()),
+                Err(failure) if self.is_lost(&failure) => {
+                    // Neither its sender nor its end can be read: the entry is dropped.
+                    self.storage.log_failure("departure", &failure);
+                    let next = (settled + 1).min(end);
+                    if let Some(batch) = self.queues.leave_queue(realm, next).await? {
+                        self.storage.commit(batch).await?;
+                        continue;
+                    }
+                    return Ok(());
+                }
+                Err(failure) => return Err(failure),
+            };
+            let position = Position(outgoing.position());
+            let Some(mut batch) = self.queues.leave_queue(realm, position.0).await? else {
+                continue;
+            };
+            // If that cannot be read, the sender may be told twice.
+            let is_returned = match self.queues.is_returned(realm, &outgoing).await {
+                Err(failure) if self.is_lost(&failure) => {
+                    self.storage.log_failure("departure", &failure);
+                    false
+                }
+                is_returned => is_returned?,
+            };
+            let is_settled = if is_returned {
+                batch.delete(records::returned(realm, position.0));
+                matches!(self.storage.commit(batch).await?, Outcome::Durable)
+            } else {
+                let code = if is_first {
+                    ErrorCode::RealmUnreachable
+                } else {
+                    ErrorCode::NoSuchRealm
+                };
+                let answer = Answer::Refused(code.into());
+                self.queues
+                    .conclude(realm, &outgoing, &answer, now, batch)
+                    .await?
+            };
+            is_first &= !is_settled;
+            // Other tasks may run in between.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Removes a realm's users from all groups here, and lifts their bans.
+    async fn leave_groups(&self, realm: RealmId, are_bans_kept: bool) -> Result<(), Failure> {
+        let prefix = records::groups();
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let keys = self.next_departing(&mut walk).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            for key in keys {
+                if let Some(group) = records::name_in::<GroupName>(&key, &prefix) {
+                    let left = self.leave_group(realm, group, are_bans_kept).await;
+                    self.pass_over(left)?;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn leave_group(
+        &self,
+        realm: RealmId,
+        name: GroupName,
+        are_bans_kept: bool,
+    ) -> Result<(), Failure> {
+        let is_theirs = |who: &Sender| who.realm == Some(realm);
+        let mut after = None;
+        loop {
+            let mut batch = Batch::new();
+            let Some(group) = self.groups.find_group(&mut batch, name).await? else {
+                return Ok(());
+            };
+            if !group.realms().any(|other| other == realm) {
+                if are_bans_kept {
+                    return Ok(());
+                }
+                return self.forget_bans(realm, &group).await;
+            }
+            let members = self
+                .groups
+                .members_of(&group, after.as_ref(), MEMBERS_AT_ONCE)
+                .await?;
+            for (who, member) in members.iter().filter(|(who, _)| is_theirs(who)) {
+                group.remove(who, member, &mut batch)?;
+            }
+            if members.len() < MEMBERS_AT_ONCE {
+                batch.delete(records::realm_members(name, group.record.epoch, realm));
+                let mut realms = group.record.realms.clone();
+                realms.retain(|other| other != realm.as_str());
+                put_realms(&group, realms, &mut batch)?;
+            }
+            // Any new member is of another realm, because users of this one cannot join.
+            if let Outcome::Durable = self.storage.commit(batch).await? {
+                after = members.last().map(|(who, _)| *who).or(after);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn forget_bans(&self, realm: RealmId, group: &Group) -> Result<(), Failure> {
+        let prefix = records::bans(group.name, group.record.epoch);
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let keys = self.next_departing(&mut walk).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let mut batch = Batch::new();
+            for key in keys {
+                let who = records::name_in::<Sender>(&key, &prefix);
+                if who.is_some_and(|who| who.realm == Some(realm)) {
+                    batch.delete(key);
+                }
+            }
+            if !batch.changes.is_empty() {
+                self.storage.commit(batch).await?;
+            }
+        }
+    }
+
+    /// Ends the replicas of a realm's groups and all memberships in them.
+    async fn end_copies(
+        &self,
+        realm: RealmId,
+        (notice, now): (&str, u32),
+        is_read_anew: bool,
+    ) -> Result<(), Failure> {
+        let prefix = records::copies(realm);
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let keys = self.next_departing(&mut walk).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            for key in keys {
+                let Some(group) = records::name_in::<GroupName>(&key, &prefix) else {
+                    continue;
+                };
+                let which = (realm, group);
+                let ended = self.end_departed_copy(which, &key, is_read_anew).await;
+                self.pass_over(ended)?;
+                let left = self.leave_copy((realm, group), (notice, now)).await;
+                self.pass_over(left)?;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends a replica: nothing more is read into it. Its log stays: a later group of this name,
+    /// even one that claims to be the same, continues behind it (READ-6).
+    async fn end_departed_copy(
+        &self,
+        which: (RealmId, GroupName),
+        key: &Key,
+        is_read_anew: bool,
+    ) -> Result<(), Failure> {
+        loop {
+            let mut batch = Batch::new();
+            let found = self.storage.noted::<ReplicaRecord>(&mut batch, key).await?;
+            let Some((copy, _)) = found else {
+                return Ok(());
+            };
+            let record = ReplicaRecord {
+                ended: true,
+                epoch: u64::from_be_bytes(self.random.random()),
+                ..copy
+            };
+            batch.put(key.clone(), record.to_value()?);
+            if let Outcome::Durable = self.storage.commit(batch).await? {
+                return if is_read_anew {
+                    self.groups.note_again(which, &record).await
+                } else {
+                    Ok(())
+                };
+            }
+        }
+    }
+
+    /// Ends all memberships in a replica, and tells the members.
+    async fn leave_copy(
+        &self,
+        which: (RealmId, GroupName),
+        (notice, now): (&str, u32),
+    ) -> Result<(), Failure> {
+        let prefix = records::copy_members(which.0, which.1);
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let members = self.next_found(&mut walk).await?;
+            if members.is_empty() {
+                return Ok(());
+            }
+            let mut batch = Batch::new();
+            for (key, found) in members {
+                batch.expect(key.clone(), Expected::At(found.version));
+                if let Some((realm, group, user)) = records::copy_member_in(&key) {
+                    batch.delete(records::copied_group(user, realm, group));
+                    append_notice(which, user, (notice, now), &mut batch)?;
+                }
+                batch.delete(key);
+            }
+            if matches!(self.storage.commit(batch).await?, Outcome::Conflict) {
+                walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Empties the mailboxes for that realm alone, which the next holder of the name would get. The
+    /// messages of its users are also among all private messages, and stay there.
+    async fn empty_mailboxes(&self, realm: RealmId) -> Result<(), Failure> {
+        let prefix = records::accounts();
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let keys = self.next_departing(&mut walk).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            for key in keys {
+                if let Some(user) = records::name_in::<Username>(&key, &prefix) {
+                    let log = MailboxLog::from_realm(user, realm).log;
+                    let emptied = self.mailboxes.trim_to(&log, u64::MAX - 1).await;
+                    self.pass_over(emptied)?;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends all blocks of a realm's users, and tells those who had them.
+    async fn end_blocks(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
+        let prefix = records::all_blocks();
+        let mut walk = Walk::new(prefix.clone(), None, BLOCKS_AT_ONCE);
+        loop {
+            let found = self.next_found(&mut walk).await?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            for (key, found) in found {
+                let ended = self.end_blocks_of(realm, (&key, &found, &prefix), now);
+                let ended = ended.await;
+                self.pass_over(ended)?;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn end_blocks_of(
+        &self,
+        realm: RealmId,
+        (key, found, prefix): (&Key, &Versioned, &Prefix),
+        now: u32,
+    ) -> Result<(), Failure> {
+        let Some(user) = records::name_in::<Username>(key, prefix) else {
+            return Ok(());
+        };
+        let mut version = found.version;
+        let mut record = BlocksRecord::from_value(&found.value)?;
+        while record.realms().any(|other| other == realm) {
+            let of = |name: &String| name.parse().ok().and_then(|user: Sender| user.realm);
+            record.users.retain(|name| of(name) != Some(realm));
+            let notice = EntryRecord {
+                time: now,
+                content: CONTENT_NOTICE,
+                user: user.as_str().into(),
+                realm: None,
+                body: format!("{realm} is no peer any more: you do not block its users any more")
+                    .into_bytes(),
+                alleged: None,
+            };
+            let mut batch = Batch::new();
+            batch
+                .expect(key.clone(), Expected::At(version))
+                .put(key.clone(), record.to_value()?)
+                .append(MailboxLog::private(user).log, notice.to_value()?);
+            if matches!(self.storage.commit(batch).await?, Outcome::Durable) {
+                self.mailboxes.watched.notify(&watched_of(user));
+                return Ok(());
+            }
+            match self.storage.record::<BlocksRecord>(key).await? {
+                Some(found) => (record, version) = found,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget_all(&self, prefix: &Prefix) -> Result<(), Failure> {
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let found = self.next_found(&mut walk).await?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            let mut batch = Batch::new();
+            for (key, found) in found {
+                batch.expect(key.clone(), Expected::At(found.version));
+                batch.delete(key);
+            }
+            if matches!(self.storage.commit(batch).await?, Outcome::Conflict) {
+                walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The groups that a user is in, here and in other realms. The cost of finding them depends only on
+//! the number of that user's groups.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use crate::realm::{
+    Failure, Groups,
+    groups::local,
+    limits::MEMBERSHIPS_MAX,
+    records::{self, ChangedRecord, ListedRecord, MailboxLog, Record as _},
+    storage::Unnoted,
+};
+use crate::{
+    store::{Batch, Expected, Key, Prefix, Store},
+    wire::{ErrorCode, GroupName, Mailbox, RealmId, Refusal, Username},
+};
+
+/// The number of memberships that are listed at once.
+const LISTED_AT_ONCE: usize = 256;
+/// How near to the bound the joins of one user begin to wait for each other. More joins than this
+/// can hardly run at once.
+const JOINING_MAX: usize = 256;
+
+impl<S: Store> Groups<S> {
+    /// Adds to `batch` that a user is in one more group. Refuses if that exceeds the bound (GRP-8).
+    pub(in crate::realm) async fn check_room(
+        &self,
+        user: Username,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        if self.count_traces(user).await? + JOINING_MAX < MEMBERSHIPS_MAX {
+            return Ok(());
+        }
+        let joins = records::joins(user);
+        self.storage.noted::<ChangedRecord>(batch, &joins).await?;
+        // The count is repeated after the note: it now includes all joins from before the note.
+        let count = self.count_traces(user).await?;
+        // Groups that have ended do not count, though they may have left stale links.
+        if count >= MEMBERSHIPS_MAX && self.mailboxes_of(user).await?.len() > MEMBERSHIPS_MAX {
+            return Err(Refusal::too_large(MEMBERSHIPS_MAX as u64).into());
+        }
+        batch.put(joins, ChangedRecord {}.to_value()?);
+        Ok(())
+    }
+
+    /// Returns an upper bound of the groups that a user is in: a group that has ended may have left
+    /// a stale link.
+    async fn count_traces(&self, user: Username) -> Result<usize, Failure> {
+        let mut count = 0;
+        for prefix in [records::joined(user), records::copied(user)] {
+            count += self
+                .storage
+                .store
+                .list(&prefix, None, MEMBERSHIPS_MAX)
+                .await?
+                .len();
+        }
+        Ok(count)
+    }
+
+    /// Returns all mailboxes of a user. Private messages from one realm are among the private ones.
+    pub(in crate::realm) async fn mailboxes_of(
+        &self,
+        user: Username,
+    ) -> Result<Vec<(Mailbox, MailboxLog)>, Failure> {
+        let mut all = vec![(Mailbox::Private, MailboxLog::private(user))];
+        let prefix = records::joined(user);
+        let mut after = None;
+        while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
+            for key in keys {
+                // A group that has ended may have left a stale link.
+                if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
+                    && let Some(place) = self.joined_place(user, group).await?
+                {
+                    all.push((Mailbox::Group(group), place));
+                }
+            }
+        }
+        if self.are_copies_listed.load(Ordering::Acquire) {
+            self.add_copies(user, &mut all).await?;
+        } else {
+            self.add_copies_of_all(user, &mut all).await?;
+        }
+        Ok(all)
+    }
+
+    async fn add_copies(
+        &self,
+        user: Username,
+        all: &mut Vec<(Mailbox, MailboxLog)>,
+    ) -> Result<(), Failure> {
+        let mut peers = BTreeMap::new();
+        let prefix = records::copied(user);
+        let mut after = None;
+        while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
+            for key in keys {
+                let Some((realm, group)) = records::copied_in(&key, &prefix) else {
+                    continue;
+                };
+                let is_peer = match peers.get(&realm) {
+                    Some(is_peer) => *is_peer,
+                    None => {
+                        let is_peer = self.peers.find_peer(&mut Unnoted, realm).await?.is_some();
+                        peers.insert(realm, is_peer);
+                        is_peer
+                    }
+                };
+                if is_peer && let Some(place) = self.copied_place(user, realm, group).await? {
+                    all.push((Mailbox::RealmGroup(realm, group), place));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the same while replicas are not listed by user: looks at the members of all replicas.
+    async fn add_copies_of_all(
+        &self,
+        user: Username,
+        all: &mut Vec<(Mailbox, MailboxLog)>,
+    ) -> Result<(), Failure> {
+        for peer in self.peers.list_peers().await? {
+            let prefix = records::copies(peer.realm);
+            let mut after = None;
+            while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
+                for key in keys {
+                    if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
+                        && let Some(place) = self.copied_place(user, peer.realm, group).await?
+                    {
+                        all.push((Mailbox::RealmGroup(peer.realm, group), place));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the next keys under a prefix after `after`, and moves `after` on. Returns `None` if
+    /// there are no more.
+    pub(super) async fn next_keys(
+        &self,
+        prefix: &Prefix,
+        after: &mut Option<Key>,
+    ) -> Result<Option<Vec<Key>>, Failure> {
+        let found = self
+            .storage
+            .store
+            .list(prefix, after.as_ref(), LISTED_AT_ONCE)
+            .await?;
+        let Some((last, _)) = found.last() else {
+            return Ok(None);
+        };
+        *after = Some(last.clone());
+        Ok(Some(found.into_iter().map(|(key, _)| key).collect()))
+    }
+
+    /// Returns the log of a group of this realm, if `user` is in it.
+    pub(in crate::realm) async fn joined_place(
+        &self,
+        user: Username,
+        name: GroupName,
+    ) -> Result<Option<MailboxLog>, Failure> {
+        let Some(group) = self.find_group(&mut Unnoted, name).await? else {
+            return Ok(None);
+        };
+        let member = self.find_member(&mut Unnoted, &group, &local(user)).await?;
+        Ok(member.map(|_| group.place()))
+    }
+
+    /// Returns the log of the replica of another realm's group, if `user` is in it.
+    pub(in crate::realm) async fn copied_place(
+        &self,
+        user: Username,
+        realm: RealmId,
+        group: GroupName,
+    ) -> Result<Option<MailboxLog>, Failure> {
+        match self.copy_for(&mut Unnoted, (realm, group), user).await {
+            Ok((copy, _)) => Ok(Some(copy.place(realm, group))),
+            Err(Failure::Refused(refusal)) if refusal.code == ErrorCode::NotAMember => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Lists some more replicas by user, in a store that is older than this list. True if all are
+    /// listed.
+    pub(in crate::realm) async fn list_copies(&self) -> Result<bool, Failure> {
+        if self.are_copies_listed.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let mut batch = Batch::new();
+        let at = records::copies_listed();
+        let found = self.storage.noted::<ListedRecord>(&mut batch, &at).await?;
+        let listed = found.map(|(listed, _)| listed);
+        if listed.as_ref().is_some_and(|listed| listed.is_whole) {
+            self.are_copies_listed.store(true, Ordering::Release);
+            return Ok(true);
+        }
+        let after = listed.map(|listed| Key(listed.after.as_slice().into()));
+        let prefix = records::all_copy_members();
+        let members = self
+            .storage
+            .store
+            .list(&prefix, after.as_ref(), LISTED_AT_ONCE)
+            .await?;
+        for (key, found) in &members {
+            if let Some((realm, group, user)) = records::copy_member_in(key) {
+                // A user that leaves meanwhile is not listed again.
+                batch.expect(key.clone(), Expected::At(found.version));
+                let link = records::copied_group(user, realm, group);
+                batch.put(link, ChangedRecord {}.to_value()?);
+            }
+        }
+        let record = ListedRecord {
+            after: members
+                .last()
+                .map_or_else(Vec::new, |(last, _)| last.0.to_vec()),
+            is_whole: members.len() < LISTED_AT_ONCE,
+        };
+        batch.put(at, record.to_value()?);
+        // The next pass sees what was written, and retries what was not.
+        self.storage.commit(batch).await?;
+        Ok(false)
+    }
+}

@@ -1,0 +1,272 @@
+//! Groups that end (GRP-7, PEER-19), and the removal of their members, here and in other realms.
+//!
+//! The commit that ends a group is bounded, however many members it has. It records that the group
+//! has ended. The work for its members stays in the store until it is done, for a bounded number of
+//! them at a time.
+
+use crate::realm::{
+    Failure, Groups, Outcome,
+    records::{
+        self, ChangedRecord, Ending, EndingRecord, EntryRecord, GroupLink, MailboxLog, Record as _,
+        ReplicaMemberRecord, ReplicaRecord,
+    },
+    storage::Notes as _,
+};
+use crate::{
+    store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError, Versioned},
+    wire::{CONTENT_NOTICE, GroupName, RealmId, Username},
+};
+
+/// The number of members of an ended group that one commit handles.
+const ENDED_AT_ONCE: usize = 256;
+
+/// The notice to a member of another realm's group.
+const NOTICE: &str = "this group has ended: nothing more comes or goes; what came before can be read until another takes its name";
+
+impl<S: Store> Groups<S> {
+    /// Adds to `batch` that a peer's group has ended, if its epoch is that of the replica here. A
+    /// join that the peer has answered and that is not written yet is asked again.
+    pub(in crate::realm) async fn end_copy(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        epoch: u64,
+        batch: &mut Batch,
+    ) -> Result<bool, Failure> {
+        batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+        let key = records::copy(realm, group);
+        let found = self.storage.noted::<ReplicaRecord>(batch, &key).await?;
+        let Some((copy, _)) = found.filter(|(copy, _)| copy.epoch == epoch && !copy.ended) else {
+            return Ok(false);
+        };
+        let log = copy.log;
+        let record = ReplicaRecord {
+            ended: true,
+            ..copy
+        };
+        batch.put(key, record.to_value()?);
+        put_ending(Ending::Tell, (Some(realm), group), (epoch, log), batch)?;
+        Ok(true)
+    }
+
+    /// Ends a replica because its peer has answered that the group is gone, whether or not the peer
+    /// has announced that.
+    pub(in crate::realm) async fn copy_is_gone(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        epoch: u64,
+    ) -> Result<Outcome, Failure> {
+        let mut batch = Batch::new();
+        if !self.end_copy((realm, group), epoch, &mut batch).await? {
+            return Ok(Outcome::Durable);
+        }
+        let outcome = self.storage.commit(batch).await?;
+        if matches!(outcome, Outcome::Durable) {
+            self.chores.notify_one();
+        }
+        Ok(outcome)
+    }
+
+    /// Waits until there may be work for the members of an ended group.
+    pub async fn chore_added(&self) {
+        self.chores.notified().await;
+    }
+
+    /// Does some of the work for members of an ended group.
+    pub(in crate::realm) async fn do_ending(
+        &self,
+        key: &Key,
+        found: Versioned,
+        now: u32,
+    ) -> Result<(), Failure> {
+        let Versioned { value, version } = found;
+        let record = EndingRecord::from_value(&value)?;
+        let damaged =
+            || StoreError::Damaged("what is to be done for a group that has ended".into());
+        let kind = Ending::of(key).ok_or_else(damaged)?;
+        let group = record.group.parse().map_err(|_| damaged())?;
+        let realm = record.realm.as_ref().map(|realm| realm.parse()).transpose();
+        let realm = realm.map_err(|_| damaged())?;
+        let mut batch = Batch::new();
+        batch.expect(key.clone(), Expected::At(version));
+        let is_over = match (kind, realm) {
+            (Ending::Forget, _) => self.forget_some(group, &record, &mut batch).await?,
+            (_, Some(realm)) => {
+                let ending = ReplicaEnding { kind, realm, group };
+                self.end_some(&ending, (key, &record), now, &mut batch)
+                    .await?
+            }
+            _ => return Err(damaged().into()),
+        };
+        if is_over {
+            batch.delete(key.clone());
+        }
+        // On a conflict the next pass looks at it again.
+        self.storage.commit(batch).await?;
+        Ok(())
+    }
+
+    /// Adds to `batch` the work for the next members of a replica. True if they are the last.
+    async fn end_some(
+        &self,
+        ending: &ReplicaEnding,
+        (key, record): (&Key, &EndingRecord),
+        now: u32,
+        batch: &mut Batch,
+    ) -> Result<bool, Failure> {
+        let (realm, group) = (ending.realm, ending.group);
+        let copy = self.find_copy(batch, realm, group).await?;
+        let mut has_entries = false;
+        if let Some(copy) = copy.as_ref().filter(|_| ending.kind == Ending::ForgetCopy) {
+            let place = copy.place(realm, group);
+            let below = place.floor.saturating_add(1);
+            has_entries = self.trim_more(&place.log, below, batch).await?;
+        }
+        let lives = |copy: &ReplicaRecord| copy.epoch == record.epoch && !copy.ended;
+        if copy.is_some_and(|copy| lives(copy.record())) {
+            // The peer was restored from a backup in which the group still exists, and a user has
+            // joined it again.
+            return Ok(true);
+        }
+        let prefix = records::copy_members(realm, group);
+        let after = Some(&record.after).filter(|after| !after.is_empty());
+        let after = after.map(|after| Key(after.as_slice().into()));
+        let members = self
+            .storage
+            .store
+            .list(&prefix, after.as_ref(), ENDED_AT_ONCE)
+            .await?;
+        for (member_key, found) in &members {
+            let member = ReplicaMemberRecord::from_value(&found.value)?;
+            let Some((_, _, user)) = records::copy_member_in(member_key) else {
+                continue;
+            };
+            match ending.kind {
+                Ending::Tell if member.epoch.is_none_or(|epoch| epoch == record.epoch) => {
+                    append_notice((realm, group), user, (NOTICE, now), batch)?;
+                }
+                Ending::ForgetCopy if member.epoch == Some(record.epoch) => {
+                    // This does not apply if they have joined again meanwhile.
+                    batch.note(member_key, Some(found.version));
+                    batch
+                        .delete(member_key.clone())
+                        .delete(records::copied_group(user, realm, group));
+                }
+                _ => {}
+            }
+        }
+        let is_last = members.len() < ENDED_AT_ONCE;
+        if let Some((last, _)) = members.last().filter(|_| !is_last) {
+            let record = EndingRecord {
+                after: last.0.to_vec(),
+                ..record.clone()
+            };
+            batch.put(key.clone(), record.to_value()?);
+        }
+        Ok(is_last && !has_entries)
+    }
+
+    /// Adds to `batch` the removal of some records of a group of this realm. True if these are the
+    /// last.
+    async fn forget_some(
+        &self,
+        name: GroupName,
+        record: &EndingRecord,
+        batch: &mut Batch,
+    ) -> Result<bool, Failure> {
+        let epoch = record.epoch;
+        let prefix = records::members(name, epoch);
+        let members = self
+            .storage
+            .store
+            .list(&prefix, None, ENDED_AT_ONCE)
+            .await?;
+        for (key, _) in &members {
+            batch.delete(key.clone());
+            let who = records::member_in(key, &prefix);
+            if let Some(who) = who.filter(|who| who.realm.is_none()) {
+                let link = records::joined_group(who.user, name);
+                // They may be in another group of that name by now.
+                let found = self.storage.noted::<GroupLink>(batch, &link).await?;
+                if found.is_some_and(|(found, _)| found.epoch == epoch) {
+                    batch.delete(link);
+                }
+            }
+        }
+        let mut left = ENDED_AT_ONCE - members.len();
+        for prefix in records::beside_members(name, epoch) {
+            let found = self.storage.store.list(&prefix, None, left).await?;
+            left -= found.len();
+            for (key, _) in found {
+                batch.delete(key);
+            }
+        }
+        // Entries above this position belong to a group that was made again.
+        let made_again = self.find_group(batch, name).await?;
+        let below = made_again.map_or(u64::MAX, |group| group.record.floor.saturating_add(1));
+        let log = records::group_log(name, record.log);
+        let has_entries = self.trim_more(&log, below, batch).await?;
+        Ok(left > 0 && !has_entries)
+    }
+
+    /// Adds to `batch` the removal of more entries of a log: the store removes a bounded number at
+    /// once. False if there are no more below that position.
+    async fn trim_more(&self, log: &Log, below: u64, batch: &mut Batch) -> Result<bool, Failure> {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let page = self.storage.store.read(log, Position(0), one).await?;
+        let is_there = page.entries.first().is_some_and(|(at, _)| at.0 < below);
+        if is_there {
+            batch.trim(log.clone(), Position(below));
+        }
+        Ok(is_there)
+    }
+}
+
+/// Adds to `batch` a notice about a group to a user.
+pub(in crate::realm) fn append_notice(
+    (realm, group): (RealmId, GroupName),
+    user: Username,
+    (text, now): (&str, u32),
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let notice = EntryRecord {
+        time: now,
+        content: CONTENT_NOTICE,
+        user: group.as_str().into(),
+        realm: Some(realm.as_str().into()),
+        body: text.into(),
+        alleged: None,
+    };
+    batch.append(MailboxLog::private(user).log, notice.to_value()?);
+    Ok(())
+}
+
+/// The work for the members of a replica.
+struct ReplicaEnding {
+    kind: Ending,
+    realm: RealmId,
+    group: GroupName,
+}
+
+/// Adds to `batch` the work for the members of an ended group with that epoch and that log.
+pub(in crate::realm) fn put_ending(
+    kind: Ending,
+    (realm, group): (Option<RealmId>, GroupName),
+    (epoch, log): (u64, u64),
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let record = EndingRecord {
+        realm: realm.map(|realm| realm.as_str().into()),
+        group: group.as_str().into(),
+        epoch,
+        log,
+        after: Vec::new(),
+    };
+    batch.put(
+        records::ending(kind, realm, group, epoch),
+        record.to_value()?,
+    );
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Messages to other realms (PEER-5, PEER-9): a durable queue for each peer, and the answer to the
+//! sender.
+
+pub(super) mod delivery;
+pub(super) mod expiry;
+pub(super) mod receipts;
+pub(super) mod shares;
+
+use std::sync::Arc;
+
+use crate::realm::{
+    Caller, Failure,
+    peers::Peers,
+    queues::{expiry::Expiries, receipts::Receipts, shares::QueueShares},
+    random::Random,
+    records::{self, CursorRecord},
+    storage::Storage,
+};
+use crate::{
+    store::{Expected, PageLimit, Position, Store, Subscription},
+    wire::{Answer, ErrorCode, RealmId, Sent, command::Change},
+};
+
+/// The messages that wait for peers.
+#[derive(Debug)]
+pub struct PeerQueues<S> {
+    pub(in crate::realm) storage: Arc<Storage<S>>,
+    pub(in crate::realm) random: Arc<Random>,
+    pub(in crate::realm) peers: Arc<Peers<S>>,
+    /// Commands that wait for a peer's verdict on their message.
+    pub(in crate::realm) receipts: Receipts,
+    /// When messages to other realms expire.
+    pub(in crate::realm) expiries: Expiries,
+    pub(in crate::realm) shares: QueueShares,
+    /// The epoch of all messages that are queued for peers until this realm is constructed again.
+    /// Each construction draws a new one, because the store may have been restored from a backup.
+    pub(in crate::realm) epoch: u64,
+}
+
+/// The search for the number of waiting messages goes up to twice this number, less one.
+const COUNTED_MAX: u64 = 4096;
+
+/// True if a command has queued a message for a peer.
+pub(in crate::realm) fn is_queued(change: Change<'_, '_>, answer: &[u8]) -> bool {
+    let sends = matches!(change, Change::SendRealm(_) | Change::SendGroupRealm(_));
+    sends && answer == Answer::Sent(Sent::Queued).to_bytes()
+}
+
+impl<S: Store> PeerQueues<S> {
+    pub(in crate::realm) async fn settled(
+        &self,
+        realm: RealmId,
+    ) -> Result<(u64, Expected), Failure> {
+        let found = self
+            .storage
+            .record::<CursorRecord>(&records::settled(realm))
+            .await?;
+        Ok(found.map_or((0, Expected::Absent), |(cursor, version)| {
+            (cursor.position, Expected::At(version))
+        }))
+    }
+
+    /// Returns how many messages wait for a peer. Positions have no gaps, so the last one is found
+    /// by a galloping search.
+    pub(in crate::realm) async fn queued(&self, realm: RealmId) -> Result<u64, Failure> {
+        let log = records::queue(realm);
+        let (settled, _) = self.settled(realm).await?;
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let mut count = 0;
+        for bit in (0..=COUNTED_MAX.ilog2()).rev() {
+            let more = count + (1 << bit);
+            let page = self
+                .storage
+                .store
+                .read(&log, Position(settled + more - 1), one);
+            let is_there = match page.await {
+                Ok(page) => !page.entries.is_empty(),
+                // An unreadable entry also waits.
+                Err(error) if error.is_of_one_record() => true,
+                Err(error) => return Err(error.into()),
+            };
+            if is_there {
+                count = more;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Wakes when a message to one of these peers has been queued.
+    pub fn queues_grown(&self, realms: &[RealmId]) -> Subscription {
+        let queues: Vec<_> = realms.iter().map(|realm| records::queue(*realm)).collect();
+        self.storage.store.subscribe(&queues)
+    }
+}
+
+impl<S: Store> PeerQueues<S> {
+    /// Returns how many messages wait for a realm, the age of the oldest in seconds, and the error
+    /// if that cannot be read: the operator still sees the state of all others.
+    pub(in crate::realm) async fn waiting_for(
+        &self,
+        caller: &Caller,
+        realm: RealmId,
+    ) -> Result<(u64, u64, Option<ErrorCode>), Failure> {
+        let queued = self.queued(realm).await?;
+        match self.find_outgoing(realm).await {
+            Ok(oldest) => {
+                let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
+                Ok((queued, age.into(), None))
+            }
+            Err(failure) if failure.is_of_one_record() => {
+                self.storage.log_failure("queue", &failure);
+                Ok((queued, 0, Some(ErrorCode::Internal)))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! Sessions (SES-1 … SES-6): the user of a command, and how long the session lasts.
+
+mod known_locations;
+pub(super) mod tickets;
+
+use std::sync::Arc;
+
+use crate::realm::{
+    Caller, Failure, Idempotency, Limiter, Limits, Mailboxes, Moment, Random, Storage, Work,
+    records::{
+        self, ChangedRecord, IdleRecord, Owner, Record as _, SessionHash, SessionLink,
+        SessionRecord,
+    },
+    storage::Notes,
+};
+use crate::{
+    crypto::{MacKey, PublicKey},
+    store::{Batch, CommitError, Expected, Store, Version},
+    wire::{
+        Answer, ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef, Username,
+        command::Change,
+    },
+};
+
+/// A session's last use is recorded when the record is this many seconds old.
+const USED_GRAIN: u32 = 3600;
+/// The number of sessions of one user that are listed at once.
+const SESSIONS_AT_ONCE: usize = 256;
+
+/// The session that a command is for.
+#[derive(Clone, Debug)]
+pub struct Current {
+    pub hash: SessionHash,
+    pub user: Username,
+    pub record: SessionRecord,
+    pub version: Version,
+}
+
+/// The result of a search for the session that a command names.
+#[derive(Debug)]
+pub enum Found {
+    /// It is open.
+    Open(Current),
+    /// The command's number is older than the session. Its sender was told then that there is no
+    /// session, so the command must not be obeyed now (EXACT-6). Holds the owner of the number.
+    Since(Owner),
+    /// There is no such session.
+    None,
+}
+
+impl Current {
+    /// Returns the owner of its cursors and numbers.
+    pub fn owner(&self) -> Owner {
+        match &self.record.device {
+            Some(device) => Owner::Device(PublicKey(*device)),
+            None => Owner::Session(self.hash),
+        }
+    }
+
+    /// Makes a batch depend on the session: it must still exist when the batch is written.
+    pub fn rely_on(&self, batch: &mut Batch) {
+        batch.expect(records::session(&self.hash), Expected::At(self.version));
+    }
+}
+
+/// The sessions of users, and what is kept of their devices.
+#[derive(Debug)]
+pub struct Sessions<S> {
+    pub(in crate::realm) storage: Arc<Storage<S>>,
+    pub(in crate::realm) random: Arc<Random>,
+    pub(in crate::realm) idempotency: Arc<Idempotency<S>>,
+    pub(in crate::realm) mailboxes: Arc<Mailboxes<S>>,
+    pub(in crate::realm) limits: Limits,
+    pub(in crate::realm) limiter: Arc<Limiter>,
+    /// Makes session ids.
+    pub(in crate::realm) ids: MacKey,
+    /// Makes the hashes under which sessions are stored.
+    pub(in crate::realm) hashes: MacKey,
+}
+
+impl<S: Store> Sessions<S> {
+    /// Returns the owner of the command's operation number. `None` if a plain link opens a session.
+    pub(in crate::realm) fn owner(
+        &self,
+        caller: &Caller,
+        session: Option<SessionRef>,
+    ) -> Option<Owner> {
+        match (caller.device, session) {
+            (Some(device), _) => Some(Owner::Device(device)),
+            (None, Some(SessionRef::Named(id))) => Some(Owner::Session(self.session_hash(&id))),
+            (None, _) => None,
+        }
+    }
+
+    pub(in crate::realm) fn session_hash(&self, id: &SessionId) -> SessionHash {
+        self.hashes.mac16(&[&id.0])
+    }
+
+    /// Returns the id of the session that a command opens. A device's id is derived from its key
+    /// and the command's number, so that a repeat gets the same id, though only a hash of it is
+    /// kept (SES-2).
+    pub(in crate::realm) fn session_id(&self, work: &Work<'_>, user: Username) -> SessionId {
+        let OperationNumber(number) = work.caller.operation;
+        match &work.caller.device {
+            Some(device) => {
+                SessionId(
+                    self.ids
+                        .mac16(&[&device.0, &number.to_be_bytes(), user.as_bytes()]),
+                )
+            }
+            None => SessionId(self.random.random()),
+        }
+    }
+
+    /// Returns the session that a command is for. This counts as a use of it.
+    pub(in crate::realm) async fn session(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Current, Failure> {
+        let current = self.open_session_of(caller, session).await?;
+        self.limiter.command(caller.now, &current.user)?;
+        self.use_session(current, caller.now).await
+    }
+
+    async fn open_session_of(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Current, Failure> {
+        match self.find_session(caller, session).await? {
+            Found::Open(current) => Ok(current),
+            Found::Since(owner) => {
+                let highest = self.idempotency.highest(&owner).await?;
+                Err(Refusal::number(ErrorCode::NoSession, highest).into())
+            }
+            Found::None => Err(ErrorCode::NoSession.into()),
+        }
+    }
+
+    /// Returns the session of a command that changes something. The commit depends on it.
+    pub(in crate::realm) async fn session_noted(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Current, Failure> {
+        let current = self.open_session_of(work.caller, session).await?;
+        // The command counts once, however often it is decided.
+        if !work.is_counted {
+            self.limiter.command(work.caller.now, &current.user)?;
+            work.is_counted = true;
+        }
+        let current = self.use_session(current, work.caller.now).await?;
+        if adds_to_store(work.change) {
+            self.limiter.may_store(work.caller, &current.user)?;
+            work.adds_for = Some(current.user);
+        }
+        current.rely_on(&mut work.batch);
+        Ok(current)
+    }
+
+    /// Finds the session that a command names.
+    pub(in crate::realm) async fn find_session(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Found, Failure> {
+        let found = match (session, &caller.device) {
+            (SessionRef::Bound, Some(device)) => self.bound_session(device, caller.now).await?,
+            (SessionRef::Bound, None) => None,
+            (SessionRef::Named(id), _) => {
+                let hash = self.session_hash(&id);
+                self.load_session(hash, caller.device.as_ref(), caller.now)
+                    .await?
+            }
+        };
+        let OperationNumber(number) = caller.operation;
+        Ok(match found {
+            Some(current) if number == 0 || number > current.record.since => Found::Open(current),
+            Some(current) => Found::Since(current.owner()),
+            None => Found::None,
+        })
+    }
+
+    /// Records that a session is in use, if the record is old.
+    pub(in crate::realm) async fn use_session(
+        &self,
+        current: Current,
+        now: Moment,
+    ) -> Result<Current, Failure> {
+        // A short lifetime needs a finer grain.
+        let ttl = u32::try_from(self.limits.session_ttl.as_secs()).unwrap_or(u32::MAX);
+        if now.running.saturating_sub(current.record.last) >= USED_GRAIN.min(ttl / 8) {
+            // This is rare and has a large future: it is boxed.
+            return Box::pin(self.touch(current, now)).await;
+        }
+        Ok(current)
+    }
+
+    /// Returns the session bound to a device, if there is one.
+    pub(in crate::realm) async fn bound_session(
+        &self,
+        device: &PublicKey,
+        now: Moment,
+    ) -> Result<Option<Current>, Failure> {
+        match self
+            .storage
+            .record::<SessionLink>(&records::device(device))
+            .await?
+        {
+            Some((link, _)) => self.load_session(link.session, Some(device), now).await,
+            None => Ok(None),
+        }
+    }
+
+    pub(in crate::realm) async fn load_session(
+        &self,
+        hash: SessionHash,
+        device: Option<&PublicKey>,
+        now: Moment,
+    ) -> Result<Option<Current>, Failure> {
+        let Some((record, version)) = self
+            .storage
+            .record::<SessionRecord>(&records::session(&hash))
+            .await?
+        else {
+            return Ok(None);
+        };
+        // A session id that leaks is useless to other devices.
+        let is_for = record
+            .device
+            .is_none_or(|bound| device.is_some_and(|device| device.0 == bound));
+        let is_alive =
+            u64::from(now.running.saturating_sub(record.last)) < self.limits.session_ttl.as_secs();
+        let user = record.user.parse().ok();
+        Ok(user.filter(|_| is_for && is_alive).map(|user| Current {
+            hash,
+            user,
+            record,
+            version,
+        }))
+    }
+
+    /// Records that a session is in use. In the last half of its time before it expires, this also
+    /// works on a full disk: its user could not open another session, which needs room.
+    async fn touch(&self, mut current: Current, now: Moment) -> Result<Current, Failure> {
+        let unused = u64::from(now.running.saturating_sub(current.record.last));
+        let is_urgent = unused >= self.limits.session_ttl.as_secs() / 2;
+        current.record.used = now.wall;
+        current.record.last = now.running;
+        let mut batch = if is_urgent {
+            Batch::tidying()
+        } else {
+            Batch::new()
+        };
+        current.rely_on(&mut batch);
+        batch.put(records::session(&current.hash), current.record.to_value()?);
+        match self.storage.store.commit(batch).await {
+            Ok(committed) => current.version = committed.version,
+            Err(CommitError::Store(error)) => return Err(error.into()),
+            // Another command has touched or ended it: commits that rely on it will conflict. A
+            // full disk must not keep anybody from reading.
+            Err(_) => {}
+        }
+        Ok(current)
+    }
+
+    /// Opens a session for `user`, bound to the caller's device if it has proved one.
+    pub(in crate::realm) async fn open_session(
+        &self,
+        work: &mut Work<'_>,
+        user: Username,
+    ) -> Result<Answer, Failure> {
+        let id = self.session_id(work, user);
+        let hash = self.session_hash(&id);
+        let now = work.caller.now;
+        let record = SessionRecord {
+            user: user.as_str().into(),
+            device: work.caller.device.map(|device| device.0),
+            created: now.wall,
+            used: now.wall,
+            last: now.running,
+            operator: false,
+            // On a plain link the session has its own numbers.
+            since: work.caller.device.map_or(0, |_| work.caller.operation.0),
+        };
+        let owner = match &work.caller.device {
+            Some(device) => Owner::Device(*device),
+            None => Owner::Session(hash),
+        };
+        self.make_room(work, user, &owner).await?;
+        self.remember_place(work, user).await?;
+        sessions_change(user, &mut work.batch)?;
+        // A session that ends to make room may be watched.
+        work.affected = Some(user);
+        self.mailboxes.link(user, &owner, &mut work.batch).await?;
+        let link = SessionLink { session: hash }.to_value()?;
+        work.batch
+            .put(records::session(&hash), record.to_value()?)
+            .put(records::handle(user, handle_of(&hash)?), link.clone());
+        if let Some(device) = &work.caller.device {
+            work.batch.put(records::device(device), link);
+        }
+        Ok(Answer::Session(id))
+    }
+
+    /// Ends the sessions unused for longest until there is room for one more.
+    async fn make_room(
+        &self,
+        work: &mut Work<'_>,
+        user: Username,
+        staying: &Owner,
+    ) -> Result<(), Failure> {
+        let mut all = self.sessions_of(&mut work.batch, user).await?;
+        all.sort_by_key(|current| current.record.last);
+        let surplus = (all.len() + 1).saturating_sub(self.limits.sessions_max.max(1));
+        all.truncate(surplus);
+        self.end_sessions(&all, Some(staying), &mut work.batch)
+            .await
+    }
+
+    /// Returns all of a user's sessions that still exist.
+    pub(in crate::realm) async fn sessions_of(
+        &self,
+        notes: &mut impl Notes,
+        user: Username,
+    ) -> Result<Vec<Current>, Failure> {
+        let changed = records::sessions_changed(user);
+        self.storage.noted::<ChangedRecord>(notes, &changed).await?;
+        let prefix = records::handles(user);
+        let mut all = Vec::new();
+        let mut after = None;
+        // All sessions are read, whatever the configured bound: a change of password ends all
+        // others (ACC-4).
+        loop {
+            let links = self
+                .storage
+                .store
+                .list(&prefix, after.as_ref(), SESSIONS_AT_ONCE)
+                .await?;
+            let is_last = links.len() < SESSIONS_AT_ONCE;
+            after = links.last().map(|(key, _)| key.clone());
+            for (_, link) in links {
+                let SessionLink { session: hash } = SessionLink::from_value(&link.value)?;
+                if let Some((record, version)) =
+                    self.storage.record(&records::session(&hash)).await?
+                {
+                    all.push(Current {
+                        hash,
+                        user,
+                        record,
+                        version,
+                    });
+                }
+            }
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Adds to `batch` the end of some sessions of one user: the sessions, their handles and their
+    /// devices' bindings. Also removes the cursors of devices that have no other session and are
+    /// not `staying`.
+    pub(in crate::realm) async fn end_sessions(
+        &self,
+        ending: &[Current],
+        staying: Option<&Owner>,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let Some(user) = ending.first().map(|current| current.user) else {
+            return Ok(());
+        };
+        let all = self.sessions_of(batch, user).await?;
+        sessions_change(user, batch)?;
+        let is_ending = |current: &Current| ending.iter().any(|other| other.hash == current.hash);
+        let left = all.iter().filter(|current| !is_ending(current));
+        let mut reading: Vec<Owner> = left.map(Current::owner).collect();
+        reading.extend(staying);
+        for current in ending {
+            self.end_session(current, batch).await?;
+            let owner = current.owner();
+            if !reading.contains(&owner) {
+                self.mailboxes.unlink(user, &owner, batch).await?;
+                // One entry is enough.
+                reading.push(owner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to `batch` the end of a session: the session, its handle and its device's binding.
+    async fn end_session(&self, current: &Current, batch: &mut Batch) -> Result<(), Failure> {
+        batch
+            .delete(records::session(&current.hash))
+            .delete(records::handle(current.user, handle_of(&current.hash)?));
+        let Some(bytes) = current.record.device else {
+            let numbers = records::operations_of(current.hash);
+            if !self.storage.store.list(&numbers, None, 1).await?.is_empty() {
+                put_ended(current, batch)?;
+            }
+            return Ok(());
+        };
+        let key = records::device(&PublicKey(bytes));
+        if let Some((link, version)) = self.storage.record::<SessionLink>(&key).await?
+            && link.session == current.hash
+        {
+            batch.expect(key.clone(), Expected::At(version)).delete(key);
+        }
+        Ok(())
+    }
+
+    /// Returns the session of a command that changes something. The commit depends on it.
+    pub(in crate::realm) async fn session_of(
+        &self,
+        work: &mut Work<'_>,
+    ) -> Result<Current, Failure> {
+        match work.request.command.session() {
+            Some(session) => self.session_noted(work, session).await,
+            None => Err(ErrorCode::NoSession.into()),
+        }
+    }
+}
+
+/// True for commands that make the store larger. The others are also allowed to users that have
+/// used up their storage quota.
+const fn adds_to_store(change: Change<'_, '_>) -> bool {
+    match change {
+        Change::Send(_)
+        | Change::SendGroup(_)
+        | Change::SendRealm(_)
+        | Change::SendGroupRealm(_)
+        | Change::AddGroup(_)
+        | Change::JoinGroup(_)
+        | Change::JoinGroupRealm(_)
+        | Change::Ban(_) => true,
+        // A user has a bounded number of blocks, and needs them most when others fill the store.
+        Change::Block(_)
+        | Change::Unblock(_)
+        | Change::Auth(_)
+        | Change::Logout(_)
+        | Change::Register(_)
+        | Change::Revoke(_)
+        | Change::Passwd(_)
+        | Change::Claim(_)
+        | Change::Void(_)
+        | Change::AddRealm(_)
+        | Change::RemoveRealm(_)
+        | Change::LeaveGroup(_)
+        | Change::LeaveGroupRealm(_)
+        | Change::Kick(_)
+        | Change::Unban(_)
+        | Change::SetRole(_)
+        | Change::GroupPasswd(_)
+        | Change::DelGroup(_) => false,
+    }
+}
+
+/// Adds to `batch` that a plain link's session that has used numbers ends: its recorded answers are
+/// removed later (EXACT-14).
+pub(in crate::realm) fn put_ended(current: &Current, batch: &mut Batch) -> Result<(), Failure> {
+    // The next pass over the store notes the time.
+    let ended = IdleRecord {
+        since: 0,
+        newest: 0,
+        is_session: true,
+    };
+    batch.put(records::idle(current.hash), ended.to_value()?);
+    Ok(())
+}
+
+/// Makes every decision that depends on the user's sessions conflict.
+fn sessions_change(user: Username, batch: &mut Batch) -> Result<(), Failure> {
+    let key = records::sessions_changed(user);
+    batch.put(key, ChangedRecord {}.to_value()?);
+    Ok(())
+}
+
+/// Returns a session's public name: the first characters of its hash.
+pub(in crate::realm) fn handle_of(hash: &SessionHash) -> Result<Handle, Failure> {
+    let text = data_encoding::BASE32_NOPAD.encode(hash).to_lowercase();
+    let short: String = text.chars().take(6).collect();
+    short.parse().map_err(|_| ErrorCode::Internal.into())
+}
