@@ -33,6 +33,8 @@ mod nat;
 mod network;
 mod node;
 mod owners;
+mod path;
+mod path_tests;
 mod plan;
 mod planted;
 mod recording;
