@@ -1,6 +1,9 @@
 //! `merpati demo`: two real realms, three users and links that lose many datagrams, all on this
 //! machine. It shows in a minute what the program does.
 
+// The model is the simulator's, which the library holds only in its tests.
+#[path = "../../simulation/path.rs"]
+mod path;
 mod relay;
 
 use std::{

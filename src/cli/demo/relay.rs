@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{RngExt as _, rngs::StdRng};
+use rand::rngs::StdRng;
 use tokio::net::UdpSocket;
 
+use super::path::{self, Node};
 use crate::output::print_line;
 
 /// The longest possible datagram.
@@ -28,7 +29,6 @@ pub struct Carried {
 /// The state that all relays share: the quality of the link, and the traffic so far.
 #[derive(Debug)]
 pub struct Air {
-    pub loss: f64,
     pub delay: Duration,
     pub began: Instant,
     state: Mutex<State>,
@@ -37,6 +37,8 @@ pub struct Air {
 #[derive(Debug)]
 struct State {
     rng: StdRng,
+    /// Both directions lose and delay alike.
+    nodes: [Node; 2],
     carried: Carried,
     /// Each datagram is printed as it is sent.
     is_shown: bool,
@@ -46,11 +48,11 @@ impl Air {
     pub fn new(loss: f64, delay: Duration, is_shown: bool, rng: StdRng) -> Self {
         let state = State {
             rng,
+            nodes: [Node::Loss(loss), Node::Delay(delay)],
             carried: Carried::default(),
             is_shown,
         };
         Self {
-            loss,
             delay,
             began: Instant::now(),
             state: Mutex::new(state),
@@ -75,10 +77,14 @@ impl Air {
         self.state().is_shown = false;
     }
 
-    /// Decides whether a datagram arrives, and counts it.
-    fn carry(&self, way: &str, datagram: &[u8]) -> bool {
+    /// Decides whether a datagram arrives, and counts it. Returns how long it takes and what
+    /// arrives.
+    fn carry(&self, way: &str, datagram: &[u8]) -> Option<(Duration, Vec<u8>)> {
         let mut state = self.state();
-        let is_lost = state.rng.random_bool(self.loss);
+        let State { rng, nodes, .. } = &mut *state;
+        let fates = path::carry(nodes, Duration::ZERO, datagram.len(), rng);
+        let arrival = fates.iter().find_map(|fate| fate.arrival(datagram));
+        let is_lost = arrival.is_none();
         state.carried.datagrams += 1;
         state.carried.lost += u64::from(is_lost);
         state.carried.bytes += datagram.len() as u64;
@@ -99,7 +105,7 @@ impl Air {
             // The next step notices if the reader of the output has gone.
             let _ = print_line(&line);
         }
-        !is_lost
+        arrival
     }
 }
 
@@ -148,8 +154,8 @@ async fn carry(front: Arc<UdpSocket>, realm: SocketAddr, name: &'static str, air
             }
         };
         let datagram = buffer.get(..len).unwrap_or_default();
-        if air.carry(&there, datagram) {
-            send_later(upstream, realm, datagram.to_vec(), air.delay);
+        if let Some(arrival) = air.carry(&there, datagram) {
+            send_later(upstream, realm, arrival);
         }
     }
 }
@@ -166,13 +172,13 @@ async fn carry_back(
             continue;
         };
         let datagram = buffer.get(..len).unwrap_or_default();
-        if air.carry(&back, datagram) {
-            send_later(Arc::clone(&front), client, datagram.to_vec(), air.delay);
+        if let Some(arrival) = air.carry(&back, datagram) {
+            send_later(Arc::clone(&front), client, arrival);
         }
     }
 }
 
-fn send_later(socket: Arc<UdpSocket>, to: SocketAddr, datagram: Vec<u8>, delay: Duration) {
+fn send_later(socket: Arc<UdpSocket>, to: SocketAddr, (delay, datagram): (Duration, Vec<u8>)) {
     tokio::spawn(async move {
         tokio::time::sleep(delay).await;
         let _ = socket.send_to(&datagram, to).await;
