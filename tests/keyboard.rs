@@ -24,6 +24,7 @@ use std::{
 
 use support::{
     Home, Realm, copy_directory,
+    path::Node,
     relay::Relay,
     typing::{Shell, kill, until},
 };
@@ -32,8 +33,8 @@ const TYPISTS: usize = 4;
 const SENDS_DEFAULT: usize = 120;
 /// Parts of a run, between which the profile is copied or restored.
 const PARTS: usize = 5;
-/// Percentage of datagrams lost in each direction.
-const LOST: u64 = 30;
+/// The share of datagrams that are lost in each direction.
+const LOST: f64 = 0.3;
 
 /// Random numbers that a seed repeats (splitmix64).
 #[derive(Clone)]
@@ -257,8 +258,7 @@ impl Scene {
     }
 
     fn lose(&mut self) {
-        let mut rng = Rng(self.rng.next());
-        self.relay.lose(move |_, _| rng.percent(LOST));
+        self.relay.set_path(self.rng.next(), &[Node::Loss(LOST)]);
     }
 
     /// Lets all people type, while the realm and the sender's watch are killed now and then.
@@ -387,7 +387,7 @@ fn dedup_typed_messages_are_shown_once_in_order() {
         }
         all.append(&mut typed);
     }
-    scene.relay.lose_nothing();
+    scene.relay.set_path(0, &[]);
     scene.home.drain("ann");
     // The mailbox is read with another device, because a watch does not show what another process
     // of its profile has shown.

@@ -3,9 +3,9 @@
 
 mod support;
 
-use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha20Rng};
 use support::{
     Home, Realm,
+    path::Node,
     relay::{Carried, Relay, Way},
     watch::Watch,
 };
@@ -157,8 +157,7 @@ fn watch_over_lossy_link_shows_everything() {
         home.register(name, &realm.connect);
     }
     let relay = Relay::to(realm.address);
-    let mut rng = ChaCha20Rng::seed_from_u64(7);
-    relay.lose(move |_, _| rng.random_bool(0.3));
+    relay.set_path(7, &[Node::Loss(0.3)]);
     let through = realm.connect_through(relay.address);
     for text in numbered("waiting", 100) {
         home.run("ann", &["send", "bob", &text]).ok();

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod device;
+#[path = "../../src/simulation/path.rs"]
+pub mod path;
 pub mod relay;
 pub mod typing;
 pub mod watch;

@@ -1,6 +1,6 @@
 //! A relay between real processes: it forwards datagrams of clients to the realm, and back. It
-//! records every datagram. A rule sets which ones it loses, and it can emulate a bottleneck with a
-//! queue.
+//! records every datagram. A rule sets which ones it loses, and it can emulate a bad path
+//! ([`path`]).
 
 use std::{
     collections::HashMap,
@@ -9,13 +9,19 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-/// Interval in which a thread checks whether it should end.
-const TICK: Duration = Duration::from_millis(20);
+use rand::{SeedableRng as _, rngs::StdRng};
+
+use super::path::{self, InFlight, Node, Rate};
+
+/// Interval in which a thread checks whether it should end. There is a thread for each client, and
+/// a benchmark has hundreds.
+const TICK: Duration = Duration::from_millis(100);
 
 /// The direction of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,38 +40,51 @@ pub struct Carried {
 
 type Rule = Box<dyn FnMut(Way, &[u8]) -> bool + Send>;
 
-/// The bottleneck of the path.
-#[derive(Clone, Copy)]
-struct Bottleneck {
-    bytes_per_second: u64,
-    /// Maximum number of bytes in its queue.
-    queue: u64,
-    /// When it will have sent its queue, for each direction.
-    free_at: [Instant; 2],
+/// The path of each direction, from the relay on. Without nodes it delivers at once.
+struct Conditions {
+    rng: StdRng,
+    nodes: [Vec<Node>; 2],
 }
 
-impl Bottleneck {
-    /// Returns when a datagram will be through; `None` if the queue is full.
-    fn passes(&mut self, way: Way, len: usize) -> Option<Instant> {
-        let now = Instant::now();
-        let takes = |bytes: u64| Duration::from_micros(bytes * 1_000_000 / self.bytes_per_second);
-        let begins = self.free_at[way as usize].max(now);
-        if begins - now > takes(self.queue) {
-            return None;
+/// A datagram on its way.
+struct Datagram {
+    socket: Arc<UdpSocket>,
+    to: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+/// Sends each datagram when it arrives, counted from `begun`.
+fn send_arrived(begun: Instant, queue: &mpsc::Receiver<(Duration, Datagram)>) {
+    let mut in_flight = InFlight::new();
+    loop {
+        let next = in_flight.next_at();
+        let wait = next.map_or(TICK, |at| at.saturating_sub(begun.elapsed()));
+        match queue.recv_timeout(wait) {
+            Ok((at, datagram)) => in_flight.push(at, datagram),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
-        let through = begins + takes(len as u64);
-        self.free_at[way as usize] = through;
-        Some(through)
+        while let Some(datagram) = in_flight.take(begun.elapsed()) {
+            let Datagram { socket, to, bytes } = datagram;
+            // The receiver may be gone.
+            let _ = socket.send_to(&bytes, to);
+        }
     }
 }
 
 struct Shared {
     realm: Mutex<SocketAddr>,
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     carried: Mutex<Vec<Carried>>,
     /// True for datagrams to lose.
     loses: Mutex<Rule>,
-    bottleneck: Mutex<Option<Bottleneck>>,
+    conditions: Mutex<Conditions>,
+    /// The origin of the path's times.
+    begun: Instant,
+    /// To the thread that sends what the path has delayed.
+    delayed: mpsc::Sender<(Duration, Datagram)>,
+    /// A client is forgotten after this time without a datagram to it.
+    forgets_after: Mutex<Duration>,
     ended: AtomicBool,
     /// How often the clients have moved.
     moves: AtomicU64,
@@ -86,12 +105,20 @@ impl Relay {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(TICK)).unwrap();
         let address = socket.local_addr().unwrap();
+        let (begun, (delayed, queue)) = (Instant::now(), mpsc::channel());
+        thread::spawn(move || send_arrived(begun, &queue));
         let shared = Arc::new(Shared {
             realm: Mutex::new(realm),
-            socket,
+            socket: Arc::new(socket),
             carried: Mutex::default(),
             loses: Mutex::new(Box::new(|_, _| false)),
-            bottleneck: Mutex::default(),
+            conditions: Mutex::new(Conditions {
+                rng: StdRng::seed_from_u64(0),
+                nodes: [vec![], vec![]],
+            }),
+            begun,
+            delayed,
+            forgets_after: Mutex::new(Duration::MAX),
             ended: AtomicBool::new(false),
             moves: AtomicU64::new(0),
         });
@@ -105,14 +132,26 @@ impl Relay {
         *lock(&self.shared.loses) = Box::new(rule);
     }
 
+    /// Puts these nodes into the path of each direction from now on. They see the datagrams that
+    /// the rule leaves. Their randomness is drawn from this seed.
+    pub fn set_path(&self, seed: u64, nodes: &[Node]) {
+        *lock(&self.shared.conditions) = Conditions {
+            rng: StdRng::seed_from_u64(seed),
+            nodes: [nodes.to_vec(), nodes.to_vec()],
+        };
+    }
+
     /// Limits the rate to this many bytes a second each way from now on, and the queue to this many
     /// bytes. Datagrams beyond them are lost.
-    pub fn narrow(&self, bytes_per_second: u64, queue: u64) {
-        *lock(&self.shared.bottleneck) = Some(Bottleneck {
-            bytes_per_second,
-            queue,
-            free_at: [Instant::now(); 2],
-        });
+    pub fn narrow(&self, bytes_per_second: u64, queue: usize) {
+        let rate = Rate::new(bytes_per_second * 8);
+        self.set_path(0, &[Node::Rate(rate.with_queue(rate.takes(queue)))]);
+    }
+
+    /// Forgets a client after this time without a datagram to it. Its port may then be another
+    /// client's.
+    pub fn forget_after(&self, silence: Duration) {
+        *lock(&self.shared.forgets_after) = silence;
     }
 
     /// Moves the clients to other addresses, as behind a NAT that has forgotten them. Datagrams to
@@ -147,37 +186,41 @@ impl Drop for Relay {
 }
 
 impl Shared {
-    /// Carries a datagram one way: at once, or when it has passed the bottleneck.
-    fn carry(&self, way: Way, bytes: &[u8], send: impl FnOnce(&[u8]) + Send + 'static) {
-        let mut lost = lock(&self.loses)(way, bytes);
-        let mut through = None;
-        if !lost && let Some(bottleneck) = &mut *lock(&self.bottleneck) {
-            through = bottleneck.passes(way, bytes.len());
-            lost = through.is_none();
+    /// Carries a datagram one way: at once, or as the path does.
+    fn carry(&self, way: Way, bytes: &[u8], socket: &Arc<UdpSocket>, to: SocketAddr) {
+        let is_picked = lock(&self.loses)(way, bytes);
+        let (mut arrivals, mut is_at_once) = (vec![], true);
+        if !is_picked {
+            let Conditions { rng, nodes } = &mut *lock(&self.conditions);
+            let nodes = &mut nodes[way as usize];
+            is_at_once = nodes.is_empty();
+            let fates = path::carry(nodes, self.begun.elapsed(), bytes.len(), rng);
+            arrivals.extend(fates.iter().filter_map(|fate| fate.arrival(bytes)));
         }
-        let bytes = bytes.to_vec();
         lock(&self.carried).push(Carried {
             way,
-            bytes: bytes.clone(),
-            lost,
+            bytes: bytes.to_vec(),
+            lost: arrivals.is_empty(),
         });
-        match through {
-            _ if lost => {}
-            None => send(&bytes),
-            Some(at) => {
-                thread::spawn(move || {
-                    thread::sleep(at.saturating_duration_since(Instant::now()));
-                    send(&bytes);
-                });
+        for (at, bytes) in arrivals {
+            if is_at_once {
+                let _ = socket.send_to(&bytes, to);
+            } else {
+                let socket = Arc::clone(socket);
+                let _ = self.delayed.send((at, Datagram { socket, to, bytes }));
             }
         }
     }
 
-    fn receive(&self, socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        loop {
-            if self.ended.load(Ordering::Relaxed) {
-                return None;
-            }
+    /// Returns the next datagram; `None` if the relay has ended, or nothing came for so long.
+    fn receive(
+        &self,
+        socket: &UdpSocket,
+        patience: Duration,
+        buffer: &mut [u8],
+    ) -> Option<(usize, SocketAddr)> {
+        let begun = Instant::now();
+        while !self.ended.load(Ordering::Relaxed) && begun.elapsed() < patience {
             match socket.recv_from(buffer) {
                 Ok(received) => return Some(received),
                 // Nothing has come, or the realm is restarting.
@@ -187,17 +230,21 @@ impl Shared {
                 )),
             }
         }
+        None
     }
 
     fn carry_to_realm(self: Arc<Self>) {
         let mut buffer = vec![0; 65_535];
-        let (mut clients, mut moves) = (HashMap::new(), 0);
-        while let Some((len, from)) = self.receive(&self.socket, &mut buffer) {
+        let (mut clients, mut moves) = (HashMap::<SocketAddr, Arc<UdpSocket>>::new(), 0);
+        while let Some((len, from)) = self.receive(&self.socket, Duration::MAX, &mut buffer) {
             let now = self.moves.load(Ordering::Relaxed);
             if now != moves {
                 moves = now;
                 clients.clear();
             }
+            // If the thread of a client has ended, the client is forgotten, and another one may
+            // have its port now.
+            clients.retain(|_, upstream| Arc::strong_count(upstream) > 1);
             let upstream = clients.entry(from).or_insert_with(|| {
                 let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
                 upstream.set_read_timeout(Some(TICK)).unwrap();
@@ -205,23 +252,22 @@ impl Shared {
                 thread::spawn(move || shared.carry_to_client(&socket, from, moves));
                 upstream
             });
-            let (upstream, realm) = (Arc::clone(upstream), *lock(&self.realm));
-            self.carry(Way::ToRealm, &buffer[..len], move |bytes| {
-                let _ = upstream.send_to(bytes, realm);
-            });
+            let realm = *lock(&self.realm);
+            self.carry(Way::ToRealm, &buffer[..len], upstream, realm);
         }
     }
 
-    fn carry_to_client(self: &Arc<Self>, upstream: &UdpSocket, client: SocketAddr, moves: u64) {
+    fn carry_to_client(&self, upstream: &UdpSocket, client: SocketAddr, moves: u64) {
         let mut buffer = vec![0; 65_535];
-        while let Some((len, _)) = self.receive(upstream, &mut buffer) {
+        loop {
+            let patience = *lock(&self.forgets_after);
+            let Some((len, _)) = self.receive(upstream, patience, &mut buffer) else {
+                return;
+            };
             if self.moves.load(Ordering::Relaxed) != moves {
                 return;
             }
-            let shared = Arc::clone(self);
-            self.carry(Way::ToClient, &buffer[..len], move |bytes| {
-                let _ = shared.socket.send_to(bytes, client);
-            });
+            self.carry(Way::ToClient, &buffer[..len], &self.socket, client);
         }
     }
 }
