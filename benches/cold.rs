@@ -18,22 +18,15 @@
 mod support;
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
     fmt::Write as _,
     fs,
-    net::{SocketAddr, UdpSocket},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
-    },
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use support::{Home, Realm, typing::Shell};
+use support::{Home, Realm, path::Node, relay::Relay, typing::Shell};
 
 const RTT: Duration = Duration::from_millis(60);
 /// The loss of each way, and the design's limit as a multiple of the sum of oracle and program.
@@ -44,139 +37,9 @@ const SENDS: usize = 1000;
 const SENDERS: usize = 4;
 /// The far path: its round trip, the loss of each way, and the number of messages.
 const FAR: (Duration, f64, usize) = (Duration::from_millis(600), 0.5, 300);
-/// A client is gone after this time without a datagram from it or to it.
+/// A client is gone after this time without a datagram to it.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 const TEXT: &str = "twenty bytes of text";
-
-/// A path to a realm. Both ways delay and lose datagrams.
-struct Path {
-    address: SocketAddr,
-    bytes: Arc<AtomicU64>,
-    loss: Arc<Mutex<f64>>,
-    is_over: Arc<AtomicBool>,
-}
-
-/// Datagrams on their way, by the time of their arrival.
-struct Late {
-    due: BinaryHeap<Reverse<(Instant, u64)>>,
-    datagrams: HashMap<u64, (Arc<UdpSocket>, SocketAddr, Vec<u8>)>,
-    number: u64,
-}
-
-type Sent = (Instant, Arc<UdpSocket>, SocketAddr, Vec<u8>);
-
-/// Sends each datagram when it is due.
-fn carry(queue: &mpsc::Receiver<Sent>) {
-    let mut late = Late {
-        due: BinaryHeap::new(),
-        datagrams: HashMap::new(),
-        number: 0,
-    };
-    loop {
-        let next = late.due.peek().map(|Reverse((at, _))| *at);
-        let wait = next.map_or(Duration::from_secs(1), |at| {
-            at.saturating_duration_since(Instant::now())
-        });
-        match queue.recv_timeout(wait) {
-            Ok((at, socket, to, bytes)) => {
-                late.number += 1;
-                late.due.push(Reverse((at, late.number)));
-                late.datagrams.insert(late.number, (socket, to, bytes));
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-        }
-        while let Some(Reverse((at, number))) = late.due.peek().copied() {
-            if at > Instant::now() {
-                break;
-            }
-            late.due.pop();
-            if let Some((socket, to, bytes)) = late.datagrams.remove(&number) {
-                // The receiver may be gone.
-                let _ = socket.send_to(&bytes, to);
-            }
-        }
-    }
-}
-
-impl Path {
-    fn to(realm: SocketAddr, delay: Duration, seed: u64) -> Self {
-        let front = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
-        let tick = Some(Duration::from_millis(100));
-        front.set_read_timeout(tick).unwrap();
-        let (queue, queued) = mpsc::channel::<Sent>();
-        thread::spawn(move || carry(&queued));
-        let path = Self {
-            address: front.local_addr().unwrap(),
-            bytes: Arc::default(),
-            loss: Arc::default(),
-            is_over: Arc::default(),
-        };
-        let (bytes, loss, is_over) = (
-            Arc::clone(&path.bytes),
-            Arc::clone(&path.loss),
-            Arc::clone(&path.is_over),
-        );
-        let luck = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
-        let is_lost = move || {
-            let loss = *loss.lock().unwrap();
-            luck.lock().unwrap().random_bool(loss)
-        };
-        thread::spawn(move || {
-            let mut backs = HashMap::<SocketAddr, Arc<UdpSocket>>::new();
-            let mut buffer = [0; 2048];
-            while !is_over.load(Ordering::Relaxed) {
-                let Ok((len, from)) = front.recv_from(&mut buffer) else {
-                    continue;
-                };
-                bytes.fetch_add(len as u64, Ordering::Relaxed);
-                // If the thread of a port has ended, its client is gone, and another client may
-                // have its port now.
-                backs.retain(|_, back| Arc::strong_count(back) > 1);
-                let back = Arc::clone(backs.entry(from).or_insert_with(|| {
-                    let back = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
-                    back.set_read_timeout(tick).unwrap();
-                    let (socket, front, queue) =
-                        (Arc::clone(&back), Arc::clone(&front), queue.clone());
-                    let (bytes, is_over, is_lost) =
-                        (Arc::clone(&bytes), Arc::clone(&is_over), is_lost.clone());
-                    thread::spawn(move || {
-                        let (mut buffer, mut heard) = ([0; 2048], Instant::now());
-                        // A client that is gone gets no more datagrams.
-                        while !is_over.load(Ordering::Relaxed) && heard.elapsed() < FORGOTTEN {
-                            let Ok((len, _)) = socket.recv_from(&mut buffer) else {
-                                continue;
-                            };
-                            heard = Instant::now();
-                            bytes.fetch_add(len as u64, Ordering::Relaxed);
-                            if !is_lost() {
-                                let at = Instant::now() + delay;
-                                let _ = queue.send((
-                                    at,
-                                    Arc::clone(&front),
-                                    from,
-                                    buffer[..len].to_vec(),
-                                ));
-                            }
-                        }
-                    });
-                    back
-                }));
-                if !is_lost() {
-                    let at = Instant::now() + delay;
-                    let _ = queue.send((at, back, realm, buffer[..len].to_vec()));
-                }
-            }
-        });
-        path
-    }
-}
-
-impl Drop for Path {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-    }
-}
 
 /// The results of a cell.
 struct Cell {
@@ -247,14 +110,16 @@ fn one(
 ) -> Cell {
     static ACCOUNTS: AtomicU64 = AtomicU64::new(0);
     let home = Home::new();
-    let path = Path::to(address, rtt / 2, n as u64);
+    let (relay, delay) = (Relay::to(address), Node::Delay(rtt / 2));
+    relay.forget_after(FORGOTTEN);
+    relay.set_path(n as u64, &[delay]);
     let connect = connect.replace(
         &format!(":{}", address.port()),
-        &format!(":{}", path.address.port()),
+        &format!(":{}", relay.address.port()),
     );
     let name = format!("ann{}", ACCOUNTS.fetch_add(1, Ordering::Relaxed));
     home.register(&name, &connect);
-    *path.loss.lock().unwrap() = loss;
+    relay.set_path(n as u64, &[Node::Loss(loss), delay]);
     let mut cell = Cell {
         times: Vec::new(),
         failed: 0,
@@ -267,7 +132,7 @@ fn one(
             shell.ask(&format!("send {name} first"));
         }
     }
-    path.bytes.store(0, Ordering::Relaxed);
+    relay.take_carried();
     for _ in 0..sends {
         let begun = Instant::now();
         let is_done = match &mut shell {
@@ -281,7 +146,8 @@ fn one(
         }
         cell.failed += usize::from(!is_done);
     }
-    cell.bytes = path.bytes.load(Ordering::Relaxed);
+    let carried = relay.take_carried();
+    cell.bytes = carried.iter().map(|one| one.bytes.len() as u64).sum();
     cell
 }
 
