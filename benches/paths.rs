@@ -6,14 +6,18 @@
 //! *oracle* that repeats an exchange exactly one round trip after it has failed. It takes
 //! `RTT / (1 − p)²` a message where each datagram is lost with probability p.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+#[path = "../src/simulation/path.rs"]
+mod path;
+
+use std::{fmt::Write as _, time::Duration};
 
 use merpati::{
     crypto::{Initiator, Responder, SecretKey},
     link::{Config, Event, Link, Redundancy, Time},
     wire::{ConnectionId, OperationNumber, Packet, Welcome},
 };
-use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
+use path::{InFlight, Node, Rate};
+use rand::{SeedableRng, rngs::ChaCha20Rng};
 
 /// The length of a `send` of 20 bytes, as a request.
 const SEND_BYTES: usize = 27;
@@ -23,50 +27,47 @@ const RTT: Duration = Duration::from_millis(60);
 /// Runs of each row, with different seeds.
 const SEEDS: u64 = 20;
 
-/// One direction of a path.
+/// One direction of a path, and the bytes that were sent in it.
 struct Pipe {
-    /// Bits a second.
-    rate: u64,
-    delay: Duration,
-    loss: f64,
-    busy_until: Time,
-    on_the_way: BTreeMap<(Time, u64), Vec<u8>>,
-    datagrams: u64,
+    nodes: [Node; 3],
+    in_flight: InFlight<Vec<u8>>,
     bytes: u64,
 }
 
 impl Pipe {
-    const fn new(rate: u64, delay: Duration, loss: f64) -> Self {
+    /// Returns a path of `rate` bits a second.
+    const fn new(rate: u64, delay: Duration) -> Self {
         Self {
-            rate,
-            delay,
-            loss,
-            busy_until: Time(0),
-            on_the_way: BTreeMap::new(),
-            datagrams: 0,
+            nodes: [
+                Node::Rate(Rate::new(rate)),
+                Node::Loss(0.0),
+                Node::Delay(delay),
+            ],
+            in_flight: InFlight::new(),
             bytes: 0,
         }
     }
 
+    /// Loses this share from now on.
+    const fn lose(&mut self, share: f64) {
+        self.nodes[1] = Node::Loss(share);
+    }
+
     fn send(&mut self, now: Time, datagram: &[u8], rng: &mut ChaCha20Rng) {
-        self.datagrams += 1;
         self.bytes += datagram.len() as u64;
-        let takes = Duration::from_micros(datagram.len() as u64 * 8_000_000 / self.rate);
-        self.busy_until = self.busy_until.max(now) + takes;
-        if !rng.random_bool(self.loss) {
-            let arrives = self.busy_until + self.delay;
-            self.on_the_way
-                .insert((arrives, self.datagrams), datagram.to_vec());
+        for fate in path::carry(&mut self.nodes, now - Time(0), datagram.len(), rng) {
+            if let Some((at, bytes)) = fate.arrival(datagram) {
+                self.in_flight.push(at, bytes);
+            }
         }
     }
 
     fn next(&self) -> Option<Time> {
-        self.on_the_way.keys().next().map(|(at, _)| *at)
+        self.in_flight.next_at().map(|at| Time(0) + at)
     }
 
     fn arrived(&mut self, now: Time) -> Option<Vec<u8>> {
-        let first = self.on_the_way.first_entry()?;
-        (first.key().0 <= now).then(|| first.remove())
+        self.in_flight.take(now - Time(0))
     }
 }
 
@@ -117,8 +118,8 @@ impl Run {
             now: Time(0),
             client,
             server,
-            up: Pipe::new(rate, rtt / 2, 0.0),
-            down: Pipe::new(rate, rtt / 2, 0.0),
+            up: Pipe::new(rate, rtt / 2),
+            down: Pipe::new(rate, rtt / 2),
             rng,
             replies: 0,
         };
@@ -126,7 +127,8 @@ impl Run {
         run.ask(1);
         run.until(1);
         for pipe in [&mut run.up, &mut run.down] {
-            (pipe.datagrams, pipe.bytes, pipe.loss) = (0, 0, loss);
+            pipe.bytes = 0;
+            pipe.lose(loss);
         }
         run
     }
