@@ -16,15 +16,16 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     machine::Machine,
     nat::Nats,
+    path::{self, Node, Rate},
     recording::{Recorded, Recorder},
     single_loss::Sieve,
     trace::Trace,
 };
 
-/// The bytes of the IP and UDP headers of a datagram.
-const AROUND: usize = 28;
-/// A datagram that would wait longer at a bottleneck is dropped.
-const QUEUE: Duration = Duration::from_secs(3);
+/// A machine's bottleneck before it has a rate. The IP and UDP headers of datagrams take 28 bytes.
+const BOTTLENECK: Rate = Rate::new(0)
+    .with_headers(28)
+    .with_queue(Duration::from_secs(3));
 /// The number of datagrams that an eavesdropper keeps.
 const OVERHEARD_MAX: usize = 64;
 /// A run that sends more datagrams is in an endless loop.
@@ -72,6 +73,17 @@ impl Weather {
             ..self
         }
     }
+
+    /// Returns the path behind a machine's bottleneck. The worlds of all seeds rely on its order.
+    const fn path(self) -> [Node; 5] {
+        [
+            Node::Loss(self.loss),
+            Node::Duplicate(self.doubled),
+            Node::Delay(self.delay),
+            Node::Jitter(self.spread),
+            Node::Corrupt(self.bent),
+        ]
+    }
 }
 
 /// An arriving datagram: its time, and a number that orders datagrams of the same time.
@@ -97,8 +109,9 @@ struct State {
     to_nobody: BTreeMap<SocketAddr, u64>,
     /// Pairs of machines that are partitioned.
     cut: BTreeSet<(String, String)>,
-    /// The time until which each machine's bottleneck is busy.
-    busy: BTreeMap<String, Instant>,
+    bottlenecks: BTreeMap<String, Rate>,
+    /// When a bottleneck was first used. Their times count from it.
+    began: Option<Instant>,
     overheard: VecDeque<(SocketAddr, Vec<u8>)>,
     /// The attacker on the path between realms.
     recorder: Option<Recorder>,
@@ -127,7 +140,8 @@ impl Network {
             nats: Nats::default(),
             to_nobody: BTreeMap::new(),
             cut: BTreeSet::new(),
-            busy: BTreeMap::new(),
+            bottlenecks: BTreeMap::new(),
+            began: None,
             overheard: VecDeque::new(),
             recorder: None,
             sieve: None,
@@ -334,14 +348,10 @@ impl Network {
         });
         for fate in fates {
             match fate {
-                Fate::Arrives { after, bent } => {
-                    let mut bytes = bytes.to_vec();
-                    if let Some(bit) = bent
-                        && let Some(byte) = bytes.get_mut(bit / 8)
-                    {
-                        *byte ^= 1 << (bit % 8);
+                Fate::Path(fate) => {
+                    if let Some((after, bytes)) = fate.arrival(bytes) {
+                        state.deliver(address, to, bytes, after);
                     }
-                    state.deliver(address, to, bytes, after);
                 }
                 Fate::Replayed { from } => {
                     let count = state.overheard.len();
@@ -357,7 +367,7 @@ impl Network {
                         from.wake.notify_one();
                     }
                 }
-                Fate::Lost | Fate::TooLong | Fate::Cut | Fate::QueueFull => {}
+                Fate::Cut => {}
             }
         }
         if state.overheard.len() >= OVERHEARD_MAX {
@@ -371,30 +381,28 @@ impl Network {
 /// The fate of a datagram.
 #[derive(Debug)]
 enum Fate {
-    Arrives {
-        after: Duration,
-        bent: Option<usize>,
-    },
+    /// Its times count from when the datagram was sent.
+    Path(path::Fate),
     Replayed {
         from: SocketAddr,
     },
-    Lost,
-    TooLong,
     Cut,
-    QueueFull,
     NobodyThere,
 }
 
 impl std::fmt::Display for Fate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use path::Fate::{Arrives, Lost, QueueFull, TooLong};
         match self {
-            Self::Arrives { after, bent: None } => write!(f, "arrives after {after:?}"),
-            Self::Arrives { after, bent } => write!(f, "arrives after {after:?}, bent {bent:?}"),
+            Self::Path(Arrives { at, flipped: None }) => write!(f, "arrives after {at:?}"),
+            Self::Path(Arrives { at, flipped }) => {
+                write!(f, "arrives after {at:?}, bent {flipped:?}")
+            }
+            Self::Path(Lost) => f.write_str("lost"),
+            Self::Path(TooLong) => f.write_str("too long for the path"),
+            Self::Path(QueueFull) => f.write_str("the queue is full"),
             Self::Replayed { from } => write!(f, "an older one comes again from {from}"),
-            Self::Lost => f.write_str("lost"),
-            Self::TooLong => f.write_str("too long for the path"),
             Self::Cut => f.write_str("there is no way"),
-            Self::QueueFull => f.write_str("the queue is full"),
             Self::NobodyThere => f.write_str("nobody is there"),
         }
     }
@@ -415,7 +423,7 @@ impl State {
     ) -> Vec<Fate> {
         let weather = self.weather;
         if bytes.len() > weather.mtu {
-            return vec![Fate::TooLong];
+            return vec![Fate::Path(path::Fate::TooLong)];
         }
         let Some(there) = self.open.get(&to).and_then(|inboxes| inboxes.first()) else {
             return vec![Fate::NobodyThere];
@@ -429,27 +437,21 @@ impl State {
         }
         let mut waits = Duration::ZERO;
         if let Some(rate) = weather.rate {
-            let now = Instant::now();
-            let busy = self.busy.entry(from.machine.clone()).or_insert(now);
-            if busy.saturating_duration_since(now) > QUEUE {
-                return vec![Fate::QueueFull];
+            let now = self.began.get_or_insert_with(Instant::now).elapsed();
+            let bottleneck = self.bottlenecks.entry(a.clone()).or_insert(BOTTLENECK);
+            bottleneck.bits_per_second = rate * 8;
+            match bottleneck.pass(now, bytes.len()) {
+                Some(through) => waits = through - now,
+                None => return vec![Fate::Path(path::Fate::QueueFull)],
             }
-            let takes = (bytes.len() + AROUND) as u64 * 1_000_000 / rate;
-            *busy = (*busy).max(now) + Duration::from_micros(takes);
-            waits = busy.saturating_duration_since(now);
         }
-        let is_picked = self.sieve.as_mut().is_some_and(|sieve| sieve.picks(a, b));
-        if is_picked || self.rng.random_bool(weather.loss) {
-            return vec![Fate::Lost];
+        if self.sieve.as_mut().is_some_and(|sieve| sieve.picks(a, b)) {
+            return vec![Fate::Path(path::Fate::Lost)];
         }
-        let mut fates = Vec::new();
-        let copies = 1 + usize::from(self.rng.random_bool(weather.doubled));
-        for _ in 0..copies {
-            let spread = weather.spread.mul_f64(self.rng.random());
-            let bent = (!bytes.is_empty() && self.rng.random_bool(weather.bent))
-                .then(|| self.rng.random_range(0..bytes.len() * 8));
-            let after = waits + weather.delay + spread;
-            fates.push(Fate::Arrives { after, bent });
+        let fates = path::carry(&mut weather.path(), waits, bytes.len(), &mut self.rng);
+        let mut fates: Vec<Fate> = fates.into_iter().map(Fate::Path).collect();
+        if matches!(fates[..], [Fate::Path(path::Fate::Lost)]) {
+            return fates;
         }
         if !self.overheard.is_empty() && self.rng.random_bool(weather.replayed) {
             let from = self.fresh_address();
