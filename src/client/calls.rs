@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    CallError, Client, End, EntryId, Notice, Receipt, Shared,
+    CallError, Client, End, EntryId, Message, Notice, Receipt, Shared,
     entries::end,
     lock,
     outbox::{self, Added, Left, New, Outcome, Waiting},
@@ -15,7 +15,8 @@ use super::{
 use crate::{
     faults::{Fault, is_planted},
     wire::{
-        Answer, Command, ErrorCode, Life, Operation, OperationNumber, Options, Refusal, Request,
+        Answer, Answered, Command, ErrorCode, FromAnswer, Life, Operation, OperationNumber,
+        Options, Refusal, Request, Sent,
     },
 };
 
@@ -50,23 +51,44 @@ impl Drop for Waits<'_> {
 }
 
 impl Client {
-    /// Sends any command with any options to the realm. The operation is filled in.
-    pub async fn call(&self, options: Options, command: Command<'_>) -> Result<Answer, CallError> {
-        self.call_entry(options, command)
-            .await
-            .map(|(answer, _)| answer)
+    /// Sends a command with any options to the realm, and returns its answer as the type that the
+    /// table of commands names. For a [`Command`] that is any answer. The operation is filled in.
+    pub fn call<'a, C: Answered<'a>>(
+        &self,
+        options: Options,
+        command: C,
+    ) -> impl Future<Output = Result<C::Answer, CallError>> {
+        // One future for all commands with an answer of the same type: a light client is small.
+        self.call_as(options, command.into())
+    }
+
+    async fn call_as<A: FromAnswer>(
+        &self,
+        options: Options,
+        command: Command<'_>,
+    ) -> Result<A, CallError> {
+        let is_change = command.operation().is_some();
+        let (answer, _) = self.call_entry(options, command).await?;
+        content(answer, is_change)
     }
 
     /// Sends a message command.
-    pub(super) async fn call_message(
+    pub(super) fn call_message<'a>(
+        &self,
+        message: &Message<'_>,
+        command: impl Answered<'a, Answer = Sent>,
+    ) -> impl Future<Output = Result<Receipt, CallError>> {
+        self.send_entry(message.options(), command.into())
+    }
+
+    async fn send_entry(
         &self,
         options: Options,
         command: Command<'_>,
     ) -> Result<Receipt, CallError> {
-        match self.call_entry(options, command).await? {
-            (Answer::Sent(state), id) => Ok(Receipt { state, id }),
-            (other, _) => Err(super::commands::unexpected_change(&other)),
-        }
+        let (answer, id) = self.call_entry(options, command).await?;
+        let state = content(answer, true)?;
+        Ok(Receipt { state, id })
     }
 
     async fn call_entry(
@@ -450,6 +472,36 @@ impl Shared {
     }
 }
 
+/// Returns what an answer holds. One of another kind is an error, after which the outcome of a
+/// command that changes something is unknown (WIRE-14).
+pub(super) fn content<A: FromAnswer>(answer: Answer, is_change: bool) -> Result<A, CallError> {
+    A::from_answer(answer).map_err(|other| unexpected(&other, is_change))
+}
+
+/// Returns the error for an answer that was not asked for. `may_be_done` is true if the command
+/// changes something.
+pub(super) fn unexpected(answer: &Answer, may_be_done: bool) -> CallError {
+    let kind = match answer {
+        Answer::Done => "done",
+        Answer::Sent(_) => "a delivery state",
+        Answer::Session(_) => "a session",
+        Answer::Page(_) => "a page",
+        Answer::Account(_) => "an account",
+        Answer::Sessions(_) => "sessions",
+        Answer::Names { .. } => "names",
+        Answer::Members { .. } => "members",
+        Answer::Joined { .. } => "a membership",
+        Answer::Realms(_) => "realms",
+        Answer::Details(_) => "details of realms",
+        Answer::Unread(_) => "counts",
+        Answer::Refused(_) => "a refusal",
+    };
+    CallError::Misunderstood {
+        what: format!("{kind} was not asked for"),
+        may_be_done,
+    }
+}
+
 pub(super) fn accepted(answer: Answer) -> Result<Answer, CallError> {
     match answer {
         Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
@@ -467,5 +519,28 @@ pub const fn is_used_up(refusal: Refusal, is_first: bool) -> bool {
         // long ago.
         ErrorCode::AlreadyDone => is_first,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::SessionId;
+
+    /// WIRE-14: after an answer of another kind, the outcome of a change counts as unknown.
+    #[test]
+    fn answer_of_other_kind_leaves_outcome_of_change_unknown() {
+        for is_change in [true, false] {
+            let outcomes = [
+                content::<()>(Answer::Sent(Sent::Stored), is_change),
+                content::<SessionId>(Answer::Done, is_change).map(drop),
+            ];
+            for outcome in outcomes {
+                let Err(CallError::Misunderstood { may_be_done, .. }) = outcome else {
+                    panic!("{outcome:?}");
+                };
+                assert_eq!(may_be_done, is_change);
+            }
+        }
     }
 }

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use super::{CallError, Client, Message, Meter, PathMemory, Receipt};
 use crate::crypto::PublicKey;
 use crate::wire::{
-    Account, Answer, Body, Command, DeviceSession, ErrorCode, GroupName, Handle, Member, Operation,
-    Options, Password, Port, RealmId, RegistrationCode, Role, Sender, Sent, SessionId, SessionRef,
-    Text, Username, command,
+    Account, Body, Command, DeviceSession, ErrorCode, GroupName, Handle, List, Member, Operation,
+    Options, Password, Peered, Port, RealmId, RegistrationCode, Role, Sender, SessionId,
+    SessionRef, Text, Username, command,
 };
 
 /// Stands for the first of the realm's own addresses.
@@ -43,16 +43,16 @@ impl Client {
             code,
             ..Options::NONE
         };
-        let command = Command::Register(command::Register {
+        let command = command::Register {
             operation: UNNUMBERED,
             full_name: Text(full_name),
             country: Text(country),
             username,
             password: Password(password),
-        });
+        };
         let taken = match self.call(options, command).await {
             Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::UsernameTaken => refusal,
-            outcome => return session(outcome?),
+            outcome => return outcome,
         };
         // This device may have taken the name itself, with its answer lost. Then the same password
         // opens the session.
@@ -71,21 +71,21 @@ impl Client {
 
     /// Opens a session.
     pub async fn auth(&self, username: Username, password: &[u8]) -> Result<SessionId, CallError> {
-        let command = Command::Auth(command::Auth {
+        let command = command::Auth {
             operation: UNNUMBERED,
             username,
             password: Password(password),
-        });
-        session(self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Ends the session.
     pub async fn logout(&self) -> Result<(), CallError> {
-        let command = Command::Logout(command::Logout {
+        let command = command::Logout {
             operation: UNNUMBERED,
             session: self.session()?,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Sends a message to a user. `Ok` means that the message is durably in the recipient's
@@ -96,36 +96,36 @@ impl Client {
         message: impl Into<Message<'_>>,
     ) -> Result<Receipt, CallError> {
         let message = message.into();
-        let command = Command::Send(command::Send {
+        let command = command::Send {
             operation: UNNUMBERED,
             session: self.session()?,
             to,
             message: Body(message.body),
-        });
-        self.call_message(message.options(), command).await
+        };
+        self.call_message(&message, command).await
     }
 
     /// Creates a group owned by the session's user. The password is at most 128 bytes. With an
     /// empty password everybody may join.
     pub async fn addgroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::AddGroup(command::AddGroup {
+        let command = command::AddGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             password: Password(password),
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Joins a group.
     pub async fn joingroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::JoinGroup(command::JoinGroup {
+        let command = command::JoinGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             password: Password(password),
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Sends a message to a group.
@@ -135,43 +135,36 @@ impl Client {
         message: impl Into<Message<'_>>,
     ) -> Result<Receipt, CallError> {
         let message = message.into();
-        let command = Command::SendGroup(command::SendGroup {
+        let command = command::SendGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             message: Body(message.body),
-        });
-        self.call_message(message.options(), command).await
+        };
+        self.call_message(&message, command).await
     }
 
     /// Leaves a group. If the owner leaves, the moderator of longest standing becomes owner, or
     /// else the member of longest standing. When the last member leaves, the group ends.
     pub async fn leavegroup(&self, group: GroupName) -> Result<(), CallError> {
-        let command = Command::LeaveGroup(command::LeaveGroup {
+        let command = command::LeaveGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Returns the groups of the session's user, sorted by name.
     pub async fn groups(&self) -> Result<Vec<String>, CallError> {
         let mut all = Vec::new();
         loop {
-            let command = Command::Groups(command::Groups {
+            let command = command::Groups {
                 session: self.session()?,
-            });
+            };
             let last = all.last().and_then(|last: &String| last.parse().ok());
-            match self.call(behind(last), command).await? {
-                Answer::Names { more, names } => {
-                    let came = names.len();
-                    all.extend(names);
-                    if !more || came == 0 {
-                        return Ok(all);
-                    }
-                }
-                other => return Err(unexpected(&other)),
+            if add(&mut all, self.call(behind(last), command).await?) {
+                return Ok(all);
             }
         }
     }
@@ -180,55 +173,48 @@ impl Client {
     pub async fn members(&self, group: GroupName) -> Result<Vec<Member>, CallError> {
         let mut all = Vec::new();
         loop {
-            let command = Command::Members(command::Members {
+            let command = command::Members {
                 session: self.session()?,
                 group,
-            });
+            };
             let last = all.last().map(|last: &Member| last.who);
-            match self.call(behind(last), command).await? {
-                Answer::Members { more, members } => {
-                    let came = members.len();
-                    all.extend(members);
-                    if !more || came == 0 {
-                        return Ok(all);
-                    }
-                }
-                other => return Err(unexpected(&other)),
+            if add(&mut all, self.call(behind(last), command).await?) {
+                return Ok(all);
             }
         }
     }
 
     /// Removes a member from a group. A moderator may remove members, the owner anybody else.
     pub async fn kick(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Kick(command::Kick {
+        let command = command::Kick {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             user,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Bans a user from a group, and removes them if they are a member.
     pub async fn ban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Ban(command::Ban {
+        let command = command::Ban {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             user,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Lets a banned user join again.
     pub async fn unban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Unban(command::Unban {
+        let command = command::Unban {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             user,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Changes a member's role. When another owner is named, the former owner becomes a moderator.
@@ -238,91 +224,80 @@ impl Client {
         user: Username,
         role: Role,
     ) -> Result<(), CallError> {
-        let command = Command::SetRole(command::SetRole {
+        let command = command::SetRole {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             user,
             role,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Changes a group's password.
     pub async fn grouppasswd(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::GroupPasswd(command::GroupPasswd {
+        let command = command::GroupPasswd {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
             password: Password(password),
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Deletes a group and its messages.
     pub async fn delgroup(&self, group: GroupName) -> Result<(), CallError> {
-        let command = Command::DelGroup(command::DelGroup {
+        let command = command::DelGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Blocks a user: their private messages from now on are discarded, and their messages in
     /// groups are not shown while they are blocked. They do not find out.
     pub async fn block(&self, user: Sender) -> Result<(), CallError> {
-        let command = Command::Block(command::Block {
+        let command = command::Block {
             operation: UNNUMBERED,
             session: self.session()?,
             user,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Ends a block.
     pub async fn unblock(&self, user: Sender) -> Result<(), CallError> {
-        let command = Command::Unblock(command::Unblock {
+        let command = command::Unblock {
             operation: UNNUMBERED,
             session: self.session()?,
             user,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Returns the users whom the session's user has blocked, sorted by name.
     pub async fn blocks(&self) -> Result<Vec<Sender>, CallError> {
         let mut all = Vec::new();
         loop {
-            let command = Command::Blocks(command::Blocks {
+            let command = command::Blocks {
                 session: self.session()?,
-            });
+            };
             let last = all.last().copied();
-            match self.call(behind(last), command).await? {
-                Answer::Names { more, names } => {
-                    let came = names.len();
-                    let users = names.iter().map(|name| name.parse());
-                    let Ok(users) = users.collect::<Result<Vec<Sender>, _>>() else {
-                        return Err(unexpected(&Answer::Names { more, names }));
-                    };
-                    all.extend(users);
-                    if !more || came == 0 {
-                        return Ok(all);
-                    }
-                }
-                other => return Err(unexpected(&other)),
+            if add(&mut all, self.call(behind(last), command).await?) {
+                return Ok(all);
             }
         }
     }
 
     /// Makes the session an operator's, with the code from the realm's `operator-code` file.
     pub async fn claim(&self, code: &[u8]) -> Result<(), CallError> {
-        let command = Command::Claim(command::Claim {
+        let command = command::Claim {
             operation: UNNUMBERED,
             session: self.session()?,
             code: Password(code),
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Peers the realm with another one, which is at `address` and has `key`. Without a key, the
@@ -337,7 +312,7 @@ impl Client {
         key: Option<PublicKey>,
     ) -> Result<bool, CallError> {
         let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::AddRealm(command::AddRealm {
+        let command = command::AddRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
@@ -345,16 +320,13 @@ impl Client {
             port: Port(address.1),
             src_address: Text(source.0),
             src_port: Port(source.1),
-        });
+        };
         let options = Options {
             key: key.map(|key| key.0),
             ..Options::NONE
         };
-        match self.call(options, command).await? {
-            Answer::Done => Ok(true),
-            Answer::Sent(Sent::Queued) => Ok(false),
-            other => Err(unexpected_change(&other)),
-        }
+        let peered = self.call(options, command).await?;
+        Ok(peered == Peered::Accepted)
     }
 
     /// Sends a message to a user of another realm. `Delivered`: it is in the recipient's mailbox
@@ -369,7 +341,7 @@ impl Client {
     ) -> Result<Receipt, CallError> {
         let message = message.into();
         let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::SendRealm(command::SendRealm {
+        let command = command::SendRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             src_address: Text(source.0),
@@ -378,8 +350,8 @@ impl Client {
             from,
             to,
             message: Body(message.body),
-        });
-        self.call_message(message.options(), command).await
+        };
+        self.call_message(&message, command).await
     }
 
     /// Joins a group of another realm, which must be reachable.
@@ -391,7 +363,7 @@ impl Client {
         password: &[u8],
     ) -> Result<(), CallError> {
         let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::JoinGroupRealm(command::JoinGroupRealm {
+        let command = command::JoinGroupRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             src_address: Text(source.0),
@@ -399,8 +371,8 @@ impl Client {
             realm,
             group,
             password: Password(password),
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Sends a message to a group of another realm.
@@ -413,7 +385,7 @@ impl Client {
     ) -> Result<Receipt, CallError> {
         let message = message.into();
         let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::SendGroupRealm(command::SendGroupRealm {
+        let command = command::SendGroupRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             src_address: Text(source.0),
@@ -421,19 +393,19 @@ impl Client {
             realm,
             group,
             message: Body(message.body),
-        });
-        self.call_message(message.options(), command).await
+        };
+        self.call_message(&message, command).await
     }
 
     /// Leaves a group of another realm, which must be reachable.
     pub async fn leavegrouprealm(&self, realm: RealmId, group: GroupName) -> Result<(), CallError> {
-        let command = Command::LeaveGroupRealm(command::LeaveGroupRealm {
+        let command = command::LeaveGroupRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
             group,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Sends a request that only needs an answer. Returns how long the answer took, with all
@@ -446,6 +418,7 @@ impl Client {
         let command = Command::WhoAmI(command::WhoAmI {
             session: SessionRef::Bound,
         });
+        // An answer of any kind.
         match self.call(Options::NONE, command).await {
             Ok(_) | Err(CallError::Refused(_)) => Ok(begun.elapsed()),
             Err(error) => Err(error),
@@ -470,45 +443,39 @@ impl Client {
 
     /// Returns the account of the session's user.
     pub async fn whoami(&self) -> Result<Account, CallError> {
-        let command = Command::WhoAmI(command::WhoAmI {
+        let command = command::WhoAmI {
             session: self.session()?,
-        });
-        match self.call(Options::NONE, command).await? {
-            Answer::Account(account) => Ok(account),
-            other => Err(unexpected(&other)),
-        }
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Returns the user's sessions.
     pub async fn sessions(&self) -> Result<Vec<DeviceSession>, CallError> {
-        let command = Command::Sessions(command::Sessions {
+        let command = command::Sessions {
             session: self.session()?,
-        });
-        match self.call(Options::NONE, command).await? {
-            Answer::Sessions(sessions) => Ok(sessions),
-            other => Err(unexpected(&other)),
-        }
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Ends one of the user's sessions.
     pub async fn revoke(&self, handle: Handle) -> Result<(), CallError> {
-        let command = Command::Revoke(command::Revoke {
+        let command = command::Revoke {
             operation: UNNUMBERED,
             session: self.session()?,
             handle,
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Changes the password. All other sessions of the user end.
     pub async fn passwd(&self, old: &[u8], new: &[u8]) -> Result<(), CallError> {
-        let command = Command::Passwd(command::Passwd {
+        let command = command::Passwd {
             operation: UNNUMBERED,
             session: self.session()?,
             old: Password(old),
             new: Password(new),
-        });
-        done(&self.call(Options::NONE, command).await?)
+        };
+        self.call(Options::NONE, command).await
     }
 
     /// Returns how commands name their session: in full if one was given or the link authenticates
@@ -529,72 +496,9 @@ fn behind(last: Option<Sender>) -> Options {
     }
 }
 
-fn session(answer: Answer) -> Result<SessionId, CallError> {
-    match answer {
-        Answer::Session(id) => Ok(id),
-        other => Err(unexpected_change(&other)),
-    }
-}
-
-pub(super) fn done(answer: &Answer) -> Result<(), CallError> {
-    match answer {
-        Answer::Done => Ok(()),
-        other => Err(unexpected_change(other)),
-    }
-}
-
-/// Returns the error for an unexpected answer to a command that changes nothing.
-pub(super) fn unexpected(answer: &Answer) -> CallError {
-    misunderstood(answer, false)
-}
-
-/// Like [`unexpected`], for a command that changes something and may have taken effect.
-pub(super) fn unexpected_change(answer: &Answer) -> CallError {
-    misunderstood(answer, true)
-}
-
-fn misunderstood(answer: &Answer, may_be_done: bool) -> CallError {
-    let kind = match answer {
-        Answer::Done => "done",
-        Answer::Sent(_) => "a delivery state",
-        Answer::Session(_) => "a session",
-        Answer::Page(_) => "a page",
-        Answer::Account(_) => "an account",
-        Answer::Sessions(_) => "sessions",
-        Answer::Names { .. } => "names",
-        Answer::Members { .. } => "members",
-        Answer::Joined { .. } => "a membership",
-        Answer::Realms(_) => "realms",
-        Answer::Details(_) => "details of realms",
-        Answer::Unread(_) => "counts",
-        Answer::Refused(_) => "a refusal",
-    };
-    CallError::Misunderstood {
-        what: format!("{kind} was not asked for"),
-        may_be_done,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// WIRE-14: after an answer of another kind, the outcome of a change counts as unknown.
-    #[test]
-    fn answer_of_other_kind_leaves_outcome_of_change_unknown() {
-        let changes = [
-            done(&Answer::Sent(Sent::Stored)),
-            session(Answer::Done).map(drop),
-        ];
-        for outcome in changes {
-            let may_be_done = matches!(
-                outcome,
-                Err(CallError::Misunderstood {
-                    may_be_done: true,
-                    ..
-                })
-            );
-            assert!(may_be_done);
-        }
-    }
+/// Adds the next items of a list. Returns true if it is complete.
+fn add<T>(all: &mut Vec<T>, next: List<T>) -> bool {
+    let is_last = !next.more || next.items.is_empty();
+    all.extend(next.items);
+    is_last
 }

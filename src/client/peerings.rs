@@ -1,14 +1,11 @@
 //! An operator's commands about other realms.
 
-use super::{
-    CallError, Client,
-    commands::{UNNUMBERED, done, unexpected},
-};
+use super::{CallError, Client, calls::unexpected, commands::UNNUMBERED};
 use crate::{
     crypto::PublicKey,
     wire::{
-        Answer, Command, FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options, Peer,
-        PeerDetail, Port, RealmId, Text, command,
+        Answer, FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options, Peer, PeerDetail,
+        PeerList, Peered, Port, RealmId, Sent, Text, command,
     },
 };
 
@@ -29,12 +26,12 @@ impl Client {
     }
 
     async fn remove(&self, realm: RealmId, options: Options) -> Result<(), CallError> {
-        let command = Command::RemoveRealm(command::RemoveRealm {
+        let command = command::RemoveRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
-        });
-        done(&self.call(options, command).await?)
+        };
+        self.call(options, command).await
     }
 
     /// Accepts a realm that has introduced itself and waits for a decision: the one with this key,
@@ -71,7 +68,7 @@ impl Client {
         (address, port): (&str, u16),
         options: Options,
     ) -> Result<(), CallError> {
-        let command = Command::AddRealm(command::AddRealm {
+        let command = command::AddRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
@@ -79,18 +76,18 @@ impl Client {
             port: Port(port),
             src_address: Text(""),
             src_port: Port(0),
-        });
-        done(&self.call(options, command).await?)
+        };
+        match self.call(options, command).await? {
+            Peered::Accepted => Ok(()),
+            Peered::Queued => Err(unexpected(&Answer::Sent(Sent::Queued), true)),
+        }
     }
 
     /// Returns the realm's peers.
     pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
-        let command = Command::Realms(command::Realms {
-            session: self.session()?,
-        });
-        match self.call(Options::NONE, command).await? {
-            Answer::Realms(peers) => Ok(peers),
-            other => Err(unexpected(&other)),
+        match self.list(None).await? {
+            PeerList::Peers(peers) => Ok(peers),
+            PeerList::Details(details) => Err(unexpected(&Answer::Details(details), false)),
         }
     }
 
@@ -105,22 +102,23 @@ impl Client {
     }
 
     async fn details(&self, form: u8) -> Result<Vec<PeerDetail>, CallError> {
-        let command = Command::Realms(command::Realms {
+        match self.list(Some(form)).await? {
+            PeerList::Details(details) => details.read().map_err(|_| CallError::Misunderstood {
+                what: "details of realms".into(),
+                may_be_done: false,
+            }),
+            PeerList::Peers(peers) => Err(unexpected(&Answer::Realms(peers), false)),
+        }
+    }
+
+    async fn list(&self, form: Option<u8>) -> Result<PeerList, CallError> {
+        let command = command::Realms {
             session: self.session()?,
-        });
+        };
         let options = Options {
-            form: Some(form),
+            form,
             ..Options::NONE
         };
-        match self.call(options, command).await? {
-            Answer::Details(details) => {
-                let read = details.read();
-                read.map_err(|_| CallError::Misunderstood {
-                    what: "details of realms".into(),
-                    may_be_done: false,
-                })
-            }
-            other => Err(unexpected(&other)),
-        }
+        self.call(options, command).await
     }
 }

@@ -7,15 +7,15 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, Shared,
-    calls::accepted,
-    commands::unexpected,
+    calls::{accepted, content},
     cursors, lock,
     state::{self, Account},
 };
 use crate::{
     faults::{Fault, is_planted},
     wire::{
-        Answer, Command, Entry, Life, Mailbox, Options, Page, Position, Request, Unread, command,
+        Answer, Answered, Command, Entry, FromAnswer, Life, Mailbox, Options, Page, Position,
+        Request, SessionRef, Unread, command,
     },
 };
 
@@ -60,28 +60,24 @@ fn deliveries(
 
 impl Client {
     /// Sends a read request. `life` is the life of the realm's store to which its positions belong.
-    pub(super) async fn call_reading(
+    pub(super) fn call_reading<'a, C: Answered<'a>>(
         &self,
-        options: Options,
-        command: Command<'_>,
-        life: Option<Life>,
-    ) -> Result<Answer, CallError> {
-        let deadline = self.shared.deadline();
-        self.call_reading_until(options, command, life, deadline)
-            .await
-    }
-
-    async fn call_reading_until(
-        &self,
-        options: Options,
-        command: Command<'_>,
+        command: C,
         life: Option<Life>,
         deadline: Instant,
-    ) -> Result<Answer, CallError> {
+    ) -> impl Future<Output = Result<C::Answer, CallError>> {
+        self.call_reading_as(Request::from(command.into()), life, deadline)
+    }
+
+    async fn call_reading_as<A: FromAnswer>(
+        &self,
+        request: Request<'_>,
+        life: Option<Life>,
+        deadline: Instant,
+    ) -> Result<A, CallError> {
         self.shared.check_target()?;
         self.start_carrier();
-        let request = Request { options, command };
-        self.read_patiently(&request, deadline, life).await
+        content(self.read_patiently(&request, deadline, life).await?, false)
     }
 
     pub(super) async fn read_patiently(
@@ -145,23 +141,12 @@ impl Client {
             }
             let (named, session) = (self.session()?, self.reading_session()?);
             let before = self.state()?;
-            let command = match mailbox {
-                Mailbox::Private => Command::Inbox(command::Inbox { session }),
-                Mailbox::Realm(realm) => {
-                    Command::InboxRealm(command::InboxRealm { session, realm })
-                }
-                Mailbox::Group(group) => {
-                    Command::InboxGroup(command::InboxGroup { session, group })
-                }
-                Mailbox::RealmGroup(realm, group) => {
-                    Command::InboxGroupRealm(command::InboxGroupRealm {
-                        session,
-                        realm,
-                        group,
-                    })
-                }
+            let request = Request {
+                options,
+                command: reading(mailbox, session),
             };
-            let answer = self.call_reading(options, command, life).await;
+            let deadline = self.shared.deadline();
+            let answer = self.call_reading_as::<Page>(request, life, deadline).await;
             if self.shared.reader_account()? != *account {
                 return Err(CallError::AnotherUser);
             }
@@ -178,15 +163,11 @@ impl Client {
                 // session may be another user's.
                 continue;
             }
-            return match answer? {
-                Answer::Page(page) => {
-                    if let (Some(after), None) = (options.after, options.offset) {
-                        self.shared.confirmed(account, &mailbox, after)?;
-                    }
-                    Ok(Some((page, at)))
-                }
-                other => Err(unexpected(&other)),
-            };
+            let page = answer?;
+            if let (Some(after), None) = (options.after, options.offset) {
+                self.shared.confirmed(account, &mailbox, after)?;
+            }
+            return Ok(Some((page, at)));
         }
     }
 
@@ -285,17 +266,15 @@ impl Client {
                 .map(|(mailbox, cursor)| (mailbox, Position(cursor.position)));
             let untold: Vec<_> = untold.collect();
             let named = cursors::fitting(untold.iter().copied(), room);
-            let command = Command::Unread(command::Unread {
+            let command = command::Unread {
                 session,
                 cursors: named.clone(),
-            });
-            let asked = self.call_reading_until(Options::NONE, command, life, deadline);
-            let counts = match asked.await {
-                Ok(Answer::Unread(_)) if self.shared.reader_account()? != account => {
+            };
+            let counts = match self.call_reading(command, life, deadline).await {
+                Ok(_) if self.shared.reader_account()? != account => {
                     return Err(CallError::AnotherUser);
                 }
-                Ok(Answer::Unread(counts)) => counts,
-                Ok(other) => return Err(unexpected(&other)),
+                Ok(counts) => counts,
                 Err(error) => match cursors::less_room(&error, &named, room) {
                     Some(less) => {
                         room = less;
@@ -314,6 +293,23 @@ impl Client {
                 return Ok(counts);
             }
         }
+    }
+}
+
+/// Returns the command that reads a page of a mailbox.
+fn reading<'a>(mailbox: Mailbox, session: SessionRef) -> Command<'a> {
+    fn paged<'a>(command: impl Answered<'a, Answer = Page>) -> Command<'a> {
+        command.into()
+    }
+    match mailbox {
+        Mailbox::Private => paged(command::Inbox { session }),
+        Mailbox::Realm(realm) => paged(command::InboxRealm { session, realm }),
+        Mailbox::Group(group) => paged(command::InboxGroup { session, group }),
+        Mailbox::RealmGroup(realm, group) => paged(command::InboxGroupRealm {
+            session,
+            realm,
+            group,
+        }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::mpsc;
 
 use super::{CallError, Client, Delivery, ask::Told, cursors, state::Account};
-use crate::wire::{Answer, Command, Event, Life, Mailbox, Options, Position, command};
+use crate::wire::{Event, Life, Mailbox, Position, command};
 
 /// The maximum number of messages that wait to be taken. Then the realm waits too.
 const WAITING_MAX: usize = 64;
@@ -91,11 +91,12 @@ impl Watching<'_> {
         let mut room = cursors::ROOM;
         let answer = loop {
             let named = cursors::fitting(all.iter().copied(), room);
-            let command = Command::Watch(command::Watch {
+            let command = command::Watch {
                 session: self.client.reading_session()?,
                 cursors: named.clone(),
-            });
-            let answer = self.client.call_reading(Options::NONE, command, life).await;
+            };
+            let deadline = self.client.shared.deadline();
+            let answer = self.client.call_reading(command, life, deadline).await;
             let less = answer.as_ref().err();
             match less.and_then(|error| cursors::less_room(error, &named, room)) {
                 Some(less) => room = less,
@@ -104,10 +105,7 @@ impl Watching<'_> {
         };
         // The link may have been opened for this request, and have reported another life.
         self.forget_lost()?;
-        match answer? {
-            Answer::Done => Ok(()),
-            other => Err(super::commands::unexpected(&other)),
-        }
+        answer
     }
 
     /// Subscribes on a new link. A watch continues however long its realm is away.

@@ -3,19 +3,21 @@
 //! One table below defines them all: the opcode, the name that people type, and the fields in their
 //! order on the wire. The last field follows a `;` because it has no length. The parser and the
 //! emitter are generated from the table, so they cannot disagree. The optional fields that belong
-//! to a command stand behind it.
+//! to a command stand behind it, and behind `->` the type of its answer (`from_answer.rs`).
 //!
 //! What holds for every command follows from the types of its fields: a [`SessionRef`] makes it one
 //! that needs a session, a [`Password`] one that must not be replayed or kept.
 
-use alloc::vec::Vec;
+use alloc::{string::String, vec::Vec};
 
 use bytes::BufMut;
 use nom::number::complete::be_u8;
 
 use super::{
-    Body, Field, GroupName, Handle, Mailbox, Malformed, Operation, OperationNumber, Options,
-    Password, Port, Position, RealmId, Role, Sender, SessionRef, Text, Username, all, parse_varint,
+    Account, Answer, Body, DeviceSession, Field, FromAnswer, GroupName, Handle, List, Mailbox,
+    Malformed, Member, Operation, OperationNumber, Options, Page, Password, PeerList, Peered, Port,
+    Position, RealmId, Role, Sender, Sent, SessionId, SessionRef, Text, Username, all, answer,
+    parse_varint,
 };
 
 /// The bit that is set in an opcode if its command has optional fields.
@@ -25,18 +27,18 @@ macro_rules! commands {
     (
         changes { $(
             $(#[$doc:meta])*
-            $code:literal $Name:ident $(<$lifetime:lifetime>)? $name:literal $fields:tt $([$($option:ident),*])?
+            $code:literal $Name:ident $(<$lifetime:lifetime>)? $name:literal $fields:tt $([$($option:ident),*])? -> $Answer:ty;
         )* }
         reads { $(
             $(#[$read_doc:meta])*
-            $read_code:literal $Read:ident $read_name:literal $read_fields:tt $([$($read_option:ident),*])?
+            $read_code:literal $Read:ident $read_name:literal $read_fields:tt $([$($read_option:ident),*])? -> $ReadAnswer:ty;
         )* }
     ) => {
         commands! { @table
-            $($(#[$doc])* $code $Name $(<$lifetime>)? $name $fields $([$($option),*])?)*
+            $($(#[$doc])* $code $Name $(<$lifetime>)? $name $fields $([$($option),*])? -> $Answer;)*
             $(
                 $(#[$read_doc])*
-                $read_code $Read $read_name $read_fields $([$($read_option),*])?
+                $read_code $Read $read_name $read_fields $([$($read_option),*])? -> $ReadAnswer;
             )*
         }
 
@@ -74,7 +76,7 @@ macro_rules! commands {
     (@table $(
         $(#[$doc:meta])*
         $code:literal $Name:ident $(<$lifetime:lifetime>)? $name:literal
-            { $($field:ident: $Type:ty),* ; $last:ident: $Last:ty } $([$($option:ident),*])?
+            { $($field:ident: $Type:ty),* ; $last:ident: $Last:ty } $([$($option:ident),*])? -> $Answer:ty;
     )*) => {
         $(
             $(#[$doc])*
@@ -86,6 +88,10 @@ macro_rules! commands {
                 fn from(command: $Name $(<$lifetime>)?) -> Self {
                     Self::$Name(command)
                 }
+            }
+
+            impl<'a> Answered<'a> for $Name $(<$lifetime>)? {
+                type Answer = $Answer;
             }
         )*
 
@@ -157,6 +163,19 @@ macro_rules! commands {
                 )* }
             }
 
+            /// True if the bytes are a refusal, or an answer of the type that the table names for
+            /// the command.
+            pub fn is_answered_by(&self, answer: &[u8]) -> bool {
+                let answer = match Answer::parse(answer) {
+                    Ok(Answer::Refused(_)) => return true,
+                    Ok(answer) => answer,
+                    Err(_) => return false,
+                };
+                match self { $(
+                    Self::$Name(_) => <$Answer as FromAnswer>::from_answer(answer).is_ok(),
+                )* }
+            }
+
             /// Returns the options without those that belong to the command.
             const fn other_options(&self, mut options: Options) -> Options {
                 match self { $(
@@ -192,86 +211,86 @@ macro_rules! commands {
 commands! {
     changes {
         /// Opens a session.
-        1 Auth<'a> "auth" { operation: Operation, username: Username; password: Password<'a> }
+        1 Auth<'a> "auth" { operation: Operation, username: Username; password: Password<'a> } -> SessionId;
         /// Ends a session.
-        2 Logout "logout" { operation: Operation; session: SessionRef }
+        2 Logout "logout" { operation: Operation; session: SessionRef } -> ();
         /// Creates an account and opens a session.
-        3 Register<'a> "register" { operation: Operation, full_name: Text<'a>, country: Text<'a>, username: Username; password: Password<'a> } [code]
+        3 Register<'a> "register" { operation: Operation, full_name: Text<'a>, country: Text<'a>, username: Username; password: Password<'a> } [code] -> SessionId;
         /// Sends a message to a user.
-        4 Send<'a> "send" { operation: Operation, session: SessionRef, to: Username; message: Body<'a> } [content, ttl]
+        4 Send<'a> "send" { operation: Operation, session: SessionRef, to: Username; message: Body<'a> } [content, ttl] -> Sent;
         /// Creates a group.
-        6 AddGroup<'a> "addgroup" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> }
+        6 AddGroup<'a> "addgroup" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> } -> ();
         /// Joins a group.
-        7 JoinGroup<'a> "joingroup" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> }
+        7 JoinGroup<'a> "joingroup" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> } -> ();
         /// Sends a message to a group.
-        8 SendGroup<'a> "sendgroup" { operation: Operation, session: SessionRef, group: GroupName; message: Body<'a> } [content, ttl]
+        8 SendGroup<'a> "sendgroup" { operation: Operation, session: SessionRef, group: GroupName; message: Body<'a> } [content, ttl] -> Sent;
         /// Peers with another realm.
-        10 AddRealm<'a> "addrealm" { operation: Operation, session: SessionRef, realm: RealmId, address: Text<'a>, port: Port, src_address: Text<'a>; src_port: Port } [key, form]
+        10 AddRealm<'a> "addrealm" { operation: Operation, session: SessionRef, realm: RealmId, address: Text<'a>, port: Port, src_address: Text<'a>; src_port: Port } [key, form] -> Peered;
         /// Sends a message to a group of another realm.
-        11 SendGroupRealm<'a> "sendgrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; message: Body<'a> } [content, ttl]
+        11 SendGroupRealm<'a> "sendgrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; message: Body<'a> } [content, ttl] -> Sent;
         /// Sends a message to a user of another realm.
-        13 SendRealm<'a> "sendrealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, from: Username, to: Username; message: Body<'a> } [content, ttl]
+        13 SendRealm<'a> "sendrealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, from: Username, to: Username; message: Body<'a> } [content, ttl] -> Sent;
         /// Joins a group of another realm.
-        15 JoinGroupRealm<'a> "joingrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; password: Password<'a> }
+        15 JoinGroupRealm<'a> "joingrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; password: Password<'a> } -> ();
         /// Leaves a group.
-        18 LeaveGroup "leavegroup" { operation: Operation, session: SessionRef; group: GroupName }
+        18 LeaveGroup "leavegroup" { operation: Operation, session: SessionRef; group: GroupName } -> ();
         /// Ends a peering.
-        22 RemoveRealm "removerealm" { operation: Operation, session: SessionRef; realm: RealmId } [key, form]
+        22 RemoveRealm "removerealm" { operation: Operation, session: SessionRef; realm: RealmId } [key, form] -> ();
         /// Ends one of the user's own sessions.
-        24 Revoke "revoke" { operation: Operation, session: SessionRef; handle: Handle }
+        24 Revoke "revoke" { operation: Operation, session: SessionRef; handle: Handle } -> ();
         /// Changes the user's own password; all other sessions end.
-        25 Passwd<'a> "passwd" { operation: Operation, session: SessionRef, old: Password<'a>; new: Password<'a> }
+        25 Passwd<'a> "passwd" { operation: Operation, session: SessionRef, old: Password<'a>; new: Password<'a> } -> ();
         /// Makes the session an operator's.
-        28 Claim<'a> "claim" { operation: Operation, session: SessionRef; code: Password<'a> }
+        28 Claim<'a> "claim" { operation: Operation, session: SessionRef; code: Password<'a> } -> ();
         /// Removes a member from a group.
-        29 Kick "kick" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
+        29 Kick "kick" { operation: Operation, session: SessionRef, group: GroupName; user: Sender } -> ();
         /// Removes a user from a group and forbids them to join again.
-        30 Ban "ban" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
+        30 Ban "ban" { operation: Operation, session: SessionRef, group: GroupName; user: Sender } -> ();
         /// Lets a banned user join again.
-        31 Unban "unban" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
+        31 Unban "unban" { operation: Operation, session: SessionRef, group: GroupName; user: Sender } -> ();
         /// Gives a member another role in a group.
-        32 SetRole "role" { operation: Operation, session: SessionRef, group: GroupName, user: Username; role: Role }
+        32 SetRole "role" { operation: Operation, session: SessionRef, group: GroupName, user: Username; role: Role } -> ();
         /// Changes a group's password.
-        33 GroupPasswd<'a> "grouppasswd" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> }
+        33 GroupPasswd<'a> "grouppasswd" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> } -> ();
         /// Deletes a group and its messages.
-        34 DelGroup "delgroup" { operation: Operation, session: SessionRef; group: GroupName }
+        34 DelGroup "delgroup" { operation: Operation, session: SessionRef; group: GroupName } -> ();
         /// Leaves a group of another realm.
-        35 LeaveGroupRealm "leavegrouprealm" { operation: Operation, session: SessionRef, realm: RealmId; group: GroupName }
+        35 LeaveGroupRealm "leavegrouprealm" { operation: Operation, session: SessionRef, realm: RealmId; group: GroupName } -> ();
         /// Uses up its operation number and changes nothing else: a command that was sent before
         /// under that number has no effect any more.
-        36 Void "void" { operation: Operation; session: SessionRef }
+        36 Void "void" { operation: Operation; session: SessionRef } -> ();
         /// Keeps everything that a user writes from the session's user (BLK-1).
-        37 Block "block" { operation: Operation, session: SessionRef; user: Sender }
+        37 Block "block" { operation: Operation, session: SessionRef; user: Sender } -> ();
         /// Ends that.
-        38 Unblock "unblock" { operation: Operation, session: SessionRef; user: Sender }
+        38 Unblock "unblock" { operation: Operation, session: SessionRef; user: Sender } -> ();
     }
     reads {
         /// Reads the private messages.
-        5 Inbox "inbox" { ; session: SessionRef } [after, limit, bytes, offset]
+        5 Inbox "inbox" { ; session: SessionRef } [after, limit, bytes, offset] -> Page;
         /// Reads a group's messages.
-        9 InboxGroup "inboxgroup" { session: SessionRef; group: GroupName } [after, limit, bytes, offset]
+        9 InboxGroup "inboxgroup" { session: SessionRef; group: GroupName } [after, limit, bytes, offset] -> Page;
         /// Reads this realm's copy of a group of another realm.
-        12 InboxGroupRealm "inboxgrouprealm" { session: SessionRef, realm: RealmId; group: GroupName } [after, limit, bytes, offset]
+        12 InboxGroupRealm "inboxgrouprealm" { session: SessionRef, realm: RealmId; group: GroupName } [after, limit, bytes, offset] -> Page;
         /// Reads the private messages from another realm.
-        14 InboxRealm "inboxrealm" { session: SessionRef; realm: RealmId } [after, limit, bytes, offset]
+        14 InboxRealm "inboxrealm" { session: SessionRef; realm: RealmId } [after, limit, bytes, offset] -> Page;
         /// Subscribes to new entries, from the given cursors on.
-        16 Watch "watch" { session: SessionRef; cursors: Cursors }
+        16 Watch "watch" { session: SessionRef; cursors: Cursors } -> ();
         /// Ends the subscription.
-        17 Unwatch "unwatch" { ; session: SessionRef }
+        17 Unwatch "unwatch" { ; session: SessionRef } -> ();
         /// Lists the groups that the user is a member of.
-        19 Groups "groups" { ; session: SessionRef } [limit, behind]
+        19 Groups "groups" { ; session: SessionRef } [limit, behind] -> List<String>;
         /// Lists a group's members.
-        20 Members "members" { session: SessionRef; group: GroupName } [limit, behind]
+        20 Members "members" { session: SessionRef; group: GroupName } [limit, behind] -> List<Member>;
         /// Lists the peers.
-        21 Realms "realms" { ; session: SessionRef } [form]
+        21 Realms "realms" { ; session: SessionRef } [form] -> PeerList;
         /// Lists the user's own sessions.
-        23 Sessions "sessions" { ; session: SessionRef }
+        23 Sessions "sessions" { ; session: SessionRef } -> Vec<DeviceSession>;
         /// Returns the user's own account.
-        26 WhoAmI "whoami" { ; session: SessionRef }
+        26 WhoAmI "whoami" { ; session: SessionRef } -> Account;
         /// Counts the unread entries.
-        27 Unread "unread" { session: SessionRef; cursors: Cursors }
+        27 Unread "unread" { session: SessionRef; cursors: Cursors } -> Vec<answer::Unread>;
         /// Lists the users that the session's user has blocked.
-        39 Blocks "blocks" { ; session: SessionRef } [limit, behind]
+        39 Blocks "blocks" { ; session: SessionRef } [limit, behind] -> List<Sender>;
     }
 }
 
@@ -283,6 +302,18 @@ pub enum Kind<'r, 'a> {
     Change(Change<'r, 'a>),
     /// It changes nothing.
     Read(Read<'r>),
+}
+
+/// A command with the type of its answer. Every command of the table is one, with the type that the
+/// table names.
+pub trait Answered<'a>: Into<Command<'a>> {
+    /// What a realm answers, unless it refuses.
+    type Answer: FromAnswer;
+}
+
+/// Any command may get any answer.
+impl<'a> Answered<'a> for Command<'a> {
+    type Answer = Answer;
 }
 
 /// The maximum number of mailboxes in one command (WATCH-1): more than a user has.
@@ -422,7 +453,10 @@ impl Command<'_> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        super::{PeerDetails, Refusal},
+        *,
+    };
 
     /// EXACT-11: `void` needs only its number and the session.
     #[test]
@@ -476,6 +510,41 @@ mod tests {
         assert!(command.carries_password());
         let bytes = Request::from(command.without_secrets()).to_bytes();
         assert_eq!(bytes, b"\x01\x00qz\x03bob");
+    }
+
+    /// WIRE-14: a refusal may follow any command. Other answers belong to the commands for which
+    /// the table names them.
+    #[test]
+    fn command_is_answered_by_type_of_table_or_refusal() {
+        let session = SessionRef::Bound;
+        let commands: [(Command<'_>, Vec<Answer>); 3] = [
+            (
+                Inbox { session }.into(),
+                vec![Answer::Page(Page::default())],
+            ),
+            (Unwatch { session }.into(), vec![Answer::Done]),
+            (
+                Realms { session }.into(),
+                vec![
+                    Answer::Realms(Vec::new()),
+                    Answer::Details(PeerDetails::default()),
+                ],
+            ),
+        ];
+        for (command, own) in &commands {
+            for (_, answers) in &commands {
+                for answer in answers {
+                    let is_own = own.contains(answer);
+                    assert_eq!(
+                        command.is_answered_by(&answer.to_bytes()),
+                        is_own,
+                        "{answer:?}"
+                    );
+                }
+            }
+            assert!(command.is_answered_by(&Answer::Refused(Refusal::busy(1)).to_bytes()));
+            assert!(!command.is_answered_by(b""));
+        }
     }
 
     proptest! {

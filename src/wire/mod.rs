@@ -12,6 +12,7 @@ mod entry;
 mod error;
 mod field;
 mod frame;
+mod from_answer;
 mod id;
 mod mailbox;
 mod name;
@@ -24,7 +25,7 @@ mod varint;
 
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
 pub use code::RegistrationCode;
-pub use command::{COMMANDS, CURSORS_MAX, Command, Cursors, Request};
+pub use command::{Answered, COMMANDS, CURSORS_MAX, Command, Cursors, Request};
 pub use detail::{PeerDetail, PeerDetails, Standing};
 pub use entry::{
     CONTENT_GONE, CONTENT_HIDDEN, CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page,
@@ -37,6 +38,7 @@ pub use field::{
 };
 pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames};
+pub use from_answer::{FromAnswer, List, PeerList, Peered};
 pub use id::{EventId, MessageId, RequestId};
 pub use mailbox::Mailbox;
 pub use name::{GroupName, Handle, InvalidName, NAME_MAX, RealmId, Username};
