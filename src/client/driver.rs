@@ -120,8 +120,7 @@ impl Driver {
     }
 
     fn time(&self, at: Instant) -> Time {
-        let since = at.saturating_duration_since(self.started);
-        Time(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        Time(0) + at.saturating_duration_since(self.started)
     }
 
     fn now(&self) -> Time {
@@ -457,11 +456,10 @@ impl Driver {
         let mut which = which;
         // A fast sender must not keep the timers from running.
         for _ in 0..RECEIVED_AT_ONCE {
-            let Some(len) = self.route.try_recv(which, buffer) else {
+            let Some(datagram) = self.route.try_recv(which, buffer) else {
                 return;
             };
             let now = self.now();
-            let datagram = buffer.get(..len).unwrap_or_default();
             let link = self.link;
             let before = link.and_then(|link| self.endpoint.heard(link));
             self.endpoint.handle_datagram(now, REALM, datagram);

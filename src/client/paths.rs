@@ -19,7 +19,7 @@ const NETWORKS_MAX: usize = 4;
 const LIFETIME: Duration = Duration::from_hours(720);
 /// The maximum number of exchanges that are counted, and the longest plausible round-trip time.
 /// Values read are limited to these.
-const EXCHANGES_MAX: u64 = 32;
+const EXCHANGES_MAX: u32 = 32;
 const LONGEST: Duration = Duration::from_mins(2);
 
 /// The record of one path, in numbers of 8 bytes: the network; when it was last used, in seconds
@@ -69,7 +69,7 @@ impl Paths {
         let [_, at, rtt, variation, lost, of, datagram, unsure] = numbers(record);
         let is_known = is_young(at, now);
         // Implausible values in the record are not believed.
-        let small = |number: u64| u32::try_from(number.min(EXCHANGES_MAX)).unwrap_or(0);
+        let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).min(EXCHANGES_MAX);
         let micros = |number: u64| Duration::from_micros(number).min(LONGEST);
         is_known.then(|| PathMemory {
             rtt: (rtt > 0).then(|| (micros(rtt), micros(variation))),

@@ -267,13 +267,13 @@ impl Route {
     }
 
     /// Receives a datagram from a candidate. `None` if there are no more.
-    pub fn try_recv(&mut self, which: usize, buffer: &mut [u8]) -> Option<usize> {
+    pub fn try_recv<'b>(&mut self, which: usize, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         loop {
             let candidate = self.candidates.get(which)?;
             match candidate.socket.try_recv_from(buffer) {
                 Ok((len, _)) => {
                     self.meter.down(len);
-                    return Some(len);
+                    return buffer.get(..len);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) => self.note(which, &error),

@@ -475,8 +475,8 @@ pub fn learn_life(
         Some(Life(life)) => {
             let mut lives = records.get(&earlier)?.unwrap_or_default();
             lives.extend_from_slice(&life);
-            let surplus = lives.len().saturating_sub(EARLIER_LIVES_BYTES);
-            records.put(&earlier, lives.get(surplus..).unwrap_or_default())
+            lives.drain(..lives.len().saturating_sub(EARLIER_LIVES_BYTES));
+            records.put(&earlier, &lives)
         }
         None => Ok(()),
     }

@@ -183,8 +183,9 @@ impl Direct {
                 Ok((len, from)) => {
                     let now = self.now();
                     self.received.add_datagram(len);
-                    let datagram = self.buffer.get(..len).unwrap_or_default();
-                    self.endpoint.handle_datagram(now, from, datagram);
+                    if let Some(datagram) = self.buffer.get(..len) {
+                        self.endpoint.handle_datagram(now, from, datagram);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An ICMP error for an earlier datagram.
@@ -223,7 +224,7 @@ impl Direct {
     }
 
     fn now(&self) -> Time {
-        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+        Time(0) + self.started.elapsed()
     }
 }
 

@@ -32,10 +32,7 @@ pub async fn ask_who(
     deadline: Instant,
 ) -> Result<PublicKey, AskError> {
     let started = Instant::now();
-    let time = |at: Instant| {
-        let since = at.saturating_duration_since(started);
-        Time(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
-    };
+    let time = |at: Instant| Time(0) + at.saturating_duration_since(started);
     let (mut buffer, mut datagram) = (vec![0; DATAGRAM_BYTES_MAX], Vec::new());
     let mut is_asking = false;
     loop {
@@ -67,8 +64,7 @@ pub async fn ask_who(
             () = sleep_until(again) => {}
             ready = route.wait() => match ready {
                 Ready::Readable(which) => {
-                    while let Some(len) = route.try_recv(which, &mut buffer) {
-                        let datagram = buffer.get(..len).unwrap_or_default();
+                    while let Some(datagram) = route.try_recv(which, &mut buffer) {
                         endpoint.handle_datagram(time(Instant::now()), REALM, datagram);
                         if let Some(Event::Hello { reply, .. }) = endpoint.poll_event() {
                             route.heard(which);

@@ -23,7 +23,7 @@ use nom::{
 
 use super::{
     Field, InvalidName, Mailbox, Malformed, Parsed, Position, RealmId, Username, all, emit_varint,
-    parse_varint, varint_len,
+    len_byte, parse_varint, varint_len,
 };
 
 /// The content type of UTF-8 text.
@@ -91,7 +91,7 @@ impl<'a> Field<'a> for Sender {
     }
 
     fn emit(&self, out: &mut impl BufMut) {
-        let len = u8::try_from(self.user.as_str().len()).unwrap_or(0);
+        let len = len_byte(self.user.as_bytes().len());
         out.put_u8(if self.realm.is_some() {
             len | FROM_REALM
         } else {

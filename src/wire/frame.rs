@@ -29,7 +29,7 @@ use nom::{
 
 use super::{
     EventId, Malformed, MessageId, Open, PacketNumber, Parsed, RequestId, Update, Welcome, array,
-    emit_varint, parse_varint,
+    emit_varint, len_byte, parse_varint,
 };
 
 /// The kind byte of a PADDING frame, and its whole contents.
@@ -328,10 +328,10 @@ impl AckFrame {
             .iter()
             .rposition(|byte| *byte != 0)
             .map_or(0, |last| last + 1);
-        out.put_u8(ACK + u8::try_from(len).unwrap_or(0));
+        out.put_u8(ACK + len_byte(len));
         emit_varint(self.largest.0, out);
         emit_varint(self.delay_ms, out);
-        out.put_slice(bytes.get(..len).unwrap_or(&bytes));
+        out.put_uint_le(self.bitmap, len);
     }
 }
 

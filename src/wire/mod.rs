@@ -95,6 +95,12 @@ impl From<nom::Err<Malformed>> for Malformed {
 /// The result of a parser: the rest of the input and the value.
 pub(crate) type Parsed<'a, T> = nom::IResult<&'a [u8], T, Malformed>;
 
+/// Returns a length as one byte. The longest value of each caller fits.
+pub(crate) fn len_byte(len: usize) -> u8 {
+    debug_assert!(u8::try_from(len).is_ok(), "a length of {len} in one byte");
+    u8::try_from(len).unwrap_or(u8::MAX)
+}
+
 /// Reads exactly `N` bytes.
 pub(crate) fn array<const N: usize>(input: &[u8]) -> Parsed<'_, [u8; N]> {
     match input.split_first_chunk() {

@@ -7,7 +7,7 @@ use core::{fmt, str::FromStr};
 use bytes::BufMut;
 use nom::{Parser, multi::length_data, number::complete::be_u8};
 
-use super::{Field, Malformed, Parsed};
+use super::{Field, Malformed, Parsed, len_byte};
 
 /// The longest name, in bytes.
 pub const NAME_MAX: usize = 32;
@@ -61,9 +61,8 @@ impl Name {
             return Err(InvalidName::Empty);
         }
         Self::fold_bytes(text.as_bytes()).map_err(|at| {
-            // All bytes before it are single-byte characters.
-            let mut rest = text.get(at..).unwrap_or_default().chars();
-            match rest.next() {
+            // All characters before it are single bytes.
+            match text.chars().nth(at) {
                 Some(character) if at < NAME_MAX => InvalidName::Character(character),
                 _ => InvalidName::TooLong(text.len()),
             }
@@ -87,10 +86,12 @@ impl Name {
         // At most NAME_MAX bytes were written, so the length fits in a byte.
         Ok(Self {
             bytes,
-            len: u8::try_from(text.len()).unwrap_or(0),
+            len: len_byte(text.len()),
         })
     }
 
+    /// No default is ever taken here or in [`Name::as_str`]: `fold_bytes` makes all names, and they
+    /// are at most `NAME_MAX` bytes of ASCII.
     fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }

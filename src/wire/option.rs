@@ -22,7 +22,7 @@ use bytes::BufMut;
 use nom::{Parser, multi::length_data, number::complete::be_u8};
 
 use super::{
-    Field, Malformed, Parsed, RegistrationCode, Sender, array, emit_varint, parse_varint,
+    Field, Malformed, Parsed, RegistrationCode, Sender, array, emit_varint, len_byte, parse_varint,
     varint_len,
 };
 
@@ -156,7 +156,7 @@ impl Options {
             let realm = behind.realm.as_ref();
             let realm = realm.map_or(0, |realm| 1 + realm.as_str().len());
             let len = 1 + behind.user.as_str().len() + realm;
-            out.put_slice(&[0x13, u8::try_from(len).unwrap_or(0)]);
+            out.put_slice(&[0x13, len_byte(len)]);
             behind.emit(out);
         }
         if self.urgent {

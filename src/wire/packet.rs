@@ -24,7 +24,7 @@ use nom::{
     number::complete::{be_u8, be_u32},
 };
 
-use super::{Field, Malformed, PacketNumber, Parsed, RealmId, array};
+use super::{Field, Malformed, PacketNumber, Parsed, RealmId, array, len_byte};
 
 /// The only protocol version.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -330,7 +330,7 @@ impl HelloReply {
             .unwrap_or(&self.versions);
         out.put_u8(HELLO_REPLY);
         out.put_slice(&self.nonce);
-        out.put_u8(u8::try_from(versions.len()).unwrap_or(0));
+        out.put_u8(len_byte(versions.len()));
         out.put_slice(versions);
         self.realm.emit(out);
         out.put_slice(&self.key);
@@ -359,9 +359,11 @@ impl<'a> Resume<'a> {
     /// Returns the bytes that the seal authenticates beside the frames: the packet up to them, as
     /// if it had no cookie.
     pub fn header(&self) -> [u8; RESUME_HEADER] {
-        let mut header = Vec::with_capacity(RESUME_HEADER);
-        Self::emit_header(self.ticket, &self.check, &self.nonce, None, &mut header);
-        header.try_into().unwrap_or([0; RESUME_HEADER])
+        let mut header = [0; RESUME_HEADER];
+        let mut left = header.as_mut_slice();
+        Self::emit_header(self.ticket, &self.check, &self.nonce, None, &mut left);
+        debug_assert!(left.is_empty(), "a header shorter than RESUME_HEADER");
+        header
     }
 
     /// Writes all bytes before the sealed part.
@@ -370,7 +372,7 @@ impl<'a> Resume<'a> {
         check: &TicketCheck,
         nonce: &ResumeNonce,
         cookie: Option<&Cookie>,
-        out: &mut Vec<u8>,
+        out: &mut impl BufMut,
     ) {
         out.put_u8(if cookie.is_some() {
             RESUME_WITH_COOKIE
@@ -387,15 +389,16 @@ impl<'a> Resume<'a> {
 
     /// Returns the first bytes of the nonce, which identify the attempt in a Retry (HS-20).
     pub fn handshake(nonce: &ResumeNonce) -> HandshakeId {
-        HandshakeId(u32::from_be_bytes(
-            nonce.first_chunk().copied().unwrap_or_default(),
-        ))
+        let [a, b, c, d, ..] = *nonce;
+        HandshakeId(u32::from_be_bytes([a, b, c, d]))
     }
 }
 
 fn parse_resumed<'a>(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, Packet<'a>> {
     let (sealed, nonce) = array(input)?;
-    let header = datagram.get(..RESUMED_HEADER).unwrap_or(datagram);
+    let Some(header) = datagram.get(..RESUMED_HEADER) else {
+        return Malformed::error("a Resumed shorter than its header");
+    };
     let resumed = Packet::Resumed {
         nonce,
         header,

@@ -526,7 +526,7 @@ pub fn adopt(
 
 /// True if a command names its session in full.
 fn names_session(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
-    let body = body(records, id)?.unwrap_or_default();
+    let body = body(records, id)?.ok_or_else(|| records.damaged())?;
     let request = Request::parse(&body).map_err(|_| records.damaged())?;
     Ok(matches!(
         request.command.session(),

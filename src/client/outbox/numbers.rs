@@ -370,7 +370,10 @@ pub fn unname(
     id: EntryId,
     session: Option<[u8; 16]>,
 ) -> Result<(), ProfileError> {
-    let ended = SessionRef::Named(SessionId(session.unwrap_or_default()));
+    let Some(session) = session else {
+        return Ok(());
+    };
+    let ended = SessionRef::Named(SessionId(session));
     rename(records, id, &|session| {
         (session == ended).then_some(SessionRef::Bound)
     })

@@ -56,8 +56,7 @@ impl std::str::FromStr for Token {
 
 impl Token {
     pub(super) fn hash(&self) -> [u8; 16] {
-        let hash: [u8; 32] = Blake2s256::digest(self.0.as_bytes()).into();
-        hash.first_chunk().copied().unwrap_or_default()
+        hash(self.0.as_bytes())
     }
 
     /// Returns what is known of the token: nothing, or the outcome of its command.
@@ -152,8 +151,18 @@ fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     if let Some(session) = request.command.session_mut() {
         *session = SessionRef::Bound;
     }
-    let hash: [u8; 32] = Blake2s256::digest(request.to_bytes()).into();
-    hash.first_chunk().copied().unwrap_or_default()
+    hash(&request.to_bytes())
+}
+
+/// Returns the first `N` bytes of a BLAKE2s.
+fn hash<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    const { assert!(N <= 32) };
+    let hash: [u8; 32] = Blake2s256::digest(bytes).into();
+    let mut first = [0; N];
+    for (to, from) in first.iter_mut().zip(hash) {
+        *to = from;
+    }
+    first
 }
 
 /// True if a token is free again: its command was not executed. A user who has logged in and
@@ -195,7 +204,8 @@ pub(super) fn adopt(records: &mut dyn Records, account: &Account) -> Result<(), 
         let kept: Kept = store::parse(records, &before, &value)?;
         records.delete(&before)?;
         records.delete(&age_key(kept.created, &before))?;
-        let hash = before.get(prefix.len()..).unwrap_or_default();
+        let hash = before.strip_prefix(prefix.as_slice());
+        let hash = hash.ok_or_else(|| records.damaged())?;
         let after = [&own, hash].concat();
         if records.get(&after)?.is_none() {
             store::put(records, &after, &kept)?;
