@@ -147,13 +147,6 @@ fn layering_check_sees_imports_of_every_shape() {
 const CIRCLES: &[(&str, &[&str])] = &[
     ("cli", &["args", "remote_args"]),
     (
-        "client",
-        &[
-            "ask", "outbox", "paths", "profile", "state", "store", "takeover",
-        ],
-    ),
-    ("client", &["driver", "who"]),
-    (
         "endpoint",
         &[
             "accept_cache",

@@ -11,7 +11,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::paths::Paths;
+use super::{life::LifeTold, paths::Paths};
 use crate::{
     crypto::PublicKey,
     endpoint::Ticket,
@@ -105,17 +105,6 @@ pub struct Status {
     pub opened: u64,
     /// The last link was resumed (HS-18), not opened by a handshake.
     pub is_resumed: bool,
-}
-
-/// What a realm reports of the life of its store when a link is opened (HS-14).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LifeTold {
-    /// The claimed life.
-    pub claimed: Option<Life>,
-    /// The current life, unless the realm does not report it.
-    pub life: Option<Life>,
-    /// The realm does not know the claimed life.
-    pub is_unknown: bool,
 }
 
 /// The realm to connect to, and what is known of it.

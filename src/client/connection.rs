@@ -15,8 +15,9 @@ use tokio::{
 
 use super::{
     CallError, Notice, ProfileError, Shared,
-    ask::{Ask, AskError, Job, KnownPath, LifeTold, Status, Target, TicketNews, ToRemember, Told},
+    ask::{Ask, AskError, Job, KnownPath, Status, Target, TicketNews, ToRemember, Told},
     driver::Driver,
+    life::LifeTold,
     lock,
     paths::Paths,
     route::Route,

@@ -10,7 +10,7 @@ mod probing;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use probing::Probing;
 
 use super::{
     ask::{Ask, AskError, Job, Status, Target, Told},
-    route::{Ready, Route},
+    route::{DATAGRAM_BYTES_MAX, REALM, Ready, Route, sleep_until},
     watchdog::{Due, Watchdog},
 };
 use crate::{
@@ -42,10 +42,6 @@ use crate::{
 const DOUBT: Duration = Duration::from_secs(10);
 /// The maximum number of datagrams read before anything else is handled.
 pub const RECEIVED_AT_ONCE: usize = 256;
-/// A realm sends no datagram longer than this, in bytes.
-pub const DATAGRAM_BYTES_MAX: usize = 65_535;
-/// The endpoint's address for the realm, whichever candidate of the route is active.
-pub const REALM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Traces the address of the realm of a link, which the endpoint does not know.
 fn trace_path(link: Option<LinkId>, address: Option<SocketAddr>) {
@@ -577,13 +573,6 @@ async fn room_for(watcher: Option<&mpsc::Sender<Told>>) {
 async fn watched_no_more(watcher: Option<&mpsc::Sender<Told>>) {
     match watcher {
         Some(watcher) => watcher.closed().await,
-        None => std::future::pending().await,
-    }
-}
-
-pub async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

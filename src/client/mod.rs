@@ -86,6 +86,8 @@ mod cursors;
 mod driver;
 mod entries;
 mod error;
+mod files;
+mod life;
 mod message;
 mod meter;
 mod outbox;

@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     future::{Future, pending, poll_fn},
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
     task::Poll,
     time::Duration,
@@ -25,6 +25,10 @@ use crate::{
     subnet::Subnet,
 };
 
+/// A realm sends no datagram longer than this, in bytes.
+pub const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// The endpoint's address for the realm, whichever candidate of the route is active.
+pub const REALM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 /// The minimum delay between two candidates.
 const STAGGER_MIN: Duration = Duration::from_millis(250);
 /// The delay before the first repeated name look-up. It doubles each time.
@@ -450,4 +454,12 @@ async fn readable(candidates: &[Candidate]) -> (usize, io::Result<()>) {
         Poll::Pending
     })
     .await
+}
+
+/// Waits until `at`, such as [`Route::timeout`]. Without a time it waits for ever.
+pub async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
+    }
 }

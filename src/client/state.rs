@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ProfileError, Spending,
-    ask::LifeTold,
+    life::LifeTold,
     store::{self, Pair, Records},
 };
 use crate::{

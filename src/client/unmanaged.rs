@@ -10,7 +10,7 @@ use std::{
 
 use rand::Rng as _;
 
-use super::{Traffic, driver::RECEIVED_AT_ONCE, system_rng};
+use super::{Traffic, driver::RECEIVED_AT_ONCE, route::sleep_until, system_rng};
 use crate::{
     crypto::{PublicKey, SecretKey},
     endpoint::{Config, Endpoint, Event, LinkId},
@@ -146,7 +146,7 @@ impl Direct {
         tokio::select! {
             // An ICMP error for an earlier datagram is no reason to end.
             _ = self.socket.readable() => self.receive(),
-            () = sleep_until(due) => {
+            () = sleep_until(due.map(Into::into)) => {
                 // The task may have been scheduled late: a datagram that has arrived by now needs
                 // no retransmission (LINK-8). The runtime learns of it once it has been polled.
                 tokio::task::yield_now().await;
@@ -225,12 +225,5 @@ impl Direct {
 
     fn now(&self) -> Time {
         Time(0) + self.started.elapsed()
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

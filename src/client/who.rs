@@ -6,8 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     ask::AskError,
-    driver::{DATAGRAM_BYTES_MAX, REALM, sleep_until},
-    route::{Ready, Route},
+    route::{DATAGRAM_BYTES_MAX, REALM, Ready, Route, sleep_until},
 };
 use crate::{
     crypto::PublicKey,

@@ -4,7 +4,7 @@
 
 use super::{Ask, Driver, Welcome};
 use crate::{
-    client::ask::LifeTold,
+    client::life::LifeTold,
     wire::{CloseReason, Life},
 };
 

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work, lock_role, memory::Table};
 use crate::{
-    client::{ProfileError, profile::open_lock},
+    client::{ProfileError, files::open_lock},
     crypto::write_private,
 };
 

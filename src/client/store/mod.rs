@@ -33,7 +33,7 @@ pub use memory::Memory;
 #[cfg(feature = "sqlite")]
 use sqlite::SqliteStore;
 
-use super::{ProfileError, profile::open_lock};
+use super::{ProfileError, files::open_lock};
 use crate::faults::{Fault, is_planted};
 
 /// The current format of values.

@@ -21,7 +21,7 @@ use tokio::net::unix::pipe::Receiver;
 use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work, lock_role};
 use crate::client::{
     ProfileError,
-    profile::{make, open_lock},
+    files::{make, open_lock},
 };
 
 /// How long a process waits for transactions of other processes, which take milliseconds.
