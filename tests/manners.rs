@@ -113,8 +113,10 @@ fn cli_message_like_option_needs_dashes() {
     for text in ["--help", "-h", "--trust", "--ttl"] {
         let run = home.run("ann", &["send", "ann", text]);
         assert_eq!(run.error(2), "usage");
-        let wanted = format!("merpati send ann -- {text}");
+        // The suggested line goes to the same profile.
+        let wanted = format!("merpati --home profiles --profile ann --json send ann -- {text}");
         assert!(message(&run).contains(&wanted), "{run:?}");
+        let wanted = wanted.replace(" --json", "");
         let run = read_by_person(&home, "ann", &["send", "ann", text]);
         assert_eq!((run.code, &*run.out), (Some(2), ""), "{run:?}");
         assert!(run.err.contains(&wanted), "{run:?}");

@@ -85,37 +85,31 @@ pub fn personal(text: &str) -> Result<String, String> {
 }
 
 /// Returns a hint if a message that begins with a hyphen was parsed as an option or as a request
-/// for help.
-pub fn about_message(kind: ErrorKind, arguments: &[String]) -> Option<String> {
-    let at = arguments
-        .iter()
-        .position(|argument| WITH_MESSAGE.contains(&argument.as_str()))?;
-    let after = arguments.get(at + 1..)?;
-    if after.iter().any(|argument| argument == "--") {
-        return None;
-    }
-    // `merpati send --help` asks for help. After a recipient, `--help` is a message.
-    let option = after
-        .iter()
-        .skip(1)
-        .find(|argument| argument.len() > 1 && argument.starts_with('-'))?;
-    let has_recipient = !after.first()?.starts_with('-');
+/// for help. `program` is what stands before the words `typed`: nothing in the shell.
+pub fn about_message(kind: ErrorKind, program: &[&str], typed: &[String]) -> Option<String> {
     let is_mistaken = !matches!(
         kind,
         ErrorKind::UnknownArgument | ErrorKind::ValueValidation
     );
-    (has_recipient && is_mistaken).then(|| {
-        let before: Vec<&str> = arguments
-            .iter()
-            .skip(at)
-            .map(String::as_str)
-            .take_while(|argument| argument != option)
-            .collect();
-        format!(
-            "{option:?} was taken for an option: a message that begins with - needs -- before it: merpati {} -- {option}",
-            before.join(" ")
-        )
-    })
+    let at = typed
+        .iter()
+        .position(|word| WITH_MESSAGE.contains(&word.as_str()))?;
+    let after = typed.get(at + 1..)?;
+    let has_recipient = !after.first()?.starts_with('-');
+    if !is_mistaken || !has_recipient || after.iter().any(|word| word == "--") {
+        return None;
+    }
+    // `merpati send --help` asks for help. After a recipient, `--help` is a message.
+    let is_option = |word: &String| word.len() > 1 && word.starts_with('-');
+    let first = after.iter().skip(1).position(is_option)?;
+    let option = after.get(first + 1)?;
+    // The options before the command stay: they may name another profile.
+    let before = typed.get(..at + first + 2)?.iter().map(String::as_str);
+    let words = program.iter().copied().chain(before);
+    let suggested = shlex::try_join(words.chain(["--", option.as_str()])).ok()?;
+    Some(format!(
+        "{option:?} was taken for an option: a message that begins with - needs -- before it: {suggested}"
+    ))
 }
 
 #[cfg(test)]
@@ -126,12 +120,12 @@ mod tests {
     fn cli_message_like_option_gets_hint_to_write_dashes() {
         let hint = |line: &str| {
             let words: Vec<String> = line.split(' ').map(ToString::to_string).collect();
-            about_message(ErrorKind::DisplayHelp, &words)
+            about_message(ErrorKind::DisplayHelp, &["merpati"], &words)
         };
+        let suggested = hint("--profile ann's send bob --help").unwrap();
         assert!(
-            hint("--json send bob --help")
-                .unwrap()
-                .ends_with("merpati send bob -- --help")
+            suggested.ends_with(r#": merpati --profile "ann's" send bob -- --help"#),
+            "{suggested}"
         );
         assert!(hint("send bob -h").is_some());
         assert_eq!(hint("send --help"), None);

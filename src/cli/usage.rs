@@ -16,7 +16,7 @@ pub fn explain(error: &clap::Error) -> ExitCode {
     let output = Output {
         json: arguments.iter().any(|argument| argument == "--json"),
     };
-    let hint = about_message(error.kind(), &arguments);
+    let hint = about_message(error.kind(), &["merpati"], &arguments);
     if hint.is_none() && !error.use_stderr() {
         return match error.print() {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(READER_GONE),

@@ -245,9 +245,10 @@ fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Resu
     let error = match whole.map(|words| attempt(head, &words)) {
         Some(Ok(typed)) => return Ok(Line::Command(found(typed, arguments))),
         Some(Err(error)) => {
-            let all: Vec<String> = arguments.iter().map(|word| word.raw.to_owned()).collect();
-            let all = [&[name.to_owned()][..], &all].concat();
-            if let Some(hint) = about_message(error.kind(), &all) {
+            // A word whose quote is not closed is shown as it was typed.
+            let shown = |word: Word<'_>| word.text.unwrap_or_else(|| word.raw.to_owned());
+            let typed: Vec<String> = split(line).into_iter().map(shown).collect();
+            if let Some(hint) = about_message(error.kind(), &[], &typed) {
                 return Err(hint);
             }
             match error.kind() {
