@@ -6,10 +6,10 @@ use std::io::{self, Read as _};
 use merpati::wire::RegistrationCode;
 
 use super::{
-    args::{GroupPassword, Message, PasswordSource},
     output::{Failure, Output},
     passwords::{self, Secret},
     remote_args::{GroupCommand, RealmCommand, RemoteCommand, UserCommand},
+    shared_args::{GroupPassword, Message, PasswordSource},
 };
 
 /// The longest message that is read from standard input, in bytes. Realms accept 16 KiB unless

@@ -25,6 +25,7 @@ mod realm_at;
 mod realms;
 mod remote_args;
 mod serve;
+mod shared_args;
 mod shell;
 mod trace;
 mod usage;

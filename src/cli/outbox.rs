@@ -10,9 +10,9 @@ use merpati::{
 use serde_json::json;
 
 use super::{
-    args::OutboxAction,
     ask::patiently,
     output::{Failure, KEPT_OR_UNKNOWN, Output, REFUSED, ended},
+    remote_args::OutboxAction,
 };
 
 /// Executes an `outbox` command.

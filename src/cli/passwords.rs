@@ -10,8 +10,8 @@ use merpati::wire::{PASSWORD_MAX, PASSWORD_MIN, RegistrationCode};
 use zeroize::Zeroizing;
 
 use super::{
-    args::{GroupPassword, PasswordSource},
     output::Failure,
+    shared_args::{GroupPassword, PasswordSource},
 };
 
 /// A password, which is wiped when dropped.

@@ -13,11 +13,11 @@ use merpati::{
 
 use super::{
     acks::{Ack, Acks, Wanted},
-    args::Inbox,
     ask::patiently,
     entries,
     handover::Handover,
     output::{Failure, Output},
+    shared_args::Inbox,
 };
 
 /// Messages that a program may leave unacknowledged before it gets no more.

@@ -11,8 +11,8 @@ use merpati::{
 };
 
 use super::{
-    args::{GroupPassword, Inbox, Message, OutboxAction, PasswordSource},
     names::{GroupAt, KeyShown, personal},
+    shared_args::{GroupPassword, Inbox, Message, PasswordSource},
 };
 
 fn role(text: &str) -> Result<Role, String> {
@@ -146,6 +146,21 @@ pub enum UserCommand {
         /// Read the new password from a file.
         #[arg(long, value_name = "FILE")]
         new_password_file: Option<PathBuf>,
+    },
+}
+
+/// What is to become of the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum OutboxAction {
+    /// Wait until an entry is finished, or all are.
+    Wait {
+        /// The entry's number, as `outbox` lists it.
+        number: Option<u64>,
+    },
+    /// Take an entry back.
+    Cancel {
+        /// The entry's number, as `outbox` lists it.
+        number: u64,
     },
 }
 
