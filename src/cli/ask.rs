@@ -7,8 +7,8 @@ use std::{
 
 use merpati::{
     client::{
-        Client, LinkParameters, LinkProfile, Message, Options, Profile, Sending, Silence,
-        default_home, system_rng,
+        CallError, Client, LinkParameters, LinkProfile, Message, Options, Profile, Sending,
+        Silence, default_home, system_rng,
     },
     crypto::ConnectionString,
     wire::{Handle, RealmId, RegistrationCode, Sender, SessionId, Username},
@@ -104,8 +104,12 @@ pub async fn patiently<T, E: Into<Failure>>(
 /// The same name is not another account: a realm that has lost an account gets it again.
 pub fn check_replaced(client: &Client, username: Username, replace: bool) -> Result<(), Failure> {
     let is_other = |user: &String| user != username.as_str();
-    // A profile that knows no realm has no account at it.
-    let known = client.state().ok().and_then(|state| state.username);
+    let known = match client.state() {
+        Ok(state) => state.username,
+        // A profile that knows no realm has no account at it.
+        Err(CallError::NoServer | CallError::NoKey) => None,
+        Err(error) => return Err(error.into()),
+    };
     let Some(user) = known.filter(|user| !replace && is_other(user)) else {
         return Ok(());
     };

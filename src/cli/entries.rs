@@ -159,12 +159,11 @@ fn indented(text: &str, width: Option<usize>) -> String {
         .subsequent_indent(INDENT)
         .break_words(false);
     let further = options.clone().initial_indent(INDENT);
-    let mut lines = text.split('\n').enumerate().flat_map(|(at, line)| {
+    let lines = text.split('\n').enumerate().flat_map(|(at, line)| {
         let options = if at == 0 { &options } else { &further };
         textwrap::wrap(line, options)
     });
-    let first = lines.next().unwrap_or_default().into_owned();
-    lines.fold(first, |whole, line| whole + "\n" + &line)
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -75,9 +75,8 @@ impl Handover {
             }
             Sink::Pipe => self.write_to_pipe(line.as_bytes()).await?,
         }
-        let len = u64::try_from(line.len()).unwrap_or(u64::MAX);
         if self.sink != Sink::Pipe {
-            self.written = self.written.saturating_add(len);
+            self.written = self.written.saturating_add(line.len() as u64);
         }
         self.ends.push_back(self.written);
         Ok(())
@@ -164,9 +163,13 @@ impl Handover {
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
                 count => {
-                    left = left.get(count..).unwrap_or_default();
-                    let count = u64::try_from(count).unwrap_or(u64::MAX);
-                    self.written = self.written.saturating_add(count);
+                    left = left.get(count..).ok_or_else(|| {
+                        let given = chunk.len();
+                        Failure::local(format!(
+                            "the system says that it wrote {count} bytes to standard output, and was given {given}"
+                        ))
+                    })?;
+                    self.written = self.written.saturating_add(count as u64);
                     pause = PAUSE_MIN;
                 }
             }

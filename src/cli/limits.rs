@@ -84,13 +84,13 @@ const fn explain(by: Holder) -> &'static str {
 
 /// Returns a size in the largest whole unit, for people.
 fn size(bytes: usize) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut whole, mut rest, mut unit) = (bytes, 0, 0);
-    while whole >= 1024 && unit + 1 < units.len() {
-        (rest, whole) = (whole % 1024, whole / 1024);
-        unit += 1;
+    let (mut whole, mut rest, mut unit) = (bytes, 0, "B");
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if whole < 1024 {
+            break;
+        }
+        (whole, rest, unit) = (whole / 1024, whole % 1024, larger);
     }
-    let unit = units.get(unit).copied().unwrap_or_default();
     if rest == 0 || whole >= 100 {
         format!("{whole} {unit}")
     } else {

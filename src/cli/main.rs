@@ -35,7 +35,7 @@ mod workload;
 use std::{ffi::OsStr, fmt::Write as _, process::ExitCode};
 
 use args::{Cli, Command};
-use clap::{ArgMatches, FromArgMatches as _, parser::ValueSource};
+use clap::{ArgMatches, FromArgMatches as _, error::ErrorKind, parser::ValueSource};
 use mimalloc::MiMalloc;
 use output::{Failure, Output};
 use zeroizing_alloc::ZeroAlloc;
@@ -50,14 +50,14 @@ fn main() -> ExitCode {
     leave_no_core();
     outlive_file_limits();
     let parsed = args::definition().try_get_matches().and_then(|matches| {
-        let name = matches.subcommand_name().unwrap_or_default().to_owned();
         let mut cli = Cli::from_arg_matches(&matches)?;
-        let given = matches
-            .subcommand()
-            .map(|(_, given)| given.value_source("server"));
-        cli.global.is_server_typed = given.flatten() == Some(ValueSource::CommandLine);
-        cli.global.typed = typed(&matches);
-        Ok((cli, name))
+        let Some((name, given)) = matches.subcommand() else {
+            let no_command = "name a command; `merpati --help` lists them";
+            return Err(args::definition().error(ErrorKind::MissingSubcommand, no_command));
+        };
+        cli.global.is_server_typed = given.value_source("server") == Some(ValueSource::CommandLine);
+        cli.global.typed = typed(given);
+        Ok((cli, name.to_owned()))
     });
     let (cli, name) = match parsed {
         Ok(parsed) => parsed,
@@ -81,10 +81,7 @@ fn main() -> ExitCode {
 
 /// Returns the options that named the profile on the command line. The commands that a message
 /// suggests need them again.
-fn typed(matches: &ArgMatches) -> String {
-    let Some((_, given)) = matches.subcommand() else {
-        return String::new();
-    };
+fn typed(given: &ArgMatches) -> String {
     let mut typed = String::new();
     for option in ["home", "profile"] {
         if given.value_source(option) == Some(ValueSource::CommandLine)

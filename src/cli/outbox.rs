@@ -50,7 +50,10 @@ const fn state(entry: &OutboxEntry) -> &'static str {
 fn one(output: Output, entry: &OutboxEntry) -> Result<(), Failure> {
     let seconds = i64::try_from(entry.created).map_err(Failure::local)?;
     let created = jiff::Timestamp::from_second(seconds).map_err(Failure::local)?;
-    let server = entry.realm.split('#').next().unwrap_or_default();
+    let server = match entry.realm.split_once('#') {
+        Some((server, _key)) => server,
+        None => &entry.realm,
+    };
     let object = json!({
         "id": entry.id.0,
         "command": entry.what,

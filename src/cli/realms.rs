@@ -1,7 +1,7 @@
 //! The commands about other realms, and the operator's commands.
 
 use merpati::{
-    client::{Client, Message},
+    client::{CallError, Client, Message},
     server::config::host_and_port,
     wire::{GroupName, Mailbox, RealmId, Username},
 };
@@ -128,9 +128,15 @@ fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failure> {
 
 /// Returns the user of the profile's session.
 pub fn own_name(client: &Client) -> Result<Username, Failure> {
-    let state = client.state()?;
-    let name = state.username.and_then(|name| name.parse().ok());
-    name.ok_or_else(|| merpati::client::CallError::NotLoggedIn.into())
+    let Some(name) = client.state()?.username else {
+        return Err(CallError::NotLoggedIn.into());
+    };
+    name.parse().map_err(|error| {
+        let profile = client.profile().directory().display();
+        Failure::local(format!(
+            "the profile in {profile} has the user name {name:?}: {error}; log in again with `auth`"
+        ))
+    })
 }
 
 pub async fn sendrealm(

@@ -1,10 +1,6 @@
 //! `merpati serve`: runs a realm.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    thread,
-};
+use std::{net::IpAddr, path::Path, thread};
 
 use merpati::{
     client::TRACE_TARGET,
@@ -130,17 +126,18 @@ fn start_log(config: &Config, level: Option<&str>) -> Result<(), Failure> {
 /// Prints that the realm serves, its addresses, and the connection string for clients. Scripts wait
 /// for this.
 fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure> {
-    let connect = server.connection_string();
+    let connect = server.connection_string().ok_or_else(|| {
+        Failure::local("the realm listens nowhere; name an address in [[listen]] or with --listen")
+    })?;
     let reach = Reach::of(server, config);
     let fingerprint = server.key().fingerprint();
     let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
     if json {
-        let connect = connect.map(|string| string.to_string());
         let others: Vec<String> = reach.others.iter().map(ToString::to_string).collect();
         let object = json!({
             "realm": server.id().as_str(),
             "listen": addresses,
-            "connect": connect.unwrap_or_default(),
+            "connect": connect.to_string(),
             "connect_others": others,
             "fingerprint": fingerprint,
         });
@@ -157,14 +154,12 @@ fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure>
     }
     // The connection string has a line of its own, because with its key it takes most of 80
     // columns.
-    if let Some(string) = connect {
-        let from = if reach.is_everywhere {
-            " from this machine"
-        } else {
-            ""
-        };
-        lines.extend([format!("connect{from} with"), string.to_string()]);
-    }
+    let from = if reach.is_everywhere {
+        " from this machine"
+    } else {
+        ""
+    };
+    lines.extend([format!("connect{from} with"), connect.to_string()]);
     for string in reach.others {
         lines.extend(["connect from others with".into(), string.to_string()]);
     }
@@ -174,8 +169,7 @@ fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure>
              router: say which in config.toml, with advertise in [[listen]]."
                 .into(),
         );
-    } else if reach.is_loopback {
-        let port = server.addresses().first().map_or(6377, SocketAddr::port);
+    } else if let Some(port) = reach.loopback_port {
         lines.push(format!(
             "Only programs on this machine reach it; --listen 0.0.0.0:{port} lets others in."
         ));
@@ -188,8 +182,8 @@ fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure>
 struct Reach {
     /// It listens on all addresses, and no address for other machines is configured.
     is_everywhere: bool,
-    /// It listens on an address that only this machine can reach.
-    is_loopback: bool,
+    /// The port, if it listens on an address that only this machine can reach.
+    loopback_port: Option<u16>,
     /// For a listener on all addresses: connection strings with the addresses of this machine's
     /// interfaces.
     others: Vec<ConnectionString>,
@@ -208,7 +202,7 @@ impl Reach {
         }
         if !address.ip().is_unspecified() {
             return Self {
-                is_loopback: address.ip().is_loopback(),
+                loopback_port: address.ip().is_loopback().then_some(address.port()),
                 ..Self::default()
             };
         }
@@ -227,7 +221,7 @@ impl Reach {
             });
         Self {
             is_everywhere: true,
-            is_loopback: false,
+            loopback_port: None,
             others: others.collect(),
         }
     }

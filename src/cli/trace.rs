@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::Mutex,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime},
 };
 
 use merpati::client::TRACE_TARGET;
@@ -60,7 +60,12 @@ pub fn layer() -> Result<Option<impl Layer<Registry> + use<>>, Failure> {
         return Ok(None);
     };
     let directory = PathBuf::from(directory);
-    let files = Files::begin(&directory).map_err(|error| {
+    let began = jiff::Timestamp::try_from(SystemTime::now()).map_err(|error| {
+        Failure::local(format!(
+            "{VARIABLE}: this machine's clock shows no time that a trace can name: {error}; set the clock"
+        ))
+    })?;
+    let files = Files::begin(&directory, began.as_millisecond()).map_err(|error| {
         Failure::usage(format!(
             "{VARIABLE}: nothing can be written to {}: {error}; name a directory that is yours",
             directory.display()
@@ -137,7 +142,7 @@ struct Files {
     directory: PathBuf,
     began: Instant,
     /// The start, in milliseconds since 1970.
-    unix_ms: u128,
+    unix_ms: i64,
     /// Files by link, as far as they are open. Events without a link have a file of their own.
     traced: BTreeMap<Option<u32>, Option<File>>,
     written: u64,
@@ -150,15 +155,14 @@ struct Files {
 }
 
 impl Files {
-    fn begin(directory: &Path) -> io::Result<Self> {
+    fn begin(directory: &Path, unix_ms: i64) -> io::Result<Self> {
         make_private(directory)?;
         // Errors in writing are found now.
         try_out(directory)?;
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
             directory: directory.into(),
             began: Instant::now(),
-            unix_ms: unix.map_or(0, |unix| unix.as_millis()),
+            unix_ms,
             traced: BTreeMap::new(),
             written: 0,
             stray: 0,
@@ -219,7 +223,7 @@ impl Files {
             let id = link.map(|link| format!("{link:08x}"));
             let header = json!({
                 "schema": SCHEMA, "title": "merpati trace", "version": env!("CARGO_PKG_VERSION"),
-                "began_unix_ms": u64::try_from(self.unix_ms).unwrap_or(u64::MAX), "time_unit": "ms",
+                "began_unix_ms": self.unix_ms, "time_unit": "ms",
                 "pid": process::id(), "link": id,
             });
             text = format!("{header}\n");
@@ -304,7 +308,7 @@ mod tests {
     #[test]
     fn trace_files_are_bounded_and_have_one_first_line_each() {
         let directory = tempfile::tempdir().unwrap();
-        let mut files = Files::begin(directory.path()).unwrap();
+        let mut files = Files::begin(directory.path(), 1).unwrap();
         let links = 0..u32::try_from(FILES_MAX).unwrap();
         for link in links.clone().chain(links) {
             files.write(event(link));
@@ -325,7 +329,7 @@ mod tests {
     #[test]
     fn trace_bytes_are_bounded() {
         let directory = tempfile::tempdir().unwrap();
-        let mut files = Files::begin(directory.path()).unwrap();
+        let mut files = Files::begin(directory.path(), 1).unwrap();
         files.write(event(0));
         let stray = || Line {
             link: None,

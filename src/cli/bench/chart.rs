@@ -23,11 +23,10 @@ pub fn draw(report: &Report, file: &Path) -> Result<(), Failure> {
         ("the realm", "#0b7285", &report.load.latency),
         ("bare echo", "#adb5bd", &report.echo.latency),
     ];
-    let lowest = lines.iter().map(|(.., line)| line.min().max(1)).min();
-    let highest = lines.iter().map(|(.., line)| line.max()).max();
+    let (load, echo) = (&report.load.latency, &report.echo.latency);
     let decades = Decades {
-        from: log(lowest.unwrap_or(1)).floor(),
-        to: log(highest.unwrap_or(10)).ceil(),
+        from: log(load.min().min(echo.min()).max(1)).floor(),
+        to: log(load.max().max(echo.max())).ceil(),
     };
     let svg = picture(report, &lines, &decades).map_err(Failure::local)?;
     fs::write(file, svg).map_err(|error| {

@@ -90,7 +90,7 @@ async fn device(
             .map_err(explain)?;
         state = client.state()?;
     }
-    let user = state.username.unwrap_or_default();
+    let user = state.username.ok_or_else(|| no_account(&home, n))?;
     let user: Username = user.parse().map_err(Failure::local)?;
     // All clients share one group, which has the name of the first user.
     let group = first(&home, n, user)?;
@@ -124,7 +124,15 @@ fn first(home: &Path, n: usize, user: Username) -> Result<GroupName, Failure> {
             .load()?
             .username
     };
-    name.unwrap_or_default().parse().map_err(Failure::local)
+    let name = name.ok_or_else(|| no_account(home, 0))?;
+    name.parse().map_err(Failure::local)
+}
+
+fn no_account(home: &Path, n: usize) -> Failure {
+    let home = home.display();
+    Failure::local(format!(
+        "the profile {n} in {home} has a session and no user name; remove {home} and run the bench again"
+    ))
 }
 
 /// Records the operation numbers that were used.

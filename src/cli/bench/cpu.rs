@@ -45,11 +45,9 @@ fn parse(stat: &str) -> Option<Duration> {
 }
 
 /// Returns the processor time of the calling thread so far.
-pub fn of_this_thread() -> Duration {
+pub fn of_this_thread() -> Result<Duration, Failure> {
     let used = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(used.tv_sec).unwrap_or_default();
-    Duration::from_secs(seconds)
-        + Duration::from_nanos(u64::try_from(used.tv_nsec).unwrap_or_default())
+    used.try_into().map_err(Failure::local)
 }
 
 #[cfg(test)]

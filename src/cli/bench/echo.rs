@@ -35,19 +35,20 @@ pub struct Echo {
 pub async fn run(plan: Plan, load: &Load) -> Result<Echo, Failure> {
     let socket = UdpSocket::bind((loopback(load.address), 0))?;
     let address = socket.local_addr()?;
-    let answer = mean(load.received.bytes, load.received.datagrams);
+    let question = vec![0x55; mean(load.sent.bytes, load.sent.datagrams)?];
+    let answer = vec![0x55; mean(load.received.bytes, load.received.datagrams)?];
     let (told, used) = std::sync::mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = thread::Builder::new().name("echo".into()).spawn(move || {
-        let served = serve(socket, answer, stopped);
+        let served = serve(socket, &answer, stopped);
         // If the measurement has failed, nobody waits for this result.
-        let _ = told.send(served.map(|()| cpu::of_this_thread()));
+        let _ = told.send(served.and_then(|()| cpu::of_this_thread()));
     })?;
     let latency = Rc::new(RefCell::new(histogram()?));
     let begun = Instant::now();
     let mut asking = JoinSet::new();
     for _ in 0..plan.connections {
-        let question = vec![0x55; mean(load.sent.bytes, load.sent.datagrams)];
+        let question = question.clone();
         let latency = Rc::clone(&latency);
         asking.spawn_local(ask(
             address,
@@ -74,10 +75,9 @@ pub async fn run(plan: Plan, load: &Load) -> Result<Echo, Failure> {
     })
 }
 
-fn mean(bytes: u64, datagrams: u64) -> usize {
-    usize::try_from(bytes / datagrams.max(1))
-        .unwrap_or_default()
-        .max(1)
+fn mean(bytes: u64, datagrams: u64) -> Result<usize, Failure> {
+    let mean = bytes / datagrams.max(1);
+    usize::try_from(mean.max(1)).map_err(Failure::local)
 }
 
 /// Returns the loopback address of the same family as `like`.
@@ -91,7 +91,7 @@ fn loopback(like: SocketAddr) -> IpAddr {
 /// Runs the echo server: a tokio socket and nothing else.
 fn serve(
     socket: UdpSocket,
-    answer: usize,
+    answer: &[u8],
     stopped: tokio::sync::oneshot::Receiver<()>,
 ) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -107,7 +107,7 @@ fn serve(
                 _ = &mut stopped => return Ok(()),
                 came = socket.recv_from(&mut buffer) => {
                     let (_, from) = came?;
-                    socket.send_to(buffer.get(..answer).unwrap_or_default(), from).await?;
+                    socket.send_to(answer, from).await?;
                 }
             }
         }

@@ -103,7 +103,7 @@ pub async fn run(
         .to_socket_addrs()?
         .next()
         .ok_or_else(|| Failure::local(format!("{} has no address", realm.host)))?;
-    let mut connections = open(realm, devices, address).await?;
+    let connections = open(realm, devices, address).await?;
     let shared = Rc::new(Shared {
         plan,
         asked: Cell::new(0),
@@ -119,15 +119,11 @@ pub async fn run(
     let begun = Instant::now();
     shared.until.set(Some(begun + plan.span));
     let mut driving = JoinSet::new();
-    for (n, connection) in connections.drain(..).enumerate() {
-        // Each user writes to the next.
-        let to = devices
-            .get((n + 1) % devices.len())
-            .map(|device| (device.user, device.group));
-        if let Some((to, group)) = to {
-            let shared = Rc::clone(&shared);
-            driving.spawn_local(async move { (n, drive(connection, shared, to, group).await) });
-        }
+    // Each user writes to the next.
+    let next = devices.iter().cycle().skip(1);
+    for (n, (connection, next)) in connections.into_iter().zip(next).enumerate() {
+        let (shared, to, group) = (Rc::clone(&shared), next.user, next.group);
+        driving.spawn_local(async move { (n, drive(connection, shared, to, group).await) });
     }
     let (mut sent, mut received, mut repeats) = (Traffic::default(), Traffic::default(), 0);
     let mut ended = Vec::new();

@@ -56,14 +56,12 @@ pub fn bench(global: &Global, args: &args::Bench, output: Output) -> Result<(), 
         span: args.time,
         count: args.count.unwrap_or(u64::MAX),
     };
-    let own = match &args.realm {
-        Some(_) => None,
-        None => Some(OwnRealm::start(args.data.as_deref(), args.workers)?),
-    };
-    let (realm, home) = match (&args.realm, &own) {
-        (Some(realm), _) => (realm.clone(), bench_home(global, realm)?),
-        (None, Some(own)) => (own.realm.clone(), own.home()),
-        (None, None) => return Err(Failure::local("there is no realm")),
+    let (realm, home, own) = match &args.realm {
+        Some(realm) => (realm.clone(), bench_home(global, realm)?, None),
+        None => {
+            let own = OwnRealm::start(args.data.as_deref(), args.workers)?;
+            (own.realm.clone(), own.home(), Some(own))
+        }
     };
     let pid = own.as_ref().map(OwnRealm::pid).or(args.pid);
     let process = pid.map(Process::find).transpose()?;

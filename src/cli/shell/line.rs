@@ -91,8 +91,7 @@ struct Word<'a> {
 }
 
 impl<'a> Word<'a> {
-    fn new(line: &'a str, start: usize, end: usize) -> Self {
-        let raw = line.get(start..end).unwrap_or_default();
+    fn new(start: usize, raw: &'a str) -> Self {
         let text = if raw.starts_with('#') {
             Some(raw.to_owned())
         } else {
@@ -114,14 +113,10 @@ impl<'a> Word<'a> {
     }
 }
 
-/// Splits a line at white space outside of quotes.
+/// Splits a line, which neither begins nor ends with white space, at white space outside of quotes.
 fn split(line: &str) -> Vec<Word<'_>> {
-    let (mut words, mut start) = (Vec::new(), None);
     let (mut quote, mut is_escaped) = (None, false);
-    for (at, c) in line.char_indices() {
-        if start.is_none() && !c.is_whitespace() {
-            start = Some(at);
-        }
+    let pieces = line.split_inclusive(|c: char| {
         match quote {
             _ if is_escaped => is_escaped = false,
             Some('\'') => quote = quote.filter(|_| c != '\''),
@@ -129,70 +124,75 @@ fn split(line: &str) -> Vec<Word<'_>> {
             _ if c == '\\' => is_escaped = true,
             Some(_) => {}
             None if matches!(c, '\'' | '"') => quote = Some(c),
-            None if c.is_whitespace() => {
-                words.extend(start.take().map(|start| Word::new(line, start, at)));
-            }
-            None => {}
+            None => return c.is_whitespace(),
         }
+        false
+    });
+    let (mut words, mut start) = (Vec::new(), 0);
+    for piece in pieces {
+        // All pieces but the last end with the white space at which the line is split.
+        let raw = piece.strip_suffix(char::is_whitespace).unwrap_or(piece);
+        if !raw.is_empty() {
+            words.push(Word::new(start, raw));
+        }
+        start += piece.len();
     }
-    words.extend(start.map(|start| Word::new(line, start, line.len())));
     words
 }
 
 /// Parses a line.
 pub fn parse(line: &str) -> Result<Line, String> {
     let line = line.trim();
-    let mut words = split(line);
-    let Some(name) = words.first().map(|word| word.raw) else {
+    let words = split(line);
+    let Some((Word { raw: name, .. }, mut arguments)) = words.split_first() else {
         return Ok(Line::Nothing);
     };
-    match (name, words.len()) {
-        ("exit" | "quit", 1) => return Ok(Line::Exit),
-        ("cost", 1) => return Ok(Line::Cost),
-        ("help", 1) => return Ok(Line::Told(help())),
-        ("help", 2) => return about(words.get(1).map_or("", |word| word.raw)),
+    match (*name, arguments) {
+        ("exit" | "quit", []) => return Ok(Line::Exit),
+        ("cost", []) => return Ok(Line::Cost),
+        ("help", []) => return Ok(Line::Told(help())),
+        ("help", [command]) => return about(command.raw),
         _ => {}
     }
-    if NOT_IN_SHELL.contains(&name) {
+    if NOT_IN_SHELL.contains(name) {
         return Err(format!(
             "`{name}` is not for the shell; give it as `merpati {name}`"
         ));
     }
-    usage(name)?;
-    let mut head = vec![name.to_owned()];
-    let session = words.get(1).and_then(|word| word.raw.parse().ok());
-    if let Some(session) = session.filter(|_: &SessionId| !matches!(name, "auth" | "register")) {
-        words.remove(1);
+    let usage = usage(name)?;
+    let mut head = vec![(*name).to_owned()];
+    if let [first, others @ ..] = arguments
+        && let Ok(session) = first.raw.parse::<SessionId>()
+        && !matches!(*name, "auth" | "register")
+    {
         head.push(format!("--session={session}"));
+        arguments = others;
     }
-    let mut arguments = words.get(1..).unwrap_or_default();
     // Some arguments have another place in the command table than on the command line.
-    if let Some(count) = take_source(name, arguments, &mut head)? {
-        arguments = arguments.get(count..).unwrap_or_default();
-    }
+    take_source(name, &mut arguments, &mut head)?;
     take_position(name, &mut arguments, &mut head);
-    read(line, name, &head, arguments)
+    read(line, &usage, &head, arguments)
 }
 
 /// Takes the source address, its port and, for `sendrealm`, the sender. The command table has them
-/// in front. Returns the number of words taken.
+/// in front.
 fn take_source(
     name: &str,
-    arguments: &[Word<'_>],
+    arguments: &mut &[Word<'_>],
     head: &mut Vec<String>,
-) -> Result<Option<usize>, String> {
+) -> Result<(), String> {
     let least = match name {
         "sendrealm" => 6,
         "sendgrouprealm" => 5,
         "joingrouprealm" => 4,
-        _ => return Ok(None),
+        _ => return Ok(()),
     };
-    let [address, port, realm, from, ..] = arguments else {
-        return Ok(None);
+    let [address, port, others @ ..] = *arguments else {
+        return Ok(());
     };
     let is_port = port.raw == "-" || port.raw.parse::<u16>().is_ok();
     if arguments.len() < least || !is_port {
-        return Ok(None);
+        return Ok(());
     }
     match (address.raw, port.raw) {
         ("-", "-") => {}
@@ -201,12 +201,15 @@ fn take_source(
         }
         (address, port) => head.push(format!("--src={address}:{port}")),
     }
-    if name == "sendrealm" {
-        head.push(format!("--from={}", from.raw));
-        head.push(realm.raw.to_owned());
-        return Ok(Some(4));
-    }
-    Ok(Some(2))
+    *arguments = match (name, others) {
+        ("sendrealm", [realm, from, others @ ..]) => {
+            head.push(format!("--from={}", from.raw));
+            head.push(realm.raw.to_owned());
+            others
+        }
+        _ => others,
+    };
+    Ok(())
 }
 
 /// Makes `inbox --after 12` of `inbox 12`, and so for the related commands.
@@ -227,8 +230,12 @@ fn take_position(name: &str, arguments: &mut &[Word<'_>], head: &mut Vec<String>
 }
 
 /// Parses the arguments of a command: its words, or some words and the rest of the line.
-fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Result<Line, String> {
-    let rest = WITH_REST.iter().find(|(known, _)| *known == name);
+///
+/// `head` is the command and what was taken from the line already.
+fn read(line: &str, usage: &str, head: &[String], arguments: &[Word<'_>]) -> Result<Line, String> {
+    let rest = WITH_REST
+        .iter()
+        .find(|(known, _)| head.first().is_some_and(|name| name == known));
     // Arguments that were taken from the front count among the words before the rest.
     let before = head.iter().skip(1).filter(|word| !word.starts_with("--"));
     let least = rest.map_or(usize::MAX, |(_, count)| {
@@ -263,7 +270,7 @@ fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Resu
         None => None,
     };
     if let Some(error) = error {
-        return Err(explained(name, &error));
+        return Err(explained(usage, &error));
     }
     if rest.is_none() {
         return Err("a quote is not closed, or a \\ has nothing after it".into());
@@ -272,21 +279,14 @@ fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Resu
     let counts = dashes.map(|at| at + 1).into_iter();
     let mut first = None;
     for count in counts.chain(least..arguments.len().min(WORDS_BEFORE_REST_MAX)) {
-        let (before, after) = (arguments.get(..count), arguments.get(count));
-        let texts = before
-            .unwrap_or_default()
-            .iter()
-            .map(|word| word.text.clone());
-        let words: Option<Vec<String>> = texts.collect();
-        let (Some(mut words), Some(after)) = (words, after) else {
+        let Some((before, [after, ..])) = arguments.split_at_checked(count) else {
             continue;
         };
-        words.push(
-            line.get(after.start..)
-                .unwrap_or_default()
-                .trim_end()
-                .into(),
-        );
+        let words: Option<Vec<String>> = before.iter().map(|word| word.text.clone()).collect();
+        let (Some(mut words), Some(rest)) = (words, line.get(after.start..)) else {
+            continue;
+        };
+        words.push(rest.trim_end().into());
         match attempt(head, &words) {
             Ok(mut typed) => {
                 typed.password_at = typed.password.as_ref().map(|_| after.start);
@@ -296,7 +296,7 @@ fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Resu
         }
     }
     match first {
-        Some(error) => Err(explained(name, &error)),
+        Some(error) => Err(explained(usage, &error)),
         None => Err("a quote is not closed, or a \\ has nothing after it".into()),
     }
 }
@@ -374,7 +374,11 @@ fn definition() -> clap::Command {
 /// Returns the syntax of a command.
 fn usage(name: &str) -> Result<String, String> {
     with_definition(|definition| definition.find_subcommand(name).map(written))
-        .ok_or_else(|| format!("there is no command {name:?}; `help` lists them"))
+        .ok_or_else(|| unknown(name))
+}
+
+fn unknown(name: &str) -> String {
+    format!("there is no command {name:?}; `help` lists them")
 }
 
 fn written(command: &clap::Command) -> String {
@@ -397,15 +401,14 @@ fn written(command: &clap::Command) -> String {
     words.join(" ")
 }
 
-/// Returns the message of clap as one sentence, and the syntax of the command.
-fn explained(name: &str, error: &clap::Error) -> String {
+/// Returns the message of clap as one sentence, and `usage`, the syntax of the command.
+fn explained(usage: &str, error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let lines = rendered.trim_start_matches("error: ").lines();
     let what: Vec<&str> = lines
         .map(str::trim)
         .take_while(|line| !line.is_empty())
         .collect();
-    let usage = usage(name).unwrap_or_default();
     format!("{}\nit is written: {usage}", what.join(" "))
 }
 
@@ -450,7 +453,6 @@ fn help() -> String {
 
 /// Returns the help of one command, without the options that every command has.
 fn about(name: &str) -> Result<Line, String> {
-    usage(name)?;
     let text = with_definition(|definition| {
         let command = definition.find_subcommand(name)?.clone();
         let mut command = command.mut_args(|argument| {
@@ -459,7 +461,7 @@ fn about(name: &str) -> Result<Line, String> {
         });
         Some(command.render_help().to_string())
     });
-    let text = text.unwrap_or_default();
+    let text = text.ok_or_else(|| unknown(name))?;
     Ok(Line::Told(format!(
         "{}\n\n`merpati --help` tells the options that every command takes.",
         text.trim_end()

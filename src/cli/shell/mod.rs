@@ -46,7 +46,9 @@ impl rustyline::completion::Completer for NameCompleter {
         at: usize,
         _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<String>)> {
-        let typed = line.get(..at).unwrap_or_default();
+        let Some(typed) = line.get(..at) else {
+            return Ok((at, Vec::new()));
+        };
         let names = line::names().into_iter();
         let names = names
             .filter(|name| !typed.contains(' ') && name.starts_with(typed))
