@@ -377,7 +377,7 @@ fn outbox_message_past_ttl_is_not_sent() {
     run.ok();
     assert!(
         run.err
-            .contains(&format!("number {id}, `send bob`: not done")),
+            .contains(&format!("number {id} of the outbox, `send bob`: not done")),
         "{run:?}"
     );
     let cancel = ["outbox", "cancel", &id.to_string()];

@@ -8,7 +8,7 @@ use std::{
 use merpati::wire::Mailbox;
 use tokio::sync::mpsc;
 
-use super::output::Failure;
+use super::output::{Failure, READ_INPUT};
 
 /// The longest line of an acknowledgement, in bytes: two names of 32 bytes, a number, and
 /// separators.
@@ -60,7 +60,8 @@ impl Acks {
             return Ok(None);
         };
         self.count += 1;
-        match wanted.parse(line?.trim()) {
+        let line = line.map_err(Failure::cannot(READ_INPUT))?;
+        match wanted.parse(line.trim()) {
             Ok(ack) => Ok(Some(ack)),
             Err(reason) => Err(self.wrong(&reason)),
         }

@@ -76,10 +76,10 @@ pub struct Global {
     /// What kind of link there is: lora, satellite, nb-iot or lan.
     #[arg(long, global = true, value_name = "KIND", env = "MERPATI_LINK")]
     pub link: Option<LinkProfile>,
-    /// What the link is not to exceed, in bps, kbps or Mbps.
+    /// The bitrate that the link is not to exceed, in bps, kbps or Mbps; at least 80bps.
     #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
     pub max_bitrate: Option<u64>,
-    /// The largest datagram to send and take.
+    /// The largest datagram to send and take, from 160B to 9000B.
     #[arg(long, global = true, value_name = "SIZE", value_parser = datagram)]
     pub max_datagram: Option<usize>,
     /// Whether small packets leave twice: auto (while much is lost), off (each byte is paid for) or
@@ -140,11 +140,16 @@ impl Global {
     }
 }
 
+/// The largest datagram that may be asked for, as in a realm's configuration.
+const DATAGRAM_MAX: usize = 9000;
+
 fn datagram(text: &str) -> Result<usize, String> {
     let size = parse_size(text).map_err(|error| error.to_string())?;
     match usize::try_from(size) {
-        Ok(size) if (DATAGRAM_MIN..=9000).contains(&size) => Ok(size),
-        _ => Err("a datagram has from 160B to 9000B".into()),
+        Ok(size) if (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&size) => Ok(size),
+        _ => Err(format!(
+            "write a size from \"{DATAGRAM_MIN}B\" to \"{DATAGRAM_MAX}B\""
+        )),
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     args::Global,
-    output::{Failure, Output},
+    output::{Failure, Output, READ_INPUT},
     realm_at::RealmAt,
 };
 
@@ -126,7 +126,8 @@ pub fn check_replaced(client: &Client, username: Username, replace: bool) -> Res
     ));
     let _ = write!(io::stderr(), "Replace {user} in this profile? [y/N] ");
     let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.map_err(Failure::cannot(READ_INPUT))?;
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(Failure::usage(format!(
@@ -209,7 +210,9 @@ pub async fn revoke(client: &Client, output: Output, handle: Handle) -> Result<(
 pub async fn block(client: &Client, output: Output, user: Sender) -> Result<(), Failure> {
     let own = client.state()?.username;
     if user.realm.is_none() && own.as_deref() == Some(user.user.as_str()) {
-        return Err(Failure::usage("that is you: name somebody else"));
+        return Err(Failure::usage(format!(
+            "{user} is you: name another user to block"
+        )));
     }
     patiently(client, client.block(user)).await?;
     output.result(&json!({}), "blocked; they do not find out")

@@ -18,7 +18,7 @@ pub fn note(global: &Global, command: &str) {
     let noted = ask::profile(global).and_then(|profile| Ok(profile.note_spent(command, spent)?));
     if let Err(failure) = noted {
         Output::aside(&format!(
-            "what this has cost cannot be noted: {}",
+            "what this command has spent cannot be recorded in the profile: {}. Its outcome stays as it is",
             failure.message
         ));
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, WRITE_OUTPUT};
 
 /// Pauses while a pipe is not drained. They begin short, because most readers read at once, and
 /// double.
@@ -56,7 +56,9 @@ impl Handover {
                  send them to > /dev/null to discard them",
             ));
         }
-        io::stdout().flush()?;
+        io::stdout()
+            .flush()
+            .map_err(Failure::cannot(WRITE_OUTPUT))?;
         Ok(Self {
             sink,
             written: 0,
@@ -70,8 +72,9 @@ impl Handover {
         match self.sink {
             Sink::Keeps | Sink::Closed => {
                 let mut out = io::stdout().lock();
-                out.write_all(line.as_bytes())?;
-                out.flush()?;
+                out.write_all(line.as_bytes())
+                    .and_then(|()| out.flush())
+                    .map_err(Failure::cannot(WRITE_OUTPUT))?;
             }
             Sink::Pipe => self.write_to_pipe(line.as_bytes()).await?,
         }
@@ -113,7 +116,7 @@ impl Handover {
     /// Waits until the reader has taken all messages. Then the next batch may be twice as large.
     pub async fn settle(&mut self) -> Result<(), Failure> {
         let mut pause = PAUSE_MIN;
-        while self.sink == Sink::Pipe && platform::pending()? > 0 {
+        while self.sink == Sink::Pipe && pending()? > 0 {
             if platform::is_reader_gone() {
                 return Err(Failure::reader_gone());
             }
@@ -128,7 +131,7 @@ impl Handover {
     /// once.
     pub fn taken(&mut self) -> Result<usize, Failure> {
         let pending = match self.sink {
-            Sink::Pipe => platform::pending()?,
+            Sink::Pipe => pending()?,
             Sink::Keeps | Sink::Closed => 0,
         };
         let through = self.written.saturating_sub(pending);
@@ -154,7 +157,7 @@ impl Handover {
         let (mut left, mut pause) = (bytes, PAUSE_MIN);
         while !left.is_empty() {
             let chunk = left.get(..CHUNK_BYTES).unwrap_or(left);
-            match platform::write_some(chunk)? {
+            match platform::write_some(chunk).map_err(Failure::cannot(WRITE_OUTPUT))? {
                 0 => {
                     if platform::is_reader_gone() {
                         return Err(Failure::reader_gone());
@@ -176,6 +179,11 @@ impl Handover {
         }
         Ok(())
     }
+}
+
+/// Returns the number of bytes in the pipe that its reader has not read.
+fn pending() -> Result<u64, Failure> {
+    platform::pending().map_err(Failure::cannot("see what the reader of the pipe has read"))
 }
 
 #[cfg(unix)]

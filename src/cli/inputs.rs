@@ -3,10 +3,10 @@
 
 use std::io::{self, Read as _};
 
-use merpati::wire::RegistrationCode;
+use merpati::wire::{PASSWORD_MAX, PASSWORD_MIN, RegistrationCode};
 
 use super::{
-    output::{Failure, Output},
+    output::{Failure, Output, READ_INPUT},
     passwords::{self, Secret},
     remote_args::{GroupCommand, RealmCommand, RemoteCommand, UserCommand},
     shared_args::{GroupPassword, Message, PasswordSource},
@@ -170,7 +170,8 @@ fn from_stdin() -> Result<String, Failure> {
     io::stdin()
         .lock()
         .take(MESSAGE_BYTES_MAX + 2)
-        .read_to_end(&mut bytes)?;
+        .read_to_end(&mut bytes)
+        .map_err(Failure::cannot(READ_INPUT))?;
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
     }
@@ -206,6 +207,8 @@ pub fn tell_password_rules(command: &RemoteCommand) {
         return;
     };
     if is_asked(source) {
-        Output::aside("a password has 8 to 128 bytes; it is not shown while you type");
+        Output::aside(&format!(
+            "a password has {PASSWORD_MIN} to {PASSWORD_MAX} bytes; it is not shown while you type"
+        ));
     }
 }

@@ -1,17 +1,25 @@
 //! `merpati limits`: the memory that a realm can be made to use, and the data that it keeps on
 //! disk.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
-use merpati::server::{Holder, Holding, holdings, keepings};
+use merpati::server::{Config, Holder, Holding, holdings, keepings};
 use serde_json::json;
 
-use super::{args::Limits, output::Failure, serve};
+use super::{
+    args::Limits,
+    output::{Failure, WRITE_OUTPUT},
+    serve,
+};
 
 /// Prints the limits.
 pub fn limits(args: &Limits, json: bool) -> Result<(), Failure> {
     let config = serve::load(args.config.as_deref(), None)?;
-    let holdings = holdings(&config);
+    print(&config, json).map_err(Failure::cannot(WRITE_OUTPUT))
+}
+
+fn print(config: &Config, json: bool) -> io::Result<()> {
+    let holdings = holdings(config);
     let mut out = std::io::stdout().lock();
     if json {
         for holding in &holdings {
@@ -25,7 +33,7 @@ pub fn limits(args: &Limits, json: bool) -> Result<(), Failure> {
             });
             writeln!(out, "{object}")?;
         }
-        for keeping in keepings(&config) {
+        for keeping in keepings(config) {
             let object = json!({
                 "by": "disk",
                 "what": keeping.what,
@@ -54,18 +62,19 @@ pub fn limits(args: &Limits, json: bool) -> Result<(), Failure> {
             }
         }
         writeln!(out, "\nWhat it keeps on its disk, at most:\n")?;
-        for keeping in keepings(&config) {
+        for keeping in keepings(config) {
             let (what, limit) = (keeping.what, keeping.limit);
             writeln!(out, "  {what:<40} {limit:>29}  {}", keeping.setting)?;
         }
         writeln!(
             out,
-            "\nThe last column names the setting that changes a row, where nothing else is said in [limits]. Messages are kept for ever where [retention] is \
-             not set and the store is older than it, which the start of the server says; what is over a bound of [retention] goes within an hour. \
-             Users come near what they may hold in memory only by asking for much on every link and never saying that it has arrived."
+            "\nThe last column names the setting that changes a row; it is in [limits] unless another section is named. \
+             Messages are kept for ever if [retention] is not set and the store is older than that section; the server logs this when it starts. \
+             Messages beyond a bound of [retention] are deleted within an hour. \
+             Users come near their bounds of memory only if they ask for much on every link and acknowledge nothing."
         )?;
     }
-    Ok(out.flush()?)
+    out.flush()
 }
 
 fn sum<'a>(holdings: impl Iterator<Item = &'a Holding>) -> usize {

@@ -50,16 +50,17 @@ pub struct Bench {
     /// Commands that each connection keeps in flight.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
     pub in_flight: u16,
-    /// The size of a message.
+    /// The size of a message, at most 64KiB.
     #[arg(long, value_name = "SIZE", default_value = "20B", value_parser = message_size)]
     pub size: usize,
-    /// What is asked, in which shares: send, sendgroup, inbox, unread, whoami.
+    /// The commands and their shares, as in send=8,unread=1: send, sendgroup, inbox, unread,
+    /// whoami.
     #[arg(long, value_name = "MIX", default_value = "send")]
     pub mix: Mix,
-    /// How long.
+    /// How long to measure, from 100ms to 24h.
     #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = bench_span)]
     pub time: Duration,
-    /// How many commands at most.
+    /// End after so many commands, if that is earlier.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Where the realm that is started for this keeps its store; on the disk that is to be

@@ -34,7 +34,7 @@ pub async fn outbox(
 fn list(client: &Client, output: Output) -> Result<(), Failure> {
     let entries = client.outbox()?;
     if entries.is_empty() && !output.json {
-        return output.item(&json!({}), "nothing waits");
+        return output.item(&json!({}), "nothing waits in the outbox");
     }
     entries.iter().try_for_each(|entry| one(output, entry))
 }
@@ -81,16 +81,19 @@ fn one(output: Output, entry: &OutboxEntry) -> Result<(), Failure> {
     output.item(&object, &text)
 }
 
-/// Returns the failure while an entry still waits.
+/// Returns the failure while an entry, or any, still waits.
 fn waits(id: Option<EntryId>) -> Failure {
+    let text = match id {
+        Some(EntryId(id)) => format!(
+            "number {id} of the outbox still waits, and goes on whenever merpati runs; `merpati outbox` shows it"
+        ),
+        None => "the outbox is not empty yet, and goes on whenever merpati runs; `merpati outbox` shows what waits"
+            .into(),
+    };
     Failure {
         state: Some("kept"),
         id: id.map(|id| id.0),
-        ..Failure::new(
-            "kept",
-            "it waits still, and goes on whenever merpati runs; `merpati outbox` shows it",
-            KEPT_OR_UNKNOWN,
-        )
+        ..Failure::new("kept", text, KEPT_OR_UNKNOWN)
     }
 }
 
@@ -175,12 +178,12 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     }
     let of_refused = match refused {
         0 => String::new(),
-        _ => format!("; not done: {refused} of what waited"),
+        _ => format!("; {refused} of what waited were refused, or their --ttl was over"),
     };
     if unknown > 0 {
         let text = format!(
-            "nothing of this user waits at this realm any more{of_refused}; whether it was done is not known of \
-             {unknown} of what waited: look before you repeat it"
+            "nothing of this user waits for this realm any more{of_refused}; of {unknown} it is not known whether they \
+             were done: look before you repeat them"
         );
         return Err(Failure {
             state: Some("unknown"),
@@ -191,8 +194,8 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     let others = client.outbox()?.len();
     if others > 0 {
         let text = format!(
-            "nothing of this user waits at this realm any more{of_refused}. For another user or realm {others} do, and go on when \
-             one of their commands runs; `merpati outbox` shows them"
+            "nothing of this user waits for this realm any more{of_refused}. For other users or realms {others} wait, and go \
+             on when one of their commands runs; `merpati outbox` shows them"
         );
         return Err(Failure {
             state: Some("kept"),
@@ -216,7 +219,7 @@ async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Fail
         ),
         Withdrawn::Ended(End::Expired) => output.result(
             &json!({ "state": "cancelled", "id": id.0 }),
-            "not done; it could not be delivered in the time that it was worth",
+            &ended(&End::Expired),
         ),
         Withdrawn::Ended(End::Unknown) => Err(Failure {
             id: Some(id.0),

@@ -1,6 +1,9 @@
 //! Output: text for people on a terminal, or one JSON object a line for programs.
 
-use std::io::{self, IsTerminal, Write as _};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write as _},
+};
 
 use merpati::{
     client::{CallError, End, Notice, Receipt},
@@ -106,12 +109,24 @@ impl Failure {
         )
     }
 
+    /// Returns a function that makes a failure of a system error. `what` names what this machine
+    /// cannot do, as in "write to standard output".
+    pub fn cannot<'a>(what: impl fmt::Display + 'a) -> impl Fn(io::Error) -> Self + 'a {
+        move |error: io::Error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::reader_gone(),
+            _ => Self::local(format!("cannot {what}: {error}")),
+        }
+    }
+
     /// Returns the failure of a command that has taken effect and must not be repeated: only its
     /// output could not be written.
     fn after_success(mut self, text: &str) -> Self {
         if self.code == LOCAL {
             let done = if text.is_empty() { "done" } else { text };
-            self.message = format!("{done}; only that cannot be written out: {}", self.message);
+            self.message = format!(
+                "{done}; do not repeat it, only the result is missing: {}",
+                self.message
+            );
         }
         self
     }
@@ -196,11 +211,15 @@ impl From<merpati::client::ProfileError> for Failure {
     }
 }
 
+/// For sockets, threads, signals and randomness. Where a file or a stream is read or written,
+/// [`Failure::cannot`] names it.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::reader_gone(),
-            _ => Self::local(error),
+            _ => Self::local(format!(
+                "the system refuses what this program needs: {error}"
+            )),
         }
     }
 }
@@ -216,7 +235,7 @@ pub fn ended(end: &End) -> String {
         End::Done(_) => "done".into(),
         End::Refused(refusal) => format!("refused. {refusal}"),
         End::Cancelled => "not done; it was taken back".into(),
-        End::Expired => "not done; it could not be delivered in the time that it was worth".into(),
+        End::Expired => "not done; its --ttl was over before it could be delivered".into(),
         End::Unknown => {
             "whether it was done is not known, and will not be: look before you repeat it".into()
         }
@@ -319,7 +338,7 @@ impl Output {
                 to.fingerprint()
             ),
             Notice::Finished { id, what, end } => {
-                format!("number {}, `{what}`: {}", id.0, ended(end))
+                format!("number {} of the outbox, `{what}`: {}", id.0, ended(end))
             }
             Notice::AskedToWait(refusal) => {
                 format!("{refusal} It is tried again then; Ctrl-C stops it")
@@ -380,11 +399,17 @@ impl Output {
     }
 }
 
+/// What this machine cannot do, for [`Failure::cannot`].
+pub const WRITE_OUTPUT: &str = "write to standard output";
+/// What this machine cannot do, for [`Failure::cannot`].
+pub const READ_INPUT: &str = "read standard input";
+
 /// Prints a line to standard output.
 pub fn print_line(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(out.flush()?)
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(Failure::cannot(WRITE_OUTPUT))
 }
 
 /// Returns the number of columns if the stream is a terminal.

@@ -10,7 +10,7 @@ use merpati::wire::{PASSWORD_MAX, PASSWORD_MIN, RegistrationCode};
 use zeroize::Zeroizing;
 
 use super::{
-    output::Failure,
+    output::{Failure, READ_INPUT},
     shared_args::{GroupPassword, PasswordSource},
 };
 
@@ -20,10 +20,16 @@ pub type Secret = Zeroizing<String>;
 /// Reads a password. `what` is the prompt.
 pub fn password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
     let password = read(source, what)?;
-    if password.is_empty() {
-        return Err(Failure::usage("no password was given: nothing was done"));
+    if !password.is_empty() {
+        return Ok(password);
     }
-    Ok(password)
+    Err(Failure::usage(match &source.password_file {
+        Some(file) => format!(
+            "the file {} is empty: nothing was done; write the password into it",
+            file.display()
+        ),
+        None => "the password is empty: nothing was done; give one".into(),
+    }))
 }
 
 fn read(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
@@ -48,7 +54,9 @@ pub fn new_password(source: &PasswordSource, what: &str) -> Result<Secret, Failu
     if source.password_file.is_none() && !source.password_stdin {
         let again = from_terminal(&format!("{what} (again)"))?;
         if *again != *password {
-            return Err(Failure::usage("the two passwords differ; try again"));
+            return Err(Failure::usage(
+                "the two passwords differ: nothing was done; type the same one twice",
+            ));
         }
     }
     check_new(&password)?;
@@ -90,9 +98,10 @@ pub fn code(path: &Path) -> Result<RegistrationCode, Failure> {
 
 fn from_stdin() -> Result<Secret, Failure> {
     let mut line = Zeroizing::new(String::new());
-    if io::stdin().lock().read_line(&mut line)? == 0 {
+    let read = io::stdin().lock().read_line(&mut line);
+    if read.map_err(Failure::cannot(READ_INPUT))? == 0 {
         return Err(Failure::usage(
-            "standard input ended before a password came",
+            "standard input ended before a password came: nothing was done; write each password on a line of its own",
         ));
     }
     Ok(without_line_end(&line))
@@ -104,9 +113,9 @@ fn from_terminal(what: &str) -> Result<Secret, Failure> {
             "there is no terminal to ask for the password on; pass --password-file or --password-stdin",
         ));
     }
-    Ok(Zeroizing::new(rpassword::prompt_password(format!(
-        "{what}: "
-    ))?))
+    rpassword::prompt_password(format!("{what}: "))
+        .map(Zeroizing::new)
+        .map_err(Failure::cannot("read the password from the terminal"))
 }
 
 fn without_line_end(text: &str) -> Secret {

@@ -37,7 +37,9 @@ async fn each(client: &Client, output: Output, count: u32) -> Result<(), Failure
             // A ping changes nothing, so it cannot have taken effect.
             "unknown" => Failure::new(
                 "unreachable",
-                "no answer has come; nothing was asked but that",
+                format!(
+                    "ping {number} was not answered; a ping changes nothing, and may be repeated"
+                ),
                 NOT_DONE,
             ),
             _ => failure,
@@ -107,8 +109,12 @@ async fn summary(client: &Client, output: Output) -> Result<(), Failure> {
     } else {
         format!("about {percent} % lost each way, by what was seen lately and before")
     };
+    let realm = match address.as_str() {
+        "" => "the realm",
+        address => address,
+    };
     let text = format!(
-        "{address}: {round_trip}; {lost}; {} datagrams up and {} down this time; packets begin at {datagram} bytes",
+        "{realm}: {round_trip}; {lost}; {} datagrams up and {} down this time; packets begin at {datagram} bytes",
         spent.up.datagrams, spent.down.datagrams
     );
     output.item(&object, &text)

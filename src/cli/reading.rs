@@ -157,7 +157,10 @@ pub async fn inbox(
         shower.settle().await?;
     }
     if more && !output.json {
-        Output::aside("more follow; the next one shows them");
+        Output::aside(match args.after {
+            None => "more follow; the same command again shows them",
+            Some(_) => "more follow; --after and --offset say where to go on",
+        });
     }
     if is_empty && !output.json && io::stdout().is_terminal() {
         Output::aside(match args.after {

@@ -115,13 +115,14 @@ fn named_source(src: Option<&str>) -> Result<Option<(String, u16)>, Failure> {
 
 /// Returns the source address in two words; `-` for both means none.
 fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failure> {
-    if (address, port) == ("-", "-") {
-        return Ok(None);
-    }
-    match port.parse() {
-        Ok(port) => Ok(Some((address.into(), port))),
-        Err(_) => Err(Failure::usage(format!(
-            "{port:?} is not a port; give the source address and its port, or - for both"
+    match (address, port, port.parse()) {
+        ("-", "-", _) => Ok(None),
+        ("-", ..) | (_, "-", _) => Err(Failure::usage(
+            "give the source address and its port, or - for both",
+        )),
+        (_, _, Ok(port)) => Ok(Some((address.into(), port))),
+        (_, _, Err(_)) => Err(Failure::usage(format!(
+            "{port:?} is not a port; write a number up to 65535"
         ))),
     }
 }

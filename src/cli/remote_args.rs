@@ -88,9 +88,9 @@ pub enum UserCommand {
         /// Stop after so many messages.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
-        /// Ask for a sign of life after so long a silence, which keeps the way back open; 0s does
-        /// not. Else after what the kind of link says, and up to two minutes while the way is seen
-        /// to stay open.
+        /// Send a keepalive after so long a silence, so that the realm can still reach this device;
+        /// 0s sends none. By default --link says after how long; a silence below two minutes grows
+        /// up to that while it is short enough.
         #[arg(long, value_name = "SPAN", value_parser = parse_span)]
         keepalive: Option<Duration>,
         /// Confirm only what comes back on standard input: a line `<mailbox> <position>` confirms
@@ -256,13 +256,13 @@ pub enum RealmCommand {
         /// Its port.
         #[arg(value_parser = clap::value_parser!(u16).range(1..))]
         realm_port: u16,
-        /// At which of this realm's addresses it is to answer; - for the first.
+        /// The address of this realm at which it is to answer; - for the first.
         #[arg(default_value = "-")]
         src_address: String,
         /// The port of that address; - for the first.
         #[arg(default_value = "-")]
         src_port: String,
-        /// Its key; without it, whoever is there is taken at their word.
+        /// Its key; without it, the key of whoever answers there is accepted.
         // A key may begin with a hyphen.
         #[arg(long, allow_hyphen_values = true)]
         key: Option<PublicKey>,
@@ -273,7 +273,7 @@ pub enum RealmCommand {
         username_to: Username,
         #[command(flatten)]
         message: Message,
-        /// By which of this realm's addresses it is to leave; by default the peering's.
+        /// The address of this realm that it leaves from; by default the peering's.
         #[arg(long, value_name = "ADDR:PORT")]
         src: Option<String>,
         /// The session's user; filled in unless it is given.
@@ -286,7 +286,7 @@ pub enum RealmCommand {
         groupname: GroupName,
         #[command(flatten)]
         password: GroupPassword,
-        /// By which of this realm's addresses to ask; by default the peering's.
+        /// The address of this realm to ask from; by default the peering's.
         #[arg(long, value_name = "ADDR:PORT")]
         src: Option<String>,
     },
@@ -296,7 +296,7 @@ pub enum RealmCommand {
         groupname: GroupName,
         #[command(flatten)]
         message: Message,
-        /// By which of this realm's addresses it is to leave; by default the peering's.
+        /// The address of this realm that it leaves from; by default the peering's.
         #[arg(long, value_name = "ADDR:PORT")]
         src: Option<String>,
     },

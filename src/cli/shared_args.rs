@@ -31,8 +31,8 @@ pub struct Message {
     /// The message; - reads it from standard input.
     #[arg(allow_hyphen_values = true)]
     message: String,
-    /// For how long it is worth delivering; one to another realm that outlives that comes back as a
-    /// notice.
+    /// For how long it is worth delivering, from 1s to 7d. If a message to another realm is not
+    /// delivered by then, a notice tells you.
     #[arg(long, value_name = "SPAN", value_parser = ttl)]
     ttl: Option<Duration>,
 }

@@ -179,7 +179,7 @@ impl Files {
             self.is_over = true;
             let directory = self.directory.display();
             Output::aside(&format!(
-                "the trace in {directory} ends here: {error}. Nothing else is hindered by that"
+                "the trace in {directory} ends here: {error}. The program goes on without it"
             ));
         }
     }
@@ -193,7 +193,10 @@ impl Files {
             return Ok(());
         }
         if link.is_none() && self.stray >= STRAY_BYTES_MAX {
-            self.leave_out("says no more of what belongs to no link");
+            self.leave_out(&format!(
+                "has {} MiB of events without a link; further ones are left out",
+                STRAY_BYTES_MAX >> 20
+            ));
             return Ok(());
         }
         let time = self.began.elapsed().as_secs_f64() * 1000.0;

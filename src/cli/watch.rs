@@ -89,7 +89,7 @@ async fn receive(
                 line.note_reach(true);
                 line.clear();
                 Output::aside(
-                    "the realm is out of reach; trying on. What comes meanwhile is shown then",
+                    "the realm is out of reach; trying on. Messages that arrive there meanwhile are shown when it is back",
                 );
             }
             Ok(WatchEvent::Back) => {
@@ -128,7 +128,7 @@ async fn show(
 pub async fn unread(client: &Client, output: Output) -> Result<(), Failure> {
     let counts = patiently(client, client.unread_counts()).await?;
     if counts.is_empty() && !output.json && io::stdout().is_terminal() {
-        Output::aside("there is nothing that you have not read");
+        Output::aside("there are no unread messages");
     }
     for unread in counts {
         let mailbox = unread.mailbox.to_string();

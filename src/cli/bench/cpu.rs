@@ -27,11 +27,11 @@ impl Process {
         let unseen = |why: &str| {
             let path = self.stat.display();
             Failure::local(format!(
-                "cannot see what the realm's process uses in {path}: {why}; leave --pid out to do without"
+                "cannot see in {path} what the realm's process uses: {why}; --pid is for a process of this machine"
             ))
         };
         let text = fs::read_to_string(&self.stat).map_err(|error| unseen(&error.to_string()))?;
-        parse(&text).ok_or_else(|| unseen("it is not written as expected"))
+        parse(&text).ok_or_else(|| unseen("its fields are not those of proc(5)"))
     }
 }
 

@@ -100,7 +100,8 @@ pub async fn run(
     bar: &ProgressBar,
 ) -> Result<Load, Failure> {
     let address = (realm.host.as_str(), realm.port)
-        .to_socket_addrs()?
+        .to_socket_addrs()
+        .map_err(Failure::cannot(format!("find {}", realm.host)))?
         .next()
         .ok_or_else(|| Failure::local(format!("{} has no address", realm.host)))?;
     let connections = open(realm, devices, address).await?;
@@ -214,7 +215,11 @@ async fn open(
         };
         tokio::time::timeout(OPENING, opening)
             .await
-            .map_err(|_| Failure::local(format!("the realm at {address} does not answer")))??;
+            .map_err(|_| {
+                Failure::local(format!(
+                    "no answer from the realm at {address} within {OPENING:?}; is it running, and is the address right?"
+                ))
+            })??;
         connection.reset_traffic();
         connections.push(connection);
     }
@@ -243,7 +248,7 @@ async fn drive(
             let command = kind.command(operation, to, group, &message).to_bytes();
             if !connection.ask(command) {
                 return Err(Failure::local(
-                    "a link takes no more commands; ask for fewer --in-flight",
+                    "a link takes no more commands at once; ask for fewer --in-flight",
                 ));
             }
         }

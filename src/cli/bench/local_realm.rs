@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -43,10 +43,8 @@ impl OwnRealm {
         let directory = place
             .map_or_else(std::env::temp_dir, PathBuf::from)
             .join(name);
-        fs::create_dir_all(&directory).map_err(|error| {
-            let shown = directory.display();
-            Failure::local(format!("cannot make the directory {shown}: {error}"))
-        })?;
+        let making = format!("make the directory {}", directory.display());
+        fs::create_dir_all(&directory).map_err(Failure::cannot(making))?;
         let started = Self::serve(&directory, workers);
         if started.is_err() {
             // The realm's message is on standard error. The directory is of no use.
@@ -66,7 +64,9 @@ impl OwnRealm {
         let limits = LIMITS
             .map(|limit| format!("{limit} = \"unlimited\"\n"))
             .concat();
-        fs::write(&config, format!("[limits]\nworkers = {workers}\n{limits}"))?;
+        let writing = format!("write {}", config.display());
+        fs::write(&config, format!("[limits]\nworkers = {workers}\n{limits}"))
+            .map_err(Failure::cannot(writing))?;
         let mut child = Command::new(std::env::current_exe()?)
             .args([
                 "serve",
@@ -82,7 +82,8 @@ impl OwnRealm {
             .arg(directory.join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .spawn()?;
+            .spawn()
+            .map_err(Failure::cannot("start the realm to be measured"))?;
         let realm = Self::told(&mut child);
         if realm.is_err() {
             // The realm may have ended by itself.
@@ -94,10 +95,15 @@ impl OwnRealm {
 
     /// Returns the connection string, which the realm prints once it serves.
     fn told(child: &mut Child) -> Result<ConnectionString, Failure> {
-        let failed = || Failure::local("the realm to be measured does not start");
+        let failed = || {
+            Failure::local(
+                "the realm to be measured has printed no connection string; what it has said is above",
+            )
+        };
         let out = child.stdout.take().ok_or_else(failed)?;
         let mut line = String::new();
-        BufReader::new(out).read_line(&mut line)?;
+        let read = BufReader::new(out).read_line(&mut line);
+        read.map_err(Failure::cannot("read what the realm to be measured prints"))?;
         let told: serde_json::Value = serde_json::from_str(&line).map_err(|_| failed())?;
         let connect = told.get("connect").and_then(|text| text.as_str());
         connect.ok_or_else(failed)?.parse().map_err(Failure::local)
@@ -114,17 +120,22 @@ impl OwnRealm {
 
     /// Returns the time of a small synced write to its disk: the median of 200.
     pub fn sync_time(&self) -> Result<Duration, Failure> {
-        let mut file = File::create(self.directory.join("synced"))?;
-        let mut all = [Duration::ZERO; SYNCS];
-        for took in &mut all {
-            file.write_all(&SYNCED)?;
-            let begun = Instant::now();
-            file.sync_data()?;
-            *took = begun.elapsed();
-        }
-        let (_, median, _) = all.select_nth_unstable(SYNCS / 2);
-        Ok(*median)
+        let path = self.directory.join("synced");
+        sync_time(&path).map_err(Failure::cannot(format!("write {}", path.display())))
     }
+}
+
+fn sync_time(path: &Path) -> io::Result<Duration> {
+    let mut file = File::create(path)?;
+    let mut all = [Duration::ZERO; SYNCS];
+    for took in &mut all {
+        file.write_all(&SYNCED)?;
+        let begun = Instant::now();
+        file.sync_data()?;
+        *took = begun.elapsed();
+    }
+    let (_, median, _) = all.select_nth_unstable(SYNCS / 2);
+    Ok(*median)
 }
 
 impl Drop for OwnRealm {

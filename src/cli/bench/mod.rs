@@ -25,7 +25,7 @@ use tokio::task::LocalSet;
 
 use super::{
     args::{self, Global},
-    output::{Failure, Output},
+    output::{Failure, Output, WRITE_OUTPUT},
     workload::Mix,
 };
 use cpu::Process;

@@ -1,13 +1,16 @@
 //! The results of a measurement, for people and for programs.
 
-use std::{io::Write as _, time::Duration};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use merpati::wire::ErrorCode;
 
-use super::{Failure, Plan, clients::raise, echo::Echo, load::Load};
+use super::{Failure, Plan, WRITE_OUTPUT, clients::raise, echo::Echo, load::Load};
 
 /// The quantiles that are printed.
 const QUANTILES: [(&str, f64); 5] = [
@@ -32,7 +35,11 @@ pub struct Report {
 
 impl Report {
     pub fn print(&self, json: bool) -> Result<(), Failure> {
-        let mut out = std::io::stdout().lock();
+        self.write(json).map_err(Failure::cannot(WRITE_OUTPUT))
+    }
+
+    fn write(&self, json: bool) -> io::Result<()> {
+        let mut out = io::stdout().lock();
         if json {
             writeln!(out, "{}", self.json())?;
         } else {
@@ -40,7 +47,7 @@ impl Report {
                 writeln!(out, "{name:<11} {text}")?;
             }
         }
-        Ok(out.flush()?)
+        out.flush()
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {

@@ -68,7 +68,8 @@ pub fn demo(args: &Demo) -> Result<(), Failure> {
     let directory = Directory(
         std::env::temp_dir().join(format!("merpati-demo-{:08x}", system_rng()?.next_u32())),
     );
-    fs::create_dir_all(&directory.0)?;
+    let making = format!("make the directory {}", directory.0.display());
+    fs::create_dir_all(&directory.0).map_err(Failure::cannot(making))?;
     let air_rng = StdRng::seed_from_u64(rng.next_u64());
     let air = Arc::new(Air::new(args.loss, args.rtt / 2, args.verbose, air_rng));
     print_line(&format!(
@@ -103,7 +104,7 @@ async fn start(
     let server = Server::start(&config).map_err(Failure::local)?;
     let address = server.addresses().first().copied();
     relay.carry_to(
-        address.ok_or_else(|| Failure::local("no address"))?,
+        address.ok_or_else(|| Failure::local(format!("the realm {name} listens nowhere")))?,
         name,
         air,
     );
@@ -136,7 +137,9 @@ async fn play(directory: &Path, air: Arc<Air>) -> Result<(), Failure> {
         beta: behind.address,
         air,
     };
-    let code = fs::read_to_string(directory.join("alpha").join("operator-code"))?;
+    let code = directory.join("alpha").join("operator-code");
+    let reading = format!("read {}", code.display());
+    let code = fs::read_to_string(code).map_err(Failure::cannot(reading))?;
     let beta_key = beta.key();
     let realms = [
         tokio::spawn(alpha.run(std::future::pending())),
@@ -287,7 +290,7 @@ impl Stage {
             print_line("Nothing lost, nothing doubled, everything in order.")
         } else {
             Err(Failure::local(
-                "something was lost or doubled: please report this, with --seed",
+                "something was lost or doubled: please report this, with the seed that is printed at the top",
             ))
         }
     }

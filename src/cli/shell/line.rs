@@ -57,6 +57,10 @@ const PASSWORD: &str = "inline_password";
 /// Options and arguments before the rest of a line, at most.
 const WORDS_BEFORE_REST_MAX: usize = 12;
 
+/// The error for a line that cannot be split.
+const OPEN_QUOTE: &str =
+    "a quote is not closed, or a \\ has nothing after it; close the quote, or write \\\\ for a \\";
+
 /// A parsed line.
 #[derive(Debug)]
 pub enum Line {
@@ -273,7 +277,7 @@ fn read(line: &str, usage: &str, head: &[String], arguments: &[Word<'_>]) -> Res
         return Err(explained(usage, &error));
     }
     if rest.is_none() {
-        return Err("a quote is not closed, or a \\ has nothing after it".into());
+        return Err(OPEN_QUOTE.into());
     }
     let dashes = arguments.iter().position(|word| word.raw == "--");
     let counts = dashes.map(|at| at + 1).into_iter();
@@ -297,7 +301,7 @@ fn read(line: &str, usage: &str, head: &[String], arguments: &[Word<'_>]) -> Res
     }
     match first {
         Some(error) => Err(explained(usage, &error)),
-        None => Err("a quote is not closed, or a \\ has nothing after it".into()),
+        None => Err(OPEN_QUOTE.into()),
     }
 }
 

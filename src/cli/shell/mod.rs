@@ -18,7 +18,7 @@ use crate::{
     args::{Command, Global},
     ask, commands, cost,
     inputs::{self, Given, Typed as Typing},
-    output::{self, Failure, Output, READER_GONE},
+    output::{self, Failure, Output, READ_INPUT, READER_GONE},
     remote_args::{RemoteCommand, UserCommand},
 };
 
@@ -121,15 +121,19 @@ fn piped(
     client: &Client,
 ) -> Result<(), Failure> {
     let mut number = 0;
-    while let Some(text) = read_line()? {
+    loop {
         number += 1;
+        let text = match read_line() {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(()),
+            Err(failure) => return Err(failure.of_line(number)),
+        };
         match carry_out(&text, global, output, runtime, client) {
             Ok(true) => {}
-            Ok(false) => break,
+            Ok(false) => return Ok(()),
             Err(failure) => return Err(failure.of_line(number)),
         }
     }
-    Ok(())
 }
 
 /// Reads the next line of standard input. It may also be a password, so standard input is not
@@ -140,13 +144,13 @@ fn read_line() -> Result<Option<Zeroizing<String>>, Failure> {
     match read {
         Ok(0) => Ok(None),
         Ok(len) if len as u64 == LINE_BYTES_MAX => Err(Failure::usage(format!(
-            "a line has at most {LINE_BYTES_MAX} bytes"
+            "a line has to be shorter than {LINE_BYTES_MAX} bytes"
         ))),
         Ok(_) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::InvalidData => {
-            Err(Failure::usage("a line is not UTF-8 text"))
+            Err(Failure::usage("the line is not UTF-8 text"))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(Failure::cannot(READ_INPUT)(error)),
     }
 }
 
