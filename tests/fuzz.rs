@@ -13,6 +13,9 @@ mod names;
 #[path = "../src/cli/remote_args.rs"]
 #[allow(dead_code, missing_docs)]
 mod remote_args;
+#[path = "../src/cli/shared_args.rs"]
+#[allow(dead_code, missing_docs)]
+mod shared_args;
 #[path = "../src/cli/shell/line.rs"]
 #[allow(dead_code, missing_docs)]
 mod shell_line;

@@ -144,22 +144,20 @@ fn layering_check_sees_imports_of_every_shape() {
 
 /// Modules of a layer that import from each other in a circle. Nobody can understand one of them
 /// without the others, so no circle may be added; one that is gone leaves this list.
-const CIRCLES: &[(&str, &[&str])] = &[
-    (
-        "endpoint",
-        &[
-            "accept_cache",
-            "dial",
-            "dormant",
-            "limits",
-            "link_entry",
-            "link_slots",
-            "memory",
-            "rekey",
-            "resume",
-        ],
-    ),
-];
+const CIRCLES: &[(&str, &[&str])] = &[(
+    "endpoint",
+    &[
+        "accept_cache",
+        "dial",
+        "dormant",
+        "limits",
+        "link_entry",
+        "link_slots",
+        "memory",
+        "rekey",
+        "resume",
+    ],
+)];
 
 /// Returns the paths that a file uses, with their groups written out. Tests in the file do not
 /// count.

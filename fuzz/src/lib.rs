@@ -15,6 +15,9 @@ mod workload;
 #[path = "../../src/cli/names.rs"]
 #[allow(dead_code)]
 mod names;
+#[path = "../../src/cli/shared_args.rs"]
+#[allow(dead_code)]
+mod shared_args;
 #[path = "../../src/cli/shell/line.rs"]
 #[allow(dead_code)]
 mod shell_line;

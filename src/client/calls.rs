@@ -57,7 +57,7 @@ impl Client {
         &self,
         options: Options,
         command: C,
-    ) -> impl Future<Output = Result<C::Answer, CallError>> {
+    ) -> impl Future<Output = Result<C::Answer, CallError>> + Send {
         // One future for all commands with an answer of the same type: a light client is small.
         self.call_as(options, command.into())
     }
@@ -77,7 +77,7 @@ impl Client {
         &self,
         message: &Message<'_>,
         command: impl Answered<'a, Answer = Sent>,
-    ) -> impl Future<Output = Result<Receipt, CallError>> {
+    ) -> impl Future<Output = Result<Receipt, CallError>> + Send {
         self.send_entry(message.options(), command.into())
     }
 

@@ -269,7 +269,7 @@ impl<S: Store> Realm<S> {
             mailboxes: mailboxes.clone(),
             queues: queues.clone(),
             network: network.clone(),
-            unread_departures: AtomicU32::new(0),
+            unread: AtomicU32::new(0),
         };
         Ok(Self {
             storage,

@@ -441,7 +441,7 @@ impl State {
             let bottleneck = self.bottlenecks.entry(a.clone()).or_insert(BOTTLENECK);
             bottleneck.bits_per_second = rate * 8;
             match bottleneck.pass(now, bytes.len()) {
-                Some(through) => waits = through - now,
+                Some(through) => waits = through.saturating_sub(now),
                 None => return vec![Fate::Path(path::Fate::QueueFull)],
             }
         }

@@ -30,7 +30,7 @@ const fn arrives(at: Duration) -> Fate {
 /// Returns how long each datagram took.
 fn delays(nodes: &mut [Node], count: usize) -> Vec<Duration> {
     let delay = |fate| match fate {
-        Fate::Arrives { at, .. } => at - NOW,
+        Fate::Arrives { at, .. } => at.saturating_sub(NOW),
         other => panic!("{other:?}"),
     };
     fates(nodes, count).into_iter().map(delay).collect()

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// What an answer to a command holds.
-pub trait FromAnswer: Sized {
+pub trait FromAnswer: Sized + Send {
     /// Takes it out of the answer.
     ///
     /// # Errors

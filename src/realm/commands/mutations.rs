@@ -52,6 +52,30 @@ pub(in crate::realm) struct Work<'a> {
     pub drawn: Option<u64>,
 }
 
+impl<'a> Work<'a> {
+    /// Returns the work for a command before it is decided.
+    fn new(caller: &'a Caller, request: &'a Request<'a>, change: Change<'a, 'a>) -> Self {
+        Self {
+            caller,
+            request,
+            change,
+            batch: Batch::new(),
+            hashed: Hashed::default(),
+            hints: Vec::new(),
+            copies: None,
+            queued: None,
+            affected: None,
+            adds_for: None,
+            decision: None,
+            ends: false,
+            is_unrecorded: false,
+            is_counted: false,
+            asked: Vec::new(),
+            drawn: None,
+        }
+    }
+}
+
 impl Work<'_> {
     /// Discards all changes and effects. The expectations stay, because the refusal depends on them
     /// too.
@@ -80,24 +104,7 @@ impl<S: Store> Realm<S> {
             operation: number,
             ..*caller
         };
-        let mut work = Work {
-            caller,
-            request,
-            change,
-            batch: Batch::new(),
-            hashed: Hashed::default(),
-            hints: Vec::new(),
-            copies: None,
-            queued: None,
-            affected: None,
-            adds_for: None,
-            decision: None,
-            ends: false,
-            is_unrecorded: false,
-            is_counted: false,
-            asked: Vec::new(),
-            drawn: None,
-        };
+        let mut work = Work::new(caller, request, change);
         let mut operation = None;
         for _ in 0..ATTEMPTS_MAX {
             let fresh = operation.take();

@@ -50,7 +50,7 @@ pub struct Departures<S> {
     pub(in crate::realm) queues: Arc<PeerQueues<S>>,
     pub(in crate::realm) network: Arc<Network>,
     /// How many reads of the leftovers of removed realms have failed.
-    pub(in crate::realm) unread_departures: AtomicU32,
+    pub(in crate::realm) unread: AtomicU32,
 }
 
 impl<S: Store> Departures<S> {
@@ -75,13 +75,12 @@ impl<S: Store> Departures<S> {
             if let Err(failure) = self.depart(realm, now).await {
                 self.storage.log_failure("departure", &failure);
                 let is_unread = failure.is_of_one_record();
-                self.unread_departures
-                    .fetch_add(is_unread.into(), Ordering::Relaxed);
+                self.unread.fetch_add(is_unread.into(), Ordering::Relaxed);
                 are_done = false;
             }
         }
         if are_done {
-            self.unread_departures.store(0, Ordering::Relaxed);
+            self.unread.store(0, Ordering::Relaxed);
         }
         self.do_voids(now).await && are_done
     }
@@ -110,7 +109,7 @@ impl<S: Store> Departures<S> {
 
     /// True if the record is lost: it is damaged, or too many reads have failed.
     fn is_lost(&self, failure: &Failure) -> bool {
-        let tries = self.unread_departures.load(Ordering::Relaxed);
+        let tries = self.unread.load(Ordering::Relaxed);
         failure.is_damage() || (failure.is_of_one_record() && tries >= READS_MAX)
     }
 
