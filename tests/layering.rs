@@ -7,39 +7,60 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each layer, and what it may import.
-const LAYERS: &[(&str, &[&str])] = &[
-    // The machine, or in tests a simulated one.
-    ("host", &["simulation"]),
-    ("wire", &[]),
-    ("crypto", &["wire"]),
-    ("link", &["crypto", "wire"]),
-    ("endpoint", &["link", "crypto", "wire"]),
-    ("store", &["wire"]),
-    ("realm", &["store", "crypto", "wire"]),
-    ("federation", &["realm", "crypto", "wire"]),
+/// Each layer, from the bottom up, and what it imports: only layers that stand before it here.
+const LAYERS: &[(&str, &str)] = &[
+    // Files that all layers may need, and that need none: `src/faults.rs` and so on.
+    ("faults", ""),
+    ("subnet", ""),
+    ("rate_limit", "faults subnet"),
+    // The machine.
+    ("host", "subnet"),
+    ("wire", ""),
+    ("crypto", "wire"),
+    ("link", "faults wire crypto"),
+    ("endpoint", "faults subnet rate_limit wire crypto link"),
+    ("store", "faults wire"),
+    ("realm", "faults subnet rate_limit wire crypto store"),
+    ("federation", "faults wire crypto realm"),
     (
         "server",
-        &[
-            "endpoint",
-            "federation",
-            "realm",
-            "store",
-            "link",
-            "crypto",
-            "wire",
-            "host",
-        ],
+        "faults subnet rate_limit host wire crypto link endpoint store realm federation",
     ),
-    ("client", &["endpoint", "link", "crypto", "wire", "host"]),
+    ("client", "faults subnet host wire crypto link endpoint"),
     // Only in tests.
     (
         "simulation",
+        "faults rate_limit host wire crypto link endpoint store realm server client",
+    ),
+    ("cli", "wire crypto server client"),
+    // It only declares the others.
+    ("lib", ""),
+];
+
+/// What a layer passes on from a layer below it. Whoever imports it from there has an arrow that
+/// [`LAYERS`] does not show, so each has a reason.
+const RE_EXPORTS: &[(&str, &str, &[&str])] = &[
+    // An application reads how its link does and says what kind of path it has. It needs nothing
+    // else of the link, so neither it nor the program knows that layer.
+    (
+        "client",
+        "crate::link::",
         &[
-            "client", "server", "endpoint", "realm", "store", "link", "crypto", "wire", "host",
+            "Counters",
+            "DATAGRAM_MIN",
+            "LinkParameters",
+            "LinkProfile",
+            "LinkStats",
+            "Losses",
+            "PathMemory",
+            "Redundancy",
+            "Silence",
+            "trace::TARGET",
         ],
     ),
-    ("cli", &["client", "server", "crypto", "wire"]),
+    // A position in a log is what clients see as the position of an entry: a type of its own would
+    // only be converted.
+    ("store", "crate::wire::", &["Position"]),
 ];
 
 /// The maximum length of a file in lines, with the tests in it.
@@ -98,17 +119,44 @@ fn imports(text: &str) -> BTreeSet<String> {
     found
 }
 
+/// Returns the text without the lines below a `#[cfg(test)]` or `#[cfg(all(test, …))]`.
+fn without_test_lines(text: &str) -> String {
+    let mut is_test = false;
+    let lines = text.lines().filter(|line| {
+        let line = line.trim_start();
+        let gates = line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(all(test,");
+        !std::mem::replace(&mut is_test, gates)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// True if only tests import a layer that the file's layer must not know. The machine has a
+/// simulated variant, so `host` names the simulator, but the program is built without those lines.
+fn is_only_for_tests(import: &str, file: &Path, text: &str) -> bool {
+    match import {
+        "simulation" => {
+            file.ends_with("tests.rs") || !imports(&without_test_lines(text)).contains(import)
+        }
+        // The tests of the realm may use the federation.
+        "federation" => file.iter().any(|part| part == "tests"),
+        _ => false,
+    }
+}
+
 #[test]
 fn layering_imports_run_only_downwards() {
-    let layers: BTreeSet<_> = LAYERS.iter().map(|(layer, _)| *layer).collect();
-    for directory in fs::read_dir(source())
+    let mut layers = BTreeSet::new();
+    for (layer, allowed) in LAYERS {
+        let mut imports = allowed.split_whitespace();
+        let is_below = imports.all(|import| layers.contains(import));
+        assert!(is_below, "{layer} imports upwards");
+        layers.insert(*layer);
+    }
+    for path in fs::read_dir(source())
         .unwrap()
         .map(|entry| entry.unwrap().path())
     {
-        if !directory.is_dir() {
-            continue;
-        }
-        let layer = directory.file_name().unwrap().to_str().unwrap().to_string();
+        let layer = path.file_stem().unwrap().to_str().unwrap();
         let (_, allowed) = LAYERS
             .iter()
             .find(|(name, _)| *name == layer)
@@ -117,22 +165,63 @@ fn layering_imports_run_only_downwards() {
                     "{layer} is not a layer; give it its place in this test and in ARCHITECTURE.md"
                 )
             });
-        for file in files(&directory) {
-            for import in imports(&fs::read_to_string(&file).unwrap()) {
-                // The tests of a layer may run it in a simulated world, and those of the realm may
-                // use the federation.
-                let is_test = (import == "simulation" && file.ends_with("tests.rs"))
-                    || (import == "federation" && file.iter().any(|part| part == "tests"));
-                if layers.contains(import.as_str()) && import != layer && !is_test {
+        let allowed: BTreeSet<_> = allowed.split_whitespace().collect();
+        let mut used = BTreeSet::new();
+        let files = if path.is_dir() {
+            files(&path)
+        } else {
+            vec![path.clone()]
+        };
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            for import in imports(&text) {
+                let is_layer = layers.contains(import.as_str()) && import != layer;
+                if is_layer && !is_only_for_tests(&import, &file, &text) {
                     assert!(
-                        allowed.contains(&import.as_str()),
+                        allowed.contains(import.as_str()),
                         "{} imports from {import}, which {layer} must not know",
                         file.display()
                     );
+                    used.insert(import);
                 }
             }
         }
+        let unused = allowed.iter().find(|import| !used.contains(**import));
+        assert_eq!(unused, None, "{layer} does not import this layer any more");
     }
+}
+
+/// Returns the paths that a file passes on from other layers or its own.
+fn re_exports(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("use crate::") {
+        let before = text[..at].rsplit('\n').next();
+        if before.is_some_and(|line| line.trim_start().starts_with("pub")) {
+            found.extend(paths(text[at..].split(';').next().unwrap()));
+        }
+    }
+    found
+}
+
+#[test]
+fn layering_only_listed_types_are_passed_on_from_layer_to_layer() {
+    let mut found = BTreeSet::new();
+    for (layer, _) in LAYERS
+        .iter()
+        .filter(|(layer, _)| source().join(layer).is_dir())
+    {
+        for file in files(&source().join(layer)) {
+            let passed_on = re_exports(&fs::read_to_string(&file).unwrap());
+            let own = format!("crate::{layer}::");
+            let of_others = passed_on.into_iter().filter(|path| !path.starts_with(&own));
+            found.extend(of_others.map(|path| (*layer, path)));
+        }
+    }
+    let known = RE_EXPORTS.iter().flat_map(|(layer, from, names)| {
+        let path = move |name: &&str| (*layer, format!("{from}{name}"));
+        names.iter().map(path)
+    });
+    assert_eq!(found, known.collect());
 }
 
 #[test]
@@ -140,10 +229,16 @@ fn layering_check_sees_imports_of_every_shape() {
     let text = "use crate::{\n  link::{Time, crypto::X},\n wire, realm::Realm,\n};\nlet x = crate::store::Key;";
     let found: Vec<_> = imports(text).into_iter().collect();
     assert_eq!(found, ["link", "realm", "store", "wire"]);
+    let text = "#[cfg(all(test, unix))]\nA(crate::simulation::X),\nB(crate::wire::Y),";
+    assert_eq!(without_test_lines(text).matches("crate::").count(), 1);
+    let text = "pub use crate::link::a::B as C;\nuse crate::wire::D;\npub(crate) use crate::{\n    wire::E,\n};";
+    assert_eq!(re_exports(text), ["crate::link::a::B", "crate::wire::E"]);
 }
 
-/// Modules of a layer that import from each other in a circle. Nobody can understand one of them
-/// without the others, so no circle may be added; one that is gone leaves this list.
+/// Modules of one directory that import from each other in a circle. Nobody can understand one of
+/// them without the others, so no circle may be added; one that is gone leaves this list. Modules
+/// without a circle can be read in an order in which each imports only from those before it, so
+/// the layers need no list of such an order.
 const CIRCLES: &[(&str, &[&str])] = &[(
     "endpoint",
     &[
@@ -164,24 +259,25 @@ const CIRCLES: &[(&str, &[&str])] = &[(
 fn paths(text: &str) -> Vec<String> {
     fn expand(prefix: &str, tree: &mut std::str::Chars<'_>, found: &mut Vec<String>) {
         let mut path = String::new();
-        while let Some(c) = tree.next() {
-            match c {
-                '{' => expand(
-                    &(prefix.to_string() + &std::mem::take(&mut path)),
+        loop {
+            match tree.next() {
+                Some('{') => expand(
+                    &(prefix.to_string() + std::mem::take(&mut path).trim()),
                     tree,
                     found,
                 ),
-                ',' | '}' => {
-                    found.extend((!path.is_empty()).then(|| format!("{prefix}{path}")));
+                end @ (Some(',' | '}') | None) => {
+                    // Without the name that an `as` gives.
+                    let name = path.split_whitespace().next();
+                    found.extend(name.map(|name| format!("{prefix}{name}")));
                     path.clear();
-                    if c == '}' {
+                    if end != Some(',') {
                         return;
                     }
                 }
-                c => path.push(c),
+                Some(c) => path.push(c),
             }
         }
-        found.extend((!path.is_empty()).then(|| format!("{prefix}{path}")));
     }
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let code = text
@@ -197,7 +293,6 @@ fn paths(text: &str) -> Vec<String> {
                 line.is_empty() || line.starts_with("pub")
             })
         {
-            let tree: String = tree.split_whitespace().collect();
             expand("", &mut tree.chars(), &mut found);
             rest = before;
         }
@@ -212,9 +307,12 @@ fn paths(text: &str) -> Vec<String> {
     found
 }
 
-/// Returns, for each module at the top of a layer, the other ones that it imports from.
-fn arrows(layer: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let root = source().join(layer);
+/// Returns, for each module at the top of a directory, the other ones that it imports from.
+fn arrows(directory: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let root = source().join(directory);
+    // The program is a crate of its own.
+    let own = format!("crate/{directory}/").replace("/cli/", "/");
+    let own = own.replace('/', "::");
     let mut arrows = BTreeMap::<String, BTreeSet<String>>::new();
     for file in files(&root) {
         let below = file.strip_prefix(&root).unwrap().with_extension("");
@@ -229,17 +327,13 @@ fn arrows(layer: &str) -> BTreeMap<String, BTreeSet<String>> {
         };
         let imports = arrows.entry((*top).to_string()).or_default();
         for path in paths(&fs::read_to_string(&file).unwrap()) {
-            let mut path: Vec<&str> = path.split("::").collect();
-            let above = path.iter().take_while(|part| **part == "super").count();
-            let base = if above > 0 {
-                module.len().checked_sub(above)
-            } else if path.first() == Some(&"crate") && path.get(1) == Some(&layer) {
-                path.drain(..2);
-                Some(0)
-            } else {
-                None
+            let path = match path.strip_prefix(&own) {
+                Some(rest) => "super::".repeat(module.len()) + rest,
+                None => path,
             };
-            if base == Some(0) {
+            let path: Vec<&str> = path.split("::").collect();
+            let above = path.iter().take_while(|part| **part == "super").count();
+            if above == module.len() {
                 imports.extend(path.get(above).map(|to| (*to).to_string()));
             }
         }
@@ -278,14 +372,19 @@ fn circles(arrows: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Vec<String>>
 }
 
 #[test]
-fn layering_modules_of_layer_form_no_new_circle() {
+fn layering_modules_of_directory_form_no_new_circle() {
+    let files = files(&source());
+    let directories = files.iter().map(|file| {
+        let directory = file.parent().unwrap().strip_prefix(source()).unwrap();
+        directory.to_str().unwrap()
+    });
+    let is_checked = |directory: &&str| {
+        !(directory.is_empty() || directory.contains("tests") || directory.contains("simulation"))
+    };
     let mut found = BTreeSet::new();
-    for (layer, _) in LAYERS.iter().filter(|(layer, _)| *layer != "simulation") {
-        found.extend(
-            circles(&arrows(layer))
-                .into_iter()
-                .map(|circle| (*layer, circle)),
-        );
+    for directory in directories.filter(is_checked) {
+        let circles = circles(&arrows(directory)).into_iter();
+        found.extend(circles.map(|circle| (directory, circle)));
     }
     let known = CIRCLES.iter().map(|(layer, circle)| {
         let circle = circle.iter().map(ToString::to_string);
