@@ -46,7 +46,7 @@ fn wire(criterion: &mut Criterion) {
         command: &command,
     };
     let (mut frames, mut packet) = (Vec::new(), Vec::new());
-    frame.emit(true, &mut frames);
+    frame.emit_last(&mut frames);
     link_header(
         Protection::Sealed,
         Some(ConnectionId(7)),

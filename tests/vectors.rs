@@ -77,7 +77,7 @@ fn vectors_of_packets_match_encoding() {
         emit(&|out| {
             let (number, acknowledged) = (PacketNumber(number), acknowledged.map(PacketNumber));
             link_header(Protection::Plain, connection, number, acknowledged, out);
-            Frame::Ping.emit(true, out);
+            Frame::Ping.emit_last(out);
             append_crc(out);
         })
     };
@@ -316,8 +316,8 @@ fn vectors_of_frames_match_encoding() {
     ];
     let good = cases.iter().map(|(name, value, frame)| {
         let (mut last, mut inner) = (vec![], vec![]);
-        frame.emit(true, &mut last);
-        frame.emit(false, &mut inner);
+        frame.emit_last(&mut last);
+        frame.emit_inner(&mut inner);
         assert_eq!(Frames::checked(&last).unwrap().collect::<Vec<_>>(), [*frame], "{name}");
         assert_eq!(Frames::checked(&inner).unwrap().collect::<Vec<_>>(), [*frame], "{name}");
         json!({ "name": name, "value": value, "hex": hex(&last), "hex_where_others_follow": hex(&inner) })
@@ -1211,7 +1211,7 @@ fn vectors_of_handshake_match_encoding() {
         name: None,
         resumes: false,
     })
-    .emit(false, &mut early);
+    .emit_inner(&mut early);
     let command = Request::from(Command::WhoAmI(command::WhoAmI {
         session: SessionRef::Bound,
     }))
@@ -1220,7 +1220,7 @@ fn vectors_of_handshake_match_encoding() {
         number: RequestId(0),
         command: &command,
     }
-    .emit(true, &mut early);
+    .emit_last(&mut early);
     let (mut initiator, one) =
         Initiator::start(&mut Fixed(ours), &device, &realm.public(), &early).unwrap();
     let life = Life([5, 6, 7, 8]);
@@ -1229,7 +1229,7 @@ fn vectors_of_handshake_match_encoding() {
         initiator.life_key.tag(life),
     );
     let mut init = vec![];
-    Init::emit_covered(claims, false, &one, &mut init);
+    Init::emit_without_cookie(claims, &one, &mut init);
     let mac = mac1(&realm.public(), &init);
     init.extend_from_slice(&mac);
     let Ok(Packet::Init(parsed)) = Packet::parse(&init) else {
@@ -1251,7 +1251,7 @@ fn vectors_of_handshake_match_encoding() {
         is_final: false,
     };
     let mut answer = 0x0506_0708_u32.to_be_bytes().to_vec();
-    Frame::Welcome(welcome).emit(false, &mut answer);
+    Frame::Welcome(welcome).emit_inner(&mut answer);
     let (_, two) = responder.finish(&answer).unwrap();
     let mut accept = vec![];
     Packet::emit_accept(claims, &two, &mut accept);
@@ -1266,7 +1266,7 @@ fn vectors_of_handshake_match_encoding() {
         &mut sealed,
     );
     let header = sealed.len();
-    Frame::Ping.emit(true, &mut sealed);
+    Frame::Ping.emit_last(&mut sealed);
     keys.seal.seal(0, header, &mut sealed);
     let (secret, token, nonces) = (keys.initiators_secret(), [8; 16], ([9; 8], [10; 8]));
     let mut resume = vec![];
@@ -1277,7 +1277,7 @@ fn vectors_of_handshake_match_encoding() {
         number: RequestId(0),
         command: &command,
     }
-    .emit(true, &mut resume);
+    .emit_last(&mut resume);
     secret
         .resume_key(&nonces.0, life)
         .seal(0, header, &mut resume);
@@ -1289,7 +1289,7 @@ fn vectors_of_handshake_match_encoding() {
         standing: None,
         life: Some(life),
     })
-    .emit(true, &mut resumed);
+    .emit_last(&mut resumed);
     secret
         .answer_key(&nonces.0, &nonces.1)
         .seal(0, header, &mut resumed);
@@ -1302,7 +1302,7 @@ fn vectors_of_handshake_match_encoding() {
         &mut sealed_later,
     );
     let header = sealed_later.len();
-    Frame::Ping.emit(true, &mut sealed_later);
+    Frame::Ping.emit_last(&mut sealed_later);
     secret
         .initiators_keys(&nonces.0, &nonces.1)
         .seal

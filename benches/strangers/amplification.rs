@@ -61,8 +61,8 @@ impl Strangers {
             number: RequestId(0),
             command: &[1; 20],
         };
-        ask.emit(false, &mut opening);
-        open.emit(true, &mut opening);
+        ask.emit_inner(&mut opening);
+        open.emit_last(&mut opening);
         let device = SecretKey::from_bytes([1; 32]);
         let (_, noise) = Initiator::start(&mut rng, &device, &realm().public(), &opening).unwrap();
         Self {
@@ -82,7 +82,7 @@ impl Strangers {
             }
             .emit(out),
             1 => {
-                Init::emit_covered(HandshakeId(id), false, &self.noise, out);
+                Init::emit_without_cookie(HandshakeId(id), &self.noise, out);
                 let mac = mac1(&realm().public(), out);
                 out.extend_from_slice(&mac);
             }

@@ -100,16 +100,16 @@ pub fn spoofed(realm: &Realm) -> Make {
         resumes: false,
     };
     for _ in 0..8 {
-        Frame::Padding.emit(false, &mut payload);
+        Frame::Padding.emit_inner(&mut payload);
     }
-    Frame::Open(open).emit(true, &mut payload);
+    Frame::Open(open).emit_last(&mut payload);
     let device = SecretKey::generate(&mut rng);
     let (_, noise) = Initiator::start(&mut rng, &device, &key, &payload).unwrap();
     let mut handshake = 0;
     Box::new(move |out| {
         handshake += 1;
         out.clear();
-        Init::emit_covered(HandshakeId(handshake), false, &noise, out);
+        Init::emit_without_cookie(HandshakeId(handshake), &noise, out);
         let mac = mac1(&key, out);
         out.extend_from_slice(&mac);
     })
@@ -128,7 +128,7 @@ pub fn junk(_: &Realm) -> Make {
                 out.resize(60, 9);
             }
             1 => {
-                Init::emit_covered(HandshakeId(rng.next_u32()), false, &[7; 120], out);
+                Init::emit_without_cookie(HandshakeId(rng.next_u32()), &[7; 120], out);
                 out.extend_from_slice(&[1; 8]);
             }
             _ => {

@@ -25,6 +25,7 @@ pub struct ConnectionString {
 
 /// Why a text is not a connection string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidConnectionString {
     /// It does not begin with `merpati://`.
     #[error(

@@ -13,6 +13,7 @@ use super::SecretKey;
 
 /// Why an identity file could not be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum IdentityError {
     /// The file system refused access.
     #[error("cannot use the key file {}: {source}", path.display())]

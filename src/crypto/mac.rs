@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{PublicKey, SecretKey};
 
 /// A MAC: 32 bytes, of which protocols use the first few.
-pub type Mac = [u8; 32];
+type Mac = [u8; 32];
 
 /// A key for MACs of one kind.
 #[derive(Clone)]

@@ -29,9 +29,9 @@ pub use handshake::{
 pub use identity::{IdentityError, load_or_create_identity, refuse_exposed, write_private};
 pub use key::{InvalidKey, PublicKey, SecretKey};
 pub use life::{LifeClaim, LifeKey};
-pub use mac::{Mac, MacKey, mac1};
+pub use mac::{MacKey, mac1};
 #[cfg(feature = "server")]
-pub use possession::{Possession, is_possession, show_possession};
+pub(crate) use possession::{Possession, is_possession, show_possession};
 pub use resume::{ResumptionSecret, ticket_check};
 pub use seal::{OpenFailed, SealKey, TAG_LEN};
 

@@ -5,7 +5,8 @@
 //! conditions of its author still hold (optimistic concurrency; there are no locks). This module
 //! knows nothing of chat.
 //!
-//! Engines: [`Embedded`], in one directory of this machine. Every engine passes `tests/store.rs`.
+//! Engines: [`Embedded`], in one directory of this machine. Every engine passes
+//! `src/store/tests.rs`.
 
 mod batch;
 #[cfg(feature = "embedded")]
@@ -27,10 +28,12 @@ use std::{
 pub use batch::{Batch, Change, Expected};
 use bytes::Bytes;
 #[cfg(feature = "embedded")]
-pub use embedded::{
-    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, MEMTABLES, OpenError, Opening,
-    RESERVE_BYTES, SCRUB, VALUES_BYTES, WRITES_WAITING, is_full, may_pass,
+pub(crate) use embedded::{
+    BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, MEMTABLES, RESERVE_BYTES, SCRUB, VALUES_BYTES,
+    WRITES_WAITING, is_full, may_pass,
 };
+#[cfg(feature = "embedded")]
+pub use embedded::{Embedded, OpenError, Opening};
 #[cfg(test)]
 #[cfg(feature = "embedded")]
 pub(crate) use embedded::{fail_next_sync, hold_closing, panic_at_next_write};
@@ -133,6 +136,7 @@ pub struct Committed {
 
 /// The engine failed.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// A write failed. It is not known whether the data is on the disk, and the store serves
     /// nothing until it is opened again.
@@ -164,6 +168,7 @@ impl StoreError {
 
 /// Why a batch had no effect.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CommitError {
     /// A condition no longer holds: read again and decide again.
     #[error("what the batch relied on has changed")]

@@ -195,7 +195,7 @@ macro_rules! commands {
             }
 
             /// Returns the passwords of the command, in their order.
-            pub fn passwords_mut(&mut self) -> impl Iterator<Item = &mut Password<'a>> {
+            fn passwords_mut(&mut self) -> impl Iterator<Item = &mut Password<'a>> {
                 let found: Vec<_> = match self { $(
                     Self::$Name(command) => [
                         $(<$Type as Field<'a>>::password_mut(&mut command.$field),)*

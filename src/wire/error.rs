@@ -28,7 +28,7 @@ macro_rules! error_codes {
             }
 
             /// Returns one sentence for people.
-            pub const fn sentence(self) -> &'static str {
+            const fn sentence(self) -> &'static str {
                 match self { $(Self::$Name => $sentence),* }
             }
 
@@ -80,6 +80,7 @@ impl fmt::Display for ErrorCode {
 
 /// A refusal: the code, and the one number that some codes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Refusal {
     /// The reason.
     pub code: ErrorCode,

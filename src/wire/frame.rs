@@ -212,8 +212,18 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Writes the frame with its length, so that others can follow it.
+    pub fn emit_inner(&self, out: &mut impl BufMut) {
+        self.emit(false, out);
+    }
+
+    /// Writes the frame as the last one of its packet, which needs no length.
+    pub fn emit_last(&self, out: &mut impl BufMut) {
+        self.emit(true, out);
+    }
+
     /// Writes the frame. `last` is true for the packet's last frame, which needs no length.
-    pub fn emit(&self, last: bool, out: &mut impl BufMut) {
+    pub(crate) fn emit(&self, last: bool, out: &mut impl BufMut) {
         match *self {
             Self::Padding => out.put_u8(PADDING),
             Self::Ping => out.put_u8(PING),
@@ -359,6 +369,16 @@ impl<'a> Frames<'a> {
             frame?;
         }
         Ok(frames.filter_map(Result::ok))
+    }
+
+    /// Writes all frames of a packet.
+    pub fn emit(frames: &[Frame<'_>], out: &mut impl BufMut) {
+        if let Some((last, inner)) = frames.split_last() {
+            for frame in inner {
+                frame.emit_inner(out);
+            }
+            last.emit_last(out);
+        }
     }
 }
 

@@ -3,6 +3,12 @@
 //! Pure functions: no keys, no clock, no sockets. Every parser borrows from the received bytes,
 //! never panics, and never allocates by a length that it has not checked. Each parser's emitter is
 //! next to it, and has the same order. Integers are big-endian. Normative text: `spec/wire.md`.
+//!
+//! Enums of what is on the wire ([`Command`], [`Answer`], [`ErrorCode`], [`Frame`], [`Packet`]) are
+//! exhaustive. Whoever parses them has to handle every case, and a wildcard would hide a command
+//! that was forgotten when it was added: in the program and in the fuzzer, which are crates of
+//! their own. A new case breaks their build, as it should (`RELEASING.md`). Errors of parsers and
+//! refusals are `non_exhaustive`: nobody has to handle each of them apart.
 
 mod answer;
 mod code;
@@ -41,13 +47,13 @@ pub use frame::{AckFrame, CloseReason, Frame, Frames};
 pub use from_answer::{FromAnswer, List, PeerList, Peered};
 pub use id::{EventId, MessageId, RequestId};
 pub use mailbox::Mailbox;
-pub use name::{GroupName, Handle, InvalidName, NAME_MAX, RealmId, Username};
+pub use name::{GroupName, Handle, InvalidName, RealmId, Username};
 pub use number::PacketNumber;
 pub use opening::{Life, LinkName, Open, Update, Welcome};
 pub use option::{FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options};
 pub use packet::{
     ACCEPT_HEADER, ANSWER_BYTES_MAX, ConnectionId, Cookie, HandshakeId, Hello, HelloReply,
-    INIT_OVERHEAD, Init, LinkPacket, MAC1_LEN, PROTOCOL_VERSION, Packet, Protection, RESET_LEN,
+    INIT_OVERHEAD, Init, LinkPacket, PROTOCOL_VERSION, Packet, Protection, RESET_LEN,
     RESUME_HEADER, RESUMED_HEADER, RETRY_LEN, ResetToken, Resume, ResumeNonce, TicketCheck,
     append_crc, crc_holds, link_header,
 };
@@ -57,6 +63,7 @@ pub use varint::{VARINT_MAX, emit_varint, parse_varint, varint_len};
 /// A decoding error: the item at which the bytes ended or were invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {what}")]
+#[non_exhaustive]
 pub struct Malformed {
     /// The item that was being read.
     pub what: &'static str,

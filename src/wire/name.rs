@@ -10,15 +10,16 @@ use nom::{Parser, multi::length_data, number::complete::be_u8};
 use super::{Field, Malformed, Parsed, len_byte};
 
 /// The longest name, in bytes.
-pub const NAME_MAX: usize = 32;
+const NAME_MAX: usize = 32;
 
 /// Why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidName {
     /// The text is empty.
     #[error("a name may not be empty: give 1 to {NAME_MAX} of a-z 0-9 . _ -")]
     Empty,
-    /// More than [`NAME_MAX`] bytes.
+    /// More than 32 bytes; the number of bytes.
     #[error("a name has at most {NAME_MAX} characters, this one has {0}")]
     TooLong(usize),
     /// A character that is not allowed in names.

@@ -9,7 +9,7 @@ pub struct PacketNumber(pub u64);
 impl PacketNumber {
     /// Returns how many bytes of this number must be sent if the peer is known to have seen all up
     /// to `acknowledged`: twice the distance must fit.
-    pub const fn wire_len(self, acknowledged: Option<Self>) -> usize {
+    pub(super) const fn wire_len(self, acknowledged: Option<Self>) -> usize {
         let distance = match acknowledged {
             Some(acknowledged) => self.0.saturating_sub(acknowledged.0),
             None => self.0 + 1,

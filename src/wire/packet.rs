@@ -32,7 +32,7 @@ pub const PROTOCOL_VERSION: u8 = 1;
 /// amplification (WIRE-11).
 pub const ANSWER_BYTES_MAX: usize = 84;
 /// The length of the first MAC of an Init, in bytes.
-pub const MAC1_LEN: usize = 8;
+const MAC1_LEN: usize = 8;
 /// The bytes that an Init adds to its Noise message, without a cookie.
 pub const INIT_OVERHEAD: usize = 6 + MAC1_LEN;
 /// The bytes of an Accept before its Noise message.
@@ -40,7 +40,7 @@ pub const ACCEPT_HEADER: usize = 5;
 /// The bytes of a Resume before the sealed part, without a cookie.
 pub const RESUME_HEADER: usize = 17;
 /// The shortest sealed part of a Resume, in bytes: two of frames, and the tag (HS-19).
-pub const RESUME_SEALED_MIN: usize = 2 + 16;
+const RESUME_SEALED_MIN: usize = 2 + 16;
 /// The bytes of a Resumed before the sealed part.
 pub const RESUMED_HEADER: usize = 9;
 /// The length of a Retry, in bytes.
@@ -161,7 +161,7 @@ pub struct Hello {
 pub struct HelloReply {
     /// The Hello's nonce.
     pub nonce: [u8; 8],
-    /// The protocol versions that the realm speaks; at most [`HelloReply::VERSIONS_MAX`].
+    /// The protocol versions that the realm speaks; at most five.
     pub versions: Vec<u8>,
     /// The realm's name for itself.
     pub realm: RealmId,
@@ -171,7 +171,7 @@ pub struct HelloReply {
 
 impl HelloReply {
     /// The maximum number of versions: as many as fit beside the longest realm id.
-    pub const VERSIONS_MAX: usize = 5;
+    const VERSIONS_MAX: usize = 5;
 }
 
 /// The first packet of a handshake.
@@ -208,10 +208,10 @@ pub struct LinkPacket<'a> {
     /// The receiver's connection id; absent in packets to clients, which know the link by the
     /// address.
     pub connection: Option<ConnectionId>,
-    /// The low bytes of the packet number.
-    pub truncated: u32,
+    /// The low bytes of the packet number; see [`LinkPacket::number`].
+    truncated: u32,
     /// The number of bytes of the packet number that were sent.
-    pub number_len: usize,
+    number_len: usize,
     /// The clear header, which the seal authenticates.
     pub header: &'a [u8],
     /// Everything after the header.
@@ -439,8 +439,18 @@ impl<'a> Init<'a> {
         ))
     }
 
+    /// Writes an Init without a cookie up to its mac1, which the caller appends.
+    pub fn emit_without_cookie(handshake: HandshakeId, noise: &[u8], out: &mut Vec<u8>) {
+        Self::emit_covered(handshake, false, noise, out);
+    }
+
+    /// Writes an Init up to its mac1. The caller appends mac1 and the cookie.
+    pub fn emit_with_cookie(handshake: HandshakeId, noise: &[u8], out: &mut Vec<u8>) {
+        Self::emit_covered(handshake, true, noise, out);
+    }
+
     /// Writes the bytes that mac1 covers. The caller appends mac1, and the cookie if there is one.
-    pub fn emit_covered(
+    pub(crate) fn emit_covered(
         handshake: HandshakeId,
         with_cookie: bool,
         noise: &[u8],

@@ -151,9 +151,9 @@ fn link_slots_crafted_connection_ids_displace_nobody() {
         let number = PacketNumber(0);
         link_header(Protection::Plain, connection, number, None, &mut packet);
         for _ in 0..60 {
-            Frame::Padding.emit(false, &mut packet);
+            Frame::Padding.emit_inner(&mut packet);
         }
-        OPEN.emit(true, &mut packet);
+        OPEN.emit_last(&mut packet);
         append_crc(&mut packet);
         stranger.send(&packet);
         if n % 100 == 0 {

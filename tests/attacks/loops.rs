@@ -67,13 +67,13 @@ fn forgeries() -> Vec<Vec<u8>> {
             name: None,
             resumes: false,
         };
-        Frame::Padding.emit(false, &mut payload);
-        Frame::Padding.emit(false, &mut payload);
-        Frame::Open(open).emit(true, &mut payload);
+        Frame::Padding.emit_inner(&mut payload);
+        Frame::Padding.emit_inner(&mut payload);
+        Frame::Open(open).emit_last(&mut payload);
         let mut rng = StdRng::seed_from_u64(3);
         let (_, noise) = Initiator::start(&mut rng, &key(7), &key(to).public(), &payload).unwrap();
         let mut init = Vec::new();
-        Init::emit_covered(HandshakeId(5), false, &noise, &mut init);
+        Init::emit_without_cookie(HandshakeId(5), &noise, &mut init);
         let mac = mac1(&key(to).public(), &init);
         init.extend_from_slice(&mac);
         add(&|out| out.extend_from_slice(&init));

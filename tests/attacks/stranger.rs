@@ -111,12 +111,10 @@ pub fn init(realm: &PublicKey, frames: &[Frame<'_>]) -> (Initiator, Vec<u8>) {
 fn init_of(device: &SecretKey, realm: &PublicKey, frames: &[Frame<'_>]) -> (Initiator, Vec<u8>) {
     let mut rng = system_rng().unwrap();
     let mut payload = Vec::new();
-    for (at, frame) in frames.iter().enumerate() {
-        frame.emit(at + 1 == frames.len(), &mut payload);
-    }
+    Frames::emit(frames, &mut payload);
     let (initiator, noise) = Initiator::start(&mut rng, device, realm, &payload).unwrap();
     let mut init = Vec::new();
-    Init::emit_covered(HandshakeId(rng.next_u32()), false, &noise, &mut init);
+    Init::emit_without_cookie(HandshakeId(rng.next_u32()), &noise, &mut init);
     let mac = mac1(realm, &init);
     init.extend_from_slice(&mac);
     (initiator, init)
@@ -178,9 +176,7 @@ impl Intruder {
 
     pub fn send(&mut self, frames: &[Frame<'_>]) {
         let mut bytes = Vec::new();
-        for (at, frame) in frames.iter().enumerate() {
-            frame.emit(at + 1 == frames.len(), &mut bytes);
-        }
+        Frames::emit(frames, &mut bytes);
         self.send_bytes(&bytes);
     }
 

@@ -293,7 +293,11 @@ impl World {
                 let cookie = cookie.then_some([filling; 16]);
                 let handshake = HandshakeId(from.into());
                 let mut out = Vec::new();
-                Init::emit_covered(handshake, cookie.is_some(), &noise, &mut out);
+                if cookie.is_some() {
+                    Init::emit_with_cookie(handshake, &noise, &mut out);
+                } else {
+                    Init::emit_without_cookie(handshake, &noise, &mut out);
+                }
                 let mac = mac1(&realm().public(), &out);
                 out.extend_from_slice(&mac);
                 out.extend(cookie.into_iter().flatten());

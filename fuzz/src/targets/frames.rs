@@ -166,7 +166,11 @@ pub fn bytes(frames: &[Forged]) -> Vec<u8> {
                 continue;
             }
         };
-        frame.emit(at + 1 == frames.len(), &mut out);
+        if at + 1 == frames.len() {
+            frame.emit_last(&mut out);
+        } else {
+            frame.emit_inner(&mut out);
+        }
     }
     out
 }

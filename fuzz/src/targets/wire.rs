@@ -55,9 +55,7 @@ pub fn frames(payload: &[u8]) {
     };
     let frames: Vec<_> = frames.collect();
     let mut written = Vec::new();
-    for (at, frame) in frames.iter().enumerate() {
-        frame.emit(at + 1 == frames.len(), &mut written);
-    }
+    Frames::emit(&frames, &mut written);
     let again = Frames::checked(&written).expect("what was written can be read");
     assert!(again.eq(frames));
 }

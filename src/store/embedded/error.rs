@@ -9,6 +9,7 @@ use super::{super::StoreError, layout};
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// The directory cannot be used.
     #[error("cannot use the store directory {}: {source}", path.display())]
