@@ -40,14 +40,14 @@ pub mod endpoint;
 mod faults;
 #[cfg(feature = "server")]
 pub mod federation;
-#[cfg(any(feature = "client", feature = "embedded"))]
+#[cfg(any(feature = "client", feature = "server"))]
 mod host;
 pub mod link;
 #[cfg(feature = "std")]
 pub mod rate_limit;
 #[cfg(feature = "server")]
 pub mod realm;
-#[cfg(feature = "embedded")]
+#[cfg(feature = "server")]
 pub mod server;
 #[cfg(all(test, feature = "client", feature = "embedded"))]
 mod simulation;

@@ -3,9 +3,9 @@
 
 #[cfg(feature = "client")]
 mod connected_socket;
-#[cfg(feature = "embedded")]
+#[cfg(feature = "server")]
 mod listening;
-#[cfg(feature = "embedded")]
+#[cfg(feature = "server")]
 mod send_batch;
 
 use std::io;
@@ -15,10 +15,10 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 #[cfg(feature = "client")]
 pub use connected_socket::{Socket, is_too_long};
-#[cfg(feature = "embedded")]
+#[cfg(feature = "server")]
 pub use listening::{Bound, Listening, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, Received};
 use rand::{SeedableRng as _, TryRng as _, rngs::StdRng, rngs::SysRng};
-#[cfg(feature = "embedded")]
+#[cfg(feature = "server")]
 pub use send_batch::{SEND_BATCH, SendBatch};
 use tokio::{io::Interest, net::UdpSocket};
 

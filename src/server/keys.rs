@@ -39,6 +39,7 @@ const FORMER_MAX: usize = 8;
 pub const CODE_MIN: usize = 16;
 
 /// Refuses to serve from a store whose secrets are missing. Secrets are created before the store.
+#[cfg(feature = "embedded")]
 pub fn refuse_missing(data: &Path) -> Result<(), ServerError> {
     for file in [KEY_FILE, LASTING_FILE] {
         if !data.join(file).exists() {
@@ -139,7 +140,7 @@ fn keep_id(data: &Path, id: RealmId) -> Result<(), ServerError> {
 }
 
 /// Returns `r-` and the first characters of the key's fingerprint, which is always a valid name.
-fn default_id(key: &PublicKey) -> RealmId {
+pub fn default_id(key: &PublicKey) -> RealmId {
     let text = format!("r-{}", key.short());
     #[expect(
         clippy::expect_used,
@@ -169,6 +170,20 @@ fn unusable(path: &Path) -> impl FnOnce(io::Error) -> ServerError {
     move |source| ServerError::File { path, source }
 }
 
+/// Draws a code that makes a session an operator's.
+pub fn new_operator_code(rng: &mut impl CryptoRng) -> String {
+    let mut bytes = [0; 15];
+    rng.fill_bytes(&mut bytes);
+    data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase()
+}
+
+/// Draws a registration code.
+pub fn new_registration_code(rng: &mut impl CryptoRng) -> RegistrationCode {
+    let mut code = RegistrationCode([0; 10]);
+    rng.fill_bytes(&mut code.0);
+    code
+}
+
 /// Returns the code that makes a session an operator's. Reads it from its file, or creates it at
 /// the first start.
 pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, ServerError> {
@@ -177,9 +192,7 @@ pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, Se
         Ok(text) if text.trim().len() < CODE_MIN => Err(ServerError::OperatorCode(path)),
         Ok(text) => Ok(text.trim().to_string()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut bytes = [0; 15];
-            rng.fill_bytes(&mut bytes);
-            let code = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();
+            let code = new_operator_code(rng);
             write_private(&path, format!("{code}\n").as_bytes()).map_err(unusable(&path))?;
             Ok(code)
         }
@@ -199,8 +212,7 @@ pub fn registration_code(
             .parse()
             .map_err(|_| ServerError::RegistrationCode(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut code = RegistrationCode([0; 10]);
-            rng.fill_bytes(&mut code.0);
+            let code = new_registration_code(rng);
             write_private(&path, format!("{code}\n").as_bytes()).map_err(unusable(&path))?;
             Ok(code)
         }

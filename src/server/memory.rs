@@ -1,6 +1,7 @@
 //! Bounds on a realm's memory: what it can be made to hold, by which kind of party, and the setting
 //! that limits it. `merpati limits` prints this table. Each row is a bound that the code enforces;
-//! their sum is the most that the realm can hold.
+//! their sum is the most that the realm can hold. What a store holds is among them for the embedded
+//! store only: the author of another one bounds it.
 
 use std::time::Duration;
 
@@ -9,6 +10,10 @@ use super::{
     limits::{HANDED_MAX, LINKS_COUNTED, LONGEST_ANSWER, SOCKET_BUFFER_BYTES, SUBNETS_COUNTED},
     units::whole,
     worker::DATAGRAM_BYTES_MAX,
+};
+#[cfg(feature = "embedded")]
+use crate::store::{
+    BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, MEMTABLES, VALUES_BYTES, WRITES_WAITING,
 };
 use crate::{
     endpoint::limits::{
@@ -22,7 +27,6 @@ use crate::{
         REALMS_COUNTED, SUBNETS_COUNTED as REALM_SUBNETS,
     },
     realm::{OWNER_BYTES, OWNERS_MAX, QUEUE_MAX, Retention, SHARE_BYTES, WATCH_BYTES},
-    store::{BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, MEMTABLES, VALUES_BYTES, WRITES_WAITING},
     wire::PASSWORD_MAX,
 };
 
@@ -202,10 +206,19 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
     let workers = listeners.saturating_mul(config.limits.workers());
     let message = bytes(config.limits.max_message.0).saturating_add(AROUND);
     [
+        #[cfg(feature = "embedded")]
+        store_caches(),
         always(listeners),
         by_strangers(workers, config.link.traits().max_datagram),
         by_devices(config, listeners, message),
         by_users(config, listeners, message),
+        #[cfg(feature = "embedded")]
+        vec![holding(
+            Holder::Users,
+            "changes that wait for the disk",
+            (WRITES_WAITING, message),
+            None,
+        )],
         vec![
             holding(
                 Holder::Peers,
@@ -224,6 +237,21 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
     .concat()
 }
 
+/// Returns what the embedded store always holds.
+#[cfg(feature = "embedded")]
+fn store_caches() -> Vec<Holding> {
+    let of = |what, amount| holding(Holder::Nobody, what, amount, None);
+    vec![
+        of("what the store has read lately", (1, bytes(CACHE_BYTES))),
+        of("what is asked of the store all the time", (1, VALUES_BYTES)),
+        of("what is not in its place yet", (1, BEHIND_BYTES)),
+        of(
+            "what the store has written lately",
+            (MEMTABLES, bytes(MEMTABLE_BYTES)),
+        ),
+    ]
+}
+
 fn always(listeners: usize) -> Vec<Holding> {
     let subnets = |places| places + SubnetRateLimiter::networks(places);
     let counted = listeners
@@ -234,13 +262,6 @@ fn always(listeners: usize) -> Vec<Holding> {
     let counted = counted + 2 * ACCOUNTS_COUNTED + 5 * subnets(REALM_SUBNETS) + 7 * REALMS_COUNTED;
     let of = |what, amount| holding(Holder::Nobody, what, amount, None);
     vec![
-        of("what the store has read lately", (1, bytes(CACHE_BYTES))),
-        of("what is asked of the store all the time", (1, VALUES_BYTES)),
-        of("what is not in its place yet", (1, BEHIND_BYTES)),
-        of(
-            "what the store has written lately",
-            (MEMTABLES, bytes(MEMTABLE_BYTES)),
-        ),
         of(
             "counts of who does what how often",
             (counted, RateLimiter::PLACE_BYTES),
@@ -326,11 +347,6 @@ fn by_users(config: &Config, listeners: usize, message: usize) -> Vec<Holding> {
             "what watches give out next",
             (watches, message),
             Some("watch_memory"),
-        ),
-        of(
-            "changes that wait for the disk",
-            (WRITES_WAITING, message),
-            None,
         ),
     ]
 }

@@ -1,13 +1,16 @@
 //! The server: connects sockets and endpoints to the [`Realm`], and stops in an orderly way.
 //!
-//! It does not know the rules of chat. [`Server::start`] opens the store and binds the sockets, so
-//! that the addresses of a [`Server`] are known. [`Server::run`] serves until told to stop.
+//! It does not know the rules of chat. [`Server::over`] binds the sockets for a realm over any
+//! store, so that the addresses of a [`Server`] are known. With the feature `embedded`,
+//! `Server::start` opens the embedded store for that. [`Server::run`] serves until told to stop.
 
 mod admission;
 mod builder;
 mod clock;
 mod completion;
 pub mod config;
+#[cfg(feature = "embedded")]
+mod embedded;
 mod handoff;
 mod keys;
 mod limits;
@@ -16,12 +19,15 @@ mod memory;
 mod outbound;
 mod peer_link_table;
 mod peering;
+#[cfg(feature = "embedded")]
 mod permissions;
 mod process_state;
 mod routes;
 mod sockets;
+#[cfg(feature = "embedded")]
 mod store_reopen;
 mod subscriptions;
+#[cfg(feature = "embedded")]
 mod system_limits;
 #[cfg(test)]
 mod tests;
@@ -31,13 +37,7 @@ mod watcher_writer;
 mod watchers;
 mod worker;
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread,
-};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, thread};
 
 pub(crate) use admission::WorkLimits;
 use builder::PeerError;
@@ -49,17 +49,20 @@ pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
-use process_state::{Kept, Secrets};
+use process_state::Kept;
+pub use process_state::Secrets;
 use rand::Rng as _;
 use sockets::Sockets;
 use tokio::sync::{mpsc, watch};
 
+#[cfg(feature = "embedded")]
+use crate::store::{Embedded, OpenError};
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey},
     host::{Host, Listening},
     link::Silence,
     realm::{Failure, Keeping, Network, PeerCall, Realm, RealmIdentity, Retention},
-    store::{Embedded, OpenError, Opening, StoreError, is_full},
+    store::{Store, StoreError},
     wire::RealmId,
 };
 
@@ -122,6 +125,7 @@ pub enum ServerError {
     )]
     OperatorCode(PathBuf),
     /// The store cannot be used.
+    #[cfg(feature = "embedded")]
     #[error(transparent)]
     Open(#[from] OpenError),
     /// A socket cannot be bound.
@@ -181,7 +185,7 @@ pub enum ServerError {
     Store(StoreError),
 }
 
-/// What the caller knows about the store before it is opened.
+/// What the caller knows about the store.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Start {
     /// Serve without the unreadable parts of the store.
@@ -189,18 +193,21 @@ pub struct Start {
     /// The store is a copy of one that was in use, such as a snapshot. Positions that clients
     /// remember are not trusted (READ-9).
     pub is_restored: bool,
-    /// A write has failed since the store was last opened.
+    /// A write has failed since the store was last opened. The embedded store then examines itself
+    /// more closely.
     pub is_after_failure: bool,
 }
 
-/// A realm that is ready to serve.
-#[derive(Debug)]
-pub struct Server {
+/// Forgets that a store is a restored one, where its engine keeps that.
+type ForgetRestored = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// A realm that is ready to serve, over a store: the embedded one if the type names no other.
+pub struct Server<#[cfg(feature = "embedded")] S = Embedded, #[cfg(not(feature = "embedded"))] S> {
     id: RealmId,
     key: PublicKey,
     kept: Arc<Kept>,
     listeners: Vec<Listener>,
-    realm: Arc<Realm<Embedded>>,
+    realm: Arc<Realm<S>>,
     peer_calls: mpsc::Receiver<PeerCall>,
     peers: Vec<PeerConfig>,
     work: WorkLimits,
@@ -211,82 +218,49 @@ pub struct Server {
     is_restored: bool,
     /// Serve without the lost data.
     accepts_damage: bool,
-    /// The directory of the store.
-    data: PathBuf,
+    /// Called once a life is stored that tells positions of the lost store from those of this one.
+    forget_restored: Option<ForgetRestored>,
     /// The configured retention of messages.
     retention: Option<Retention>,
 }
 
-impl Server {
-    /// Opens the store, loads or creates the realm's key, and binds the sockets. From then on,
-    /// files that the process creates are accessible to their owner only (umask 077), and its limit
-    /// of open files fits the server.
-    ///
-    /// # Errors
-    /// Fails if a system limit is too low, if a secret is missing beside a store, or if anything
-    /// cannot be used. Nothing is served then.
-    pub fn start(config: &Config) -> Result<Self, ServerError> {
-        Self::start_as(config, Start::default())
+impl<S> fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Server");
+        shown.field("id", &self.id).field("key", &self.key);
+        shown.finish_non_exhaustive()
     }
+}
 
-    /// As [`Server::start`], for a store that may be damaged or restored.
+impl<S: Store> Server<S> {
+    /// Binds the sockets that the configuration names, for a realm over an open store.
+    ///
+    /// The secrets belong to this store, and are kept with it. Of the configuration's `[store]`,
+    /// nothing is used. The limits of this process (open files, memory) stay as they are.
     ///
     /// # Errors
-    /// As [`Server::start`].
-    pub fn start_as(config: &Config, start: Start) -> Result<Self, ServerError> {
-        system_limits::check(config)?;
-        let is_new = !Embedded::exists(&config.store.path);
-        let no_room = |error| no_room(error, is_new);
-        make_directory(&config.store.path).map_err(no_room)?;
-        permissions::close(&config.store.path).map_err(|source| ServerError::File {
-            path: config.store.path.clone(),
-            source,
-        })?;
-        if Embedded::exists(&config.store.path) {
-            keys::refuse_missing(&config.store.path)?;
-        }
-        let mut rng = Host::Real.rng()?;
-        let secrets = Secrets::load(config, &mut rng).map_err(no_room)?;
-        let store = open_store(config, start)?;
-        let sockets = config.listeners().into_iter();
-        let sockets = sockets.map(|listen| Sockets::bind(config, listen));
-        let sockets = sockets.collect::<Result<_, _>>()?;
-        let kept = Arc::new(Kept::new(secrets, sockets));
+    /// Fails if an address cannot be bound, or if the system provides no randomness. Nothing is
+    /// served then.
+    pub fn over(
+        store: S,
+        secrets: Secrets,
+        config: &Config,
+        start: Start,
+    ) -> Result<Self, ServerError> {
+        let kept = Arc::new(Kept::new(secrets, Sockets::bind_all(config)?));
         Self::with(config, start, kept, store)
     }
 
-    /// Reopens the store after a failed write, with the secrets and sockets of the former server.
-    fn start_again(config: &Config, kept: Arc<Kept>) -> Result<Self, ServerError> {
-        if !Embedded::exists(&config.store.path) {
-            // No new store is created: the current users would lose their data.
-            return Err(ServerError::Gone(config.store.path.clone()));
-        }
-        let start = Start {
-            is_after_failure: true,
-            ..Start::default()
-        };
-        Self::with(config, start, kept, open_store(config, start)?)
-    }
-
-    fn with(
-        config: &Config,
-        start: Start,
-        kept: Arc<Kept>,
-        store: Embedded,
-    ) -> Result<Self, ServerError> {
+    fn with(config: &Config, start: Start, kept: Arc<Kept>, store: S) -> Result<Self, ServerError> {
         let mut rng = Host::Real.rng()?;
         let Secrets {
+            id,
             identity,
             operator_code,
             registration,
         } = &kept.secrets;
         let key = identity.current.public();
-        let id = match config.realm.id {
-            Some(id) => id,
-            None => keys::own_id(&config.store.path, identity)?,
-        };
-        // Declared at this start, or at an earlier one that ended too soon.
-        let is_restored = Embedded::is_restored(&config.store.path)?;
+        let id = *id;
         let sockets = kept.sockets.iter();
         let listeners = sockets
             .map(|sockets| Listener::new(config, sockets, id, identity, &mut rng))
@@ -316,9 +290,9 @@ impl Server {
             work: config.limits.work(),
             keepalive: config.link.traits().keepalive,
             seed: rng.next_u64(),
-            is_restored,
+            is_restored: start.is_restored,
             accepts_damage: start.accepts_damage,
-            data: config.store.path.clone(),
+            forget_restored: None,
             retention: config.retention.configured(),
         })
     }
@@ -326,16 +300,6 @@ impl Server {
     /// Returns the realm's name.
     pub const fn id(&self) -> RealmId {
         self.id
-    }
-
-    /// Gives the realm in the directory `data` a new key, which takes effect at the next start. The
-    /// old key vouches for it. Returns both.
-    ///
-    /// # Errors
-    /// Fails if there is no key yet, if there are too many former keys, or if a file cannot be
-    /// used.
-    pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
-        keys::rotate(data, &mut Host::Real.rng()?)
     }
 
     /// Returns the number of former keys that the realm still answers to.
@@ -385,7 +349,8 @@ impl Server {
         log_retention(started.keeping);
         if self.is_restored
             && started.is_life_begun
-            && let Err(error) = Embedded::forget_restored(&self.data)
+            && let Some(forget) = self.forget_restored
+            && let Err(error) = forget()
         {
             tracing::warn!(%error, "the next start takes the store for a restored one again");
         }
@@ -453,37 +418,6 @@ impl Server {
     }
 }
 
-/// Converts a disk-full error of any file to [`OpenError::Full`].
-fn no_room(error: ServerError, is_new: bool) -> ServerError {
-    match error {
-        ServerError::Directory { path, source }
-        | ServerError::File { path, source }
-        | ServerError::Identity(IdentityError::Io { path, source })
-            if is_full(&source) =>
-        {
-            OpenError::Full {
-                path,
-                source,
-                is_new,
-            }
-            .into()
-        }
-        error => error,
-    }
-}
-
-/// Opens the store with the configured options.
-fn open_store(config: &Config, start: Start) -> Result<Embedded, OpenError> {
-    let opening = Opening {
-        reserve: config.store.reserve.0,
-        accepts_damage: start.accepts_damage,
-        is_restored: start.is_restored,
-        is_after_failure: start.is_after_failure,
-        scrub: Some(config.store.scrub.0),
-    };
-    Embedded::open_as(&config.store.path, opening)
-}
-
 /// Converts the reason why the configured peers could not be added.
 fn peers_unusable(error: PeerError) -> ServerError {
     match error {
@@ -523,21 +457,4 @@ fn log_retention((keeping, retention): (Keeping, Retention)) {
              bytes = \"off\" to leave it so"
         ),
     }
-}
-
-/// Creates the data directory, accessible to its owner only.
-fn make_directory(path: &Path) -> Result<(), ServerError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        builder.mode(0o700);
-    }
-    builder
-        .create(path)
-        .map_err(|source| ServerError::Directory {
-            path: path.into(),
-            source,
-        })
 }

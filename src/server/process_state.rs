@@ -4,18 +4,30 @@
 
 use std::{
     fmt,
+    path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rand::CryptoRng;
-
 use super::{Clock, Config, ServerError, config::RegistrationConfig, keys, sockets::Sockets};
-use crate::{endpoint::Identity, realm::Registration};
+use crate::{
+    crypto::{PublicKey, SecretKey},
+    endpoint::Identity,
+    host::Host,
+    realm::Registration,
+    wire::RealmId,
+};
 
-/// The secrets of a realm.
+/// What makes a realm this one and no other: its name, its keys and its codes. They belong to one
+/// store for good: over an empty store, the same keys would let recorded commands take effect again
+/// (EXACT-14).
 pub struct Secrets {
+    /// The name by which others know the realm.
+    pub id: RealmId,
+    /// The realm's keys.
     pub identity: Identity,
+    /// The code that makes a session an operator's.
     pub operator_code: String,
+    /// Who may register, and the code for that if there is one.
     pub registration: Registration,
 }
 
@@ -26,16 +38,60 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Reads the secrets, or creates them at the first start.
-    pub fn load(config: &Config, rng: &mut impl CryptoRng) -> Result<Self, ServerError> {
+    /// Reads the secrets from the data directory of the configuration, which exists, or creates
+    /// them at the first start.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be used, or if the system provides no randomness.
+    pub fn load(config: &Config) -> Result<Self, ServerError> {
         let data = &config.store.path;
+        let rng = &mut Host::Real.rng()?;
+        let identity = keys::load(data, rng)?;
         Ok(Self {
-            identity: keys::load(data, rng)?,
+            id: match config.realm.id {
+                Some(id) => id,
+                None => keys::own_id(data, &identity)?,
+            },
+            identity,
             operator_code: keys::operator_code(data, rng)?,
             registration: match config.realm.registration {
                 RegistrationConfig::Open => Registration::Open,
                 RegistrationConfig::Closed => Registration::Closed,
                 RegistrationConfig::Code => Registration::Code(keys::registration_code(data, rng)?),
+            },
+        })
+    }
+
+    /// Gives the realm in the directory `data` a new key, which takes effect at the next start. The
+    /// old key vouches for it. Returns both.
+    ///
+    /// # Errors
+    /// Fails if there is no key yet, if there are too many former keys, or if a file cannot be
+    /// used.
+    pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
+        keys::rotate(data, &mut Host::Real.rng()?)
+    }
+
+    /// Draws the secrets of a new realm, and writes them nowhere.
+    ///
+    /// # Errors
+    /// Fails if the system provides no randomness.
+    pub fn generate(config: &Config) -> Result<Self, ServerError> {
+        let rng = &mut Host::Real.rng()?;
+        let current = SecretKey::generate(rng);
+        let default_id = || keys::default_id(&current.public());
+        Ok(Self {
+            id: config.realm.id.unwrap_or_else(default_id),
+            identity: Identity {
+                current,
+                former: Vec::new(),
+                lasting: SecretKey::generate(rng),
+            },
+            operator_code: keys::new_operator_code(rng),
+            registration: match config.realm.registration {
+                RegistrationConfig::Open => Registration::Open,
+                RegistrationConfig::Closed => Registration::Closed,
+                RegistrationConfig::Code => Registration::Code(keys::new_registration_code(rng)),
             },
         })
     }

@@ -16,8 +16,14 @@ pub struct Sockets {
 }
 
 impl Sockets {
+    /// Binds the sockets of all listeners.
+    pub fn bind_all(config: &Config) -> Result<Vec<Self>, ServerError> {
+        let listeners = config.listeners().into_iter();
+        listeners.map(|listen| Self::bind(config, listen)).collect()
+    }
+
     /// Binds the sockets of a listener.
-    pub fn bind(config: &Config, listen: ListenConfig) -> Result<Self, ServerError> {
+    fn bind(config: &Config, listen: ListenConfig) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Bind {
             address: listen.address,
             source,

@@ -526,3 +526,18 @@ async fn queue_unreadable_at_start_still_returns_expired_message() {
     .await;
     assert_eq!(store.last(&inbox).await.unwrap().0, 1);
 }
+
+/// A realm over a store of the caller's own serves until told to stop, and creates no file.
+#[tokio::test]
+async fn server_over_any_store_serves_until_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
+    config.store.path = directory.path().join("data");
+    let secrets = Secrets::generate(&config).unwrap();
+    let key = secrets.identity.current.public();
+    let server = Server::over(Faulty::default(), secrets, &config, Start::default()).unwrap();
+    assert_eq!((server.key(), server.addresses().len()), (key, 1));
+    let realm = Arc::clone(&server.realm);
+    server.run(async { register(&realm).await }).await.unwrap();
+    assert!(!config.store.path.exists());
+}

@@ -104,6 +104,14 @@ impl Batch {
         self
     }
 
+    /// Returns the log of each entry that the batch appends.
+    pub fn grown(&self) -> impl Iterator<Item = &Log> {
+        self.changes.iter().filter_map(|change| match change {
+            Change::Append(log, _) => Some(log),
+            _ => None,
+        })
+    }
+
     /// Returns the approximate number of bytes that the batch adds to the store. Removals do not
     /// count.
     pub fn bytes(&self) -> usize {

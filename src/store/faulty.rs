@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Batch, Change, CommitError, Committed, Key, Log, Memory, NameBytes, Page, PageLimit, Position,
-    Prefix, Store, StoreError, Subscribers, Subscription, Versioned,
+    Batch, CommitError, Committed, Key, Log, Memory, NameBytes, Page, PageLimit, Position, Prefix,
+    Store, StoreError, Subscribers, Subscription, Versioned,
 };
 
 /// An operation on the store.
@@ -135,14 +135,7 @@ impl Store for Faulty {
         if self.fails(Asked::Commit(&batch)) {
             return Err(CommitError::Full);
         }
-        let logs: Vec<Log> = batch
-            .changes
-            .iter()
-            .filter_map(|change| match change {
-                Change::Append(log, _) => Some(log.clone()),
-                _ => None,
-            })
-            .collect();
+        let logs: Vec<Log> = batch.grown().cloned().collect();
         let committed = self.0.memory.lock().unwrap().apply(batch)?;
         for log in &logs {
             self.0.subscribers.notify(log);

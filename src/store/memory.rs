@@ -1,10 +1,13 @@
-//! The contents of a store in memory, without a disk, for tests that keep, copy and compare them.
+//! A store in memory, without a disk, and its contents, which tests keep, copy and compare.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::{
     Batch, Change, CommitError, Committed, Expected, Key, Log, Page, PageLimit, Position, Prefix,
-    Version, Versioned,
+    Store, StoreError, Subscribers, Subscription, Version, Versioned,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -134,5 +137,70 @@ impl Memory {
             }
         }
         Ok(Committed { version, positions })
+    }
+}
+
+/// An engine without a disk: what is committed lasts as long as this value. An answer `ok` of a
+/// realm over it lasts as long as the process. Its memory has no bound but those of the realm's
+/// rules.
+#[derive(Debug, Default)]
+pub struct InMemory {
+    contents: Arc<Mutex<Memory>>,
+    subscribers: Subscribers,
+}
+
+impl InMemory {
+    /// Returns a store with these contents, which others may open after it.
+    #[cfg(test)]
+    pub(crate) fn over(contents: Arc<Mutex<Memory>>) -> Self {
+        let subscribers = Subscribers::default();
+        Self {
+            contents,
+            subscribers,
+        }
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Memory> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for InMemory {
+    async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
+        Ok(self.contents().get(key))
+    }
+
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned)>, StoreError> {
+        Ok(self.contents().list(prefix, after, limit))
+    }
+
+    async fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Result<Page, StoreError> {
+        Ok(self.contents().read(log, after, limit))
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        let grown: Vec<Log> = batch.grown().cloned().collect();
+        let committed = self.contents().apply(batch)?;
+        for log in &grown {
+            self.subscribers.notify(log);
+        }
+        Ok(committed)
+    }
+
+    async fn last(&self, log: &Log) -> Result<Position, StoreError> {
+        Ok(self.contents().last(log))
+    }
+
+    async fn logs(&self, after: Option<&Log>, limit: usize) -> Result<Vec<Log>, StoreError> {
+        Ok(self.contents().logs(after, limit))
+    }
+
+    fn subscribe(&self, logs: &[Log]) -> Subscription {
+        self.subscribers.subscribe(logs)
     }
 }

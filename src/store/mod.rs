@@ -5,15 +5,14 @@
 //! conditions of its author still hold (optimistic concurrency; there are no locks). This module
 //! knows nothing of chat.
 //!
-//! Engines: [`Embedded`], in one directory of this machine. Every engine passes
-//! `src/store/tests.rs`.
+//! Engines: `Embedded` (feature `embedded`), in one directory of this machine, and [`InMemory`],
+//! which keeps nothing. Every engine passes `src/store/tests.rs`.
 
 mod batch;
 #[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(test)]
 mod faulty;
-#[cfg(test)]
 mod memory;
 mod subscribe;
 #[cfg(all(test, feature = "client", feature = "embedded"))]
@@ -23,14 +22,15 @@ mod unreadable_range;
 use std::{
     future::Future,
     hash::{Hash, Hasher},
+    time::Duration,
 };
 
 pub use batch::{Batch, Change, Expected};
 use bytes::Bytes;
 #[cfg(feature = "embedded")]
 pub(crate) use embedded::{
-    BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, MEMTABLES, RESERVE_BYTES, SCRUB, VALUES_BYTES,
-    WRITES_WAITING, is_full, may_pass,
+    BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, MEMTABLES, VALUES_BYTES, WRITES_WAITING, is_full,
+    may_pass,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::{Embedded, OpenError, Opening};
@@ -39,6 +39,7 @@ pub use embedded::{Embedded, OpenError, Opening};
 pub(crate) use embedded::{fail_next_sync, hold_closing, panic_at_next_write};
 #[cfg(test)]
 pub use faulty::{Asked, Faulty};
+pub use memory::InMemory;
 #[cfg(test)]
 pub use memory::Memory;
 use smallvec::SmallVec;
@@ -49,6 +50,11 @@ pub use crate::wire::Position;
 
 /// The longest key, prefix or log name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
+/// The default disk space that is kept free, in bytes: the engine needs it to tidy up, and so does
+/// the operator.
+pub const RESERVE_BYTES: u64 = 32 << 20;
+/// The default interval at which all tables are read.
+pub const SCRUB: Duration = Duration::from_hours(7 * 24);
 
 /// The name of a key, prefix or log. Nearly all names are stored inline, so a comparison reads no
 /// other memory.

@@ -1,7 +1,10 @@
 //! Tests of each promise of the `Store` trait, with conflicts and restarts. Every store engine must
 //! pass them. An engine takes part by implementing [`Engine`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use super::*;
 use crate::simulation;
@@ -26,6 +29,18 @@ impl Engine for EmbeddedDirectory {
 
 fn embedded() -> EmbeddedDirectory {
     EmbeddedDirectory(tempfile::tempdir().unwrap())
+}
+
+impl Engine for Arc<Mutex<Memory>> {
+    type Store = InMemory;
+
+    fn open(&self) -> InMemory {
+        InMemory::over(Self::clone(self))
+    }
+}
+
+fn contents() -> Arc<Mutex<Memory>> {
+    Arc::default()
 }
 
 impl Engine for simulation::Disk {
@@ -69,21 +84,22 @@ async fn values(store: &impl Store, log_name: &str) -> Vec<(u64, String)> {
         .collect()
 }
 
+macro_rules! suite_on {
+    ($module:ident, $engine:ident: $($name:ident)*) => {
+        mod $module { $(
+            #[test]
+            fn $name() {
+                super::block_on(async { super::suite::$name(&super::$engine()).await });
+            }
+        )* }
+    };
+}
+
 macro_rules! suite {
     ($($name:ident)*) => {
-        mod on_disk { $(
-            #[test]
-            fn $name() {
-                super::block_on(super::suite::$name(&super::embedded()));
-            }
-        )* }
-
-        mod simulated { $(
-            #[test]
-            fn $name() {
-                super::block_on(async { super::suite::$name(&super::simulated()).await });
-            }
-        )* }
+        suite_on! { on_disk, embedded: $($name)* }
+        suite_on! { in_memory, contents: $($name)* }
+        suite_on! { simulated, simulated: $($name)* }
     };
 }
 
@@ -574,24 +590,4 @@ fn engine_with_random_batches_matches_model() {
             Ok(())
         })
         .unwrap();
-}
-
-/// Two servers on one directory would undo each other's work.
-#[test]
-fn store_directory_in_use_is_refused() {
-    let engine = embedded();
-    let store = engine.open();
-    let error = Embedded::open(engine.0.path()).unwrap_err();
-    assert!(matches!(error, OpenError::Locked(_)), "{error}");
-    assert!(error.to_string().contains("stop it first"));
-    drop(store);
-    engine.open();
-}
-
-#[test]
-fn store_directory_not_creatable_is_named() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let error = Embedded::open(&file.path().join("below")).unwrap_err();
-    assert!(matches!(error, OpenError::Io { .. }));
-    assert!(error.to_string().contains(file.path().to_str().unwrap()));
 }

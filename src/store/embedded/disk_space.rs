@@ -15,9 +15,6 @@ use super::{
     manifest,
 };
 
-/// The default disk space that is kept free, in bytes: the engine needs it to tidy up, and so does
-/// the operator.
-pub const RESERVE_BYTES: u64 = 32 << 20;
 /// How long a check of the free space stays valid.
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
 /// A check also expires once this fraction of the reserve has been written. Journals take that

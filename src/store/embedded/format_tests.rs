@@ -294,7 +294,7 @@ async fn scrub_names_damaged_file() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 200, true).await;
     let scrubbing = Opening {
-        scrub: Some(open::SCRUB),
+        scrub: Some(crate::store::SCRUB),
         ..opening()
     };
     let store = Embedded::open_as(directory.path(), scrubbing).unwrap();

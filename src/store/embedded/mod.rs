@@ -38,7 +38,6 @@ use std::{
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
 use compaction_gate::Closing;
-pub use disk_space::RESERVE_BYTES;
 use disk_space::Room;
 pub use error::{OpenError, is_full, may_pass};
 use fjall::{Database, Keyspace};
@@ -47,7 +46,7 @@ use health::Health;
 #[cfg(test)]
 pub(crate) use health::scripted::{fail_next_sync, hold_closing, panic_at_next_write};
 pub use memtables::{MEMTABLE_BYTES, MEMTABLES};
-pub use open::{Opening, SCRUB};
+pub use open::Opening;
 use scrubber::Keeper;
 use tokio::sync::{mpsc, oneshot};
 use waiters::Desks;

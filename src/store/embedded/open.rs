@@ -16,11 +16,11 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, compaction::
 use tokio::sync::mpsc;
 
 use super::{
-    super::{StoreError, Subscribers, Version},
+    super::{RESERVE_BYTES, SCRUB, StoreError, Subscribers, Version},
     CACHE_BYTES, Embedded, FRESH_FILES, MEMTABLE_BYTES, STORE, WRITES_WAITING,
     cache::Cache,
     compaction_gate::{Closing, CompactionGate},
-    disk_space::{RESERVE_BYTES, Room},
+    disk_space::Room,
     error::{OpenError, engine_error, is_full, unreadable},
     examine::{self, Manner, Report},
     flags::Flag,
@@ -51,9 +51,6 @@ pub struct Opening {
     /// The interval at which all tables are read, the first time at the start; None for never.
     pub scrub: Option<Duration>,
 }
-
-/// The default interval at which all tables are read.
-pub const SCRUB: Duration = Duration::from_hours(7 * 24);
 
 impl Default for Opening {
     fn default() -> Self {

@@ -520,3 +520,23 @@ proptest! {
         runtime.block_on(follow(steps, Bounds { rows, bytes }));
     }
 }
+
+/// Two servers on one directory would undo each other's work.
+#[test]
+fn store_directory_in_use_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Embedded::open(directory.path()).unwrap();
+    let error = Embedded::open(directory.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    assert!(error.to_string().contains("stop it first"));
+    drop(store);
+    Embedded::open(directory.path()).unwrap();
+}
+
+#[test]
+fn store_directory_not_creatable_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Embedded::open(&file.path().join("below")).unwrap_err();
+    assert!(matches!(error, OpenError::Io { .. }));
+    assert!(error.to_string().contains(file.path().to_str().unwrap()));
+}
