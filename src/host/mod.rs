@@ -107,7 +107,7 @@ async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let _ = answer.send(found.map(Iterator::collect));
     })?;
     let found = answered.await;
-    found.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+    found.map_err(|_| io::Error::other("the look-up of a name has panicked"))?
 }
 
 /// Waits until a datagram may have arrived. Returns the network's error for a sent one.

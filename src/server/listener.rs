@@ -6,7 +6,7 @@ use rand::Rng as _;
 use tokio::sync::mpsc;
 
 use super::{
-    Config,
+    Config, ServerError,
     config::{ListenConfig, Security, host_and_port},
     sockets::Sockets,
 };
@@ -24,6 +24,8 @@ const AROUND_MESSAGE: usize = 1024;
 pub struct Listener {
     pub address: SocketAddr,
     pub config: ListenConfig,
+    /// The host and port that others are told instead of the bound ones.
+    advertised: Option<(String, u16)>,
     /// The socket and endpoint of each worker.
     pub workers: Vec<(Bound, endpoint::Endpoint)>,
 }
@@ -53,22 +55,24 @@ impl Drop for Ending {
 
 impl Listener {
     /// Prepares serving from bound sockets.
+    ///
+    /// # Errors
+    /// Fails if the advertised address is none, or if the system refuses a socket.
     pub fn new(
         config: &Config,
         sockets: &Sockets,
         id: RealmId,
         identity: &Identity,
         rng: &mut rand::rngs::StdRng,
-    ) -> io::Result<Listener> {
+    ) -> Result<Listener, ServerError> {
         let listen = sockets.config.clone();
+        let advertised = listen.advertise.as_deref().map(host_and_port).transpose()?;
         let bound = sockets.each()?.into_iter().map(Bound::new);
         let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
         let count = bound.len();
         let mut workers: Vec<(Bound, endpoint::Endpoint)> = Vec::with_capacity(count);
         for (own, socket) in bound.into_iter().enumerate() {
-            let place =
-                |of| endpoint::WorkerId::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
-            let place = place(count).unwrap_or(endpoint::WorkerId::ALONE);
+            let place = worker_id(own, count)?;
             let config = endpoint_config(config, &listen, id, place, count);
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
@@ -82,13 +86,14 @@ impl Listener {
             address: sockets.address,
             workers,
             config: listen,
+            advertised,
         })
     }
 
     /// Returns the host and port at which clients reach it: the advertised ones if known, which
     /// work from other machines, too.
     pub fn reached_at(&self) -> (String, u16) {
-        self.advertised().unwrap_or_else(|| {
+        self.advertised.clone().unwrap_or_else(|| {
             let ip = reachable(self.address.ip());
             (ip.to_string(), self.address.port())
         })
@@ -98,13 +103,14 @@ impl Listener {
     /// (0.0.0.0 or ::) may be reached at an address that only others know.
     pub fn told(&self) -> (String, u16) {
         let own = || (self.address.ip().to_string(), self.address.port());
-        self.advertised().unwrap_or_else(own)
+        self.advertised.clone().unwrap_or_else(own)
     }
+}
 
-    fn advertised(&self) -> Option<(String, u16)> {
-        let advertised = self.config.advertise.as_deref();
-        advertised.and_then(|text| host_and_port(text).ok())
-    }
+/// Returns the number of one of several workers.
+fn worker_id(own: usize, of: usize) -> io::Result<endpoint::WorkerId> {
+    let id = || endpoint::WorkerId::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
+    id().ok_or_else(|| io::Error::other(format!("a listener cannot have a worker {own} of {of}")))
 }
 
 /// Returns the endpoint configuration of one of `count` workers of a listener.

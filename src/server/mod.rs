@@ -138,6 +138,9 @@ pub enum ServerError {
         /// The I/O error.
         source: io::Error,
     },
+    /// A listener's advertised address is not one.
+    #[error("advertise: {0}")]
+    Advertised(#[from] config::InvalidHost),
     /// The limit of open files is too low.
     #[error(
         "this process may have {current} files open at once, and a server needs {needed}: raise the limit (ulimit -n, or LimitNOFILE \

@@ -160,8 +160,8 @@ impl Cache {
     fn part<'a>(&self, key: &'a Key) -> (MutexGuard<'_, Part>, Hashed<'a>) {
         let hash = self.hasher.hash_one(key);
         // The table uses the other bits of the hash.
-        let at = usize::try_from((hash >> 32) % PARTS as u64).unwrap_or_default();
-        let part = self.parts[at]
+        let [_, _, _, bits, ..] = hash.to_be_bytes();
+        let part = self.parts[usize::from(bits) % PARTS]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         (part, Hashed { key, hash })

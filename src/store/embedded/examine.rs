@@ -7,6 +7,7 @@
 //! is changed before that is known.
 
 use std::{
+    borrow::Cow,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -429,12 +430,18 @@ impl<'a> Walk<'a> {
     }
 }
 
+fn name_of(path: &Path) -> io::Result<Cow<'_, str>> {
+    let nameless = || io::Error::new(io::ErrorKind::InvalidInput, "a journal without a name");
+    let name = path.file_name().ok_or_else(nameless)?;
+    Ok(name.to_string_lossy())
+}
+
 /// Keeps a copy of a journal under another name by a hard link, which takes no space. On a file
 /// system without hard links no copy is kept.
 fn set_aside(directory: &Path, path: &Path) -> io::Result<()> {
     let place = directory.join(ASIDE);
     fs::create_dir_all(&place)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name_of(path)?;
     for number in 1..=u32::MAX {
         match fs::hard_link(path, place.join(format!("{name}.{number}"))) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -452,7 +459,7 @@ fn set_aside(directory: &Path, path: &Path) -> io::Result<()> {
 fn keep_tail(directory: &Path, tail: &Piece) -> io::Result<()> {
     let place = directory.join(ASIDE);
     fs::create_dir_all(&place)?;
-    let name = tail.file.file_name().unwrap_or_default().to_string_lossy();
+    let name = name_of(&tail.file)?;
     let mut from = File::open(&tail.file)?;
     from.seek(SeekFrom::Start(tail.at))?;
     // A file with the same name was cut off at the same offset.

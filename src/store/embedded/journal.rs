@@ -113,7 +113,7 @@ impl Journal {
                 Some(at) => at,
                 None => return Ok(None),
             };
-            let take = usize::try_from(self.len - at).unwrap_or(WINDOW).min(WINDOW);
+            let take = window(self.len - at);
             let Some(bytes) = self.bytes(at, take)? else {
                 return Ok(None);
             };
@@ -129,9 +129,7 @@ impl Journal {
     pub fn written_end(&mut self, at: u64) -> io::Result<u64> {
         let (mut at, mut end) = (at, at);
         while let Some(found) = self.next_written(at)? {
-            let take = usize::try_from(self.len - found)
-                .unwrap_or(WINDOW)
-                .min(WINDOW);
+            let take = window(self.len - found);
             let Some(bytes) = self.bytes(found, take)? else {
                 break;
             };
@@ -269,7 +267,7 @@ impl Journal {
             record.end - END_BYTES as u64,
         );
         while at < end {
-            let take = usize::try_from(end - at).unwrap_or(WINDOW).min(WINDOW);
+            let take = window(end - at);
             let Some(bytes) = self.bytes(at, take)? else {
                 return Ok(false);
             };
@@ -321,6 +319,11 @@ fn parse_item(bytes: &[u8]) -> Option<Item> {
         value: stored,
         is_plain: *kind == 0 && *compression == 0,
     })
+}
+
+/// Returns how many of `left` bytes are read at once.
+fn window(left: u64) -> usize {
+    usize::try_from(left).map_or(WINDOW, |left| left.min(WINDOW))
 }
 
 /// Parses the checksum of a record.

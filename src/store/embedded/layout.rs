@@ -25,6 +25,11 @@ pub const FORMAT: u32 = 2;
 pub const FORMAT_KEY: &[u8] = b"f";
 pub const VERSION_KEY: &[u8] = b"v";
 
+/// Parses a format number, which a newer release may have followed by more. None if it is damaged.
+pub fn parse_format(stored: &[u8]) -> Option<u32> {
+    stored.first_chunk().copied().map(u32::from_be_bytes)
+}
+
 /// The latest state of a key: a value, or none if it was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latest {
@@ -71,9 +76,9 @@ pub fn after(key: &Key) -> Place {
     concat(&[b"k", &key.0, &[0]])
 }
 
-/// Parses the key in a keyspace key.
-pub fn parse_key(stored: &[u8]) -> Key {
-    Key(stored.get(1..).unwrap_or_default().into())
+/// Parses the key in a keyspace key. None if it is damaged.
+pub fn parse_key(stored: &[u8]) -> Option<Key> {
+    Some(Key(stored.strip_prefix(b"k")?.into()))
 }
 
 /// Appends the record of a value under its own key.
@@ -97,17 +102,19 @@ pub fn row_key(at: u16) -> Place {
     concat(&[ROW_PREFIX, &at.to_be_bytes()])
 }
 
-/// Appends the latest state of a key to the row of its group.
-pub fn add_to_row(row: &mut Vec<u8>, key: &Key, latest: &Latest) {
-    row.push(u8::try_from(key.0.len()).unwrap_or(u8::MAX));
+/// Appends the latest state of a key to the row of its group. None if the key or the value is too
+/// long for that: the row could not be parsed.
+pub fn add_to_row(row: &mut Vec<u8>, key: &Key, latest: &Latest) -> Option<()> {
+    row.push(u8::try_from(key.0.len()).ok()?);
     row.extend_from_slice(&key.0);
     row.extend_from_slice(&latest.version.0.to_be_bytes());
-    let value = latest.value.as_deref();
-    let len = value.map_or(0, |value| {
-        u32::try_from(value.len() + 1).unwrap_or(u32::MAX)
-    });
+    let (len, value) = match &latest.value {
+        Some(value) => (u32::try_from(value.len()).ok()?.checked_add(1)?, &value[..]),
+        None => (0, &[][..]),
+    };
     row.extend_from_slice(&len.to_be_bytes());
-    row.extend_from_slice(value.unwrap_or_default());
+    row.extend_from_slice(value);
+    Some(())
 }
 
 /// Parses a row: its place in the ring, and its contents. None if it is damaged.
@@ -164,6 +171,7 @@ impl Seal {
 }
 
 fn named(kind: u8, log: &Log) -> Place {
+    // No commit takes a longer name, and the place of one begins that of no record.
     let len = u8::try_from(log.0.len()).unwrap_or(u8::MAX);
     concat(&[&[kind, len], &log.0])
 }
@@ -197,16 +205,18 @@ pub fn entry(log: &Log, position: Position) -> Place {
     out
 }
 
-/// Parses the position in an entry's keyspace key.
-pub fn parse_entry_position(stored: &[u8]) -> Position {
-    let position = stored.last_chunk().copied().unwrap_or_default();
-    Position(u64::from_be_bytes(position))
+/// Parses the position in an entry's keyspace key. None if it is damaged.
+pub fn parse_entry_position(stored: &[u8]) -> Option<Position> {
+    let (len, rest) = stored.strip_prefix(LOG_PREFIX)?.split_first()?;
+    let position = rest.get(usize::from(*len)..)?;
+    number(position).map(Position)
 }
 
 pub fn trimmed(log: &Log) -> Place {
     named(b't', log)
 }
 
-pub fn number(stored: &[u8]) -> u64 {
-    u64::from_be_bytes(stored.first_chunk().copied().unwrap_or_default())
+/// Parses a record that is one number. None if it is damaged.
+pub fn number(stored: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(stored.try_into().ok()?))
 }

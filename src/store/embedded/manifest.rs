@@ -12,7 +12,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{self, Read as _, SeekFrom},
+    io::{self, BufRead as _, BufReader, Read as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -221,19 +221,21 @@ impl Table {
     /// false. Returns None if it was stopped.
     pub fn check(&self, mut pause: impl FnMut() -> bool) -> Result<Option<u64>, Trouble> {
         let io = |error| Trouble::from_io(&self.path, error);
-        let mut file = File::open(&self.path).map_err(io)?;
+        let file = File::open(&self.path).map_err(io)?;
         // The cache is not dropped again afterwards: pages that others use are back by then, and
         // pages that nobody uses leave the cache first.
         drop_cached(&file);
+        let mut file = BufReader::with_capacity(PIECE, file);
         let mut hash = Xxh3::new();
-        let mut piece = vec![0; PIECE];
         let mut bytes = 0;
         loop {
-            let len = file.read(&mut piece).map_err(io)?;
+            let piece = file.fill_buf().map_err(io)?;
+            let len = piece.len();
             if len == 0 {
                 break;
             }
-            hash.update(piece.get(..len).unwrap_or_default());
+            hash.update(piece);
+            file.consume(len);
             bytes += len as u64;
             if !pause() {
                 return Ok(None);

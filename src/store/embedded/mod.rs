@@ -175,15 +175,14 @@ impl Embedded {
             return Ok(None);
         };
         let key = guard.key().map_err(|error| self.unread(&error))?;
-        let log = layout::parse_log(&key);
-        log.map(Some)
-            .ok_or_else(|| StoreError::Damaged("an entry without its log".into()))
+        let log = self.sound(layout::parse_log(&key), "an entry without its log")?;
+        Ok(Some(log))
     }
 
     /// Returns the place where logs can be read again behind `from`, which is unreadable.
     fn after_gap(&self, from: &[u8]) -> Option<layout::Place> {
         let place = |behind: &[u8]| concat(&[layout::LOG_PREFIX, behind]);
-        let mut gap = Gap::behind(from.get(layout::LOG_PREFIX.len()..).unwrap_or_default());
+        let mut gap = Gap::behind(from.strip_prefix(layout::LOG_PREFIX)?);
         while let Some(behind) = gap.next() {
             gap.tell(self.log_from(&place(&behind)).is_ok());
         }
@@ -197,11 +196,21 @@ impl Embedded {
         error
     }
 
-    fn parse_value(&self, stored: &[u8]) -> Result<Versioned, StoreError> {
-        layout::parse_value(stored).ok_or_else(|| {
+    /// Returns what was parsed of a record, or reports that the record is damaged.
+    fn sound<T>(&self, parsed: Option<T>, damage: &str) -> Result<T, StoreError> {
+        parsed.ok_or_else(|| {
             self.keeper.look();
-            StoreError::Damaged("a value without its version".into())
+            StoreError::Damaged(damage.into())
         })
+    }
+
+    fn parse_value(&self, stored: &[u8]) -> Result<Versioned, StoreError> {
+        self.sound(layout::parse_value(stored), "a value without its version")
+    }
+
+    fn parse_position(&self, key: &[u8]) -> Result<Position, StoreError> {
+        let position = layout::parse_entry_position(key);
+        self.sound(position, "an entry without its position")
     }
 }
 
@@ -269,7 +278,8 @@ impl Store for Embedded {
             .map(|guard| match guard.into_inner() {
                 Ok((key, stored)) => {
                     let value = self.parse_value(&stored)?;
-                    Ok((layout::parse_key(&key), Some(value)))
+                    let key = self.sound(layout::parse_key(&key), "a value without its key")?;
+                    Ok((key, Some(value)))
                 }
                 Err(error) => Err(self.unread(&error)),
             });
@@ -299,7 +309,7 @@ impl Store for Embedded {
             };
             bytes += entry.len();
             page.entries
-                .push((layout::parse_entry_position(&key), entry.to_vec()));
+                .push((self.parse_position(&key)?, entry.to_vec()));
         }
         Ok(page)
     }
@@ -325,7 +335,7 @@ impl Store for Embedded {
         match self.data.range(from..=to).next_back() {
             Some(guard) => {
                 let key = guard.key().map_err(|error| self.unread(&error))?;
-                Ok(layout::parse_entry_position(&key))
+                self.parse_position(&key)
             }
             None => Ok(Position(writer::trimmed_end(&self.data, log)?)),
         }

@@ -460,18 +460,32 @@ fn read_state(
     data: &Keyspace,
     bounds: Bounds,
 ) -> Result<(Version, Rows, Behind), OpenError> {
-    let number = |key| {
-        let stored = data.get(key);
-        stored.map_err(|error| engine_error(directory, error))
-    };
-    let placed = number(layout::VERSION_KEY)?;
-    let placed = Version(placed.map_or(0, |stored| layout::number(&stored)));
-    let sealed = number(layout::SEAL_KEY)?.and_then(|seal| layout::Seal::parse(&seal));
+    let placed = read_record(directory, data, layout::VERSION_KEY, layout::number)?;
+    let placed = Version(placed.unwrap_or(0));
+    let sealed = read_record(directory, data, layout::SEAL_KEY, layout::Seal::parse)?;
     let (rows, behind) =
         read_rows(data, placed, bounds).map_err(|error| unreadable(directory, &error))?;
     let version = rows.last().unwrap_or(placed);
     let version = sealed.map_or(version, |sealed| sealed.version.max(version));
     Ok((version, rows, behind))
+}
+
+/// Returns one of the store's own records, if it is there.
+fn read_record<T>(
+    directory: &Path,
+    data: &Keyspace,
+    key: &[u8],
+    parse: fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>, OpenError> {
+    let stored = data.get(key);
+    let Some(stored) = stored.map_err(|error| engine_error(directory, error))? else {
+        return Ok(None);
+    };
+    let damaged = || {
+        let what = format!("its record {:?} is invalid", String::from_utf8_lossy(key));
+        unreadable(directory, &StoreError::Damaged(what))
+    };
+    parse(&stored).map(Some).ok_or_else(damaged)
 }
 
 /// Returns the contents of the rows of the last groups. Those up to `placed` no longer count.
@@ -489,13 +503,7 @@ fn read_rows(
 
 /// Returns the format of the store, if it has one. Refuses one that a newer release wrote.
 fn find_format(directory: &Path, data: &Keyspace) -> Result<Option<u32>, OpenError> {
-    let stored = data.get(layout::FORMAT_KEY);
-    let stored = stored.map_err(|error| engine_error(directory, error))?;
-    let found = stored.map(|stored| {
-        let number = stored.first_chunk().copied();
-        number.map_or(u32::MAX, u32::from_be_bytes)
-    });
-    match found {
+    match read_record(directory, data, layout::FORMAT_KEY, layout::parse_format)? {
         Some(found) if found > layout::FORMAT => Err(OpenError::Newer {
             path: directory.into(),
             found,

@@ -25,7 +25,7 @@ use super::{
 /// written to their places, and a group that exceeds it waits for all of them.
 pub const BEHIND_BYTES: usize = 8 << 20;
 /// The maximum number of rows, and so of rows to read at a start.
-const ROWS: usize = 4096;
+const ROWS: u16 = 4096;
 /// The approximate overhead of a value besides its bytes and its key's, in bytes: its slot in the
 /// tree and its allocation.
 const AROUND: usize = 160;
@@ -36,7 +36,7 @@ const SWEPT_MIN: usize = 16;
 /// The limits of write-behind.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    pub rows: usize,
+    pub rows: u16,
     pub bytes: usize,
 }
 
@@ -52,7 +52,7 @@ impl Default for Bounds {
 impl Bounds {
     /// Returns the place in the ring after `at`.
     fn after(self, at: u16) -> u16 {
-        u16::try_from((usize::from(at) + 1) % self.rows).unwrap_or(0)
+        (at % self.rows + 1) % self.rows
     }
 }
 
@@ -231,20 +231,19 @@ impl Rows {
     /// Returns the values that the next group must write to their places: none while there is room.
     pub fn sweep(&mut self, behind: &Behind) -> Sweep {
         let (rows, bytes) = (self.counting.len(), behind.bytes());
-        if self.sweeping.is_none()
-            && (rows >= self.bounds.rows / 2 || bytes >= self.bounds.bytes / 2)
-        {
+        let rows_max = usize::from(self.bounds.rows);
+        if self.sweeping.is_none() && (rows >= rows_max / 2 || bytes >= self.bounds.bytes / 2) {
             self.sweeping = self.last().map(|version| (version, None));
         }
         let Some((until, last)) = &mut self.sweeping else {
             return Sweep::default();
         };
-        let is_full = rows + 1 >= self.bounds.rows || bytes >= self.bounds.bytes;
+        let is_full = rows + 1 >= rows_max || bytes >= self.bounds.bytes;
         // A quarter of the room is used up by the time this is done.
         let count = if is_full {
             usize::MAX
         } else {
-            (behind.len() / (self.bounds.rows / 4).max(1)).max(SWEPT_MIN)
+            (behind.len() / (rows_max / 4).max(1)).max(SWEPT_MIN)
         };
         let placed = behind.some_after(last.as_ref(), count);
         let done = (placed.len() < count).then_some(*until);

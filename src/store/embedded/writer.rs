@@ -96,9 +96,8 @@ struct Group {
 /// The data on the disk for the logs that a batch trims or forgets.
 #[derive(Default)]
 struct Found {
-    /// For each trim, in order: the keys of the entries that it removes, and of one more if there
-    /// are more.
-    entries: VecDeque<Vec<UserKey>>,
+    /// For each trim, in order: the entries that it removes, and one more if there are more.
+    entries: VecDeque<Vec<(Position, UserKey)>>,
     /// The positions up to which logs are trimmed.
     trimmed: HashMap<Log, u64>,
     /// Logs to be forgotten that still have entries.
@@ -302,7 +301,8 @@ impl Writer {
         if !group.values.is_empty() {
             let mut row = Vec::new();
             for (key, latest) in &group.values {
-                layout::add_to_row(&mut row, key, latest);
+                layout::add_to_row(&mut row, key, latest)
+                    .ok_or_else(|| StoreError::Failed("a value is too long for a row".into()))?;
             }
             writes.insert(&layout::row_key(self.rows.next())[..], row);
         }
@@ -390,15 +390,22 @@ impl Writer {
         Ok(found)
     }
 
-    /// Returns the keys of the entries on the disk that a trim removes, and of one more if there
-    /// are more.
-    fn entries_below(&self, log: &Log, below: Position) -> Result<Vec<UserKey>, StoreError> {
+    /// Returns the entries on the disk that a trim removes, and one more if there are more.
+    fn entries_below(
+        &self,
+        log: &Log,
+        below: Position,
+    ) -> Result<Vec<(Position, UserKey)>, StoreError> {
         // Trimmed entries are slow to skip.
         let begin = self.begins.get(log).copied().unwrap_or_default();
         let from = layout::entry(log, Position(begin));
         let to = layout::entry(log, Position(below.0.max(begin)));
         let entries = self.data.range(from..to).take(TRIM_MAX + 1);
-        entries.map(|guard| guard.key().map_err(unread)).collect()
+        let entry = |guard: fjall::Guard| {
+            let key = guard.key().map_err(unread)?;
+            Ok((parse_position(&key)?, key))
+        };
+        entries.map(entry).collect()
     }
 
     /// Adds the changes of a batch to the group.
@@ -476,13 +483,13 @@ impl Writer {
         let mark = found.mark_of(log, group);
         let begin = self.begins.get(log).copied().unwrap_or_default();
         let mut gone = begin;
-        let entries = found.entries.pop_front().unwrap_or_default();
+        let unread = || StoreError::Failed("the entries that a trim removes were not read".into());
+        let entries = found.entries.pop_front().ok_or_else(unread)?;
         let entries = entries
             .into_iter()
-            .map(|key| (layout::parse_entry_position(&key).0, key))
             // The batch may have trimmed the log before.
-            .skip_while(|(position, _)| *position < begin);
-        for (count, (position, key)) in entries.enumerate() {
+            .skip_while(|(position, _)| position.0 < begin);
+        for (count, (Position(position), key)) in entries.enumerate() {
             if position >= below {
                 break;
             }
@@ -524,17 +531,28 @@ fn unread(error: fjall::Error) -> StoreError {
     read_error(&error)
 }
 
+fn parse_position(key: &[u8]) -> Result<Position, StoreError> {
+    let damaged = || StoreError::Damaged("an entry without its position".into());
+    layout::parse_entry_position(key).ok_or_else(damaged)
+}
+
 /// Returns the last position used in `log`, read from the disk.
 fn find_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
     match data.prefix(layout::log(log)).next_back() {
         // Nothing behind the last entry can have been trimmed.
-        Some(last) => Ok(layout::parse_entry_position(&last.key().map_err(unread)?).0),
+        Some(last) => Ok(parse_position(&last.key().map_err(unread)?)?.0),
         None => trimmed_end(data, log),
     }
 }
 
 /// Returns the last trimmed position of `log`: a log without entries continues after it.
 pub fn trimmed_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
-    let below = data.get(layout::trimmed(log)).map_err(unread)?;
-    Ok(below.map_or(0, |stored| layout::number(&stored).saturating_sub(1)))
+    let Some(stored) = data.get(layout::trimmed(log)).map_err(unread)? else {
+        return Ok(0);
+    };
+    // Read as 0, it would let positions be used again.
+    let damaged =
+        || StoreError::Damaged("a log without the position up to which it is gone".into());
+    let below = layout::number(&stored).ok_or_else(damaged)?;
+    Ok(below.saturating_sub(1))
 }
