@@ -859,7 +859,7 @@ fn peer_unreachable_operator_is_told_why() {
         "waiting"
     );
     pair.until("the log says so", || {
-        pair.alpha.log().contains("does not resolve")
+        pair.alpha.log().contains("did not resolve")
     });
     assert_eq!(
         pair.send("ann", "gamma", "bob", "x").ok()["state"],

@@ -75,5 +75,5 @@ fn retention_old_messages_go_and_reader_is_told() {
 fn retention_period_is_logged_at_start() {
     let mut realm = Realm::start();
     assert_eq!(realm.stop(), Some(0));
-    assert!(realm.log().contains("kept for 90 days"), "{}", realm.log());
+    assert!(realm.log().contains("age=\"90d\""), "{}", realm.log());
 }

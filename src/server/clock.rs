@@ -88,7 +88,7 @@ impl Clock {
             before = realm.storage.running_at_least().await;
             tracing::warn!(
                 seconds = before.as_ref().ok(),
-                "for how long the realm has been running is damaged: as was asked for, it goes on from when a session was used last"
+                "running time was damaged and was replaced by the last use of a session (--accept-damage)"
             );
             if let Ok(seconds) = before {
                 // The fallback was requested for this start only, and the store may have to be
@@ -149,8 +149,8 @@ impl Clock {
         let noting = realm.storage.note_running(self.now().running);
         if tokio::time::timeout(STOP_PATIENCE, noting).await.is_err() {
             tracing::warn!(
-                patience = ?STOP_PATIENCE,
-                "the store has not written down for how long the realm has been running: it is younger at the next start"
+                waited = ?STOP_PATIENCE,
+                "running time was not stored in time: the realm is younger at the next start"
             );
         }
     }

@@ -355,14 +355,14 @@ impl<S: Store> Server<S> {
             && let Some(forget) = self.forget_restored
             && let Err(error) = forget()
         {
-            tracing::warn!(%error, "the next start takes the store for a restored one again");
+            tracing::warn!(%error, "store was not marked as known: the next start takes it for a restored one again");
         }
         let peers = self.peers.iter().map(PeerConfig::configured).collect();
         let added = builder.add_peers(peers).await;
         for (peer, failure) in added.map_err(peers_unusable)? {
             tracing::warn!(
                 %peer, ?failure,
-                "what the configuration says of this peer cannot be stored now: it is as it was before, until the next start"
+                "configured peer was not stored: it stays as it was until the next start"
             );
         }
         let (stopping, told_to_stop) = watch::channel(false);
@@ -392,7 +392,8 @@ impl<S: Store> Server<S> {
                         worker.run(socket, told_to_stop).await
                     })
                 };
-                workers.push(thread::Builder::new().name(name).spawn(work)?);
+                let worker = thread::Builder::new().name(name).spawn(work)?;
+                workers.push((listener.address, worker));
             }
         }
         let outcome = tokio::select! {
@@ -401,13 +402,13 @@ impl<S: Store> Server<S> {
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
             () = builder.keep(self.peer_calls, self.seed) => Ok(()),
         };
-        tracing::info!("stopping");
+        tracing::info!("server began to stop");
         stopping.send_replace(true);
         let joined = tokio::task::spawn_blocking(move || {
-            for worker in workers {
+            for (address, worker) in workers {
                 // A worker that panicked has reported that on standard error.
                 if let Ok(Err(error)) = worker.join() {
-                    tracing::error!(%error, "a listener has failed");
+                    tracing::error!(%address, %error, "listener failed");
                 }
             }
         });
@@ -416,7 +417,7 @@ impl<S: Store> Server<S> {
         if !matches!(outcome, Err(ServerError::Store(_))) {
             clock.stop(&self.realm).await;
         }
-        tracing::info!("stopped");
+        tracing::info!("server stopped");
         outcome
     }
 }
@@ -441,22 +442,30 @@ fn time_unknown(failure: Failure) -> ServerError {
     }
 }
 
-/// Logs the retention of messages if the operator has not configured one.
+/// Logs the retention of messages, and who has set it.
 fn log_retention((keeping, retention): (Keeping, Retention)) {
     let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), units::whole);
+    let (age, unread_age) = (span(retention.age), span(retention.unread_age));
+    let (entries, bytes) = (retention.entries, retention.bytes);
     match keeping {
-        Keeping::Configured => tracing::info!(
-            age = span(retention.age),
-            unread_age = span(retention.unread_age),
-            entries = retention.entries,
-            bytes = retention.bytes,
-            "messages are kept as [retention] says"
-        ),
+        Keeping::Configured => {
+            tracing::info!(
+                age,
+                unread_age,
+                entries,
+                bytes,
+                "retention was set as configured"
+            );
+        }
         Keeping::Default => tracing::info!(
-            "messages are kept for 90 days, unread ones for 365, and 64 MiB of a mailbox; [retention] changes that"
+            age,
+            unread_age,
+            entries,
+            bytes,
+            "retention was set to its default; [retention] changes it"
         ),
         Keeping::Forever => tracing::warn!(
-            "messages are kept for ever: this store is from before [retention], which is not set; set age = \"90d\", or age = \"off\" and \
+            "retention was left off: the store is from before [retention], which is not set; set age = \"90d\", or age = \"off\" and \
              bytes = \"off\" to leave it so"
         ),
     }

@@ -334,7 +334,7 @@ impl OutboundRequests {
         let asked = std::mem::take(&mut self.who);
         let is_understood = reply.versions.contains(&PROTOCOL_VERSION);
         if !is_understood {
-            tracing::warn!(%address, versions = ?reply.versions, "peer speaks other versions of the protocol; one of the two needs another release");
+            tracing::warn!(%address, versions = ?reply.versions, "peer answered with other versions of the protocol; one of the two needs another release");
         }
         for (at, answer) in asked {
             if at == address && !is_understood {

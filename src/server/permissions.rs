@@ -32,8 +32,8 @@ pub fn close(data: &Path) -> io::Result<()> {
     if opened > 0 {
         tracing::warn!(
             data = %data.display(), files = opened,
-            "others of this machine could read or change what is in the data directory; they no longer can. If somebody may have: \
-             `merpati rotatekey` gives the realm another key, and a new operator-code file another code"
+            "access of other users to the data directory was removed. If somebody may have used it: `merpati rotatekey` gives the \
+             realm another key, and a new operator-code file another code"
         );
     }
     Ok(())
@@ -51,7 +51,7 @@ fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<bool> {
     let is_own = at.uid() == rustix::process::geteuid().as_raw();
     let is_open = mode & 0o077 != 0 && is_own;
     if is_open {
-        tracing::debug!(path = %path.display(), "was open to others of this machine");
+        tracing::debug!(path = %path.display(), "access of other users was removed");
         fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o077))?;
     }
     // An empty file reveals nothing, such as a flag file that an operator has created.

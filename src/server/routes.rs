@@ -251,7 +251,7 @@ impl Routes {
         };
         let is_here = ip.is_loopback() && !route.is_local;
         if is_for_many || is_here || ip.is_unspecified() {
-            tracing::info!(peer = %peer.realm, %ip, "a peer says that it is at an address that no realm is called at, or at one of this machine; it is not tried there");
+            tracing::info!(peer = %peer.realm, %ip, "claimed address of a peer was not tried: no realm is called there, or it is of this machine");
             return false;
         }
         // An attacker can have any number of addresses in an IPv6 subnet, so the subnet is counted.
@@ -262,7 +262,7 @@ impl Routes {
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let taken = self.claimed.take(now, &(place, peer.is_added()), CLAIMED);
         if taken.is_err() {
-            tracing::info!(peer = %peer.realm, %ip, "a peer says that it is at an address that was tried often lately; it is not tried there before it says so again later");
+            tracing::info!(peer = %peer.realm, %ip, "claimed address of a peer was not tried: it was tried often lately; a later claim is tried again");
         }
         taken.is_ok()
     }
@@ -286,13 +286,13 @@ impl Routes {
                         host,
                         tried = CANDIDATES_MAX,
                         ignored,
-                        "a peer's name has more addresses than are tried; give it fewer"
+                        "addresses of a peer's name were ignored; give the name fewer"
                     );
                 }
                 taken
             }
             Err(error) => {
-                tracing::warn!(host, %error, "a peer's name does not resolve; it is tried again");
+                tracing::warn!(host, %error, "peer's name did not resolve; it is tried again");
                 return None;
             }
         };
@@ -307,7 +307,7 @@ impl Routes {
             }
         }
         let Some(first) = pairs.first().copied() else {
-            tracing::warn!(host, addresses = ?found, "no listener of this realm leads to a peer's address: give [[listen]] one of its kind");
+            tracing::warn!(host, addresses = ?found, "peer was not called: no listener leads to its addresses; give [[listen]] one of their kind");
             return None;
         };
         if pairs.len() == 1 || !may_probe {

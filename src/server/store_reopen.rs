@@ -56,7 +56,7 @@ impl Server {
             tracing::error!(
                 %error,
                 ?wait,
-                "the store has failed: it is opened again and looked at before it is served"
+                "store failed; it is reopened and examined before it serves"
             );
             server = loop {
                 if waiting.block_on(pause(&config.store.path, stop, wait)) {
@@ -89,14 +89,14 @@ impl Server {
                     // If another process has the store, its own start has logged that.
                     tracing::warn!(
                         ?wait,
-                        "the store is still locked, by the engine, which finishes what it does before it is closed, or by another process"
+                        "store was still locked, by its engine, which finishes first, or by another process; it is tried again"
                     );
                 } else {
-                    tracing::error!(%error, ?wait, "the store cannot be opened again yet, which is tried again");
+                    tracing::error!(%error, ?wait, "store could not be reopened; it is tried again");
                 }
             };
             is_renewed = true;
-            tracing::warn!("the store is open again, and was looked at");
+            tracing::warn!("store was examined and reopened");
         }
     }
 }
@@ -133,7 +133,7 @@ fn is_passing(error: &ServerError) -> bool {
 /// failed the write may reject this record, too, so the callers repeat this until it succeeds.
 fn distrust(data: &Path) {
     if let Err(error) = Embedded::distrust(data) {
-        tracing::error!(%error, "that a write has failed cannot be noted for the next start");
+        tracing::error!(%error, "failed write could not be noted for the next start");
     }
 }
 

@@ -173,7 +173,7 @@ impl<S: Store> Worker<S> {
                 ready = socket.readable(), if idle => {
                     if let Err(error) = ready {
                         // A sent datagram was lost; it is retransmitted.
-                        tracing::debug!(%error, "the network says");
+                        tracing::debug!(%error, "network reported an error");
                     }
                     self.receive(&socket, &mut received);
                 }
@@ -207,7 +207,7 @@ impl<S: Store> Worker<S> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An error about an earlier datagram is no reason to stop receiving.
                 Err(error) => {
-                    tracing::debug!(%error, "receiving");
+                    tracing::debug!(%error, "receive failed");
                     continue;
                 }
             }
@@ -251,7 +251,7 @@ impl<S: Store> Worker<S> {
             };
             while !leaving.is_full() && leaving.add(&mut next) {}
             let is_all = !leaving.is_full();
-            let refused = |error| tracing::debug!(%error, "sending");
+            let refused = |error| tracing::debug!(%error, "send failed");
             socket.send(leaving, refused).await;
             if is_all {
                 return true;
@@ -270,7 +270,7 @@ impl<S: Store> Worker<S> {
                     address,
                     claim,
                 } => {
-                    tracing::debug!(link = link.0, %address, "a link opens");
+                    tracing::debug!(link = link.0, %address, "link opened");
                     // Before the greeting, which waits for the store: early requests do not wait
                     // for the greeting.
                     let LifeNews { life, is_unknown } =
@@ -304,7 +304,7 @@ impl<S: Store> Worker<S> {
                     self.calls.moved(now, &mut self.endpoint, from, to);
                 }
                 Event::Closed { link, .. } => {
-                    tracing::debug!(link = link.0, "a link has ended");
+                    tracing::debug!(link = link.0, "link ended");
                     self.beside.seated.closed(link);
                     self.calls.closed(link);
                     self.end_watch(link);

@@ -41,7 +41,7 @@ pub fn close(directory: &Path, engine: Database, lock: Arc<File>) {
     if closing.is_ok() && closed.recv_timeout(CLOSE_WAIT) == Err(RecvTimeoutError::Timeout) {
         tracing::info!(
             directory = %directory.display(),
-            "the store is not waited for, which is still merging tables: what it has not finished is done after the next start"
+            "close did not wait for a merge of tables: it is finished after the next start"
         );
     }
 }

@@ -93,7 +93,7 @@ impl CompactionGate {
                 tracing::error!(
                     free,
                     needed,
-                    "merge postponed: it needs this much free space, in bytes, a quarter of `reserve` included; make room"
+                    "merge of tables was postponed: it needs more free space, in bytes, a quarter of `reserve` included; make room"
                 );
                 passage.waits = true;
                 self.changed.notify_all();

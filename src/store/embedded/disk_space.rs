@@ -195,7 +195,7 @@ impl Room {
                 if !self.is_unknown {
                     tracing::error!(
                         %error,
-                        "the disk does not say how much room it has: it counts as having as much as before"
+                        "free disk space could not be read; it counts as before"
                     );
                 }
                 self.is_unknown = true;
@@ -262,21 +262,21 @@ impl Room {
     fn log(&self, space: Space, free: u64, needed: u64) {
         let reserve = self.reserve;
         match space {
-            Space::Enough => tracing::warn!(free, "the disk has room again: everything is written"),
+            Space::Enough => tracing::warn!(free, "disk has room again; all writes resumed"),
             Space::Little => tracing::error!(
                 ?space,
                 free,
                 reserve,
-                "the disk has less free space, in bytes, than `reserve`: commands that need space are answered `busy`, what gives space \
-                 back is written; free some, or lower `reserve` in [store]"
+                "free disk space, in bytes, fell below `reserve`: commands that need space are answered `busy`, and those that free it \
+                 succeed; free some, or lower `reserve` in [store]"
             ),
             Space::None => tracing::error!(
                 ?space,
                 free,
                 needed,
                 reserve,
-                "the disk has less free space, in bytes, than the store needs to write and merge tables, a quarter of `reserve` included: \
-                 nothing is written, and commands that write are answered `busy`; make room"
+                "free disk space, in bytes, fell below what the store needs to write and merge tables, a quarter of `reserve` included: \
+                 commands that write are answered `busy`; make room"
             ),
         }
     }

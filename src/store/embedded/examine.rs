@@ -217,8 +217,8 @@ fn look_at_trees(store: &Path) -> Result<(), Trouble> {
 fn remove_unlisted(store: &Path) -> Result<(), OpenError> {
     for tree in trees(store)? {
         for (path, bytes) in manifest::files(&tree)?.unlisted {
-            tracing::info!(file = %path.display(), bytes, "a table that was not written to its end is removed");
             fs::remove_file(&path).map_err(|source| io_at(&path, source))?;
+            tracing::info!(file = %path.display(), bytes, "unfinished table was removed");
         }
     }
     Ok(())
@@ -446,7 +446,7 @@ fn set_aside(directory: &Path, path: &Path) -> io::Result<()> {
         match fs::hard_link(path, place.join(format!("{name}.{number}"))) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "the damaged file cannot be kept beside the mended one");
+                tracing::warn!(file = %path.display(), %error, "damaged file could not be kept beside the mended one");
                 break;
             }
             Ok(()) => break,

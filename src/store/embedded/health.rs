@@ -60,9 +60,9 @@ impl Health {
         if self.failed.set(error.clone()).is_err() {
             return;
         }
-        tracing::error!(%error, "a write of the store has failed: nothing is served before it is opened again");
+        tracing::error!(%error, "write failed; the store serves nothing until it is reopened");
         if let Err(error) = Flag::Distrusted.raise(&self.directory) {
-            tracing::error!(%error, "this cannot be noted for the next start");
+            tracing::error!(%error, "failed write could not be noted for the next start");
         }
         self.failing.notify_waiters();
     }

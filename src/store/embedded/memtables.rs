@@ -107,8 +107,8 @@ impl Memtables {
                 if !self.lags {
                     tracing::warn!(
                         memtables = MEMTABLES,
-                        "the store has not written to files what is in memory, while it merges tables: commands are answered `busy` until \
-                         it has; the disk may be slow, or have too little room for merging"
+                        "memtables stayed full while tables were merged: commands that write are answered `busy` until they are in files; \
+                         look whether the disk is slow, or has too little room for merging"
                     );
                 }
                 self.lags = true;
@@ -117,7 +117,7 @@ impl Memtables {
             thread::sleep(ASKED_AGAIN);
         }
         if self.lags {
-            tracing::warn!("the store has written to files what was in memory");
+            tracing::warn!("memtables were written to files; commands that write are taken again");
         }
         self.lags = false;
         Ok(true)

@@ -354,7 +354,7 @@ impl Store for Embedded {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::error!(%error, "names of logs cannot be read: what is kept in those is passed over");
+                    tracing::error!(%error, "names of logs could not be read; the logs were passed over");
                     match self.after_gap(&from) {
                         Some(end) => from = end,
                         None => break,

@@ -128,11 +128,11 @@ impl Embedded {
         if opening.is_after_failure {
             Flag::Distrusted.lower(directory).map_err(io)?;
             tracing::info!(
-                "store.distrusted was there, or a write has failed: the journal has been written anew, and all tables have been read"
+                "journal was rewritten and all tables were read: store.distrusted was there, or a write had failed"
             );
         }
         if let Err(error) = Flag::Distrusted.prepare(directory) {
-            tracing::warn!(%error, "a file cannot be made in which it is noted if a write fails");
+            tracing::warn!(%error, "store.distrusted.spare could not be made: a failed write may not be noted on a full disk");
         }
         refuse_behind(directory, mark, &report, opening).map_err(unread)?;
         let gate = CompactionGate::new(room.disk());
@@ -228,8 +228,8 @@ fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
             if Embedded::exists(directory) {
                 tracing::warn!(
                     directory = %directory.display(),
-                    "the file store.mark is missing and is written anew: whether the store has lost its last writes cannot be told this time; \
-                     if you have not removed it, look at the disk, and compare with a backup"
+                    "store.mark was missing: whether the store has lost its last writes cannot be told this time; if you have not removed \
+                     it, look at the disk, and compare with a backup"
                 );
             }
             None
@@ -237,7 +237,7 @@ fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
         mark::Found::Unreadable => {
             tracing::warn!(
                 directory = %directory.display(),
-                "the file store.mark is damaged and is written anew: whether the store has lost its last writes cannot be told this time"
+                "store.mark was damaged: whether the store has lost its last writes cannot be told this time"
             );
             None
         }
@@ -258,7 +258,10 @@ fn refuse_lost(
     let what =
         format!("all of it is gone, which was at version {version} when that was noted last");
     if opening.accepts_damage {
-        tracing::warn!("the store begins anew without what it has lost, as was asked for: {what}");
+        tracing::warn!(
+            lost = what,
+            "store began anew without what it had lost (--accept-damage)"
+        );
         return Ok(Some(what));
     }
     let path = directory.join(STORE);
@@ -282,18 +285,21 @@ fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Repor
         };
         tracing::warn!(
             file = %cut.file.display(), offset = cut.at, bytes = cut.bytes, noted = mark.map(|mark| mark.version.0),
-            "the end of the store's journal was not whole and was cut off: it is what was being written when the process or the machine \
-             stopped, and nobody was told that it was stored; if the disk has damaged it since, {lost} is lost"
+            lost_if_damaged = lost,
+            "unfinished end of the journal was cut off; unless the disk has damaged it since, nobody was told that it was stored"
         );
     }
     for piece in &report.dropped {
         tracing::warn!(
             file = %piece.file.display(), offset = piece.at, bytes = piece.bytes,
-            "damaged records were left out, as was asked for; the file as it was is in the directory `damaged`"
+            "damaged records were left out (--accept-damage); the file as it was is in the directory `damaged`"
         );
     }
     for missing in &report.missing {
-        tracing::warn!("the store goes on without what it has lost, as was asked for: {missing}");
+        tracing::warn!(
+            lost = missing,
+            "store went on without what it had lost (--accept-damage)"
+        );
     }
     if opening.is_after_failure
         && let Some(error) = damaged_table(directory)
@@ -375,11 +381,14 @@ fn go_on(
             return Err(behind_mark(directory, version, &mark));
         }
         let what = said_behind(version, &mark);
-        tracing::warn!("the store goes on without what it has lost, as was asked for: {what}");
+        tracing::warn!(
+            lost = what,
+            "store went on without what it had lost (--accept-damage)"
+        );
     }
     if opening.accepts_damage && report.is_sound() && behind.is_none() {
         tracing::warn!(
-            "--accept-damage was given and nothing is damaged: leave it out from now on"
+            "--accept-damage was given and nothing was damaged; leave it out from now on"
         );
     }
     let (token, sealed_from) = match &mark {
@@ -395,7 +404,7 @@ fn go_on(
     };
     if let Err(error) = mark.write(directory) {
         // The disk may be full, but the store must remain readable.
-        tracing::warn!(%error, "how far the store has come cannot be noted in store.mark; the next start finds out less of what is lost");
+        tracing::warn!(%error, "store.mark could not be written: the next start detects fewer losses");
     }
     Ok(mark)
 }

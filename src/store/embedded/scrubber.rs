@@ -81,8 +81,7 @@ impl Engine {
         } else if !self.is_noted {
             self.is_noted = true;
             tracing::error!(
-                "the store's engine has stopped writing, and the disk has too little room to open it again: nothing is written until \
-                 it has; make room"
+                "engine stopped writing, and the disk has too little room to reopen the store: nothing is written until then; make room"
             );
         }
     }
@@ -227,7 +226,7 @@ impl Work {
         match mark.write(&self.directory) {
             Ok(()) => self.mark = mark,
             Err(error) => {
-                tracing::warn!(%error, "how far the store has come cannot be noted in store.mark; the next start finds out less of what is lost");
+                tracing::warn!(%error, "store.mark could not be written: the next start detects fewer losses");
             }
         }
     }
@@ -276,11 +275,7 @@ impl Work {
             }
         }
         if damaged.is_empty() {
-            tracing::info!(
-                tables,
-                bytes,
-                "all tables of the store were read and are sound"
-            );
+            tracing::info!(tables, bytes, "tables were read and found sound");
         }
         let (found, changed) = &*self.found;
         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -318,7 +313,8 @@ fn note(trouble: Trouble, damaged: &mut Vec<PathBuf>) {
     };
     tracing::error!(
         file = %path.display(),
-        "a file of the store {how}: what is in it answers `internal`, and once it is merged with others nothing is served any more; stop the \
+        fault = how,
+        "damaged file was found: what is in it answers `internal`, and once it is merged with others nothing is served any more; stop the \
          server soon and restore the whole data directory from a backup, or see docs/disk.md for what to do without one"
     );
     damaged.push(path);
