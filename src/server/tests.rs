@@ -538,6 +538,7 @@ async fn server_over_any_store_serves_until_stopped() {
     let server = Server::over(Faulty::default(), secrets, &config, Start::default()).unwrap();
     assert_eq!((server.key(), server.addresses().len()), (key, 1));
     let realm = Arc::clone(&server.realm);
-    server.run(async { register(&realm).await }).await.unwrap();
+    let served = Box::pin(server.run(async { register(&realm).await }));
+    served.await.unwrap();
     assert!(!config.store.path.exists());
 }

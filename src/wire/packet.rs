@@ -24,7 +24,7 @@ use nom::{
     number::complete::{be_u8, be_u32},
 };
 
-use super::{Field, Malformed, PacketNumber, Parsed, RealmId, array, len_byte};
+use super::{Field, Init, Malformed, PacketNumber, Parsed, RealmId, array, len_byte};
 
 /// The only protocol version.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -32,7 +32,7 @@ pub const PROTOCOL_VERSION: u8 = 1;
 /// amplification (WIRE-11).
 pub const ANSWER_BYTES_MAX: usize = 84;
 /// The length of the first MAC of an Init, in bytes.
-const MAC1_LEN: usize = 8;
+pub(super) const MAC1_LEN: usize = 8;
 /// The bytes that an Init adds to its Noise message, without a cookie.
 pub const INIT_OVERHEAD: usize = 6 + MAC1_LEN;
 /// The bytes of an Accept before its Noise message.
@@ -51,8 +51,8 @@ const CRC_LEN: usize = 4;
 
 const HELLO: u8 = 0x01;
 const HELLO_REPLY: u8 = 0x02;
-const INIT: u8 = 0x03;
-const INIT_WITH_COOKIE: u8 = 0x13;
+pub(super) const INIT: u8 = 0x03;
+pub(super) const INIT_WITH_COOKIE: u8 = 0x13;
 const ACCEPT: u8 = 0x04;
 const RETRY: u8 = 0x05;
 const RESET: u8 = 0x06;
@@ -172,23 +172,6 @@ pub struct HelloReply {
 impl HelloReply {
     /// The maximum number of versions: as many as fit beside the longest realm id.
     const VERSIONS_MAX: usize = 5;
-}
-
-/// The first packet of a handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Init<'a> {
-    /// The version that the initiator speaks.
-    pub version: u8,
-    /// The handshake's id.
-    pub handshake: HandshakeId,
-    /// Noise message 1.
-    pub noise: &'a [u8],
-    /// Shows that the sender knows the realm's public key.
-    pub mac1: [u8; MAC1_LEN],
-    /// The cookie of a Retry.
-    pub cookie: Option<Cookie>,
-    /// The bytes that mac1 covers: all before it.
-    pub covered: &'a [u8],
 }
 
 /// How a link's packets are protected. A listener uses one protection for all links.
@@ -405,62 +388,6 @@ fn parse_resumed<'a>(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, Packet<'
         sealed,
     };
     Ok((&[], resumed))
-}
-
-impl<'a> Init<'a> {
-    fn parse(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, Self> {
-        let (input, version) = be_u8(input)?;
-        let (input, handshake) = be_u32(input)?;
-        let (input, cookie) = if datagram.first() == Some(&INIT_WITH_COOKIE) {
-            match input.split_last_chunk() {
-                Some((before, cookie)) => (before, Some(*cookie)),
-                None => return Malformed::error("init"),
-            }
-        } else {
-            (input, None)
-        };
-        let Some((noise, mac1)) = input.split_last_chunk() else {
-            return Malformed::error("init");
-        };
-        // Kind, version and handshake id come before the Noise message.
-        let Some(covered) = datagram.get(..6 + noise.len()) else {
-            return Malformed::error("init");
-        };
-        Ok((
-            &[],
-            Self {
-                version,
-                handshake: HandshakeId(handshake),
-                noise,
-                mac1: *mac1,
-                cookie,
-                covered,
-            },
-        ))
-    }
-
-    /// Writes an Init without a cookie up to its mac1, which the caller appends.
-    pub fn emit_without_cookie(handshake: HandshakeId, noise: &[u8], out: &mut Vec<u8>) {
-        Self::emit_covered(handshake, false, noise, out);
-    }
-
-    /// Writes an Init up to its mac1. The caller appends mac1 and the cookie.
-    pub fn emit_with_cookie(handshake: HandshakeId, noise: &[u8], out: &mut Vec<u8>) {
-        Self::emit_covered(handshake, true, noise, out);
-    }
-
-    /// Writes the bytes that mac1 covers. The caller appends mac1, and the cookie if there is one.
-    pub(crate) fn emit_covered(
-        handshake: HandshakeId,
-        with_cookie: bool,
-        noise: &[u8],
-        out: &mut Vec<u8>,
-    ) {
-        out.put_u8(if with_cookie { INIT_WITH_COOKIE } else { INIT });
-        out.put_u8(PROTOCOL_VERSION);
-        out.put_u32(handshake.0);
-        out.put_slice(noise);
-    }
 }
 
 fn parse_accept(input: &[u8]) -> Parsed<'_, Packet<'_>> {
