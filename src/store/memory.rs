@@ -185,6 +185,8 @@ impl Store for InMemory {
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let grown: Vec<Log> = batch.grown().cloned().collect();
+        // Other tasks run before a commit, as they do while another engine writes.
+        tokio::task::yield_now().await;
         let committed = self.contents().apply(batch)?;
         for log in &grown {
             self.subscribers.notify(log);

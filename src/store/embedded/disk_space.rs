@@ -375,7 +375,7 @@ mod tests {
         let mut room = Room::scripted(directory.path(), 100, asked);
         let lines = Lines::default();
         tracing::subscriber::with_default(lines.clone(), || {
-            let (some, none) = ("what gives space back is written", "nothing is written");
+            let (some, none) = ("those that free it", "commands that write are answered");
             for (left, says) in [
                 (100, None),
                 (99, Some(("space=Little free=99 reserve=100 ", some))),
@@ -386,7 +386,7 @@ mod tests {
                 ),
                 (23, None),
                 (25, Some(("space=Little free=25 reserve=100 ", some))),
-                (100, Some(("free=100 ", "everything is written"))),
+                (100, Some(("free=100 ", "all writes resumed"))),
             ] {
                 free.store(left, Ordering::SeqCst);
                 let _ = room.look(0);
