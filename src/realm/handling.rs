@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{Account, Caller, Failure, Realm, TooLong, link_owner::Answering, watching::Watch};
+use super::{
+    Caller, Realm, TooLong, account::Account, failure::Failure, link_owner::Answering,
+    watching::Watch,
+};
 use crate::{
     store::Store,
     wire::{

@@ -8,9 +8,11 @@
 use serde_bytes::ByteBuf;
 
 use super::{
-    Failure, Moment, Realm,
+    Realm,
+    current_session::Current,
+    failure::Failure,
     records::{self, IdleRecord, OperationRecord, Record as _, RecordedAnswer, SessionRecord},
-    sessions::Current,
+    time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},

@@ -10,7 +10,7 @@ use std::{
 
 use rand::CryptoRng;
 
-use super::{Caller, Failure, Moment, Peer};
+use super::{Caller, failure::Failure, peer::Peer, time::Moment};
 use crate::{
     faults::{Fault, is_planted},
     rate_limit::{Guesses, RateLimit, RateLimiter, SubnetRateLimiter},

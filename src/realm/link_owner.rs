@@ -1,20 +1,14 @@
 //! The owner of a link: the user that is logged in over it, or a peer.
 
-use super::{Caller, Failure, Moment, Realm, records::Owner, sessions::Found, storage::Unnoted};
+use super::{
+    Caller, Realm, account::Account, failure::Failure, records::Owner, sessions::Found,
+    storage::Unnoted, time::Moment,
+};
 use crate::{
     crypto::PublicKey,
     store::Store,
-    wire::{Answer, OperationNumber, RealmId, SessionRef, Username},
+    wire::{Answer, OperationNumber, SessionRef},
 };
-
-/// A user or peer that gets a share of what a server has for all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Account {
-    /// A user of this realm.
-    User(Username),
-    /// Another realm.
-    Peer(RealmId),
-}
 
 /// What a realm knows about a device that opens a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

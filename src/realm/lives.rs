@@ -9,9 +9,13 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    Caller, Failure, Random, RetentionPolicy, Storage,
-    peers::PEERING,
+    Caller,
+    failure::Failure,
+    peer::PEERING,
+    random::Random,
     records::{self, LivesRecord, Record as _},
+    retention::RetentionPolicy,
+    storage::Storage,
 };
 use crate::{
     crypto::LifeClaim,

@@ -4,19 +4,23 @@
 //! no packets and no sockets. All that it must remember is in its [`Store`]. An answer of `ok`
 //! means that the effect is durable. Normative text: `spec/commands.md`.
 
+mod account;
 mod commands;
 mod credentials;
+mod current_session;
 mod departures;
 mod failure;
 mod groups;
 mod handling;
 mod housekeeping;
 mod idempotency;
+mod identity;
 pub mod limits;
 mod link_owner;
 mod lives;
 mod mailboxes;
 mod network;
+mod peer;
 mod peer_quota;
 mod peer_requests;
 mod peers;
@@ -34,26 +38,25 @@ mod watching;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32},
-};
+use std::sync::Arc;
 
+pub use account::Account;
 pub use commands::asking::refusal_of_peer;
 pub use failure::Failure;
 pub use groups::replicas::{Kept, ReplicaLook, ReplicaState};
 pub use handling::{Effect, Handled};
 pub use housekeeping::Pass;
 pub use idempotency::dedup_windows::{OWNER_BYTES, OWNERS_MAX};
-use limits::{Guess, Limiter};
+pub use identity::{Peering, RealmIdentity, Registration};
+use limits::Limiter;
 pub use limits::{Limits, Rates};
-pub use link_owner::{Account, Greeting};
+pub use link_owner::Greeting;
 pub use lives::LifeNews;
 pub use mailboxes::watch_memory::WATCH_BYTES;
-pub use network::{Dialing, GroupWork, Network, PeerCall, Signals};
+pub use network::{GroupWork, Network, PeerCall, Signals};
+pub use peer::{Dialing, Peer};
 pub use peer_requests::introductions::HOST_MAX;
 pub use peers::numbers::Numbered;
-pub use peers::{Peer, Peering, RealmIdentity, Registration};
 pub use queues::delivery::{Glance, NextOutgoing, Outgoing, Settling};
 pub use queues::shares::{QUEUE_MAX, SHARE_BYTES};
 pub use retention::{Keeping, Retention, RetentionPolicy};
@@ -67,23 +70,21 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::Notify;
 
 use self::{
-    commands::mutations::Work,
-    credentials::{Credentials, Hashed},
+    credentials::Credentials,
     departures::Departures,
     groups::Groups,
-    idempotency::{Idempotency, Known, dedup_windows::DedupWindows, fingerprint},
+    idempotency::Idempotency,
     lives::Lives,
     mailboxes::{Mailboxes, watch_memory::WatchMemory},
     peer_quota::PeerQuota,
     peers::Peers,
-    queues::{PeerQueues, expiry::Expiries, is_queued, receipts::Receipts, shares::QueueShares},
+    queues::{PeerQueues, shares::QueueShares},
     random::Random,
     sessions::Sessions,
-    storage::{Outcome, Storage},
-    watching::{Watched, watched_of},
+    storage::Storage,
 };
 use crate::{
-    crypto::{MacKey, PublicKey, SecretKey},
+    crypto::{PublicKey, SecretKey},
     faults::{Fault, is_planted},
     store::Store,
     subnet::Subnet,
@@ -206,71 +207,65 @@ impl<S: Store> Realm<S> {
         let threads = limits.password_threads;
         let credentials = Credentials::start(random.clone(), limiter.clone(), threads)?;
         let credentials = Arc::new(credentials);
-        let peers = Arc::new(Peers {
-            storage: storage.clone(),
-            random: random.clone(),
-            lives: lives.clone(),
-            own: own.clone(),
-            limiter: limiter.clone(),
-            network: network.clone(),
-            chores: chores.clone(),
-        });
-        let queues = Arc::new(PeerQueues {
-            storage: storage.clone(),
-            random: random.clone(),
-            peers: peers.clone(),
-            receipts: Receipts::default(),
-            expiries: Expiries::default(),
-            shares: QueueShares::new(lasting),
+        let peers = Arc::new(Peers::new(
+            storage.clone(),
+            random.clone(),
+            lives.clone(),
+            own.clone(),
+            limiter.clone(),
+            network.clone(),
+            chores.clone(),
+        ));
+        let queues = Arc::new(PeerQueues::new(
+            storage.clone(),
+            random.clone(),
+            peers.clone(),
+            QueueShares::new(lasting),
             epoch,
-        });
-        let quota = PeerQuota {
-            storage: storage.clone(),
-            peers: peers.clone(),
-            queues: queues.clone(),
-            network: network.clone(),
-        };
-        let groups = Arc::new(Groups {
-            storage: storage.clone(),
-            random: random.clone(),
-            peers: peers.clone(),
-            credentials: credentials.clone(),
-            own: own.clone(),
+        ));
+        let quota = PeerQuota::new(
+            storage.clone(),
+            peers.clone(),
+            queues.clone(),
+            network.clone(),
+        );
+        let groups = Arc::new(Groups::new(
+            storage.clone(),
+            random.clone(),
+            peers.clone(),
+            credentials.clone(),
+            own.clone(),
             limits,
-            limiter: limiter.clone(),
-            network: network.clone(),
-            chores: chores.clone(),
-            are_copies_listed: AtomicBool::new(false),
-        });
-        let mailboxes = Arc::new(Mailboxes {
-            storage: storage.clone(),
-            peers: peers.clone(),
-            groups: groups.clone(),
-            policy: policy.clone(),
-            own: own.clone(),
-            limiter: limiter.clone(),
-            watched: Watched::default(),
-            watch_memory: WatchMemory::new(limits.watch_memory),
-        });
-        let sessions = Sessions {
-            storage: storage.clone(),
-            random: random.clone(),
-            idempotency: idempotency.clone(),
-            mailboxes: mailboxes.clone(),
+            limiter.clone(),
+            network.clone(),
+            chores.clone(),
+        ));
+        let mailboxes = Arc::new(Mailboxes::new(
+            storage.clone(),
+            peers.clone(),
+            groups.clone(),
+            policy.clone(),
+            own.clone(),
+            limiter.clone(),
+            WatchMemory::new(limits.watch_memory),
+        ));
+        let sessions = Sessions::new(
+            storage.clone(),
+            random.clone(),
+            idempotency.clone(),
+            mailboxes.clone(),
             limits,
-            limiter: limiter.clone(),
-            ids: MacKey::derive(lasting, "session ids"),
-            hashes: MacKey::derive(lasting, "session hashes"),
-        };
-        let departures = Departures {
-            storage: storage.clone(),
-            random: random.clone(),
-            groups: groups.clone(),
-            mailboxes: mailboxes.clone(),
-            queues: queues.clone(),
-            network: network.clone(),
-            unread: AtomicU32::new(0),
-        };
+            limiter.clone(),
+            lasting,
+        );
+        let departures = Departures::new(
+            storage.clone(),
+            random.clone(),
+            groups.clone(),
+            mailboxes.clone(),
+            queues.clone(),
+            network.clone(),
+        );
         Ok(Self {
             storage,
             random,
@@ -308,7 +303,7 @@ impl<S: Store> Realm<S> {
     /// Returns how much memory watches hold, in bytes.
     #[cfg(test)]
     pub fn watched_bytes(&self) -> usize {
-        self.mailboxes.watch_memory.held()
+        self.mailboxes.watched_bytes()
     }
 
     /// Returns what this realm says of itself to others.

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     limits::PEER_CALLS_MAX,
-    peers::{Peer, STATE_IDLE, STATE_NOT_ACCEPTED, STATE_OPEN, STATE_TRYING},
+    peer::{Dialing, Peer, STATE_IDLE, STATE_NOT_ACCEPTED, STATE_OPEN, STATE_TRYING},
     pending::Pending,
 };
 use crate::{
@@ -24,19 +24,6 @@ use crate::{
 
 /// How long to wait for the key at an address: a round trip may take a minute.
 const WHO_PATIENCE: Duration = Duration::from_secs(75);
-
-/// Whether a link to a peer may be opened to ask it something, if there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialing {
-    /// An operator has named the address, or the peer has answered there.
-    Freely,
-    /// The address is the peer's own claim, so an unrelated host may be there (PEER-23). The
-    /// question is whether the peer is there: it is asked at that address only, and an answer over
-    /// another link does not count.
-    Once,
-    /// There is no address: only a link that the peer has opened can be used.
-    Never,
-}
 
 /// A question to another realm.
 #[derive(Debug)]

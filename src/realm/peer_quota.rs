@@ -4,10 +4,14 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Failure, Network, PeerQueues, Peers, Storage,
+    failure::Failure,
     limits::{PEERS_MAX, UNASKED_MAX},
-    peers::Peer,
+    network::Network,
+    peer::Peer,
+    peers::Peers,
+    queues::PeerQueues,
     records::{self, ChangedRecord, GroupRecord, PeerName, Record as _},
+    storage::Storage,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -21,10 +25,27 @@ const SEARCHED_AT_ONCE: usize = 256;
 /// The bounds on how many realms are peers, and who gives way to another.
 #[derive(Debug)]
 pub(super) struct PeerQuota<S> {
-    pub storage: Arc<Storage<S>>,
-    pub peers: Arc<Peers<S>>,
-    pub queues: Arc<PeerQueues<S>>,
-    pub network: Arc<Network>,
+    storage: Arc<Storage<S>>,
+    peers: Arc<Peers<S>>,
+    queues: Arc<PeerQueues<S>>,
+    network: Arc<Network>,
+}
+
+impl<S> PeerQuota<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) fn new(
+        storage: Arc<Storage<S>>,
+        peers: Arc<Peers<S>>,
+        queues: Arc<PeerQueues<S>>,
+        network: Arc<Network>,
+    ) -> Self {
+        Self {
+            storage,
+            peers,
+            queues,
+            network,
+        }
+    }
 }
 
 impl<S: Store> PeerQuota<S> {

@@ -11,8 +11,9 @@ use std::{
 };
 
 use super::{
-    Failure, Storage,
+    failure::Failure,
     records::{self, KeepingRecord, LivesRecord, Record as _},
+    storage::Storage,
 };
 use crate::store::{Batch, Store};
 

@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::{DISK_FULL_MS, Failure, records::Record};
+use super::{DISK_FULL_MS, failure::Failure, records::Record};
 use crate::{
     faults::{Fault, is_planted},
     store::{

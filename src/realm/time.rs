@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    Failure, Storage,
+    failure::Failure,
     records::{self, Record as _, RunningRecord, SessionRecord},
+    storage::Storage,
 };
 use crate::store::{Batch, Key, Store, Versioned};
 

@@ -4,7 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    Failure, Realm,
+    Realm,
+    failure::Failure,
     records::{self, Record as _, WatcherRecord},
 };
 use crate::{

@@ -4,7 +4,9 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    Caller, Failure, Moment, Realm,
+    Caller, Realm,
+    current_session::Current,
+    failure::Failure,
     limits::WATCH_READ_BYTES,
     mailboxes::{
         blocks::{Blocked, UNREAD_LOOKED_AT},
@@ -12,11 +14,11 @@ use super::{
         watch_memory::{Held, WATCH_BYTES},
     },
     records::{MailboxLog, SessionHash},
-    sessions::Current,
+    time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Log, PageLimit, Position, Store, Subscribers, Subscription},
+    store::{Log, PageLimit, Position, Store, Subscription},
     wire::{
         Answer, Cursors, Entry, ErrorCode, Event, Mailbox, Refusal, SessionRef, Unread, Username,
         command,
@@ -32,14 +34,6 @@ const READ_ENTRIES: usize = 8;
 /// The most that a watch reads ahead in all its mailboxes together, in bytes. Beyond that, entries
 /// that were not returned are dropped and read again later.
 const AHEAD_MAX: usize = 64 << 10;
-
-/// Wakes watches when a user's groups or sessions change.
-pub type Watched = Subscribers;
-
-/// Returns the log that represents a user in [`Watched`].
-pub fn watched_of(user: Username) -> Log {
-    Log(user.as_bytes().into())
-}
 
 /// A mailbox that is watched.
 #[derive(Debug)]
@@ -116,7 +110,7 @@ impl<S: Store> Realm<S> {
         let current = self.sessions.session(caller, session).await?;
         let mailboxes = self.groups.mailboxes_of(current.user).await?.len();
         let bytes = WATCH_BYTES + mailboxes * FOLLOWED_BYTES;
-        if !self.mailboxes.watch_memory.has_room(current.user, bytes) {
+        if !self.mailboxes.has_room_to_watch(current.user, bytes) {
             return Err(Refusal::busy(WATCHES_FULL_MS).into());
         }
         self.mailboxes
@@ -195,14 +189,11 @@ impl<S: Store> Realm<S> {
                 blocked: Blocked::default(),
                 mailboxes: Vec::new(),
                 grown: self.storage.store.subscribe(&[]),
-                changed: self
-                    .mailboxes
-                    .watched
-                    .subscribe(&[watched_of(current.user)]),
+                changed: self.mailboxes.subscribe_user(current.user),
                 used: current.record.last,
                 turn: 0,
                 ahead: 0,
-                held: self.mailboxes.watch_memory.watch(current.user),
+                held: self.mailboxes.reserve_watch(current.user),
             };
             watch.look_again(&current).await?;
             Ok::<_, Failure>(watch)

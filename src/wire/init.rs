@@ -5,10 +5,20 @@ use alloc::vec::Vec;
 use bytes::BufMut;
 use nom::number::complete::{be_u8, be_u32};
 
-use super::{
-    Cookie, HandshakeId, Malformed, PROTOCOL_VERSION, Parsed,
-    packet::{INIT, INIT_WITH_COOKIE, MAC1_LEN},
-};
+use super::{Malformed, Parsed};
+
+pub(super) const INIT: u8 = 0x03;
+pub(super) const INIT_WITH_COOKIE: u8 = 0x13;
+/// The length of the first MAC of an Init, in bytes.
+pub(super) const MAC1_LEN: usize = 8;
+/// The only protocol version.
+pub const PROTOCOL_VERSION: u8 = 1;
+/// The id of one handshake. To its responder it claims a life of the store; to everybody else it is
+/// random (HS-14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandshakeId(pub u32);
+/// A cookie that a responder under load sends, and expects back.
+pub type Cookie = [u8; 16];
 
 /// The first packet of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,17 +47,16 @@ pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames};
 pub use from_answer::{FromAnswer, List, PeerList, Peered};
 pub use id::{EventId, MessageId, RequestId};
-pub use init::Init;
+pub use init::{Cookie, HandshakeId, Init, PROTOCOL_VERSION};
 pub use mailbox::Mailbox;
 pub use name::{GroupName, Handle, InvalidName, RealmId, Username};
 pub use number::PacketNumber;
 pub use opening::{Life, LinkName, Open, Update, Welcome};
 pub use option::{FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options};
 pub use packet::{
-    ACCEPT_HEADER, ANSWER_BYTES_MAX, ConnectionId, Cookie, HandshakeId, Hello, HelloReply,
-    INIT_OVERHEAD, LinkPacket, PROTOCOL_VERSION, Packet, Protection, RESET_LEN, RESUME_HEADER,
-    RESUMED_HEADER, RETRY_LEN, ResetToken, Resume, ResumeNonce, TicketCheck, append_crc, crc_holds,
-    link_header,
+    ACCEPT_HEADER, ANSWER_BYTES_MAX, ConnectionId, Hello, HelloReply, INIT_OVERHEAD, LinkPacket,
+    Packet, Protection, RESET_LEN, RESUME_HEADER, RESUMED_HEADER, RETRY_LEN, ResetToken, Resume,
+    ResumeNonce, TicketCheck, append_crc, crc_holds, link_header,
 };
 pub use peer::PeerRequest;
 pub use varint::{VARINT_MAX, emit_varint, parse_varint, varint_len};

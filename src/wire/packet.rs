@@ -24,15 +24,15 @@ use nom::{
     number::complete::{be_u8, be_u32},
 };
 
-use super::{Field, Init, Malformed, PacketNumber, Parsed, RealmId, array, len_byte};
+use super::{
+    Field, Malformed, PacketNumber, Parsed, RealmId, array,
+    init::{Cookie, HandshakeId, INIT, INIT_WITH_COOKIE, Init, MAC1_LEN, PROTOCOL_VERSION},
+    len_byte,
+};
 
-/// The only protocol version.
-pub const PROTOCOL_VERSION: u8 = 1;
 /// The longest `HelloReply`, in bytes. A Hello is at least as long, so that it causes no
 /// amplification (WIRE-11).
 pub const ANSWER_BYTES_MAX: usize = 84;
-/// The length of the first MAC of an Init, in bytes.
-pub(super) const MAC1_LEN: usize = 8;
 /// The bytes that an Init adds to its Noise message, without a cookie.
 pub const INIT_OVERHEAD: usize = 6 + MAC1_LEN;
 /// The bytes of an Accept before its Noise message.
@@ -51,8 +51,6 @@ const CRC_LEN: usize = 4;
 
 const HELLO: u8 = 0x01;
 const HELLO_REPLY: u8 = 0x02;
-pub(super) const INIT: u8 = 0x03;
-pub(super) const INIT_WITH_COOKIE: u8 = 0x13;
 const ACCEPT: u8 = 0x04;
 const RETRY: u8 = 0x05;
 const RESET: u8 = 0x06;
@@ -67,17 +65,9 @@ const NUMBER_SHIFT: u8 = 3;
 const NUMBER_MASK: u8 = 0x18;
 const RESERVED: u8 = 0x07;
 
-/// The id of one handshake. To its responder it claims a life of the store; to everybody else it is
-/// random (HS-14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HandshakeId(pub u32);
-
 /// A connection id: identifies a link to the side that chose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u32);
-
-/// A cookie that a responder under load sends, and expects back.
-pub type Cookie = [u8; 16];
 
 /// The proof that a Reset comes from the realm: sent inside the handshake, and in clear after a
 /// restart.

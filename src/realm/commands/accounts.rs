@@ -1,19 +1,32 @@
 //! Accounts: `register`, `auth`, `passwd` (ACC-1 … ACC-4).
 
 use crate::realm::{
-    Failure, Guess, Realm, Registration, Work,
+    Realm,
+    commands::work::Work,
+    failure::Failure,
+    identity::Registration,
+    limits::Guess,
     records::{self, AccountRecord, Record as _},
 };
 use crate::{
     crypto::same,
     store::Store,
-    wire::{Answer, ErrorCode, PASSWORD_MAX, PASSWORD_MIN, Password, Refusal, command},
+    wire::{Answer, ErrorCode, PASSWORD_MAX, PASSWORD_MIN, Password, Refusal, Username, command},
 };
 
 /// The longest full name and the longest country, in bytes.
 const TEXT_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
+    async fn open_session(&self, work: &mut Work<'_>, user: Username) -> Result<Answer, Failure> {
+        // A session that ends to make room may be watched.
+        work.affected = Some(user);
+        let opened = self
+            .sessions
+            .open_session(work.caller, user, &mut work.batch);
+        opened.await.map(Answer::Session)
+    }
+
     pub(in crate::realm) async fn register(
         &self,
         work: &mut Work<'_>,
@@ -56,7 +69,7 @@ impl<S: Store> Realm<S> {
         };
         work.batch.put(key, account.to_value()?);
         self.policy.put_keeping(&mut work.batch)?;
-        self.sessions.open_session(work, username).await
+        self.open_session(work, username).await
     }
 
     /// ACC-6: refuses a registration if it is closed, or if the code is wrong.
@@ -101,7 +114,7 @@ impl<S: Store> Realm<S> {
         if found.is_none() || !fits {
             return Err(ErrorCode::BadCredentials.into());
         }
-        self.sessions.open_session(work, username).await
+        self.open_session(work, username).await
     }
 
     pub(in crate::realm) async fn passwd(
@@ -112,7 +125,7 @@ impl<S: Store> Realm<S> {
         let &command::Passwd {
             session, old, new, ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         check_password(&new)?;
         let key = records::account(current.user);
         let (mut account, _) = self

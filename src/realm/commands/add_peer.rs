@@ -1,13 +1,16 @@
 //! `addrealm`: an operator makes another realm a peer (PEER-1).
 
 use crate::realm::{
-    Failure, Realm, Work,
+    Realm,
     commands::{
-        asking::{Decided, Question},
-        peer_admin::{Act, Decision, shown},
+        asking::Decided,
+        peer_admin::shown,
+        work::{Act, Decision, Question, Work},
     },
+    failure::Failure,
+    peer::{NUMBERS_TOLD, Peer},
     peer_requests::introductions::HOST_MAX,
-    peers::{NUMBERS_TOLD, Peer, numbers::Numbered},
+    peers::numbers::Numbered,
     records::{self, PeerRecord, Record as _},
 };
 use crate::{

@@ -5,7 +5,12 @@
 //! again when the answer has come. It is committed only if the values that it relied on before it
 //! asked have not changed; otherwise it asks again.
 
-use crate::realm::{Failure, Realm, Work, peers::Peer};
+use crate::realm::{
+    Realm,
+    commands::work::{Asked, Question, Said, Work},
+    failure::Failure,
+    peer::Peer,
+};
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
@@ -20,46 +25,6 @@ pub(in crate::realm) enum Decided {
     Answer(Answer),
     /// Another realm must be asked first.
     Ask(Question),
-}
-
-/// A question to another realm.
-#[derive(Debug)]
-pub(in crate::realm) enum Question {
-    /// Asks for the key of the realm at a host and port.
-    Who(String, u16),
-    /// A request to a peer, in its bytes on the wire.
-    Peer(Box<Peer>, Vec<u8>),
-}
-
-impl Question {
-    /// True if both ask the same of the same realm.
-    fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Who(host, port), Self::Who(asked_host, asked_port)) => {
-                (host, port) == (asked_host, asked_port)
-            }
-            (Self::Peer(peer, bytes), Self::Peer(asked, asked_bytes)) => {
-                let to = |peer: &Peer| (peer.key(), peer.knows());
-                to(peer) == to(asked) && peer.address() == asked.address() && bytes == asked_bytes
-            }
-            (Self::Who(..), Self::Peer(..)) | (Self::Peer(..), Self::Who(..)) => false,
-        }
-    }
-}
-
-/// Another realm's answer.
-#[derive(Debug)]
-enum Said {
-    Who(Option<PublicKey>),
-    Peer(Option<Answer>),
-}
-
-/// A question that a command has asked, its answer, and the values that it relied on before.
-#[derive(Debug)]
-pub(in crate::realm) struct Asked {
-    question: Question,
-    said: Said,
-    relied: Batch,
 }
 
 impl Work<'_> {

@@ -1,8 +1,9 @@
 //! `block`, `unblock` and `blocks` (BLK-1 … BLK-5).
 
 use crate::realm::{
-    Caller, Failure, Realm, Work,
-    commands::groups::NamesPage,
+    Caller, Realm,
+    commands::{groups::NamesPage, work::Work},
+    failure::Failure,
     groups::local,
     records::{self, AccountRecord, BlocksRecord, Record as _},
     storage::Unnoted,
@@ -21,7 +22,7 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         command: &command::Block,
     ) -> Result<Answer, Failure> {
-        let current = self.sessions.session_of(work).await?;
+        let current = self.session_of(work).await?;
         let who = self.mailboxes.as_shown(command.user);
         if who == local(current.user) {
             return Err(ErrorCode::BadRequest.into());
@@ -59,7 +60,7 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         command: &command::Unblock,
     ) -> Result<Answer, Failure> {
-        let current = self.sessions.session_of(work).await?;
+        let current = self.session_of(work).await?;
         let who = self.mailboxes.as_shown(command.user);
         let mut record = self
             .mailboxes

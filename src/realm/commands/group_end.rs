@@ -1,7 +1,9 @@
 //! The end of a group, and the work that it leaves.
 
 use crate::realm::{
-    Failure, Realm, Work,
+    Realm,
+    commands::work::Work,
+    failure::Failure,
     groups::{Group, MEMBERS_AT_ONCE, teardown::put_ending},
     records::{self, Ending, GroupLogRecord, QueuedKind, Record as _},
     storage::Walk,

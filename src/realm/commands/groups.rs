@@ -1,8 +1,11 @@
 //! `addgroup`, `joingroup`, `leavegroup`, `members` and `groups`.
 
 use crate::realm::{
-    Caller, Failure, Guess, Realm, Work,
+    Caller, Realm,
+    commands::work::Work,
+    failure::Failure,
     groups::{Group, local, role},
+    limits::Guess,
     records::{
         self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MemberRecord,
         Record as _,
@@ -39,7 +42,7 @@ impl<S: Store> Realm<S> {
             password,
             ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         if self
             .groups
             .find_group(&mut work.batch, name)
@@ -126,7 +129,7 @@ impl<S: Store> Realm<S> {
             password,
             ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         let group = self.groups.find_group(&mut work.batch, name).await?;
         if group.is_none() && !self.limits.hide_groups {
             return Err(ErrorCode::NoSuchGroup.into());
@@ -189,7 +192,7 @@ impl<S: Store> Realm<S> {
             group: name,
             ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         let batch = &mut work.batch;
         let group = self.groups.group(batch, name).await?;
         let member = self.groups.membership(batch, &group, current.user).await?;

@@ -1,10 +1,12 @@
 //! Sending: `send` and `sendgroup`. Each message is one append, however many users read it.
 
 use crate::realm::{
-    Failure, Realm, Work,
+    Realm,
+    commands::work::Work,
+    current_session::Current,
+    failure::Failure,
     groups::local,
     records::{self, EntryRecord, MailboxLog, Record as _},
-    sessions::Current,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -23,7 +25,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let &command::Send { to, message, .. } = command;
         let options = &work.request.options;
-        let current = self.sessions.session_of(work).await?;
+        let current = self.session_of(work).await?;
         let content = self.check_message(options, &message)?;
         // Accounts are never removed.
         if self
@@ -50,7 +52,7 @@ impl<S: Store> Realm<S> {
         command: &command::SendGroup<'_>,
     ) -> Result<Answer, Failure> {
         let &command::SendGroup { group, message, .. } = command;
-        let current = self.sessions.session_of(work).await?;
+        let current = self.session_of(work).await?;
         let content = self.check_message(&work.request.options, &message)?;
         // A realm that joins meanwhile has read the group without this message, and must be told of
         // it.

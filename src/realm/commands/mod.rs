@@ -17,8 +17,9 @@ mod reading;
 mod replicas;
 mod sessions;
 mod void;
+mod work;
 
-use crate::realm::{Caller, Failure, Realm};
+use crate::realm::{Caller, Realm, failure::Failure};
 use crate::{
     store::Store,
     wire::{

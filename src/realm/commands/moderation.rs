@@ -1,10 +1,12 @@
 //! Groups as owners and moderators manage them (GRP-6, GRP-7).
 
 use crate::realm::{
-    Failure, Realm, Work,
+    Realm,
+    commands::work::Work,
+    current_session::Current,
+    failure::Failure,
     groups::{Group, Membership, local},
     records::{self, AccountRecord, BanRecord, GroupRecord, MemberRecord, QueuedKind, Record as _},
-    sessions::Current,
 };
 use crate::{
     store::Store,
@@ -26,7 +28,7 @@ impl<S: Store> Realm<S> {
         name: GroupName,
         least: Role,
     ) -> Result<Asking, Failure> {
-        let current = self.sessions.session_of(work).await?;
+        let current = self.session_of(work).await?;
         let group = self.groups.group(&mut work.batch, name).await?;
         let member = self
             .groups

@@ -2,91 +2,23 @@
 //! decision relied on as expectations (EXACT-13). On a conflict it is decided again.
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Hashed, Known, Outcome, Realm,
-    commands::{
-        asking::{Asked, Decided},
-        peer_admin::Decision,
-    },
-    fingerprint, is_queued,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
+    commands::{asking::Decided, work::Work},
+    failure::Failure,
+    idempotency::{Known, fingerprint},
     network::GroupWork,
-    queues::shares::Arriving,
-    records::{QueuedRecord, RecordedAnswer},
-    sessions, watched_of,
+    queues::is_queued,
+    records::RecordedAnswer,
+    sessions::Found,
+    storage::Outcome,
 };
 use crate::{
     store::{Batch, Position, Store, StoreError},
     wire::{
-        Answer, ErrorCode, GroupName, RealmId, Refusal, Request, Username,
+        Answer, ErrorCode, Refusal, Request,
         command::{self, Change},
     },
 };
-
-/// A command that is being executed.
-pub(in crate::realm) struct Work<'a> {
-    pub caller: &'a Caller,
-    pub request: &'a Request<'a>,
-    pub change: Change<'a, 'a>,
-    pub batch: Batch,
-    pub hashed: Hashed,
-    /// The realms to tell that a group has grown, after the commit.
-    pub hints: Vec<(RealmId, GroupName)>,
-    /// The group of another realm that is to be read, after the commit.
-    pub copies: Option<(RealmId, GroupName)>,
-    /// The message that it queues for another realm.
-    pub queued: Option<(RealmId, QueuedRecord, Arriving)>,
-    /// The user whose groups or sessions it changes.
-    pub affected: Option<Username>,
-    /// The user for whom it makes the store larger, if it does.
-    pub adds_for: Option<Username>,
-    /// Its decision about another realm.
-    pub decision: Option<Decision>,
-    /// True if it ends a group: its members then need work.
-    pub ends: bool,
-    /// True if its number is not recorded, because nothing can be done under that number any more.
-    pub is_unrecorded: bool,
-    /// True if it has been counted among its user's commands.
-    pub is_counted: bool,
-    /// The questions that other realms were asked for it, with their answers.
-    pub asked: Vec<Asked>,
-    /// The peering number that was drawn for a peering that it begins.
-    pub drawn: Option<u64>,
-}
-
-impl<'a> Work<'a> {
-    /// Returns the work for a command before it is decided.
-    fn new(caller: &'a Caller, request: &'a Request<'a>, change: Change<'a, 'a>) -> Self {
-        Self {
-            caller,
-            request,
-            change,
-            batch: Batch::new(),
-            hashed: Hashed::default(),
-            hints: Vec::new(),
-            copies: None,
-            queued: None,
-            affected: None,
-            adds_for: None,
-            decision: None,
-            ends: false,
-            is_unrecorded: false,
-            is_counted: false,
-            asked: Vec::new(),
-            drawn: None,
-        }
-    }
-}
-
-impl Work<'_> {
-    /// Discards all changes and effects. The expectations stay, because the refusal depends on them
-    /// too.
-    fn forget(&mut self) {
-        self.batch.changes.clear();
-        self.hints.clear();
-        self.copies = None;
-        (self.queued, self.affected, self.decision) = (None, None, None);
-        self.ends = false;
-    }
-}
 
 impl<S: Store> Realm<S> {
     /// Executes a command that changes something. If it was executed before, returns the answer
@@ -120,7 +52,7 @@ impl<S: Store> Realm<S> {
                     Known::Done(answer) => {
                         let answer = self.recall(&work, answer)?;
                         if is_queued(change, &answer) {
-                            let wait = self.queues.receipts.join(&owner, number.0);
+                            let wait = self.queues.join_receipt(&owner, number.0);
                             return Box::pin(self.verdict(&work, owner, wait, answer)).await;
                         }
                         return Ok(answer);
@@ -160,7 +92,7 @@ impl<S: Store> Realm<S> {
             }
             let is_queued = is_queued(change, &bytes);
             let waits = owner.filter(|_| is_queued);
-            let wait = waits.map(|owner| (owner, self.queues.receipts.expect(&owner, number.0)));
+            let wait = waits.map(|owner| (owner, self.queues.expect_receipt(&owner, number.0)));
             // On a conflict the values that the decision relied on have changed: it is decided
             // again.
             let batch = core::mem::take(&mut work.batch);
@@ -191,10 +123,10 @@ impl<S: Store> Realm<S> {
     fn begin_effects(&self, work: &mut Work<'_>, positions: &[Position]) {
         if let (Some((realm, queued, _)), Some(position)) = (work.queued.take(), positions.first())
         {
-            self.queues.expiries.note(realm, position.0, &queued);
+            self.queues.note_queued(realm, position.0, &queued);
         }
         if let Some(user) = work.affected.take() {
-            self.mailboxes.watched.notify(&watched_of(user));
+            self.mailboxes.notify_watches(user);
         }
         if work.ends {
             self.chores.notify_one();
@@ -260,7 +192,7 @@ impl<S: Store> Realm<S> {
                     let what = "the answer to a command";
                     return Err(StoreError::Damaged(what.into()).into());
                 };
-                let id = self.sessions.session_id(work, *username);
+                let id = self.sessions.session_id(work.caller, *username);
                 Ok(Answer::Session(id).to_bytes())
             }
             RecordedAnswer::Closed(_) => Err(ErrorCode::AlreadyDone.into()),
@@ -294,7 +226,7 @@ impl<S: Store> Realm<S> {
         match command.session() {
             Some(session) if refusal.is_final() && !command.carries_password() => {
                 let found = self.sessions.find_session(work.caller, session).await?;
-                Ok(matches!(found, sessions::Found::Open(_)))
+                Ok(matches!(found, Found::Open(_)))
             }
             _ => Ok(false),
         }

@@ -1,7 +1,9 @@
 //! `claim`, and what only operators may do.
 
 use crate::realm::{
-    Failure, Realm, Work,
+    Realm,
+    commands::work::Work,
+    failure::Failure,
     records::{self, Record as _, SessionRecord},
 };
 use crate::{
@@ -17,7 +19,7 @@ impl<S: Store> Realm<S> {
         command: &command::Claim<'_>,
     ) -> Result<Answer, Failure> {
         let &command::Claim { session, code, .. } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         if !same(code.0, self.own.operator_code.as_bytes()) {
             tracing::warn!(user = %current.user, "somebody has given a wrong operator code");
             return Err(ErrorCode::WrongPassword.into());
@@ -38,7 +40,7 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         session: SessionRef,
     ) -> Result<Username, Failure> {
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         if current.record.operator {
             Ok(current.user)
         } else {

@@ -1,14 +1,16 @@
 //! `sendrealm` and `sendgrouprealm`: messages for users and groups of other realms.
 
 use crate::realm::{
-    Failure, Known, Realm, Work,
-    idempotency::fingerprint,
-    peers::Peer,
+    Realm,
+    commands::work::Work,
+    current_session::Current,
+    failure::Failure,
+    idempotency::{Known, fingerprint},
+    peer::Peer,
     queues::{delivery::QUEUED_LIFETIME_SECONDS, receipts::Wait},
     records::{
         self, Owner, QueuedKind, QueuedOperation, QueuedRecord, Record as _, RecordedAnswer,
     },
-    sessions::Current,
 };
 use crate::{
     store::Store,
@@ -31,7 +33,7 @@ impl<S: Store> Realm<S> {
             message,
             ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         if from != current.user {
             return Err(ErrorCode::NotYou.into());
         }
@@ -56,7 +58,7 @@ impl<S: Store> Realm<S> {
             message,
             ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         let peer = self.peers.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
         let which = (realm, group);
@@ -117,7 +119,7 @@ impl<S: Store> Realm<S> {
                 owner: owner.bytes().to_vec(),
                 number,
             }),
-            epoch: self.queues.epoch,
+            epoch: self.queues.epoch(),
             membership,
         };
         // If the peer is removed meanwhile, no message may be left behind.
@@ -154,7 +156,7 @@ impl<S: Store> Realm<S> {
             set_aside: false,
             lifetime: QUEUED_LIFETIME_SECONDS,
             operation: None,
-            epoch: self.queues.epoch,
+            epoch: self.queues.epoch(),
             membership: 0,
         };
         work.batch

@@ -2,9 +2,13 @@
 //! logged.
 
 use crate::realm::{
-    Caller, Failure, Peers, Realm, Work,
+    Caller, Realm,
+    commands::work::{Act, Decision, Work},
+    failure::Failure,
+    identity::Peering,
+    peer::{Peer, STATE_IDLE, STATE_OPEN, STATE_TRYING},
     peer_requests::introductions::HOST_MAX,
-    peers::{Peer, Peering, STATE_IDLE, STATE_OPEN, STATE_TRYING},
+    peers::Peers,
     pending::Introduction,
     records::{self, PeerRecord, Record as _},
 };
@@ -16,29 +20,6 @@ use crate::{
         PeerDetails, Port, RealmId, SessionRef, Standing, Text, Username, command,
     },
 };
-
-/// An operator's decision about another realm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::realm) enum Act {
-    Added,
-    Accepted,
-    Moved,
-    Removed,
-    /// Removed, and its queue dropped.
-    Dropped,
-    Refused,
-}
-
-/// A decision, with the realm that it is about and the operator that made it.
-#[derive(Clone, Debug)]
-pub(in crate::realm) struct Decision {
-    pub act: Act,
-    pub peer: RealmId,
-    pub key: PublicKey,
-    /// The realm's new address, if the operator gave one.
-    pub address: String,
-    pub who: Username,
-}
 
 /// Returns an address as text, or nothing if there is none.
 pub(in crate::realm) fn shown((host, port): (&str, u16)) -> String {

@@ -1,7 +1,8 @@
 //! `inbox` and its kin: reading the messages of a mailbox.
 
 use crate::realm::{
-    Caller, Failure, Realm, mailboxes::blocks::NOBODY, records::MailboxLog, storage::Unnoted,
+    Caller, Realm, failure::Failure, mailboxes::blocks::NOBODY, records::MailboxLog,
+    storage::Unnoted,
 };
 use crate::{
     store::Store,

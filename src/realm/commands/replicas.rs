@@ -1,8 +1,12 @@
 //! Groups of other realms: `joingrouprealm`, `leavegrouprealm`, `inboxgrouprealm`.
 
 use crate::realm::{
-    Caller, Failure, Realm, Work,
-    commands::asking::{Decided, needed},
+    Caller, Realm,
+    commands::{
+        asking::{Decided, needed},
+        work::Work,
+    },
+    failure::Failure,
     groups::teardown::put_ending,
     records::{self, ChangedRecord, Ending, Record as _, ReplicaMemberRecord, ReplicaRecord},
     storage::Unnoted,
@@ -29,7 +33,7 @@ impl<S: Store> Realm<S> {
             password,
             ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         let peer = self.peers.peer(&mut work.batch, realm).await?;
         self.peers.check_peering(realm, &mut work.batch).await?;
         let peer = peer.asked_by(self.named_source(src_address, src_port)?);
@@ -135,7 +139,7 @@ impl<S: Store> Realm<S> {
             group,
             ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         let peer = self.peers.peer(&mut work.batch, realm).await?;
         let user = current.user;
         let (copy, member) = self

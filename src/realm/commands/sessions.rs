@@ -1,23 +1,62 @@
 //! Sessions: `logout`, `sessions`, `revoke` and `whoami` (SES-1 … SES-6).
 
 use crate::realm::{
-    Caller, Failure, Realm, Work, records,
+    Caller, Realm,
+    commands::work::Work,
+    current_session::Current,
+    failure::Failure,
+    records,
     sessions::{handle_of, put_ended},
     storage::Unnoted,
 };
 use crate::{
     store::Store,
-    wire::{Answer, DeviceSession, ErrorCode, SessionRef, command},
+    wire::{
+        Answer, DeviceSession, ErrorCode, SessionRef,
+        command::{self, Change},
+    },
 };
 
 impl<S: Store> Realm<S> {
+    /// Returns the session of a command that changes something. The commit depends on it.
+    pub(in crate::realm) async fn session_noted(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Current, Failure> {
+        let current = self.sessions.open_session_of(work.caller, session).await?;
+        // The command counts once, however often it is decided.
+        if !work.is_counted {
+            self.limiter.command(work.caller.now, &current.user)?;
+            work.is_counted = true;
+        }
+        let current = self.sessions.use_session(current, work.caller.now).await?;
+        if adds_to_store(work.change) {
+            self.limiter.may_store(work.caller, &current.user)?;
+            work.adds_for = Some(current.user);
+        }
+        current.rely_on(&mut work.batch);
+        Ok(current)
+    }
+
+    /// The same, for the session that the command itself names.
+    pub(in crate::realm) async fn session_of(
+        &self,
+        work: &mut Work<'_>,
+    ) -> Result<Current, Failure> {
+        match work.request.command.session() {
+            Some(session) => self.session_noted(work, session).await,
+            None => Err(ErrorCode::NoSession.into()),
+        }
+    }
+
     pub(in crate::realm) async fn logout(
         &self,
         work: &mut Work<'_>,
         command: &command::Logout,
     ) -> Result<Answer, Failure> {
         let &command::Logout { session, .. } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         work.affected = Some(current.user);
         if current.record.device.is_none() {
             // This is one of its numbers.
@@ -60,7 +99,7 @@ impl<S: Store> Realm<S> {
         let &command::Revoke {
             session, handle, ..
         } = command;
-        let current = self.sessions.session_noted(work, session).await?;
+        let current = self.session_noted(work, session).await?;
         let meant = self
             .sessions
             .sessions_of(&mut work.batch, current.user)
@@ -95,5 +134,39 @@ impl<S: Store> Realm<S> {
             full_name: account.full_name,
             country: account.country,
         }))
+    }
+}
+
+/// True for commands that make the store larger. The others are also allowed to users that have
+/// used up their storage quota.
+const fn adds_to_store(change: Change<'_, '_>) -> bool {
+    match change {
+        Change::Send(_)
+        | Change::SendGroup(_)
+        | Change::SendRealm(_)
+        | Change::SendGroupRealm(_)
+        | Change::AddGroup(_)
+        | Change::JoinGroup(_)
+        | Change::JoinGroupRealm(_)
+        | Change::Ban(_) => true,
+        // A user has a bounded number of blocks, and needs them most when others fill the store.
+        Change::Block(_)
+        | Change::Unblock(_)
+        | Change::Auth(_)
+        | Change::Logout(_)
+        | Change::Register(_)
+        | Change::Revoke(_)
+        | Change::Passwd(_)
+        | Change::Claim(_)
+        | Change::Void(_)
+        | Change::AddRealm(_)
+        | Change::RemoveRealm(_)
+        | Change::LeaveGroup(_)
+        | Change::LeaveGroupRealm(_)
+        | Change::Kick(_)
+        | Change::Unban(_)
+        | Change::SetRole(_)
+        | Change::GroupPasswd(_)
+        | Change::DelGroup(_) => false,
     }
 }

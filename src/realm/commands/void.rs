@@ -1,6 +1,6 @@
 //! `void`, which uses up a number (EXACT-11).
 
-use crate::realm::{Failure, Realm, Work, records::Owner};
+use crate::realm::{Realm, commands::work::Work, failure::Failure, records::Owner};
 use crate::{
     store::Store,
     wire::{Answer, ErrorCode, SessionRef, command},

@@ -5,7 +5,12 @@ mod passwords;
 use std::sync::Arc;
 
 use self::passwords::Passwords;
-use crate::realm::{Failure, Guess, Limiter, Moment, Random};
+use crate::realm::{
+    failure::Failure,
+    limits::{Guess, Limiter},
+    random::Random,
+    time::Moment,
+};
 use crate::wire::Password;
 
 /// The results of password hashing so far, so that a command that is decided again does not hash

@@ -13,14 +13,16 @@ use std::sync::{
 };
 
 use crate::realm::{
-    Failure, Groups, Mailboxes, Network, Outcome, PeerQueues, Random, Storage,
-    groups::{Group, MEMBERS_AT_ONCE, host::put_realms, teardown::append_notice},
-    queues::delivery::Outgoing,
+    failure::Failure,
+    groups::{Group, Groups, MEMBERS_AT_ONCE, host::put_realms, teardown::append_notice},
+    mailboxes::Mailboxes,
+    network::Network,
+    queues::{PeerQueues, delivery::Outgoing},
+    random::Random,
     records::{
         self, BlocksRecord, DepartureRecord, EntryRecord, MailboxLog, Record as _, ReplicaRecord,
     },
-    storage::Walk,
-    watched_of,
+    storage::{Outcome, Storage, Walk},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -43,14 +45,36 @@ const NOTICE: &str = "an operator has removed the realm of this group: you are n
 /// What is left of realms that are peers no more, until it is removed.
 #[derive(Debug)]
 pub struct Departures<S> {
-    pub(in crate::realm) storage: Arc<Storage<S>>,
-    pub(in crate::realm) random: Arc<Random>,
-    pub(in crate::realm) groups: Arc<Groups<S>>,
-    pub(in crate::realm) mailboxes: Arc<Mailboxes<S>>,
-    pub(in crate::realm) queues: Arc<PeerQueues<S>>,
-    pub(in crate::realm) network: Arc<Network>,
+    storage: Arc<Storage<S>>,
+    random: Arc<Random>,
+    groups: Arc<Groups<S>>,
+    mailboxes: Arc<Mailboxes<S>>,
+    queues: Arc<PeerQueues<S>>,
+    network: Arc<Network>,
     /// How many reads of the leftovers of removed realms have failed.
-    pub(in crate::realm) unread: AtomicU32,
+    unread: AtomicU32,
+}
+
+impl<S> Departures<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) fn new(
+        storage: Arc<Storage<S>>,
+        random: Arc<Random>,
+        groups: Arc<Groups<S>>,
+        mailboxes: Arc<Mailboxes<S>>,
+        queues: Arc<PeerQueues<S>>,
+        network: Arc<Network>,
+    ) -> Self {
+        Self {
+            storage,
+            random,
+            groups,
+            mailboxes,
+            queues,
+            network,
+            unread: AtomicU32::new(0),
+        }
+    }
 }
 
 impl<S: Store> Departures<S> {
@@ -453,7 +477,7 @@ impl<S: Store> Departures<S> {
                 .put(key.clone(), record.to_value()?)
                 .append(MailboxLog::private(user).log, notice.to_value()?);
             if matches!(self.storage.commit(batch).await?, Outcome::Durable) {
-                self.mailboxes.watched.notify(&watched_of(user));
+                self.mailboxes.notify_watches(user);
                 return Ok(());
             }
             match self.storage.record::<BlocksRecord>(key).await? {

@@ -1,6 +1,6 @@
 //! The end of peerings that were made anew or forgotten (PEER-27, PEER-29).
 
-use crate::realm::{Departures, Failure, records};
+use crate::realm::{departures::Departures, failure::Failure, records};
 use crate::{
     store::{Batch, Store},
     wire::RealmId,

@@ -1,14 +1,17 @@
 //! Groups of this realm that also have members of other realms (PEER-8 … PEER-11).
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Groups, Guess, Hashed, Outcome,
-    groups::{Group, MEMBERS_AT_ONCE, Membership},
+    ATTEMPTS_MAX, CONTENDED_MS, Caller,
+    credentials::Hashed,
+    failure::Failure,
+    groups::{Group, Groups, MEMBERS_AT_ONCE, Membership},
+    limits::Guess,
     network::GroupWork,
-    peers::Peer,
+    peer::Peer,
     records::{
         self, BanRecord, GroupRecord, MailboxLog, MemberRecord, RealmMembersRecord, Record as _,
     },
-    storage::Notes,
+    storage::{Notes, Outcome},
 };
 use crate::{
     store::{Batch, Store},

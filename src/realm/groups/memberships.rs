@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use crate::realm::{
-    Failure, Groups,
-    groups::local,
+    failure::Failure,
+    groups::{Groups, local},
     limits::MEMBERSHIPS_MAX,
     records::{self, ChangedRecord, ListedRecord, MailboxLog, Record as _},
     storage::Unnoted,

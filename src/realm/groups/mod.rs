@@ -11,11 +11,17 @@ use std::sync::{Arc, atomic::AtomicBool};
 use tokio::sync::Notify;
 
 use crate::realm::{
-    Credentials, Failure, Guess, Hashed, Limiter, Limits, Moment, Network, Peers, Random,
-    RealmIdentity, Storage,
+    credentials::{Credentials, Hashed},
+    current_session::Current,
+    failure::Failure,
+    identity::RealmIdentity,
+    limits::{Guess, Limiter, Limits},
+    network::Network,
+    peers::Peers,
+    random::Random,
     records::{self, ChangedRecord, GroupLink, GroupRecord, MailboxLog, MemberRecord, Record as _},
-    sessions::Current,
-    storage::Notes,
+    storage::{Notes, Storage},
+    time::Moment,
 };
 use crate::{
     store::{Batch, Key, Store},
@@ -122,18 +128,50 @@ pub struct Membership {
 /// The groups of this realm, and the copies of groups of others.
 #[derive(Debug)]
 pub struct Groups<S> {
-    pub(in crate::realm) storage: Arc<Storage<S>>,
-    pub(in crate::realm) random: Arc<Random>,
-    pub(in crate::realm) peers: Arc<Peers<S>>,
-    pub(in crate::realm) credentials: Arc<Credentials>,
-    pub(in crate::realm) own: Arc<RealmIdentity>,
-    pub(in crate::realm) limits: Limits,
-    pub(in crate::realm) limiter: Arc<Limiter>,
-    pub(in crate::realm) network: Arc<Network>,
+    storage: Arc<Storage<S>>,
+    random: Arc<Random>,
+    peers: Arc<Peers<S>>,
+    credentials: Arc<Credentials>,
+    own: Arc<RealmIdentity>,
+    limits: Limits,
+    limiter: Arc<Limiter>,
+    network: Arc<Network>,
     /// Wakes the work for the members of a group that has ended.
-    pub(in crate::realm) chores: Arc<Notify>,
+    chores: Arc<Notify>,
     /// True if the replicas are listed by user.
-    pub(in crate::realm) are_copies_listed: AtomicBool,
+    are_copies_listed: AtomicBool,
+}
+
+impl<S> Groups<S> {
+    /// Returns the service over those that it uses.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each service that it uses"
+    )]
+    pub(in crate::realm) fn new(
+        storage: Arc<Storage<S>>,
+        random: Arc<Random>,
+        peers: Arc<Peers<S>>,
+        credentials: Arc<Credentials>,
+        own: Arc<RealmIdentity>,
+        limits: Limits,
+        limiter: Arc<Limiter>,
+        network: Arc<Network>,
+        chores: Arc<Notify>,
+    ) -> Self {
+        Self {
+            storage,
+            random,
+            peers,
+            credentials,
+            own,
+            limits,
+            limiter,
+            network,
+            chores,
+            are_copies_listed: AtomicBool::new(false),
+        }
+    }
 }
 
 impl<S: Store> Groups<S> {

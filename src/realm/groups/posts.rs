@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use blake2::{Blake2s256, Digest as _};
 
 use crate::realm::{
-    Failure, Groups, Moment, Outcome,
-    groups::local,
+    failure::Failure,
+    groups::{Groups, local},
     limits::READ_BYTES,
     records::{
         self, EntryRecord, MailboxLog, PostRecord, QueuedRecord, Record as _, ReplicaRecord,
     },
-    storage::Walk,
+    storage::{Outcome, Walk},
+    time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},

@@ -3,13 +3,13 @@
 //! unreachable.
 
 use crate::realm::{
-    Failure, Groups, Moment, Outcome,
-    groups::posts::Vouchers,
+    failure::Failure,
+    groups::{Groups, posts::Vouchers},
     network::GroupWork,
-    peers::Peer,
+    peer::Peer,
     records::{self, MailboxLog, Record as _, ReplicaMemberRecord, ReplicaRecord},
-    storage::Notes,
-    storage::Written,
+    storage::{Notes, Outcome, Written},
+    time::Moment,
 };
 use crate::{
     store::{Batch, Store},

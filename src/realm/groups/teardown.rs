@@ -5,12 +5,13 @@
 //! them at a time.
 
 use crate::realm::{
-    Failure, Groups, Outcome,
+    failure::Failure,
+    groups::Groups,
     records::{
         self, ChangedRecord, Ending, EndingRecord, EntryRecord, GroupLink, MailboxLog, Record as _,
         ReplicaMemberRecord, ReplicaRecord,
     },
-    storage::Notes as _,
+    storage::{Notes as _, Outcome},
 };
 use crate::{
     store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError, Versioned},

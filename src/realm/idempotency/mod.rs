@@ -11,9 +11,10 @@ use std::sync::Arc;
 use blake2::{Blake2s256, Digest};
 
 use crate::realm::{
-    DedupWindows, Failure, Storage,
-    idempotency::dedup_windows::{Reservation, Turn, WINDOW},
+    failure::Failure,
+    idempotency::dedup_windows::{DedupWindows, Reservation, Turn, WINDOW},
     records::{self, OperationRecord, Owner, Record, RecordedAnswer},
+    storage::Storage,
 };
 use crate::{
     faults::{Fault, is_planted},

@@ -6,7 +6,8 @@
 //! hidden when they are read.
 
 use crate::realm::{
-    Failure, Mailboxes,
+    failure::Failure,
+    mailboxes::Mailboxes,
     records::{self, BlocksRecord, MailboxLog},
     storage::{Notes, Unnoted},
 };

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 
 use crate::realm::{
-    ATTEMPTS_MAX, Failure, Mailboxes,
+    ATTEMPTS_MAX,
+    current_session::Current,
+    failure::Failure,
+    mailboxes::Mailboxes,
     records::{
         self, CursorRecord, GroupRecord, LinkedRecord, LogKind, MailboxLog, Owner, Record as _,
         ReplicaRecord,
     },
-    sessions::Current,
     storage::Outcome,
 };
 use crate::{

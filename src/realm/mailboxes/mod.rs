@@ -12,18 +12,88 @@ pub(super) mod watch_memory;
 use std::sync::Arc;
 
 use crate::realm::{
-    Groups, Limiter, Peers, RealmIdentity, RetentionPolicy, Storage, WatchMemory, Watched,
+    groups::Groups,
+    identity::RealmIdentity,
+    limits::Limiter,
+    mailboxes::watch_memory::{Held, WatchMemory},
+    peers::Peers,
+    retention::RetentionPolicy,
+    storage::Storage,
 };
+use crate::{
+    store::{Log, Subscribers, Subscription},
+    wire::Username,
+};
+
+/// Wakes watches when a user's groups or sessions change.
+pub type Watched = Subscribers;
+
+/// Returns the log that represents a user in [`Watched`].
+pub fn watched_of(user: Username) -> Log {
+    Log(user.as_bytes().into())
+}
 
 /// What users read: their mailboxes, how far they have read, whom they block, and their watches.
 #[derive(Debug)]
 pub struct Mailboxes<S> {
-    pub(in crate::realm) storage: Arc<Storage<S>>,
-    pub(in crate::realm) peers: Arc<Peers<S>>,
-    pub(in crate::realm) groups: Arc<Groups<S>>,
-    pub(in crate::realm) policy: Arc<RetentionPolicy<S>>,
-    pub(in crate::realm) own: Arc<RealmIdentity>,
-    pub(in crate::realm) limiter: Arc<Limiter>,
-    pub(in crate::realm) watched: Watched,
-    pub(in crate::realm) watch_memory: WatchMemory,
+    storage: Arc<Storage<S>>,
+    peers: Arc<Peers<S>>,
+    groups: Arc<Groups<S>>,
+    policy: Arc<RetentionPolicy<S>>,
+    own: Arc<RealmIdentity>,
+    limiter: Arc<Limiter>,
+    watched: Watched,
+    watch_memory: WatchMemory,
+}
+
+impl<S> Mailboxes<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) fn new(
+        storage: Arc<Storage<S>>,
+        peers: Arc<Peers<S>>,
+        groups: Arc<Groups<S>>,
+        policy: Arc<RetentionPolicy<S>>,
+        own: Arc<RealmIdentity>,
+        limiter: Arc<Limiter>,
+        watch_memory: WatchMemory,
+    ) -> Self {
+        Self {
+            storage,
+            peers,
+            groups,
+            policy,
+            own,
+            limiter,
+            watched: Watched::default(),
+            watch_memory,
+        }
+    }
+}
+
+impl<S> Mailboxes<S> {
+    /// Wakes the watches of a user: groups, sessions or blocks have changed.
+    pub(in crate::realm) fn notify_watches(&self, user: Username) {
+        self.watched.notify(&watched_of(user));
+    }
+
+    /// Returns what wakes when groups, sessions or blocks of a user change.
+    pub(in crate::realm) fn subscribe_user(&self, user: Username) -> Subscription {
+        self.watched.subscribe(&[watched_of(user)])
+    }
+
+    /// True if another watch of a user may hold as many bytes.
+    pub(in crate::realm) fn has_room_to_watch(&self, user: Username, bytes: usize) -> bool {
+        self.watch_memory.has_room(user, bytes)
+    }
+
+    /// Begins to count the memory of a watch.
+    pub(in crate::realm) fn reserve_watch(&self, user: Username) -> Held {
+        self.watch_memory.watch(user)
+    }
+
+    /// Returns how much memory watches hold, in bytes.
+    #[cfg(test)]
+    pub(in crate::realm) fn watched_bytes(&self) -> usize {
+        self.watch_memory.held()
+    }
 }

@@ -1,6 +1,8 @@
 //! The logs of a user's mailboxes.
 
-use crate::realm::{Caller, Failure, Mailboxes, records::MailboxLog, sessions::Current};
+use crate::realm::{
+    Caller, current_session::Current, failure::Failure, mailboxes::Mailboxes, records::MailboxLog,
+};
 use crate::{
     store::Store,
     wire::{Cursors, Mailbox, Username},

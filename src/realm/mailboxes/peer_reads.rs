@@ -1,7 +1,11 @@
 //! How much of a group a peer reads, which keeps a copy of it.
 
 use crate::realm::{
-    Caller, Failure, Mailboxes, mailboxes::reading::Reader, peers::Peer, storage::Unnoted,
+    Caller,
+    failure::Failure,
+    mailboxes::{Mailboxes, reading::Reader},
+    peer::Peer,
+    storage::Unnoted,
 };
 use crate::{
     store::Store,

@@ -3,14 +3,15 @@
 use std::iter;
 
 use crate::realm::{
-    Caller, Failure,
+    Caller,
+    current_session::Current,
+    failure::Failure,
     limits::WATCH_READ_BYTES,
     mailboxes::{
         Mailboxes,
         blocks::{Blocked, HIDDEN_AT_ONCE, HIDDEN_BYTES_MAX, HIDDEN_MAX, NOBODY},
     },
     records::{EntryRecord, MailboxLog, Record as _},
-    sessions::Current,
 };
 use crate::{
     store::{PageLimit, Store},

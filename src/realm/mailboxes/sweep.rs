@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use crate::realm::{
-    Failure, Mailboxes, Moment, Outcome,
+    failure::Failure,
     groups::MEMBERS_AT_ONCE,
+    mailboxes::Mailboxes,
     records::{
         self, GroupRecord, KeptRecord, KeptSample, LogKind, MailboxLog, Record as _, ReplicaRecord,
     },
     retention::{GRAINS, Retention},
+    storage::Outcome,
+    time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},

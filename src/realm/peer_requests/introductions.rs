@@ -1,11 +1,14 @@
 //! Introductions between realms, and changes of their keys (PEER-2, PEER-3, PEER-13).
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Moment, Outcome, Peers, Realm,
-    peers::{Peer, Peering, numbers::Numbered},
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
+    failure::Failure,
+    identity::Peering,
+    peer::Peer,
+    peers::{Peers, numbers::Numbered},
     records::{self, PeerName, PeerRecord, Record as _},
-    storage::Unnoted,
-    storage::Written,
+    storage::{Outcome, Unnoted, Written},
+    time::Moment,
 };
 use crate::{
     crypto::{Possession, PublicKey, is_possession},

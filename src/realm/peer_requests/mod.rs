@@ -6,15 +6,18 @@ pub(super) mod introductions;
 use blake2::{Blake2s256, Digest};
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Moment, Realm,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
+    failure::Failure,
     groups::host::is_of,
+    idempotency::Known,
     network::GroupWork,
-    peers::Peer,
+    peer::Peer,
     records::{
         self, AccountRecord, ChangedRecord, EntryRecord, MailboxLog, Owner, Record as _,
         RecordedAnswer, ReplicaMemberRecord,
     },
     storage::Unnoted,
+    time::Moment,
 };
 use crate::{
     crypto::PublicKey,

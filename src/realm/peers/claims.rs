@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 
 use crate::realm::{
-    Caller, Failure, Outcome, Peers,
-    peers::Peer,
+    Caller,
+    failure::Failure,
+    peer::Peer,
+    peers::Peers,
     records::{self, PeerRecord, Record as _},
-    storage::Written,
+    storage::{Outcome, Written},
 };
 use crate::{
     faults::{Fault, is_planted},

@@ -1,7 +1,8 @@
 //! Names whose last holder is still departing.
 
 use crate::realm::{
-    Failure, Peers,
+    failure::Failure,
+    peers::Peers,
     records::{self, DepartureRecord},
 };
 use crate::{

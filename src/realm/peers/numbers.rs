@@ -12,9 +12,13 @@
 //! number, no user joins a group across the two: one side might end what the other begins.
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Failure, Moment, Outcome, Peers,
-    peers::{PEERING, Peer},
+    ATTEMPTS_MAX, CONTENDED_MS,
+    failure::Failure,
+    peer::{PEERING, Peer},
+    peers::Peers,
     records::{self, ChangedRecord, PeerRecord, Record as _},
+    storage::Outcome,
+    time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},

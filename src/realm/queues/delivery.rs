@@ -1,16 +1,16 @@
 //! Delivers the messages that wait for a peer, in order (PEER-5, PEER-6, PEER-14), and tells the
 //! sender of each message the peer's verdict.
 
-use crate::realm::storage::Written;
 use crate::realm::{
-    Failure, Moment, Outcome,
-    peers::Peer,
+    failure::Failure,
+    peer::Peer,
     queues::PeerQueues,
     records::{
         self, ChangedRecord, CursorRecord, EntryRecord, MailboxLog, OperationRecord, Owner,
         QueuedKind, QueuedRecord, Record as _, RecordedAnswer, ReplicaMemberRecord,
     },
-    storage::Unnoted,
+    storage::{Outcome, Unnoted, Written},
+    time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},

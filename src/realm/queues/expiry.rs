@@ -10,12 +10,16 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::realm::{
-    Failure, Moment, Outcome, PeerQueues,
+    failure::Failure,
     limits::READ_BYTES,
-    peers::Peer,
-    queues::delivery::{Outgoing, QUEUED_LIFETIME_SECONDS},
+    peer::Peer,
+    queues::{
+        PeerQueues,
+        delivery::{Outgoing, QUEUED_LIFETIME_SECONDS},
+    },
     records::{self, QueuedRecord, Record as _, ReturnedRecord},
-    storage::Unnoted,
+    storage::{Outcome, Unnoted},
+    time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},

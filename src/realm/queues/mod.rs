@@ -9,11 +9,16 @@ pub(super) mod shares;
 use std::sync::Arc;
 
 use crate::realm::{
-    Caller, Failure,
+    Caller,
+    failure::Failure,
     peers::Peers,
-    queues::{expiry::Expiries, receipts::Receipts, shares::QueueShares},
+    queues::{
+        expiry::Expiries,
+        receipts::{Receipts, Wait},
+        shares::QueueShares,
+    },
     random::Random,
-    records::{self, CursorRecord},
+    records::{self, CursorRecord, Owner, QueuedRecord},
     storage::Storage,
 };
 use crate::{
@@ -24,17 +29,38 @@ use crate::{
 /// The messages that wait for peers.
 #[derive(Debug)]
 pub struct PeerQueues<S> {
-    pub(in crate::realm) storage: Arc<Storage<S>>,
-    pub(in crate::realm) random: Arc<Random>,
-    pub(in crate::realm) peers: Arc<Peers<S>>,
+    storage: Arc<Storage<S>>,
+    random: Arc<Random>,
+    peers: Arc<Peers<S>>,
     /// Commands that wait for a peer's verdict on their message.
-    pub(in crate::realm) receipts: Receipts,
+    receipts: Receipts,
     /// When messages to other realms expire.
-    pub(in crate::realm) expiries: Expiries,
-    pub(in crate::realm) shares: QueueShares,
+    expiries: Expiries,
+    shares: QueueShares,
     /// The epoch of all messages that are queued for peers until this realm is constructed again.
     /// Each construction draws a new one, because the store may have been restored from a backup.
-    pub(in crate::realm) epoch: u64,
+    epoch: u64,
+}
+
+impl<S> PeerQueues<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) fn new(
+        storage: Arc<Storage<S>>,
+        random: Arc<Random>,
+        peers: Arc<Peers<S>>,
+        shares: QueueShares,
+        epoch: u64,
+    ) -> Self {
+        Self {
+            storage,
+            random,
+            peers,
+            receipts: Receipts::default(),
+            expiries: Expiries::default(),
+            shares,
+            epoch,
+        }
+    }
 }
 
 /// The search for the number of waiting messages goes up to twice this number, less one.
@@ -116,5 +142,32 @@ impl<S: Store> PeerQueues<S> {
             }
             Err(failure) => Err(failure),
         }
+    }
+}
+
+impl<S> PeerQueues<S> {
+    /// Returns the epoch of what is queued now.
+    pub(in crate::realm) const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Begins to wait for the verdict on a message that is about to be queued.
+    pub(in crate::realm) fn expect_receipt(&self, owner: &Owner, number: u64) -> Wait {
+        self.receipts.expect(owner, number)
+    }
+
+    /// Joins the commands that already wait for a verdict, if there are any.
+    pub(in crate::realm) fn join_receipt(&self, owner: &Owner, number: u64) -> Option<Wait> {
+        self.receipts.join(owner, number)
+    }
+
+    /// Notes when a message that was queued expires.
+    pub(in crate::realm) fn note_queued(
+        &self,
+        realm: RealmId,
+        position: u64,
+        record: &QueuedRecord,
+    ) {
+        self.expiries.note(realm, position, record);
     }
 }

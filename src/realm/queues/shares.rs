@@ -10,8 +10,9 @@ use std::{
 };
 
 use crate::realm::{
-    Failure, PeerQueues,
+    failure::Failure,
     limits::READ_BYTES,
+    queues::PeerQueues,
     records::{self, QueuedRecord, Record as _},
 };
 use crate::{

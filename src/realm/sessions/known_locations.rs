@@ -2,8 +2,11 @@
 //! elsewhere do not make the user's own devices and networks wait.
 
 use crate::realm::{
-    Caller, Failure, Guess, Sessions, Work,
+    Caller,
+    failure::Failure,
+    limits::Guess,
     records::{self, KnownRecord, Owner, Record as _},
+    sessions::Sessions,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -49,24 +52,24 @@ impl<S: Store> Sessions<S> {
         Ok(Guess::Login(user))
     }
 
-    /// Adds to the work's batch the device and network from which `user` has logged in.
-    pub(super) async fn remember_place(
+    /// Adds to `batch` the device and network from which `user` has logged in.
+    pub(super) async fn remember_location(
         &self,
-        work: &mut Work<'_>,
+        caller: &Caller,
         user: Username,
+        batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let last = work.caller.now.running;
+        let last = caller.now.running;
         let value = KnownRecord { last }.to_value()?;
-        for (kind, _, key) in self.known_keys(work.caller, user).into_iter().flatten() {
-            self.forget_places(user, kind, &key, &mut work.batch)
-                .await?;
-            work.batch.put(key, value.clone());
+        for (kind, _, key) in self.known_keys(caller, user).into_iter().flatten() {
+            self.forget_locations(user, kind, &key, batch).await?;
+            batch.put(key, value.clone());
         }
         Ok(())
     }
 
     /// Adds to `batch` the removal of those not seen for longest, to make room for `new`.
-    async fn forget_places(
+    async fn forget_locations(
         &self,
         user: Username,
         kind: u8,

@@ -6,35 +6,30 @@ pub(super) mod tickets;
 use std::sync::Arc;
 
 use crate::realm::{
-    Caller, Failure, Idempotency, Limiter, Limits, Mailboxes, Moment, Random, Storage, Work,
+    Caller,
+    current_session::Current,
+    failure::Failure,
+    idempotency::Idempotency,
+    limits::{Limiter, Limits},
+    mailboxes::Mailboxes,
+    random::Random,
     records::{
         self, ChangedRecord, IdleRecord, Owner, Record as _, SessionHash, SessionLink,
         SessionRecord,
     },
-    storage::Notes,
+    storage::{Notes, Storage},
+    time::Moment,
 };
 use crate::{
-    crypto::{MacKey, PublicKey},
-    store::{Batch, CommitError, Expected, Store, Version},
-    wire::{
-        Answer, ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef, Username,
-        command::Change,
-    },
+    crypto::{MacKey, PublicKey, SecretKey},
+    store::{Batch, CommitError, Expected, Store},
+    wire::{ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef, Username},
 };
 
 /// A session's last use is recorded when the record is this many seconds old.
 const USED_GRAIN: u32 = 3600;
 /// The number of sessions of one user that are listed at once.
 const SESSIONS_AT_ONCE: usize = 256;
-
-/// The session that a command is for.
-#[derive(Clone, Debug)]
-pub struct Current {
-    pub hash: SessionHash,
-    pub user: Username,
-    pub record: SessionRecord,
-    pub version: Version,
-}
 
 /// The result of a search for the session that a command names.
 #[derive(Debug)]
@@ -48,34 +43,43 @@ pub enum Found {
     None,
 }
 
-impl Current {
-    /// Returns the owner of its cursors and numbers.
-    pub fn owner(&self) -> Owner {
-        match &self.record.device {
-            Some(device) => Owner::Device(PublicKey(*device)),
-            None => Owner::Session(self.hash),
-        }
-    }
-
-    /// Makes a batch depend on the session: it must still exist when the batch is written.
-    pub fn rely_on(&self, batch: &mut Batch) {
-        batch.expect(records::session(&self.hash), Expected::At(self.version));
-    }
-}
-
 /// The sessions of users, and what is kept of their devices.
 #[derive(Debug)]
 pub struct Sessions<S> {
-    pub(in crate::realm) storage: Arc<Storage<S>>,
-    pub(in crate::realm) random: Arc<Random>,
-    pub(in crate::realm) idempotency: Arc<Idempotency<S>>,
-    pub(in crate::realm) mailboxes: Arc<Mailboxes<S>>,
-    pub(in crate::realm) limits: Limits,
-    pub(in crate::realm) limiter: Arc<Limiter>,
+    storage: Arc<Storage<S>>,
+    random: Arc<Random>,
+    idempotency: Arc<Idempotency<S>>,
+    mailboxes: Arc<Mailboxes<S>>,
+    limits: Limits,
+    limiter: Arc<Limiter>,
     /// Makes session ids.
-    pub(in crate::realm) ids: MacKey,
+    ids: MacKey,
     /// Makes the hashes under which sessions are stored.
-    pub(in crate::realm) hashes: MacKey,
+    hashes: MacKey,
+}
+
+impl<S> Sessions<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) fn new(
+        storage: Arc<Storage<S>>,
+        random: Arc<Random>,
+        idempotency: Arc<Idempotency<S>>,
+        mailboxes: Arc<Mailboxes<S>>,
+        limits: Limits,
+        limiter: Arc<Limiter>,
+        lasting: &SecretKey,
+    ) -> Self {
+        Self {
+            storage,
+            random,
+            idempotency,
+            mailboxes,
+            limits,
+            limiter,
+            ids: MacKey::derive(lasting, "session ids"),
+            hashes: MacKey::derive(lasting, "session hashes"),
+        }
+    }
 }
 
 impl<S: Store> Sessions<S> {
@@ -99,9 +103,9 @@ impl<S: Store> Sessions<S> {
     /// Returns the id of the session that a command opens. A device's id is derived from its key
     /// and the command's number, so that a repeat gets the same id, though only a hash of it is
     /// kept (SES-2).
-    pub(in crate::realm) fn session_id(&self, work: &Work<'_>, user: Username) -> SessionId {
-        let OperationNumber(number) = work.caller.operation;
-        match &work.caller.device {
+    pub(in crate::realm) fn session_id(&self, caller: &Caller, user: Username) -> SessionId {
+        let OperationNumber(number) = caller.operation;
+        match &caller.device {
             Some(device) => {
                 SessionId(
                     self.ids
@@ -123,7 +127,7 @@ impl<S: Store> Sessions<S> {
         self.use_session(current, caller.now).await
     }
 
-    async fn open_session_of(
+    pub(in crate::realm) async fn open_session_of(
         &self,
         caller: &Caller,
         session: SessionRef,
@@ -136,27 +140,6 @@ impl<S: Store> Sessions<S> {
             }
             Found::None => Err(ErrorCode::NoSession.into()),
         }
-    }
-
-    /// Returns the session of a command that changes something. The commit depends on it.
-    pub(in crate::realm) async fn session_noted(
-        &self,
-        work: &mut Work<'_>,
-        session: SessionRef,
-    ) -> Result<Current, Failure> {
-        let current = self.open_session_of(work.caller, session).await?;
-        // The command counts once, however often it is decided.
-        if !work.is_counted {
-            self.limiter.command(work.caller.now, &current.user)?;
-            work.is_counted = true;
-        }
-        let current = self.use_session(current, work.caller.now).await?;
-        if adds_to_store(work.change) {
-            self.limiter.may_store(work.caller, &current.user)?;
-            work.adds_for = Some(current.user);
-        }
-        current.rely_on(&mut work.batch);
-        Ok(current)
     }
 
     /// Finds the session that a command names.
@@ -268,55 +251,53 @@ impl<S: Store> Sessions<S> {
     /// Opens a session for `user`, bound to the caller's device if it has proved one.
     pub(in crate::realm) async fn open_session(
         &self,
-        work: &mut Work<'_>,
+        caller: &Caller,
         user: Username,
-    ) -> Result<Answer, Failure> {
-        let id = self.session_id(work, user);
+        batch: &mut Batch,
+    ) -> Result<SessionId, Failure> {
+        let id = self.session_id(caller, user);
         let hash = self.session_hash(&id);
-        let now = work.caller.now;
+        let now = caller.now;
         let record = SessionRecord {
             user: user.as_str().into(),
-            device: work.caller.device.map(|device| device.0),
+            device: caller.device.map(|device| device.0),
             created: now.wall,
             used: now.wall,
             last: now.running,
             operator: false,
             // On a plain link the session has its own numbers.
-            since: work.caller.device.map_or(0, |_| work.caller.operation.0),
+            since: caller.device.map_or(0, |_| caller.operation.0),
         };
-        let owner = match &work.caller.device {
+        let owner = match &caller.device {
             Some(device) => Owner::Device(*device),
             None => Owner::Session(hash),
         };
-        self.make_room(work, user, &owner).await?;
-        self.remember_place(work, user).await?;
-        sessions_change(user, &mut work.batch)?;
-        // A session that ends to make room may be watched.
-        work.affected = Some(user);
-        self.mailboxes.link(user, &owner, &mut work.batch).await?;
+        self.make_room(user, &owner, batch).await?;
+        self.remember_location(caller, user, batch).await?;
+        sessions_change(user, batch)?;
+        self.mailboxes.link(user, &owner, batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
-        work.batch
+        batch
             .put(records::session(&hash), record.to_value()?)
             .put(records::handle(user, handle_of(&hash)?), link.clone());
-        if let Some(device) = &work.caller.device {
-            work.batch.put(records::device(device), link);
+        if let Some(device) = &caller.device {
+            batch.put(records::device(device), link);
         }
-        Ok(Answer::Session(id))
+        Ok(id)
     }
 
     /// Ends the sessions unused for longest until there is room for one more.
     async fn make_room(
         &self,
-        work: &mut Work<'_>,
         user: Username,
         staying: &Owner,
+        batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let mut all = self.sessions_of(&mut work.batch, user).await?;
+        let mut all = self.sessions_of(batch, user).await?;
         all.sort_by_key(|current| current.record.last);
         let surplus = (all.len() + 1).saturating_sub(self.limits.sessions_max.max(1));
         all.truncate(surplus);
-        self.end_sessions(&all, Some(staying), &mut work.batch)
-            .await
+        self.end_sessions(&all, Some(staying), batch).await
     }
 
     /// Returns all of a user's sessions that still exist.
@@ -408,51 +389,6 @@ impl<S: Store> Sessions<S> {
             batch.expect(key.clone(), Expected::At(version)).delete(key);
         }
         Ok(())
-    }
-
-    /// Returns the session of a command that changes something. The commit depends on it.
-    pub(in crate::realm) async fn session_of(
-        &self,
-        work: &mut Work<'_>,
-    ) -> Result<Current, Failure> {
-        match work.request.command.session() {
-            Some(session) => self.session_noted(work, session).await,
-            None => Err(ErrorCode::NoSession.into()),
-        }
-    }
-}
-
-/// True for commands that make the store larger. The others are also allowed to users that have
-/// used up their storage quota.
-const fn adds_to_store(change: Change<'_, '_>) -> bool {
-    match change {
-        Change::Send(_)
-        | Change::SendGroup(_)
-        | Change::SendRealm(_)
-        | Change::SendGroupRealm(_)
-        | Change::AddGroup(_)
-        | Change::JoinGroup(_)
-        | Change::JoinGroupRealm(_)
-        | Change::Ban(_) => true,
-        // A user has a bounded number of blocks, and needs them most when others fill the store.
-        Change::Block(_)
-        | Change::Unblock(_)
-        | Change::Auth(_)
-        | Change::Logout(_)
-        | Change::Register(_)
-        | Change::Revoke(_)
-        | Change::Passwd(_)
-        | Change::Claim(_)
-        | Change::Void(_)
-        | Change::AddRealm(_)
-        | Change::RemoveRealm(_)
-        | Change::LeaveGroup(_)
-        | Change::LeaveGroupRealm(_)
-        | Change::Kick(_)
-        | Change::Unban(_)
-        | Change::SetRole(_)
-        | Change::GroupPasswd(_)
-        | Change::DelGroup(_) => false,
     }
 }
 

@@ -4,8 +4,12 @@
 use std::{net::IpAddr, time::Duration};
 
 use crate::realm::{
-    Account, Failure, Moment, Outcome, Sessions,
+    account::Account,
+    failure::Failure,
     records::{self, KeptTicket, NamedTicket, Record as _, TicketRecord, TicketsRecord},
+    sessions::Sessions,
+    storage::Outcome,
+    time::Moment,
 };
 use crate::{
     crypto::{PublicKey, ResumptionSecret},

@@ -114,10 +114,20 @@ async fn cursors_of_ended_group_are_deleted() {
 /// back. Until then repeats are answered as for any session.
 #[tokio::test]
 async fn dedup_numbers_of_ended_plain_session_are_deleted() {
-    let mut fixture = kept(Retention::FOREVER).await;
+    let fixture = kept(Retention::FOREVER).await;
     // One more for the session of bob's device: among sessions used at the same time any may be
     // evicted.
-    fixture.realm.sessions.limits.sessions_max = 4;
+    let Fixture {
+        directory, realm, ..
+    } = fixture;
+    drop(realm);
+    let realm = open_with(&directory, |_, limits| limits.sessions_max = 4);
+    realm.policy.begin_keeping(Some(Retention::FOREVER)).await;
+    let mut fixture = Fixture {
+        directory,
+        realm,
+        now: MOMENT,
+    };
     let login = || {
         Command::Auth(command::Auth {
             operation: op(1),
