@@ -178,7 +178,7 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     }
     let of_refused = match refused {
         0 => String::new(),
-        _ => format!("; {refused} of what waited were refused, or their --ttl was over"),
+        _ => format!("; {refused} of what waited were refused, or not delivered in time"),
     };
     if unknown > 0 {
         let text = format!(

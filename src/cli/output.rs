@@ -235,7 +235,7 @@ pub fn ended(end: &End) -> String {
         End::Done(_) => "done".into(),
         End::Refused(refusal) => format!("refused. {refusal}"),
         End::Cancelled => "not done; it was taken back".into(),
-        End::Expired => "not done; its --ttl was over before it could be delivered".into(),
+        End::Expired => "not done; the time within which it had to be delivered was over".into(),
         End::Unknown => {
             "whether it was done is not known, and will not be: look before you repeat it".into()
         }

@@ -25,7 +25,7 @@ pub fn password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> 
     }
     Err(Failure::usage(match &source.password_file {
         Some(file) => format!(
-            "the file {} is empty: nothing was done; write the password into it",
+            "the file {} holds no password: nothing was done; write it into the file",
             file.display()
         ),
         None => "the password is empty: nothing was done; give one".into(),

@@ -157,9 +157,9 @@ pub async fn inbox(
         shower.settle().await?;
     }
     if more && !output.json {
-        Output::aside(match args.after {
-            None => "more follow; the same command again shows them",
-            Some(_) => "more follow; --after and --offset say where to go on",
+        Output::aside(match (args.after, args.offset) {
+            (None, None) => "more follow; the same command again shows them",
+            _ => "more follow; --after and --offset say where to go on",
         });
     }
     if is_empty && !output.json && io::stdout().is_terminal() {

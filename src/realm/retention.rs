@@ -100,7 +100,7 @@ impl<S> RetentionPolicy<S> {
 
 impl<S: Store> RetentionPolicy<S> {
     /// Decides how long messages are kept: as `configured`, or by what the store was created with.
-    /// Called once for each opening of the store, before [`Realm::begin_life`].
+    /// Called once for each opening of the store, before the store begins a life.
     pub async fn begin_keeping(&self, configured: Option<Retention>) -> (Keeping, Retention) {
         let mut unwritten = None;
         let decided = async {

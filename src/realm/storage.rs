@@ -159,7 +159,7 @@ impl<S: Store> Storage<S> {
         match failure {
             Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),
             Failure::Store(error) | Failure::Unknown(error) => {
-                tracing::error!(command, %error, "a command failed");
+                tracing::error!(command, %error, "operation failed");
                 if matches!(error, StoreError::Failed(_)) {
                     self.failed.send_replace(Some(error.clone()));
                 }
@@ -234,7 +234,7 @@ impl<S: Store> Storage<S> {
         }
     }
 
-    /// Reads as [`Realm::record`], and notes what was read.
+    /// Reads as [`Storage::record`], and notes what was read.
     pub(super) async fn noted<R: Record>(
         &self,
         notes: &mut impl Notes,

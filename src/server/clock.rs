@@ -86,11 +86,11 @@ impl Clock {
         }
         if accepts_damage && is_damaged(&before) {
             before = realm.storage.running_at_least().await;
-            tracing::warn!(
-                seconds = before.as_ref().ok(),
-                "running time was damaged and was replaced by the last use of a session (--accept-damage)"
-            );
             if let Ok(seconds) = before {
+                tracing::warn!(
+                    seconds,
+                    "running time was damaged and was replaced by the last use of a session (--accept-damage)"
+                );
                 // The fallback was requested for this start only, and the store may have to be
                 // reopened soon.
                 realm.storage.note_running(seconds).await;

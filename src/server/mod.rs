@@ -68,6 +68,7 @@ use crate::{
 
 /// The reason why a server could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServerError {
     /// The data directory cannot be created.
     #[error("cannot make the directory {}: {source}", path.display())]
@@ -242,8 +243,8 @@ impl<S: Store> Server<S> {
     /// nothing is used. The limits of this process (open files, memory) stay as they are.
     ///
     /// # Errors
-    /// Fails if an address cannot be bound, or if the system provides no randomness. Nothing is
-    /// served then.
+    /// Fails if an address cannot be bound or an advertised one is none, if a thread or a socket
+    /// cannot be made, or if the system provides no randomness. Nothing is served then.
     pub fn over(
         store: S,
         secrets: Secrets,

@@ -51,8 +51,8 @@ fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<bool> {
     let is_own = at.uid() == rustix::process::geteuid().as_raw();
     let is_open = mode & 0o077 != 0 && is_own;
     if is_open {
-        tracing::debug!(path = %path.display(), "access of other users was removed");
         fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o077))?;
+        tracing::debug!(path = %path.display(), "access of other users was removed");
     }
     // An empty file reveals nothing, such as a flag file that an operator has created.
     let is_empty = at.is_file() && at.len() == 0 && mode & 0o022 == 0;

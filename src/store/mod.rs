@@ -52,9 +52,9 @@ pub use crate::wire::Position;
 pub const NAME_BYTES_MAX: usize = 255;
 /// The default disk space that is kept free, in bytes: the engine needs it to tidy up, and so does
 /// the operator.
-pub const RESERVE_BYTES: u64 = 32 << 20;
+pub(crate) const RESERVE_BYTES: u64 = 32 << 20;
 /// The default interval at which all tables are read.
-pub const SCRUB: Duration = Duration::from_hours(7 * 24);
+pub(crate) const SCRUB: Duration = Duration::from_hours(7 * 24);
 
 /// The name of a key, prefix or log. Nearly all names are stored inline, so a comparison reads no
 /// other memory.

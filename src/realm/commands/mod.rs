@@ -45,7 +45,9 @@ impl<S: Store> Realm<S> {
         match request.command.kind() {
             Kind::Read(read) => {
                 let answer = Box::pin(self.read(caller, read, &request.options)).await?;
-                Ok(answer.to_bytes())
+                let bytes = answer.to_bytes();
+                debug_assert!(request.command.is_answered_by(&bytes));
+                Ok(bytes)
             }
             Kind::Change(change) => self.change(caller, request, change).await,
         }

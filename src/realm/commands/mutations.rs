@@ -83,6 +83,7 @@ impl<S: Store> Realm<S> {
                 Err(failure) => return Err(failure),
             };
             let bytes = answer.to_bytes();
+            debug_assert!(request.command.is_answered_by(&bytes));
             if let Some(operation) = operation.as_ref().filter(|_| !work.is_unrecorded) {
                 let recorded = match answer {
                     Answer::Session(_) => RecordedAnswer::Session,

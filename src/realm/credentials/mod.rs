@@ -1,4 +1,4 @@
-//! Accounts: `register`, `auth`, `passwd` (ACC-1 … ACC-4).
+//! The hashing of passwords, and the limit on guesses (ACC-5).
 
 mod passwords;
 

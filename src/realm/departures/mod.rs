@@ -5,7 +5,7 @@
 //! that the realm departs. The rest is done in steps, each of which may be repeated after a
 //! restart. No realm gets the name until all of it is done.
 
-mod voids;
+mod former_peerings;
 
 use std::sync::{
     Arc,

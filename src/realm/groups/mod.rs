@@ -2,9 +2,9 @@
 
 pub(super) mod host;
 pub(super) mod memberships;
-pub(super) mod posts;
 pub(super) mod replicas;
 pub(super) mod teardown;
+pub(super) mod vouchers;
 
 use std::sync::{Arc, atomic::AtomicBool};
 

@@ -4,7 +4,7 @@
 
 use crate::realm::{
     failure::Failure,
-    groups::{Groups, posts::Vouchers},
+    groups::{Groups, vouchers::Vouchers},
     network::GroupWork,
     peer::Peer,
     records::{self, MailboxLog, Record as _, ReplicaMemberRecord, ReplicaRecord},
@@ -166,7 +166,7 @@ impl<S: Store> Groups<S> {
     /// notice.
     ///
     /// # Errors
-    /// As [`Realm::copies_of`].
+    /// As [`Groups::copies_of`].
     pub(in crate::realm) async fn read_all_copies(&self, realm: RealmId) -> Result<(), Failure> {
         for group in self.copies_of(realm).await? {
             self.network.add_work(realm, GroupWork::Read(group));

@@ -84,7 +84,7 @@ impl<S: Store> Idempotency<S> {
         self.look_up_any(owner, number, Some(fingerprint)).await
     }
 
-    /// Looks up a client's number, as [`Realm::look_up`]. If the number cannot be used, the refusal
+    /// Looks up a client's number, as [`Idempotency::look_up`]. If the number cannot be used, the refusal
     /// contains the highest number that is used, so that the client goes above it in one step
     /// (EXACT-8).
     pub(in crate::realm) async fn look_up_command(
@@ -203,7 +203,7 @@ impl<S: Store> Idempotency<S> {
         }
     }
 
-    /// Commits the effect of a numbered command. Returns as [`Realm::commit_placed`].
+    /// Commits the effect of a numbered command. Returns as [`Storage::commit_placed`].
     pub(in crate::realm) async fn commit_operation(
         &self,
         operation: &mut Operation<'_>,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::realm::{
-    ATTEMPTS_MAX,
+    ATTEMPTS_MAX, Caller,
     current_session::Current,
     failure::Failure,
     mailboxes::Mailboxes,
@@ -17,7 +17,7 @@ use crate::realm::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Log, PageLimit, Position, Store},
-    wire::{ErrorCode, Username},
+    wire::{Cursors, ErrorCode, Mailbox, Username},
 };
 
 /// The number of cursors that are listed at once.
@@ -28,6 +28,40 @@ const CURSORS_AT_ONCE: usize = 1000;
 const CURSORS_MAX: usize = 10_000;
 
 impl<S: Store> Mailboxes<S> {
+    /// Confirms the cursors that a reader names (READ-3).
+    pub(in crate::realm) async fn confirm_all(
+        &self,
+        caller: &Caller,
+        current: &Current,
+        cursors: &Cursors,
+    ) -> Result<(), Failure> {
+        let owner = current.owner();
+        for (mailbox, position) in &cursors.0 {
+            if caller.believed(Some(position.0)).is_some()
+                && let Some(place) = self.place_of(current.user, mailbox).await?
+            {
+                self.confirm(current, &owner, &place, position.0).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the log of a user's mailbox, if it is theirs.
+    pub(in crate::realm) async fn place_of(
+        &self,
+        user: Username,
+        mailbox: &Mailbox,
+    ) -> Result<Option<MailboxLog>, Failure> {
+        Ok(match *mailbox {
+            Mailbox::Private => Some(MailboxLog::private(user)),
+            Mailbox::Realm(realm) => Some(MailboxLog::from_realm(user, realm)),
+            Mailbox::Group(group) => self.groups.joined_place(user, group).await?,
+            Mailbox::RealmGroup(realm, group) => {
+                self.groups.copied_place(user, realm, group).await?
+            }
+        })
+    }
+
     /// Returns where a device's reading begins by default (READ-2): after the confirmed entries.
     pub(in crate::realm) async fn confirmed(
         &self,

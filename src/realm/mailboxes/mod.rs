@@ -1,9 +1,8 @@
-//! Mailboxes: what users read, how far they have read, whom they block, and how long entries are
-//! kept.
+//! Mailboxes: what users read, how far they have read, whom they block, what their watches hold,
+//! and how long entries are kept.
 
 pub(super) mod blocks;
 mod cursors;
-mod owned;
 mod peer_reads;
 pub(super) mod reading;
 mod sweep;

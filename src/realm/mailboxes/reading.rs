@@ -182,7 +182,7 @@ impl<S: Store> Mailboxes<S> {
     }
 
     /// Returns the entries of a mailbox after a position that is not below its floor, as
-    /// [`Realm::entries`] does, without those that are hidden from the reader. If very many are
+    /// [`Mailboxes::entries`] does, without those that are hidden from the reader. If very many are
     /// hidden one after the other, the last entry says so, and the reader goes on behind it.
     pub(in crate::realm) async fn shown(
         &self,

@@ -1,4 +1,4 @@
-//! The pass over the logs: entries that were kept for long enough are dropped (RET-1 … RET-5).
+//! The pass over the logs: entries that were kept for long enough are dropped (READ-10).
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Peering with other realms (PEER-1 … PEER-3): their keys and addresses, and which realms may
 //! become peers.
 
-mod claims;
+mod claimed_addresses;
 mod departed;
 pub(super) mod numbers;
 

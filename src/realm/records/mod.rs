@@ -26,6 +26,8 @@
 //! r/ realm                       peer
 //! A/                             written with each peer that takes a counted place
 //! V/ realm                       leftovers of the former peering with it must be removed
+//! D/ realm                       leftovers of a removed peer must be removed; whether with its queue
+//! K/ key 32                      former keys of a removed peer, if it comes back
 //! k/ key 32                      the name under which a key is known
 //! l/                             the lives of the store
 //! v/ realm                       position up to which the queue to a peer is settled
@@ -47,9 +49,12 @@
 //! B/ link 4                      the addresses between which a link is watched
 //! R/                             how long messages are kept if that is not configured
 //! R/ log                         samples of a log's age and size, and where it was trimmed
+//! X/ user                        whom the user blocks
 //! I/ owner 16                    since when an owner has no session; whether it was a session
 //! log p/ user                    the user's private messages
 //! log f/ user / realm            the user's private messages from one realm
+//! log P/ user                    private messages of users whom the user blocks: read by nobody
+//! log F/ user / realm            the same, from one realm
 //! log q/ realm                   the queue to a peer
 //! l/ group                       the log of the former groups of that name, while there is none
 //! log x/ realm / group / log 8   the replica's messages

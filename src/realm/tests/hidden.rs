@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     realm::{
-        groups::posts::Vouchers,
+        groups::vouchers::Vouchers,
         mailboxes::blocks::{Blocked, HIDDEN_MAX, UNREAD_LOOKED_AT},
         mailboxes::reading::Reader,
         records::MailboxLog,

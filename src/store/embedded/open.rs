@@ -471,7 +471,12 @@ fn read_state(
 ) -> Result<(Version, Rows, Behind), OpenError> {
     let placed = read_record(directory, data, layout::VERSION_KEY, layout::number)?;
     let placed = Version(placed.unwrap_or(0));
-    let sealed = read_record(directory, data, layout::SEAL_KEY, layout::Seal::parse)?;
+    let sealed = read_record(directory, data, layout::SEAL_KEY, layout::Seal::parse);
+    // The rows hold the version too: without its seal the store is whole.
+    let sealed = sealed.unwrap_or_else(|error| {
+        tracing::warn!(%error, "seal of the last group was damaged; the rows say how far the store had come");
+        None
+    });
     let (rows, behind) =
         read_rows(data, placed, bounds).map_err(|error| unreadable(directory, &error))?;
     let version = rows.last().unwrap_or(placed);
