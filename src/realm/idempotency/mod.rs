@@ -84,7 +84,7 @@ impl<S: Store> Idempotency<S> {
         self.look_up_any(owner, number, Some(fingerprint)).await
     }
 
-    /// Looks up a client's number, as [`Idempotency::look_up`]. If the number cannot be used, the refusal
+    /// Looks up a client's number, as [`Idempotency::look_up`]. If it cannot be used, the refusal
     /// contains the highest number that is used, so that the client goes above it in one step
     /// (EXACT-8).
     pub(in crate::realm) async fn look_up_command(
