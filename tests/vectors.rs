@@ -201,9 +201,9 @@ fn vectors_of_frames_match_encoding() {
             },
         ),
         (
-            "part",
+            "fragment",
             json!({ "of": "reply", "number": 5, "total": 20000, "offset": 1100, "bytes": "abcd" }),
-            Frame::Part {
+            Frame::Fragment {
                 message: MessageId::Reply(RequestId(5)),
                 total: 20_000,
                 offset: 1100,

@@ -51,7 +51,7 @@ impl Link {
                 Frame::Welcome(_) | Frame::Reply { .. } | Frame::Update(_) => !is_called,
                 Frame::Ping
                 | Frame::Ack(_)
-                | Frame::Part { .. }
+                | Frame::Fragment { .. }
                 | Frame::Event { .. }
                 | Frame::PathChallenge(_)
                 | Frame::PathResponse(_)
@@ -182,7 +182,7 @@ impl Link {
                 Frame::Ping => contents.has_ping = true,
                 Frame::PathChallenge(_) => contents.has_challenge = true,
                 Frame::Request { number, .. } => contents.requests.push(*number),
-                Frame::Part { .. } | Frame::Event { .. } | Frame::Reply { .. } => {
+                Frame::Fragment { .. } | Frame::Event { .. } | Frame::Reply { .. } => {
                     contents.only_asks = false;
                     contents.has_room &= self.has_room_for(&frame, &mut begun);
                 }
@@ -276,7 +276,7 @@ impl Link {
                 self.handle_request(now, number, command, early);
             }
             Frame::Reply { number, answer } => self.handle_reply(now, number, answer),
-            Frame::Part {
+            Frame::Fragment {
                 message,
                 total,
                 offset,

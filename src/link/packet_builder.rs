@@ -32,13 +32,13 @@ pub const INIT_PAYLOAD_MIN: usize = 8;
 /// The least bytes in a Resume, so that its answer may report another life (HS-19).
 const RESUME_PAYLOAD_MIN: usize = 2;
 /// The largest overhead of a fragment frame in bytes: kind, message kind, number, total, offset.
-const PART_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
+const FRAGMENT_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
 /// The loss, in 1/1024, above which small packets are sent twice: about 15 %.
 pub(super) const REDUNDANT_LOSS: u32 = 154;
 /// The largest packet that is sent twice, in bytes of frames.
 const COPIED_MAX: usize = 256;
 /// The least room for a fragment, in bytes.
-const PART_MIN: usize = 48;
+const FRAGMENT_MIN: usize = 48;
 /// The least room for a WELCOME, in bytes.
 const WELCOME_ROOM: usize = 32;
 /// The largest overhead of a message frame, and of other repeated frames, in bytes: kind, number.
@@ -514,15 +514,15 @@ impl Link {
             if is_doubtful && !packed.is_empty() {
                 continue;
             }
-            let room = packer.room_left().saturating_sub(PART_FRAME_MAX);
-            if room < PART_MIN {
+            let room = packer.room_left().saturating_sub(FRAGMENT_FRAME_MAX);
+            if room < FRAGMENT_MIN {
                 break;
             }
             let Some((offset, bytes)) = fragments.next_part(room) else {
                 break;
             };
             let ends = offset + bytes.len() as u64;
-            let pushed = packer.push(Frame::Part {
+            let pushed = packer.push(Frame::Fragment {
                 message,
                 total: fragments.total(),
                 offset,

@@ -104,7 +104,7 @@ impl Link {
     /// True if a frame can be accepted, given the messages that other frames of its packet begin.
     pub(super) fn has_room_for(&self, frame: &Frame<'_>, begun: &mut Begun) -> bool {
         match *frame {
-            Frame::Part {
+            Frame::Fragment {
                 message,
                 total,
                 offset,

@@ -168,7 +168,7 @@ fn write_frame(f: &mut fmt::Formatter<'_>, frame: &Frame<'_>) -> fmt::Result {
         Frame::Request { number, command } => write!(f, "request {} ({})", number.0, command.len()),
         Frame::Reply { number, answer } => write!(f, "reply {} ({})", number.0, answer.len()),
         Frame::Event { number, event } => write!(f, "event {} ({})", number.0, event.len()),
-        Frame::Part {
+        Frame::Fragment {
             message,
             total,
             offset,
@@ -368,7 +368,7 @@ mod tests {
         Frame::Ack(ack).emit(false, &mut payload);
         Frame::Ping.emit(false, &mut payload);
         Frame::PathChallenge(*b"a secret").emit(false, &mut payload);
-        Frame::Part {
+        Frame::Fragment {
             message: MessageId::Request(RequestId(2)),
             total: 100,
             offset: 10,

@@ -6,7 +6,7 @@
 //! 0x04|0x05  REQUEST         number varint, [length varint], command
 //! 0x06|0x07  REPLY           number varint, [length varint], answer
 //! 0x08|0x09  EVENT           number varint, [length varint], mailbox, entry
-//! 0x0a|0x0b  PART            of 1, number varint, total varint, offset varint, [length varint], bytes
+//! 0x0a|0x0b  FRAGMENT        of 1, number varint, total varint, offset varint, [length varint], bytes
 //! 0x0c       PATH_CHALLENGE  8 bytes
 //! 0x0d       PATH_RESPONSE   8 bytes
 //! 0x0e       CLOSE           reason varint
@@ -38,7 +38,7 @@ const PING: u8 = 0x01;
 const REQUEST: u8 = 0x04;
 const REPLY: u8 = 0x06;
 const EVENT: u8 = 0x08;
-const PART: u8 = 0x0a;
+const FRAGMENT: u8 = 0x0a;
 const PATH_CHALLENGE: u8 = 0x0c;
 const PATH_RESPONSE: u8 = 0x0d;
 const CLOSE: u8 = 0x0e;
@@ -81,7 +81,7 @@ pub enum Frame<'a> {
         event: &'a [u8],
     },
     /// A fragment of a message that is larger than a datagram.
-    Part {
+    Fragment {
         /// The message's id.
         message: MessageId,
         /// The length of the whole message, in bytes.
@@ -200,7 +200,7 @@ impl<'a> Frame<'a> {
                 let number = EventId(number);
                 Ok((input, Self::Event { number, event }))
             }
-            PART | 0x0b => parse_part(with_length, input),
+            FRAGMENT | 0x0b => parse_fragment(with_length, input),
             PATH_CHALLENGE => array(input).map(|(rest, data)| (rest, Self::PathChallenge(data))),
             PATH_RESPONSE => array(input).map(|(rest, data)| (rest, Self::PathResponse(data))),
             CLOSE => parse_varint(input)
@@ -233,14 +233,14 @@ impl<'a> Frame<'a> {
             }
             Self::Reply { number, answer } => emit_numbered(REPLY, number.0, answer, last, out),
             Self::Event { number, event } => emit_numbered(EVENT, number.0, event, last, out),
-            Self::Part {
+            Self::Fragment {
                 message,
                 total,
                 offset,
                 bytes,
             } => {
                 let (kind, number) = message.to_wire();
-                out.put_u8(PART | if last { 0 } else { WITH_LENGTH });
+                out.put_u8(FRAGMENT | if last { 0 } else { WITH_LENGTH });
                 out.put_u8(kind);
                 emit_varint(number, out);
                 emit_varint(total, out);
@@ -289,7 +289,7 @@ fn emit_numbered(kind: u8, number: u64, body: &[u8], last: bool, out: &mut impl 
     emit_body(body, last, out);
 }
 
-fn parse_part(with_length: bool, input: &[u8]) -> Parsed<'_, Frame<'_>> {
+fn parse_fragment(with_length: bool, input: &[u8]) -> Parsed<'_, Frame<'_>> {
     let (input, message) = map_opt((be_u8, parse_varint), |(kind, number)| {
         MessageId::from_wire(kind, number)
     })
@@ -304,7 +304,7 @@ fn parse_part(with_length: bool, input: &[u8]) -> Parsed<'_, Frame<'_>> {
     }
     Ok((
         input,
-        Frame::Part {
+        Frame::Fragment {
             message,
             total,
             offset,
@@ -476,7 +476,7 @@ mod tests {
                 number: EventId(*a),
                 event: bytes,
             },
-            6 => Frame::Part {
+            6 => Frame::Fragment {
                 message: MessageId::Reply(RequestId(*a)),
                 total: b + bytes.len() as u64,
                 offset: *b,

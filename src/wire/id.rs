@@ -22,7 +22,7 @@ pub enum MessageId {
 }
 
 impl MessageId {
-    /// Returns the message kind byte of a PART, and the number that follows it.
+    /// Returns the message kind byte of a FRAGMENT, and the number that follows it.
     pub(super) const fn to_wire(self) -> (u8, u64) {
         match self {
             Self::Request(id) => (0, id.0),

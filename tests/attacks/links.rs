@@ -80,7 +80,7 @@ fn fragments_and_frames_with_false_lengths_are_refused() {
         // Fragments at the end of a message that claims this length.
         let mut intruder = Intruder::to(&realm);
         for offset in [0, len - 1, len, u64::MAX >> 2] {
-            intruder.send(&[Frame::Part {
+            intruder.send(&[Frame::Fragment {
                 message: MessageId::Request(RequestId(3)),
                 total: len,
                 offset,
@@ -115,7 +115,7 @@ fn fragments_of_device_without_session_are_not_reassembled() {
     for _ in 0..10 {
         let mut intruder = Intruder::to(&realm);
         for number in 0..100 {
-            intruder.send(&[Frame::Part {
+            intruder.send(&[Frame::Fragment {
                 message: MessageId::Request(RequestId(number)),
                 total: 16_000,
                 offset: number * 100,

@@ -265,7 +265,7 @@ fn memory_of_incomplete_messages_stays_within_limits() {
         let mut intruder = Intruder::of(&keys[n / 8], elsewhere(n), &held.realm);
         for number in 0..2 {
             for at in 0..60 {
-                intruder.send(&[Frame::Part {
+                intruder.send(&[Frame::Fragment {
                     message: MessageId::Request(RequestId(number)),
                     total: 65_000,
                     offset: at * 1080,

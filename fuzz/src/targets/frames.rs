@@ -28,7 +28,7 @@ pub enum Forged {
         number: Number,
         len: u8,
     },
-    Part {
+    Fragment {
         of: u8,
         number: Number,
         total: Number,
@@ -105,13 +105,13 @@ pub fn bytes(frames: &[Forged]) -> Vec<u8> {
                 number: EventId(number.get()),
                 event: filled(*len),
             },
-            Forged::Part {
+            Forged::Fragment {
                 of,
                 number,
                 total,
                 offset,
                 len,
-            } => Frame::Part {
+            } => Frame::Fragment {
                 message: match of % 3 {
                     0 => MessageId::Request(RequestId(number.get())),
                     1 => MessageId::Reply(RequestId(number.get())),

@@ -457,7 +457,7 @@ fn fragments_in_handshake_are_refused() {
     pair.client.request(vec![1; 20], END, true).unwrap();
     let mut carried = Vec::new();
     for offset in [0, 5] {
-        let part = Frame::Part {
+        let part = Frame::Fragment {
             message: MessageId::Request(RequestId(9)),
             total: 1100,
             offset,
