@@ -112,8 +112,8 @@ struct Told {
     copied: BTreeSet<usize>,
     restores: Vec<(usize, Restore)>,
     messages: Vec<Message>,
-    /// Who blocks whom, and whether that has been answered.
-    blocks: BTreeMap<(usize, usize), bool>,
+    /// Who blocks whom, and what becomes of messages that are written now.
+    blocks: BTreeMap<(usize, usize), Discarded>,
     /// The entries that each device was shown of each mailbox, in order.
     shown: BTreeMap<(usize, String), Vec<Shown>>,
     /// The notices of a realm that were shown: to which user, in which mailbox, at which position.
@@ -200,7 +200,7 @@ impl History {
             To::SimulatedUser(person) => told.registered.contains(&person),
             To::Group(_) => true,
         };
-        let block = match to {
+        let discarded = match to {
             To::SimulatedUser(person) => told.blocks.get(&(person, from.0)).copied(),
             To::Group(_) => None,
         };
@@ -215,11 +215,7 @@ impl History {
             has_arrived: false,
             is_forgotten: false,
             may_come_late: false,
-            discarded: match block {
-                None => Discarded::No,
-                Some(false) => Discarded::Perhaps,
-                Some(true) => Discarded::Yes,
-            },
+            discarded: discarded.unwrap_or(Discarded::No),
             body: body.clone(),
         });
         (id, body)
@@ -251,7 +247,9 @@ impl History {
     /// Records that a user begins to block another one.
     pub fn begin_block(&self, person: usize, other: usize) {
         let mut told = self.told();
-        told.blocks.entry((person, other)).or_insert(false);
+        told.blocks
+            .entry((person, other))
+            .or_insert(Discarded::Perhaps);
         let theirs = told.messages.iter_mut().filter(|message| {
             message.from == other && message.to == To::SimulatedUser(person) && !message.has_arrived
         });
@@ -260,9 +258,14 @@ impl History {
         }
     }
 
-    /// Records that a user was told that the other one is blocked.
-    pub fn block(&self, person: usize, other: usize) {
-        self.told().blocks.insert((person, other), true);
+    /// Records the answer to a block that was begun: whether it is in force.
+    pub fn answer_block(&self, pair: (usize, usize), is_in_force: bool) {
+        let mut told = self.told();
+        if is_in_force {
+            told.blocks.insert(pair, Discarded::Yes);
+        } else {
+            told.blocks.remove(&pair);
+        }
     }
 
     /// True if a user blocks another one.
@@ -438,8 +441,7 @@ impl History {
         let none = Vec::new();
         let shown = told.shown.get(&(person, mailbox.to_string()));
         let shown = shown.unwrap_or(&none);
-        // The entry about expired entries comes only once they are gone.
-        // So does the one about hidden entries.
+        // The entries about expired and hidden entries come only once those are gone.
         let entries = entries
             .iter()
             .filter(|entry| !matches!(entry.content, CONTENT_GONE | CONTENT_HIDDEN));

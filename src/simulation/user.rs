@@ -166,8 +166,10 @@ impl SimulatedUser {
             let outcome = client.block(user).await;
             machine.note(|| format!("block {user}: {}", told(&outcome)));
             self.done.has_blocked = outcome.is_ok();
-            if self.done.has_blocked {
-                self.history.block(self.number, other);
+            // After any other error the block may still take effect.
+            if matches!(outcome, Ok(_) | Err(CallError::Refused(_))) {
+                self.history
+                    .answer_block((self.number, other), outcome.is_ok());
             }
             self.rest_unless(self.done.has_blocked).await;
         }
