@@ -114,7 +114,7 @@ impl<S: Store> Realm<S> {
         after: Option<Log>,
         now: &(impl Fn() -> Moment + Sync),
     ) -> Result<Option<Log>, Failure> {
-        let found = self.storage.store.logs(after.as_ref(), PER_STEP).await?;
+        let found = self.storage.logs(after.as_ref(), PER_STEP).await?;
         for log in &found {
             if let Err(failure) = self.mailboxes.sweep_log(log, now).await {
                 // The next pass looks at it again.
@@ -199,7 +199,7 @@ impl<S: Store> Realm<S> {
             return Ok(());
         }
         let prefix = records::operations_of(owner);
-        let kept = self.storage.store.list(&prefix, None, RECORDS_MAX).await?;
+        let kept = self.storage.list(&prefix, None, RECORDS_MAX).await?;
         let newest = kept.iter().map(|(_, found)| found.version).max();
         let newest = newest.unwrap_or(Version(0));
         let mut batch = Batch::tidying();
@@ -236,7 +236,6 @@ impl<S: Store> Realm<S> {
     async fn is_closed(&self, owner: [u8; 16]) -> Result<bool, Failure> {
         let kept = self
             .storage
-            .store
             .list(&records::operations_of(owner), None, 2)
             .await?;
         Ok(match &kept[..] {
@@ -250,13 +249,9 @@ impl<S: Store> Realm<S> {
 
     /// True if there is a session that these numbers belong to, or a session of the device.
     async fn is_in_session(&self, owner: [u8; 16]) -> Result<bool, Failure> {
-        let device = self
-            .storage
-            .store
-            .list(&records::devices_like(owner), None, 1)
-            .await?;
-        let session = self.storage.store.get(&records::session(&owner)).await?;
-        Ok(!device.is_empty() || session.is_some())
+        let has_no_device = self.storage.is_empty(&records::devices_like(owner)).await?;
+        let has_session = self.storage.has(&records::session(&owner)).await?;
+        Ok(!has_no_device || has_session)
     }
 }
 

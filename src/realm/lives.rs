@@ -183,9 +183,7 @@ impl<S: Store> Lives<S> {
             }
         }
     }
-}
 
-impl<S: Store> Lives<S> {
     /// Returns a number with this life of the store as its lower half, or 0 there if no life has
     /// begun, as on a full disk.
     pub(super) fn in_this_life(&self, number: u64) -> u64 {
@@ -220,9 +218,7 @@ impl<S: Store> Lives<S> {
         // that copy before.
         known != 0 && !is_known
     }
-}
 
-impl<S: Store> Lives<S> {
     /// Returns the lives of the store that a resuming device may know, the current one first.
     pub fn lives_to_come_back_to(&self) -> Vec<Life> {
         let Some(lives) = self.known.get() else {

@@ -291,13 +291,13 @@ impl<S: Store> Realm<S> {
     /// Frees the memory of users and peers that have not been heard of since the last call but one.
     pub fn age(&self) {
         self.idempotency.age();
-        self.storage.store.age();
+        self.storage.age();
     }
 
     /// Returns the store.
     #[cfg(test)]
     pub fn store(&self) -> &S {
-        &self.storage.store
+        self.storage.store()
     }
 
     /// Returns how much memory watches hold, in bytes.

@@ -122,7 +122,10 @@ impl Signals {
 /// The way to other realms.
 #[derive(Debug)]
 pub struct Network {
-    peer_calls: Mutex<mpsc::Sender<PeerCall>>,
+    peer_calls: mpsc::Sender<PeerCall>,
+    /// Where questions go instead, once a test has reconnected.
+    #[cfg(test)]
+    reconnected: Mutex<Option<mpsc::Sender<PeerCall>>>,
     standings: Mutex<HashMap<RealmId, Standing>>,
     signals: Mutex<Signals>,
     are_signals: Notify,
@@ -134,7 +137,9 @@ impl Network {
     pub fn new() -> (Self, mpsc::Receiver<PeerCall>) {
         let (peer_calls, taken) = mpsc::channel(PEER_CALLS_MAX);
         let network = Self {
-            peer_calls: Mutex::new(peer_calls),
+            peer_calls,
+            #[cfg(test)]
+            reconnected: Mutex::default(),
             standings: Mutex::default(),
             signals: Mutex::default(),
             are_signals: Notify::new(),
@@ -147,16 +152,22 @@ impl Network {
     #[cfg(test)]
     pub fn reconnect(&self) -> mpsc::Receiver<PeerCall> {
         let (peer_calls, taken) = mpsc::channel(PEER_CALLS_MAX);
-        *self.peer_calls.lock().unwrap() = peer_calls;
+        *self.reconnected.lock().unwrap() = Some(peer_calls);
         *self.signals.lock().unwrap() = Signals::default();
         self.standings.lock().unwrap().clear();
         *self.pending.lock().unwrap() = Pending::default();
         taken
     }
 
-    fn peer_calls(&self) -> mpsc::Sender<PeerCall> {
-        let peer_calls = self.peer_calls.lock();
-        peer_calls.unwrap_or_else(PoisonError::into_inner).clone()
+    /// Puts a question. `None` if nobody takes questions any more.
+    async fn call(&self, call: PeerCall) -> Option<()> {
+        #[cfg(test)]
+        let reconnected = self.reconnected.lock().unwrap().clone();
+        #[cfg(test)]
+        if let Some(reconnected) = reconnected {
+            return reconnected.send(call).await.ok();
+        }
+        self.peer_calls.send(call).await.ok()
     }
 
     pub(super) async fn who(&self, address: &str, port: u16) -> Option<PublicKey> {
@@ -167,7 +178,7 @@ impl Network {
             port,
             answer,
         };
-        self.peer_calls().send(call).await.ok()?;
+        self.call(call).await?;
         tokio::time::timeout(WHO_PATIENCE, answered)
             .await
             .ok()?
@@ -186,7 +197,7 @@ impl Network {
             dialing,
             answer,
         };
-        self.peer_calls().send(call).await.ok()?;
+        self.call(call).await?;
         answered.await.ok()
     }
 

@@ -115,12 +115,8 @@ impl<S: Store> RetentionPolicy<S> {
                         .storage
                         .record::<LivesRecord>(&records::lives())
                         .await?;
-                    let users = self
-                        .storage
-                        .store
-                        .list(&records::accounts(), None, 1)
-                        .await?;
-                    let by_default = lives.is_none() && users.is_empty();
+                    let has_no_users = self.storage.is_empty(&records::accounts()).await?;
+                    let by_default = lives.is_none() && has_no_users;
                     let record = KeepingRecord { by_default };
                     let mut batch = Batch::new();
                     batch.put(records::keeping(), record.to_value()?);

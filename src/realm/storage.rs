@@ -6,8 +6,8 @@ use super::{DISK_FULL_MS, failure::Failure, records::Record};
 use crate::{
     faults::{Fault, is_planted},
     store::{
-        Batch, CommitError, Expected, Gap, Key, Position, Prefix, Store, StoreError, Version,
-        Versioned, concat,
+        Batch, CommitError, Expected, Gap, Key, Log, Page, PageLimit, Position, Prefix, Store,
+        StoreError, Subscription, Version, Versioned, concat,
     },
     wire::Refusal,
 };
@@ -52,6 +52,12 @@ impl Notes for Batch {
     }
 }
 
+/// The limit of a read that is for one entry.
+pub(super) const ONE: PageLimit = PageLimit {
+    entries: 1,
+    bytes: 1,
+};
+
 /// A walk over the readable keys under a prefix, in order. Damaged records are skipped, with as few
 /// records behind them as possible.
 pub(super) struct Walk {
@@ -82,12 +88,14 @@ impl Walk {
     ///
     /// # Errors
     /// The store has failed in another way than by damage.
-    pub async fn next(&mut self, store: &impl Store) -> Result<Vec<(Key, Versioned)>, StoreError> {
+    pub async fn next(
+        &mut self,
+        storage: &Storage<impl Store>,
+    ) -> Result<Vec<(Key, Versioned)>, StoreError> {
         loop {
-            match store
-                .list(&self.prefix, self.after.as_ref(), self.limit)
-                .await
-            {
+            let store = &storage.store;
+            let page = store.list(&self.prefix, self.after.as_ref(), self.limit);
+            match page.await {
                 Ok(page) => {
                     if let Some((last, _)) = page.last() {
                         self.after = Some(last.clone());
@@ -99,7 +107,7 @@ impl Walk {
                 Err(error) if error.is_of_one_record() && self.limit > 1 => self.limit /= 2,
                 Err(error) if error.is_of_one_record() => {
                     self.damage = Some(error);
-                    if !self.pass_over(store).await? {
+                    if !self.pass_over(storage).await? {
                         return Ok(Vec::new());
                     }
                 }
@@ -109,13 +117,15 @@ impl Walk {
     }
 
     /// Skips an unreadable part. False if nothing behind it can be read.
-    async fn pass_over(&mut self, store: &impl Store) -> Result<bool, StoreError> {
+    async fn pass_over(&mut self, storage: &Storage<impl Store>) -> Result<bool, StoreError> {
         let key = |behind: &[u8]| Key(concat(&[&self.prefix.0, behind]));
         let reached = self.after.as_ref();
         let reached = reached.and_then(|Key(name)| name.get(self.prefix.0.len()..));
         let mut gap = Gap::behind(reached.unwrap_or_default());
         while let Some(behind) = gap.next() {
-            match store.list(&self.prefix, Some(&key(&behind)), 1).await {
+            let behind = key(&behind);
+            let readable = storage.store.list(&self.prefix, Some(&behind), 1);
+            match readable.await {
                 Ok(_) => gap.tell(true),
                 Err(error) if error.is_of_one_record() => gap.tell(false),
                 Err(error) => return Err(error),
@@ -133,12 +143,20 @@ impl Walk {
 /// The store of a realm, and whether it has failed. All services read and write through it.
 #[derive(Debug)]
 pub struct Storage<S> {
-    pub(super) store: S,
+    store: S,
     /// Set for good when the store fails.
     failed: watch::Sender<Option<StoreError>>,
 }
 
 impl<S: Store> Storage<S> {
+    /// Returns the storage over `store`.
+    pub(super) fn new(store: S) -> Self {
+        Self {
+            store,
+            failed: watch::Sender::new(None),
+        }
+    }
+
     /// Waits until the store fails, also while no command arrives. After a failure nothing can be
     /// written; only a restart helps.
     pub async fn failed(&self) -> StoreError {
@@ -147,7 +165,8 @@ impl<S: Store> Storage<S> {
             biased;
             failed = failed.wait_for(Option::is_some) => match failed.as_deref() {
                 Ok(Some(error)) => error.clone(),
-                _ => StoreError::Closed,
+                // The wait ends with an error, or with none only if the sender is gone.
+                Ok(None) | Err(_) => StoreError::Closed,
             },
             error = self.store.failed() => error,
         }
@@ -167,16 +186,54 @@ impl<S: Store> Storage<S> {
         }
     }
 
-    /// Returns the storage over `store`.
-    pub(super) fn new(store: S) -> Self {
-        Self {
-            store,
-            failed: watch::Sender::new(None),
+    /// Returns the record under `key` and its version.
+    pub(super) async fn record<R: Record>(
+        &self,
+        key: &Key,
+    ) -> Result<Option<(R, Version)>, Failure> {
+        match self.value(key).await? {
+            Some(found) => Ok(Some((R::from_value(&found.value)?, found.version))),
+            None => Ok(None),
         }
     }
-}
 
-impl<S: Store> Storage<S> {
+    /// Reads as [`Storage::record`], and notes what was read.
+    pub(super) async fn noted<R: Record>(
+        &self,
+        notes: &mut impl Notes,
+        key: &Key,
+    ) -> Result<Option<(R, Version)>, Failure> {
+        let found = self.record(key).await?;
+        let version = found.as_ref().map(|(_, version)| *version);
+        notes.note(key, version);
+        Ok(found)
+    }
+
+    /// Returns the bytes of the record under `key`.
+    pub(super) async fn value(&self, key: &Key) -> Result<Option<Versioned>, Failure> {
+        Ok(self.store.get(key).await?)
+    }
+
+    /// True if there is a record under `key`, well-formed or not.
+    pub(super) async fn has(&self, key: &Key) -> Result<bool, Failure> {
+        Ok(self.value(key).await?.is_some())
+    }
+
+    /// Returns at most `limit` keys under a prefix with their values, in order, after `after`.
+    pub(super) async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned)>, Failure> {
+        Ok(self.store.list(prefix, after, limit).await?)
+    }
+
+    /// True if there is no key under a prefix.
+    pub(super) async fn is_empty(&self, prefix: &Prefix) -> Result<bool, Failure> {
+        Ok(self.list(prefix, None, 1).await?.is_empty())
+    }
+
     /// Calls `found` for each readable key under a prefix, in order. Returns the reason if
     /// something was skipped.
     pub(super) async fn list_readable(
@@ -187,12 +244,72 @@ impl<S: Store> Storage<S> {
     ) -> Option<StoreError> {
         let mut walk = Walk::new(prefix.clone(), None, at_once);
         loop {
-            match walk.next(&self.store).await {
+            match walk.next(self).await {
                 Ok(page) if page.is_empty() => return walk.damage,
                 Ok(page) => page.into_iter().for_each(|(key, value)| found(&key, value)),
                 Err(error) => return Some(error),
             }
         }
+    }
+
+    /// Returns the next readable keys under a prefix. Unreadable ones are skipped and logged.
+    pub(super) async fn next_readable(
+        &self,
+        prefix: Prefix,
+        after: Option<Key>,
+        at_once: usize,
+    ) -> Result<Vec<(Key, Versioned)>, Failure> {
+        let mut walk = Walk::new(prefix, after, at_once);
+        let found = walk.next(self).await;
+        if let Some(error) = walk.damage {
+            self.log_failure("housekeeping", &error.into());
+        }
+        Ok(found?)
+    }
+
+    /// Returns entries of a log after a position, oldest first.
+    pub(super) async fn read(
+        &self,
+        log: &Log,
+        after: Position,
+        limit: PageLimit,
+    ) -> Result<Page, Failure> {
+        Ok(self.store.read(log, after, limit).await?)
+    }
+
+    /// Returns the first entry of a log after a position.
+    pub(super) async fn entry_behind(
+        &self,
+        log: &Log,
+        after: Position,
+    ) -> Result<Option<(Position, Vec<u8>)>, Failure> {
+        let page = self.read(log, after, ONE).await?;
+        Ok(page.entries.into_iter().next())
+    }
+
+    /// Returns the last position used in a log, even if its entries were trimmed; 0 if there was
+    /// none.
+    pub(super) async fn last(&self, log: &Log) -> Result<Position, Failure> {
+        Ok(self.store.last(log).await?)
+    }
+
+    /// Returns at most `limit` names of logs that have entries, after `after`.
+    pub(super) async fn logs(
+        &self,
+        after: Option<&Log>,
+        limit: usize,
+    ) -> Result<Vec<Log>, Failure> {
+        Ok(self.store.logs(after, limit).await?)
+    }
+
+    /// Returns a subscription that wakes when one of `logs` has grown.
+    pub(super) fn subscribe(&self, logs: &[Log]) -> Subscription {
+        self.store.subscribe(logs)
+    }
+
+    /// Frees memory of cached data that was not used since the call before the last.
+    pub(super) fn age(&self) {
+        self.store.age();
     }
 
     /// Commits a batch.
@@ -234,43 +351,22 @@ impl<S: Store> Storage<S> {
         }
     }
 
-    /// Reads as [`Storage::record`], and notes what was read.
-    pub(super) async fn noted<R: Record>(
+    /// Commits a batch that may as well be left out. Returns the version of what it wrote, or
+    /// `None` if it was left out: on a conflict, or because the disk is full.
+    pub(super) async fn commit_if_possible(
         &self,
-        notes: &mut impl Notes,
-        key: &Key,
-    ) -> Result<Option<(R, Version)>, Failure> {
-        let found = self.record(key).await?;
-        let version = found.as_ref().map(|(_, version)| *version);
-        notes.note(key, version);
-        Ok(found)
-    }
-
-    /// Returns the record under `key` and its version.
-    pub(super) async fn record<R: Record>(
-        &self,
-        key: &Key,
-    ) -> Result<Option<(R, Version)>, Failure> {
-        match self.store.get(key).await? {
-            Some(found) => Ok(Some((R::from_value(&found.value)?, found.version))),
-            None => Ok(None),
+        batch: Batch,
+    ) -> Result<Option<Version>, Failure> {
+        match self.store.commit(batch).await {
+            Ok(committed) => Ok(Some(committed.version)),
+            Err(CommitError::Store(error)) => Err(error.into()),
+            Err(CommitError::Conflict | CommitError::Full | CommitError::Refused(_)) => Ok(None),
         }
     }
-}
 
-impl<S: Store> Storage<S> {
-    /// Returns the next readable keys under a prefix. Unreadable ones are skipped and logged.
-    pub(super) async fn next_readable(
-        &self,
-        prefix: Prefix,
-        after: Option<Key>,
-        at_once: usize,
-    ) -> Result<Vec<(Key, Versioned)>, Failure> {
-        let mut walk = Walk::new(prefix, after, at_once);
-        let found = walk.next(&self.store).await;
-        if let Some(error) = walk.damage {
-            self.log_failure("housekeeping", &error.into());
-        }
-        Ok(found?)
+    /// Returns the store.
+    #[cfg(test)]
+    pub(super) const fn store(&self) -> &S {
+        &self.store
     }
 }

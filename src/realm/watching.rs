@@ -140,19 +140,11 @@ impl<S: Store> Realm<S> {
                 .mailboxes
                 .confirmed(current.user, &owner, &place)
                 .await?;
-            let last = self.storage.store.last(&place.log).await?.0;
+            let last = self.storage.last(&place.log).await?.0;
             let mut count = last.saturating_sub(read);
             if count > 0 {
-                let one = PageLimit {
-                    entries: 1,
-                    bytes: 1,
-                };
-                let page = self
-                    .storage
-                    .store
-                    .read(&place.log, Position(read), one)
-                    .await?;
-                let first = page.entries.first().map_or(last + 1, |(first, _)| first.0);
+                let first = self.storage.entry_behind(&place.log, Position(read));
+                let first = first.await?.map_or(last + 1, |(first, _)| first.0);
                 let gone = first.saturating_sub(read + 1).min(count);
                 // Entries that are not kept any more count as the one entry that says so (READ-11).
                 count = count - gone + gone.min(1);
@@ -188,7 +180,7 @@ impl<S: Store> Realm<S> {
                 cursors,
                 blocked: Blocked::default(),
                 mailboxes: Vec::new(),
-                grown: self.storage.store.subscribe(&[]),
+                grown: self.storage.subscribe(&[]),
                 changed: self.mailboxes.subscribe_user(current.user),
                 used: current.record.last,
                 turn: 0,
@@ -374,7 +366,7 @@ impl<S: Store> Watch<S> {
             .iter()
             .map(|watched| watched.place.log.clone())
             .collect();
-        self.grown = self.realm.storage.store.subscribe(&logs);
+        self.grown = self.realm.storage.subscribe(&logs);
         // Entries may have arrived between the read and the subscription.
         for watched in &mut self.mailboxes {
             watched.has_grown = true;

@@ -83,7 +83,7 @@ impl<S: Store> Realm<S> {
         let mut after = None;
         loop {
             let mut walk = Walk::new(records::endings(), after.clone(), 1);
-            let found = walk.next(&self.storage.store).await.map_err(Failure::from);
+            let found = walk.next(&self.storage).await.map_err(Failure::from);
             if let Some(error) = walk.damage {
                 self.storage.log_failure("chores", &error.into());
                 are_done = false;

@@ -64,11 +64,7 @@ impl<S: Store> Realm<S> {
         } else {
             log
         };
-        let floor = self
-            .storage
-            .store
-            .last(&records::group_log(name, log))
-            .await?;
+        let floor = self.storage.last(&records::group_log(name, log)).await?;
         let record = GroupRecord {
             owner: current.user.as_str().into(),
             password: self.group_password(&password, work).await?,
@@ -265,7 +261,6 @@ impl<S: Store> Realm<S> {
         while !page.more {
             let links = self
                 .storage
-                .store
                 .list(&prefix, after.as_ref(), NAMES_AT_ONCE)
                 .await?;
             let Some((last, _)) = links.last() else {

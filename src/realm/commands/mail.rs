@@ -28,13 +28,7 @@ impl<S: Store> Realm<S> {
         let current = self.session_of(work).await?;
         let content = self.check_message(options, &message)?;
         // Accounts are never removed.
-        if self
-            .storage
-            .store
-            .get(&records::account(to))
-            .await?
-            .is_none()
-        {
+        if !self.storage.has(&records::account(to)).await? {
             return Err(ErrorCode::NoSuchUser.into());
         }
         let from = local(current.user);

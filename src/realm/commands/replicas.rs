@@ -89,7 +89,7 @@ impl<S: Store> Realm<S> {
             // entries follow those of the former one in the log here (READ-6).
             Some(copy) => {
                 let log = copy.place(realm, group).log;
-                let floor = self.storage.store.last(&log).await?.0;
+                let floor = self.storage.last(&log).await?.0;
                 work.batch.trim(log, Position(floor + 1));
                 let former = (copy.record().epoch, copy.record().log);
                 let (which, batch) = ((Some(realm), group), &mut work.batch);

@@ -44,9 +44,7 @@ impl Credentials {
             passwords: Passwords::start(threads)?,
         })
     }
-}
 
-impl Credentials {
     pub(in crate::realm) async fn hashed(
         &self,
         password: &Password<'_>,

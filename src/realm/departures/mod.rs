@@ -26,7 +26,7 @@ use crate::realm::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, PageLimit, Position, Prefix, Store, Versioned},
+    store::{Batch, Expected, Key, Position, Prefix, Store, Versioned},
     wire::{Answer, CONTENT_NOTICE, ErrorCode, GroupName, RealmId, Sender, Username},
 };
 
@@ -158,7 +158,7 @@ impl<S: Store> Departures<S> {
 
     /// Returns the same, with the values.
     async fn next_found(&self, walk: &mut Walk) -> Result<Vec<(Key, Versioned)>, Failure> {
-        let found = walk.next(&self.storage.store).await?;
+        let found = walk.next(&self.storage).await?;
         if let Some(error) = walk.damage.take() {
             self.pass_over(Err(error.into()))?;
         }
@@ -167,7 +167,7 @@ impl<S: Store> Departures<S> {
 
     /// Drops the messages that wait for a realm, as an operator has said.
     async fn drop_queue(&self, realm: RealmId) -> Result<(), Failure> {
-        let end = self.storage.store.last(&records::queue(realm)).await?.0;
+        let end = self.storage.last(&records::queue(realm)).await?.0;
         if let Some(batch) = self.queues.leave_queue(realm, end).await? {
             let count = self.queues.queued(realm).await?;
             self.storage.commit(batch).await?;
@@ -179,20 +179,14 @@ impl<S: Store> Departures<S> {
     /// Returns the messages that wait for a realm to their senders. It is unknown whether the first
     /// one has been delivered.
     async fn give_queue_back(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
         let mut is_first = true;
         loop {
             let (settled, _) = self.queues.settled(realm).await?;
             let log = records::queue(realm);
-            let end = self.storage.store.last(&log).await?.0;
-            let page = self.storage.store.read(&log, Position(settled), one).await;
-            let next = page.map_err(Failure::from).and_then(|page| {
-                let first = page.entries.into_iter().next();
-                first
-                    .map(|(position, value)| Outgoing::read(position, &value))
+            let end = self.storage.last(&log).await?.0;
+            let next = self.storage.entry_behind(&log, Position(settled)).await;
+            let next = next.and_then(|next| {
+                next.map(|(position, value)| Outgoing::read(position, &value))
                     .transpose()
             });
             let outgoing = match next {

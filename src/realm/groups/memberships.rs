@@ -50,7 +50,6 @@ impl<S: Store> Groups<S> {
         for prefix in [records::joined(user), records::copied(user)] {
             count += self
                 .storage
-                .store
                 .list(&prefix, None, MEMBERSHIPS_MAX)
                 .await?
                 .len();
@@ -144,7 +143,6 @@ impl<S: Store> Groups<S> {
     ) -> Result<Option<Vec<Key>>, Failure> {
         let found = self
             .storage
-            .store
             .list(prefix, after.as_ref(), LISTED_AT_ONCE)
             .await?;
         let Some((last, _)) = found.last() else {
@@ -199,7 +197,6 @@ impl<S: Store> Groups<S> {
         let prefix = records::all_copy_members();
         let members = self
             .storage
-            .store
             .list(&prefix, after.as_ref(), LISTED_AT_ONCE)
             .await?;
         for (key, found) in &members {

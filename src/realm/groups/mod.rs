@@ -256,19 +256,13 @@ impl<S: Store> Groups<S> {
         let (name, epoch) = (group.name, group.record.epoch);
         let changed = records::members_changed(name, epoch);
         self.storage.noted::<ChangedRecord>(notes, &changed).await?;
-        if self
-            .storage
-            .store
-            .get(&records::standings(name, epoch))
-            .await?
-            .is_none()
-        {
+        if !self.storage.has(&records::standings(name, epoch)).await? {
             return self.successor_by_name(group, leaving).await;
         }
         for is_moderator in [true, false] {
             let prefix = records::ranked(name, epoch, is_moderator);
             // One of the two may be the user that leaves.
-            for (key, _) in self.storage.store.list(&prefix, None, 2).await? {
+            for (key, _) in self.storage.list(&prefix, None, 2).await? {
                 let user = records::ranked_in(&key, &prefix);
                 if user.is_some_and(|user| user != leaving.user) {
                     return Ok(user);
@@ -313,11 +307,7 @@ impl<S: Store> Groups<S> {
     ) -> Result<Vec<(Sender, MemberRecord)>, Failure> {
         let prefix = records::members(group.name, group.record.epoch);
         let after = after.map(|after| group.member_key(after));
-        let found = self
-            .storage
-            .store
-            .list(&prefix, after.as_ref(), limit)
-            .await?;
+        let found = self.storage.list(&prefix, after.as_ref(), limit).await?;
         found
             .into_iter()
             .filter_map(|(key, found)| {

@@ -14,7 +14,7 @@ use crate::realm::{
     storage::{Notes as _, Outcome},
 };
 use crate::{
-    store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError, Versioned},
+    store::{Batch, Expected, Key, Log, Position, Store, StoreError, Versioned},
     wire::{CONTENT_NOTICE, GroupName, RealmId, Username},
 };
 
@@ -133,7 +133,6 @@ impl<S: Store> Groups<S> {
         let after = after.map(|after| Key(after.as_slice().into()));
         let members = self
             .storage
-            .store
             .list(&prefix, after.as_ref(), ENDED_AT_ONCE)
             .await?;
         for (member_key, found) in &members {
@@ -176,11 +175,7 @@ impl<S: Store> Groups<S> {
     ) -> Result<bool, Failure> {
         let epoch = record.epoch;
         let prefix = records::members(name, epoch);
-        let members = self
-            .storage
-            .store
-            .list(&prefix, None, ENDED_AT_ONCE)
-            .await?;
+        let members = self.storage.list(&prefix, None, ENDED_AT_ONCE).await?;
         for (key, _) in &members {
             batch.delete(key.clone());
             let who = records::member_in(key, &prefix);
@@ -195,7 +190,7 @@ impl<S: Store> Groups<S> {
         }
         let mut left = ENDED_AT_ONCE - members.len();
         for prefix in records::beside_members(name, epoch) {
-            let found = self.storage.store.list(&prefix, None, left).await?;
+            let found = self.storage.list(&prefix, None, left).await?;
             left -= found.len();
             for (key, _) in found {
                 batch.delete(key);
@@ -212,12 +207,8 @@ impl<S: Store> Groups<S> {
     /// Adds to `batch` the removal of more entries of a log: the store removes a bounded number at
     /// once. False if there are no more below that position.
     async fn trim_more(&self, log: &Log, below: u64, batch: &mut Batch) -> Result<bool, Failure> {
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
-        let page = self.storage.store.read(log, Position(0), one).await?;
-        let is_there = page.entries.first().is_some_and(|(at, _)| at.0 < below);
+        let first = self.storage.entry_behind(log, Position(0)).await?;
+        let is_there = first.is_some_and(|(at, _)| at.0 < below);
         if is_there {
             batch.trim(log.clone(), Position(below));
         }

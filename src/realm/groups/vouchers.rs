@@ -162,11 +162,7 @@ impl<S: Store> Groups<S> {
             bytes: READ_BYTES,
         };
         loop {
-            let page = self
-                .storage
-                .store
-                .read(&log, Position(copy.floor), limit)
-                .await?;
+            let page = self.storage.read(&log, Position(copy.floor), limit).await?;
             let Some((last, _)) = page.entries.last() else {
                 return Ok(());
             };
@@ -263,7 +259,7 @@ impl<S: Store> Groups<S> {
         let prefix: Prefix = records::all_expelling();
         let mut walk = Walk::new(prefix, None, POSTS_AT_ONCE);
         loop {
-            let found = walk.next(&self.storage.store).await?;
+            let found = walk.next(&self.storage).await?;
             if found.is_empty() {
                 return Ok(());
             }

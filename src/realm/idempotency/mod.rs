@@ -175,7 +175,6 @@ impl<S: Store> Idempotency<S> {
         let limit = usize::try_from(WINDOW).unwrap_or(usize::MAX);
         let kept = self
             .storage
-            .store
             .list(&records::operations(&owner), None, limit)
             .await?;
         let mut numbers = Vec::with_capacity(kept.len());

@@ -16,7 +16,7 @@ use crate::realm::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Log, PageLimit, Position, Store},
+    store::{Batch, Expected, Key, Log, Position, Store},
     wire::{Cursors, ErrorCode, Mailbox, Username},
 };
 
@@ -150,16 +150,8 @@ impl<S: Store> Mailboxes<S> {
             if batch == Batch::new() {
                 return Ok(());
             }
-            let one = PageLimit {
-                entries: 1,
-                bytes: 1,
-            };
-            let page = self
-                .storage
-                .store
-                .read(&place.log, Position(before), one)
-                .await?;
-            let found = page.entries.first().map(|(at, _)| at.0);
+            let found = self.storage.entry_behind(&place.log, Position(before));
+            let found = found.await?.map(|(at, _)| at.0);
             if found != Some(position) && !self.is_gone(place, position).await? {
                 return Ok(());
             }
@@ -183,18 +175,10 @@ impl<S: Store> Mailboxes<S> {
 
     /// True if the entry at a position existed and is not kept any more.
     async fn is_gone(&self, place: &MailboxLog, position: u64) -> Result<bool, Failure> {
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
-        let first = self
-            .storage
-            .store
-            .read(&place.log, Position(0), one)
-            .await?;
-        Ok(match first.entries.first() {
+        let first = self.storage.entry_behind(&place.log, Position(0)).await?;
+        Ok(match first {
             Some((first, _)) => position < first.0,
-            None => position <= self.storage.store.last(&place.log).await?.0,
+            None => position <= self.storage.last(&place.log).await?.0,
         })
     }
 
@@ -222,7 +206,6 @@ impl<S: Store> Mailboxes<S> {
         for _ in 0..CURSORS_MAX / CURSORS_AT_ONCE {
             let found = self
                 .storage
-                .store
                 .list(&prefix, after.as_ref(), CURSORS_AT_ONCE)
                 .await?;
             let is_last = found.len() < CURSORS_AT_ONCE;
@@ -232,7 +215,7 @@ impl<S: Store> Mailboxes<S> {
                     continue;
                 };
                 // Its confirms from an earlier session stay.
-                if self.storage.store.get(&own).await?.is_none() {
+                if !self.storage.has(&own).await? {
                     batch.put(own, cursor.value);
                 }
             }
@@ -252,8 +235,8 @@ impl<S: Store> Mailboxes<S> {
         for place in places {
             let own = records::cursor(user, Some(owner), &place);
             let any = records::cursor(user, None, &place);
-            if let Some(cursor) = self.storage.store.get(&any).await?
-                && self.storage.store.get(&own).await?.is_none()
+            if let Some(cursor) = self.storage.value(&any).await?
+                && !self.storage.has(&own).await?
             {
                 batch.put(own, cursor.value);
             }
@@ -314,7 +297,7 @@ impl<S: Store> Mailboxes<S> {
     /// reading begins where any other device's does.
     async fn is_linked(&self, linked: Option<&Key>) -> Result<bool, Failure> {
         Ok(match linked {
-            Some(linked) => self.storage.store.get(linked).await?.is_some(),
+            Some(linked) => self.storage.has(linked).await?,
             None => true,
         })
     }
@@ -349,7 +332,7 @@ impl<S: Store> Mailboxes<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let prefix = records::cursors(user, Some(owner));
-        for (key, _) in self.storage.store.list(&prefix, None, CURSORS_MAX).await? {
+        for (key, _) in self.storage.list(&prefix, None, CURSORS_MAX).await? {
             batch.delete(key);
         }
         Ok(())

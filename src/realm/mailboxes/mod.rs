@@ -3,7 +3,6 @@
 
 pub(super) mod blocks;
 mod cursors;
-mod peer_reads;
 pub(super) mod reading;
 mod sweep;
 pub(super) mod watch_memory;
@@ -67,9 +66,7 @@ impl<S> Mailboxes<S> {
             watch_memory,
         }
     }
-}
 
-impl<S> Mailboxes<S> {
     /// Wakes the watches of a user: groups, sessions or blocks have changed.
     pub(in crate::realm) fn notify_watches(&self, user: Username) {
         self.watched.notify(&watched_of(user));

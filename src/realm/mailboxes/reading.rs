@@ -11,18 +11,22 @@ use crate::realm::{
         Mailboxes,
         blocks::{Blocked, HIDDEN_AT_ONCE, HIDDEN_BYTES_MAX, HIDDEN_MAX, NOBODY},
     },
+    peer::Peer,
     records::{EntryRecord, MailboxLog, Record as _},
+    storage::Unnoted,
 };
 use crate::{
     store::{PageLimit, Store},
     wire::{
-        Answer, CONTENT_GONE, CONTENT_HIDDEN, Entry, ErrorCode, Options, Page, Position, Sender,
-        emit_varint, is_of_realm,
+        Answer, CONTENT_GONE, CONTENT_HIDDEN, Entry, ErrorCode, GroupName, Options, Page, Position,
+        Sender, emit_varint, is_of_realm,
     },
 };
 
 /// The number of entries on a page, unless the reader asks for fewer.
 const PAGE_ENTRIES_MAX: u64 = 100;
+/// The number of entries on a page for another realm.
+const PEER_PAGE_ENTRIES: usize = 100;
 /// The smallest page in bytes, for a reader that asks for fewer: enough for the longest names and a
 /// piece of text.
 const PAGE_BYTES_MIN: usize = 126;
@@ -127,6 +131,34 @@ impl<S: Store> Mailboxes<S> {
         Ok(Answer::Page(read.page))
     }
 
+    /// Handles the request of a peer that has members in a group to read it.
+    pub(in crate::realm) async fn host_read(
+        &self,
+        caller: &Caller,
+        peer: &Peer,
+        (name, epoch): (GroupName, u64),
+        start: (Position, u64),
+    ) -> Result<Answer, Failure> {
+        let group = self.groups.group(&mut Unnoted, name).await?;
+        if group.record.epoch != epoch {
+            return Err(ErrorCode::NoSuchGroup.into());
+        }
+        if !group.realms().any(|realm| realm == peer.realm) {
+            return Err(ErrorCode::NotAMember.into());
+        }
+        let room = (caller.room, caller.longest);
+        let read = self
+            .page(
+                &group.place(),
+                start,
+                Reader::REALM,
+                PEER_PAGE_ENTRIES,
+                room,
+            )
+            .await?;
+        Ok(Answer::Page(read.page))
+    }
+
     /// True if a cursor is above every position that the mailbox has ever had (READ-6): it is from
     /// a later life of the realm, which has been restored from an older copy since.
     pub(in crate::realm) async fn is_ahead(
@@ -134,7 +166,7 @@ impl<S: Store> Mailboxes<S> {
         place: &MailboxLog,
         cursor: u64,
     ) -> Result<bool, Failure> {
-        Ok(cursor > 0 && cursor > self.storage.store.last(&place.log).await?.0)
+        Ok(cursor > 0 && cursor > self.storage.last(&place.log).await?.0)
     }
 
     /// Returns at most `limit` entries after a position, in an answer of at most `room` bytes, or
@@ -304,13 +336,13 @@ impl<S: Store> Mailboxes<S> {
         read_up_to: u64,
         limit: PageLimit,
     ) -> Result<(Vec<Found>, bool), Failure> {
-        let mut found = self.storage.store.read(&place.log, after, limit).await?;
+        let mut found = self.storage.read(&place.log, after, limit).await?;
         let mut before = 0;
         if found.entries.is_empty() {
-            before = self.storage.store.last(&place.log).await?.0;
+            before = self.storage.last(&place.log).await?.0;
             if before > after.0 {
                 // They are gone, unless they were added after the first read.
-                found = self.storage.store.read(&place.log, after, limit).await?;
+                found = self.storage.read(&place.log, after, limit).await?;
             }
         }
         let kept = found

@@ -25,12 +25,6 @@ const AROUND_ENTRY: u64 = 40;
 /// The number of entries that one commit removes.
 const TRIMMED_AT_ONCE: u64 = 1000;
 
-/// One entry.
-const ONE: PageLimit = PageLimit {
-    entries: 1,
-    bytes: 1,
-};
-
 /// The number of entries and bytes that are read at once.
 const READ_AT_ONCE: PageLimit = PageLimit {
     entries: 256,
@@ -82,8 +76,8 @@ impl<S: Store> Mailboxes<S> {
             Reach::Readers(readers)
                 if bound.aged > bound.unread && !is_planted(Fault::DropUnread) =>
             {
-                let first = self.storage.store.read(log, Position(0), ONE).await?;
-                let first = first.entries.first().map_or(0, |(first, _)| first.0);
+                let first = self.storage.entry_behind(log, Position(0)).await?;
+                let first = first.map_or(0, |(first, _)| first.0);
                 let least = bound.unread.max(first.saturating_sub(1));
                 let read = self.read_by_all(&readers, (least, bound.aged)).await?;
                 bound.aged.min(read.max(bound.unread))
@@ -121,7 +115,6 @@ impl<S: Store> Mailboxes<S> {
         loop {
             let page = self
                 .storage
-                .store
                 .read(log, Position(kept.seen), READ_AT_ONCE)
                 .await?;
             // The time must be read after the entries: an earlier one would make newer entries
@@ -147,11 +140,11 @@ impl<S: Store> Mailboxes<S> {
         // just removed.
         let mut trimmed = 0;
         loop {
-            let page = self.storage.store.read(log, Position(trimmed), ONE).await?;
-            let Some((Position(first), _)) = page.entries.first() else {
+            let next = self.storage.entry_behind(log, Position(trimmed)).await?;
+            let Some((Position(first), _)) = next else {
                 return Ok(());
             };
-            if *first > target {
+            if first > target {
                 return Ok(());
             }
             let below = (first + TRIMMED_AT_ONCE).min(target + 1);
@@ -167,7 +160,7 @@ impl<S: Store> Mailboxes<S> {
     async fn reach(&self, kind: LogKind, log: &Log) -> Result<Option<Reach>, Failure> {
         // This is read before it is known that nobody reads the log: later entries are not for
         // those readers.
-        let last = self.storage.store.last(log).await?.0;
+        let last = self.storage.last(log).await?.0;
         Ok(Some(match kind {
             LogKind::Private(user) => Reach::Readers(Readers::User(user)),
             // All of it is also among the private messages, where the user reads it.
@@ -235,7 +228,6 @@ impl<S: Store> Mailboxes<S> {
         loop {
             let found = self
                 .storage
-                .store
                 .list(prefix, after.as_ref(), MEMBERS_AT_ONCE)
                 .await?;
             for (key, _) in &found {

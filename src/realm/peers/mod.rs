@@ -2,7 +2,6 @@
 //! become peers.
 
 mod claimed_addresses;
-mod departed;
 pub(super) mod numbers;
 
 use std::sync::Arc;
@@ -17,15 +16,19 @@ use crate::realm::{
     network::Network,
     peer::Peer,
     random::Random,
-    records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _},
+    records::{self, DepartureRecord, FormerKeysRecord, PeerName, PeerRecord, Record as _},
     storage::{Notes, Outcome, Storage},
 };
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version, Versioned},
-    wire::{ErrorCode, Port, RealmId, Text},
+    wire::{ErrorCode, Port, RealmId, Refusal, Text},
 };
+
+/// How long a realm is asked to wait for a name whose last holder is still departing, in
+/// milliseconds.
+const DEPARTING_MS: u64 = 1000;
 
 /// The realms that are peers: their records, names and keys.
 #[derive(Debug)]
@@ -178,6 +181,15 @@ impl<S: Store> Peers<S> {
             own.find(|(host, port)| (host.as_str(), *port) == named)
         };
         found.cloned().ok_or(ErrorCode::BadSource.into())
+    }
+
+    /// Refuses a name whose last holder is still departing.
+    async fn check_departed(&self, realm: RealmId, batch: &mut Batch) -> Result<(), Failure> {
+        let key = records::departure(realm);
+        match self.storage.noted::<DepartureRecord>(batch, &key).await? {
+            Some(_) => Err(Refusal::busy(DEPARTING_MS).into()),
+            None => Ok(()),
+        }
     }
 
     /// Returns the record of a new peer. If it was a peer before, the records of its earlier

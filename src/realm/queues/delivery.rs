@@ -261,7 +261,7 @@ impl<S: Store> PeerQueues<S> {
             match self.find_behind(realm, settled).await {
                 Err(failure) if failure.is_damage() => {
                     self.storage.log_failure("queue", &failure);
-                    let end = self.storage.store.last(&records::queue(realm)).await?.0;
+                    let end = self.storage.last(&records::queue(realm)).await?.0;
                     let next = (settled + 1).min(end);
                     if next <= settled {
                         return Err(failure);
@@ -293,11 +293,7 @@ impl<S: Store> PeerQueues<S> {
             bytes: if is_out_of_order { usize::MAX } else { 1 },
         };
         let log = records::queue(realm);
-        let page = self
-            .storage
-            .store
-            .read(&log, Position(settled), one)
-            .await?;
+        let page = self.storage.read(&log, Position(settled), one).await?;
         let first = page.entries.into_iter().next_back();
         let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
         outgoing.transpose()
@@ -334,16 +330,10 @@ impl<S: Store> PeerQueues<S> {
 
     /// True if others wait behind a message.
     async fn has_more(&self, realm: RealmId, outgoing: &Outgoing) -> bool {
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
         let log = records::queue(realm);
-        let behind = self
-            .storage
-            .store
-            .read(&log, Position(outgoing.position), one);
-        behind.await.is_ok_and(|page| !page.entries.is_empty())
+        let behind = Position(outgoing.position);
+        let behind = self.storage.entry_behind(&log, behind).await;
+        behind.is_ok_and(|behind| behind.is_some())
     }
 
     /// Moves a message that the peer has promised not to deliver to the end of the queue.

@@ -18,7 +18,7 @@ use crate::realm::{
         delivery::{Outgoing, QUEUED_LIFETIME_SECONDS},
     },
     records::{self, QueuedRecord, Record as _, ReturnedRecord},
-    storage::{Outcome, Unnoted},
+    storage::{ONE, Outcome, Unnoted},
     time::Moment,
 };
 use crate::{
@@ -89,40 +89,36 @@ impl<S: Store> PeerQueues<S> {
             entries: usize::MAX,
             bytes: READ_BYTES,
         };
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
         let find = async {
             let (mut after, _) = self.settled(realm).await?;
             let (mut unread, mut limit) = (None, whole);
             let log = records::queue(realm);
             loop {
-                let page = match self.storage.store.read(&log, Position(after), limit).await {
+                let page = match self.storage.read(&log, Position(after), limit).await {
                     Ok(page) => page,
-                    Err(error) if error.is_of_one_record() && limit.entries > 1 => {
-                        limit = one;
+                    Err(failure) if failure.is_of_one_record() && limit.entries > 1 => {
+                        limit = ONE;
                         continue;
                     }
-                    Err(error)
-                        if error.is_of_one_record()
-                            && self.storage.store.last(&log).await?.0 > after =>
+                    Err(failure)
+                        if failure.is_of_one_record()
+                            && self.storage.last(&log).await?.0 > after =>
                     {
-                        (unread, after, limit) = (Some(error), after + 1, whole);
+                        (unread, after, limit) = (Some(failure), after + 1, whole);
                         continue;
                     }
-                    Err(error) => return Err(error.into()),
+                    Err(failure) => return Err(failure),
                 };
                 limit = whole;
                 for (position, value) in &page.entries {
                     match QueuedRecord::from_value(value) {
                         Ok(record) => self.expiries.note(realm, position.0, &record),
-                        Err(error) => unread = Some(error),
+                        Err(error) => unread = Some(error.into()),
                     }
                     after = position.0;
                 }
                 if !page.more {
-                    return unread.map_or(Ok(()), |error| Err(Failure::Store(error)));
+                    return unread.map_or(Ok(()), Err);
                 }
             }
         };
@@ -185,18 +181,9 @@ impl<S: Store> PeerQueues<S> {
         realm: RealmId,
         position: u64,
     ) -> Result<Option<Outgoing>, Failure> {
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
         let log = records::queue(realm);
-        let page = self
-            .storage
-            .store
-            .read(&log, Position(position - 1), one)
-            .await?;
-        let found = page.entries.into_iter().next();
-        let found = found.filter(|(at, _)| at.0 == position);
+        let found = self.storage.entry_behind(&log, Position(position - 1));
+        let found = found.await?.filter(|(at, _)| at.0 == position);
         found
             .map(|(at, value)| Outgoing::read(at, &value))
             .transpose()
@@ -212,7 +199,7 @@ impl<S: Store> PeerQueues<S> {
             return Ok(false);
         }
         let key = records::returned(realm, outgoing.position());
-        Ok(self.storage.store.get(&key).await?.is_some())
+        self.storage.has(&key).await
     }
 
     /// Removes a returned message from the queue.

@@ -22,7 +22,7 @@ use crate::realm::{
     storage::Storage,
 };
 use crate::{
-    store::{Expected, PageLimit, Position, Store, Subscription},
+    store::{Expected, Position, Store, Subscription},
     wire::{Answer, ErrorCode, RealmId, Sent, command::Change},
 };
 
@@ -61,6 +61,31 @@ impl<S> PeerQueues<S> {
             epoch,
         }
     }
+
+    /// Returns the epoch of what is queued now.
+    pub(in crate::realm) const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Begins to wait for the verdict on a message that is about to be queued.
+    pub(in crate::realm) fn expect_receipt(&self, owner: &Owner, number: u64) -> Wait {
+        self.receipts.expect(owner, number)
+    }
+
+    /// Joins the commands that already wait for a verdict, if there are any.
+    pub(in crate::realm) fn join_receipt(&self, owner: &Owner, number: u64) -> Option<Wait> {
+        self.receipts.join(owner, number)
+    }
+
+    /// Notes when a message that was queued expires.
+    pub(in crate::realm) fn note_queued(
+        &self,
+        realm: RealmId,
+        position: u64,
+        record: &QueuedRecord,
+    ) {
+        self.expiries.note(realm, position, record);
+    }
 }
 
 /// The search for the number of waiting messages goes up to twice this number, less one.
@@ -91,22 +116,14 @@ impl<S: Store> PeerQueues<S> {
     pub(in crate::realm) async fn queued(&self, realm: RealmId) -> Result<u64, Failure> {
         let log = records::queue(realm);
         let (settled, _) = self.settled(realm).await?;
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
         let mut count = 0;
         for bit in (0..=COUNTED_MAX.ilog2()).rev() {
             let more = count + (1 << bit);
-            let page = self
-                .storage
-                .store
-                .read(&log, Position(settled + more - 1), one);
-            let is_there = match page.await {
-                Ok(page) => !page.entries.is_empty(),
+            let behind = Position(settled + more - 1);
+            let is_there = match self.storage.entry_behind(&log, behind).await {
                 // An unreadable entry also waits.
-                Err(error) if error.is_of_one_record() => true,
-                Err(error) => return Err(error.into()),
+                Err(failure) if failure.is_of_one_record() => true,
+                found => found?.is_some(),
             };
             if is_there {
                 count = more;
@@ -118,11 +135,9 @@ impl<S: Store> PeerQueues<S> {
     /// Wakes when a message to one of these peers has been queued.
     pub fn queues_grown(&self, realms: &[RealmId]) -> Subscription {
         let queues: Vec<_> = realms.iter().map(|realm| records::queue(*realm)).collect();
-        self.storage.store.subscribe(&queues)
+        self.storage.subscribe(&queues)
     }
-}
 
-impl<S: Store> PeerQueues<S> {
     /// Returns how many messages wait for a realm, the age of the oldest in seconds, and the error
     /// if that cannot be read: the operator still sees the state of all others.
     pub(in crate::realm) async fn waiting_for(
@@ -142,32 +157,5 @@ impl<S: Store> PeerQueues<S> {
             }
             Err(failure) => Err(failure),
         }
-    }
-}
-
-impl<S> PeerQueues<S> {
-    /// Returns the epoch of what is queued now.
-    pub(in crate::realm) const fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Begins to wait for the verdict on a message that is about to be queued.
-    pub(in crate::realm) fn expect_receipt(&self, owner: &Owner, number: u64) -> Wait {
-        self.receipts.expect(owner, number)
-    }
-
-    /// Joins the commands that already wait for a verdict, if there are any.
-    pub(in crate::realm) fn join_receipt(&self, owner: &Owner, number: u64) -> Option<Wait> {
-        self.receipts.join(owner, number)
-    }
-
-    /// Notes when a message that was queued expires.
-    pub(in crate::realm) fn note_queued(
-        &self,
-        realm: RealmId,
-        position: u64,
-        record: &QueuedRecord,
-    ) {
-        self.expiries.note(realm, position, record);
     }
 }

@@ -14,6 +14,7 @@ use crate::realm::{
     limits::READ_BYTES,
     queues::PeerQueues,
     records::{self, QueuedRecord, Record as _},
+    storage::ONE,
 };
 use crate::{
     crypto::{MacKey, SecretKey},
@@ -214,27 +215,22 @@ impl<S: Store> PeerQueues<S> {
             entries: QUEUE_MAX,
             bytes: READ_BYTES,
         };
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
         let mut limit = whole;
         loop {
-            let page = match self.storage.store.read(&log, Position(known), limit).await {
+            let page = match self.storage.read(&log, Position(known), limit).await {
                 Ok(page) => page,
-                Err(error) if error.is_of_one_record() && limit.entries > 1 => {
-                    limit = one;
+                Err(failure) if failure.is_of_one_record() && limit.entries > 1 => {
+                    limit = ONE;
                     continue;
                 }
-                Err(error)
-                    if error.is_of_one_record()
-                        && self.storage.store.last(&log).await?.0 > known =>
+                Err(failure)
+                    if failure.is_of_one_record() && self.storage.last(&log).await?.0 > known =>
                 {
                     // Its sender is unknown, but the entries behind it are still read.
                     known = self.shares.extend(realm, known, &[UNREADABLE]);
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(failure) => return Err(failure),
             };
             let mut found = Vec::with_capacity(page.entries.len());
             let mut last = known;

@@ -77,7 +77,7 @@ impl<S: Store> Sessions<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let prefix = records::known_of_kind(user, kind);
-        let found = self.storage.store.list(&prefix, None, LISTED_MAX).await?;
+        let found = self.storage.list(&prefix, None, LISTED_MAX).await?;
         let mut known = Vec::with_capacity(found.len());
         for (key, found) in found {
             let KnownRecord { last } = KnownRecord::from_value(&found.value)?;

@@ -22,7 +22,7 @@ use crate::realm::{
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
-    store::{Batch, CommitError, Expected, Store},
+    store::{Batch, Expected, Store},
     wire::{ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef, Username},
 };
 
@@ -238,12 +238,10 @@ impl<S: Store> Sessions<S> {
         };
         current.rely_on(&mut batch);
         batch.put(records::session(&current.hash), current.record.to_value()?);
-        match self.storage.store.commit(batch).await {
-            Ok(committed) => current.version = committed.version,
-            Err(CommitError::Store(error)) => return Err(error.into()),
-            // Another command has touched or ended it: commits that rely on it will conflict. A
-            // full disk must not keep anybody from reading.
-            Err(_) => {}
+        // Another command may have touched or ended it: commits that rely on it will conflict. A
+        // full disk must not keep anybody from reading.
+        if let Some(version) = self.storage.commit_if_possible(batch).await? {
+            current.version = version;
         }
         Ok(current)
     }
@@ -316,7 +314,6 @@ impl<S: Store> Sessions<S> {
         loop {
             let links = self
                 .storage
-                .store
                 .list(&prefix, after.as_ref(), SESSIONS_AT_ONCE)
                 .await?;
             let is_last = links.len() < SESSIONS_AT_ONCE;
@@ -377,7 +374,7 @@ impl<S: Store> Sessions<S> {
             .delete(records::handle(current.user, handle_of(&current.hash)?));
         let Some(bytes) = current.record.device else {
             let numbers = records::operations_of(current.hash);
-            if !self.storage.store.list(&numbers, None, 1).await?.is_empty() {
+            if !self.storage.is_empty(&numbers).await? {
                 put_ended(current, batch)?;
             }
             return Ok(());

@@ -259,11 +259,7 @@ impl<S: Store> Sessions<S> {
     /// True if no tickets are stored.
     #[cfg(test)]
     pub(crate) async fn has_no_tickets(&self) -> bool {
-        let found = self
-            .storage
-            .store
-            .list(&records::all_tickets(), None, 1)
-            .await;
-        found.is_ok_and(|found| found.is_empty())
+        let is_empty = self.storage.is_empty(&records::all_tickets()).await;
+        matches!(is_empty, Ok(true))
     }
 }

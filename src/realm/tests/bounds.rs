@@ -163,12 +163,7 @@ async fn group_end_deletes_all_messages_and_spares_new_group() {
     });
     assert_eq!(fixture.ask(device(1), add(2)).await, Answer::Done);
     let realm = &fixture.realm;
-    let found = realm
-        .storage
-        .store
-        .get(&records::group(crew))
-        .await
-        .unwrap();
+    let found = realm.store().get(&records::group(crew)).await.unwrap();
     let record = records::GroupRecord::from_value(&found.unwrap().value).unwrap();
     let log = records::group_log(crew, record.log);
     let mut batch = Batch::new();
@@ -189,12 +184,7 @@ async fn group_end_deletes_all_messages_and_spares_new_group() {
         entries: usize::MAX,
         bytes: usize::MAX,
     };
-    let page = realm
-        .storage
-        .store
-        .read(&log, Position(0), all)
-        .await
-        .unwrap();
+    let page = realm.store().read(&log, Position(0), all).await.unwrap();
     let positions: Vec<_> = page.entries.iter().map(|(at, _)| at.0).collect();
     assert_eq!(positions, [20_501]);
 }

@@ -204,7 +204,7 @@ async fn membership_unknown_to_home_realm_ends_with_next_post() {
             let mut batch = Batch::new();
             let member = records::copy_member(beta, crew, "ann".parse().unwrap());
             batch.put(member, Vec::new());
-            realm.storage.store.commit(batch).await.unwrap();
+            realm.store().commit(batch).await.unwrap();
         }
         let settled = realm
             .queues
@@ -365,8 +365,7 @@ async fn replica_is_bounded_whatever_home_realm_sends() {
     );
     assert_eq!(read(vec![said]).await, ReadOutcome::Equal);
     let kept = realm
-        .storage
-        .store
+        .store()
         .read(&log, crate::store::Position(0), ALL)
         .await
         .unwrap();
@@ -424,8 +423,7 @@ async fn replica_entry_deleted_while_copied_is_not_mixed_with_another() {
     let (outcome, ()) = tokio::join!(reading, answer_all(&mut peer_calls, pages));
     assert_eq!(outcome, ReadOutcome::Equal);
     let kept = realm
-        .storage
-        .store
+        .store()
         .read(&log, crate::store::Position(0), ALL)
         .await
         .unwrap();

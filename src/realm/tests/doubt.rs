@@ -92,7 +92,7 @@ async fn commit_that_may_be_written_is_answered_unknown() {
         let answer = realm.answer(&caller(device(1), MOMENT), &bytes).await;
         Answer::parse(&answer).unwrap()
     };
-    let set = |fault| realm.storage.store.fault.store(fault, Ordering::Relaxed);
+    let set = |fault| realm.store().fault.store(fault, Ordering::Relaxed);
     session_in(&ask(register(1, "ann")).await);
     set(WRITES_UNSEEN);
     let unknown = ask(send(2, "ann", "once")).await;
@@ -127,7 +127,7 @@ async fn commit_that_may_be_written_is_answered_unknown() {
     set(SOUND);
     assert_eq!(ask(send(2, "ann", "once")).await, STORED);
     let log = records::MailboxLog::private("ann".parse().unwrap()).log;
-    assert_eq!(realm.storage.store.last(&log).await.unwrap(), Position(1));
+    assert_eq!(realm.store().last(&log).await.unwrap(), Position(1));
     assert_eq!(ask(send(3, "ann", "twice")).await, STORED);
 }
 

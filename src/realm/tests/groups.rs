@@ -413,8 +413,7 @@ async fn group_owner_who_leaves_has_successor_and_last_one_ends_group() {
     );
     let all = realm
         .realm
-        .storage
-        .store
+        .store()
         .list(&crate::store::Prefix(b"m/"[..].into()), None, 99)
         .await
         .unwrap();

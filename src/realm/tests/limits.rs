@@ -113,7 +113,7 @@ async fn password_guess_delay_spares_known_devices_and_subnets() {
     // The records of known devices and networks are bounded.
     for kind in [b'd', b'n'] {
         let prefix = records::known_of_kind("ann".parse().unwrap(), kind);
-        let store = &fixture.realm.storage.store;
+        let store = &fixture.realm.store();
         let known = store.list(&prefix, None, 100).await.unwrap();
         assert_eq!(known.len(), 16);
     }

@@ -78,7 +78,7 @@ async fn life_records_are_bounded() {
     let mut batch = Batch::new();
     let record = LivesRecord { lives: former };
     batch.put(lives(), record.to_value().unwrap());
-    fixture.realm.storage.store.commit(batch).await.unwrap();
+    fixture.realm.store().commit(batch).await.unwrap();
     let (fixture, current) = fixture.begin().await;
     let KnownLives { known, .. } = fixture.realm.lives.known.get().unwrap();
     assert_eq!(known.len(), 1024);

@@ -45,8 +45,7 @@ async fn dedup_window_moves_and_refuses_older_numbers() {
     let owner = Owner::Device(PublicKey([1; 32]));
     let kept = realm
         .realm
-        .storage
-        .store
+        .store()
         .list(&records::operations(&owner), None, 9999)
         .await
         .unwrap();
@@ -207,8 +206,7 @@ async fn void_on_plain_link_makes_number_of_session_used() {
     let operations = records::operations(&owner);
     let kept = realm
         .realm
-        .storage
-        .store
+        .store()
         .list(&operations, None, 9)
         .await
         .unwrap();
@@ -279,8 +277,7 @@ async fn dedup_number_from_before_session_is_refused() {
     assert_eq!(stranger, refusal);
     let kept = realm
         .realm
-        .storage
-        .store
+        .store()
         .list(&operations, None, 9)
         .await
         .unwrap();
@@ -356,11 +353,6 @@ async fn dedup_concurrent_commands_take_effect_once_each() {
         entries: 999,
         bytes: 1 << 20,
     };
-    let page = realm
-        .storage
-        .store
-        .read(&log, Position(0), limit)
-        .await
-        .unwrap();
+    let page = realm.store().read(&log, Position(0), limit).await.unwrap();
     assert_eq!(page.entries.len(), 100);
 }

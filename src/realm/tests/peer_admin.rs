@@ -361,7 +361,7 @@ async fn peer_details_show_queue_that_cannot_be_read() {
     let mut batch = Batch::new();
     let of_a_newer_release = vec![200, 1, 2, 3];
     batch.append(records::queue("beta".parse().unwrap()), of_a_newer_release);
-    realm.storage.store.commit(batch).await.unwrap();
+    realm.store().commit(batch).await.unwrap();
     let seen = seen(&realm, FORM_DETAILS).await;
     let found: Vec<_> = seen.iter().map(|one| (one.queued, one.why)).collect();
     assert_eq!(found, [(1, Some(ErrorCode::Internal)), (0, None)]);

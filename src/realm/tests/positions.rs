@@ -112,7 +112,7 @@ async fn group_made_again_shows_no_entries_of_deleted_one() {
         .await
         .unwrap();
     let log = group.place().log;
-    let entry = realm.realm.storage.store.read(
+    let entry = realm.realm.store().read(
         &log,
         Position(0),
         crate::store::PageLimit {
@@ -288,8 +288,7 @@ async fn cursor_of_other_device_hides_nothing() {
     let left = async || {
         realm
             .realm
-            .storage
-            .store
+            .store()
             .list(&prefix, None, 9)
             .await
             .unwrap()
@@ -396,13 +395,7 @@ async fn cursors_beyond_list_limit_are_taken_over_by_new_device() {
     realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
     let owner = Owner::Device(PublicKey([2; 32]));
     let prefix = records::cursors(user, Some(&owner));
-    let own = realm
-        .realm
-        .storage
-        .store
-        .list(&prefix, None, 9999)
-        .await
-        .unwrap();
+    let own = realm.realm.store().list(&prefix, None, 9999).await.unwrap();
     assert_eq!(own.len(), 1 + 2500);
     for n in [0, 999, 1000, 2499] {
         let at = realm

@@ -78,13 +78,13 @@ async fn queue_counts_messages_and_refuses_when_full() {
         assert_eq!(fixture.realm.queues.queued(beta).await.unwrap(), waiting);
         let mut batch = Batch::new();
         batch.append(records::queue(beta), vec![1]);
-        fixture.realm.storage.store.commit(batch).await.unwrap();
+        fixture.realm.store().commit(batch).await.unwrap();
     }
     let mut batch = Batch::new();
     for _ in 0..5000 {
         batch.append(records::queue(beta), vec![1]);
     }
-    fixture.realm.storage.store.commit(batch).await.unwrap();
+    fixture.realm.store().commit(batch).await.unwrap();
     let sendrealm = |operation, from: &str| {
         Command::SendRealm(command::SendRealm {
             operation: op(operation),
@@ -507,7 +507,7 @@ async fn queue_passes_over_damaged_message_and_forgets_delivered_one() {
     let beta: RealmId = "beta".parse().unwrap();
     let mut batch = Batch::new();
     batch.append(records::queue(beta), Vec::new());
-    fixture.realm.storage.store.commit(batch).await.unwrap();
+    fixture.realm.store().commit(batch).await.unwrap();
     let mut hurried = Request::from(sendrealm(2, "hello"));
     hurried.options.ttl = Some(60);
     fixture.ask(device(1), hurried).await;
@@ -543,7 +543,7 @@ async fn queue_message_of_newer_release_waits() {
     let beta: RealmId = "beta".parse().unwrap();
     let mut batch = Batch::new();
     batch.append(records::queue(beta), vec![200, 1, 2, 3]);
-    fixture.realm.storage.store.commit(batch).await.unwrap();
+    fixture.realm.store().commit(batch).await.unwrap();
     fixture.ask(device(1), sendrealm(2, "hello")).await;
     for _ in 0..3 {
         let glance = fixture

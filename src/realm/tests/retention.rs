@@ -175,8 +175,7 @@ async fn retention_bounds_entries_and_bytes_of_mailbox() {
     };
     let page = fixture
         .realm
-        .storage
-        .store
+        .store()
         .read(&place.log, crate::store::Position(0), all)
         .await
         .unwrap();
@@ -235,8 +234,7 @@ async fn retention_counts_fast_growing_mailbox_to_its_end() {
     fixture.tidy().await;
     let first = fixture
         .realm
-        .storage
-        .store
+        .store()
         .read(&place.log, crate::store::Position(0), ONE)
         .await
         .unwrap();
@@ -324,7 +322,7 @@ async fn retention_keeps_group_messages_until_members_have_read_them() {
     });
     assert_eq!(fixture.ask(device(1), delete).await, Answer::Done);
     fixture.tidy().await;
-    let logs = fixture.realm.storage.store.logs(None, 100).await.unwrap();
+    let logs = fixture.realm.store().logs(None, 100).await.unwrap();
     assert!(logs.is_empty(), "{logs:?}");
 }
 
@@ -423,8 +421,7 @@ async fn retention_of_older_store_is_unlimited_until_configured() {
 pub async fn count(realm: &Realm<Embedded>, kind: &[u8]) -> usize {
     let prefix = crate::store::Prefix(kind.into());
     realm
-        .storage
-        .store
+        .store()
         .list(&prefix, None, 10_000)
         .await
         .unwrap()

@@ -136,8 +136,7 @@ async fn session_id_is_not_in_store() {
     ];
     let all = realm
         .realm
-        .storage
-        .store
+        .store()
         .list(
             &crate::store::Prefix(crate::store::NameBytes::new()),
             None,

@@ -215,11 +215,7 @@ async fn disk_full_does_not_end_session_in_use() {
         })
     };
     let written = async || {
-        let found = realm
-            .storage
-            .store
-            .list(&records::sessions(), None, 9)
-            .await;
+        let found = realm.store().list(&records::sessions(), None, 9).await;
         found.unwrap().first().map(|(_, found)| found.version)
     };
     let at_first = written().await;

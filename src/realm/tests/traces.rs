@@ -12,8 +12,7 @@ async fn group_cursors(fixture: &Fixture) -> usize {
     let prefix = records::all_cursors();
     let all = fixture
         .realm
-        .storage
-        .store
+        .store()
         .list(&prefix, None, 1000)
         .await
         .unwrap();
