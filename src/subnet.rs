@@ -1,6 +1,9 @@
 //! Groups of addresses that are counted as one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 /// The first four bytes of the value for an IPv4 subnet. No IPv6 subnet begins with them.
 const IPV4: [u8; 4] = [0; 4];
@@ -19,6 +22,18 @@ impl Subnet {
     /// Returns the stored form of the subnet. No two subnets have the same.
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = self;
+        if bytes.starts_with(&IPV4) {
+            let [.., a, b, c] = *bytes;
+            return write!(f, "{}/24", Ipv4Addr::new(a, b, c, 0));
+        }
+        let ip = Ipv6Addr::from(u128::from(u64::from_be_bytes(*bytes)) << 64);
+        write!(f, "{ip}/64")
     }
 }
 
@@ -73,6 +88,8 @@ mod tests {
         assert_eq!(subnet("192.0.2.1"), subnet("::ffff:192.0.2.9"));
         assert_ne!(network("192.0.2.1"), network("192.0.3.1"));
         assert!(!network("192.0.2.1").is_wider());
+        assert_eq!(subnet("192.0.2.7").to_string(), "192.0.2.0/24");
+        assert_eq!(subnet("2001:db8:1:2::3").to_string(), "2001:db8:1:2::/64");
         assert_eq!(subnet("2001:db8::1"), subnet("2001:db8::2:0:0:1"));
         assert_ne!(subnet("2001:db8::1"), subnet("2001:db8:0:1::1"));
         assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));

@@ -178,7 +178,7 @@ impl<S: Store> Realm<S> {
             Ok(answer) if answer.len() <= caller.longest => Ok(answer),
             Ok(_) => Err(TooLong(caller.longest)),
             Err(failure) => {
-                self.storage.log_failure(input.name(), &failure);
+                self.storage.log_failure_of(caller, input.name(), &failure);
                 let is_numbered = input.operation().is_some();
                 Ok(Answer::Refused(failure.refusal(is_numbered)).to_bytes())
             }

@@ -5,6 +5,7 @@
 //! means that the effect is durable. Normative text: `spec/commands.md`.
 
 mod account;
+mod accounts;
 mod commands;
 mod credentials;
 mod current_session;
@@ -20,6 +21,7 @@ mod link_owner;
 mod lives;
 mod mailboxes;
 mod network;
+mod notice;
 mod peer;
 mod peer_quota;
 mod peer_requests;
@@ -70,6 +72,7 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::Notify;
 
 use self::{
+    accounts::Accounts,
     credentials::Credentials,
     departures::Departures,
     groups::Groups,
@@ -152,15 +155,15 @@ impl TooLong {
 #[derive(Debug)]
 pub struct Realm<S> {
     pub(crate) storage: Arc<Storage<S>>,
-    random: Arc<Random>,
     policy: Arc<RetentionPolicy<S>>,
     pub(crate) lives: Arc<Lives<S>>,
     idempotency: Arc<Idempotency<S>>,
     credentials: Arc<Credentials>,
+    accounts: Accounts<S>,
     pub(crate) peers: Arc<Peers<S>>,
+    pub(crate) groups: Arc<Groups<S>>,
     pub(crate) queues: Arc<PeerQueues<S>>,
     quota: PeerQuota<S>,
-    pub(crate) groups: Arc<Groups<S>>,
     pub(crate) mailboxes: Arc<Mailboxes<S>>,
     pub(crate) sessions: Sessions<S>,
     pub(crate) departures: Departures<S>,
@@ -207,6 +210,13 @@ impl<S: Store> Realm<S> {
         let threads = limits.password_threads;
         let credentials = Credentials::start(random.clone(), limiter.clone(), threads)?;
         let credentials = Arc::new(credentials);
+        let accounts = Accounts::new(
+            storage.clone(),
+            policy.clone(),
+            credentials.clone(),
+            own.clone(),
+            limiter.clone(),
+        );
         let peers = Arc::new(Peers::new(
             storage.clone(),
             random.clone(),
@@ -216,19 +226,6 @@ impl<S: Store> Realm<S> {
             network.clone(),
             chores.clone(),
         ));
-        let queues = Arc::new(PeerQueues::new(
-            storage.clone(),
-            random.clone(),
-            peers.clone(),
-            QueueShares::new(lasting),
-            epoch,
-        ));
-        let quota = PeerQuota::new(
-            storage.clone(),
-            peers.clone(),
-            queues.clone(),
-            network.clone(),
-        );
         let groups = Arc::new(Groups::new(
             storage.clone(),
             random.clone(),
@@ -240,6 +237,21 @@ impl<S: Store> Realm<S> {
             network.clone(),
             chores.clone(),
         ));
+        let queues = Arc::new(PeerQueues::new(
+            storage.clone(),
+            random.clone(),
+            idempotency.clone(),
+            peers.clone(),
+            groups.clone(),
+            QueueShares::new(lasting),
+            epoch,
+        ));
+        let quota = PeerQuota::new(
+            storage.clone(),
+            peers.clone(),
+            queues.clone(),
+            network.clone(),
+        );
         let mailboxes = Arc::new(Mailboxes::new(
             storage.clone(),
             peers.clone(),
@@ -261,6 +273,7 @@ impl<S: Store> Realm<S> {
         let departures = Departures::new(
             storage.clone(),
             random.clone(),
+            peers.clone(),
             groups.clone(),
             mailboxes.clone(),
             queues.clone(),
@@ -268,15 +281,15 @@ impl<S: Store> Realm<S> {
         );
         Ok(Self {
             storage,
-            random,
             policy,
             lives,
             idempotency,
             credentials,
+            accounts,
             peers,
+            groups,
             queues,
             quota,
-            groups,
             mailboxes,
             sessions,
             departures,

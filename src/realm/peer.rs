@@ -1,9 +1,12 @@
 //! Another realm, as this one knows it: a value that is read, passed around and written back.
 
-use super::records::PeerRecord;
+use super::{
+    failure::Failure,
+    records::{self, PeerRecord, Record as _},
+};
 use crate::{
     crypto::PublicKey,
-    store::Version,
+    store::{Batch, Version},
     wire::{Life, RealmId},
 };
 
@@ -51,6 +54,32 @@ impl Peer {
             version,
             is_tried: false,
         }
+    }
+
+    /// Adds its record to `batch`.
+    pub(in crate::realm) fn put(&self, batch: &mut Batch) -> Result<(), Failure> {
+        batch.put(records::peer(self.realm), self.record.to_value()?);
+        Ok(())
+    }
+
+    /// Adds to `batch` that it is at an address that an operator has named, and which address of
+    /// this realm it reaches.
+    pub(in crate::realm) fn put_moved(
+        &self,
+        (address, port): (&str, u16),
+        (src_address, src_port): (String, u16),
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let record = PeerRecord {
+            address: address.into(),
+            port,
+            claimed: None,
+            src_address,
+            src_port,
+            ..self.record.clone()
+        };
+        batch.put(records::peer(self.realm), record.to_value()?);
+        Ok(())
     }
 
     /// Returns the peer's key.

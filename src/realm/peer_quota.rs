@@ -7,10 +7,9 @@ use super::{
     failure::Failure,
     limits::{PEERS_MAX, UNASKED_MAX},
     network::Network,
-    peer::Peer,
-    peers::Peers,
+    peers::{Peers, UndeliveredQueue},
     queues::PeerQueues,
-    records::{self, ChangedRecord, GroupRecord, PeerName, Record as _},
+    records::{self, ChangedRecord, GroupRecord, Record as _},
     storage::Storage,
 };
 use crate::{
@@ -83,7 +82,9 @@ impl<S: Store> PeerQuota<S> {
         idle.sort_by_key(|(heard, peer)| (*heard, peer.realm));
         for (_, peer) in idle {
             if self.is_of_no_use(peer.realm).await? {
-                self.remove_peer(peer, false, batch).await?;
+                self.peers
+                    .remove(peer, UndeliveredQueue::Returned, batch)
+                    .await?;
                 return Ok(Some(peer.realm));
             }
         }
@@ -131,53 +132,5 @@ impl<S: Store> PeerQuota<S> {
         let copies = records::copy_members_of(realm);
         let is_in_none = self.storage.is_empty(&copies).await?;
         Ok(is_in_none && self.queues.queued(realm).await? == 0)
-    }
-
-    /// Adds to `batch` that a realm is no peer any more, and that its leftovers must be removed.
-    pub(super) async fn remove_peer(
-        &self,
-        peer: &Peer,
-        drops: bool,
-        batch: &mut Batch,
-    ) -> Result<(), Failure> {
-        batch
-            .delete(records::peer(peer.realm))
-            .delete(records::void(peer.realm));
-        let key = peer.key();
-        for known in peer.keys() {
-            let name = records::peer_name(&known);
-            let Some((named, _)) = self.storage.noted::<PeerName>(batch, &name).await? else {
-                continue;
-            };
-            if named.realm != peer.realm.as_str() {
-                // The key is another peer's by now.
-                continue;
-            }
-            if known == key || !peer.is_added() || is_planted(Fault::TakeGivenUpKey) {
-                batch.delete(name);
-            } else {
-                // Any holder of this key now is not this peer; the key may have been replaced
-                // because it was stolen.
-                let realm = String::new();
-                batch.put(name, PeerName { realm }.to_value()?);
-            }
-        }
-        let is_kept = peer.is_added() || !is_planted(Fault::ForgetFirstKey);
-        if !peer.record.former.is_empty() && is_kept {
-            // These are needed if it comes back: its idempotency records use its first key. An
-            // uninvited peer leaves only that key, and the number of uninvited peers is limited.
-            let keys = if peer.is_added() {
-                peer.record.former.clone()
-            } else {
-                vec![peer.first_key().0]
-            };
-            let former = records::FormerKeysRecord { keys }.to_value()?;
-            batch.put(records::former_keys(&peer.key()), former);
-        }
-        batch.put(
-            records::departure(peer.realm),
-            records::DepartureRecord { drops }.to_value()?,
-        );
-        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::{DISK_FULL_MS, failure::Failure, records::Record};
+use super::{Caller, DISK_FULL_MS, failure::Failure, records::Record};
 use crate::{
     faults::{Fault, is_planted},
     store::{
@@ -176,13 +176,36 @@ impl<S: Store> Storage<S> {
     /// debug message.
     pub(super) fn log_failure(&self, command: &str, failure: &Failure) {
         match failure {
-            Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),
+            Failure::Refused(refusal) => {
+                tracing::debug!(command, code = %refusal.code, "operation refused")
+            }
             Failure::Store(error) | Failure::Unknown(error) => {
                 tracing::error!(command, %error, "operation failed");
-                if matches!(error, StoreError::Failed(_)) {
-                    self.failed.send_replace(Some(error.clone()));
-                }
+                self.note_failed(error);
             }
+        }
+    }
+
+    /// Logs the failure of a caller's command as [`Storage::log_failure`], with its device and where
+    /// it came from.
+    pub(super) fn log_failure_of(&self, caller: &Caller, command: &str, failure: &Failure) {
+        let device = || caller.device.map(|device| device.fingerprint());
+        let from = caller.subnet;
+        match failure {
+            Failure::Refused(refusal) => {
+                let code = refusal.code;
+                tracing::debug!(command, %from, device = device(), %code, "operation refused");
+            }
+            Failure::Store(error) | Failure::Unknown(error) => {
+                tracing::error!(command, %from, device = device(), %error, "operation failed");
+                self.note_failed(error);
+            }
+        }
+    }
+
+    fn note_failed(&self, error: &StoreError) {
+        if matches!(error, StoreError::Failed(_)) {
+            self.failed.send_replace(Some(error.clone()));
         }
     }
 

@@ -54,7 +54,7 @@ impl<S: Store> Storage<S> {
                 if first.is_err() {
                     tracing::warn!(
                         record.seconds,
-                        "for how long the realm has been running cannot be read in one place: it goes on from the other"
+                        "running time could not be read in one place; the realm goes on from the other"
                     );
                 }
                 Ok(record.seconds)
@@ -82,7 +82,7 @@ impl<S: Store> Storage<S> {
         match (seconds, damage.or(unread)) {
             (seconds, None) => Ok(seconds.unwrap_or(0)),
             (Some(seconds), Some(error)) if error.is_of_one_record() => {
-                tracing::warn!(%error, "some sessions cannot be read: when they were used is not known");
+                tracing::warn!(%error, "some sessions could not be read; when they were last used is unknown");
                 Ok(seconds)
             }
             (_, Some(error)) => Err(error.into()),
@@ -104,8 +104,8 @@ impl<S: Store> Storage<S> {
             Err(Failure::Refused(refusal)) => tracing::warn!(
                 seconds,
                 code = %refusal.code,
-                "the store does not take for how long the realm has been running, as its disk has no room left: if this process ends before \
-                 it does, the realm goes on from what was written last, and sessions and messages are kept for so much longer; make room"
+                "running time was not recorded: the disk has no room left. If this process ends before there is room, \
+                 the realm goes on from the time that was recorded last, and sessions and messages are kept for so much longer; make room"
             ),
             Err(failure) => self.log_failure("running", &failure),
         }

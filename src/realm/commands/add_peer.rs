@@ -11,7 +11,6 @@ use crate::realm::{
     peer::{NUMBERS_TOLD, Peer},
     peer_requests::introductions::HOST_MAX,
     peers::numbers::Numbered,
-    records::{self, PeerRecord, Record as _},
 };
 use crate::{
     crypto::PublicKey,
@@ -107,7 +106,7 @@ impl<S: Store> Realm<S> {
     /// Marks a realm that has introduced itself as added by an operator.
     fn want(
         work: &mut Work<'_>,
-        known: Peer,
+        mut known: Peer,
         ((address, port), (src_address, src_port)): ((Text<'_>, Port), (String, u16)),
         who: Username,
     ) -> Result<Decided, Failure> {
@@ -129,24 +128,16 @@ impl<S: Store> Realm<S> {
         }
         // It has introduced itself, perhaps because of this very command, and is now added here
         // too.
-        let realm = known.realm;
-        let record = PeerRecord {
-            claimed: None,
-            address: address.0.into(),
-            port: port.0,
-            src_address,
-            src_port,
-            added: true,
-            ..known.record
-        };
-        work.batch.put(records::peer(realm), record.to_value()?);
         work.decision = Some(Decision {
             act: Act::Added,
-            peer: realm,
-            key: PublicKey(record.key),
+            peer: known.realm,
+            key: known.key(),
             address: shown((address.0, port.0)),
             who,
         });
+        known.record.added = true;
+        let source = (src_address, src_port);
+        known.put_moved((address.0, port.0), source, &mut work.batch)?;
         Ok(Decided::Answer(Answer::Done))
     }
 
@@ -160,7 +151,7 @@ impl<S: Store> Realm<S> {
             }
             // It has not listed this realm yet.
             Some(Answer::Refused(refusal)) => {
-                tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
+                tracing::warn!(peer = %peer.realm, code = %refusal.code, "peer refused the peering");
                 self.network.refused(peer.realm, refusal.code);
                 Answer::Sent(Sent::Queued)
             }

@@ -5,7 +5,8 @@ use crate::realm::{
     commands::{groups::NamesPage, work::Work},
     failure::Failure,
     groups::local,
-    records::{self, AccountRecord, BlocksRecord, Record as _},
+    mailboxes::blocks,
+    records::BlocksRecord,
     storage::Unnoted,
 };
 use crate::{
@@ -40,11 +41,9 @@ impl<S: Store> Realm<S> {
             // The block must not begin after that of a peer's users has ended.
             Some(realm) => drop(self.peers.find_peer(&mut work.batch, realm).await?),
             None => {
-                let account = records::account(who.user);
-                let account = self
-                    .storage
-                    .noted::<AccountRecord>(&mut work.batch, &account);
-                account.await?.ok_or(ErrorCode::NoSuchUser)?;
+                self.accounts
+                    .check_exists(&mut work.batch, who.user)
+                    .await?;
             }
         }
         if record.users.len() >= BLOCKS_MAX {
@@ -98,7 +97,7 @@ impl<S: Store> Realm<S> {
 
 /// Adds to the work's batch the record of a user's blocks, which the user's watches follow.
 fn put_blocks(work: &mut Work<'_>, user: Username, record: &BlocksRecord) -> Result<(), Failure> {
-    work.batch.put(records::blocks(user), record.to_value()?);
+    blocks::put_blocks(user, record, &mut work.batch)?;
     work.affected = Some(user);
     // It is allowed to users who have used up their storage quota, but not for nothing.
     work.adds_for = Some(user);

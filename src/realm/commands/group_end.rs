@@ -1,16 +1,12 @@
 //! The end of a group, and the work that it leaves.
 
 use crate::realm::{
-    Realm,
-    commands::work::Work,
-    failure::Failure,
-    groups::{Group, MEMBERS_AT_ONCE, teardown::put_ending},
-    records::{self, Ending, GroupLogRecord, QueuedKind, Record as _},
+    Realm, commands::work::Work, failure::Failure, groups::Group, queues::Word, records,
     storage::Walk,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Position, Store},
+    store::Store,
 };
 
 impl<S: Store> Realm<S> {
@@ -26,34 +22,13 @@ impl<S: Store> Realm<S> {
                 // This may exceed the bound of the queue (PEER-5), which is for users' messages.
                 // Otherwise a peer that is away could keep a group from ending. Each such message
                 // replaces a membership that the peer asked for.
-                let kind = QueuedKind::Ended;
-                let life = group.record.epoch.to_be_bytes();
-                self.queue_word(&peer, (kind, ""), group.name, &life, work)?;
+                let word = Word::Ended(group.record.epoch);
+                let (now, batch) = (work.caller.now, &mut work.batch);
+                self.queues
+                    .queue_word(&peer, group.name, word, now, batch)?;
             }
         }
-        let batch = &mut work.batch;
-        let (name, epoch) = (group.name, group.record.epoch);
-        let former = GroupLogRecord {
-            log: group.record.log,
-        };
-        batch
-            .delete(records::group(name))
-            .put(records::former_log(name), former.to_value()?)
-            .trim(group.place().log, Position(u64::MAX));
-        for (who, member) in self.groups.members_of(group, None, MEMBERS_AT_ONCE).await? {
-            group.remove(&who, &member, batch)?;
-        }
-        for realm in group.realms() {
-            batch.delete(records::realm_members(name, epoch, realm));
-        }
-        // After all other changes of these records.
-        batch
-            .delete(records::standings(name, epoch))
-            .delete(records::members_changed(name, epoch));
-        // The remaining members belong to an epoch that is over, which nothing reads any more.
-        // Without this work their records would be kept for ever.
-        let which = (None, name);
-        put_ending(Ending::Forget, which, (epoch, group.record.log), batch)?;
+        self.groups.put_end(group, &mut work.batch).await?;
         work.ends = true;
         Ok(())
     }

@@ -4,16 +4,12 @@ use crate::realm::{
     Caller, Realm,
     commands::work::Work,
     failure::Failure,
-    groups::{Group, local, role},
+    groups::{local, role},
     limits::Guess,
-    records::{
-        self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MemberRecord,
-        Record as _,
-    },
+    records,
     storage::Unnoted,
 };
 use crate::{
-    faults::{Fault, is_planted},
     store::Store,
     wire::{
         Answer, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, Refusal, Role,
@@ -43,53 +39,12 @@ impl<S: Store> Realm<S> {
             ..
         } = command;
         let current = self.session_noted(work, session).await?;
-        if self
-            .groups
-            .find_group(&mut work.batch, name)
-            .await?
-            .is_some()
-        {
-            return Err(ErrorCode::GroupExists.into());
-        }
-        let epoch = u64::from_be_bytes(self.random.random());
-        // READ-6: the log of the former groups of that name is continued, so that no cursor is
-        // ahead of it.
-        let former = self
-            .storage
-            .noted::<GroupLogRecord>(&mut work.batch, &records::former_log(name))
-            .await?;
-        let log = former.map_or(epoch, |(former, _)| former.log);
-        let log = if is_planted(Fault::ReusePositions) {
-            epoch
-        } else {
-            log
-        };
-        let floor = self.storage.last(&records::group_log(name, log)).await?;
-        let record = GroupRecord {
-            owner: current.user.as_str().into(),
-            password: self.group_password(&password, work).await?,
-            created: work.caller.now.wall,
-            epoch,
-            realms: Vec::new(),
-            log,
-            floor: floor.0,
-        };
+        let new = self.groups.begin_group(name, &mut work.batch).await?;
+        let password = self.group_password(&password, work).await?;
+        let (now, batch) = (work.caller.now, &mut work.batch);
         self.groups
-            .check_room(current.user, &mut work.batch)
+            .put_new_group(new, current.user, password, now, batch)
             .await?;
-        work.batch
-            .put(records::group(name), record.to_value()?)
-            .put(
-                records::standings(name, epoch),
-                ChangedRecord {}.to_value()?,
-            );
-        let group = Group { name, record };
-        let member = MemberRecord {
-            moderator: false,
-            joined: work.caller.now.wall,
-            membership: 0,
-        };
-        group.put(&local(current.user), &member, None, &mut work.batch)?;
         work.affected = Some(current.user);
         Ok(Answer::Done)
     }
@@ -148,17 +103,9 @@ impl<S: Store> Realm<S> {
         self.groups
             .check_group_password(guess, &group, &password, &mut work.hashed)
             .await?;
-        let ban = records::ban(name, group.record.epoch, &local(current.user));
-        let batch = &mut work.batch;
-        if self
-            .storage
-            .noted::<BanRecord>(batch, &ban)
-            .await?
-            .is_some()
-        {
-            return Err(ErrorCode::Banned.into());
-        }
         let user = local(current.user);
+        let batch = &mut work.batch;
+        self.groups.check_ban(batch, &group, &user).await?;
         if self
             .groups
             .find_member(batch, &group, &user)
@@ -168,12 +115,7 @@ impl<S: Store> Realm<S> {
             return Ok(Answer::Done);
         }
         self.groups.check_room(current.user, batch).await?;
-        let member = MemberRecord {
-            moderator: false,
-            joined: work.caller.now.wall,
-            membership: 0,
-        };
-        group.put(&user, &member, None, batch)?;
+        group.put_new_member(&user, 0, work.caller.now, batch)?;
         work.affected = Some(current.user);
         Ok(Answer::Done)
     }
@@ -253,26 +195,20 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let mut page = NamesPage::new(options, caller.room);
-        let prefix = records::joined(current.user);
         let behind = options.behind.map(|behind| behind.user.as_str().parse());
         let behind = behind.transpose().map_err(|_| ErrorCode::BadRequest)?;
         let mut after = behind.map(|name| records::joined_group(current.user, name));
         let mut seen = 0;
         while !page.more {
             let links = self
-                .storage
-                .list(&prefix, after.as_ref(), NAMES_AT_ONCE)
+                .groups
+                .next_links(current.user, &mut after, NAMES_AT_ONCE)
                 .await?;
-            let Some((last, _)) = links.last() else {
+            let Some(links) = links else {
                 break;
             };
-            after = Some(last.clone());
-            for (key, link) in links {
+            for (name, epoch) in links {
                 seen += 1;
-                let Some(name) = records::name_in::<GroupName>(&key, &prefix) else {
-                    continue;
-                };
-                let GroupLink { epoch } = GroupLink::from_value(&link.value)?;
                 // A group that has ended may have left a stale link.
                 if let Some(group) = self.groups.find_group(&mut Unnoted, name).await?
                     && group.record.epoch == epoch

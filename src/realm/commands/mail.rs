@@ -6,7 +6,7 @@ use crate::realm::{
     current_session::Current,
     failure::Failure,
     groups::local,
-    records::{self, EntryRecord, MailboxLog, Record as _},
+    records::{EntryRecord, MailboxLog, Record as _},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -27,8 +27,7 @@ impl<S: Store> Realm<S> {
         let options = &work.request.options;
         let current = self.session_of(work).await?;
         let content = self.check_message(options, &message)?;
-        // Accounts are never removed.
-        if !self.storage.has(&records::account(to)).await? {
+        if !self.accounts.has(to).await? {
             return Err(ErrorCode::NoSuchUser.into());
         }
         let from = local(current.user);

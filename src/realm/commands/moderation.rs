@@ -6,7 +6,8 @@ use crate::realm::{
     current_session::Current,
     failure::Failure,
     groups::{Group, Membership, local},
-    records::{self, AccountRecord, BanRecord, GroupRecord, MemberRecord, QueuedKind, Record as _},
+    queues::Word,
+    records::MemberRecord,
 };
 use crate::{
     store::Store,
@@ -95,18 +96,15 @@ impl<S: Store> Realm<S> {
                 // Only the other realm knows whether it has such a user.
                 Some(realm) => drop(self.peers.peer(&mut work.batch, realm).await?),
                 None => {
-                    let account = records::account(who.user);
-                    let account = self
-                        .storage
-                        .noted::<AccountRecord>(&mut work.batch, &account)
+                    self.accounts
+                        .check_exists(&mut work.batch, who.user)
                         .await?;
-                    account.ok_or(ErrorCode::NoSuchUser)?;
                 }
             },
         }
-        let key = records::ban(name, asking.group.record.epoch, &who);
-        let since = work.caller.now.wall;
-        work.batch.put(key, BanRecord { since }.to_value()?);
+        asking
+            .group
+            .put_ban(&who, work.caller.now, &mut work.batch)?;
         Ok(Answer::Done)
     }
 
@@ -124,9 +122,10 @@ impl<S: Store> Realm<S> {
         if let Some(realm) = who.realm
             && let Some(peer) = self.peers.find_peer(&mut work.batch, realm).await?
         {
-            let word = (QueuedKind::Expelled, who.user.as_str());
-            let membership = member.membership.to_be_bytes();
-            self.queue_word(&peer, word, group.name, &membership, work)?;
+            let word = Word::Expelled(who.user, member.membership);
+            let (now, batch) = (work.caller.now, &mut work.batch);
+            self.queues
+                .queue_word(&peer, group.name, word, now, batch)?;
         }
         Ok(())
     }
@@ -142,8 +141,7 @@ impl<S: Store> Realm<S> {
             ..
         } = command;
         let asking = self.asking(work, name, Role::Moderator).await?;
-        let key = records::ban(name, asking.group.record.epoch, &who);
-        work.batch.delete(key);
+        asking.group.lift_ban(&who, &mut work.batch);
         Ok(Answer::Done)
     }
 
@@ -173,22 +171,14 @@ impl<S: Store> Realm<S> {
             };
         }
         let batch = &mut work.batch;
-        let record = MemberRecord {
-            moderator: role != Role::Member,
-            ..member.record.clone()
-        };
         asking
             .group
-            .put(&local(user), &record, Some(&member.record), batch)?;
+            .put_role(&local(user), &member.record, role, batch)?;
         if role == Role::Owner {
-            let former = MemberRecord {
-                moderator: true,
-                ..asking.member.record.clone()
-            };
             let owner = local(asking.current.user);
             asking
                 .group
-                .put(&owner, &former, Some(&asking.member.record), batch)?;
+                .put_role(&owner, &asking.member.record, Role::Moderator, batch)?;
             asking.group.put_owner(user, batch)?;
         }
         Ok(Answer::Done)
@@ -205,11 +195,8 @@ impl<S: Store> Realm<S> {
             ..
         } = command;
         let asking = self.asking(work, name, Role::Owner).await?;
-        let record = GroupRecord {
-            password: self.group_password(&password, work).await?,
-            ..asking.group.record.clone()
-        };
-        work.batch.put(records::group(name), record.to_value()?);
+        let password = self.group_password(&password, work).await?;
+        asking.group.put_password(password, &mut work.batch)?;
         Ok(Answer::Done)
     }
 

@@ -76,8 +76,9 @@ impl<S: Store> Realm<S> {
                         }
                         return Err(refusal.into());
                     }
+                    let command = request.command.name();
                     self.storage
-                        .log_failure(request.command.name(), &refusal.into());
+                        .log_failure_of(caller, command, &refusal.into());
                     Answer::Refused(refusal)
                 }
                 Err(failure) => return Err(failure),

@@ -1,11 +1,6 @@
 //! `claim`, and what only operators may do.
 
-use crate::realm::{
-    Realm,
-    commands::work::Work,
-    failure::Failure,
-    records::{self, Record as _, SessionRecord},
-};
+use crate::realm::{Realm, commands::work::Work, failure::Failure};
 use crate::{
     crypto::same,
     store::Store,
@@ -21,16 +16,12 @@ impl<S: Store> Realm<S> {
         let &command::Claim { session, code, .. } = command;
         let current = self.session_noted(work, session).await?;
         if !same(code.0, self.own.operator_code.as_bytes()) {
-            tracing::warn!(user = %current.user, "somebody has given a wrong operator code");
+            tracing::warn!(user = %current.user, from = %work.caller.subnet, "wrong operator code was given");
             return Err(ErrorCode::WrongPassword.into());
         }
-        let record = SessionRecord {
-            operator: true,
-            ..current.record
-        };
-        work.batch
-            .put(records::session(&current.hash), record.to_value()?);
-        tracing::info!(user = %current.user, "somebody gives the operator code: their session is an operator's");
+        let user = current.user;
+        self.sessions.make_operator(current, &mut work.batch)?;
+        tracing::info!(%user, from = %work.caller.subnet, "operator code was given; the session is an operator's");
         Ok(Answer::Done)
     }
 

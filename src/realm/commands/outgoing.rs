@@ -7,14 +7,12 @@ use crate::realm::{
     failure::Failure,
     idempotency::{Known, fingerprint},
     peer::Peer,
-    queues::{delivery::QUEUED_LIFETIME_SECONDS, receipts::Wait},
-    records::{
-        self, Owner, QueuedKind, QueuedOperation, QueuedRecord, Record as _, RecordedAnswer,
-    },
+    queues::{NewOutgoing, delivery::QUEUED_LIFETIME_SECONDS, receipts::Wait},
+    records::{Owner, QueuedKind, QueuedOperation, RecordedAnswer},
 };
 use crate::{
     store::Store,
-    wire::{Answer, Body, ErrorCode, GroupName, Options, Port, Sent, Text, command},
+    wire::{Answer, Body, ErrorCode, Options, Port, Sent, Text, command},
 };
 
 impl<S: Store> Realm<S> {
@@ -105,63 +103,24 @@ impl<S: Store> Realm<S> {
             .sessions
             .owner(work.caller, work.request.command.session());
         let number = work.caller.operation.0;
-        let queued = QueuedRecord {
-            queued: work.caller.now.running,
+        let new = NewOutgoing {
+            now: work.caller.now,
             content,
             kind,
-            from: current.user.as_str().into(),
-            to: to.into(),
-            body: message.0.to_vec(),
+            from: current.user,
+            to,
+            body: message.0,
             source,
-            set_aside: false,
             lifetime: lifetime(&work.request.options)?,
             operation: owner.map(|owner| QueuedOperation {
                 owner: owner.bytes().to_vec(),
                 number,
             }),
-            epoch: self.queues.epoch(),
             membership,
         };
-        // If the peer is removed meanwhile, no message may be left behind.
-        work.batch
-            .append(records::queue(peer.realm), queued.to_value()?);
-        if kind == QueuedKind::Group {
-            let batch = &mut work.batch;
-            self.groups
-                .note_post(&queued, (peer.realm, to), batch)
-                .await?;
-        }
+        let queued = self.queues.enqueue(peer, new, &mut work.batch).await?;
         work.queued = Some((peer.realm, queued, place));
         Ok(Answer::Sent(Sent::Queued))
-    }
-
-    /// Adds to the work's batch a message to a peer about its users' memberships in a group: `from`
-    /// is no member any more, or the group has ended.
-    pub(super) fn queue_word(
-        &self,
-        peer: &Peer,
-        (kind, from): (QueuedKind, &str),
-        group: GroupName,
-        body: &[u8],
-        work: &mut Work<'_>,
-    ) -> Result<(), Failure> {
-        let queued = QueuedRecord {
-            queued: work.caller.now.running,
-            content: 0,
-            kind,
-            from: from.into(),
-            to: group.as_str().into(),
-            body: body.to_vec(),
-            source: None,
-            set_aside: false,
-            lifetime: QUEUED_LIFETIME_SECONDS,
-            operation: None,
-            epoch: self.queues.epoch(),
-            membership: 0,
-        };
-        work.batch
-            .append(records::queue(peer.realm), queued.to_value()?);
-        Ok(())
     }
 
     /// Returns the answer to a command that has `queued` a message: the peer's verdict, if it comes

@@ -8,9 +8,8 @@ use crate::realm::{
     identity::Peering,
     peer::{Peer, STATE_IDLE, STATE_OPEN, STATE_TRYING},
     peer_requests::introductions::HOST_MAX,
-    peers::Peers,
+    peers::UndeliveredQueue,
     pending::Introduction,
-    records::{self, PeerRecord, Record as _},
 };
 use crate::{
     crypto::PublicKey,
@@ -115,22 +114,9 @@ impl<S: Store> Realm<S> {
         }
         let found = found.ok_or(ErrorCode::NoSuchRealm)?;
         work.ends |= self.quota.make_place(true, batch).await?.is_some();
-        let nowhere = (String::new(), 0);
-        let mut peer = self
-            .peers
-            .begin_peer(batch, (realm, key), nowhere, source)
+        self.peers
+            .put_accepted(batch, realm, &found, source)
             .await?;
-        let (host, port) = &found.address;
-        peer.record = PeerRecord {
-            introduced: true,
-            added: true,
-            // It may know this realm from before: no user joins before the two agree on the
-            // peering.
-            apart: true,
-            knows: found.own.0,
-            ..Peers::<S>::with_claim(&peer.record, (host, *port))
-        };
-        self.peers.put_new_peer(&peer, batch).await?;
         work.decision = Some(Decision {
             act: Act::Accepted,
             peer: realm,
@@ -178,16 +164,8 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::BadRequest.into());
         }
         let (host, number) = peer.source();
-        let (src_address, src_port) = source.unwrap_or((host.into(), number));
-        let record = PeerRecord {
-            address: address.0.into(),
-            port: port.0,
-            claimed: None,
-            src_address,
-            src_port,
-            ..peer.record.clone()
-        };
-        work.batch.put(records::peer(realm), record.to_value()?);
+        let source = source.unwrap_or((host.into(), number));
+        peer.put_moved((address.0, port.0), source, &mut work.batch)?;
         work.decision = Some(Decision {
             act: Act::Moved,
             peer: realm,
@@ -205,18 +183,19 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let &command::RemoveRealm { session, realm, .. } = command;
         let who = self.operator(work, session).await?;
-        let drops = match (work.request.options.form, work.request.options.key) {
+        let queue = match (work.request.options.form, work.request.options.key) {
             (None, Some(key)) => return self.refuse_pending(work, (realm, PublicKey(key)), who),
-            (None, None) => false,
-            (Some(FORM_DROP), None) => true,
+            (None, None) => UndeliveredQueue::Returned,
+            (Some(FORM_DROP), None) => UndeliveredQueue::Dropped,
             _ => return Err(ErrorCode::Unsupported.into()),
         };
         let peer = self.peers.peer(&mut work.batch, realm).await?;
-        self.quota
-            .remove_peer(&peer, drops, &mut work.batch)
-            .await?;
+        self.peers.remove(&peer, queue, &mut work.batch).await?;
         work.decision = Some(Decision {
-            act: if drops { Act::Dropped } else { Act::Removed },
+            act: match queue {
+                UndeliveredQueue::Dropped => Act::Dropped,
+                UndeliveredQueue::Returned => Act::Removed,
+            },
             peer: realm,
             key: peer.key(),
             address: String::new(),
@@ -290,16 +269,9 @@ impl<S: Store> Realm<S> {
                 times: 0,
             });
         }
-        let prefix = records::departures();
-        let mut departing: Vec<RealmId> = Vec::new();
-        let damage = self
-            .storage
-            .list_readable(&prefix, 256, |key, _| {
-                departing.extend(records::name_in::<RealmId>(key, &prefix));
-            })
-            .await;
-        if let Some(error) = damage {
-            return Err(error.into());
+        let (departing, unread) = self.peers.departing().await;
+        if let Some(failure) = unread {
+            return Err(failure);
         }
         for realm in departing {
             let (queued, age, why) = self.queues.waiting_for(caller, realm).await?;

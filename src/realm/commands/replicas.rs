@@ -7,15 +7,12 @@ use crate::realm::{
         work::Work,
     },
     failure::Failure,
-    groups::teardown::put_ending,
-    records::{self, ChangedRecord, Ending, Record as _, ReplicaMemberRecord, ReplicaRecord},
+    groups::{memberships::leave_replica, replicas::Joined},
     storage::Unnoted,
 };
 use crate::{
     store::Store,
-    wire::{
-        Answer, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId, SessionRef, command,
-    },
+    wire::{Answer, ErrorCode, GroupName, Options, PeerRequest, RealmId, SessionRef, command},
 };
 
 impl<S: Store> Realm<S> {
@@ -38,20 +35,10 @@ impl<S: Store> Realm<S> {
         self.peers.check_peering(realm, &mut work.batch).await?;
         let peer = peer.asked_by(self.named_source(src_address, src_port)?);
         let user = current.user;
-        // This is noted before the home realm is asked: what it tells of the group meanwhile may be
-        // newer than its answer.
-        let batch = &mut work.batch;
-        self.storage
-            .noted::<ChangedRecord>(batch, &records::words(realm, group))
+        let which = (realm, group);
+        self.groups
+            .begin_join_elsewhere(which, user, &mut work.batch)
             .await?;
-        let member_key = records::copy_member(realm, group, user);
-        let found = self
-            .storage
-            .noted::<ReplicaMemberRecord>(batch, &member_key)
-            .await?;
-        if found.is_none() {
-            self.groups.check_room(user, batch).await?;
-        }
         let request = PeerRequest::Join {
             group,
             user,
@@ -61,68 +48,24 @@ impl<S: Store> Realm<S> {
             Ok(answer) => needed(answer)?,
             Err(question) => return Ok(Decided::Ask(question)),
         };
-        let (epoch, membership, known_as) = match answer {
+        let joined = match answer {
             Answer::Joined {
                 epoch,
                 membership,
                 known_as,
-            } => (epoch, membership, known_as),
+            } => Joined {
+                epoch,
+                membership,
+                known_as,
+                at: work.caller.now,
+            },
             Answer::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(ErrorCode::Internal.into()),
         };
-        let member = ReplicaMemberRecord {
-            joined: work.caller.now.wall,
-            epoch: Some(epoch),
-            membership,
-        };
-        let key = records::copy(realm, group);
-        let copy = self.groups.find_copy(&mut work.batch, realm, group).await?;
-        let known_as = known_as.as_str().into();
-        let record = match &copy {
-            Some(copy) if copy.record().epoch == epoch => ReplicaRecord {
-                known_as,
-                // If it had ended and exists again, its home realm was restored from a backup.
-                ended: false,
-                ..copy.record().clone()
-            },
-            // The group was made again there. The new one is read from its beginning, and its
-            // entries follow those of the former one in the log here (READ-6).
-            Some(copy) => {
-                let log = copy.place(realm, group).log;
-                let floor = self.storage.last(&log).await?.0;
-                work.batch.trim(log, Position(floor + 1));
-                let former = (copy.record().epoch, copy.record().log);
-                let (which, batch) = ((Some(realm), group), &mut work.batch);
-                if !copy.has_ended() {
-                    put_ending(Ending::Tell, which, former, batch)?;
-                }
-                put_ending(Ending::ForgetCopy, which, former, batch)?;
-                work.ends = true;
-                ReplicaRecord {
-                    epoch,
-                    known_as,
-                    position: 0,
-                    log: copy.record().log,
-                    floor,
-                    ended: false,
-                }
-            }
-            None => ReplicaRecord {
-                epoch,
-                known_as,
-                position: 0,
-                log: epoch,
-                floor: 0,
-                ended: false,
-            },
-        };
-        work.batch
-            .put(key, record.to_value()?)
-            .put(member_key, member.to_value()?)
-            .put(
-                records::copied_group(user, realm, group),
-                ChangedRecord {}.to_value()?,
-            );
+        work.ends |= self
+            .groups
+            .put_joined_elsewhere(which, user, joined, &mut work.batch)
+            .await?;
         work.affected = Some(user);
         work.copies = Some((realm, group));
         Ok(Decided::Answer(Answer::Done))
@@ -166,9 +109,7 @@ impl<S: Store> Realm<S> {
                 _ => return Err(ErrorCode::Internal.into()),
             }
         }
-        work.batch
-            .delete(records::copy_member(realm, group, user))
-            .delete(records::copied_group(user, realm, group));
+        leave_replica((realm, group), user, &mut work.batch);
         Ok(Decided::Answer(Answer::Done))
     }
 

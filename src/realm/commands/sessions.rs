@@ -5,7 +5,6 @@ use crate::realm::{
     commands::work::Work,
     current_session::Current,
     failure::Failure,
-    records,
     sessions::{handle_of, put_ended},
     storage::Unnoted,
 };
@@ -123,17 +122,10 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
     ) -> Result<Answer, Failure> {
         let current = self.sessions.session(caller, session).await?;
-        let (account, _) = self
-            .storage
-            .record::<records::AccountRecord>(&records::account(current.user))
-            .await?
-            .ok_or(ErrorCode::NoSession)?;
-        Ok(Answer::Account(crate::wire::Account {
-            operator: current.record.operator,
-            username: current.user,
-            full_name: account.full_name,
-            country: account.country,
-        }))
+        let account = self.accounts.find(&mut Unnoted, current.user).await?;
+        let account = account.ok_or(ErrorCode::NoSession)?;
+        let is_operator = current.record.operator;
+        Ok(Answer::Account(account.into_shown(is_operator)))
     }
 }
 

@@ -5,29 +5,28 @@
 //! that the realm departs. The rest is done in steps, each of which may be repeated after a
 //! restart. No realm gets the name until all of it is done.
 
-mod former_peerings;
-
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},
 };
 
 use crate::realm::{
+    accounts,
     failure::Failure,
     groups::{Group, Groups, MEMBERS_AT_ONCE, host::put_realms, teardown::append_notice},
-    mailboxes::Mailboxes,
+    mailboxes::{Mailboxes, blocks::put_blocks},
     network::Network,
+    notice::Notice,
+    peers::Peers,
     queues::{PeerQueues, delivery::Outgoing},
     random::Random,
-    records::{
-        self, BlocksRecord, DepartureRecord, EntryRecord, MailboxLog, Record as _, ReplicaRecord,
-    },
+    records::{self, BlocksRecord, MailboxLog, Record as _, ReplicaRecord},
     storage::{Outcome, Storage, Walk},
 };
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Position, Prefix, Store, Versioned},
-    wire::{Answer, CONTENT_NOTICE, ErrorCode, GroupName, RealmId, Sender, Username},
+    wire::{Answer, ErrorCode, GroupName, RealmId, Sender, Username},
 };
 
 /// The number of records that are read at once, and changed by one commit.
@@ -42,11 +41,17 @@ const READS_MAX: u32 = 5;
 /// The notice to a user that was in a group of a removed realm.
 const NOTICE: &str = "an operator has removed the realm of this group: you are not in it any more";
 
+/// The notice to a user that was in a group of a realm with which peering has begun anew (PEER-27,
+/// PEER-29).
+const ANEW_NOTICE: &str =
+    "the realm of this group has begun to peer anew: you are not in it any more";
+
 /// What is left of realms that are peers no more, until it is removed.
 #[derive(Debug)]
 pub struct Departures<S> {
     storage: Arc<Storage<S>>,
     random: Arc<Random>,
+    peers: Arc<Peers<S>>,
     groups: Arc<Groups<S>>,
     mailboxes: Arc<Mailboxes<S>>,
     queues: Arc<PeerQueues<S>>,
@@ -60,6 +65,7 @@ impl<S> Departures<S> {
     pub(in crate::realm) fn new(
         storage: Arc<Storage<S>>,
         random: Arc<Random>,
+        peers: Arc<Peers<S>>,
         groups: Arc<Groups<S>>,
         mailboxes: Arc<Mailboxes<S>>,
         queues: Arc<PeerQueues<S>>,
@@ -68,6 +74,7 @@ impl<S> Departures<S> {
         Self {
             storage,
             random,
+            peers,
             groups,
             mailboxes,
             queues,
@@ -80,17 +87,10 @@ impl<S> Departures<S> {
 impl<S: Store> Departures<S> {
     /// Does the work for realms that were removed. False if some is left.
     pub async fn do_departures(&self, now: u32) -> bool {
-        let prefix = records::departures();
-        let mut realms = Vec::new();
-        let damage = self
-            .storage
-            .list_readable(&prefix, DEPARTING_AT_ONCE, |key, _| {
-                realms.extend(records::name_in::<RealmId>(key, &prefix));
-            })
-            .await;
-        let mut are_done = damage.is_none();
-        if let Some(error) = damage {
-            self.storage.log_failure("departures", &error.into());
+        let (realms, unread) = self.peers.departing().await;
+        let mut are_done = unread.is_none();
+        if let Some(failure) = unread {
+            self.storage.log_failure("departures", &failure);
         }
         if is_planted(Fault::LeaveRemains) {
             return true;
@@ -106,14 +106,12 @@ impl<S: Store> Departures<S> {
         if are_done {
             self.unread.store(0, Ordering::Relaxed);
         }
-        self.do_voids(now).await && are_done
+        self.end_former_peerings(now).await && are_done
     }
 
     async fn depart(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         self.network.forget(realm);
-        let departure = records::departure(realm);
-        let departure = self.storage.record::<DepartureRecord>(&departure).await?;
-        if departure.is_some_and(|(departure, _)| departure.drops) {
+        if self.peers.is_queue_dropped(realm).await? {
             self.drop_queue(realm).await?;
         } else {
             self.give_queue_back(realm, now).await?;
@@ -127,7 +125,34 @@ impl<S: Store> Departures<S> {
         let mut batch = Batch::new();
         batch.delete(records::departure(realm));
         self.storage.commit(batch).await?;
-        tracing::info!(peer = %realm, "all that belonged to a removed realm has ended; its name is free");
+        tracing::info!(peer = %realm, "leftovers of a removed realm were deleted; its name is free");
+        Ok(())
+    }
+
+    /// Ends what was of former peerings. False if some of it is left.
+    async fn end_former_peerings(&self, now: u32) -> bool {
+        let (realms, unread) = self.peers.with_former_peering().await;
+        let mut are_done = unread.is_none();
+        if let Some(failure) = unread {
+            self.storage.log_failure("peerings", &failure);
+        }
+        for realm in realms {
+            if let Err(failure) = self.end_former_peering(realm, now).await {
+                self.storage.log_failure("peering", &failure);
+                are_done = false;
+            }
+        }
+        are_done
+    }
+
+    async fn end_former_peering(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
+        // Bans stay; otherwise a peer could lift its users' bans by beginning anew.
+        self.leave_groups(realm, true).await?;
+        self.end_copies(realm, (ANEW_NOTICE, now), true).await?;
+        let mut batch = Batch::new();
+        batch.delete(records::former_peering(realm));
+        self.storage.commit(batch).await?;
+        tracing::info!(peer = %realm, "leftovers of the former peering with a peer were deleted");
         Ok(())
     }
 
@@ -171,7 +196,7 @@ impl<S: Store> Departures<S> {
         if let Some(batch) = self.queues.leave_queue(realm, end).await? {
             let count = self.queues.queued(realm).await?;
             self.storage.commit(batch).await?;
-            tracing::info!(peer = %realm, count, "what waited for a removed realm is dropped");
+            tracing::info!(peer = %realm, count, "queue to a removed realm was dropped");
         }
         self.forget_all(&records::all_returned(realm)).await
     }
@@ -406,15 +431,14 @@ impl<S: Store> Departures<S> {
     /// Empties the mailboxes for that realm alone, which the next holder of the name would get. The
     /// messages of its users are also among all private messages, and stay there.
     async fn empty_mailboxes(&self, realm: RealmId) -> Result<(), Failure> {
-        let prefix = records::accounts();
-        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        let mut walk = accounts::walk(DEPARTING_AT_ONCE);
         loop {
             let keys = self.next_departing(&mut walk).await?;
             if keys.is_empty() {
                 return Ok(());
             }
             for key in keys {
-                if let Some(user) = records::name_in::<Username>(&key, &prefix) {
+                if let Some(user) = accounts::user_in(&key) {
                     let log = MailboxLog::from_realm(user, realm).log;
                     let emptied = self.mailboxes.trim_to(&log, u64::MAX - 1).await;
                     self.pass_over(emptied)?;
@@ -456,20 +480,16 @@ impl<S: Store> Departures<S> {
         while record.realms().any(|other| other == realm) {
             let of = |name: &String| name.parse().ok().and_then(|user: Sender| user.realm);
             record.users.retain(|name| of(name) != Some(realm));
-            let notice = EntryRecord {
-                time: now,
-                content: CONTENT_NOTICE,
-                user: user.as_str().into(),
+            let notice = Notice {
+                about: user.as_str(),
                 realm: None,
-                body: format!("{realm} is no peer any more: you do not block its users any more")
-                    .into_bytes(),
-                alleged: None,
+                text: format!("{realm} is no peer any more: you do not block its users any more"),
+                time: now,
             };
             let mut batch = Batch::new();
-            batch
-                .expect(key.clone(), Expected::At(version))
-                .put(key.clone(), record.to_value()?)
-                .append(MailboxLog::private(user).log, notice.to_value()?);
+            batch.expect(key.clone(), Expected::At(version));
+            put_blocks(user, &record, &mut batch)?;
+            notice.append(user, &mut batch)?;
             if matches!(self.storage.commit(batch).await?, Outcome::Durable) {
                 self.mailboxes.notify_watches(user);
                 return Ok(());

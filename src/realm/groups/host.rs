@@ -8,9 +8,7 @@ use crate::realm::{
     limits::Guess,
     network::GroupWork,
     peer::Peer,
-    records::{
-        self, BanRecord, GroupRecord, MailboxLog, MemberRecord, RealmMembersRecord, Record as _,
-    },
+    records::{self, GroupRecord, MailboxLog, MemberRecord, RealmMembersRecord, Record as _},
     storage::{Notes, Outcome},
 };
 use crate::{
@@ -62,24 +60,12 @@ impl<S: Store> Groups<S> {
                 membership,
                 known_as: peer.realm,
             };
-            let ban = records::ban(name, group.record.epoch, &who);
-            if self
-                .storage
-                .noted::<BanRecord>(&mut batch, &ban)
-                .await?
-                .is_some()
-            {
-                return Err(ErrorCode::Banned.into());
-            }
+            self.check_ban(&mut batch, &group, &who).await?;
             if let Some(member) = self.find_member(&mut batch, &group, &who).await? {
                 return Ok(joined(member.record.membership));
             }
-            let member = MemberRecord {
-                moderator: false,
-                joined: caller.now.wall,
-                membership: u64::from_be_bytes(self.random.random()),
-            };
-            group.put(&who, &member, None, &mut batch)?;
+            let membership = u64::from_be_bytes(self.random.random());
+            group.put_new_member(&who, membership, caller.now, &mut batch)?;
             let count = self.realm_members(&mut batch, &group, peer.realm).await?;
             put_realm_members(&group, peer.realm, count + 1, &mut batch)?;
             if !group.realms().any(|realm| realm == peer.realm) {
@@ -91,7 +77,7 @@ impl<S: Store> Groups<S> {
             self.limiter
                 .stored_from(caller.now, peer.realm, batch.bytes());
             if let Outcome::Durable = self.storage.commit(batch).await? {
-                return Ok(joined(member.membership));
+                return Ok(joined(membership));
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())

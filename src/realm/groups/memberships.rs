@@ -7,7 +7,7 @@ use crate::realm::{
     failure::Failure,
     groups::{Groups, local},
     limits::MEMBERSHIPS_MAX,
-    records::{self, ChangedRecord, ListedRecord, MailboxLog, Record as _},
+    records::{self, ChangedRecord, GroupLink, ListedRecord, MailboxLog, Record as _},
     storage::Unnoted,
 };
 use crate::{
@@ -152,6 +152,30 @@ impl<S: Store> Groups<S> {
         Ok(Some(found.into_iter().map(|(key, _)| key).collect()))
     }
 
+    /// Returns the next groups of this realm that a user is in, with their epochs, after `after`,
+    /// and moves `after` on. Returns `None` if there are no more. A group that has ended may have
+    /// left a stale link, which names another epoch.
+    pub(in crate::realm) async fn next_links(
+        &self,
+        user: Username,
+        after: &mut Option<Key>,
+        limit: usize,
+    ) -> Result<Option<Vec<(GroupName, u64)>>, Failure> {
+        let prefix = records::joined(user);
+        let found = self.storage.list(&prefix, after.as_ref(), limit).await?;
+        let Some((last, _)) = found.last() else {
+            return Ok(None);
+        };
+        *after = Some(last.clone());
+        let mut links = Vec::with_capacity(found.len());
+        for (key, link) in found {
+            if let Some(name) = records::name_in::<GroupName>(&key, &prefix) {
+                links.push((name, GroupLink::from_value(&link.value)?.epoch));
+            }
+        }
+        Ok(Some(links))
+    }
+
     /// Returns the log of a group of this realm, if `user` is in it.
     pub(in crate::realm) async fn joined_place(
         &self,
@@ -218,4 +242,15 @@ impl<S: Store> Groups<S> {
         self.storage.commit(batch).await?;
         Ok(false)
     }
+}
+
+/// Adds to `batch` that a user is not in a group of another realm any more.
+pub(in crate::realm) fn leave_replica(
+    (realm, group): (RealmId, GroupName),
+    user: Username,
+    batch: &mut Batch,
+) {
+    batch
+        .delete(records::copy_member(realm, group, user))
+        .delete(records::copied_group(user, realm, group));
 }

@@ -19,12 +19,16 @@ use crate::realm::{
     network::Network,
     peers::Peers,
     random::Random,
-    records::{self, ChangedRecord, GroupLink, GroupRecord, MailboxLog, MemberRecord, Record as _},
+    records::{
+        self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MailboxLog,
+        MemberRecord, Record as _,
+    },
     storage::{Notes, Storage},
     time::Moment,
 };
 use crate::{
-    store::{Batch, Key, Store},
+    faults::{Fault, is_planted},
+    store::{Batch, Key, Position, Store},
     wire::{ErrorCode, GroupName, Password, RealmId, Role, Sender, Username},
 };
 
@@ -92,6 +96,61 @@ impl Group {
         Ok(())
     }
 
+    /// Adds to `batch` another password of the group, or none.
+    pub fn put_password(&self, password: Option<String>, batch: &mut Batch) -> Result<(), Failure> {
+        let record = GroupRecord {
+            password,
+            ..self.record.clone()
+        };
+        batch.put(records::group(self.name), record.to_value()?);
+        Ok(())
+    }
+
+    /// Adds to `batch` that a user may not join.
+    pub fn put_ban(&self, who: &Sender, now: Moment, batch: &mut Batch) -> Result<(), Failure> {
+        let key = records::ban(self.name, self.record.epoch, who);
+        batch.put(key, BanRecord { since: now.wall }.to_value()?);
+        Ok(())
+    }
+
+    /// Adds to `batch` that a user may join.
+    pub fn lift_ban(&self, who: &Sender, batch: &mut Batch) {
+        batch.delete(records::ban(self.name, self.record.epoch, who));
+    }
+
+    /// Adds to `batch` that a user becomes a member. `membership` is the number of the membership,
+    /// or 0 for a user of this realm.
+    pub fn put_new_member(
+        &self,
+        who: &Sender,
+        membership: u64,
+        now: Moment,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let member = MemberRecord {
+            moderator: false,
+            joined: now.wall,
+            membership,
+        };
+        self.put(who, &member, None, batch)
+    }
+
+    /// Adds to `batch` the role of a member below the owner. An owner counts as a moderator here:
+    /// [`Group::put_owner`] says who it is.
+    pub fn put_role(
+        &self,
+        who: &Sender,
+        member: &MemberRecord,
+        role: Role,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let record = MemberRecord {
+            moderator: role != Role::Member,
+            ..member.clone()
+        };
+        self.put(who, &record, Some(member), batch)
+    }
+
     /// Adds to `batch` that a user is a member. `former` is the membership before, if there was
     /// one.
     pub fn put(
@@ -116,6 +175,17 @@ impl Group {
         }
         Ok(())
     }
+}
+
+/// A group that is about to be made.
+#[derive(Clone, Copy)]
+pub struct NewGroup {
+    name: GroupName,
+    epoch: u64,
+    /// Names its log.
+    log: u64,
+    /// Where the former groups of its name have left the log.
+    floor: Position,
 }
 
 /// A user's membership in a group.
@@ -193,6 +263,74 @@ impl<S: Store> Groups<S> {
     ) -> Result<Option<Group>, Failure> {
         let found = self.storage.noted(notes, &records::group(name)).await?;
         Ok(found.map(|(record, _)| Group { name, record }))
+    }
+
+    /// Begins a group of that name, if there is none.
+    pub(in crate::realm) async fn begin_group(
+        &self,
+        name: GroupName,
+        batch: &mut Batch,
+    ) -> Result<NewGroup, Failure> {
+        if self.find_group(batch, name).await?.is_some() {
+            return Err(ErrorCode::GroupExists.into());
+        }
+        let epoch = u64::from_be_bytes(self.random.random());
+        // READ-6: the log of the former groups of that name is continued, so that no cursor is
+        // ahead of it.
+        let former = records::former_log(name);
+        let former = self.storage.noted::<GroupLogRecord>(batch, &former).await?;
+        let log = match former {
+            Some((former, _)) if !is_planted(Fault::ReusePositions) => former.log,
+            Some(_) | None => epoch,
+        };
+        let floor = self.storage.last(&records::group_log(name, log)).await?;
+        Ok(NewGroup {
+            name,
+            epoch,
+            log,
+            floor,
+        })
+    }
+
+    /// Adds a group to `batch`, with its owner as the only member.
+    pub(in crate::realm) async fn put_new_group(
+        &self,
+        new: NewGroup,
+        owner: Username,
+        password: Option<String>,
+        now: Moment,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        self.check_room(owner, batch).await?;
+        let (name, epoch) = (new.name, new.epoch);
+        let record = GroupRecord {
+            owner: owner.as_str().into(),
+            password,
+            created: now.wall,
+            epoch,
+            realms: Vec::new(),
+            log: new.log,
+            floor: new.floor.0,
+        };
+        let all_listed = ChangedRecord {}.to_value()?;
+        batch
+            .put(records::group(name), record.to_value()?)
+            .put(records::standings(name, epoch), all_listed);
+        Group { name, record }.put_new_member(&local(owner), 0, now, batch)
+    }
+
+    /// Refuses a user that is banned from a group.
+    pub(in crate::realm) async fn check_ban(
+        &self,
+        notes: &mut impl Notes,
+        group: &Group,
+        who: &Sender,
+    ) -> Result<(), Failure> {
+        let key = records::ban(group.name, group.record.epoch, who);
+        match self.storage.noted::<BanRecord>(notes, &key).await? {
+            Some(_) => Err(ErrorCode::Banned.into()),
+            None => Ok(()),
+        }
     }
 
     /// Returns a user's membership in a group, or `None` if the user is no member.

@@ -4,15 +4,20 @@
 
 use crate::realm::{
     failure::Failure,
-    groups::{Groups, vouchers::Vouchers},
+    groups::{
+        Groups, host::is_of, memberships::leave_replica, teardown::put_ending, vouchers::Vouchers,
+    },
     network::GroupWork,
     peer::Peer,
-    records::{self, MailboxLog, Record as _, ReplicaMemberRecord, ReplicaRecord},
+    records::{
+        self, ChangedRecord, Ending, MailboxLog, Record as _, ReplicaMemberRecord, ReplicaRecord,
+    },
     storage::{Notes, Outcome, Written},
     time::Moment,
 };
 use crate::{
-    store::{Batch, Store},
+    faults::{Fault, is_planted},
+    store::{Batch, Position, Store},
     wire::{
         CONTENT_GONE, Entry, ErrorCode, GroupName, RealmId, Username, is_of_realm, parse_varint,
     },
@@ -26,6 +31,19 @@ const CONTENT_OTHER: u8 = 0x7f;
 fn says_gone(entry: &Entry) -> bool {
     let is_count = matches!(parse_varint(&entry.body), Ok((rest, _)) if rest.is_empty());
     entry.content == CONTENT_GONE && is_count
+}
+
+/// A home realm's answer to the join of a user of this realm.
+#[derive(Clone, Copy)]
+pub(in crate::realm) struct Joined {
+    /// The epoch of the group.
+    pub epoch: u64,
+    /// The number of the membership.
+    pub membership: u64,
+    /// This realm's name there.
+    pub known_as: RealmId,
+    /// The time of the join.
+    pub at: Moment,
 }
 
 /// This realm's replica of a group.
@@ -140,6 +158,148 @@ impl<S: Store> Groups<S> {
             .filter(|(member, _)| member.is_of(&copy.record))
             .ok_or(ErrorCode::NotAMember)?;
         Ok((copy, member))
+    }
+
+    /// Begins a join to a group of another realm, before the home realm is asked: what it tells of
+    /// the group meanwhile may be newer than its answer. Refuses if the user is in too many groups.
+    pub(in crate::realm) async fn begin_join_elsewhere(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        user: Username,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let words = records::words(realm, group);
+        self.storage.noted::<ChangedRecord>(batch, &words).await?;
+        let key = records::copy_member(realm, group, user);
+        let found = self
+            .storage
+            .noted::<ReplicaMemberRecord>(batch, &key)
+            .await?;
+        if found.is_none() {
+            self.check_room(user, batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds to `batch` that a user is in a group of another realm, of which a replica is kept from
+    /// now on. True if members of a former group of that name are left.
+    pub(in crate::realm) async fn put_joined_elsewhere(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        user: Username,
+        joined: Joined,
+        batch: &mut Batch,
+    ) -> Result<bool, Failure> {
+        let epoch = joined.epoch;
+        let member = ReplicaMemberRecord {
+            joined: joined.at.wall,
+            epoch: Some(epoch),
+            membership: joined.membership,
+        };
+        let key = records::copy(realm, group);
+        let copy = self.find_copy(batch, realm, group).await?;
+        let known_as = joined.known_as.as_str().into();
+        let mut ends = false;
+        let record = match &copy {
+            Some(copy) if copy.record().epoch == epoch => ReplicaRecord {
+                known_as,
+                // If it had ended and exists again, its home realm was restored from a backup.
+                ended: false,
+                ..copy.record().clone()
+            },
+            // The group was made again there. The new one is read from its beginning, and its
+            // entries follow those of the former one in the log here (READ-6).
+            Some(copy) => {
+                let log = copy.place(realm, group).log;
+                let floor = self.storage.last(&log).await?.0;
+                batch.trim(log, Position(floor + 1));
+                let former = (copy.record().epoch, copy.record().log);
+                let which = (Some(realm), group);
+                if !copy.has_ended() {
+                    put_ending(Ending::Tell, which, former, batch)?;
+                }
+                put_ending(Ending::ForgetCopy, which, former, batch)?;
+                ends = true;
+                ReplicaRecord {
+                    epoch,
+                    known_as,
+                    position: 0,
+                    log: copy.record().log,
+                    floor,
+                    ended: false,
+                }
+            }
+            None => ReplicaRecord {
+                epoch,
+                known_as,
+                position: 0,
+                log: epoch,
+                floor: 0,
+                ended: false,
+            },
+        };
+        batch
+            .put(key, record.to_value()?)
+            .put(records::copy_member(realm, group, user), member.to_value()?)
+            .put(
+                records::copied_group(user, realm, group),
+                ChangedRecord {}.to_value()?,
+            );
+        Ok(ends)
+    }
+
+    /// Adds to `batch` that a user is no member any more of a group of a peer, which says so. The
+    /// message may be about a membership that is over: the user may have joined again. One without
+    /// a number is from an earlier release, and does not end a membership that has a number.
+    pub(in crate::realm) async fn end_expelled(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        (user, membership): (Username, u64),
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+        let key = records::copy_member(realm, group, user);
+        let member = self
+            .storage
+            .noted::<ReplicaMemberRecord>(batch, &key)
+            .await?;
+        let is_meant = |own| {
+            (membership != 0 || own == 0 || is_planted(Fault::OldWordsEnd))
+                && is_of(membership, own)
+        };
+        if member.is_some_and(|(member, _)| is_meant(member.membership)) {
+            leave_replica((realm, group), user, batch);
+        }
+        Ok(())
+    }
+
+    /// Ends the membership of a post's sender, because the group's home realm says that the sender
+    /// is no member. A later membership stays.
+    ///
+    /// Such a membership remains after an answer was lost or the home realm was restored (PEER-9).
+    pub(in crate::realm) async fn end_stale_membership(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        (user, membership): (Username, u64),
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let key = records::copy_member(realm, group, user);
+        let member = match self.storage.noted::<ReplicaMemberRecord>(batch, &key).await {
+            // A record that cannot be read must not stop the queue.
+            Err(failure) if failure.is_of_one_record() => {
+                self.storage.log_failure("membership", &failure);
+                return Ok(());
+            }
+            member => member?,
+        };
+        if member.is_some_and(|(member, _)| member.membership == membership)
+            && !is_planted(Fault::KeepStaleMembership)
+        {
+            // A user that is joining right now must ask again.
+            batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+            leave_replica((realm, group), user, batch);
+        }
+        Ok(())
     }
 
     /// Returns the groups of a peer that have a replica here.

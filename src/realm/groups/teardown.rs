@@ -6,16 +6,17 @@
 
 use crate::realm::{
     failure::Failure,
-    groups::Groups,
+    groups::{Group, Groups, MEMBERS_AT_ONCE, memberships::leave_replica},
+    notice::Notice,
     records::{
-        self, ChangedRecord, Ending, EndingRecord, EntryRecord, GroupLink, MailboxLog, Record as _,
+        self, ChangedRecord, Ending, EndingRecord, GroupLink, GroupLogRecord, Record as _,
         ReplicaMemberRecord, ReplicaRecord,
     },
     storage::{Notes as _, Outcome},
 };
 use crate::{
     store::{Batch, Expected, Key, Log, Position, Store, StoreError, Versioned},
-    wire::{CONTENT_NOTICE, GroupName, RealmId, Username},
+    wire::{GroupName, RealmId, Username},
 };
 
 /// The number of members of an ended group that one commit handles.
@@ -25,6 +26,36 @@ const ENDED_AT_ONCE: usize = 256;
 const NOTICE: &str = "this group has ended: nothing more comes or goes; what came before can be read until another takes its name";
 
 impl<S: Store> Groups<S> {
+    /// Adds to `batch` that a group of this realm ends, with its messages and members.
+    pub(in crate::realm) async fn put_end(
+        &self,
+        group: &Group,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let (name, epoch) = (group.name, group.record.epoch);
+        let former = GroupLogRecord {
+            log: group.record.log,
+        };
+        batch
+            .delete(records::group(name))
+            .put(records::former_log(name), former.to_value()?)
+            .trim(group.place().log, Position(u64::MAX));
+        for (who, member) in self.members_of(group, None, MEMBERS_AT_ONCE).await? {
+            group.remove(&who, &member, batch)?;
+        }
+        for realm in group.realms() {
+            batch.delete(records::realm_members(name, epoch, realm));
+        }
+        // After all other changes of these records.
+        batch
+            .delete(records::standings(name, epoch))
+            .delete(records::members_changed(name, epoch));
+        // The remaining members belong to an epoch that is over, which nothing reads any more.
+        // Without this work their records would be kept for ever.
+        let which = (None, name);
+        put_ending(Ending::Forget, which, (epoch, group.record.log), batch)
+    }
+
     /// Adds to `batch` that a peer's group has ended, if its epoch is that of the replica here. A
     /// join that the peer has answered and that is not written yet is asked again.
     pub(in crate::realm) async fn end_copy(
@@ -147,9 +178,7 @@ impl<S: Store> Groups<S> {
                 Ending::ForgetCopy if member.epoch == Some(record.epoch) => {
                     // This does not apply if they have joined again meanwhile.
                     batch.note(member_key, Some(found.version));
-                    batch
-                        .delete(member_key.clone())
-                        .delete(records::copied_group(user, realm, group));
+                    leave_replica((realm, group), user, batch);
                 }
                 _ => {}
             }
@@ -223,16 +252,13 @@ pub(in crate::realm) fn append_notice(
     (text, now): (&str, u32),
     batch: &mut Batch,
 ) -> Result<(), Failure> {
-    let notice = EntryRecord {
+    let notice = Notice {
+        about: group.as_str(),
+        realm: Some(realm),
+        text: text.into(),
         time: now,
-        content: CONTENT_NOTICE,
-        user: group.as_str().into(),
-        realm: Some(realm.as_str().into()),
-        body: text.into(),
-        alleged: None,
     };
-    batch.append(MailboxLog::private(user).log, notice.to_value()?);
-    Ok(())
+    notice.append(user, batch)
 }
 
 /// The work for the members of a replica.

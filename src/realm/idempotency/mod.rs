@@ -13,12 +13,12 @@ use blake2::{Blake2s256, Digest};
 use crate::realm::{
     failure::Failure,
     idempotency::dedup_windows::{DedupWindows, Reservation, Turn, WINDOW},
-    records::{self, OperationRecord, Owner, Record, RecordedAnswer},
+    records::{self, OperationRecord, Owner, QueuedOperation, Record, RecordedAnswer},
     storage::Storage,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Position, Store},
+    store::{Batch, Expected, Position, Store},
     wire::{ErrorCode, OperationNumber, Refusal, Request},
 };
 
@@ -200,6 +200,40 @@ impl<S: Store> Idempotency<S> {
                 Err(forgotten) => self.read_window(*owner, forgotten).await?,
             }
         }
+    }
+
+    /// Adds to `batch` that the command which queued a message is answered with the peer's verdict
+    /// from now on. Without effect if the command's record is gone.
+    pub(in crate::realm) async fn put_verdict(
+        &self,
+        operation: &QueuedOperation,
+        verdict: &[u8],
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let Some(owner) = Owner::from_bytes(&operation.owner) else {
+            return Ok(());
+        };
+        let key = records::operation(&owner, operation.number);
+        let found = match self.storage.record::<OperationRecord>(&key).await {
+            // A damaged record answers no command any more, but it must not keep the message in
+            // the queue.
+            Err(failure) if failure.is_damage() => {
+                self.storage.log_failure("verdict", &failure);
+                None
+            }
+            found => found?,
+        };
+        let found = found.filter(|(record, _)| record.number == operation.number);
+        if let Some((record, version)) = found {
+            let record = OperationRecord {
+                answer: RecordedAnswer::Bytes(verdict.to_vec()),
+                ..record
+            };
+            batch
+                .expect(key.clone(), Expected::At(version))
+                .put(key, record.to_value()?);
+        }
+        Ok(())
     }
 
     /// Commits the effect of a numbered command. Returns as [`Storage::commit_placed`].

@@ -8,12 +8,12 @@
 use crate::realm::{
     failure::Failure,
     mailboxes::Mailboxes,
-    records::{self, BlocksRecord, MailboxLog},
+    records::{self, BlocksRecord, MailboxLog, Record as _},
     storage::{Notes, Unnoted},
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Log, Store},
+    store::{Batch, Log, Store},
     wire::{Mailbox, Sender, Username},
 };
 
@@ -113,4 +113,10 @@ impl<S: Store> Mailboxes<S> {
             mailboxes.map(|mailbox| mailbox.log)
         })
     }
+}
+
+/// Adds to `batch` the record of a user's blocks.
+pub fn put_blocks(user: Username, record: &BlocksRecord, batch: &mut Batch) -> Result<(), Failure> {
+    batch.put(records::blocks(user), record.to_value()?);
+    Ok(())
 }

@@ -6,7 +6,6 @@ use crate::realm::{
     identity::Peering,
     peer::Peer,
     peers::{Peers, numbers::Numbered},
-    records::{self, PeerName, PeerRecord, Record as _},
     storage::{Outcome, Unnoted, Written},
     time::Moment,
 };
@@ -48,7 +47,7 @@ impl<S: Store> Realm<S> {
             // not wait longer for that.
             for _ in 0..ATTEMPTS_MAX {
                 let mut batch = Batch::new();
-                let current = self.peers.peer(&mut batch, peer.realm).await?;
+                let mut current = self.peers.peer(&mut batch, peer.realm).await?;
                 // Another realm may have the name by now, or this one another number: it is
                 // introduced to again.
                 if current.identity() != peer.identity()
@@ -58,18 +57,13 @@ impl<S: Store> Realm<S> {
                 }
                 // If it already knows the present key, a late answer does not undo that.
                 let knows_now = current.record.knows == self.own.key().0;
-                let record = PeerRecord {
-                    introduced: true,
-                    knows: if knows_now {
-                        current.record.knows
-                    } else {
-                        peer.record.knows
-                    },
-                    // If a peer says no number (any more), nothing waits for its agreement.
-                    apart: current.record.apart && said.is_some(),
-                    ..current.record
-                };
-                batch.put(records::peer(peer.realm), record.to_value()?);
+                if !knows_now {
+                    current.record.knows = peer.record.knows;
+                }
+                current.record.introduced = true;
+                // If a peer says no number (any more), nothing waits for its agreement.
+                current.record.apart &= said.is_some();
+                current.put(&mut batch)?;
                 if let Outcome::Durable = self.storage.commit(batch).await? {
                     return Ok(Written::Durable);
                 }
@@ -143,15 +137,15 @@ impl<S: Store> Realm<S> {
             if is_new {
                 self.peers.put_new_peer(&peer, &mut batch).await?;
             } else if peer.record != was {
-                batch.put(records::peer(peer.realm), peer.record.to_value()?);
+                peer.put(&mut batch)?;
             }
             let changes = !batch.changes.is_empty();
             if !changes || matches!(self.storage.commit(batch).await?, Outcome::Durable) {
                 if is_new {
-                    tracing::info!(peer = %peer.realm, fingerprint = key.fingerprint(), "a realm has introduced itself and is a peer");
+                    tracing::info!(peer = %peer.realm, fingerprint = key.fingerprint(), from = %caller.subnet, "realm introduced itself and became a peer");
                 }
                 if ends {
-                    tracing::warn!(peer = %peer.realm, "a peer has begun to peer anew: what was of the former peering ends");
+                    tracing::warn!(peer = %peer.realm, "peer began to peer anew; what was of the former peering ends");
                 }
                 if is_new || ends {
                     // Another peer may have been evicted.
@@ -208,7 +202,7 @@ impl<S: Store> Realm<S> {
             .begin_peer(batch, (realm, key), nowhere, source)
             .await?;
         if let Some(gone) = self.quota.make_place(false, batch).await? {
-            tracing::info!(peer = %gone, "a peer that nobody here has asked for, or had anything to do with, gives way to another");
+            tracing::info!(peer = %gone, "uninvited peer without use here was evicted; another took its place");
         }
         peer.record.knows = caller.own.unwrap_or(self.own.key()).0;
         Ok(peer)
@@ -251,19 +245,13 @@ impl<S: Store> Realm<S> {
             if known.record.former.len() >= FORMER_MAX {
                 return Err(Refusal::too_large(FORMER_MAX as u64).into());
             }
-            let mut record = known.record.clone();
-            record.former.insert(0, record.key);
-            record.key = new.0;
-            let (key, name) = (records::peer(known.realm), records::peer_name(new));
-            let realm = known.realm.as_str().into();
-            batch
-                .put(key, record.to_value()?)
-                .put(name, PeerName { realm }.to_value()?);
+            Peers::<S>::put_new_key(&known, new, &mut batch)?;
             if let Outcome::Durable = self.storage.commit(batch).await? {
                 tracing::warn!(
                     peer = %known.realm,
                     fingerprint = new.fingerprint(),
-                    "a peer has a new key, for which its old one vouches"
+                    from = %caller.subnet,
+                    "peer changed its key; its former one vouched for it"
                 );
                 // Its links use the new key from now on.
                 self.network.peers_changed();

@@ -8,14 +8,10 @@ use blake2::{Blake2s256, Digest};
 use crate::realm::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
     failure::Failure,
-    groups::host::is_of,
     idempotency::Known,
     network::GroupWork,
     peer::Peer,
-    records::{
-        self, AccountRecord, ChangedRecord, EntryRecord, MailboxLog, Owner, Record as _,
-        RecordedAnswer, ReplicaMemberRecord,
-    },
+    records::{EntryRecord, MailboxLog, Owner, Record as _, RecordedAnswer},
     storage::Unnoted,
     time::Moment,
 };
@@ -292,25 +288,10 @@ impl<S: Store> Realm<S> {
         let (to, (content, from, message)) = match what {
             What::Message(to, message) => (to, message),
             What::Expelled((group, user), membership) => {
-                let words = records::words(peer.realm, *group);
-                batch.put(words, ChangedRecord {}.to_value()?);
-                let key = records::copy_member(peer.realm, *group, *user);
-                let member = self
-                    .storage
-                    .noted::<ReplicaMemberRecord>(batch, &key)
+                let which = (peer.realm, *group);
+                self.groups
+                    .end_expelled(which, (*user, *membership), batch)
                     .await?;
-                // The message may be about a membership that is over: the user may have joined
-                // again. One without a number is from an earlier release, and does not end a
-                // membership that has a number.
-                let is_meant = |own| {
-                    (*membership != 0 || own == 0 || is_planted(Fault::OldWordsEnd))
-                        && is_of(*membership, own)
-                };
-                if member.is_some_and(|(member, _)| is_meant(member.membership)) {
-                    batch
-                        .delete(key)
-                        .delete(records::copied_group(*user, peer.realm, *group));
-                }
                 return Ok(Vec::new());
             }
             What::Ended(group, life) => {
@@ -338,11 +319,7 @@ impl<S: Store> Realm<S> {
         .to_value()?;
         match to {
             To::User(user) => {
-                let account = self
-                    .storage
-                    .record::<AccountRecord>(&records::account(*user))
-                    .await?;
-                account.ok_or(ErrorCode::NoSuchUser)?;
+                self.accounts.check_exists(&mut Unnoted, *user).await?;
                 let mailboxes = [
                     MailboxLog::private(*user),
                     MailboxLog::from_realm(*user, peer.realm),

@@ -45,7 +45,7 @@ impl<S: Store> Peers<S> {
         let (host, port) = tried.address();
         match self.believe_claim(tried, at).await {
             Ok(true) => {
-                tracing::info!(peer = %tried.realm, host, %at, port, "a peer has answered at the address that it gives");
+                tracing::info!(peer = %tried.realm, host, ip = %at, port, "claimed address of a peer was confirmed: it answered there");
                 Written::Durable
             }
             Ok(false) => Written::Conflict,

@@ -15,6 +15,7 @@ use crate::realm::{
     lives::Lives,
     network::Network,
     peer::Peer,
+    pending::Introduction,
     random::Random,
     records::{self, DepartureRecord, FormerKeysRecord, PeerName, PeerRecord, Record as _},
     storage::{Notes, Outcome, Storage},
@@ -22,13 +23,25 @@ use crate::realm::{
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Store, Version, Versioned},
+    store::{Batch, Expected, Key, Prefix, Store, Version, Versioned},
     wire::{ErrorCode, Port, RealmId, Refusal, Text},
 };
 
 /// How long a realm is asked to wait for a name whose last holder is still departing, in
 /// milliseconds.
 const DEPARTING_MS: u64 = 1000;
+
+/// The number of names that are read at once.
+const NAMED_AT_ONCE: usize = 256;
+
+/// What becomes of the messages that wait for a peer that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::realm) enum UndeliveredQueue {
+    /// Their senders are told.
+    Returned,
+    /// An operator has said that they are dropped.
+    Dropped,
+}
 
 /// The realms that are peers: their records, names and keys.
 #[derive(Debug)]
@@ -158,7 +171,7 @@ impl<S: Store> Peers<S> {
             match PeerRecord::from_value(&found.value) {
                 Ok(record) => peers.push(self.as_peer(realm, record, found.version)),
                 Err(error) => {
-                    tracing::error!(peer = %realm, %error, "what is kept of a peer cannot be read");
+                    tracing::error!(peer = %realm, %error, "record of a peer could not be read");
                     unread = Some(error);
                 }
             }
@@ -260,6 +273,121 @@ impl<S: Store> Peers<S> {
         Ok(())
     }
 
+    /// Adds to `batch` a peer that an operator has accepted after it introduced itself. Its address
+    /// is unknown until it has shown it.
+    pub(in crate::realm) async fn put_accepted(
+        &self,
+        batch: &mut Batch,
+        realm: RealmId,
+        found: &Introduction,
+        source: (String, u16),
+    ) -> Result<(), Failure> {
+        let nowhere = (String::new(), 0);
+        let mut peer = self
+            .begin_peer(batch, (realm, found.key), nowhere, source)
+            .await?;
+        let (host, port) = &found.address;
+        peer.record = PeerRecord {
+            introduced: true,
+            added: true,
+            // It may know this realm from before: no user joins before the two agree on the
+            // peering.
+            apart: true,
+            knows: found.own.0,
+            ..Self::with_claim(&peer.record, (host, *port))
+        };
+        self.put_new_peer(&peer, batch).await
+    }
+
+    /// Adds to `batch` that a peer has a new key, for which its present one vouches.
+    pub(in crate::realm) fn put_new_key(
+        peer: &Peer,
+        new: &PublicKey,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let mut peer = peer.clone();
+        peer.record.former.insert(0, peer.record.key);
+        peer.record.key = new.0;
+        peer.put(batch)?;
+        let realm = peer.realm.as_str().into();
+        batch.put(records::peer_name(new), PeerName { realm }.to_value()?);
+        Ok(())
+    }
+
+    /// Adds to `batch` that a realm is no peer any more, and that its leftovers must be removed.
+    pub(in crate::realm) async fn remove(
+        &self,
+        peer: &Peer,
+        queue: UndeliveredQueue,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        batch
+            .delete(records::peer(peer.realm))
+            .delete(records::former_peering(peer.realm));
+        let key = peer.key();
+        for known in peer.keys() {
+            let name = records::peer_name(&known);
+            let Some((named, _)) = self.storage.noted::<PeerName>(batch, &name).await? else {
+                continue;
+            };
+            if named.realm != peer.realm.as_str() {
+                // The key is another peer's by now.
+                continue;
+            }
+            if known == key || !peer.is_added() || is_planted(Fault::TakeGivenUpKey) {
+                batch.delete(name);
+            } else {
+                // Any holder of this key now is not this peer; the key may have been replaced
+                // because it was stolen.
+                let realm = String::new();
+                batch.put(name, PeerName { realm }.to_value()?);
+            }
+        }
+        let is_kept = peer.is_added() || !is_planted(Fault::ForgetFirstKey);
+        if !peer.record.former.is_empty() && is_kept {
+            // These are needed if it comes back: its idempotency records use its first key. An
+            // uninvited peer leaves only that key, and the number of uninvited peers is limited.
+            let keys = if peer.is_added() {
+                peer.record.former.clone()
+            } else {
+                vec![peer.first_key().0]
+            };
+            let former = FormerKeysRecord { keys }.to_value()?;
+            batch.put(records::former_keys(&peer.key()), former);
+        }
+        let drops = queue == UndeliveredQueue::Dropped;
+        let departure = DepartureRecord { drops }.to_value()?;
+        batch.put(records::departure(peer.realm), departure);
+        Ok(())
+    }
+
+    /// Returns the realms that are no peers any more and have left something behind, as far as they
+    /// can be read, and why others cannot.
+    pub(in crate::realm) async fn departing(&self) -> (Vec<RealmId>, Option<Failure>) {
+        self.named_under(&records::departures()).await
+    }
+
+    /// Returns the same for peers whose former peering has left something behind.
+    pub(in crate::realm) async fn with_former_peering(&self) -> (Vec<RealmId>, Option<Failure>) {
+        self.named_under(&records::former_peerings()).await
+    }
+
+    async fn named_under(&self, prefix: &Prefix) -> (Vec<RealmId>, Option<Failure>) {
+        let mut realms = Vec::new();
+        let found =
+            |key: &Key, _: Versioned| realms.extend(records::name_in::<RealmId>(key, prefix));
+        let damage = self.storage.list_readable(prefix, NAMED_AT_ONCE, found);
+        let damage = damage.await.map(Failure::from);
+        (realms, damage)
+    }
+
+    /// True if what waits for a departing realm is dropped, and not returned to its senders.
+    pub(in crate::realm) async fn is_queue_dropped(&self, realm: RealmId) -> Result<bool, Failure> {
+        let key = records::departure(realm);
+        let departure = self.storage.record::<DepartureRecord>(&key).await?;
+        Ok(departure.is_some_and(|(departure, _)| departure.drops))
+    }
+
     /// Makes a peer of a realm that the configuration names. Writes nothing if nothing has changed.
     ///
     /// Returns false if the name or the key is another realm's, or if the source is none of this
@@ -298,7 +426,7 @@ impl<S: Store> Peers<S> {
                 if record.former.contains(&key.0) {
                     tracing::info!(
                         peer = %realm,
-                        "a peer has another key by now than the configuration says; its old one vouched for it"
+                        "configured key of a peer was a former one; its present key stays in use, as the former one vouched for it"
                     );
                 } else if record.key != key.0 {
                     return Err(ErrorCode::RealmExists.into());

@@ -82,9 +82,9 @@ impl<S: Store> Peers<S> {
         let is_forgotten = self.lives.was_forgotten(known);
         if (is_other || is_forgotten) && !is_planted(Fault::KeepFormerPeering) {
             self.limiter.begin_peering(now, peer.realm)?;
-            begin_void(peer.realm, batch)?;
+            end_former_peering(peer.realm, batch)?;
             if is_forgotten {
-                tracing::warn!(peer = %peer.realm, "a peer remembers what this realm does not, which was restored from a copy: peering with it begins anew");
+                tracing::warn!(peer = %peer.realm, "peer remembered what this realm does not, which was restored from a copy; peering with it began anew");
             }
             record.number = self.draw_number();
             record.apart = true;
@@ -145,7 +145,7 @@ impl<S: Store> Peers<S> {
             };
             if is_other {
                 self.limiter.begin_peering(now, peer.realm)?;
-                begin_void(peer.realm, &mut batch)?;
+                end_former_peering(peer.realm, &mut batch)?;
             }
             let is_settled = is_told && !numbered.is_apart;
             if record != current.record {
@@ -155,7 +155,7 @@ impl<S: Store> Peers<S> {
                 }
             }
             if is_other {
-                tracing::warn!(peer = %peer.realm, "a peer has begun to peer anew: what was of the former peering ends");
+                tracing::warn!(peer = %peer.realm, "peer began to peer anew; what was of the former peering ends");
                 self.chores.notify_one();
             }
             (peer.record.number, peer.record.theirs) = (record.number, record.theirs);
@@ -170,10 +170,10 @@ impl<S: Store> Peers<S> {
         realm: RealmId,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let void = records::void(realm);
+        let former = records::former_peering(realm);
         let is_ending = self
             .storage
-            .noted::<ChangedRecord>(batch, &void)
+            .noted::<ChangedRecord>(batch, &former)
             .await?
             .is_some();
         let peer = self.find_peer(batch, realm).await?;
@@ -196,7 +196,8 @@ const fn is_of_peering(one: u64, other: u64) -> bool {
     one & PEERING == other & PEERING
 }
 
-fn begin_void(realm: RealmId, batch: &mut Batch) -> Result<(), Failure> {
-    batch.put(records::void(realm), ChangedRecord {}.to_value()?);
+/// Adds to `batch` that what is left of the former peering with a realm ends.
+fn end_former_peering(realm: RealmId, batch: &mut Batch) -> Result<(), Failure> {
+    batch.put(records::former_peering(realm), ChangedRecord {}.to_value()?);
     Ok(())
 }

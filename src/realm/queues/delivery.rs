@@ -3,21 +3,19 @@
 
 use crate::realm::{
     failure::Failure,
+    notice::Notice,
     peer::Peer,
     queues::PeerQueues,
-    records::{
-        self, ChangedRecord, CursorRecord, EntryRecord, MailboxLog, OperationRecord, Owner,
-        QueuedKind, QueuedRecord, Record as _, RecordedAnswer, ReplicaMemberRecord,
-    },
+    records::{self, CursorRecord, QueuedKind, QueuedRecord, Record as _},
     storage::{Outcome, Unnoted, Written},
     time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, PageLimit, Position, Store},
+    store::{Batch, PageLimit, Position, Store},
     wire::{
-        Answer, Body, CONTENT_NOTICE, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
-        Refusal, Sent, Username,
+        Answer, Body, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId, Refusal, Sent,
+        Username,
     },
 };
 
@@ -270,7 +268,7 @@ impl<S: Store> PeerQueues<S> {
                     if let Some(batch) = self.leave_queue(realm, next).await?
                         && let Outcome::Durable = self.storage.commit(batch).await?
                     {
-                        tracing::error!(peer = %realm, position = next, "a message that waits for a peer is damaged, and lost");
+                        tracing::error!(peer = %realm, position = next, "damaged message to a peer was lost");
                     }
                 }
                 found => return found,
@@ -343,7 +341,7 @@ impl<S: Store> PeerQueues<S> {
             epoch: self.epoch,
             ..outgoing.record.clone()
         };
-        tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
+        tracing::warn!(peer = %peer.realm, position = outgoing.position, "peer did not take a message; it was moved behind the others");
         self.queue_again(peer, outgoing, &record).await
     }
 
@@ -377,7 +375,7 @@ impl<S: Store> PeerQueues<S> {
             epoch,
             ..outgoing.record.clone()
         };
-        tracing::warn!(peer = %peer.realm, "the number of a message means another to a peer; it is numbered anew, behind the others");
+        tracing::warn!(peer = %peer.realm, position = outgoing.position, "peer knew another message by the number of this one; it was numbered anew and moved behind the others");
         self.queue_again(peer, outgoing, &record).await
     }
 
@@ -462,32 +460,16 @@ impl<S: Store> PeerQueues<S> {
         // once (PEER-6).
         if (notice.is_none() || is_planted(Fault::TellTwice))
             && let Some(operation) = &outgoing.record.operation
-            && let Some(owner) = Owner::from_bytes(&operation.owner)
         {
-            let key = records::operation(&owner, operation.number);
-            let found = match self.storage.record::<OperationRecord>(&key).await {
-                // A damaged record answers no command any more, but it must not keep the message in
-                // the queue.
-                Err(failure) if failure.is_damage() => {
-                    self.storage.log_failure("verdict", &failure);
-                    None
-                }
-                found => found?,
-            };
-            if let Some((record, version)) =
-                found.filter(|(record, _)| record.number == operation.number)
-            {
-                let record = OperationRecord {
-                    answer: RecordedAnswer::Bytes(verdict.clone()),
-                    ..record
-                };
-                batch
-                    .expect(key.clone(), Expected::At(version))
-                    .put(key, record.to_value()?);
-            }
+            self.idempotency
+                .put_verdict(operation, &verdict, &mut batch)
+                .await?;
         }
-        if refusal.is_some_and(|refusal| refusal.code == ErrorCode::NotAMember) {
-            self.end_stale_membership(realm, outgoing, &mut batch)
+        if refusal.is_some_and(|refusal| refusal.code == ErrorCode::NotAMember)
+            && let Some((group, user, membership)) = outgoing.sender_membership()
+        {
+            self.groups
+                .end_stale_membership((realm, group), (user, membership), &mut batch)
                 .await?;
         }
         if let Some(refusal) = notice {
@@ -498,40 +480,6 @@ impl<S: Store> PeerQueues<S> {
             settling.tell(&verdict);
         }
         Ok(matches!(outcome, Outcome::Durable))
-    }
-
-    /// Ends the membership of a post's sender, because the group's home realm says that the sender
-    /// is no member. A later membership stays.
-    ///
-    /// Such a membership remains after an answer was lost or the home realm was restored (PEER-9).
-    async fn end_stale_membership(
-        &self,
-        realm: RealmId,
-        outgoing: &Outgoing,
-        batch: &mut Batch,
-    ) -> Result<(), Failure> {
-        let Some((group, user, membership)) = outgoing.sender_membership() else {
-            return Ok(());
-        };
-        let key = records::copy_member(realm, group, user);
-        let member = match self.storage.noted::<ReplicaMemberRecord>(batch, &key).await {
-            // A record that cannot be read must not stop the queue.
-            Err(failure) if failure.is_of_one_record() => {
-                self.storage.log_failure("membership", &failure);
-                return Ok(());
-            }
-            member => member?,
-        };
-        if member.is_some_and(|(member, _)| member.membership == membership)
-            && !is_planted(Fault::KeepStaleMembership)
-        {
-            // A user that is joining right now must ask again.
-            batch
-                .put(records::words(realm, group), ChangedRecord {}.to_value()?)
-                .delete(key)
-                .delete(records::copied_group(user, realm, group));
-        }
-        Ok(())
     }
 }
 
@@ -559,14 +507,11 @@ fn append_notice(
         "not delivered"
     };
     let text = format!("{what} ({}): {quote}", refusal.code.name());
-    let notice = EntryRecord {
+    let notice = Notice {
+        about: &record.to,
+        realm: Some(realm),
+        text,
         time: now,
-        content: CONTENT_NOTICE,
-        user: record.to.clone(),
-        realm: Some(realm.as_str().into()),
-        body: text.into_bytes(),
-        alleged: None,
     };
-    batch.append(MailboxLog::private(sender).log, notice.to_value()?);
-    Ok(())
+    notice.append(sender, batch)
 }

@@ -11,27 +11,63 @@ use std::sync::Arc;
 use crate::realm::{
     Caller,
     failure::Failure,
+    groups::Groups,
+    idempotency::Idempotency,
+    peer::Peer,
     peers::Peers,
     queues::{
+        delivery::QUEUED_LIFETIME_SECONDS,
         expiry::Expiries,
         receipts::{Receipts, Wait},
         shares::QueueShares,
     },
     random::Random,
-    records::{self, CursorRecord, Owner, QueuedRecord},
+    records::{self, CursorRecord, Owner, QueuedKind, QueuedOperation, QueuedRecord, Record as _},
     storage::Storage,
+    time::Moment,
 };
 use crate::{
-    store::{Expected, Position, Store, Subscription},
-    wire::{Answer, ErrorCode, RealmId, Sent, command::Change},
+    store::{Batch, Expected, Position, Store, Subscription},
+    wire::{Answer, ErrorCode, GroupName, RealmId, Sent, Username, command::Change},
 };
+
+/// A user's message that is about to wait for a peer.
+pub(in crate::realm) struct NewOutgoing<'a> {
+    pub now: Moment,
+    pub content: u8,
+    pub kind: QueuedKind,
+    pub from: Username,
+    /// The user or group that it is for.
+    pub to: &'a str,
+    pub body: &'a [u8],
+    /// This realm's address for it, if not the peering's.
+    pub source: Option<(String, u16)>,
+    /// How long it is worth delivering, in seconds.
+    pub lifetime: u32,
+    /// The command that sends it.
+    pub operation: Option<QueuedOperation>,
+    /// The number of the sender's membership in the group that it is for, or 0.
+    pub membership: u64,
+}
+
+/// What this realm itself has to tell a peer about memberships.
+#[derive(Clone, Copy)]
+pub(in crate::realm) enum Word {
+    /// A user of the peer is no member of a group here any more. Holds the number of that
+    /// membership.
+    Expelled(Username, u64),
+    /// A group here, with this epoch, has ended.
+    Ended(u64),
+}
 
 /// The messages that wait for peers.
 #[derive(Debug)]
 pub struct PeerQueues<S> {
     storage: Arc<Storage<S>>,
     random: Arc<Random>,
+    idempotency: Arc<Idempotency<S>>,
     peers: Arc<Peers<S>>,
+    groups: Arc<Groups<S>>,
     /// Commands that wait for a peer's verdict on their message.
     receipts: Receipts,
     /// When messages to other realms expire.
@@ -47,24 +83,23 @@ impl<S> PeerQueues<S> {
     pub(in crate::realm) fn new(
         storage: Arc<Storage<S>>,
         random: Arc<Random>,
+        idempotency: Arc<Idempotency<S>>,
         peers: Arc<Peers<S>>,
+        groups: Arc<Groups<S>>,
         shares: QueueShares,
         epoch: u64,
     ) -> Self {
         Self {
             storage,
             random,
+            idempotency,
             peers,
+            groups,
             receipts: Receipts::default(),
             expiries: Expiries::default(),
             shares,
             epoch,
         }
-    }
-
-    /// Returns the epoch of what is queued now.
-    pub(in crate::realm) const fn epoch(&self) -> u64 {
-        self.epoch
     }
 
     /// Begins to wait for the verdict on a message that is about to be queued.
@@ -130,6 +165,70 @@ impl<S: Store> PeerQueues<S> {
             }
         }
         Ok(count)
+    }
+
+    /// Adds to `batch` that a user's message waits for a peer. If the peer is removed meanwhile, no
+    /// message may be left behind: the batch has to depend on it.
+    pub(in crate::realm) async fn enqueue(
+        &self,
+        peer: &Peer,
+        new: NewOutgoing<'_>,
+        batch: &mut Batch,
+    ) -> Result<QueuedRecord, Failure> {
+        let queued = QueuedRecord {
+            queued: new.now.running,
+            content: new.content,
+            kind: new.kind,
+            from: new.from.as_str().into(),
+            to: new.to.into(),
+            body: new.body.to_vec(),
+            source: new.source,
+            set_aside: false,
+            lifetime: new.lifetime,
+            operation: new.operation,
+            epoch: self.epoch,
+            membership: new.membership,
+        };
+        batch.append(records::queue(peer.realm), queued.to_value()?);
+        if new.kind == QueuedKind::Group {
+            self.groups
+                .note_post(&queued, (peer.realm, new.to), batch)
+                .await?;
+        }
+        Ok(queued)
+    }
+
+    /// Adds to `batch` a message to a peer about its users' memberships in a group.
+    pub(in crate::realm) fn queue_word(
+        &self,
+        peer: &Peer,
+        group: GroupName,
+        word: Word,
+        now: Moment,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let (kind, from, number) = match word {
+            Word::Expelled(user, membership) => {
+                (QueuedKind::Expelled, user.as_str().into(), membership)
+            }
+            Word::Ended(epoch) => (QueuedKind::Ended, String::new(), epoch),
+        };
+        let queued = QueuedRecord {
+            queued: now.running,
+            content: 0,
+            kind,
+            from,
+            to: group.as_str().into(),
+            body: number.to_be_bytes().to_vec(),
+            source: None,
+            set_aside: false,
+            lifetime: QUEUED_LIFETIME_SECONDS,
+            operation: None,
+            epoch: self.epoch,
+            membership: 0,
+        };
+        batch.append(records::queue(peer.realm), queued.to_value()?);
+        Ok(())
     }
 
     /// Wakes when a message to one of these peers has been queued.

@@ -441,11 +441,11 @@ pub fn places() -> Key {
 
 /// The peers that have begun a new peering, and whose leftovers of the former one are not all
 /// removed yet.
-pub fn voids() -> Prefix {
+pub fn former_peerings() -> Prefix {
     Prefix(concat(&[b"V/"]))
 }
 
-pub fn void(realm: RealmId) -> Key {
+pub fn former_peering(realm: RealmId) -> Key {
     key(&[b"V/", realm.as_bytes()])
 }
 

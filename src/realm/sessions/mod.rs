@@ -284,6 +284,20 @@ impl<S: Store> Sessions<S> {
         Ok(id)
     }
 
+    /// Adds to `batch` that a session is an operator's.
+    pub(in crate::realm) fn make_operator(
+        &self,
+        current: Current,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let record = SessionRecord {
+            operator: true,
+            ..current.record
+        };
+        batch.put(records::session(&current.hash), record.to_value()?);
+        Ok(())
+    }
+
     /// Ends the sessions unused for longest until there is room for one more.
     async fn make_room(
         &self,
