@@ -1,7 +1,7 @@
 //! The owner of a link: the user that is logged in over it, or a peer.
 
 use super::{
-    Caller, Realm, account::Account, failure::Failure, records::Owner, sessions::Found,
+    Caller, Realm, account::Account, failure::Failure, records::Owner, sessions::SessionLookup,
     storage::Unnoted, time::Moment,
 };
 use crate::{
@@ -74,8 +74,8 @@ impl<S: Store> Realm<S> {
             (None, _) => return None,
         };
         match self.sessions.find_session(caller, session).await.ok()? {
-            Found::Open(current) => Some(Account::User(current.user)),
-            Found::Since(_) | Found::None => None,
+            SessionLookup::Open(current) => Some(Account::User(current.user)),
+            SessionLookup::Since(_) | SessionLookup::None => None,
         }
     }
 }

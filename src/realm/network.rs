@@ -54,7 +54,7 @@ pub enum PeerCall {
 
 /// The state of the link to a peer.
 #[derive(Clone, Copy, Debug, Default)]
-struct Standing {
+struct Reachability {
     is_trying: bool,
     /// The error by which it refuses the peering, if it does.
     refused: Option<ErrorCode>,
@@ -66,7 +66,7 @@ struct Standing {
     heard: u32,
 }
 
-impl Standing {
+impl Reachability {
     fn turn(&mut self, is_trying: bool, refused: Option<ErrorCode>) {
         if (self.is_trying, self.refused) != (is_trying, refused) || self.since.is_none() {
             self.since = Some(Instant::now());
@@ -126,7 +126,7 @@ pub struct Network {
     /// Where questions go instead, once a test has reconnected.
     #[cfg(test)]
     reconnected: Mutex<Option<mpsc::Sender<PeerCall>>>,
-    standings: Mutex<HashMap<RealmId, Standing>>,
+    reachability: Mutex<HashMap<RealmId, Reachability>>,
     signals: Mutex<Signals>,
     are_signals: Notify,
     pending: Mutex<Pending>,
@@ -140,7 +140,7 @@ impl Network {
             peer_calls,
             #[cfg(test)]
             reconnected: Mutex::default(),
-            standings: Mutex::default(),
+            reachability: Mutex::default(),
             signals: Mutex::default(),
             are_signals: Notify::new(),
             pending: Mutex::default(),
@@ -154,7 +154,7 @@ impl Network {
         let (peer_calls, taken) = mpsc::channel(PEER_CALLS_MAX);
         *self.reconnected.lock().unwrap() = Some(peer_calls);
         *self.signals.lock().unwrap() = Signals::default();
-        self.standings.lock().unwrap().clear();
+        self.reachability.lock().unwrap().clear();
         *self.pending.lock().unwrap() = Pending::default();
         taken
     }
@@ -246,12 +246,12 @@ impl Network {
         });
     }
 
-    fn standing<T>(&self, realm: RealmId, change: impl FnOnce(&mut Standing) -> T) -> T {
-        let mut standings = self
-            .standings
+    fn with_link<T>(&self, realm: RealmId, change: impl FnOnce(&mut Reachability) -> T) -> T {
+        let mut reachability = self
+            .reachability
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        change(standings.entry(realm).or_default())
+        change(reachability.entry(realm).or_default())
     }
 
     /// Notes that a peer has sent a request: its queue need not wait any longer.
@@ -264,7 +264,7 @@ impl Network {
 
     /// Notes that a peer has answered a caller that waits.
     pub(super) fn reached(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.turn(false, standing.refused));
+        self.with_link(realm, |link| link.turn(false, link.refused));
         self.signal(|signals| {
             signals.heard.insert(realm);
         });
@@ -272,15 +272,15 @@ impl Network {
 
     /// Returns why a peer does not take deliveries, if that is known.
     pub(super) fn trouble_with(&self, realm: RealmId) -> Option<ErrorCode> {
-        self.standing(realm, |standing| {
-            let silent = standing.is_trying.then_some(ErrorCode::RealmUnreachable);
-            standing.refused.or(silent)
+        self.with_link(realm, |link| {
+            let silent = link.is_trying.then_some(ErrorCode::RealmUnreachable);
+            link.refused.or(silent)
         })
     }
 
     /// Notes that a peer has moved, as an operator says: it is tried there now.
     pub(super) fn moved(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.turn(true, standing.refused));
+        self.with_link(realm, |link| link.turn(true, link.refused));
         self.signal(|signals| {
             signals.introductions.insert(realm);
             signals.heard.insert(realm);
@@ -289,28 +289,28 @@ impl Network {
 
     /// Notes that a peer answers.
     pub fn answers(&self, realm: RealmId, now: u32) {
-        self.standing(realm, |standing| {
-            standing.turn(false, None);
-            standing.heard = now;
+        self.with_link(realm, |link| {
+            link.turn(false, None);
+            link.heard = now;
         });
     }
 
     /// Notes that a peer does not answer.
     pub fn silent(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.turn(true, standing.refused));
+        self.with_link(realm, |link| link.turn(true, link.refused));
     }
 
     /// Notes that a peer refuses the peering.
     pub fn refused(&self, realm: RealmId, why: ErrorCode) {
-        self.standing(realm, |standing| {
-            standing.turn(standing.is_trying, Some(why));
+        self.with_link(realm, |link| {
+            link.turn(link.is_trying, Some(why));
         });
     }
 
     /// Notes that a peer is tried again after a wait.
     pub fn waits(&self, realm: RealmId, wait: Duration) {
-        self.standing(realm, |standing| {
-            standing.next = Some(Instant::now() + wait);
+        self.with_link(realm, |link| {
+            link.next = Some(Instant::now() + wait);
         });
     }
 
@@ -323,23 +323,23 @@ impl Network {
     /// Returns the state of a peer, for operators.
     pub(super) fn seen(&self, peer: &Peer, now: u32) -> Seen {
         let (state, heard) = self.state_of(peer);
-        self.standing(peer.realm, |standing| {
+        self.with_link(peer.realm, |link| {
             let state = match state {
                 STATE_IDLE => wire::Standing::Idle,
                 STATE_OPEN => wire::Standing::Open,
-                _ if standing.refused.is_some() => wire::Standing::Refused,
+                _ if link.refused.is_some() => wire::Standing::Refused,
                 STATE_TRYING => wire::Standing::Trying,
-                _ if standing.is_trying => wire::Standing::Trying,
+                _ if link.is_trying => wire::Standing::Trying,
                 _ => wire::Standing::Introduced,
             };
             let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-            let since = standing.since.map(|since| seconds(since.elapsed()));
-            let next = standing
+            let since = link.since.map(|since| seconds(since.elapsed()));
+            let next = link
                 .next
                 .map(|at| at.saturating_duration_since(Instant::now()));
             Seen {
                 state,
-                why: standing.refused,
+                why: link.refused,
                 since: since.map_or(0, |ago| now.saturating_sub(ago)),
                 next: match next {
                     None | Some(Duration::ZERO) => 0,
@@ -353,19 +353,19 @@ impl Network {
     /// Drops the state of all realms that are not in `peers`; it may have been noted late.
     pub fn know_only(&self, peers: &[Peer]) {
         let names: BTreeSet<RealmId> = peers.iter().map(|peer| peer.realm).collect();
-        let standings = self.standings.lock();
-        let mut standings = standings.unwrap_or_else(PoisonError::into_inner);
-        standings.retain(|realm, _| names.contains(realm));
+        let reachability = self.reachability.lock();
+        let mut reachability = reachability.unwrap_or_else(PoisonError::into_inner);
+        reachability.retain(|realm, _| names.contains(realm));
     }
 
     /// Drops the state of a removed peer, so that the next realm of that name begins without it.
     pub(super) fn forget(&self, realm: RealmId) {
-        let mut standings = self
-            .standings
+        let mut reachability = self
+            .reachability
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        standings.remove(&realm);
-        drop(standings);
+        reachability.remove(&realm);
+        drop(reachability);
         self.signal(|signals| {
             signals.heard.remove(&realm);
             signals.claims.remove(&realm);
@@ -377,15 +377,15 @@ impl Network {
 
     /// Returns the state of a peer as `realms` returns it, and when it was last heard.
     pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
-        self.standing(peer.realm, |standing| {
-            let is_accepted = peer.is_introduced() && standing.refused.is_none();
-            let state = match (is_accepted, standing.is_trying) {
+        self.with_link(peer.realm, |link| {
+            let is_accepted = peer.is_introduced() && link.refused.is_none();
+            let state = match (is_accepted, link.is_trying) {
                 (false, _) => STATE_NOT_ACCEPTED,
                 (true, true) => STATE_TRYING,
-                (true, false) if standing.heard > 0 => STATE_OPEN,
+                (true, false) if link.heard > 0 => STATE_OPEN,
                 (true, false) => STATE_IDLE,
             };
-            (state, standing.heard)
+            (state, link.heard)
         })
     }
 }

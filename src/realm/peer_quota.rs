@@ -129,8 +129,8 @@ impl<S: Store> PeerQuota<S> {
 
     /// True if nothing waits for a realm and no user here is in a group of it.
     async fn is_of_no_use(&self, realm: RealmId) -> Result<bool, Failure> {
-        let copies = records::copy_members_of(realm);
-        let is_in_none = self.storage.is_empty(&copies).await?;
+        let members = records::replica_members_of(realm);
+        let is_in_none = self.storage.is_empty(&members).await?;
         Ok(is_in_none && self.queues.queued(realm).await? == 0)
     }
 }

@@ -150,7 +150,7 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, routes: &Routes, s
             let (peers, are_all) = realm.peers.peers().await;
             Done::Peers(peers, are_all)
         }
-        Step::ListCopies(peer) => Done::Copies(realm.groups.copies_of(peer).await.ok()),
+        Step::ListCopies(peer) => Done::Copies(realm.groups.replicas_of(peer).await.ok()),
         Step::FindExpiries(peers) => {
             let mut searched = Vec::new();
             for peer in peers {
@@ -174,7 +174,10 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, routes: &Routes, s
         ),
         Step::Ask { peer, bytes } => Done::Answered(routes.ask_alone(&peer, bytes).await),
         Step::LookAtCopy(peer, group) => Done::Copy(Box::new(
-            realm.groups.look_at_copy(&peer, group, clock.now()).await,
+            realm
+                .groups
+                .look_at_replica(&peer, group, clock.now())
+                .await,
         )),
         Step::Introduced(peer, said) => {
             Done::Written(realm.note_introduced(&peer, said, clock.now()).await)

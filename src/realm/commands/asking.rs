@@ -7,7 +7,7 @@
 
 use crate::realm::{
     Realm,
-    commands::work::{Asked, Question, Said, Work},
+    commands::work::{AnsweredQuestion, Question, Said, Work},
     failure::Failure,
     peer::Peer,
 };
@@ -32,18 +32,21 @@ impl Work<'_> {
     /// command relied on before.
     pub(in crate::realm) fn begin(&mut self) {
         self.batch = self
-            .asked
+            .answered
             .last()
             .map_or_else(Batch::new, |asked| asked.relied.clone());
     }
 
     /// Discards the answers, which may be outdated, so that the questions are asked again.
     pub(super) fn forget_answers(&mut self) {
-        self.asked.clear();
+        self.answered.clear();
     }
 
     fn said(&self, question: &Question) -> Option<&Said> {
-        let asked = self.asked.iter().find(|asked| asked.question.is(question));
+        let asked = self
+            .answered
+            .iter()
+            .find(|asked| asked.question.is(question));
         asked.map(|asked| &asked.said)
     }
 
@@ -100,7 +103,7 @@ impl<S: Store> Realm<S> {
                 Said::Peer(answer)
             }
         };
-        work.asked.push(Asked {
+        work.answered.push(AnsweredQuestion {
             question,
             said,
             relied,

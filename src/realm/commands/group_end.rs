@@ -40,7 +40,7 @@ impl<S: Store> Realm<S> {
     /// nothing else.
     pub async fn do_chores(&self, now: u32) -> bool {
         let listing = async {
-            while !self.groups.list_copies().await? {
+            while !self.groups.list_replicas().await? {
                 tokio::task::yield_now().await;
             }
             Ok(())

@@ -5,11 +5,11 @@ use crate::realm::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
     commands::{asking::Decided, work::Work},
     failure::Failure,
-    idempotency::{Known, fingerprint},
+    idempotency::{NumberState, fingerprint},
     network::GroupWork,
     queues::is_queued,
     records::RecordedAnswer,
-    sessions::Found,
+    sessions::SessionLookup,
     storage::Outcome,
 };
 use crate::{
@@ -48,8 +48,8 @@ impl<S: Store> Realm<S> {
                     .look_up_command(owner, number, fingerprint)
                     .await?
                 {
-                    Known::New(operation) => Some(operation),
-                    Known::Done(answer) => {
+                    NumberState::New(operation) => Some(operation),
+                    NumberState::Done(answer) => {
                         let answer = self.recall(&work, answer)?;
                         if is_queued(change, &answer) {
                             let wait = self.queues.join_receipt(&owner, number.0);
@@ -136,7 +136,7 @@ impl<S: Store> Realm<S> {
         for (realm, group) in work.hints.drain(..) {
             self.network.add_work(realm, GroupWork::Tell(group));
         }
-        if let Some((realm, group)) = work.copies.take() {
+        if let Some((realm, group)) = work.replica.take() {
             self.network.add_work(realm, GroupWork::Read(group));
         }
         self.decided(work);
@@ -228,7 +228,7 @@ impl<S: Store> Realm<S> {
         match command.session() {
             Some(session) if refusal.is_final() && !command.carries_password() => {
                 let found = self.sessions.find_session(work.caller, session).await?;
-                Ok(matches!(found, Found::Open(_)))
+                Ok(matches!(found, SessionLookup::Open(_)))
             }
             _ => Ok(false),
         }

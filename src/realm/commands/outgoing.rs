@@ -5,7 +5,7 @@ use crate::realm::{
     commands::work::Work,
     current_session::Current,
     failure::Failure,
-    idempotency::{Known, fingerprint},
+    idempotency::{NumberState, fingerprint},
     peer::Peer,
     queues::{NewOutgoing, delivery::QUEUED_LIFETIME_SECONDS, receipts::Wait},
     records::{Owner, QueuedKind, QueuedOperation, RecordedAnswer},
@@ -60,11 +60,11 @@ impl<S: Store> Realm<S> {
         let peer = self.peers.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
         let which = (realm, group);
-        let (copy, member) = self
+        let (replica, member) = self
             .groups
-            .copy_for(&mut work.batch, which, current.user)
+            .replica_for(&mut work.batch, which, current.user)
             .await?;
-        if copy.has_ended() {
+        if replica.has_ended() {
             return Err(ErrorCode::NoSuchGroup.into());
         }
         let to = (QueuedKind::Group, group.as_str(), member.membership);
@@ -144,7 +144,7 @@ impl<S: Store> Realm<S> {
             .look_up_command(owner, number, fingerprint(work.request))
             .await?
         {
-            Known::Done(RecordedAnswer::Bytes(answer)) => Ok(answer),
+            NumberState::Done(RecordedAnswer::Bytes(answer)) => Ok(answer),
             _ => Ok(queued),
         }
     }

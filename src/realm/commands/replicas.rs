@@ -67,7 +67,7 @@ impl<S: Store> Realm<S> {
             .put_joined_elsewhere(which, user, joined, &mut work.batch)
             .await?;
         work.affected = Some(user);
-        work.copies = Some((realm, group));
+        work.replica = Some((realm, group));
         Ok(Decided::Answer(Answer::Done))
     }
 
@@ -85,13 +85,13 @@ impl<S: Store> Realm<S> {
         let current = self.session_noted(work, session).await?;
         let peer = self.peers.peer(&mut work.batch, realm).await?;
         let user = current.user;
-        let (copy, member) = self
+        let (replica, member) = self
             .groups
-            .copy_for(&mut work.batch, (realm, group), user)
+            .replica_for(&mut work.batch, (realm, group), user)
             .await?;
         // If the group has ended, only this realm knows of the membership. The home realm may have
         // another group of that name.
-        if !copy.has_ended() {
+        if !replica.has_ended() {
             let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
             let leave = PeerRequest::Leave {
                 group,
@@ -122,11 +122,11 @@ impl<S: Store> Realm<S> {
         let current = self.sessions.session(caller, session).await?;
         self.peers.peer(&mut Unnoted, realm).await?;
         let which = (realm, group);
-        let (copy, _) = self
+        let (replica, _) = self
             .groups
-            .copy_for(&mut Unnoted, which, current.user)
+            .replica_for(&mut Unnoted, which, current.user)
             .await?;
-        let place = copy.place(realm, group);
+        let place = replica.place(realm, group);
         let blocked = self.mailboxes.blocked_by(current.user).await?;
         self.mailboxes
             .read_page(caller, &current, (&place, &blocked), options)

@@ -19,7 +19,7 @@ pub(in crate::realm) struct Work<'a> {
     /// The realms to tell that a group has grown, after the commit.
     pub hints: Vec<(RealmId, GroupName)>,
     /// The group of another realm that is to be read, after the commit.
-    pub copies: Option<(RealmId, GroupName)>,
+    pub replica: Option<(RealmId, GroupName)>,
     /// The message that it queues for another realm.
     pub queued: Option<(RealmId, QueuedRecord, Arriving)>,
     /// The user whose groups or sessions it changes.
@@ -35,7 +35,7 @@ pub(in crate::realm) struct Work<'a> {
     /// True if it has been counted among its user's commands.
     pub is_counted: bool,
     /// The questions that other realms were asked for it, with their answers.
-    pub asked: Vec<Asked>,
+    pub answered: Vec<AnsweredQuestion>,
     /// The peering number that was drawn for a peering that it begins.
     pub drawn: Option<u64>,
 }
@@ -46,7 +46,7 @@ impl Work<'_> {
     pub(super) fn forget(&mut self) {
         self.batch.changes.clear();
         self.hints.clear();
-        self.copies = None;
+        self.replica = None;
         (self.queued, self.affected, self.decision) = (None, None, None);
         self.ends = false;
     }
@@ -66,7 +66,7 @@ impl<'a> Work<'a> {
             batch: Batch::new(),
             hashed: Hashed::default(),
             hints: Vec::new(),
-            copies: None,
+            replica: None,
             queued: None,
             affected: None,
             adds_for: None,
@@ -74,7 +74,7 @@ impl<'a> Work<'a> {
             ends: false,
             is_unrecorded: false,
             is_counted: false,
-            asked: Vec::new(),
+            answered: Vec::new(),
             drawn: None,
         }
     }
@@ -114,7 +114,7 @@ pub(super) enum Said {
 
 /// A question that a command has asked, its answer, and the values that it relied on before.
 #[derive(Debug)]
-pub(in crate::realm) struct Asked {
+pub(in crate::realm) struct AnsweredQuestion {
     pub(super) question: Question,
     pub(super) said: Said,
     pub(super) relied: Batch,

@@ -118,7 +118,7 @@ impl<S: Store> Departures<S> {
         }
         self.leave_groups(realm, false).await?;
         self.end_blocks(realm, now).await?;
-        self.end_copies(realm, (NOTICE, now), false).await?;
+        self.end_replicas(realm, (NOTICE, now), false).await?;
         self.empty_mailboxes(realm).await?;
         self.forget_all(&records::words_of(realm)).await?;
         self.forget_all(&records::posts_of(realm)).await?;
@@ -148,7 +148,7 @@ impl<S: Store> Departures<S> {
     async fn end_former_peering(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         // Bans stay; otherwise a peer could lift its users' bans by beginning anew.
         self.leave_groups(realm, true).await?;
-        self.end_copies(realm, (ANEW_NOTICE, now), true).await?;
+        self.end_replicas(realm, (ANEW_NOTICE, now), true).await?;
         let mut batch = Batch::new();
         batch.delete(records::former_peering(realm));
         self.storage.commit(batch).await?;
@@ -342,13 +342,13 @@ impl<S: Store> Departures<S> {
     }
 
     /// Ends the replicas of a realm's groups and all memberships in them.
-    async fn end_copies(
+    async fn end_replicas(
         &self,
         realm: RealmId,
         (notice, now): (&str, u32),
         is_read_anew: bool,
     ) -> Result<(), Failure> {
-        let prefix = records::copies(realm);
+        let prefix = records::replicas(realm);
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
             let keys = self.next_departing(&mut walk).await?;
@@ -360,9 +360,11 @@ impl<S: Store> Departures<S> {
                     continue;
                 };
                 let which = (realm, group);
-                let ended = self.end_departed_copy(which, &key, is_read_anew).await;
+                let ended = self.end_departed_replica(which, &key, is_read_anew).await;
                 self.pass_over(ended)?;
-                let left = self.leave_copy((realm, group), (notice, now)).await;
+                let left = self
+                    .end_replica_memberships((realm, group), (notice, now))
+                    .await;
                 self.pass_over(left)?;
             }
             tokio::task::yield_now().await;
@@ -371,7 +373,7 @@ impl<S: Store> Departures<S> {
 
     /// Ends a replica: nothing more is read into it. Its log stays: a later group of this name,
     /// even one that claims to be the same, continues behind it (READ-6).
-    async fn end_departed_copy(
+    async fn end_departed_replica(
         &self,
         which: (RealmId, GroupName),
         key: &Key,
@@ -380,13 +382,13 @@ impl<S: Store> Departures<S> {
         loop {
             let mut batch = Batch::new();
             let found = self.storage.noted::<ReplicaRecord>(&mut batch, key).await?;
-            let Some((copy, _)) = found else {
+            let Some((replica, _)) = found else {
                 return Ok(());
             };
             let record = ReplicaRecord {
                 ended: true,
                 epoch: u64::from_be_bytes(self.random.random()),
-                ..copy
+                ..replica
             };
             batch.put(key.clone(), record.to_value()?);
             if let Outcome::Durable = self.storage.commit(batch).await? {
@@ -400,12 +402,12 @@ impl<S: Store> Departures<S> {
     }
 
     /// Ends all memberships in a replica, and tells the members.
-    async fn leave_copy(
+    async fn end_replica_memberships(
         &self,
         which: (RealmId, GroupName),
         (notice, now): (&str, u32),
     ) -> Result<(), Failure> {
-        let prefix = records::copy_members(which.0, which.1);
+        let prefix = records::replica_members(which.0, which.1);
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
             let members = self.next_found(&mut walk).await?;
@@ -415,8 +417,8 @@ impl<S: Store> Departures<S> {
             let mut batch = Batch::new();
             for (key, found) in members {
                 batch.expect(key.clone(), Expected::At(found.version));
-                if let Some((realm, group, user)) = records::copy_member_in(&key) {
-                    batch.delete(records::copied_group(user, realm, group));
+                if let Some((realm, group, user)) = records::replica_member_in(&key) {
+                    batch.delete(records::replica_of_user(user, realm, group));
                     append_notice(which, user, (notice, now), &mut batch)?;
                 }
                 batch.delete(key);

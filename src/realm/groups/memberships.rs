@@ -47,7 +47,7 @@ impl<S: Store> Groups<S> {
     /// a stale link.
     async fn count_traces(&self, user: Username) -> Result<usize, Failure> {
         let mut count = 0;
-        for prefix in [records::joined(user), records::copied(user)] {
+        for prefix in [records::joined(user), records::replicas_of_user(user)] {
             count += self
                 .storage
                 .list(&prefix, None, MEMBERSHIPS_MAX)
@@ -75,25 +75,25 @@ impl<S: Store> Groups<S> {
                 }
             }
         }
-        if self.are_copies_listed.load(Ordering::Acquire) {
-            self.add_copies(user, &mut all).await?;
+        if self.are_replicas_listed.load(Ordering::Acquire) {
+            self.add_replicas(user, &mut all).await?;
         } else {
-            self.add_copies_of_all(user, &mut all).await?;
+            self.add_replicas_of_all(user, &mut all).await?;
         }
         Ok(all)
     }
 
-    async fn add_copies(
+    async fn add_replicas(
         &self,
         user: Username,
         all: &mut Vec<(Mailbox, MailboxLog)>,
     ) -> Result<(), Failure> {
         let mut peers = BTreeMap::new();
-        let prefix = records::copied(user);
+        let prefix = records::replicas_of_user(user);
         let mut after = None;
         while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
             for key in keys {
-                let Some((realm, group)) = records::copied_in(&key, &prefix) else {
+                let Some((realm, group)) = records::replica_of_user_in(&key, &prefix) else {
                     continue;
                 };
                 let is_peer = match peers.get(&realm) {
@@ -104,7 +104,7 @@ impl<S: Store> Groups<S> {
                         is_peer
                     }
                 };
-                if is_peer && let Some(place) = self.copied_place(user, realm, group).await? {
+                if is_peer && let Some(place) = self.replica_place(user, realm, group).await? {
                     all.push((Mailbox::RealmGroup(realm, group), place));
                 }
             }
@@ -113,18 +113,18 @@ impl<S: Store> Groups<S> {
     }
 
     /// Does the same while replicas are not listed by user: looks at the members of all replicas.
-    async fn add_copies_of_all(
+    async fn add_replicas_of_all(
         &self,
         user: Username,
         all: &mut Vec<(Mailbox, MailboxLog)>,
     ) -> Result<(), Failure> {
         for peer in self.peers.list_peers().await? {
-            let prefix = records::copies(peer.realm);
+            let prefix = records::replicas(peer.realm);
             let mut after = None;
             while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
                 for key in keys {
                     if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
-                        && let Some(place) = self.copied_place(user, peer.realm, group).await?
+                        && let Some(place) = self.replica_place(user, peer.realm, group).await?
                     {
                         all.push((Mailbox::RealmGroup(peer.realm, group), place));
                     }
@@ -190,14 +190,14 @@ impl<S: Store> Groups<S> {
     }
 
     /// Returns the log of the replica of another realm's group, if `user` is in it.
-    pub(in crate::realm) async fn copied_place(
+    pub(in crate::realm) async fn replica_place(
         &self,
         user: Username,
         realm: RealmId,
         group: GroupName,
     ) -> Result<Option<MailboxLog>, Failure> {
-        match self.copy_for(&mut Unnoted, (realm, group), user).await {
-            Ok((copy, _)) => Ok(Some(copy.place(realm, group))),
+        match self.replica_for(&mut Unnoted, (realm, group), user).await {
+            Ok((replica, _)) => Ok(Some(replica.place(realm, group))),
             Err(Failure::Refused(refusal)) if refusal.code == ErrorCode::NotAMember => Ok(None),
             Err(failure) => Err(failure),
         }
@@ -205,29 +205,29 @@ impl<S: Store> Groups<S> {
 
     /// Lists some more replicas by user, in a store that is older than this list. True if all are
     /// listed.
-    pub(in crate::realm) async fn list_copies(&self) -> Result<bool, Failure> {
-        if self.are_copies_listed.load(Ordering::Acquire) {
+    pub(in crate::realm) async fn list_replicas(&self) -> Result<bool, Failure> {
+        if self.are_replicas_listed.load(Ordering::Acquire) {
             return Ok(true);
         }
         let mut batch = Batch::new();
-        let at = records::copies_listed();
+        let at = records::replicas_listed();
         let found = self.storage.noted::<ListedRecord>(&mut batch, &at).await?;
         let listed = found.map(|(listed, _)| listed);
         if listed.as_ref().is_some_and(|listed| listed.is_whole) {
-            self.are_copies_listed.store(true, Ordering::Release);
+            self.are_replicas_listed.store(true, Ordering::Release);
             return Ok(true);
         }
         let after = listed.map(|listed| Key(listed.after.as_slice().into()));
-        let prefix = records::all_copy_members();
+        let prefix = records::all_replica_members();
         let members = self
             .storage
             .list(&prefix, after.as_ref(), LISTED_AT_ONCE)
             .await?;
         for (key, found) in &members {
-            if let Some((realm, group, user)) = records::copy_member_in(key) {
+            if let Some((realm, group, user)) = records::replica_member_in(key) {
                 // A user that leaves meanwhile is not listed again.
                 batch.expect(key.clone(), Expected::At(found.version));
-                let link = records::copied_group(user, realm, group);
+                let link = records::replica_of_user(user, realm, group);
                 batch.put(link, ChangedRecord {}.to_value()?);
             }
         }
@@ -251,6 +251,6 @@ pub(in crate::realm) fn leave_replica(
     batch: &mut Batch,
 ) {
     batch
-        .delete(records::copy_member(realm, group, user))
-        .delete(records::copied_group(user, realm, group));
+        .delete(records::replica_member(realm, group, user))
+        .delete(records::replica_of_user(user, realm, group));
 }

@@ -73,7 +73,7 @@ impl Group {
             let (name, epoch) = (self.name, self.record.epoch);
             batch
                 .delete(records::joined_group(who.user, name))
-                .delete(records::standing(name, epoch, who.user, member));
+                .delete(records::seniority(name, epoch, who.user, member));
             self.members_change(batch)?;
         }
         Ok(())
@@ -163,14 +163,14 @@ impl Group {
         batch.put(self.member_key(who), member.to_value()?);
         if who.realm.is_none() {
             let (name, epoch) = (self.name, self.record.epoch);
-            let standing = |member| records::standing(name, epoch, who.user, member);
+            let seniority = |member| records::seniority(name, epoch, who.user, member);
             if let Some(former) = former {
-                batch.delete(standing(former));
+                batch.delete(seniority(former));
             }
             let link = GroupLink { epoch }.to_value()?;
             batch
                 .put(records::joined_group(who.user, name), link)
-                .put(standing(member), ChangedRecord {}.to_value()?);
+                .put(seniority(member), ChangedRecord {}.to_value()?);
             self.members_change(batch)?;
         }
         Ok(())
@@ -195,7 +195,7 @@ pub struct Membership {
     pub record: MemberRecord,
 }
 
-/// The groups of this realm, and the copies of groups of others.
+/// The groups of this realm, and the replicas of groups of others.
 #[derive(Debug)]
 pub struct Groups<S> {
     storage: Arc<Storage<S>>,
@@ -209,7 +209,7 @@ pub struct Groups<S> {
     /// Wakes the work for the members of a group that has ended.
     chores: Arc<Notify>,
     /// True if the replicas are listed by user.
-    are_copies_listed: AtomicBool,
+    are_replicas_listed: AtomicBool,
 }
 
 impl<S> Groups<S> {
@@ -239,7 +239,7 @@ impl<S> Groups<S> {
             limiter,
             network,
             chores,
-            are_copies_listed: AtomicBool::new(false),
+            are_replicas_listed: AtomicBool::new(false),
         }
     }
 }
@@ -315,7 +315,7 @@ impl<S: Store> Groups<S> {
         let all_listed = ChangedRecord {}.to_value()?;
         batch
             .put(records::group(name), record.to_value()?)
-            .put(records::standings(name, epoch), all_listed);
+            .put(records::seniorities(name, epoch), all_listed);
         Group { name, record }.put_new_member(&local(owner), 0, now, batch)
     }
 
@@ -383,8 +383,8 @@ impl<S: Store> Groups<S> {
         }
     }
 
-    /// Returns the successor of an owner that leaves: the moderator of longest standing, else the
-    /// member of longest standing. The owner of a group is always a user of its home realm.
+    /// Returns the successor of an owner that leaves: the most senior moderator, else the
+    /// most senior member. The owner of a group is always a user of its home realm.
     pub(in crate::realm) async fn successor(
         &self,
         notes: &mut impl Notes,
@@ -394,7 +394,7 @@ impl<S: Store> Groups<S> {
         let (name, epoch) = (group.name, group.record.epoch);
         let changed = records::members_changed(name, epoch);
         self.storage.noted::<ChangedRecord>(notes, &changed).await?;
-        if !self.storage.has(&records::standings(name, epoch)).await? {
+        if !self.storage.has(&records::seniorities(name, epoch)).await? {
             return self.successor_by_name(group, leaving).await;
         }
         for is_moderator in [true, false] {
@@ -410,7 +410,7 @@ impl<S: Store> Groups<S> {
         Ok(None)
     }
 
-    /// Does the same for a group that is older than the list of members by standing.
+    /// Does the same for a group that is older than the list of members by seniority.
     async fn successor_by_name(
         &self,
         group: &Group,

@@ -48,11 +48,11 @@ pub(in crate::realm) struct Joined {
 
 /// This realm's replica of a group.
 #[derive(Debug)]
-pub struct Copy {
+pub struct Replica {
     record: ReplicaRecord,
 }
 
-impl Copy {
+impl Replica {
     /// True if its home realm has said that the group has ended: the replica is then read only.
     pub(in crate::realm) const fn has_ended(&self) -> bool {
         self.record.ended
@@ -65,7 +65,7 @@ impl Copy {
 
     /// Returns the log of its messages.
     pub(in crate::realm) fn place(&self, realm: RealmId, group: GroupName) -> MailboxLog {
-        MailboxLog::copy(realm, group, &self.record)
+        MailboxLog::replica(realm, group, &self.record)
     }
 }
 
@@ -125,39 +125,39 @@ pub enum Kept {
 }
 
 impl<S: Store> Groups<S> {
-    pub(in crate::realm) async fn find_copy(
+    pub(in crate::realm) async fn find_replica(
         &self,
         notes: &mut impl Notes,
         realm: RealmId,
         group: GroupName,
-    ) -> Result<Option<Copy>, Failure> {
+    ) -> Result<Option<Replica>, Failure> {
         let found = self
             .storage
-            .noted(notes, &records::copy(realm, group))
+            .noted(notes, &records::replica(realm, group))
             .await?;
-        Ok(found.map(|(record, _)| Copy { record }))
+        Ok(found.map(|(record, _)| Replica { record }))
     }
 
     /// Returns the replica of a group that `user` is in, and the user's membership.
-    pub(in crate::realm) async fn copy_for(
+    pub(in crate::realm) async fn replica_for(
         &self,
         notes: &mut impl Notes,
         (realm, group): (RealmId, GroupName),
         user: Username,
-    ) -> Result<(Copy, ReplicaMemberRecord), Failure> {
-        let copy = self.find_copy(notes, realm, group).await?;
+    ) -> Result<(Replica, ReplicaMemberRecord), Failure> {
+        let replica = self.find_replica(notes, realm, group).await?;
         // Only the home realm can say whether the group exists.
-        let copy = copy.ok_or(ErrorCode::NotAMember)?;
-        let key = records::copy_member(realm, group, user);
+        let replica = replica.ok_or(ErrorCode::NotAMember)?;
+        let key = records::replica_member(realm, group, user);
         let member = self
             .storage
             .noted::<ReplicaMemberRecord>(notes, &key)
             .await?;
         // A member of a group that has ended is no member of a later group of that name.
         let (member, _) = member
-            .filter(|(member, _)| member.is_of(&copy.record))
+            .filter(|(member, _)| member.is_of(&replica.record))
             .ok_or(ErrorCode::NotAMember)?;
-        Ok((copy, member))
+        Ok((replica, member))
     }
 
     /// Begins a join to a group of another realm, before the home realm is asked: what it tells of
@@ -170,7 +170,7 @@ impl<S: Store> Groups<S> {
     ) -> Result<(), Failure> {
         let words = records::words(realm, group);
         self.storage.noted::<ChangedRecord>(batch, &words).await?;
-        let key = records::copy_member(realm, group, user);
+        let key = records::replica_member(realm, group, user);
         let found = self
             .storage
             .noted::<ReplicaMemberRecord>(batch, &key)
@@ -196,35 +196,35 @@ impl<S: Store> Groups<S> {
             epoch: Some(epoch),
             membership: joined.membership,
         };
-        let key = records::copy(realm, group);
-        let copy = self.find_copy(batch, realm, group).await?;
+        let key = records::replica(realm, group);
+        let replica = self.find_replica(batch, realm, group).await?;
         let known_as = joined.known_as.as_str().into();
         let mut ends = false;
-        let record = match &copy {
-            Some(copy) if copy.record().epoch == epoch => ReplicaRecord {
+        let record = match &replica {
+            Some(replica) if replica.record().epoch == epoch => ReplicaRecord {
                 known_as,
                 // If it had ended and exists again, its home realm was restored from a backup.
                 ended: false,
-                ..copy.record().clone()
+                ..replica.record().clone()
             },
             // The group was made again there. The new one is read from its beginning, and its
             // entries follow those of the former one in the log here (READ-6).
-            Some(copy) => {
-                let log = copy.place(realm, group).log;
+            Some(replica) => {
+                let log = replica.place(realm, group).log;
                 let floor = self.storage.last(&log).await?.0;
                 batch.trim(log, Position(floor + 1));
-                let former = (copy.record().epoch, copy.record().log);
+                let former = (replica.record().epoch, replica.record().log);
                 let which = (Some(realm), group);
-                if !copy.has_ended() {
+                if !replica.has_ended() {
                     put_ending(Ending::Tell, which, former, batch)?;
                 }
-                put_ending(Ending::ForgetCopy, which, former, batch)?;
+                put_ending(Ending::ForgetReplica, which, former, batch)?;
                 ends = true;
                 ReplicaRecord {
                     epoch,
                     known_as,
                     position: 0,
-                    log: copy.record().log,
+                    log: replica.record().log,
                     floor,
                     ended: false,
                 }
@@ -240,9 +240,12 @@ impl<S: Store> Groups<S> {
         };
         batch
             .put(key, record.to_value()?)
-            .put(records::copy_member(realm, group, user), member.to_value()?)
             .put(
-                records::copied_group(user, realm, group),
+                records::replica_member(realm, group, user),
+                member.to_value()?,
+            )
+            .put(
+                records::replica_of_user(user, realm, group),
                 ChangedRecord {}.to_value()?,
             );
         Ok(ends)
@@ -258,7 +261,7 @@ impl<S: Store> Groups<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
-        let key = records::copy_member(realm, group, user);
+        let key = records::replica_member(realm, group, user);
         let member = self
             .storage
             .noted::<ReplicaMemberRecord>(batch, &key)
@@ -283,7 +286,7 @@ impl<S: Store> Groups<S> {
         (user, membership): (Username, u64),
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let key = records::copy_member(realm, group, user);
+        let key = records::replica_member(realm, group, user);
         let member = match self.storage.noted::<ReplicaMemberRecord>(batch, &key).await {
             // A record that cannot be read must not stop the queue.
             Err(failure) if failure.is_of_one_record() => {
@@ -306,13 +309,13 @@ impl<S: Store> Groups<S> {
     ///
     /// # Errors
     /// The groups cannot be listed, or only some of them.
-    pub async fn copies_of(&self, realm: RealmId) -> Result<Vec<GroupName>, Failure> {
-        let prefix = records::copies(realm);
+    pub async fn replicas_of(&self, realm: RealmId) -> Result<Vec<GroupName>, Failure> {
+        let prefix = records::replicas(realm);
         let (mut groups, mut after) = (Vec::new(), None);
         while let Some(keys) = self
             .next_keys(&prefix, &mut after)
             .await
-            .inspect_err(|failure| self.storage.log_failure("copies", failure))?
+            .inspect_err(|failure| self.storage.log_failure("replicas", failure))?
         {
             groups.extend(
                 keys.iter()
@@ -326,24 +329,24 @@ impl<S: Store> Groups<S> {
     /// notice.
     ///
     /// # Errors
-    /// As [`Groups::copies_of`].
-    pub(in crate::realm) async fn read_all_copies(&self, realm: RealmId) -> Result<(), Failure> {
-        for group in self.copies_of(realm).await? {
+    /// As [`Groups::replicas_of`].
+    pub(in crate::realm) async fn read_all_replicas(&self, realm: RealmId) -> Result<(), Failure> {
+        for group in self.replicas_of(realm).await? {
             self.network.add_work(realm, GroupWork::Read(group));
         }
         Ok(())
     }
 
     /// Returns the position of the replica of a peer's group.
-    pub async fn look_at_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReplicaLook {
+    pub async fn look_at_replica(&self, peer: &Peer, group: GroupName, now: Moment) -> ReplicaLook {
         let look = async {
             self.limiter.may_store_from(now, peer.realm)?;
             let mut relied = Batch::new();
             self.peers.rely_on_peer(&mut relied, peer).await?;
-            let copy = self.find_copy(&mut relied, peer.realm, group).await?;
-            let copy = copy.filter(|copy| !copy.has_ended());
-            Ok(copy.map(|copy| ReplicaState {
-                record: copy.record,
+            let replica = self.find_replica(&mut relied, peer.realm, group).await?;
+            let replica = replica.filter(|replica| !replica.has_ended());
+            Ok(replica.map(|replica| ReplicaState {
+                record: replica.record,
                 relied,
             }))
         };
@@ -352,7 +355,7 @@ impl<S: Store> Groups<S> {
             Ok(None) => ReplicaLook::Gone,
             Err(failure) => {
                 let failure: Failure = failure;
-                self.storage.log_failure("copy", &failure);
+                self.storage.log_failure("replica", &failure);
                 ReplicaLook::NotNow
             }
         }
@@ -370,13 +373,16 @@ impl<S: Store> Groups<S> {
             Kept::Entries(entries) => self.keep_entries(peer, group, (state, entries), now).await,
             // This does not depend on the peer's message that the group has ended, which may be
             // lost.
-            Kept::Gone => self.copy_is_gone((peer.realm, group), state.epoch()).await,
+            Kept::Gone => {
+                self.replica_is_gone((peer.realm, group), state.epoch())
+                    .await
+            }
         };
         match kept {
             Ok(Outcome::Durable) => Written::Durable,
             Ok(Outcome::Conflict) => Written::Conflict,
             Err(failure) => {
-                self.storage.log_failure("copy", &failure);
+                self.storage.log_failure("replica", &failure);
                 Written::Failed
             }
         }
@@ -393,10 +399,10 @@ impl<S: Store> Groups<S> {
             return Ok(Outcome::Durable);
         };
         let ReplicaState {
-            record: copy,
+            record: replica,
             relied: mut batch,
         } = state;
-        let place = MailboxLog::copy(peer.realm, group, &copy);
+        let place = MailboxLog::replica(peer.realm, group, &replica);
         let mut vouchers = Vouchers::default();
         for mut entry in entries {
             // Content types that programs act on are reserved for this realm's own entries. The
@@ -405,15 +411,15 @@ impl<S: Store> Groups<S> {
             if is_of_realm(entry.content) && !says_gone(&entry) {
                 entry.content = CONTENT_OTHER;
             }
-            let kept = self.copied_entry((peer.realm, group), &copy, entry, &mut vouchers);
+            let kept = self.replicated_entry((peer.realm, group), &replica, entry, &mut vouchers);
             let record = kept.await?;
             batch.append(place.log.clone(), record.to_value()?);
         }
         vouchers.spend((peer.realm, group), &mut batch)?;
-        let key = records::copy(peer.realm, group);
+        let key = records::replica(peer.realm, group);
         let record = ReplicaRecord {
             position: last,
-            ..copy
+            ..replica
         };
         batch.put(key, record.to_value()?);
         self.limiter.stored_from(now, peer.realm, batch.bytes());

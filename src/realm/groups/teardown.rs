@@ -48,7 +48,7 @@ impl<S: Store> Groups<S> {
         }
         // After all other changes of these records.
         batch
-            .delete(records::standings(name, epoch))
+            .delete(records::seniorities(name, epoch))
             .delete(records::members_changed(name, epoch));
         // The remaining members belong to an epoch that is over, which nothing reads any more.
         // Without this work their records would be kept for ever.
@@ -58,22 +58,24 @@ impl<S: Store> Groups<S> {
 
     /// Adds to `batch` that a peer's group has ended, if its epoch is that of the replica here. A
     /// join that the peer has answered and that is not written yet is asked again.
-    pub(in crate::realm) async fn end_copy(
+    pub(in crate::realm) async fn end_replica(
         &self,
         (realm, group): (RealmId, GroupName),
         epoch: u64,
         batch: &mut Batch,
     ) -> Result<bool, Failure> {
         batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
-        let key = records::copy(realm, group);
+        let key = records::replica(realm, group);
         let found = self.storage.noted::<ReplicaRecord>(batch, &key).await?;
-        let Some((copy, _)) = found.filter(|(copy, _)| copy.epoch == epoch && !copy.ended) else {
+        let Some((replica, _)) =
+            found.filter(|(replica, _)| replica.epoch == epoch && !replica.ended)
+        else {
             return Ok(false);
         };
-        let log = copy.log;
+        let log = replica.log;
         let record = ReplicaRecord {
             ended: true,
-            ..copy
+            ..replica
         };
         batch.put(key, record.to_value()?);
         put_ending(Ending::Tell, (Some(realm), group), (epoch, log), batch)?;
@@ -82,13 +84,13 @@ impl<S: Store> Groups<S> {
 
     /// Ends a replica because its peer has answered that the group is gone, whether or not the peer
     /// has announced that.
-    pub(in crate::realm) async fn copy_is_gone(
+    pub(in crate::realm) async fn replica_is_gone(
         &self,
         (realm, group): (RealmId, GroupName),
         epoch: u64,
     ) -> Result<Outcome, Failure> {
         let mut batch = Batch::new();
-        if !self.end_copy((realm, group), epoch, &mut batch).await? {
+        if !self.end_replica((realm, group), epoch, &mut batch).await? {
             return Ok(Outcome::Durable);
         }
         let outcome = self.storage.commit(batch).await?;
@@ -146,20 +148,23 @@ impl<S: Store> Groups<S> {
         batch: &mut Batch,
     ) -> Result<bool, Failure> {
         let (realm, group) = (ending.realm, ending.group);
-        let copy = self.find_copy(batch, realm, group).await?;
+        let replica = self.find_replica(batch, realm, group).await?;
         let mut has_entries = false;
-        if let Some(copy) = copy.as_ref().filter(|_| ending.kind == Ending::ForgetCopy) {
-            let place = copy.place(realm, group);
+        if let Some(replica) = replica
+            .as_ref()
+            .filter(|_| ending.kind == Ending::ForgetReplica)
+        {
+            let place = replica.place(realm, group);
             let below = place.floor.saturating_add(1);
             has_entries = self.trim_more(&place.log, below, batch).await?;
         }
-        let lives = |copy: &ReplicaRecord| copy.epoch == record.epoch && !copy.ended;
-        if copy.is_some_and(|copy| lives(copy.record())) {
+        let lives = |replica: &ReplicaRecord| replica.epoch == record.epoch && !replica.ended;
+        if replica.is_some_and(|replica| lives(replica.record())) {
             // The peer was restored from a backup in which the group still exists, and a user has
             // joined it again.
             return Ok(true);
         }
-        let prefix = records::copy_members(realm, group);
+        let prefix = records::replica_members(realm, group);
         let after = Some(&record.after).filter(|after| !after.is_empty());
         let after = after.map(|after| Key(after.as_slice().into()));
         let members = self
@@ -168,14 +173,14 @@ impl<S: Store> Groups<S> {
             .await?;
         for (member_key, found) in &members {
             let member = ReplicaMemberRecord::from_value(&found.value)?;
-            let Some((_, _, user)) = records::copy_member_in(member_key) else {
+            let Some((_, _, user)) = records::replica_member_in(member_key) else {
                 continue;
             };
             match ending.kind {
                 Ending::Tell if member.epoch.is_none_or(|epoch| epoch == record.epoch) => {
                     append_notice((realm, group), user, (NOTICE, now), batch)?;
                 }
-                Ending::ForgetCopy if member.epoch == Some(record.epoch) => {
+                Ending::ForgetReplica if member.epoch == Some(record.epoch) => {
                     // This does not apply if they have joined again meanwhile.
                     batch.note(member_key, Some(found.version));
                     leave_replica((realm, group), user, batch);

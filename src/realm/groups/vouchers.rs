@@ -90,10 +90,10 @@ impl<S: Store> Groups<S> {
 
     /// Returns an entry of a group as it is stored. Its author is the one that the home realm
     /// names, if it may name that one.
-    pub(in crate::realm) async fn copied_entry(
+    pub(in crate::realm) async fn replicated_entry(
         &self,
         (realm, group): (RealmId, GroupName),
-        copy: &ReplicaRecord,
+        replica: &ReplicaRecord,
         entry: Entry,
         vouchers: &mut Vouchers,
     ) -> Result<EntryRecord, Failure> {
@@ -111,8 +111,8 @@ impl<S: Store> Groups<S> {
             None => home(),
             // An author must not look like a user of this realm because another realm uses its name
             // there.
-            Some(other) if other == self.own.id || other.as_str() == copy.known_as => {
-                let is_ours = other.as_str() == copy.known_as;
+            Some(other) if other == self.own.id || other.as_str() == replica.known_as => {
+                let is_ours = other.as_str() == replica.known_as;
                 if is_planted(Fault::BelieveCopies)
                     || is_ours && self.vouches((realm, group), &entry, vouchers).await?
                 {
@@ -153,16 +153,19 @@ impl<S: Store> Groups<S> {
     pub(in crate::realm) async fn note_again(
         &self,
         (realm, group): (RealmId, GroupName),
-        copy: &ReplicaRecord,
+        replica: &ReplicaRecord,
     ) -> Result<(), Failure> {
-        let log = MailboxLog::copy(realm, group, copy).log;
+        let log = MailboxLog::replica(realm, group, replica).log;
         let since = self.storage.running().await?;
         let limit = PageLimit {
             entries: POSTS_AT_ONCE,
             bytes: READ_BYTES,
         };
         loop {
-            let page = self.storage.read(&log, Position(copy.floor), limit).await?;
+            let page = self
+                .storage
+                .read(&log, Position(replica.floor), limit)
+                .await?;
             let Some((last, _)) = page.entries.last() else {
                 return Ok(());
             };

@@ -43,7 +43,7 @@ pub struct Operation<'a> {
 
 /// What is known of a number.
 #[derive(Debug)]
-pub enum Known<'a> {
+pub enum NumberState<'a> {
     /// It is new: execute the command.
     New(Operation<'a>),
     /// It is used. Holds the recorded answer.
@@ -80,7 +80,7 @@ impl<S: Store> Idempotency<S> {
         owner: Owner,
         number: OperationNumber,
         fingerprint: [u8; 8],
-    ) -> Result<Known<'_>, Failure> {
+    ) -> Result<NumberState<'_>, Failure> {
         self.look_up_any(owner, number, Some(fingerprint)).await
     }
 
@@ -92,7 +92,7 @@ impl<S: Store> Idempotency<S> {
         owner: Owner,
         number: OperationNumber,
         fingerprint: [u8; 8],
-    ) -> Result<Known<'_>, Failure> {
+    ) -> Result<NumberState<'_>, Failure> {
         match self.look_up(owner, number, fingerprint).await {
             Err(Failure::Refused(Refusal {
                 code: code @ (ErrorCode::AlreadyDone | ErrorCode::NumberReused),
@@ -110,7 +110,7 @@ impl<S: Store> Idempotency<S> {
         owner: Owner,
         number: OperationNumber,
         fingerprint: Option<[u8; 8]>,
-    ) -> Result<Known<'_>, Failure> {
+    ) -> Result<NumberState<'_>, Failure> {
         let number = number.0;
         if number == 0 {
             return Err(ErrorCode::BadRequest.into());
@@ -118,7 +118,7 @@ impl<S: Store> Idempotency<S> {
         loop {
             match self.windows.take(owner, number) {
                 Turn::New(reservation) => {
-                    return Ok(Known::New(Operation {
+                    return Ok(NumberState::New(Operation {
                         reservation,
                         fingerprint: fingerprint.unwrap_or(WITHDRAWN),
                     }));
@@ -136,8 +136,10 @@ impl<S: Store> Idempotency<S> {
                         answer => answer,
                     };
                     return match fingerprint {
-                        Some(wanted) if record.fingerprint == wanted => Ok(Known::Done(answer)),
-                        None => Ok(Known::Done(answer)),
+                        Some(wanted) if record.fingerprint == wanted => {
+                            Ok(NumberState::Done(answer))
+                        }
+                        None => Ok(NumberState::Done(answer)),
                         // The sender that withdrew this number knows that it did.
                         Some(_) if record.fingerprint == WITHDRAWN => {
                             Err(ErrorCode::Expired.into())

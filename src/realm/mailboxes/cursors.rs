@@ -57,7 +57,7 @@ impl<S: Store> Mailboxes<S> {
             Mailbox::Realm(realm) => Some(MailboxLog::from_realm(user, realm)),
             Mailbox::Group(group) => self.groups.joined_place(user, group).await?,
             Mailbox::RealmGroup(realm, group) => {
-                self.groups.copied_place(user, realm, group).await?
+                self.groups.replica_place(user, realm, group).await?
             }
         })
     }
@@ -313,11 +313,11 @@ impl<S: Store> Mailboxes<S> {
                 let lives = found.filter(|(group, _)| group.log == number);
                 lives.map(|(group, _)| group.floor)
             }
-            Some(LogKind::Copy(realm, name, number)) => {
-                let key = records::copy(realm, name);
+            Some(LogKind::Replica(realm, name, number)) => {
+                let key = records::replica(realm, name);
                 let found = self.storage.record::<ReplicaRecord>(&key).await?;
-                let lives = found.filter(|(copy, _)| copy.log == number);
-                lives.map(|(copy, _)| copy.floor)
+                let lives = found.filter(|(replica, _)| replica.log == number);
+                lives.map(|(replica, _)| replica.floor)
             }
             _ => return Ok(0),
         };

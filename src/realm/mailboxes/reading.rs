@@ -54,7 +54,7 @@ impl Reader<'static> {
 }
 
 /// An entry of a mailbox.
-pub(in crate::realm) struct Found {
+pub(in crate::realm) struct StoredEntry {
     pub entry: Entry,
     /// The user who wrote it, or is said to have. `None` if the realm itself did.
     pub author: Option<Sender>,
@@ -230,7 +230,7 @@ impl<S: Store> Mailboxes<S> {
                 .await?;
             let mut time = 0;
             let mut entries = Vec::with_capacity(found.len());
-            for Found { entry, author } in found {
+            for StoredEntry { entry, author } in found {
                 (passed, time) = (entry.position, entry.time);
                 if author.is_some_and(|author| reader.blocked.hides(&author)) {
                     hidden += 1;
@@ -279,7 +279,7 @@ impl<S: Store> Mailboxes<S> {
             };
             let from = Position(after.max(place.floor));
             let (found, more) = self.entries(place, from, 0, limit).await?;
-            for Found { entry, author } in found {
+            for StoredEntry { entry, author } in found {
                 if !author.is_some_and(|author| blocked.hides(&author)) {
                     return Ok(after);
                 }
@@ -311,7 +311,7 @@ impl<S: Store> Mailboxes<S> {
             };
             let (found, more) = self.entries(place, after, 0, limit).await?;
             *left = left.saturating_sub(found.len());
-            for Found { entry, author } in &found {
+            for StoredEntry { entry, author } in &found {
                 let counts = entry.position.0 <= last;
                 let is_hidden = author.is_some_and(|author| blocked.hides(&author));
                 count += u64::from(counts && is_hidden);
@@ -335,7 +335,7 @@ impl<S: Store> Mailboxes<S> {
         after: Position,
         read_up_to: u64,
         limit: PageLimit,
-    ) -> Result<(Vec<Found>, bool), Failure> {
+    ) -> Result<(Vec<StoredEntry>, bool), Failure> {
         let mut found = self.storage.read(&place.log, after, limit).await?;
         let mut before = 0;
         if found.entries.is_empty() {
@@ -350,7 +350,7 @@ impl<S: Store> Mailboxes<S> {
             .iter()
             .map(|(position, value)| entry(*position, value, read_up_to));
         let kept = kept.collect::<Result<Vec<_>, _>>()?;
-        if let Some(Found { entry, .. }) = kept.first() {
+        if let Some(StoredEntry { entry, .. }) = kept.first() {
             before = entry.position.0.saturating_sub(1);
         }
         if before <= after.0 {
@@ -359,7 +359,7 @@ impl<S: Store> Mailboxes<S> {
         let mut count = Vec::new();
         emit_varint(before - after.0, &mut count);
         let time = kept.first().map_or(0, |first| first.entry.time);
-        let gone = Found {
+        let gone = StoredEntry {
             entry: Entry {
                 read: before <= read_up_to,
                 ..realm_entry(place, (Position(before), time), CONTENT_GONE, count)
@@ -392,7 +392,7 @@ const fn realm_entry(
 }
 
 /// Returns a stored message as it is sent.
-fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<Found, Failure> {
+fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<StoredEntry, Failure> {
     let record = EntryRecord::from_value(value)?;
     let name = |_| Failure::from(ErrorCode::Internal);
     let from = Sender {
@@ -405,7 +405,7 @@ fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<Found, Fai
     };
     let alleged = record.alleged.map(|alleged| alleged.parse());
     let author = alleged.transpose().map_err(name)?;
-    Ok(Found {
+    Ok(StoredEntry {
         author: author.or_else(|| (!is_of_realm(record.content)).then_some(from)),
         entry: Entry {
             position,

@@ -49,7 +49,7 @@ impl<S: Store> Mailboxes<S> {
             self.trim_to(log, last).await?;
             let mut batch = Batch::tidying();
             batch.delete(records::kept(log));
-            if matches!(kind, LogKind::Copy(..)) {
+            if matches!(kind, LogKind::Replica(..)) {
                 batch.forget(log.clone());
             }
             self.storage.commit(batch).await?;
@@ -178,15 +178,18 @@ impl<S: Store> Mailboxes<S> {
                     _ => Reach::Dead(last),
                 }
             }
-            LogKind::Copy(realm, name, number) => {
+            LogKind::Replica(realm, name, number) => {
                 let found = self
                     .storage
-                    .record::<ReplicaRecord>(&records::copy(realm, name))
+                    .record::<ReplicaRecord>(&records::replica(realm, name))
                     .await?;
                 match found {
                     Some((record, _)) if record.log == number => {
-                        let place = MailboxLog::copy(realm, name, &record);
-                        Reach::Readers(Readers::Copy(records::copy_members(realm, name), place))
+                        let place = MailboxLog::replica(realm, name, &record);
+                        Reach::Readers(Readers::Replica(
+                            records::replica_members(realm, name),
+                            place,
+                        ))
                     }
                     _ => Reach::Dead(last),
                 }
@@ -213,7 +216,7 @@ impl<S: Store> Mailboxes<S> {
                 let place = MailboxLog::group(*name, record);
                 self.read_by(&prefix, &place, (least, wanted)).await
             }
-            Readers::Copy(prefix, place) => self.read_by(prefix, place, (least, wanted)).await,
+            Readers::Replica(prefix, place) => self.read_by(prefix, place, (least, wanted)).await,
         }
     }
 
@@ -270,7 +273,7 @@ enum Reach {
 enum Readers {
     User(Username),
     Group(GroupName, GroupRecord),
-    Copy(Prefix, MailboxLog),
+    Replica(Prefix, MailboxLog),
 }
 
 /// The positions up to which entries of a log were kept for long enough.

@@ -167,7 +167,7 @@ impl<S: Store> Realm<S> {
                 }
                 // Its groups may have grown while it was away. If they cannot be listed, it must
                 // introduce itself again.
-                self.groups.read_all_copies(peer.realm).await?;
+                self.groups.read_all_replicas(peer.realm).await?;
                 return Ok(answer);
             }
         }

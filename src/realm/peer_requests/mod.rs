@@ -8,7 +8,7 @@ use blake2::{Blake2s256, Digest};
 use crate::realm::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
     failure::Failure,
-    idempotency::Known,
+    idempotency::NumberState,
     network::GroupWork,
     peer::Peer,
     records::{EntryRecord, MailboxLog, Owner, Record as _, RecordedAnswer},
@@ -156,7 +156,7 @@ impl<S: Store> Realm<S> {
                 // Nothing is remembered about a group that no user here is in.
                 if self
                     .groups
-                    .find_copy(&mut Unnoted, peer.realm, group)
+                    .find_replica(&mut Unnoted, peer.realm, group)
                     .await?
                     .is_some()
                 {
@@ -206,11 +206,11 @@ impl<S: Store> Realm<S> {
                 .look_up(owner, sequence, fingerprint)
                 .await?
             {
-                Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
-                Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
+                NumberState::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
+                NumberState::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
                     return Err(ErrorCode::Internal.into());
                 }
-                Known::New(operation) => operation,
+                NumberState::New(operation) => operation,
             };
             let mut batch = Batch::new();
             // A peer's removal says nothing about the message.
@@ -255,11 +255,11 @@ impl<S: Store> Realm<S> {
     ) -> Result<Vec<u8>, Failure> {
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self.idempotency.look_up_any(owner, sequence, None).await? {
-                Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
-                Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
+                NumberState::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
+                NumberState::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
                     return Err(ErrorCode::Internal.into());
                 }
-                Known::New(operation) => operation,
+                NumberState::New(operation) => operation,
             };
             let mut batch = Batch::new();
             self.peers.rely_on_peer(&mut batch, peer).await?;
@@ -296,7 +296,7 @@ impl<S: Store> Realm<S> {
             }
             What::Ended(group, life) => {
                 let which = (peer.realm, *group);
-                self.groups.end_copy(which, *life, batch).await?;
+                self.groups.end_replica(which, *life, batch).await?;
                 return Ok(Vec::new());
             }
         };

@@ -67,7 +67,7 @@ impl Receipts {
     }
 
     /// Announces that a verdict is about to be written. Returns `None` if no command waits for it.
-    pub fn settle(&self, operation: Option<&QueuedOperation>) -> Option<Settling> {
+    pub fn settle(&self, operation: Option<&QueuedOperation>) -> Option<PendingVerdict> {
         let operation = operation?;
         let id = (operation.owner.clone(), operation.number);
         let mut all = self.lock();
@@ -78,7 +78,7 @@ impl Receipts {
             return None;
         }
         waiting.is_settling = true;
-        Some(Settling {
+        Some(PendingVerdict {
             receipts: self.clone(),
             id,
         })
@@ -129,12 +129,12 @@ impl Drop for Wait {
 /// A verdict that is being written while commands wait for it. Dropping this means that it could
 /// not be written.
 #[derive(Debug)]
-pub struct Settling {
+pub struct PendingVerdict {
     receipts: Receipts,
     id: OperationId,
 }
 
-impl Settling {
+impl PendingVerdict {
     /// Tells the commands that wait: the verdict is written.
     pub fn tell(self, verdict: &[u8]) {
         let waiting = self.receipts.lock().remove(&self.id);
@@ -145,7 +145,7 @@ impl Settling {
     }
 }
 
-impl Drop for Settling {
+impl Drop for PendingVerdict {
     fn drop(&mut self) {
         self.receipts.lock().remove(&self.id);
     }

@@ -6,7 +6,7 @@ use crate::{
     wire::{GroupName, Handle, RealmId, Sender, Username},
 };
 
-use super::{GroupRecord, MemberRecord, Owner, ReplicaRecord, SessionHash, copies};
+use super::{GroupRecord, MemberRecord, Owner, ReplicaRecord, SessionHash, replicas};
 
 pub(super) fn key(parts: &[&[u8]]) -> Key {
     Key(concat(parts))
@@ -158,8 +158,8 @@ impl MailboxLog {
     }
 
     /// This realm's replica of a group of another realm.
-    pub fn copy(realm: RealmId, group: GroupName, record: &ReplicaRecord) -> Self {
-        let Prefix(mut name) = copies(realm);
+    pub fn replica(realm: RealmId, group: GroupName, record: &ReplicaRecord) -> Self {
+        let Prefix(mut name) = replicas(realm);
         name.extend_from_slice(group.as_bytes());
         name.push(b'/');
         name.extend_from_slice(&record.log.to_be_bytes());
@@ -182,7 +182,7 @@ pub enum LogKind {
     /// The messages of the groups of that name.
     Group(GroupName, u64),
     /// The replica of a group of a realm.
-    Copy(RealmId, GroupName, u64),
+    Replica(RealmId, GroupName, u64),
     /// Private messages of users whom their recipient has blocked. Nobody reads it.
     Discarded,
     /// The queue to a peer.
@@ -203,7 +203,7 @@ pub fn log_kind(log: &Log) -> Option<LogKind> {
             let (name, log) = rest.split_at_checked(rest.len().checked_sub(9)?)?;
             LogKind::Group(name_of(name)?, number(log.get(1..)?)?)
         }
-        b"x/" => LogKind::Copy(name_of(next()?)?, name_of(next()?)?, number(next()?)?),
+        b"x/" => LogKind::Replica(name_of(next()?)?, name_of(next()?)?, number(next()?)?),
         b"P/" | b"F/" => LogKind::Discarded,
         b"q/" => LogKind::Queue,
         _ => return None,
@@ -254,7 +254,7 @@ pub fn cursor_log(key: &Key) -> Option<(Log, Option<Key>)> {
         let log = mailbox.map(|name| Log(name.into()));
         let is_group = |log: &Log| {
             let kind = log_kind(log);
-            matches!(kind, Some(LogKind::Group(..) | LogKind::Copy(..)))
+            matches!(kind, Some(LogKind::Group(..) | LogKind::Replica(..)))
         };
         let Some(log) = log.filter(is_group) else {
             continue;
@@ -315,19 +315,19 @@ pub fn members_changed(group: GroupName, epoch: u64) -> Key {
     Key(of_group(b"n/", group, epoch))
 }
 
-/// Says that all members of this realm in a group are listed by their standing.
-pub fn standings(group: GroupName, epoch: u64) -> Key {
+/// Says that all members of this realm in a group are listed by their seniority.
+pub fn seniorities(group: GroupName, epoch: u64) -> Key {
     Key(of_group(b"w/", group, epoch))
 }
 
-/// The moderators of this realm, or the other members, those of longest standing first.
+/// The moderators of this realm, or the other members, the most senior first.
 pub fn ranked(group: GroupName, epoch: u64, is_moderator: bool) -> Prefix {
-    let Key(mut name) = standings(group, epoch);
+    let Key(mut name) = seniorities(group, epoch);
     name.push(u8::from(!is_moderator));
     Prefix(name)
 }
 
-pub fn standing(group: GroupName, epoch: u64, user: Username, member: &MemberRecord) -> Key {
+pub fn seniority(group: GroupName, epoch: u64, user: Username, member: &MemberRecord) -> Key {
     let Prefix(mut name) = ranked(group, epoch, member.moderator);
     name.extend_from_slice(&member.joined.to_be_bytes());
     name.extend_from_slice(user.as_bytes());
@@ -336,8 +336,8 @@ pub fn standing(group: GroupName, epoch: u64, user: Username, member: &MemberRec
 
 /// Returns the user at the end of such a key.
 pub fn ranked_in(key: &Key, prefix: &Prefix) -> Option<Username> {
-    let standing = key.0.strip_prefix(prefix.0.as_slice())?;
-    core::str::from_utf8(standing.get(4..)?).ok()?.parse().ok()
+    let seniority = key.0.strip_prefix(prefix.0.as_slice())?;
+    core::str::from_utf8(seniority.get(4..)?).ok()?.parse().ok()
 }
 
 pub fn realm_members(group: GroupName, epoch: u64, realm: RealmId) -> Key {
@@ -461,7 +461,7 @@ pub fn banned_realm(key: &Key) -> Option<RealmId> {
 }
 
 /// The users here that are in any group of one realm.
-pub fn copy_members_of(realm: RealmId) -> Prefix {
+pub fn replica_members_of(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"y/", realm.as_bytes(), b"/"]))
 }
 

@@ -33,7 +33,7 @@ struct FirstReplicaRecord {
 
 /// The same in format 2.
 #[derive(Deserialize)]
-struct SecondCopyRecord {
+struct SecondReplicaRecord {
     epoch: u64,
     known_as: String,
     position: u64,
@@ -57,7 +57,7 @@ impl Record for ReplicaRecord {
     }
 
     fn from_second_format(record: &[u8]) -> Result<Self, StoreError> {
-        let second: SecondCopyRecord = parse(record)?;
+        let second: SecondReplicaRecord = parse(record)?;
         Ok(Self {
             epoch: second.epoch,
             known_as: second.known_as,
@@ -115,8 +115,8 @@ impl Record for ReplicaMemberRecord {
 
 impl ReplicaMemberRecord {
     /// True if the membership is of the group that the replica is of.
-    pub fn is_of(&self, copy: &ReplicaRecord) -> bool {
-        self.epoch.is_none_or(|epoch| epoch == copy.epoch)
+    pub fn is_of(&self, replica: &ReplicaRecord) -> bool {
+        self.epoch.is_none_or(|epoch| epoch == replica.epoch)
     }
 }
 
@@ -155,7 +155,7 @@ pub enum Ending {
     /// Tell the users here that a group of another realm has ended.
     Tell = 0,
     /// Remove the members of a replica: by now there is a replica of another group of its name.
-    ForgetCopy = 1,
+    ForgetReplica = 1,
     /// Remove the members of a group of this realm.
     Forget = 2,
 }
@@ -165,7 +165,7 @@ impl Ending {
     pub fn of(key: &Key) -> Option<Self> {
         let Prefix(prefix) = endings();
         let kind = key.0.strip_prefix(prefix.as_slice())?.first()?;
-        [Self::Tell, Self::ForgetCopy, Self::Forget]
+        [Self::Tell, Self::ForgetReplica, Self::Forget]
             .into_iter()
             .find(|ending| *ending as u8 == *kind)
     }
@@ -219,22 +219,22 @@ pub fn post(realm: RealmId, group: &str, hash: [u8; 16]) -> Key {
     key(&[&posts_of(realm).0, group.as_bytes(), b"/", &hash])
 }
 
-pub fn copies(realm: RealmId) -> Prefix {
+pub fn replicas(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
 }
 
-pub fn copy(realm: RealmId, group: GroupName) -> Key {
-    key(&[&copies(realm).0, group.as_bytes()])
+pub fn replica(realm: RealmId, group: GroupName) -> Key {
+    key(&[&replicas(realm).0, group.as_bytes()])
 }
 
 /// The users here that are in any group of another realm.
-pub fn all_copy_members() -> Prefix {
+pub fn all_replica_members() -> Prefix {
     Prefix(concat(&[b"y/"]))
 }
 
 /// The users here that are in one group.
-pub fn copy_members(realm: RealmId, group: GroupName) -> Prefix {
-    let Prefix(all) = all_copy_members();
+pub fn replica_members(realm: RealmId, group: GroupName) -> Prefix {
+    let Prefix(all) = all_replica_members();
     Prefix(concat(&[
         &all,
         realm.as_bytes(),
@@ -244,36 +244,41 @@ pub fn copy_members(realm: RealmId, group: GroupName) -> Prefix {
     ]))
 }
 
-pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
-    key(&[&copy_members(realm, group).0, user.as_bytes()])
+pub fn replica_member(realm: RealmId, group: GroupName, user: Username) -> Key {
+    key(&[&replica_members(realm, group).0, user.as_bytes()])
 }
 
 /// Returns what such a key names.
-pub fn copy_member_in(key: &Key) -> Option<(RealmId, GroupName, Username)> {
-    let Prefix(all) = all_copy_members();
+pub fn replica_member_in(key: &Key) -> Option<(RealmId, GroupName, Username)> {
+    let Prefix(all) = all_replica_members();
     let (realm, group, user) = three_names(key.0.strip_prefix(all.as_slice())?)?;
     Some((realm.parse().ok()?, group.parse().ok()?, user.parse().ok()?))
 }
 
 /// The replicas that a user is in.
-pub fn copied(user: Username) -> Prefix {
+pub fn replicas_of_user(user: Username) -> Prefix {
     Prefix(concat(&[b"z/", user.as_bytes(), b"/"]))
 }
 
-pub fn copied_group(user: Username, realm: RealmId, group: GroupName) -> Key {
-    key(&[&copied(user).0, realm.as_bytes(), b"/", group.as_bytes()])
+pub fn replica_of_user(user: Username, realm: RealmId, group: GroupName) -> Key {
+    key(&[
+        &replicas_of_user(user).0,
+        realm.as_bytes(),
+        b"/",
+        group.as_bytes(),
+    ])
 }
 
 /// Returns the group of another realm at the end of such a key.
-pub fn copied_in(key: &Key, prefix: &Prefix) -> Option<(RealmId, GroupName)> {
+pub fn replica_of_user_in(key: &Key, prefix: &Prefix) -> Option<(RealmId, GroupName)> {
     let names = key.0.strip_prefix(prefix.0.as_slice())?;
     let names = core::str::from_utf8(names).ok()?;
     let (realm, group) = names.split_once('/')?;
     Some((realm.parse().ok()?, group.parse().ok()?))
 }
 
-/// How far the list of [`copied_group`] keys is filled.
-pub fn copies_listed() -> Key {
+/// How far the list of [`replica_of_user`] keys is filled.
+pub fn replicas_listed() -> Key {
     key(&[b"z/"])
 }
 

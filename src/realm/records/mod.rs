@@ -18,7 +18,7 @@
 //! m/ group / epoch 8 / user      member; user@realm for one of another realm
 //! n/ group / epoch 8 /           written with each change of this realm's members or their roles
 //! w/ group / epoch 8 / rank 1 joined 4 user
-//!                                members of this realm: moderators first, then by standing
+//!                                members of this realm: moderators first, then by seniority
 //! w/ group / epoch 8 /           all members are listed: the group is no older than that list
 //! i/ group / epoch 8 / realm     number of members of that realm
 //! j/ user / group                epoch: the groups a user is in

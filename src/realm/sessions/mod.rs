@@ -33,7 +33,7 @@ const SESSIONS_AT_ONCE: usize = 256;
 
 /// The result of a search for the session that a command names.
 #[derive(Debug)]
-pub enum Found {
+pub enum SessionLookup {
     /// It is open.
     Open(Current),
     /// The command's number is older than the session. Its sender was told then that there is no
@@ -133,12 +133,12 @@ impl<S: Store> Sessions<S> {
         session: SessionRef,
     ) -> Result<Current, Failure> {
         match self.find_session(caller, session).await? {
-            Found::Open(current) => Ok(current),
-            Found::Since(owner) => {
+            SessionLookup::Open(current) => Ok(current),
+            SessionLookup::Since(owner) => {
                 let highest = self.idempotency.highest(&owner).await?;
                 Err(Refusal::number(ErrorCode::NoSession, highest).into())
             }
-            Found::None => Err(ErrorCode::NoSession.into()),
+            SessionLookup::None => Err(ErrorCode::NoSession.into()),
         }
     }
 
@@ -147,7 +147,7 @@ impl<S: Store> Sessions<S> {
         &self,
         caller: &Caller,
         session: SessionRef,
-    ) -> Result<Found, Failure> {
+    ) -> Result<SessionLookup, Failure> {
         let found = match (session, &caller.device) {
             (SessionRef::Bound, Some(device)) => self.bound_session(device, caller.now).await?,
             (SessionRef::Bound, None) => None,
@@ -159,9 +159,11 @@ impl<S: Store> Sessions<S> {
         };
         let OperationNumber(number) = caller.operation;
         Ok(match found {
-            Some(current) if number == 0 || number > current.record.since => Found::Open(current),
-            Some(current) => Found::Since(current.owner()),
-            None => Found::None,
+            Some(current) if number == 0 || number > current.record.since => {
+                SessionLookup::Open(current)
+            }
+            Some(current) => SessionLookup::Since(current.owner()),
+            None => SessionLookup::None,
         })
     }
 

@@ -52,9 +52,9 @@ async fn with_copy<S: Store>(
         ended: false,
     };
     let mut batch = Batch::new();
-    batch.put(records::copy(beta, group), copy.to_value().unwrap());
+    batch.put(records::replica(beta, group), copy.to_value().unwrap());
     realm.storage.commit(batch).await.unwrap();
-    let log = records::MailboxLog::copy(beta, group, &copy).log;
+    let log = records::MailboxLog::replica(beta, group, &copy).log;
     (
         realm.peers.peers().await.0.remove(0),
         group,
@@ -202,7 +202,7 @@ async fn membership_unknown_to_home_realm_ends_with_next_post() {
         let told = Settling::Told(Answer::Refused(ErrorCode::NotAMember.into()));
         if is_damaged {
             let mut batch = Batch::new();
-            let member = records::copy_member(beta, crew, "ann".parse().unwrap());
+            let member = records::replica_member(beta, crew, "ann".parse().unwrap());
             batch.put(member, Vec::new());
             realm.store().commit(batch).await.unwrap();
         }

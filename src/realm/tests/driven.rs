@@ -207,7 +207,7 @@ impl<S: Store> Realm<S> {
     /// Reads a group from its home realm until the replica is complete.
     pub async fn read_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReadOutcome {
         loop {
-            let state = match self.groups.look_at_copy(peer, group, now).await {
+            let state = match self.groups.look_at_replica(peer, group, now).await {
                 ReplicaLook::At(state) => state,
                 ReplicaLook::Gone => return ReadOutcome::Gone,
                 ReplicaLook::NotNow => return ReadOutcome::Unread,

@@ -80,7 +80,7 @@ async fn membership_is_not_ended_by_message_about_former_one() {
         assert_eq!(answer, Answer::Done);
     }
     let is_member = || {
-        let key = records::copy_member("beta".parse().unwrap(), group("crew"), user("ann"));
+        let key = records::replica_member("beta".parse().unwrap(), group("crew"), user("ann"));
         store.memory().get(&key).is_some()
     };
     for (sequence, membership, stays) in
@@ -112,7 +112,7 @@ async fn membership_without_number_is_ended_by_any_expelled() {
             epoch: Some(7),
             membership: 0,
         };
-        let key = records::copy_member("beta".parse().unwrap(), group("crew"), user("ann"));
+        let key = records::replica_member("beta".parse().unwrap(), group("crew"), user("ann"));
         let mut batch = Batch::new();
         batch.put(key.clone(), member.to_value().unwrap());
         store.memory().apply(batch).unwrap();

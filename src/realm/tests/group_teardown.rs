@@ -247,10 +247,10 @@ fn put_copy(store: &Held, of: &str, epoch: u64) {
         body: b"hello".to_vec(),
         alleged: None,
     };
-    let log = records::MailboxLog::copy(of, crew, &copy).log;
+    let log = records::MailboxLog::replica(of, crew, &copy).log;
     let mut batch = Batch::new();
     batch
-        .put(records::copy(of, crew), copy.to_value().unwrap())
+        .put(records::replica(of, crew), copy.to_value().unwrap())
         .append(log, entry.to_value().unwrap());
     store.memory().apply(batch).unwrap();
 }
@@ -265,10 +265,10 @@ fn put_member(store: &Held, of: &str, who: &str) {
     let mut batch = Batch::new();
     batch
         .put(
-            records::copy_member(of, crew, user(who)),
+            records::replica_member(of, crew, user(who)),
             member.to_value().unwrap(),
         )
-        .put(records::copied_group(user(who), of, crew), vec![1]);
+        .put(records::replica_of_user(user(who), of, crew), vec![1]);
     store.memory().apply(batch).unwrap();
 }
 
@@ -334,7 +334,7 @@ async fn replica_of_ended_group_is_readable_and_members_are_told_once() {
     give(&realm, BETA, &ended(2, "crew", EPOCH).to_bytes()).await;
     realm
         .groups
-        .copy_is_gone(("beta".parse().unwrap(), group("crew")), EPOCH)
+        .replica_is_gone(("beta".parse().unwrap(), group("crew")), EPOCH)
         .await
         .unwrap();
     assert!(realm.do_chores(NOW).await);
@@ -369,7 +369,9 @@ async fn replica_of_ended_group_is_readable_and_members_are_told_once() {
         Err(ErrorCode::NotAMember)
     );
     assert_eq!(read_copy(&realm, 2, "beta").await, Ok(1));
-    let left = store.memory().list(&records::copied(user("ann")), None, 1);
+    let left = store
+        .memory()
+        .list(&records::replicas_of_user(user("ann")), None, 1);
     assert_eq!(left, []);
 }
 
@@ -397,7 +399,7 @@ async fn replica_is_not_ended_by_end_of_another_group() {
     assert_eq!(notices(&store, "ann"), []);
     let copy = store
         .memory()
-        .get(&records::copy("beta".parse().unwrap(), group("crew")))
+        .get(&records::replica("beta".parse().unwrap(), group("crew")))
         .unwrap();
     assert!(
         !records::ReplicaRecord::from_value(&copy.value)
@@ -490,11 +492,13 @@ async fn replica_end_found_by_read_makes_way_for_later_group() {
         read_copy(&realm, 2, "beta").await,
         Err(ErrorCode::NotAMember)
     );
-    let prefix = records::copy_members("beta".parse().unwrap(), group("crew"));
+    let prefix = records::replica_members("beta".parse().unwrap(), group("crew"));
     let members = store.memory().list(&prefix, None, 9);
     assert_eq!(members.len(), 1, "bob's membership is forgotten");
     assert_eq!(
-        store.memory().list(&records::copied(user("bob")), None, 1),
+        store
+            .memory()
+            .list(&records::replicas_of_user(user("bob")), None, 1),
         []
     );
 }

@@ -163,7 +163,7 @@ async fn unconfirmed_text_of_blocked_user_is_hidden() {
         ended: false,
     };
     let which = ("beta".parse().unwrap(), cats());
-    let place = MailboxLog::copy(which.0, which.1, &copy);
+    let place = MailboxLog::replica(which.0, which.1, &copy);
     let bob = |realm: Option<&str>| Sender {
         user: "bob".parse().unwrap(),
         realm: realm.map(|realm| realm.parse().unwrap()),
@@ -188,7 +188,7 @@ async fn unconfirmed_text_of_blocked_user_is_hidden() {
         let kept = fixture
             .realm
             .groups
-            .copied_entry(which, &copy, entry, &mut vouchers);
+            .replicated_entry(which, &copy, entry, &mut vouchers);
         batch.append(place.log.clone(), kept.await.unwrap().to_value().unwrap());
     }
     fixture.realm.storage.commit(batch).await.unwrap();

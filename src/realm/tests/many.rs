@@ -116,7 +116,7 @@ async fn group_owner_of_large_group_is_succeeded_by_moderator() {
     assert!(owns(&realm, 2).await);
 }
 
-/// GRP-7: this also holds for a group from before members were indexed by standing.
+/// GRP-7: this also holds for a group from before members were indexed by seniority.
 #[tokio::test]
 async fn group_owner_of_unindexed_group_is_succeeded_by_moderator() {
     let (store, realm) = crowded().await;

@@ -45,14 +45,14 @@ fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bo
             membership: 0,
         };
         batch
-            .put(records::copy(beta, name), copy.to_value().unwrap())
+            .put(records::replica(beta, name), copy.to_value().unwrap())
             .put(
-                records::copy_member(beta, name, user(who)),
+                records::replica_member(beta, name, user(who)),
                 member.to_value().unwrap(),
             )
-            .append(records::MailboxLog::copy(beta, name, &copy).log, vec![1]);
+            .append(records::MailboxLog::replica(beta, name, &copy).log, vec![1]);
         if is_listed {
-            batch.put(records::copied_group(user(who), beta, name), vec![1]);
+            batch.put(records::replica_of_user(user(who), beta, name), vec![1]);
         }
     }
     store.memory().apply(batch).unwrap();
@@ -118,7 +118,7 @@ async fn replica_index_of_older_store_is_built_across_restarts() {
             300,
             "after {steps} steps"
         );
-        if realm.groups.list_copies().await.unwrap() {
+        if realm.groups.list_replicas().await.unwrap() {
             break;
         }
         assert!(listed() <= before + 257);
@@ -163,7 +163,9 @@ async fn replica_index_being_built_leaves_out_member_who_leaves() {
         assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
         store.hold.release.notify_one();
         assert!(chores.await);
-        let listed = store.memory().list(&records::copied(user("ann")), None, 9);
+        let listed = store
+            .memory()
+            .list(&records::replicas_of_user(user("ann")), None, 9);
         assert_eq!(listed, [], "at step {steps}");
     }
 }
@@ -245,6 +247,6 @@ async fn replica_reads_continue_for_all_groups_after_start() {
     let realm = with_users(&store).await;
     put_copies(&store, "ann", 0, 1500, true);
     let beta = "beta".parse().unwrap();
-    realm.groups.read_all_copies(beta).await.unwrap();
+    realm.groups.read_all_replicas(beta).await.unwrap();
     assert_eq!(realm.group_work(beta).await.len(), 1500);
 }

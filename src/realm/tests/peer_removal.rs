@@ -380,11 +380,11 @@ async fn peer_removal_makes_group_of_next_realm_another_group() {
     assert!(realm.do_chores(NOW).await);
     add_peer(&realm, 77, "beta").await;
     let mut peer_calls = realm.network.reconnect();
-    let key = records::copy("beta".parse().unwrap(), group("devs"));
+    let key = records::replica("beta".parse().unwrap(), group("devs"));
     let kept =
         || records::ReplicaRecord::from_value(&store.memory().get(&key).unwrap().value).unwrap();
     let mut batch = Batch::new();
-    let log = records::MailboxLog::copy("beta".parse().unwrap(), group("devs"), &kept()).log;
+    let log = records::MailboxLog::replica("beta".parse().unwrap(), group("devs"), &kept()).log;
     batch.append(log.clone(), vec![1]);
     store.memory().apply(batch).unwrap();
     let command = Request::from(join_realm(op(9), "devs")).to_bytes();
@@ -415,7 +415,7 @@ async fn peer_removal_is_not_blocked_by_damaged_records() {
         let store = Held::default();
         let realm = busy_with_beta(&store, 9).await;
         done(&realm, 1, remove(8)).await;
-        let of_copy = || records::copy("beta".parse().unwrap(), group("aaa"));
+        let of_copy = || records::replica("beta".parse().unwrap(), group("aaa"));
         let mut batch = Batch::new();
         batch.put(Key(b"g/aaa"[..].into()), value.clone());
         batch.put(of_copy(), value.clone());

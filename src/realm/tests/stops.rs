@@ -244,7 +244,7 @@ async fn group_end_with_damaged_records_does_not_block_another() {
     let (crew, bob) = ("crew".parse().unwrap(), "bob".parse().unwrap());
     let realms: [RealmId; 2] = ["beta".parse().unwrap(), "gamma".parse().unwrap()];
     let tell = |realm| records::ending(records::Ending::Tell, Some(realm), crew, 7);
-    let member = |realm| records::copy_member(realm, crew, bob);
+    let member = |realm| records::replica_member(realm, crew, bob);
     let (ending, of_member) = (tell(realms[0]), member(realms[0]));
     for damaged in [ending.clone(), of_member.clone()] {
         for is_block in [false, true] {

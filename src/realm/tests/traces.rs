@@ -95,11 +95,11 @@ async fn cursors_of_ended_group_are_deleted() {
         ended: true,
     };
     let mut batch = Batch::new();
-    batch.put(records::copy(beta, group), copy(1).to_value().unwrap());
+    batch.put(records::replica(beta, group), copy(1).to_value().unwrap());
     let cursor = records::CursorRecord { position: 5 }.to_value().unwrap();
     let stranger = records::Owner::Device(PublicKey([77; 32]));
     for (owner, log) in [(None, 1), (None, 2), (Some(&stranger), 2)] {
-        let place = MailboxLog::copy(beta, group, &copy(log));
+        let place = MailboxLog::replica(beta, group, &copy(log));
         batch.put(records::cursor(ann, owner, &place), cursor.clone());
     }
     fixture.realm.storage.commit(batch).await.unwrap();

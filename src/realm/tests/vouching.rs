@@ -75,14 +75,14 @@ async fn read(realm: &Realm<Held>, peer_calls: &mut PeerCalls, answer: Answer) {
 /// Returns the senders, content types and texts of the replica's entries.
 fn copied(store: &Held) -> Vec<(String, u8, String)> {
     let beta = "beta".parse().unwrap();
-    let key = records::copy(beta, group("crew"));
+    let key = records::replica(beta, group("crew"));
     let copy = store.memory().get(&key).unwrap();
     let copy = records::ReplicaRecord::from_value(&copy.value).unwrap();
     let all = PageLimit {
         entries: usize::MAX,
         bytes: usize::MAX,
     };
-    let log = records::MailboxLog::copy(beta, group("crew"), &copy).log;
+    let log = records::MailboxLog::replica(beta, group("crew"), &copy).log;
     let page = store.memory().read(&log, Position(0), all);
     let entries = page.entries.iter().map(|(_, value)| {
         let entry = EntryRecord::from_value(value).unwrap();
