@@ -243,7 +243,7 @@ impl<S: Store> Realm<S> {
                 OperationRecord::from_value(&only.value)?.answer,
                 RecordedAnswer::Closed(_)
             ),
-            _ => false,
+            [] | [_, _, ..] => false,
         })
     }
 

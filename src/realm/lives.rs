@@ -63,7 +63,7 @@ impl Caller {
         match cursor {
             Some(position) if self.trusts_cursors || position == 0 => cursor,
             Some(_) if is_planted(Fault::BelieveOldCursors) => cursor,
-            _ => None,
+            Some(_) | None => None,
         }
     }
 }

@@ -32,6 +32,7 @@ mod random;
 mod records;
 mod retention;
 mod sessions;
+mod short_hash;
 mod storage;
 mod time;
 mod watchers;

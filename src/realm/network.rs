@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     limits::PEER_CALLS_MAX,
-    peer::{Dialing, Peer, STATE_IDLE, STATE_NOT_ACCEPTED, STATE_OPEN, STATE_TRYING},
+    peer::{Dialing, LinkState, Peer},
     pending::Pending,
 };
 use crate::{
@@ -325,12 +325,14 @@ impl Network {
         let (state, heard) = self.state_of(peer);
         self.with_link(peer.realm, |link| {
             let state = match state {
-                STATE_IDLE => wire::Standing::Idle,
-                STATE_OPEN => wire::Standing::Open,
-                _ if link.refused.is_some() => wire::Standing::Refused,
-                STATE_TRYING => wire::Standing::Trying,
-                _ if link.is_trying => wire::Standing::Trying,
-                _ => wire::Standing::Introduced,
+                LinkState::Idle => wire::Standing::Idle,
+                LinkState::Open => wire::Standing::Open,
+                LinkState::Trying | LinkState::NotAccepted if link.refused.is_some() => {
+                    wire::Standing::Refused
+                }
+                LinkState::Trying => wire::Standing::Trying,
+                LinkState::NotAccepted if link.is_trying => wire::Standing::Trying,
+                LinkState::NotAccepted => wire::Standing::Introduced,
             };
             let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
             let since = link.since.map(|since| seconds(since.elapsed()));
@@ -376,14 +378,14 @@ impl Network {
     }
 
     /// Returns the state of a peer as `realms` returns it, and when it was last heard.
-    pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
+    pub(super) fn state_of(&self, peer: &Peer) -> (LinkState, u32) {
         self.with_link(peer.realm, |link| {
             let is_accepted = peer.is_introduced() && link.refused.is_none();
             let state = match (is_accepted, link.is_trying) {
-                (false, _) => STATE_NOT_ACCEPTED,
-                (true, true) => STATE_TRYING,
-                (true, false) if link.heard > 0 => STATE_OPEN,
-                (true, false) => STATE_IDLE,
+                (false, _) => LinkState::NotAccepted,
+                (true, true) => LinkState::Trying,
+                (true, false) if link.heard > 0 => LinkState::Open,
+                (true, false) => LinkState::Idle,
             };
             (state, link.heard)
         })

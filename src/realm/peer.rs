@@ -10,11 +10,19 @@ use crate::{
     wire::{Life, RealmId},
 };
 
-/// The state of the link to a peer, as `realms` returns it.
-pub(in crate::realm) const STATE_IDLE: u8 = 0;
-pub(in crate::realm) const STATE_OPEN: u8 = 1;
-pub(in crate::realm) const STATE_TRYING: u8 = 2;
-pub(in crate::realm) const STATE_NOT_ACCEPTED: u8 = 3;
+/// The state of the link to a peer, with the number as which `realms` returns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::realm) enum LinkState {
+    /// Nothing was heard of it since the start.
+    Idle = 0,
+    /// It has answered.
+    Open = 1,
+    /// It does not answer.
+    Trying = 2,
+    /// It has not accepted the peering, or refuses it now.
+    NotAccepted = 3,
+}
+
 /// The half of a peering number that names the peering; the other one names a life (PEER-27).
 pub(in crate::realm) const PEERING: u64 = 0xffff_ffff << 32;
 /// The most introductions to a realm in a row, until it has heard that its number is known.

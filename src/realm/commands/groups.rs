@@ -6,6 +6,7 @@ use crate::realm::{
     failure::Failure,
     groups::{local, role},
     limits::Guess,
+    mailboxes::reading::page_limit,
     records,
     storage::Unnoted,
 };
@@ -21,7 +22,7 @@ use crate::{
 const ANSWER_HEAD: usize = 2;
 
 /// The number of names on a page, unless the reader asks for fewer.
-const NAMES_MAX: u64 = 1000;
+const NAMES_MAX: usize = 1000;
 
 /// The number of names that are looked up before it is known whether they fit.
 const NAMES_AT_ONCE: usize = 64;
@@ -238,11 +239,10 @@ pub(super) struct NamesPage<T> {
 impl<T> NamesPage<T> {
     /// Returns an empty page for an answer of at most `room` bytes.
     pub fn new(options: &Options, room: usize) -> Self {
-        let limit = options.limit.unwrap_or(NAMES_MAX).clamp(1, NAMES_MAX);
         Self {
             items: Vec::new(),
             more: false,
-            limit: usize::try_from(limit).unwrap_or(1),
+            limit: page_limit(options.limit, NAMES_MAX),
             left: room.saturating_sub(ANSWER_HEAD),
         }
     }

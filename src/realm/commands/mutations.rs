@@ -5,7 +5,7 @@ use crate::realm::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
     commands::{asking::Decided, work::Work},
     failure::Failure,
-    idempotency::{NumberState, fingerprint},
+    idempotency::{FormerAnswer, NumberState, fingerprint},
     network::GroupWork,
     queues::is_queued,
     records::RecordedAnswer,
@@ -15,7 +15,7 @@ use crate::realm::{
 use crate::{
     store::{Batch, Position, Store, StoreError},
     wire::{
-        Answer, ErrorCode, Refusal, Request,
+        Answer, Refusal, Request,
         command::{self, Change},
     },
 };
@@ -183,10 +183,10 @@ impl<S: Store> Realm<S> {
     }
 
     /// Returns the answer to a repeated command.
-    fn recall(&self, work: &Work<'_>, answer: RecordedAnswer) -> Result<Vec<u8>, Failure> {
+    fn recall(&self, work: &Work<'_>, answer: FormerAnswer) -> Result<Vec<u8>, Failure> {
         match answer {
-            RecordedAnswer::Bytes(bytes) => Ok(bytes),
-            RecordedAnswer::Session => {
+            FormerAnswer::Bytes(bytes) => Ok(bytes),
+            FormerAnswer::Session => {
                 // The record is of the same command, and only these two open a session.
                 let (Change::Register(command::Register { username, .. })
                 | Change::Auth(command::Auth { username, .. })) = work.change
@@ -197,7 +197,6 @@ impl<S: Store> Realm<S> {
                 let id = self.sessions.session_id(work.caller, *username);
                 Ok(Answer::Session(id).to_bytes())
             }
-            RecordedAnswer::Closed(_) => Err(ErrorCode::AlreadyDone.into()),
         }
     }
 

@@ -5,10 +5,10 @@ use crate::realm::{
     commands::work::Work,
     current_session::Current,
     failure::Failure,
-    idempotency::{NumberState, fingerprint},
+    idempotency::{FormerAnswer, NumberState, fingerprint},
     peer::Peer,
     queues::{NewOutgoing, delivery::QUEUED_LIFETIME_SECONDS, receipts::Wait},
-    records::{Owner, QueuedKind, QueuedOperation, RecordedAnswer},
+    records::{Owner, QueuedKind, QueuedOperation},
 };
 use crate::{
     store::Store,
@@ -144,8 +144,8 @@ impl<S: Store> Realm<S> {
             .look_up_command(owner, number, fingerprint(work.request))
             .await?
         {
-            NumberState::Done(RecordedAnswer::Bytes(answer)) => Ok(answer),
-            _ => Ok(queued),
+            NumberState::Done(FormerAnswer::Bytes(answer)) => Ok(answer),
+            NumberState::Done(FormerAnswer::Session) | NumberState::New(_) => Ok(queued),
         }
     }
 }

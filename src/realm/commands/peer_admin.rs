@@ -6,7 +6,7 @@ use crate::realm::{
     commands::work::{Act, Decision, Work},
     failure::Failure,
     identity::Peering,
-    peer::{Peer, STATE_IDLE, STATE_OPEN, STATE_TRYING},
+    peer::{LinkState, Peer},
     peer_requests::introductions::HOST_MAX,
     peers::UndeliveredQueue,
     pending::Introduction,
@@ -238,7 +238,7 @@ impl<S: Store> Realm<S> {
             states.push(PeerState {
                 realm: peer.realm,
                 address,
-                state,
+                state: state as u8,
                 queued,
                 age,
                 heard,
@@ -320,16 +320,16 @@ impl<S: Store> Realm<S> {
 
 /// Returns what users see of a peer: that they can write to it, and whether it answers. Returns
 /// `None` for a peer that has not accepted the peering.
-fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
+fn shown_to_users(peer: &Peer, state: LinkState) -> Option<PeerState> {
     let state = match state {
-        STATE_IDLE | STATE_OPEN => STATE_OPEN,
-        STATE_TRYING => STATE_TRYING,
-        _ => return None,
+        LinkState::Idle | LinkState::Open => LinkState::Open,
+        LinkState::Trying => LinkState::Trying,
+        LinkState::NotAccepted => return None,
     };
     Some(PeerState {
         realm: peer.realm,
         address: String::new(),
-        state,
+        state: state as u8,
         queued: 0,
         age: 0,
         heard: 0,

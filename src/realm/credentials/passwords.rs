@@ -17,8 +17,14 @@ use argon2::{
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use crate::realm::limits::{PASSWORD_KIB, PASSWORDS_WAITING};
-use crate::wire::{ErrorCode, Refusal};
+use crate::realm::{
+    failure::Failure,
+    limits::{PASSWORD_KIB, PASSWORDS_WAITING},
+};
+use crate::{
+    store::StoreError,
+    wire::{ErrorCode, Refusal},
+};
 
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
@@ -36,7 +42,7 @@ pub type Salt = [u8; 16];
 enum Work {
     Hash(Salt, oneshot::Sender<Option<String>>),
     /// Without a hash there is nothing to compare with. It takes the same time.
-    Verify(Option<String>, oneshot::Sender<bool>),
+    Verify(Option<String>, oneshot::Sender<Option<bool>>),
 }
 
 struct Job {
@@ -97,10 +103,15 @@ impl Passwords {
     }
 
     /// True if `kept` was made from `password`. Takes the same time if nothing is stored.
-    pub async fn verify(&self, password: &[u8], kept: Option<String>) -> Result<bool, Refusal> {
+    ///
+    /// # Errors
+    /// The queue is full, or `kept` is no hash: then the record that it is from is damaged.
+    pub async fn verify(&self, password: &[u8], kept: Option<String>) -> Result<bool, Failure> {
         let (answer, answered) = oneshot::channel();
         self.submit(password, Work::Verify(kept, answer))?;
-        answered.await.map_err(|_| ErrorCode::Internal.into())
+        let fits = answered.await.map_err(|_| ErrorCode::Internal)?;
+        let damaged = || StoreError::Damaged("the hash of a password".into());
+        fits.ok_or_else(damaged).map_err(Failure::from)
     }
 
     fn submit(&self, password: &[u8], work: Work) -> Result<(), Refusal> {
@@ -159,12 +170,11 @@ impl Job {
                 let _ = answer.send(hasher.hash(&password, salt));
             }
             Work::Verify(Some(kept), answer) => {
-                let fits = hasher.fits(&password, &kept).unwrap_or_default();
-                let _ = answer.send(fits);
+                let _ = answer.send(hasher.fits(&password, &kept));
             }
             Work::Verify(None, answer) => {
                 hasher.hash(&password, [0; 16]);
-                let _ = answer.send(false);
+                let _ = answer.send(Some(false));
             }
         }
     }
@@ -236,15 +246,14 @@ mod tests {
             kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
             "{kept}"
         );
-        assert_eq!(
-            passwords.verify(b"correct horse", Some(kept.clone())).await,
-            Ok(true)
-        );
-        assert_eq!(
-            passwords.verify(b"battery staple", Some(kept)).await,
-            Ok(false)
-        );
-        assert_eq!(passwords.verify(b"battery staple", None).await, Ok(false));
+        let verify = async |password: &[u8], kept| passwords.verify(password, kept).await;
+        let fits = verify(b"correct horse", Some(kept.clone())).await;
+        assert!(fits.unwrap());
+        let fits = verify(b"battery staple", Some(kept)).await;
+        assert!(!fits.unwrap());
+        assert!(!verify(b"battery staple", None).await.unwrap());
+        let spoilt = verify(b"battery staple", Some("spoilt".into())).await;
+        assert!(spoilt.unwrap_err().is_damage());
     }
 
     /// The text is the same as the library's own.
@@ -280,7 +289,7 @@ mod tests {
         assert!(refused >= 7, "{refused}");
         for (sent, answered) in attempts {
             match sent {
-                Ok(()) => assert_eq!(answered.await, Ok(false)),
+                Ok(()) => assert_eq!(answered.await, Ok(Some(false))),
                 Err(refusal) => assert!(refusal.is_transient()),
             }
         }

@@ -129,7 +129,7 @@ impl<S: Store> Groups<S> {
                 self.end_some(&ending, (key, &record), now, &mut batch)
                     .await?
             }
-            _ => return Err(damaged().into()),
+            (Ending::Tell | Ending::ForgetReplica, None) => return Err(damaged().into()),
         };
         if is_over {
             batch.delete(key.clone());
@@ -185,7 +185,7 @@ impl<S: Store> Groups<S> {
                     batch.note(member_key, Some(found.version));
                     leave_replica((realm, group), user, batch);
                 }
-                _ => {}
+                Ending::Tell | Ending::ForgetReplica | Ending::Forget => {}
             }
         }
         let is_last = members.len() < ENDED_AT_ONCE;

@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use blake2::{Blake2s256, Digest as _};
-
 use crate::realm::{
     failure::Failure,
     groups::{Groups, local},
@@ -16,6 +14,7 @@ use crate::realm::{
     records::{
         self, EntryRecord, MailboxLog, PostRecord, QueuedRecord, Record as _, ReplicaRecord,
     },
+    short_hash::short_hash,
     storage::{Outcome, Walk},
     time::Moment,
 };
@@ -33,13 +32,8 @@ const POSTS_AT_ONCE: usize = 256;
 
 /// Returns the hash that distinguishes the posts of a group.
 fn post_hash(from: &str, content: u8, body: &[u8]) -> [u8; 16] {
-    let mut hash = Blake2s256::new();
-    // No name contains such a byte.
-    hash.update(from.as_bytes());
-    hash.update([0, content]);
-    hash.update(body);
-    let hash: [u8; 32] = hash.finalize().into();
-    hash.first_chunk().copied().unwrap_or_default()
+    // No name contains a 0.
+    short_hash(&[from.as_bytes(), &[0, content], body])
 }
 
 /// The posts that vouch for the entries of a page: their present records and their new counts.

@@ -8,12 +8,11 @@ pub(super) mod dedup_windows;
 
 use std::sync::Arc;
 
-use blake2::{Blake2s256, Digest};
-
 use crate::realm::{
     failure::Failure,
     idempotency::dedup_windows::{DedupWindows, Reservation, Turn, WINDOW},
     records::{self, OperationRecord, Owner, QueuedOperation, Record, RecordedAnswer},
+    short_hash::short_hash,
     storage::Storage,
 };
 use crate::{
@@ -28,9 +27,7 @@ const WITHDRAWN: [u8; 8] = [0; 8];
 /// Returns the fingerprint by which two commands are compared: the first 8 bytes of a BLAKE2s over
 /// the command without its passwords and its number, but with its salt (EXACT-5, EXACT-10).
 pub fn fingerprint(request: &Request<'_>) -> [u8; 8] {
-    let kept = request.without_secrets().to_bytes();
-    let hash: [u8; 32] = Blake2s256::digest(kept).into();
-    hash.first_chunk().copied().unwrap_or_default()
+    short_hash(&[&request.without_secrets().to_bytes()])
 }
 
 /// A command's number that is new. It is reserved: no other command with that number runs
@@ -46,8 +43,17 @@ pub struct Operation<'a> {
 pub enum NumberState<'a> {
     /// It is new: execute the command.
     New(Operation<'a>),
-    /// It is used. Holds the recorded answer.
-    Done(RecordedAnswer),
+    /// It is used. Holds the answer that it had.
+    Done(FormerAnswer),
+}
+
+/// The answer that a command had when it was executed.
+#[derive(Debug)]
+pub enum FormerAnswer {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// The id of the session that it has opened, which is derived again.
+    Session,
 }
 
 /// The numbers that clients and peers have used, so that each command takes effect once
@@ -129,11 +135,12 @@ impl<S: Store> Idempotency<S> {
                     let record = record.map_err(Failure::in_doubt)?;
                     let record = record.ok_or(ErrorCode::AlreadyDone)?;
                     let answer = match record.answer {
+                        RecordedAnswer::Bytes(bytes) => FormerAnswer::Bytes(bytes),
+                        RecordedAnswer::Session => FormerAnswer::Session,
                         RecordedAnswer::Closed(answer) => {
                             let bytes = answer.ok_or(ErrorCode::AlreadyDone)?;
-                            RecordedAnswer::Bytes(bytes.into_vec())
+                            FormerAnswer::Bytes(bytes.into_vec())
                         }
-                        answer => answer,
                     };
                     return match fingerprint {
                         Some(wanted) if record.fingerprint == wanted => {

@@ -319,7 +319,10 @@ impl<S: Store> Mailboxes<S> {
                 let lives = found.filter(|(replica, _)| replica.log == number);
                 lives.map(|(replica, _)| replica.floor)
             }
-            _ => return Ok(0),
+            Some(
+                LogKind::Private(_) | LogKind::FromRealm(..) | LogKind::Discarded | LogKind::Queue,
+            )
+            | None => return Ok(0),
         };
         Ok(floor.unwrap_or(u64::MAX))
     }

@@ -16,7 +16,7 @@ use crate::realm::{
     storage::Unnoted,
 };
 use crate::{
-    store::{PageLimit, Store},
+    store::{PageLimit, Store, StoreError},
     wire::{
         Answer, CONTENT_GONE, CONTENT_HIDDEN, Entry, ErrorCode, GroupName, Options, Page, Position,
         Sender, emit_varint, is_of_realm,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The number of entries on a page, unless the reader asks for fewer.
-const PAGE_ENTRIES_MAX: u64 = 100;
+const PAGE_ENTRIES_MAX: usize = 100;
 /// The number of entries on a page for another realm.
 const PEER_PAGE_ENTRIES: usize = 100;
 /// The smallest page in bytes, for a reader that asks for fewer: enough for the longest names and a
@@ -108,11 +108,7 @@ impl<S: Store> Mailboxes<S> {
             Some(bytes) => (bytes, bytes),
             None => (caller.room, caller.longest),
         };
-        let limit = options
-            .limit
-            .unwrap_or(PAGE_ENTRIES_MAX)
-            .clamp(1, PAGE_ENTRIES_MAX);
-        let limit = usize::try_from(limit).unwrap_or(1);
+        let limit = page_limit(options.limit, PAGE_ENTRIES_MAX);
         let offset = options.offset.filter(|_| believed == options.after);
         let offset = offset.unwrap_or(0);
         let reader = Reader {
@@ -370,6 +366,12 @@ impl<S: Store> Mailboxes<S> {
     }
 }
 
+/// Returns how many items a page has at most, if the reader has asked for `limit`.
+pub(in crate::realm) fn page_limit(limit: Option<u64>, most: usize) -> usize {
+    let asked = limit.map_or(most, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    asked.clamp(1, most)
+}
+
 /// Returns what the realm says in a mailbox.
 const fn realm_entry(
     place: &MailboxLog,
@@ -394,7 +396,7 @@ const fn realm_entry(
 /// Returns a stored message as it is sent.
 fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<StoredEntry, Failure> {
     let record = EntryRecord::from_value(value)?;
-    let name = |_| Failure::from(ErrorCode::Internal);
+    let name = |_| StoreError::Damaged("a name in an entry of a mailbox".into());
     let from = Sender {
         user: record.user.parse().map_err(name)?,
         realm: record

@@ -82,7 +82,7 @@ impl<S: Store> Mailboxes<S> {
                 let read = self.read_by_all(&readers, (least, bound.aged)).await?;
                 bound.aged.min(read.max(bound.unread))
             }
-            _ => bound.aged,
+            Reach::Readers(_) | Reach::Nobody | Reach::Dead(_) => bound.aged,
         };
         let target = target.max(bound.overfull);
         kept.forget_up_to(target);
@@ -175,7 +175,7 @@ impl<S: Store> Mailboxes<S> {
                         Reach::Readers(Readers::Group(name, record))
                     }
                     // Nothing is shown of a group that has ended (GRP-7).
-                    _ => Reach::Dead(last),
+                    Some(_) | None => Reach::Dead(last),
                 }
             }
             LogKind::Replica(realm, name, number) => {
@@ -191,7 +191,7 @@ impl<S: Store> Mailboxes<S> {
                             place,
                         ))
                     }
-                    _ => Reach::Dead(last),
+                    Some(_) | None => Reach::Dead(last),
                 }
             }
             LogKind::Discarded => Reach::Dead(last),
@@ -369,7 +369,7 @@ impl KeptRecord {
         let unread = match (retention.age, retention.unread_age) {
             (Some(age), Some(unread)) => older_than(Some(unread.max(age))),
             // Without an age of its own, an entry is kept for ever.
-            _ => 0,
+            (None, _) | (_, None) => 0,
         };
         Bound {
             aged: older_than(retention.age),
@@ -398,10 +398,11 @@ impl KeptRecord {
         // Interpolated between two samples, as if all entries had one size.
         let part = u128::from(to_bytes.saturating_sub(from_bytes))
             * u128::from(position.saturating_sub(from));
+        // Without an entry between the samples there is nothing to share out.
         let part = part
             .checked_div(u128::from(to.saturating_sub(from)))
-            .unwrap_or_default();
-        let base = from_bytes + u64::try_from(part).unwrap_or_default();
+            .unwrap_or(0);
+        let base = from_bytes.saturating_add(u64::try_from(part).unwrap_or(u64::MAX));
         self.samples.drain(..gone);
         self.bytes = self.bytes.saturating_sub(base);
         for sample in &mut self.samples {

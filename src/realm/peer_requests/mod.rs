@@ -3,22 +3,21 @@
 
 pub(super) mod introductions;
 
-use blake2::{Blake2s256, Digest};
-
 use crate::realm::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
     failure::Failure,
-    idempotency::NumberState,
+    idempotency::{FormerAnswer, NumberState},
     network::GroupWork,
     peer::Peer,
     records::{EntryRecord, MailboxLog, Owner, Record as _, RecordedAnswer},
+    short_hash::short_hash,
     storage::Unnoted,
     time::Moment,
 };
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    store::{Batch, Store},
+    store::{Batch, Store, StoreError},
     wire::{
         Answer, Body, CONTENT_TEXT, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
         Refusal, Sender, Sent, Username, is_of_realm,
@@ -176,7 +175,14 @@ impl<S: Store> Realm<S> {
                     .host_read(caller, peer, (group, epoch), (after, offset))
                     .await
             }
-            _ => Err(ErrorCode::Unsupported.into()),
+            // These are about something else.
+            PeerRequest::Introduce { .. }
+            | PeerRequest::Rotate { .. }
+            | PeerRequest::Deliver { .. }
+            | PeerRequest::Post { .. }
+            | PeerRequest::Expelled { .. }
+            | PeerRequest::Ended { .. }
+            | PeerRequest::Withdraw { .. } => Err(ErrorCode::Unsupported.into()),
         }
     }
 
@@ -198,18 +204,14 @@ impl<S: Store> Realm<S> {
         request: &[u8],
         delivery: &Delivery<'_>,
     ) -> Result<Vec<u8>, Failure> {
-        let hash: [u8; 32] = Blake2s256::digest(request).into();
-        let fingerprint = hash.first_chunk().copied().unwrap_or_default();
+        let fingerprint = short_hash(&[request]);
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self
                 .idempotency
                 .look_up(owner, sequence, fingerprint)
                 .await?
             {
-                NumberState::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
-                NumberState::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
-                    return Err(ErrorCode::Internal.into());
-                }
+                NumberState::Done(answer) => return answer_to_peer(answer),
                 NumberState::New(operation) => operation,
             };
             let mut batch = Batch::new();
@@ -237,7 +239,7 @@ impl<S: Store> Realm<S> {
                 match delivery.what {
                     What::Message(To::Group(group), _) => self.groups.tell_all(&realms, group),
                     What::Ended(..) => self.chores.notify_one(),
-                    _ => {}
+                    What::Message(To::User(_), _) | What::Expelled(..) => {}
                 }
                 return Ok(bytes);
             }
@@ -255,10 +257,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Vec<u8>, Failure> {
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self.idempotency.look_up_any(owner, sequence, None).await? {
-                NumberState::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
-                NumberState::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
-                    return Err(ErrorCode::Internal.into());
-                }
+                NumberState::Done(answer) => return answer_to_peer(answer),
                 NumberState::New(operation) => operation,
             };
             let mut batch = Batch::new();
@@ -339,6 +338,18 @@ impl<S: Store> Realm<S> {
                 batch.append(place.log, entry);
                 Ok(realms)
             }
+        }
+    }
+}
+
+/// Returns the answer that a peer's message had.
+fn answer_to_peer(answer: FormerAnswer) -> Result<Vec<u8>, Failure> {
+    match answer {
+        FormerAnswer::Bytes(bytes) => Ok(bytes),
+        // No message opens a session.
+        FormerAnswer::Session => {
+            let what = "the answer to a message of a peer";
+            Err(StoreError::Damaged(what.into()).into())
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::realm::{
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Prefix, Store, Version, Versioned},
+    store::{Batch, Expected, Key, Prefix, Store, StoreError, Version, Versioned},
     wire::{ErrorCode, Port, RealmId, Refusal, Text},
 };
 
@@ -132,14 +132,15 @@ impl<S: Store> Peers<S> {
     ) -> Result<Option<Peer>, Failure> {
         let name = records::peer_name(key);
         let name = self.storage.noted::<PeerName>(notes, &name).await?;
-        match name.and_then(|(name, _)| name.realm.parse().ok()) {
-            Some(realm) => {
-                let found = self.find_peer(notes, realm).await?;
-                // The realm that has the name now need not have the key.
-                Ok(found.filter(|peer| peer.keys().any(|known| known == *key)))
-            }
-            None => Ok(None),
-        }
+        // A key without a name was given up by a peer that was removed since.
+        let Some((name, _)) = name.filter(|(name, _)| !name.realm.is_empty()) else {
+            return Ok(None);
+        };
+        let damaged = |_| StoreError::Damaged("the name under which a key is known".into());
+        let realm = name.realm.parse().map_err(damaged)?;
+        let found = self.find_peer(notes, realm).await?;
+        // The realm that has the name now need not have the key.
+        Ok(found.filter(|peer| peer.keys().any(|known| known == *key)))
     }
 
     /// Returns all peers that can be read, for the tasks that carry messages to them, and whether

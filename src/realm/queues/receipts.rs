@@ -138,7 +138,7 @@ impl PendingVerdict {
     /// Tells the commands that wait: the verdict is written.
     pub fn tell(self, verdict: &[u8]) {
         let waiting = self.receipts.lock().remove(&self.id);
-        for tell in waiting.unwrap_or_default().tell {
+        for tell in waiting.into_iter().flat_map(|waiting| waiting.tell) {
             // A client that is gone asks again and gets the recorded answer.
             let _ = tell.send(verdict.to_vec());
         }

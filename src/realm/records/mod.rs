@@ -76,7 +76,6 @@ pub use keys::*;
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use blake2::{Blake2s256, Digest as _};
 pub use blocks::*;
 pub use entry::*;
 pub use memberships::*;
@@ -84,6 +83,7 @@ pub use queued::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use tickets::*;
 
+use super::short_hash::{first, short_hash};
 use crate::{crypto::PublicKey, store::StoreError};
 
 /// The format of all records that have not changed so far.
@@ -320,12 +320,9 @@ impl Owner {
     /// short form.
     pub fn short(&self) -> [u8; 16] {
         match self {
-            Self::Device(PublicKey(bytes)) => bytes.first_chunk().copied().unwrap_or_default(),
+            Self::Device(PublicKey(bytes)) => first(*bytes),
             Self::Session(hash) => *hash,
-            Self::Peer(queue) => {
-                let hash: [u8; 32] = Blake2s256::digest(queue).into();
-                hash.first_chunk().copied().unwrap_or_default()
-            }
+            Self::Peer(queue) => short_hash(&[queue]),
         }
     }
 

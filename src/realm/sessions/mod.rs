@@ -22,7 +22,7 @@ use crate::realm::{
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
-    store::{Batch, Expected, Store},
+    store::{Batch, Expected, Store, StoreError},
     wire::{ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef, Username},
 };
 
@@ -217,8 +217,12 @@ impl<S: Store> Sessions<S> {
             .is_none_or(|bound| device.is_some_and(|device| device.0 == bound));
         let is_alive =
             u64::from(now.running.saturating_sub(record.last)) < self.limits.session_ttl.as_secs();
-        let user = record.user.parse().ok();
-        Ok(user.filter(|_| is_for && is_alive).map(|user| Current {
+        if !is_for || !is_alive {
+            return Ok(None);
+        }
+        let damaged = |_| StoreError::Damaged("the user of a session".into());
+        let user = record.user.parse().map_err(damaged)?;
+        Ok(Some(Current {
             hash,
             user,
             record,

@@ -126,27 +126,25 @@ pub struct PeerConfig {
     #[serde(deserialize_with = "peer_id")]
     pub realm: RealmId,
     /// Where it is, as `host:port`.
-    #[serde(deserialize_with = "place")]
-    address: Option<String>,
+    #[serde(deserialize_with = "host")]
+    address: (String, u16),
     /// Its key.
     #[serde(deserialize_with = "key")]
     pub key: PublicKey,
     /// At which of this realm's addresses it is to answer; the first where nothing is said.
-    #[serde(default, deserialize_with = "place")]
-    src: Option<String>,
+    #[serde(default, deserialize_with = "some_host")]
+    src: Option<(String, u16)>,
 }
 
 impl PeerConfig {
     /// Where it is.
     pub fn address(&self) -> (String, u16) {
-        // Both were read once, so they can be read again.
-        let text = self.address.as_deref().unwrap_or_default();
-        host_and_port(text).unwrap_or_default()
+        self.address.clone()
     }
 
     /// At which of this realm's addresses it is to answer.
     pub fn source(&self) -> Option<(String, u16)> {
-        host_and_port(self.src.as_deref()?).ok()
+        self.src.clone()
     }
 
     /// Returns the peer as a server is started with it.
@@ -470,6 +468,17 @@ fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
         Ok(_) => Ok(Some(text)),
         Err(error) => Err(de::Error::custom(error)),
     }
+}
+
+fn host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(String, u16), D::Error> {
+    let text = String::deserialize(deserializer)?;
+    host_and_port(&text).map_err(de::Error::custom)
+}
+
+fn some_host<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<(String, u16)>, D::Error> {
+    host(deserializer).map(Some)
 }
 
 /// Why a text is neither `host` nor `host:port`.
