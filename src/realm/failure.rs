@@ -6,6 +6,9 @@ use crate::{
     wire::{ErrorCode, Refusal},
 };
 
+/// How long a client is asked to wait after all attempts met a conflict, in milliseconds.
+const CONTENDED_MS: u64 = 100;
+
 /// The reason why a command has no effect.
 #[derive(Debug)]
 pub enum Failure {
@@ -19,6 +22,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Returns the refusal of what has met a conflict at each of its attempts.
+    pub(super) fn contended() -> Self {
+        Refusal::busy(CONTENDED_MS).into()
+    }
+
     /// True if a record cannot be read, and everything else still works.
     pub const fn is_of_one_record(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_of_one_record())

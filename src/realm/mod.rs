@@ -16,7 +16,7 @@ mod handling;
 mod housekeeping;
 mod idempotency;
 mod identity;
-pub mod limits;
+pub(crate) mod limits;
 mod link_owner;
 mod lives;
 mod mailboxes;
@@ -44,26 +44,26 @@ mod tests;
 use std::sync::Arc;
 
 pub use account::Account;
-pub use commands::asking::refusal_of_peer;
+pub(crate) use commands::asking::refusal_of_peer;
 pub use failure::Failure;
-pub use groups::replicas::{Kept, ReplicaLook, ReplicaState};
+pub(crate) use groups::replicas::{Kept, ReplicaLook, ReplicaState};
 pub use handling::{Effect, Handled};
 pub use housekeeping::Pass;
-pub use idempotency::dedup_windows::{OWNER_BYTES, OWNERS_MAX};
+pub(crate) use idempotency::dedup_windows::{OWNER_BYTES, OWNERS_MAX};
 pub use identity::{Peering, RealmIdentity, Registration};
 use limits::Limiter;
 pub use limits::{Limits, Rates};
 pub use link_owner::Greeting;
-pub use lives::LifeNews;
-pub use mailboxes::watch_memory::WATCH_BYTES;
+pub(crate) use lives::LifeNews;
+pub(crate) use mailboxes::watch_memory::WATCH_BYTES;
 pub use network::{GroupWork, Network, PeerCall, Signals};
 pub use peer::{Dialing, Peer};
-pub use peer_requests::introductions::HOST_MAX;
+pub(crate) use peer_requests::introductions::HOST_MAX;
 pub use peers::numbers::Numbered;
-pub use queues::delivery::{Glance, NextOutgoing, Outgoing, Settling};
-pub use queues::shares::{QUEUE_MAX, SHARE_BYTES};
+pub(crate) use queues::delivery::{Glance, NextOutgoing, Outgoing, Settling};
+pub(crate) use queues::shares::{QUEUE_MAX, SHARE_BYTES};
 pub use retention::{Keeping, Retention, RetentionPolicy};
-pub use sessions::tickets::{FoundTicket, Returning};
+pub(crate) use sessions::tickets::{FoundTicket, Returning};
 pub use storage::Written;
 pub use time::Moment;
 pub use watchers::Watcher;
@@ -86,6 +86,7 @@ use self::{
     random::Random,
     sessions::Sessions,
     storage::Storage,
+    time::RunningTime,
 };
 use crate::{
     crypto::{PublicKey, SecretKey},
@@ -97,8 +98,6 @@ use crate::{
 
 /// How often a command is decided at most, when the values that it read have changed meanwhile.
 const ATTEMPTS_MAX: u32 = 16;
-/// How long a client is asked to wait after all attempts met a conflict, in milliseconds.
-const CONTENDED_MS: u64 = 100;
 /// How long a client is asked to wait when the disk is full, in milliseconds.
 const DISK_FULL_MS: u64 = 10_000;
 
@@ -156,6 +155,7 @@ impl TooLong {
 #[derive(Debug)]
 pub struct Realm<S> {
     pub(crate) storage: Arc<Storage<S>>,
+    pub(crate) running: Arc<RunningTime<S>>,
     policy: Arc<RetentionPolicy<S>>,
     pub(crate) lives: Arc<Lives<S>>,
     idempotency: Arc<Idempotency<S>>,
@@ -204,6 +204,7 @@ impl<S: Store> Realm<S> {
         let random = Arc::new(Random::new(rng));
         let (own, network, chores) = (Arc::new(own), Arc::new(network), Arc::new(Notify::new()));
         let storage = Arc::new(Storage::new(store));
+        let running = Arc::new(RunningTime::new(storage.clone()));
         let policy = Arc::new(RetentionPolicy::new(storage.clone()));
         let lives = Lives::new(storage.clone(), random.clone(), policy.clone());
         let lives = Arc::new(lives);
@@ -229,6 +230,7 @@ impl<S: Store> Realm<S> {
         ));
         let groups = Arc::new(Groups::new(
             storage.clone(),
+            running.clone(),
             random.clone(),
             peers.clone(),
             credentials.clone(),
@@ -282,6 +284,7 @@ impl<S: Store> Realm<S> {
         );
         Ok(Self {
             storage,
+            running,
             policy,
             lives,
             idempotency,

@@ -1,6 +1,6 @@
 //! The time that a realm is given, and its total running time (SES-7).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     failure::Failure,
@@ -31,15 +31,29 @@ impl Moment {
     }
 }
 
-impl<S: Store> Storage<S> {
+/// The total running time of the realm, as it is recorded.
+#[derive(Debug)]
+pub(crate) struct RunningTime<S> {
+    storage: Arc<Storage<S>>,
+}
+
+impl<S: Store> RunningTime<S> {
+    /// Returns the service over the store.
+    pub(super) const fn new(storage: Arc<Storage<S>>) -> Self {
+        Self { storage }
+    }
+
     /// Returns the recorded total running time, in seconds. It is recorded in two places, one of
     /// which is enough.
     ///
     /// # Errors
     /// Neither can be read. That does not mean 0: continuing from 0 would make all records look
     /// newer than they are.
-    pub async fn running(&self) -> Result<u32, Failure> {
-        let first = self.record::<RunningRecord>(&records::running()).await;
+    pub async fn read(&self) -> Result<u32, Failure> {
+        let first = self
+            .storage
+            .record::<RunningRecord>(&records::running())
+            .await;
         let first = match first {
             Ok(Some((record, _))) => return Ok(record.seconds),
             // A store of an earlier release has no second record.
@@ -47,6 +61,7 @@ impl<S: Store> Storage<S> {
             Err(failure) => Err(failure),
         };
         let again = self
+            .storage
             .record::<RunningRecord>(&records::running_again())
             .await;
         let found = match (again, first) {
@@ -62,7 +77,7 @@ impl<S: Store> Storage<S> {
             (Ok(None), first) => first,
             (Err(failure), _) => Err(failure),
         };
-        found.inspect_err(|failure| self.log_failure("running", failure))
+        found.inspect_err(|failure| self.storage.log_failure("running", failure))
     }
 
     /// Returns a lower bound of the total running time, in seconds, for when its records are
@@ -71,14 +86,17 @@ impl<S: Store> Storage<S> {
     ///
     /// # Errors
     /// No session can be read either.
-    pub async fn running_at_least(&self) -> Result<u32, Failure> {
+    pub async fn at_least(&self) -> Result<u32, Failure> {
         let (mut seconds, mut unread) = (None, None);
         let found = |_: &Key, session: Versioned| match SessionRecord::from_value(&session.value) {
             Ok(session) => seconds = seconds.max(Some(session.last)),
             Err(error) => unread = Some(error),
         };
         let prefix = records::sessions();
-        let damage = self.list_readable(&prefix, SESSIONS_AT_ONCE, found).await;
+        let damage = self
+            .storage
+            .list_readable(&prefix, SESSIONS_AT_ONCE, found)
+            .await;
         match (seconds, damage.or(unread)) {
             (seconds, None) => Ok(seconds.unwrap_or(0)),
             (Some(seconds), Some(error)) if error.is_of_one_record() => {
@@ -91,13 +109,13 @@ impl<S: Store> Storage<S> {
 
     /// Records the total running time. This works on a full disk, because it overwrites two
     /// records.
-    pub async fn note_running(&self, seconds: u32) {
+    pub async fn note(&self, seconds: u32) {
         let written = async {
             let record = RunningRecord { seconds }.to_value()?;
             let mut batch = Batch::tidying();
             batch.put(records::running(), record.clone());
             batch.put(records::running_again(), record);
-            self.commit(batch).await
+            self.storage.commit(batch).await
         };
         match written.await {
             Ok(_) => {}
@@ -107,7 +125,7 @@ impl<S: Store> Storage<S> {
                 "running time was not recorded: the disk has no room left. If this process ends before there is room, \
                  the realm goes on from the time that was recorded last, and sessions and messages are kept for so much longer; make room"
             ),
-            Err(failure) => self.log_failure("running", &failure),
+            Err(failure) => self.storage.log_failure("running", &failure),
         }
     }
 }

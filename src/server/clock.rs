@@ -75,17 +75,17 @@ impl Clock {
         accepts_damage: bool,
     ) -> Result<Self, Failure> {
         let is_damaged = |read: &Result<u32, Failure>| matches!(read, Err(Failure::Store(error)) if error.is_of_one_record());
-        let mut before = realm.storage.running().await;
+        let mut before = realm.running.read().await;
         for _ in 0..READ_AGAIN {
             if !is_damaged(&before) {
                 break;
             }
             // A disk may fail to read once.
             tokio::time::sleep(READ_AGAIN_AFTER).await;
-            before = realm.storage.running().await;
+            before = realm.running.read().await;
         }
         if accepts_damage && is_damaged(&before) {
-            before = realm.storage.running_at_least().await;
+            before = realm.running.at_least().await;
             if let Ok(seconds) = before {
                 tracing::warn!(
                     seconds,
@@ -93,7 +93,7 @@ impl Clock {
                 );
                 // The fallback was requested for this start only, and the store may have to be
                 // reopened soon.
-                realm.storage.note_running(seconds).await;
+                realm.running.note(seconds).await;
             }
         }
         let drift = Drift::of(host.time_of_day(), Duration::ZERO);
@@ -146,7 +146,7 @@ impl Clock {
     /// Stores the running time at an orderly stop. Otherwise a realm that never runs for long would
     /// never age. A disk that does not respond does not delay the stop.
     pub async fn stop<S: Store>(&self, realm: &Realm<S>) {
-        let noting = realm.storage.note_running(self.now().running);
+        let noting = realm.running.note(self.now().running);
         if tokio::time::timeout(STOP_PATIENCE, noting).await.is_err() {
             tracing::warn!(
                 waited = ?STOP_PATIENCE,
@@ -166,7 +166,7 @@ impl Clock {
             let every = (self.started.elapsed() / 2).clamp(AGES_EVERY, WRITE_EVERY);
             if written.elapsed() + AGES_EVERY > every {
                 written = Instant::now();
-                realm.storage.note_running(self.now().running).await;
+                realm.running.note(self.now().running).await;
             }
         }
     }

@@ -373,21 +373,21 @@ mod tests {
         let kept = Arc::clone(&server.kept);
         // Each server has its own runtime: answers go to the current one.
         let waiting = || Builder::new_current_thread().build().unwrap();
-        waiting().block_on(server.realm.storage.note_running(RAN));
+        waiting().block_on(server.realm.running.note(RAN));
         let (realm, path) = (Arc::clone(&server.realm), config.store.path.clone());
         let stop = async move {
             fail_next_sync(&path);
-            realm.storage.note_running(RAN).await;
+            realm.running.note(RAN).await;
             std::future::pending::<()>().await;
         };
         let failed = run(server, stop).unwrap_err();
         assert!(matches!(failed, ServerError::Store(_)), "{failed}");
         let server = Server::start_again(&config, kept).unwrap();
         // The store then holds the value of a young realm.
-        waiting().block_on(server.realm.storage.note_running(7));
+        waiting().block_on(server.realm.running.note(7));
         run(server, std::future::ready(())).unwrap();
         let server = Server::start(&config).unwrap();
-        let running = waiting().block_on(server.realm.storage.running()).unwrap();
+        let running = waiting().block_on(server.realm.running.read()).unwrap();
         assert!(running >= RAN, "{running}");
     }
 

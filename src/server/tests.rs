@@ -115,7 +115,7 @@ async fn version(store: &impl Store) -> Option<Version> {
 async fn running_time_unreadable_is_not_taken_for_zero() {
     let store = Faulty::default();
     let (realm, _peer_calls) = realm_over(&store);
-    realm.storage.note_running(LONG).await;
+    realm.running.note(LONG).await;
     let written = version(&store).await;
     let mut left = 2;
     store.fail_when(move |asked| {
@@ -139,7 +139,7 @@ async fn running_time_damaged_and_accepted_continues_from_last_session() {
     let store = Faulty::default();
     let (realm, _peer_calls) = realm_over(&store);
     register(&realm).await;
-    realm.storage.note_running(LONG + 100).await;
+    realm.running.note(LONG + 100).await;
     store.fail_when(is_running_time);
     let clock = start(&realm, true).await.unwrap();
     assert_eq!(clock.now().running, LONG);
@@ -165,7 +165,7 @@ async fn running_time_damaged_beside_sessions_hides_no_readable_session() {
     let store = Faulty::default();
     let (realm, _peer_calls) = realm_over(&store);
     register(&realm).await;
-    realm.storage.note_running(LONG + 100).await;
+    realm.running.note(LONG + 100).await;
     let known = store
         .list(&Prefix(b"s/"[..].into()), None, 2)
         .await
@@ -213,14 +213,14 @@ async fn running_time_damaged_in_one_place_is_read_from_other() {
     for fails in fails {
         let store = Faulty::default();
         let (realm, _peer_calls) = realm_over(&store);
-        realm.storage.note_running(LONG).await;
+        realm.running.note(LONG).await;
         store.fail_when(fails);
         assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
     }
     // An earlier release has stored it once.
     let store = Faulty::default();
     let (realm, _peer_calls) = realm_over(&store);
-    realm.storage.note_running(LONG).await;
+    realm.running.note(LONG).await;
     let mut batch = Batch::new();
     batch.delete(Key(b"T/"[..].into()));
     store.commit(batch).await.unwrap();
@@ -272,7 +272,7 @@ async fn running_time_of_killed_realm_loses_less_than_half() {
 async fn running_time_with_failing_disk_does_not_go_back_in_process() {
     let store = Faulty::default();
     let (realm, _peer_calls) = realm_over(&store);
-    realm.storage.note_running(LONG).await;
+    realm.running.note(LONG).await;
     store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
     let clock = start(&realm, false).await.unwrap();
     tokio::time::advance(Duration::from_hours(1)).await;
@@ -503,7 +503,7 @@ async fn delivery_to_peer_removed_and_added_again_continues() {
 async fn queue_unreadable_at_start_still_returns_expired_message() {
     let store = Faulty::default();
     let (realm, _peer_calls) = realm_over(&store);
-    realm.storage.note_running(LONG).await;
+    realm.running.note(LONG).await;
     register(&realm).await;
     list_beta(&realm).await;
     sendrealm(&realm, 2, "first").await;

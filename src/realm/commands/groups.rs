@@ -133,8 +133,10 @@ impl<S: Store> Realm<S> {
         } = command;
         let current = self.session_noted(work, session).await?;
         let batch = &mut work.batch;
-        let group = self.groups.group(batch, name).await?;
-        let member = self.groups.membership(batch, &group, current.user).await?;
+        let (group, member) = self
+            .groups
+            .group_of_member(batch, name, current.user)
+            .await?;
         if member.role != Role::Owner {
             group.remove(&local(current.user), &member.record, batch)?;
             return Ok(Answer::Done);
@@ -157,9 +159,9 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.sessions.session(caller, session).await?;
-        let group = self.groups.group(&mut Unnoted, name).await?;
-        self.groups
-            .membership(&mut Unnoted, &group, current.user)
+        let (group, _) = self
+            .groups
+            .group_of_member(&mut Unnoted, name, current.user)
             .await?;
         let mut page = NamesPage::new(options, caller.room);
         let mut after = options.behind;

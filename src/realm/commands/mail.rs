@@ -49,10 +49,10 @@ impl<S: Store> Realm<S> {
         let content = self.check_message(&work.request.options, &message)?;
         // A realm that joins meanwhile has read the group without this message, and must be told of
         // it.
-        let group = self.groups.group(&mut work.batch, group).await?;
         // A member that is removed meanwhile must not send any more.
-        self.groups
-            .membership(&mut work.batch, &group, current.user)
+        let (group, _) = self
+            .groups
+            .group_of_member(&mut work.batch, group, current.user)
             .await?;
         work.hints = group.realms().map(|realm| (realm, group.name)).collect();
         append(work, &current, (content, &message), group.place().log)?;

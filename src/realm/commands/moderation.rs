@@ -30,10 +30,9 @@ impl<S: Store> Realm<S> {
         least: Role,
     ) -> Result<Asking, Failure> {
         let current = self.session_of(work).await?;
-        let group = self.groups.group(&mut work.batch, name).await?;
-        let member = self
+        let (group, member) = self
             .groups
-            .membership(&mut work.batch, &group, current.user)
+            .group_of_member(&mut work.batch, name, current.user)
             .await?;
         if member.role < least {
             return Err(ErrorCode::NotPermitted.into());

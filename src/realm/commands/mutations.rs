@@ -2,7 +2,7 @@
 //! decision relied on as expectations (EXACT-13). On a conflict it is decided again.
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
+    ATTEMPTS_MAX, Caller, Realm,
     commands::{asking::Decided, work::Work},
     failure::Failure,
     idempotency::{FormerAnswer, NumberState, fingerprint},
@@ -117,7 +117,7 @@ impl<S: Store> Realm<S> {
             }
             work.forget_answers();
         }
-        Err(Refusal::busy(CONTENDED_MS).into())
+        Err(Failure::contended())
     }
 
     /// Starts what follows from a command that is durable now: wakes watches and tasks, and queues

@@ -31,9 +31,9 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.sessions.session(caller, session).await?;
-        let group = self.groups.group(&mut Unnoted, group).await?;
-        self.groups
-            .membership(&mut Unnoted, &group, current.user)
+        let (group, _) = self
+            .groups
+            .group_of_member(&mut Unnoted, group, current.user)
             .await?;
         let blocked = self.mailboxes.blocked_by(current.user).await?;
         self.mailboxes

@@ -174,20 +174,20 @@ impl<S: Store> Departures<S> {
         }
     }
 
-    /// Returns the next readable keys under a prefix, behind those that `walk` has passed. Empty at
+    /// Returns the next readable keys under a prefix, behind those that `walk` has passed. `None` at
     /// the end.
-    async fn next_departing(&self, walk: &mut Walk) -> Result<Vec<Key>, Failure> {
+    async fn next_departing(&self, walk: &mut Walk) -> Result<Option<Vec<Key>>, Failure> {
         let found = self.next_found(walk).await?;
-        Ok(found.into_iter().map(|(key, _)| key).collect())
+        Ok(found.map(|found| found.into_iter().map(|(key, _)| key).collect()))
     }
 
     /// Returns the same, with the values.
-    async fn next_found(&self, walk: &mut Walk) -> Result<Vec<(Key, Versioned)>, Failure> {
+    async fn next_found(&self, walk: &mut Walk) -> Result<Option<Vec<(Key, Versioned)>>, Failure> {
         let found = walk.next(&self.storage).await?;
         if let Some(error) = walk.damage.take() {
             self.pass_over(Err(error.into()))?;
         }
-        Ok(found)
+        Ok(Some(found).filter(|found| !found.is_empty()))
     }
 
     /// Drops the messages that wait for a realm, as an operator has said.
@@ -265,11 +265,7 @@ impl<S: Store> Departures<S> {
     async fn leave_groups(&self, realm: RealmId, are_bans_kept: bool) -> Result<(), Failure> {
         let prefix = records::groups();
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
-        loop {
-            let keys = self.next_departing(&mut walk).await?;
-            if keys.is_empty() {
-                return Ok(());
-            }
+        while let Some(keys) = self.next_departing(&mut walk).await? {
             for key in keys {
                 if let Some(group) = records::name_in::<GroupName>(&key, &prefix) {
                     let left = self.leave_group(realm, group, are_bans_kept).await;
@@ -278,6 +274,7 @@ impl<S: Store> Departures<S> {
             }
             tokio::task::yield_now().await;
         }
+        Ok(())
     }
 
     async fn leave_group(
@@ -323,11 +320,7 @@ impl<S: Store> Departures<S> {
     async fn forget_bans(&self, realm: RealmId, group: &Group) -> Result<(), Failure> {
         let prefix = records::bans(group.name, group.record.epoch);
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
-        loop {
-            let keys = self.next_departing(&mut walk).await?;
-            if keys.is_empty() {
-                return Ok(());
-            }
+        while let Some(keys) = self.next_departing(&mut walk).await? {
             let mut batch = Batch::new();
             for key in keys {
                 let who = records::name_in::<Sender>(&key, &prefix);
@@ -339,6 +332,7 @@ impl<S: Store> Departures<S> {
                 self.storage.commit(batch).await?;
             }
         }
+        Ok(())
     }
 
     /// Ends the replicas of a realm's groups and all memberships in them.
@@ -350,11 +344,7 @@ impl<S: Store> Departures<S> {
     ) -> Result<(), Failure> {
         let prefix = records::replicas(realm);
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
-        loop {
-            let keys = self.next_departing(&mut walk).await?;
-            if keys.is_empty() {
-                return Ok(());
-            }
+        while let Some(keys) = self.next_departing(&mut walk).await? {
             for key in keys {
                 let Some(group) = records::name_in::<GroupName>(&key, &prefix) else {
                     continue;
@@ -369,6 +359,7 @@ impl<S: Store> Departures<S> {
             }
             tokio::task::yield_now().await;
         }
+        Ok(())
     }
 
     /// Ends a replica: nothing more is read into it. Its log stays: a later group of this name,
@@ -409,11 +400,7 @@ impl<S: Store> Departures<S> {
     ) -> Result<(), Failure> {
         let prefix = records::replica_members(which.0, which.1);
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
-        loop {
-            let members = self.next_found(&mut walk).await?;
-            if members.is_empty() {
-                return Ok(());
-            }
+        while let Some(members) = self.next_found(&mut walk).await? {
             let mut batch = Batch::new();
             for (key, found) in members {
                 batch.expect(key.clone(), Expected::At(found.version));
@@ -428,17 +415,14 @@ impl<S: Store> Departures<S> {
             }
             tokio::task::yield_now().await;
         }
+        Ok(())
     }
 
     /// Empties the mailboxes for that realm alone, which the next holder of the name would get. The
     /// messages of its users are also among all private messages, and stay there.
     async fn empty_mailboxes(&self, realm: RealmId) -> Result<(), Failure> {
         let mut walk = accounts::walk(DEPARTING_AT_ONCE);
-        loop {
-            let keys = self.next_departing(&mut walk).await?;
-            if keys.is_empty() {
-                return Ok(());
-            }
+        while let Some(keys) = self.next_departing(&mut walk).await? {
             for key in keys {
                 if let Some(user) = accounts::user_in(&key) {
                     let log = MailboxLog::from_realm(user, realm).log;
@@ -448,17 +432,14 @@ impl<S: Store> Departures<S> {
             }
             tokio::task::yield_now().await;
         }
+        Ok(())
     }
 
     /// Ends all blocks of a realm's users, and tells those who had them.
     async fn end_blocks(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         let prefix = records::all_blocks();
         let mut walk = Walk::new(prefix.clone(), None, BLOCKS_AT_ONCE);
-        loop {
-            let found = self.next_found(&mut walk).await?;
-            if found.is_empty() {
-                return Ok(());
-            }
+        while let Some(found) = self.next_found(&mut walk).await? {
             for (key, found) in found {
                 let ended = self.end_blocks_of(realm, (&key, &found, &prefix), now);
                 let ended = ended.await;
@@ -466,6 +447,7 @@ impl<S: Store> Departures<S> {
             }
             tokio::task::yield_now().await;
         }
+        Ok(())
     }
 
     async fn end_blocks_of(
@@ -506,11 +488,7 @@ impl<S: Store> Departures<S> {
 
     async fn forget_all(&self, prefix: &Prefix) -> Result<(), Failure> {
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
-        loop {
-            let found = self.next_found(&mut walk).await?;
-            if found.is_empty() {
-                return Ok(());
-            }
+        while let Some(found) = self.next_found(&mut walk).await? {
             let mut batch = Batch::new();
             for (key, found) in found {
                 batch.expect(key.clone(), Expected::At(found.version));
@@ -520,5 +498,6 @@ impl<S: Store> Departures<S> {
                 walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
             }
         }
+        Ok(())
     }
 }

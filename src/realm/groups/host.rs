@@ -1,7 +1,7 @@
 //! Groups of this realm that also have members of other realms (PEER-8 … PEER-11).
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller,
+    ATTEMPTS_MAX, Caller,
     credentials::Hashed,
     failure::Failure,
     groups::{Group, Groups, MEMBERS_AT_ONCE, Membership},
@@ -80,7 +80,7 @@ impl<S: Store> Groups<S> {
                 return Ok(joined(membership));
             }
         }
-        Err(Refusal::busy(CONTENDED_MS).into())
+        Err(Failure::contended())
     }
 
     /// Refuses the first user of `peer` in a group that already has members of the most realms.
@@ -132,7 +132,7 @@ impl<S: Store> Groups<S> {
                 return Ok(Answer::Done);
             }
         }
-        Err(Refusal::busy(CONTENDED_MS).into())
+        Err(Failure::contended())
     }
 
     /// Adds to `batch` that a user is no member any more. If that realm has no other members in the

@@ -24,7 +24,7 @@ use crate::realm::{
         MemberRecord, Record as _,
     },
     storage::{Notes, Storage},
-    time::Moment,
+    time::{Moment, RunningTime},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -153,7 +153,7 @@ impl Group {
 
     /// Adds to `batch` that a user is a member. `former` is the membership before, if there was
     /// one.
-    pub fn put(
+    fn put(
         &self,
         who: &Sender,
         member: &MemberRecord,
@@ -199,6 +199,7 @@ pub struct Membership {
 #[derive(Debug)]
 pub struct Groups<S> {
     storage: Arc<Storage<S>>,
+    running: Arc<RunningTime<S>>,
     random: Arc<Random>,
     peers: Arc<Peers<S>>,
     credentials: Arc<Credentials>,
@@ -220,6 +221,7 @@ impl<S> Groups<S> {
     )]
     pub(in crate::realm) fn new(
         storage: Arc<Storage<S>>,
+        running: Arc<RunningTime<S>>,
         random: Arc<Random>,
         peers: Arc<Peers<S>>,
         credentials: Arc<Credentials>,
@@ -231,6 +233,7 @@ impl<S> Groups<S> {
     ) -> Self {
         Self {
             storage,
+            running,
             random,
             peers,
             credentials,
@@ -348,16 +351,16 @@ impl<S: Store> Groups<S> {
         }))
     }
 
-    /// Returns the membership of `user`, the sender of the command.
-    pub(in crate::realm) async fn membership(
+    /// Returns a group, and the membership in it of `user`, the sender of the command.
+    pub(in crate::realm) async fn group_of_member(
         &self,
         notes: &mut impl Notes,
-        group: &Group,
+        name: GroupName,
         user: Username,
-    ) -> Result<Membership, Failure> {
-        self.find_member(notes, group, &local(user))
-            .await?
-            .ok_or(ErrorCode::NotAMember.into())
+    ) -> Result<(Group, Membership), Failure> {
+        let group = self.group(notes, name).await?;
+        let member = self.find_member(notes, &group, &local(user)).await?;
+        Ok((group, member.ok_or(ErrorCode::NotAMember)?))
     }
 
     pub(in crate::realm) async fn check_group_password(

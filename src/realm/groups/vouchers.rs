@@ -150,7 +150,7 @@ impl<S: Store> Groups<S> {
         replica: &ReplicaRecord,
     ) -> Result<(), Failure> {
         let log = MailboxLog::replica(realm, group, replica).log;
-        let since = self.storage.running().await?;
+        let since = self.running.read().await?;
         let limit = PageLimit {
             entries: POSTS_AT_ONCE,
             bytes: READ_BYTES,

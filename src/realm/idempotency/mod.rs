@@ -80,16 +80,6 @@ impl<S> Idempotency<S> {
 }
 
 impl<S: Store> Idempotency<S> {
-    /// Looks up a command's number.
-    pub(in crate::realm) async fn look_up(
-        &self,
-        owner: Owner,
-        number: OperationNumber,
-        fingerprint: [u8; 8],
-    ) -> Result<NumberState<'_>, Failure> {
-        self.look_up_any(owner, number, Some(fingerprint)).await
-    }
-
     /// Looks up a client's number, as [`Idempotency::look_up`]. If it cannot be used, the refusal
     /// contains the highest number that is used, so that the client goes above it in one step
     /// (EXACT-8).
@@ -99,7 +89,7 @@ impl<S: Store> Idempotency<S> {
         number: OperationNumber,
         fingerprint: [u8; 8],
     ) -> Result<NumberState<'_>, Failure> {
-        match self.look_up(owner, number, fingerprint).await {
+        match self.look_up(owner, number, Some(fingerprint)).await {
             Err(Failure::Refused(Refusal {
                 code: code @ (ErrorCode::AlreadyDone | ErrorCode::NumberReused),
                 ..
@@ -111,7 +101,7 @@ impl<S: Store> Idempotency<S> {
     }
 
     /// Looks up a command's number. Without a fingerprint, any command matches.
-    pub(in crate::realm) async fn look_up_any(
+    pub(in crate::realm) async fn look_up(
         &self,
         owner: Owner,
         number: OperationNumber,

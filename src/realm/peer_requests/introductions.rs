@@ -1,7 +1,7 @@
 //! Introductions between realms, and changes of their keys (PEER-2, PEER-3, PEER-13).
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
+    ATTEMPTS_MAX, Caller, Realm,
     failure::Failure,
     identity::Peering,
     peer::Peer,
@@ -171,7 +171,7 @@ impl<S: Store> Realm<S> {
                 return Ok(answer);
             }
         }
-        Err(Refusal::busy(CONTENDED_MS).into())
+        Err(Failure::contended())
     }
 
     /// Returns a new peer for an unknown realm that introduces itself, if it may become one.
@@ -258,6 +258,6 @@ impl<S: Store> Realm<S> {
                 return Ok(Answer::Done);
             }
         }
-        Err(Refusal::busy(CONTENDED_MS).into())
+        Err(Failure::contended())
     }
 }

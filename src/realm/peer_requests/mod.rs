@@ -4,7 +4,7 @@
 pub(super) mod introductions;
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Realm,
+    ATTEMPTS_MAX, Caller, Realm,
     failure::Failure,
     idempotency::{FormerAnswer, NumberState},
     network::GroupWork,
@@ -101,12 +101,7 @@ impl<S: Store> Realm<S> {
                 group,
                 life,
             } => (epoch, sequence, What::Ended(group, life)),
-            PeerRequest::Withdraw { epoch, sequence } => {
-                let owner = Owner::peer(&peer.first_key(), epoch);
-                self.admit_epoch(caller.now, &peer, &owner).await?;
-                self.limiter.may_store_from(caller.now, peer.realm)?;
-                return self.withdraw(owner, sequence, (&peer, caller.now)).await;
-            }
+            PeerRequest::Withdraw { epoch, sequence } => (epoch, sequence, What::Withdrawal),
             about_group => {
                 let answer = self.about_group(caller, &peer, about_group).await?;
                 return Ok(answer.to_bytes());
@@ -204,7 +199,13 @@ impl<S: Store> Realm<S> {
         request: &[u8],
         delivery: &Delivery<'_>,
     ) -> Result<Vec<u8>, Failure> {
-        let fingerprint = short_hash(&[request]);
+        // Whatever has that number is withdrawn.
+        let fingerprint = match delivery.what {
+            What::Withdrawal => None,
+            What::Message(..) | What::Expelled(..) | What::Ended(..) => {
+                Some(short_hash(&[request]))
+            }
+        };
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self
                 .idempotency
@@ -218,7 +219,7 @@ impl<S: Store> Realm<S> {
             // A peer's removal says nothing about the message.
             self.peers.rely_on_peer(&mut batch, &delivery.peer).await?;
             let (answer, realms) = match self.decide_delivery(delivery, &mut batch).await {
-                Ok(realms) => (Answer::Sent(Sent::Stored), realms),
+                Ok(decided) => decided,
                 Err(Failure::Refused(refusal)) => {
                     // The refusal depends on the same values.
                     batch.changes.clear();
@@ -239,64 +240,37 @@ impl<S: Store> Realm<S> {
                 match delivery.what {
                     What::Message(To::Group(group), _) => self.groups.tell_all(&realms, group),
                     What::Ended(..) => self.chores.notify_one(),
-                    What::Message(To::User(_), _) | What::Expelled(..) => {}
+                    What::Message(To::User(_), _) | What::Expelled(..) | What::Withdrawal => {}
                 }
                 return Ok(bytes);
             }
         }
-        Err(Refusal::busy(CONTENDED_MS).into())
+        Err(Failure::contended())
     }
 
-    /// Ensures that a message that was not delivered never will be. If it was delivered, returns
-    /// the answer that it had.
-    async fn withdraw(
-        &self,
-        owner: Owner,
-        sequence: OperationNumber,
-        (peer, now): (&Peer, Moment),
-    ) -> Result<Vec<u8>, Failure> {
-        for _ in 0..ATTEMPTS_MAX {
-            let mut operation = match self.idempotency.look_up_any(owner, sequence, None).await? {
-                NumberState::Done(answer) => return answer_to_peer(answer),
-                NumberState::New(operation) => operation,
-            };
-            let mut batch = Batch::new();
-            self.peers.rely_on_peer(&mut batch, peer).await?;
-            let bytes = Answer::Done.to_bytes();
-            operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
-            let stored = batch.bytes();
-            let placed = self
-                .idempotency
-                .commit_operation(&mut operation, batch)
-                .await?;
-            if placed.is_some() {
-                self.limiter.stored_from(now, peer.realm, stored);
-                return Ok(bytes);
-            }
-        }
-        Err(Refusal::busy(CONTENDED_MS).into())
-    }
-
-    /// Decides about a message: what is written, and which realms must be told.
+    /// Decides about a message: the answer, with what is written in the batch, and which realms must
+    /// be told.
     async fn decide_delivery(
         &self,
         delivery: &Delivery<'_>,
         batch: &mut Batch,
-    ) -> Result<Vec<RealmId>, Failure> {
+    ) -> Result<(Answer, Vec<RealmId>), Failure> {
+        const STORED: Answer = Answer::Sent(Sent::Stored);
         let Delivery { peer, what, now } = delivery;
         let (to, (content, from, message)) = match what {
             What::Message(to, message) => (to, message),
+            What::Withdrawal => return Ok((Answer::Done, Vec::new())),
             What::Expelled((group, user), membership) => {
                 let which = (peer.realm, *group);
                 self.groups
                     .end_expelled(which, (*user, *membership), batch)
                     .await?;
-                return Ok(Vec::new());
+                return Ok((STORED, Vec::new()));
             }
             What::Ended(group, life) => {
                 let which = (peer.realm, *group);
                 self.groups.end_replica(which, *life, batch).await?;
-                return Ok(Vec::new());
+                return Ok((STORED, Vec::new()));
             }
         };
         if message.0.len() > self.limits.max_message {
@@ -331,12 +305,12 @@ impl<S: Store> Realm<S> {
                 for log in logs.await? {
                     batch.append(log, entry.clone());
                 }
-                Ok(Vec::new())
+                Ok((STORED, Vec::new()))
             }
             To::Group(group) => {
                 let (place, realms) = self.groups.host_post(peer, *from, *group, batch).await?;
                 batch.append(place.log, entry);
-                Ok(realms)
+                Ok((STORED, realms))
             }
         }
     }
@@ -370,6 +344,9 @@ enum What<'a> {
     Expelled((GroupName, Username), u64),
     /// A group there, with this epoch, has ended.
     Ended(GroupName, u64),
+    /// Nothing: a message that was not delivered never will be. If it was delivered, the answer is
+    /// the one that it had.
+    Withdrawal,
 }
 
 /// A delivery, with its sender and its time.

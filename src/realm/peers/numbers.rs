@@ -12,7 +12,7 @@
 //! number, no user joins a group across the two: one side might end what the other begins.
 
 use crate::realm::{
-    ATTEMPTS_MAX, CONTENDED_MS,
+    ATTEMPTS_MAX,
     failure::Failure,
     peer::{PEERING, Peer},
     peers::Peers,
@@ -161,7 +161,7 @@ impl<S: Store> Peers<S> {
             (peer.record.number, peer.record.theirs) = (record.number, record.theirs);
             return Ok(is_settled);
         }
-        Err(Refusal::busy(CONTENDED_MS).into())
+        Err(Failure::contended())
     }
 
     /// Refuses a join across a peering if its two sides may not agree on which peering it is.

@@ -11,19 +11,18 @@ use tokio::sync::Notify;
 
 use crate::realm::{
     failure::Failure,
-    limits::READ_BYTES,
     peer::Peer,
     queues::{
         PeerQueues,
         delivery::{Outgoing, QUEUED_LIFETIME_SECONDS},
     },
     records::{self, QueuedRecord, Record as _, ReturnedRecord},
-    storage::{ONE, Outcome, Unnoted},
+    storage::{Outcome, Unnoted},
     time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, PageLimit, Position, Store},
+    store::{Batch, Expected, Position, Store},
     wire::{Answer, ErrorCode, RealmId},
 };
 
@@ -85,31 +84,17 @@ impl<S: Store> PeerQueues<S> {
     /// The queue, or a part of it, cannot be read. What was read is noted all the same, also behind
     /// a malformed entry.
     pub async fn find_expiries(&self, realm: RealmId) -> Result<(), Failure> {
-        let whole = PageLimit {
-            entries: usize::MAX,
-            bytes: READ_BYTES,
-        };
         let find = async {
             let (mut after, _) = self.settled(realm).await?;
-            let (mut unread, mut limit) = (None, whole);
-            let log = records::queue(realm);
+            let mut unread = None;
             loop {
-                let page = match self.storage.read(&log, Position(after), limit).await {
+                let page = match self.read_queue(realm, after, usize::MAX).await? {
                     Ok(page) => page,
-                    Err(failure) if failure.is_of_one_record() && limit.entries > 1 => {
-                        limit = ONE;
+                    Err(failure) => {
+                        (unread, after) = (Some(failure), after + 1);
                         continue;
                     }
-                    Err(failure)
-                        if failure.is_of_one_record()
-                            && self.storage.last(&log).await?.0 > after =>
-                    {
-                        (unread, after, limit) = (Some(failure), after + 1, whole);
-                        continue;
-                    }
-                    Err(failure) => return Err(failure),
                 };
-                limit = whole;
                 for (position, value) in &page.entries {
                     match QueuedRecord::from_value(value) {
                         Ok(record) => self.expiries.note(realm, position.0, &record),

@@ -13,6 +13,7 @@ use crate::realm::{
     failure::Failure,
     groups::Groups,
     idempotency::Idempotency,
+    limits::READ_BYTES,
     peer::Peer,
     peers::Peers,
     queues::{
@@ -23,11 +24,11 @@ use crate::realm::{
     },
     random::Random,
     records::{self, CursorRecord, Owner, QueuedKind, QueuedOperation, QueuedRecord, Record as _},
-    storage::Storage,
+    storage::{ONE, Storage},
     time::Moment,
 };
 use crate::{
-    store::{Batch, Expected, Position, Store, Subscription},
+    store::{Batch, Expected, Page, PageLimit, Position, Store, Subscription},
     wire::{Answer, ErrorCode, GroupName, RealmId, Sent, Username, command::Change},
 };
 
@@ -144,6 +145,37 @@ impl<S: Store> PeerQueues<S> {
         Ok(found.map_or((0, Expected::Absent), |(cursor, version)| {
             (cursor.position, Expected::At(version))
         }))
+    }
+
+    /// Returns entries of the queue to a peer behind a position, `most` at once. The inner error is
+    /// of the first of them, which cannot be read though others follow.
+    async fn read_queue(
+        &self,
+        realm: RealmId,
+        after: u64,
+        most: usize,
+    ) -> Result<Result<Page, Failure>, Failure> {
+        let log = records::queue(realm);
+        let mut limit = PageLimit {
+            entries: most,
+            bytes: READ_BYTES,
+        };
+        loop {
+            return match self.storage.read(&log, Position(after), limit).await {
+                Ok(page) => Ok(Ok(page)),
+                // Those before the damage are read one by one.
+                Err(failure) if failure.is_of_one_record() && limit != ONE => {
+                    limit = ONE;
+                    continue;
+                }
+                Err(failure)
+                    if failure.is_of_one_record() && self.storage.last(&log).await?.0 > after =>
+                {
+                    Ok(Err(failure))
+                }
+                Err(failure) => Err(failure),
+            };
+        }
     }
 
     /// Returns how many messages wait for a peer. Positions have no gaps, so the last one is found

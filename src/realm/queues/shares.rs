@@ -11,15 +11,13 @@ use std::{
 
 use crate::realm::{
     failure::Failure,
-    limits::READ_BYTES,
     queues::PeerQueues,
-    records::{self, QueuedRecord, Record as _},
-    storage::ONE,
+    records::{QueuedRecord, Record as _},
 };
 use crate::{
     crypto::{MacKey, SecretKey},
     faults::{Fault, is_planted},
-    store::{PageLimit, Position, Store},
+    store::Store,
     wire::{ErrorCode, RealmId, Username},
 };
 
@@ -210,27 +208,11 @@ impl<S: Store> PeerQueues<S> {
     ) -> Result<Arriving, Failure> {
         let (settled, _) = self.settled(realm).await?;
         let mut known = self.shares.settle(realm, settled);
-        let log = records::queue(realm);
-        let whole = PageLimit {
-            entries: QUEUE_MAX,
-            bytes: READ_BYTES,
-        };
-        let mut limit = whole;
         loop {
-            let page = match self.storage.read(&log, Position(known), limit).await {
-                Ok(page) => page,
-                Err(failure) if failure.is_of_one_record() && limit.entries > 1 => {
-                    limit = ONE;
-                    continue;
-                }
-                Err(failure)
-                    if failure.is_of_one_record() && self.storage.last(&log).await?.0 > known =>
-                {
-                    // Its sender is unknown, but the entries behind it are still read.
-                    known = self.shares.extend(realm, known, &[UNREADABLE]);
-                    continue;
-                }
-                Err(failure) => return Err(failure),
+            let Ok(page) = self.read_queue(realm, known, QUEUE_MAX).await? else {
+                // Its sender is unknown, but the entries behind it are still read.
+                known = self.shares.extend(realm, known, &[UNREADABLE]);
+                continue;
             };
             let mut found = Vec::with_capacity(page.entries.len());
             let mut last = known;
@@ -245,7 +227,6 @@ impl<S: Store> PeerQueues<S> {
             if !page.more {
                 break;
             }
-            limit = whole;
         }
         let whose = self.shares.whose(user.as_str());
         let place = self.shares.reserve(realm, whose);

@@ -167,14 +167,10 @@ async fn group_end_deletes_all_records_and_spares_new_group() {
         name: group("crew"),
         record,
     };
-    let member = records::MemberRecord {
-        moderator: false,
-        joined: 1,
-        membership: 0,
-    };
+    let long_ago = Moment { wall: 1, ..MOMENT };
     for number in 0..2500 {
         let who = super::super::groups::local(user(&format!("u{number:05}")));
-        crew.put(&who, &member, None, &mut batch).unwrap();
+        crew.put_new_member(&who, 0, long_ago, &mut batch).unwrap();
         let ban = records::ban(group("crew"), crew.record.epoch, &who);
         batch.put(ban, vec![1]);
     }

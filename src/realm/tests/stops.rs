@@ -165,16 +165,16 @@ async fn disk_full_still_allows_write_of_running_time() {
     let directory = tempfile::tempdir().unwrap();
     let is_full = Arc::default();
     let realm = realm_on(&directory, &is_full);
-    realm.storage.note_running(1000).await;
+    realm.running.note(1000).await;
     is_full.store(true, Ordering::SeqCst);
     let command = Request::from(register(1, "ann")).to_bytes();
     let answer = realm.answer(&caller(device(1), MOMENT), &command).await;
     let answer = Answer::parse(&answer).unwrap();
     assert_eq!(answer, Answer::Refused(Refusal::busy(DISK_FULL_MS)));
-    realm.storage.note_running(90_000).await;
+    realm.running.note(90_000).await;
     drop(realm);
     let realm = realm_on(&directory, &is_full);
-    assert_eq!(realm.storage.running().await.unwrap(), 90_000);
+    assert_eq!(realm.running.read().await.unwrap(), 90_000);
 }
 
 /// HS-14: a life is also written on a full disk. Before, it was not, and the former life went on:

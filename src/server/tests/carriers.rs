@@ -101,7 +101,7 @@ async fn queue_unreadable_is_searched_again_without_other_queues() {
 async fn queue_malformed_entry_does_not_hide_next_message() {
     let store = Faulty::default();
     let (realm, _peer_calls) = realm_over(&store);
-    realm.storage.note_running(LONG).await;
+    realm.running.note(LONG).await;
     register(&realm).await;
     list_beta(&realm).await;
     let mut batch = Batch::new();
