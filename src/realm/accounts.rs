@@ -10,6 +10,7 @@ use super::{
     limits::{Guess, Limiter},
     records::{self, AccountRecord, Record as _},
     retention::RetentionPolicy,
+    shared::Shared,
     storage::{Notes, Storage, Walk},
     time::Moment,
 };
@@ -66,19 +67,17 @@ pub(super) struct Accounts<S> {
 
 impl<S> Accounts<S> {
     /// Returns the service over those that it uses.
-    pub const fn new(
-        storage: Arc<Storage<S>>,
+    pub fn new(
+        shared: &Shared<S>,
         policy: Arc<RetentionPolicy<S>>,
         credentials: Arc<Credentials>,
-        own: Arc<RealmIdentity>,
-        limiter: Arc<Limiter>,
     ) -> Self {
         Self {
-            storage,
+            storage: shared.storage.clone(),
             policy,
             credentials,
-            own,
-            limiter,
+            own: shared.own.clone(),
+            limiter: shared.limiter.clone(),
         }
     }
 }

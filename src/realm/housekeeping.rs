@@ -77,7 +77,7 @@ impl<S: Store> Realm<S> {
             }
             Pass::Cursors(after) => {
                 let found = self
-                    .mailboxes
+                    .cursors
                     .tidy_cursors(after)
                     .await
                     .map(|last| last.map(|last| Pass::Cursors(Some(last))));
@@ -85,7 +85,7 @@ impl<S: Store> Realm<S> {
             }
             Pass::Posts(after) => {
                 let found = self
-                    .groups
+                    .posts
                     .tidy_posts(after, now())
                     .await
                     .map(|last| last.map(|last| Pass::Posts(Some(last))));
@@ -93,8 +93,8 @@ impl<S: Store> Realm<S> {
             }
             Pass::Tickets(after) => {
                 let found = self
-                    .sessions
-                    .tidy_tickets(after, now())
+                    .tickets
+                    .tidy(after, now())
                     .await
                     .map(|last| last.map(|last| Pass::Tickets(Some(last))));
                 (found, None)
@@ -116,7 +116,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Option<Log>, Failure> {
         let found = self.storage.logs(after.as_ref(), PER_STEP).await?;
         for log in &found {
-            if let Err(failure) = self.mailboxes.sweep_log(log, now).await {
+            if let Err(failure) = self.sweeper.sweep_log(log, now).await {
                 // The next pass looks at it again.
                 self.storage.log_failure("retention", &failure);
             }

@@ -32,6 +32,7 @@ mod random;
 mod records;
 mod retention;
 mod sessions;
+mod shared;
 mod short_hash;
 mod storage;
 mod time;
@@ -76,15 +77,18 @@ use self::{
     accounts::Accounts,
     credentials::Credentials,
     departures::Departures,
-    groups::Groups,
+    groups::{Groups, vouchers::Posts},
     idempotency::Idempotency,
     lives::Lives,
-    mailboxes::{Mailboxes, watch_memory::WatchMemory},
+    mailboxes::{
+        Mailboxes, blocks::Blocks, cursors::ReadCursors, sweep::Sweeper, watch_memory::WatchMemory,
+    },
     peer_quota::PeerQuota,
     peers::Peers,
     queues::{PeerQueues, shares::QueueShares},
     random::Random,
-    sessions::Sessions,
+    sessions::{Sessions, known_locations::KnownLocations, tickets::Tickets},
+    shared::Shared,
     storage::Storage,
     time::RunningTime,
 };
@@ -162,11 +166,17 @@ pub struct Realm<S> {
     credentials: Arc<Credentials>,
     accounts: Accounts<S>,
     pub(crate) peers: Arc<Peers<S>>,
+    posts: Arc<Posts<S>>,
     pub(crate) groups: Arc<Groups<S>>,
     pub(crate) queues: Arc<PeerQueues<S>>,
     quota: PeerQuota<S>,
-    pub(crate) mailboxes: Arc<Mailboxes<S>>,
-    pub(crate) sessions: Sessions<S>,
+    cursors: Arc<ReadCursors<S>>,
+    blocks: Arc<Blocks<S>>,
+    mailboxes: Arc<Mailboxes<S>>,
+    sweeper: Arc<Sweeper<S>>,
+    locations: Arc<KnownLocations<S>>,
+    sessions: Arc<Sessions<S>>,
+    pub(crate) tickets: Tickets<S>,
     pub(crate) departures: Departures<S>,
     own: Arc<RealmIdentity>,
     limits: Limits,
@@ -201,89 +211,72 @@ impl<S: Store> Realm<S> {
         let mut rng = StdRng::from_seed(seed);
         let limiter = Arc::new(Limiter::new(limits.rates, &mut rng));
         let epoch = epoch(&mut rng);
-        let random = Arc::new(Random::new(rng));
-        let (own, network, chores) = (Arc::new(own), Arc::new(network), Arc::new(Notify::new()));
-        let storage = Arc::new(Storage::new(store));
-        let running = Arc::new(RunningTime::new(storage.clone()));
-        let policy = Arc::new(RetentionPolicy::new(storage.clone()));
-        let lives = Lives::new(storage.clone(), random.clone(), policy.clone());
-        let lives = Arc::new(lives);
-        let idempotency = Arc::new(Idempotency::new(storage.clone()));
-        let threads = limits.password_threads;
-        let credentials = Credentials::start(random.clone(), limiter.clone(), threads)?;
-        let credentials = Arc::new(credentials);
-        let accounts = Accounts::new(
-            storage.clone(),
-            policy.clone(),
-            credentials.clone(),
-            own.clone(),
-            limiter.clone(),
-        );
-        let peers = Arc::new(Peers::new(
-            storage.clone(),
-            random.clone(),
-            lives.clone(),
-            own.clone(),
-            limiter.clone(),
-            network.clone(),
-            chores.clone(),
-        ));
-        let groups = Arc::new(Groups::new(
-            storage.clone(),
-            running.clone(),
-            random.clone(),
-            peers.clone(),
-            credentials.clone(),
-            own.clone(),
+        let shared = Shared {
+            storage: Arc::new(Storage::new(store)),
+            random: Arc::new(Random::new(rng)),
+            own: Arc::new(own),
             limits,
-            limiter.clone(),
-            network.clone(),
-            chores.clone(),
-        ));
+            limiter,
+            network: Arc::new(network),
+            chores: Arc::new(Notify::new()),
+        };
+        let storage = || shared.storage.clone();
+        let running = Arc::new(RunningTime::new(storage()));
+        let policy = Arc::new(RetentionPolicy::new(storage()));
+        let lives = Lives::new(storage(), shared.random.clone(), policy.clone());
+        let lives = Arc::new(lives);
+        let idempotency = Arc::new(Idempotency::new(storage()));
+        let (random, limiter) = (shared.random.clone(), shared.limiter.clone());
+        let credentials = Credentials::start(random, limiter, limits.password_threads)?;
+        let credentials = Arc::new(credentials);
+        let accounts = Accounts::new(&shared, policy.clone(), credentials.clone());
+        let peers = Arc::new(Peers::new(&shared, lives.clone()));
+        let posts = Arc::new(Posts::new(&shared, running.clone()));
+        let groups = Groups::new(&shared, posts.clone(), peers.clone(), credentials.clone());
+        let groups = Arc::new(groups);
         let queues = Arc::new(PeerQueues::new(
-            storage.clone(),
-            random.clone(),
+            &shared,
             idempotency.clone(),
             peers.clone(),
+            posts.clone(),
             groups.clone(),
             QueueShares::new(lasting),
             epoch,
         ));
-        let quota = PeerQuota::new(
-            storage.clone(),
-            peers.clone(),
-            queues.clone(),
-            network.clone(),
-        );
-        let mailboxes = Arc::new(Mailboxes::new(
-            storage.clone(),
-            peers.clone(),
-            groups.clone(),
+        let quota = PeerQuota::new(&shared, peers.clone(), queues.clone());
+        let cursors = ReadCursors::new(storage(), peers.clone(), groups.clone());
+        let cursors = Arc::new(cursors);
+        let blocks = Arc::new(Blocks::new(&shared));
+        let memory = WatchMemory::new(limits.watch_memory);
+        let mailboxes = Mailboxes::new(&shared, groups.clone(), cursors.clone(), memory);
+        let mailboxes = Arc::new(mailboxes);
+        let sweeper = Arc::new(Sweeper::new(
+            storage(),
             policy.clone(),
-            own.clone(),
-            limiter.clone(),
-            WatchMemory::new(limits.watch_memory),
+            cursors.clone(),
+            blocks.clone(),
+            mailboxes.clone(),
         ));
-        let sessions = Sessions::new(
-            storage.clone(),
-            random.clone(),
+        let locations = Arc::new(KnownLocations::new(storage(), lasting));
+        let sessions = Arc::new(Sessions::new(
+            &shared,
             idempotency.clone(),
-            mailboxes.clone(),
-            limits,
-            limiter.clone(),
+            cursors.clone(),
+            locations.clone(),
             lasting,
-        );
+        ));
+        let tickets = Tickets::new(storage(), sessions.clone());
         let departures = Departures::new(
-            storage.clone(),
-            random.clone(),
+            &shared,
             peers.clone(),
+            posts.clone(),
             groups.clone(),
-            mailboxes.clone(),
             queues.clone(),
-            network.clone(),
+            mailboxes.clone(),
+            sweeper.clone(),
         );
         Ok(Self {
-            storage,
+            storage: shared.storage,
             running,
             policy,
             lives,
@@ -291,17 +284,23 @@ impl<S: Store> Realm<S> {
             credentials,
             accounts,
             peers,
+            posts,
             groups,
             queues,
             quota,
+            cursors,
+            blocks,
             mailboxes,
+            sweeper,
+            locations,
             sessions,
+            tickets,
             departures,
-            own,
+            own: shared.own,
             limits,
-            limiter,
-            network,
-            chores,
+            limiter: shared.limiter,
+            network: shared.network,
+            chores: shared.chores,
         })
     }
 

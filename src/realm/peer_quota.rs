@@ -10,6 +10,7 @@ use super::{
     peers::{Peers, UndeliveredQueue},
     queues::PeerQueues,
     records::{self, ChangedRecord, GroupRecord, Record as _},
+    shared::Shared,
     storage::Storage,
 };
 use crate::{
@@ -33,16 +34,15 @@ pub(super) struct PeerQuota<S> {
 impl<S> PeerQuota<S> {
     /// Returns the service over those that it uses.
     pub(in crate::realm) fn new(
-        storage: Arc<Storage<S>>,
+        shared: &Shared<S>,
         peers: Arc<Peers<S>>,
         queues: Arc<PeerQueues<S>>,
-        network: Arc<Network>,
     ) -> Self {
         Self {
-            storage,
+            storage: shared.storage.clone(),
             peers,
             queues,
-            network,
+            network: shared.network.clone(),
         }
     }
 }

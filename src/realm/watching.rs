@@ -113,9 +113,7 @@ impl<S: Store> Realm<S> {
         if !self.mailboxes.has_room_to_watch(current.user, bytes) {
             return Err(Refusal::busy(WATCHES_FULL_MS).into());
         }
-        self.mailboxes
-            .confirm_all(caller, &current, cursors)
-            .await?;
+        self.cursors.confirm_all(caller, &current, cursors).await?;
         Ok(Answer::Done)
     }
 
@@ -128,18 +126,13 @@ impl<S: Store> Realm<S> {
         cursors: &Cursors,
     ) -> Result<Answer, Failure> {
         let current = self.sessions.session(caller, session).await?;
-        self.mailboxes
-            .confirm_all(caller, &current, cursors)
-            .await?;
+        self.cursors.confirm_all(caller, &current, cursors).await?;
         let owner = current.owner();
-        let blocked = self.mailboxes.blocked_by(current.user).await?;
+        let blocked = self.blocks.blocked_by(current.user).await?;
         let mut left = UNREAD_LOOKED_AT;
         let mut counts = Vec::new();
         for (mailbox, place) in self.groups.mailboxes_of(current.user).await? {
-            let read = self
-                .mailboxes
-                .confirmed(current.user, &owner, &place)
-                .await?;
+            let read = self.cursors.confirmed(current.user, &owner, &place).await?;
             let last = self.storage.last(&place.log).await?.0;
             let mut count = last.saturating_sub(read);
             if count > 0 {
@@ -302,7 +295,7 @@ impl<S: Store> Watch<S> {
     /// Updates the list of mailboxes. Known ones keep their positions.
     async fn look_again(&mut self, current: &Current) -> Result<(), Failure> {
         let owner = current.owner();
-        let blocked = self.realm.mailboxes.blocked_by(self.user).await?;
+        let blocked = self.realm.blocks.blocked_by(self.user).await?;
         // What was read ahead for other blocks is read again.
         let has_other_blocks = core::mem::replace(&mut self.blocked, blocked) != self.blocked;
         let mut known = std::mem::take(&mut self.mailboxes);
@@ -331,7 +324,7 @@ impl<S: Store> Watch<S> {
                 }
                 _ => {
                     self.realm
-                        .mailboxes
+                        .cursors
                         .confirmed(self.user, &owner, &place)
                         .await?
                 }
@@ -530,13 +523,13 @@ impl<S: Store> Watch<S> {
     /// `None` if the session has ended or the mailbox is not its user's any more.
     async fn readable(&mut self, mailbox: Mailbox) -> Result<Option<(MailboxLog, u64)>, Failure> {
         let current = self.use_session().await.ok_or(ErrorCode::NoSession)?;
-        let Some(place) = self.realm.mailboxes.place_of(self.user, &mailbox).await? else {
+        let Some(place) = self.realm.cursors.place_of(self.user, &mailbox).await? else {
             return Ok(None);
         };
         let owner = current.owner();
         let read_up_to = self
             .realm
-            .mailboxes
+            .cursors
             .read_elsewhere(self.user, &owner, &place)
             .await?;
         Ok(Some((place, read_up_to)))

@@ -19,7 +19,7 @@ impl<S: Store> Worker<S> {
         // The endpoint limits concurrent lookups. Anyone can cause a lookup, so it does not count
         // as a command in progress.
         tokio::spawn(async move {
-            let found = realm.sessions.find_ticket(ticket, now).await;
+            let found = realm.tickets.find(ticket, now).await;
             let _ = done.send(Completion::Ticket(path, datagram, found));
         });
     }
@@ -36,10 +36,7 @@ impl<S: Store> Worker<S> {
             place: known.place,
         };
         tokio::spawn(async move {
-            realm
-                .sessions
-                .keep_ticket(ticket, returning, age, now)
-                .await;
+            realm.tickets.keep(ticket, returning, age, now).await;
         });
     }
 
@@ -47,7 +44,7 @@ impl<S: Store> Worker<S> {
     pub(super) fn note_place(&self, ticket: ConnectionId, place: IpAddr) {
         let realm = Arc::clone(&self.realm);
         tokio::spawn(async move {
-            realm.sessions.note_place(ticket, place).await;
+            realm.tickets.note_place(ticket, place).await;
         });
     }
 

@@ -62,7 +62,7 @@ impl<S: Store> Realm<S> {
         if work.hashed.compared.is_none() {
             self.limiter.login(work.caller)?;
         }
-        let guess = self.sessions.login_guess(work.caller, username).await?;
+        let guess = self.locations.login_guess(work.caller, username).await?;
         let guess = (work.caller.now, &guess);
         let fits = self
             .accounts

@@ -24,12 +24,12 @@ impl<S: Store> Realm<S> {
         command: &command::Block,
     ) -> Result<Answer, Failure> {
         let current = self.session_of(work).await?;
-        let who = self.mailboxes.as_shown(command.user);
+        let who = self.blocks.as_shown(command.user);
         if who == local(current.user) {
             return Err(ErrorCode::BadRequest.into());
         }
         let mut record = self
-            .mailboxes
+            .blocks
             .blocks_record(&mut work.batch, current.user)
             .await?;
         let name = who.to_string();
@@ -60,9 +60,9 @@ impl<S: Store> Realm<S> {
         command: &command::Unblock,
     ) -> Result<Answer, Failure> {
         let current = self.session_of(work).await?;
-        let who = self.mailboxes.as_shown(command.user);
+        let who = self.blocks.as_shown(command.user);
         let mut record = self
-            .mailboxes
+            .blocks
             .blocks_record(&mut work.batch, current.user)
             .await?;
         if let Ok(at) = record.users.binary_search(&who.to_string()) {
@@ -80,7 +80,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let record = self
-            .mailboxes
+            .blocks
             .blocks_record(&mut Unnoted, current.user)
             .await?;
         let behind = options.behind.map(|behind| behind.to_string());

@@ -32,7 +32,7 @@ impl<S: Store> Realm<S> {
         }
         let from = local(current.user);
         let [log] = self
-            .mailboxes
+            .blocks
             .logs_for(&mut work.batch, [MailboxLog::private(to)], (&from, to))
             .await?;
         append(work, &current, (content, &message), log)?;

@@ -35,7 +35,7 @@ impl<S: Store> Realm<S> {
             .groups
             .group_of_member(&mut Unnoted, group, current.user)
             .await?;
-        let blocked = self.mailboxes.blocked_by(current.user).await?;
+        let blocked = self.blocks.blocked_by(current.user).await?;
         self.mailboxes
             .read_page(caller, &current, (&group.place(), &blocked), options)
             .await

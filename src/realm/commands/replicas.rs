@@ -127,7 +127,7 @@ impl<S: Store> Realm<S> {
             .replica_for(&mut Unnoted, which, current.user)
             .await?;
         let place = replica.place(realm, group);
-        let blocked = self.mailboxes.blocked_by(current.user).await?;
+        let blocked = self.blocks.blocked_by(current.user).await?;
         self.mailboxes
             .read_page(caller, &current, (&place, &blocked), options)
             .await

@@ -13,14 +13,17 @@ use std::sync::{
 use crate::realm::{
     accounts,
     failure::Failure,
-    groups::{Group, Groups, MEMBERS_AT_ONCE, host::put_realms, teardown::append_notice},
-    mailboxes::{Mailboxes, blocks::put_blocks},
+    groups::{
+        Group, Groups, MEMBERS_AT_ONCE, host::put_realms, teardown::append_notice, vouchers::Posts,
+    },
+    mailboxes::{Mailboxes, blocks::put_blocks, sweep::Sweeper},
     network::Network,
     notice::Notice,
     peers::Peers,
     queues::{PeerQueues, delivery::Outgoing},
     random::Random,
     records::{self, BlocksRecord, MailboxLog, Record as _, ReplicaRecord},
+    shared::Shared,
     storage::{Outcome, Storage, Walk},
 };
 use crate::{
@@ -52,9 +55,11 @@ pub struct Departures<S> {
     storage: Arc<Storage<S>>,
     random: Arc<Random>,
     peers: Arc<Peers<S>>,
+    posts: Arc<Posts<S>>,
     groups: Arc<Groups<S>>,
-    mailboxes: Arc<Mailboxes<S>>,
     queues: Arc<PeerQueues<S>>,
+    mailboxes: Arc<Mailboxes<S>>,
+    sweeper: Arc<Sweeper<S>>,
     network: Arc<Network>,
     /// How many reads of the leftovers of removed realms have failed.
     unread: AtomicU32,
@@ -63,22 +68,24 @@ pub struct Departures<S> {
 impl<S> Departures<S> {
     /// Returns the service over those that it uses.
     pub(in crate::realm) fn new(
-        storage: Arc<Storage<S>>,
-        random: Arc<Random>,
+        shared: &Shared<S>,
         peers: Arc<Peers<S>>,
+        posts: Arc<Posts<S>>,
         groups: Arc<Groups<S>>,
-        mailboxes: Arc<Mailboxes<S>>,
         queues: Arc<PeerQueues<S>>,
-        network: Arc<Network>,
+        mailboxes: Arc<Mailboxes<S>>,
+        sweeper: Arc<Sweeper<S>>,
     ) -> Self {
         Self {
-            storage,
-            random,
+            storage: shared.storage.clone(),
+            random: shared.random.clone(),
             peers,
+            posts,
             groups,
-            mailboxes,
             queues,
-            network,
+            mailboxes,
+            sweeper,
+            network: shared.network.clone(),
             unread: AtomicU32::new(0),
         }
     }
@@ -384,7 +391,7 @@ impl<S: Store> Departures<S> {
             batch.put(key.clone(), record.to_value()?);
             if let Outcome::Durable = self.storage.commit(batch).await? {
                 return if is_read_anew {
-                    self.groups.note_again(which, &record).await
+                    self.posts.note_again(which, &record).await
                 } else {
                     Ok(())
                 };
@@ -426,7 +433,7 @@ impl<S: Store> Departures<S> {
             for key in keys {
                 if let Some(user) = accounts::user_in(&key) {
                     let log = MailboxLog::from_realm(user, realm).log;
-                    let emptied = self.mailboxes.trim_to(&log, u64::MAX - 1).await;
+                    let emptied = self.sweeper.trim_to(&log, u64::MAX - 1).await;
                     self.pass_over(emptied)?;
                 }
             }

@@ -14,7 +14,7 @@ use crate::realm::{
     credentials::{Credentials, Hashed},
     current_session::Current,
     failure::Failure,
-    identity::RealmIdentity,
+    groups::vouchers::Posts,
     limits::{Guess, Limiter, Limits},
     network::Network,
     peers::Peers,
@@ -23,8 +23,9 @@ use crate::realm::{
         self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MailboxLog,
         MemberRecord, Record as _,
     },
+    shared::Shared,
     storage::{Notes, Storage},
-    time::{Moment, RunningTime},
+    time::Moment,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -199,11 +200,10 @@ pub struct Membership {
 #[derive(Debug)]
 pub struct Groups<S> {
     storage: Arc<Storage<S>>,
-    running: Arc<RunningTime<S>>,
+    posts: Arc<Posts<S>>,
     random: Arc<Random>,
     peers: Arc<Peers<S>>,
     credentials: Arc<Credentials>,
-    own: Arc<RealmIdentity>,
     limits: Limits,
     limiter: Arc<Limiter>,
     network: Arc<Network>,
@@ -215,33 +215,22 @@ pub struct Groups<S> {
 
 impl<S> Groups<S> {
     /// Returns the service over those that it uses.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one for each service that it uses"
-    )]
     pub(in crate::realm) fn new(
-        storage: Arc<Storage<S>>,
-        running: Arc<RunningTime<S>>,
-        random: Arc<Random>,
+        shared: &Shared<S>,
+        posts: Arc<Posts<S>>,
         peers: Arc<Peers<S>>,
         credentials: Arc<Credentials>,
-        own: Arc<RealmIdentity>,
-        limits: Limits,
-        limiter: Arc<Limiter>,
-        network: Arc<Network>,
-        chores: Arc<Notify>,
     ) -> Self {
         Self {
-            storage,
-            running,
-            random,
+            storage: shared.storage.clone(),
+            posts,
+            random: shared.random.clone(),
             peers,
             credentials,
-            own,
-            limits,
-            limiter,
-            network,
-            chores,
+            limits: shared.limits,
+            limiter: shared.limiter.clone(),
+            network: shared.network.clone(),
+            chores: shared.chores.clone(),
             are_replicas_listed: AtomicBool::new(false),
         }
     }

@@ -411,7 +411,9 @@ impl<S: Store> Groups<S> {
             if is_of_realm(entry.content) && !says_gone(&entry) {
                 entry.content = CONTENT_OTHER;
             }
-            let kept = self.replicated_entry((peer.realm, group), &replica, entry, &mut vouchers);
+            let kept =
+                self.posts
+                    .replicated_entry((peer.realm, group), &replica, entry, &mut vouchers);
             let record = kept.await?;
             batch.append(place.log.clone(), record.to_value()?);
         }

@@ -5,18 +5,20 @@
 //! A post is noted in the commit that queues it, whatever becomes of it. The note is removed with
 //! the entry that is read back, so each post vouches for one entry.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::realm::{
     failure::Failure,
-    groups::{Groups, local},
+    groups::local,
+    identity::RealmIdentity,
     limits::READ_BYTES,
     records::{
         self, EntryRecord, MailboxLog, PostRecord, QueuedRecord, Record as _, ReplicaRecord,
     },
+    shared::Shared,
     short_hash::short_hash,
-    storage::{Outcome, Walk},
-    time::Moment,
+    storage::{Outcome, Storage, Walk},
+    time::{Moment, RunningTime},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -57,7 +59,26 @@ impl Vouchers {
     }
 }
 
-impl<S: Store> Groups<S> {
+/// What users here have sent to groups of other realms and was not read back.
+#[derive(Debug)]
+pub struct Posts<S> {
+    storage: Arc<Storage<S>>,
+    running: Arc<RunningTime<S>>,
+    own: Arc<RealmIdentity>,
+}
+
+impl<S> Posts<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) fn new(shared: &Shared<S>, running: Arc<RunningTime<S>>) -> Self {
+        Self {
+            storage: shared.storage.clone(),
+            running,
+            own: shared.own.clone(),
+        }
+    }
+}
+
+impl<S: Store> Posts<S> {
     /// Adds to `batch` a note that a user here sends a message to a group of a peer.
     pub(in crate::realm) async fn note_post(
         &self,

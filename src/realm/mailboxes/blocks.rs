@@ -5,11 +5,14 @@
 //! reads, in place of the mailbox. A group has one log for all its members: there, entries are
 //! hidden when they are read.
 
+use std::sync::Arc;
+
 use crate::realm::{
     failure::Failure,
-    mailboxes::Mailboxes,
+    identity::RealmIdentity,
     records::{self, BlocksRecord, MailboxLog, Record as _},
-    storage::{Notes, Unnoted},
+    shared::Shared,
+    storage::{Notes, Storage, Unnoted},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -65,7 +68,24 @@ impl Blocked {
     }
 }
 
-impl<S: Store> Mailboxes<S> {
+/// Whom users have blocked.
+#[derive(Debug)]
+pub struct Blocks<S> {
+    storage: Arc<Storage<S>>,
+    own: Arc<RealmIdentity>,
+}
+
+impl<S> Blocks<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) fn new(shared: &Shared<S>) -> Self {
+        Self {
+            storage: shared.storage.clone(),
+            own: shared.own.clone(),
+        }
+    }
+}
+
+impl<S: Store> Blocks<S> {
     /// Returns a user as readers here are shown it: one of this realm without its name.
     pub(in crate::realm) fn as_shown(&self, user: Sender) -> Sender {
         let realm = user.realm.filter(|realm| *realm != self.own.id);

@@ -1,18 +1,19 @@
 //! Cursors (READ-2, READ-3, READ-7, READ-8): the position up to which each device has confirmed
 //! each mailbox, and the same for any device of the user.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::realm::{
     ATTEMPTS_MAX, Caller,
     current_session::Current,
     failure::Failure,
-    mailboxes::Mailboxes,
+    groups::Groups,
+    peers::Peers,
     records::{
         self, CursorRecord, GroupRecord, LinkedRecord, LogKind, MailboxLog, Owner, Record as _,
         ReplicaRecord,
     },
-    storage::Outcome,
+    storage::{Outcome, Storage},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -27,7 +28,30 @@ const CURSORS_AT_ONCE: usize = 1000;
 /// of a longer list hides no entry, because a cursor only grows.
 const CURSORS_MAX: usize = 10_000;
 
-impl<S: Store> Mailboxes<S> {
+/// How far users have read, on each of their devices.
+#[derive(Debug)]
+pub struct ReadCursors<S> {
+    storage: Arc<Storage<S>>,
+    peers: Arc<Peers<S>>,
+    groups: Arc<Groups<S>>,
+}
+
+impl<S> ReadCursors<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) const fn new(
+        storage: Arc<Storage<S>>,
+        peers: Arc<Peers<S>>,
+        groups: Arc<Groups<S>>,
+    ) -> Self {
+        Self {
+            storage,
+            peers,
+            groups,
+        }
+    }
+}
+
+impl<S: Store> ReadCursors<S> {
     /// Confirms the cursors that a reader names (READ-3).
     pub(in crate::realm) async fn confirm_all(
         &self,

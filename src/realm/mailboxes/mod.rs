@@ -1,21 +1,22 @@
-//! Mailboxes: what users read, how far they have read, whom they block, what their watches hold,
-//! and how long entries are kept.
+//! Mailboxes: what users read (`reading`), how far they have read (`cursors`), whom they block
+//! (`blocks`), what their watches hold (`watch_memory`), and what is kept (`sweep`).
 
 pub(super) mod blocks;
-mod cursors;
+pub(super) mod cursors;
 pub(super) mod reading;
-mod sweep;
+pub(super) mod sweep;
 pub(super) mod watch_memory;
 
 use std::sync::Arc;
 
 use crate::realm::{
     groups::Groups,
-    identity::RealmIdentity,
     limits::Limiter,
-    mailboxes::watch_memory::{Held, WatchMemory},
-    peers::Peers,
-    retention::RetentionPolicy,
+    mailboxes::{
+        cursors::ReadCursors,
+        watch_memory::{Held, WatchMemory},
+    },
+    shared::Shared,
     storage::Storage,
 };
 use crate::{
@@ -31,14 +32,12 @@ pub fn watched_of(user: Username) -> Log {
     Log(user.as_bytes().into())
 }
 
-/// What users read: their mailboxes, how far they have read, whom they block, and their watches.
+/// What users read: the pages of their mailboxes, and their watches.
 #[derive(Debug)]
 pub struct Mailboxes<S> {
     storage: Arc<Storage<S>>,
-    peers: Arc<Peers<S>>,
     groups: Arc<Groups<S>>,
-    policy: Arc<RetentionPolicy<S>>,
-    own: Arc<RealmIdentity>,
+    cursors: Arc<ReadCursors<S>>,
     limiter: Arc<Limiter>,
     watched: Watched,
     watch_memory: WatchMemory,
@@ -47,21 +46,16 @@ pub struct Mailboxes<S> {
 impl<S> Mailboxes<S> {
     /// Returns the service over those that it uses.
     pub(in crate::realm) fn new(
-        storage: Arc<Storage<S>>,
-        peers: Arc<Peers<S>>,
+        shared: &Shared<S>,
         groups: Arc<Groups<S>>,
-        policy: Arc<RetentionPolicy<S>>,
-        own: Arc<RealmIdentity>,
-        limiter: Arc<Limiter>,
+        cursors: Arc<ReadCursors<S>>,
         watch_memory: WatchMemory,
     ) -> Self {
         Self {
-            storage,
-            peers,
+            storage: shared.storage.clone(),
             groups,
-            policy,
-            own,
-            limiter,
+            cursors,
+            limiter: shared.limiter.clone(),
             watched: Watched::default(),
             watch_memory,
         }

@@ -93,10 +93,10 @@ impl<S: Store> Mailboxes<S> {
             // before (READ-3).
             Some(after) if options.offset.is_some() => after,
             Some(after) => {
-                self.confirm(current, &owner, place, after).await?;
+                self.cursors.confirm(current, &owner, place, after).await?;
                 after
             }
-            None => self.confirmed(current.user, &owner, place).await?,
+            None => self.cursors.confirmed(current.user, &owner, place).await?,
         };
         let bytes = options.bytes.map(|asked| {
             let asked = usize::try_from(asked).unwrap_or(usize::MAX);
@@ -112,14 +112,17 @@ impl<S: Store> Mailboxes<S> {
         let offset = options.offset.filter(|_| believed == options.after);
         let offset = offset.unwrap_or(0);
         let reader = Reader {
-            read_up_to: self.read_elsewhere(current.user, &owner, place).await?,
+            read_up_to: self
+                .cursors
+                .read_elsewhere(current.user, &owner, place)
+                .await?,
             blocked,
             hidden: 0,
         };
         let start = (Position(after), offset);
         let mut read = self.page(place, start, reader, limit, room).await?;
         if read.page.entries.is_empty() && self.is_ahead(place, after).await? {
-            let confirmed = self.confirmed(current.user, &owner, place).await?;
+            let confirmed = self.cursors.confirmed(current.user, &owner, place).await?;
             let start = (Position(confirmed), 0);
             read = self.page(place, start, reader, limit, room).await?;
         }

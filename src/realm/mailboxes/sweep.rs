@@ -1,16 +1,16 @@
 //! The pass over the logs: entries that were kept for long enough are dropped (READ-10).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::realm::{
     failure::Failure,
     groups::MEMBERS_AT_ONCE,
-    mailboxes::Mailboxes,
+    mailboxes::{Mailboxes, blocks::Blocks, cursors::ReadCursors},
     records::{
         self, GroupRecord, KeptRecord, KeptSample, LogKind, MailboxLog, Record as _, ReplicaRecord,
     },
-    retention::{GRAINS, Retention},
-    storage::Outcome,
+    retention::{GRAINS, Retention, RetentionPolicy},
+    storage::{Outcome, Storage},
     time::Moment,
 };
 use crate::{
@@ -31,7 +31,36 @@ const READ_AT_ONCE: PageLimit = PageLimit {
     bytes: 64 << 10,
 };
 
-impl<S: Store> Mailboxes<S> {
+/// Drops what was kept for long enough.
+#[derive(Debug)]
+pub struct Sweeper<S> {
+    storage: Arc<Storage<S>>,
+    policy: Arc<RetentionPolicy<S>>,
+    cursors: Arc<ReadCursors<S>>,
+    blocks: Arc<Blocks<S>>,
+    mailboxes: Arc<Mailboxes<S>>,
+}
+
+impl<S> Sweeper<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) const fn new(
+        storage: Arc<Storage<S>>,
+        policy: Arc<RetentionPolicy<S>>,
+        cursors: Arc<ReadCursors<S>>,
+        blocks: Arc<Blocks<S>>,
+        mailboxes: Arc<Mailboxes<S>>,
+    ) -> Self {
+        Self {
+            storage,
+            policy,
+            cursors,
+            blocks,
+            mailboxes,
+        }
+    }
+}
+
+impl<S: Store> Sweeper<S> {
     /// Drops the entries of a log that were kept for long enough.
     pub(in crate::realm) async fn sweep_log(
         &self,
@@ -209,7 +238,7 @@ impl<S: Store> Mailboxes<S> {
         match readers {
             Readers::User(user) => {
                 let place = MailboxLog::private(*user);
-                Ok(self.any_cursor(*user, &place).await?.min(wanted))
+                Ok(self.cursors.any_cursor(*user, &place).await?.min(wanted))
             }
             Readers::Group(name, record) => {
                 let prefix = records::members(*name, record.epoch);
@@ -236,13 +265,13 @@ impl<S: Store> Mailboxes<S> {
             for (key, _) in &found {
                 // Users of other realms read their realm's replica.
                 if let Some(user) = records::name_in::<Username>(key, prefix) {
-                    let mut cursor = self.any_cursor(user, place).await?;
+                    let mut cursor = self.cursors.any_cursor(user, place).await?;
                     if cursor < read {
                         // Nobody will read what is hidden, and its author must not see that it is
                         // kept longer than what was read (BLK-3).
-                        let blocked = self.blocked_by(user).await?;
+                        let blocked = self.blocks.blocked_by(user).await?;
                         let span = (cursor, read);
-                        cursor = self.behind_hidden(place, span, &blocked).await?;
+                        cursor = self.mailboxes.behind_hidden(place, span, &blocked).await?;
                     }
                     read = read.min(cursor);
                     if read <= least {

@@ -301,7 +301,7 @@ impl<S: Store> Realm<S> {
                     user: *from,
                     realm: Some(peer.realm),
                 };
-                let logs = self.mailboxes.logs_for(batch, mailboxes, (&from, *user));
+                let logs = self.blocks.logs_for(batch, mailboxes, (&from, *user));
                 for log in logs.await? {
                     batch.append(log, entry.clone());
                 }

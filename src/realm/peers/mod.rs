@@ -18,6 +18,7 @@ use crate::realm::{
     pending::Introduction,
     random::Random,
     records::{self, DepartureRecord, FormerKeysRecord, PeerName, PeerRecord, Record as _},
+    shared::Shared,
     storage::{Notes, Outcome, Storage},
 };
 use crate::{
@@ -57,23 +58,15 @@ pub struct Peers<S> {
 
 impl<S> Peers<S> {
     /// Returns the service over those that it uses.
-    pub(in crate::realm) fn new(
-        storage: Arc<Storage<S>>,
-        random: Arc<Random>,
-        lives: Arc<Lives<S>>,
-        own: Arc<RealmIdentity>,
-        limiter: Arc<Limiter>,
-        network: Arc<Network>,
-        chores: Arc<Notify>,
-    ) -> Self {
+    pub(in crate::realm) fn new(shared: &Shared<S>, lives: Arc<Lives<S>>) -> Self {
         Self {
-            storage,
-            random,
+            storage: shared.storage.clone(),
+            random: shared.random.clone(),
             lives,
-            own,
-            limiter,
-            network,
-            chores,
+            own: shared.own.clone(),
+            limiter: shared.limiter.clone(),
+            network: shared.network.clone(),
+            chores: shared.chores.clone(),
         }
     }
 }

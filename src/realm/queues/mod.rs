@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::realm::{
     Caller,
     failure::Failure,
-    groups::Groups,
+    groups::{Groups, vouchers::Posts},
     idempotency::Idempotency,
     limits::READ_BYTES,
     peer::Peer,
@@ -24,6 +24,7 @@ use crate::realm::{
     },
     random::Random,
     records::{self, CursorRecord, Owner, QueuedKind, QueuedOperation, QueuedRecord, Record as _},
+    shared::Shared,
     storage::{ONE, Storage},
     time::Moment,
 };
@@ -68,6 +69,7 @@ pub struct PeerQueues<S> {
     random: Arc<Random>,
     idempotency: Arc<Idempotency<S>>,
     peers: Arc<Peers<S>>,
+    posts: Arc<Posts<S>>,
     groups: Arc<Groups<S>>,
     /// Commands that wait for a peer's verdict on their message.
     receipts: Receipts,
@@ -82,19 +84,20 @@ pub struct PeerQueues<S> {
 impl<S> PeerQueues<S> {
     /// Returns the service over those that it uses.
     pub(in crate::realm) fn new(
-        storage: Arc<Storage<S>>,
-        random: Arc<Random>,
+        shared: &Shared<S>,
         idempotency: Arc<Idempotency<S>>,
         peers: Arc<Peers<S>>,
+        posts: Arc<Posts<S>>,
         groups: Arc<Groups<S>>,
         shares: QueueShares,
         epoch: u64,
     ) -> Self {
         Self {
-            storage,
-            random,
+            storage: shared.storage.clone(),
+            random: shared.random.clone(),
             idempotency,
             peers,
+            posts,
             groups,
             receipts: Receipts::default(),
             expiries: Expiries::default(),
@@ -223,7 +226,7 @@ impl<S: Store> PeerQueues<S> {
         };
         batch.append(records::queue(peer.realm), queued.to_value()?);
         if new.kind == QueuedKind::Group {
-            self.groups
+            self.posts
                 .note_post(&queued, (peer.realm, new.to), batch)
                 .await?;
         }

@@ -1,14 +1,18 @@
 //! Devices and networks from which a user has logged in before (ACC-5): wrong guesses from
 //! elsewhere do not make the user's own devices and networks wait.
 
+use std::sync::Arc;
+
 use crate::realm::{
     Caller,
     failure::Failure,
     limits::Guess,
     records::{self, KnownRecord, Owner, Record as _},
-    sessions::Sessions,
+    sessions::SESSION_HASHES,
+    storage::Storage,
 };
 use crate::{
+    crypto::{MacKey, SecretKey},
     faults::{Fault, is_planted},
     store::{Batch, Key, Store},
     wire::Username,
@@ -23,7 +27,24 @@ const LISTED_MAX: usize = 2 * KNOWN_MAX;
 const DEVICE: u8 = b'd';
 const NETWORK: u8 = b'n';
 
-impl<S: Store> Sessions<S> {
+/// The devices and networks from which users have logged in.
+#[derive(Debug)]
+pub struct KnownLocations<S> {
+    storage: Arc<Storage<S>>,
+    hashes: MacKey,
+}
+
+impl<S> KnownLocations<S> {
+    /// Returns the service over the store. `lasting` is the secret that outlasts the realm's key.
+    pub(in crate::realm) fn new(storage: Arc<Storage<S>>, lasting: &SecretKey) -> Self {
+        Self {
+            storage,
+            hashes: MacKey::derive(lasting, SESSION_HASHES),
+        }
+    }
+}
+
+impl<S: Store> KnownLocations<S> {
     /// Returns the records of a caller's device and network. The network is stored as a keyed hash,
     /// so that the store does not reveal where users are.
     fn known_keys(&self, caller: &Caller, user: Username) -> [Option<(u8, [u8; 16], Key)>; 2] {
@@ -53,7 +74,7 @@ impl<S: Store> Sessions<S> {
     }
 
     /// Adds to `batch` the device and network from which `user` has logged in.
-    pub(super) async fn remember_location(
+    pub(super) async fn remember(
         &self,
         caller: &Caller,
         user: Username,

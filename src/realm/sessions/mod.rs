@@ -1,6 +1,6 @@
 //! Sessions (SES-1 … SES-6): the user of a command, and how long the session lasts.
 
-mod known_locations;
+pub(super) mod known_locations;
 pub(super) mod tickets;
 
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use crate::realm::{
     failure::Failure,
     idempotency::Idempotency,
     limits::{Limiter, Limits},
-    mailboxes::Mailboxes,
+    mailboxes::cursors::ReadCursors,
     random::Random,
     records::{
         self, ChangedRecord, IdleRecord, Owner, Record as _, SessionHash, SessionLink,
         SessionRecord,
     },
+    sessions::known_locations::KnownLocations,
+    shared::Shared,
     storage::{Notes, Storage},
     time::Moment,
 };
@@ -26,6 +28,8 @@ use crate::{
     wire::{ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef, Username},
 };
 
+/// What the key for hashes of session ids is derived for.
+const SESSION_HASHES: &str = "session hashes";
 /// A session's last use is recorded when the record is this many seconds old.
 const USED_GRAIN: u32 = 3600;
 /// The number of sessions of one user that are listed at once.
@@ -49,7 +53,8 @@ pub struct Sessions<S> {
     storage: Arc<Storage<S>>,
     random: Arc<Random>,
     idempotency: Arc<Idempotency<S>>,
-    mailboxes: Arc<Mailboxes<S>>,
+    cursors: Arc<ReadCursors<S>>,
+    locations: Arc<KnownLocations<S>>,
     limits: Limits,
     limiter: Arc<Limiter>,
     /// Makes session ids.
@@ -61,23 +66,22 @@ pub struct Sessions<S> {
 impl<S> Sessions<S> {
     /// Returns the service over those that it uses.
     pub(in crate::realm) fn new(
-        storage: Arc<Storage<S>>,
-        random: Arc<Random>,
+        shared: &Shared<S>,
         idempotency: Arc<Idempotency<S>>,
-        mailboxes: Arc<Mailboxes<S>>,
-        limits: Limits,
-        limiter: Arc<Limiter>,
+        cursors: Arc<ReadCursors<S>>,
+        locations: Arc<KnownLocations<S>>,
         lasting: &SecretKey,
     ) -> Self {
         Self {
-            storage,
-            random,
+            storage: shared.storage.clone(),
+            random: shared.random.clone(),
             idempotency,
-            mailboxes,
-            limits,
-            limiter,
+            cursors,
+            locations,
+            limits: shared.limits,
+            limiter: shared.limiter.clone(),
             ids: MacKey::derive(lasting, "session ids"),
-            hashes: MacKey::derive(lasting, "session hashes"),
+            hashes: MacKey::derive(lasting, SESSION_HASHES),
         }
     }
 }
@@ -277,9 +281,9 @@ impl<S: Store> Sessions<S> {
             None => Owner::Session(hash),
         };
         self.make_room(user, &owner, batch).await?;
-        self.remember_location(caller, user, batch).await?;
+        self.locations.remember(caller, user, batch).await?;
         sessions_change(user, batch)?;
-        self.mailboxes.link(user, &owner, batch).await?;
+        self.cursors.link(user, &owner, batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
         batch
             .put(records::session(&hash), record.to_value()?)
@@ -379,7 +383,7 @@ impl<S: Store> Sessions<S> {
             self.end_session(current, batch).await?;
             let owner = current.owner();
             if !reading.contains(&owner) {
-                self.mailboxes.unlink(user, &owner, batch).await?;
+                self.cursors.unlink(user, &owner, batch).await?;
                 // One entry is enough.
                 reading.push(owner);
             }

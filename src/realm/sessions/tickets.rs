@@ -1,14 +1,14 @@
 //! Tickets (HS-20): what a realm stores of handshakes, so that devices can resume after it has
 //! restarted. Each ticket is valid for a day, and at most as long as the device's session.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::realm::{
     account::Account,
     failure::Failure,
     records::{self, KeptTicket, NamedTicket, Record as _, TicketRecord, TicketsRecord},
     sessions::Sessions,
-    storage::Outcome,
+    storage::{Outcome, Storage},
     time::Moment,
 };
 use crate::{
@@ -58,24 +58,35 @@ fn is_young(since: u32, now: u32) -> bool {
     now.saturating_sub(since) < LIFETIME_SECONDS
 }
 
-impl<S: Store> Sessions<S> {
+/// The tickets by which devices resume.
+#[derive(Debug)]
+pub struct Tickets<S> {
+    storage: Arc<Storage<S>>,
+    sessions: Arc<Sessions<S>>,
+}
+
+impl<S> Tickets<S> {
+    /// Returns the service over those that it uses.
+    pub(in crate::realm) const fn new(
+        storage: Arc<Storage<S>>,
+        sessions: Arc<Sessions<S>>,
+    ) -> Self {
+        Self { storage, sessions }
+    }
+}
+
+impl<S: Store> Tickets<S> {
     /// Stores a ticket for a device that has a session; without a session, nothing is stored.
     /// `age`: the time since its handshake.
     ///
     /// A ticket that cannot be stored only costs the device a handshake.
-    pub async fn keep_ticket(
-        &self,
-        id: ConnectionId,
-        returning: Returning,
-        age: Duration,
-        now: Moment,
-    ) {
+    pub async fn keep(&self, id: ConnectionId, returning: Returning, age: Duration, now: Moment) {
         let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
         if age >= LIFETIME_SECONDS {
             return;
         }
         for _ in 0..TRIES {
-            match self.try_keep_ticket(id, &returning, age, now).await {
+            match self.try_keep(id, &returning, age, now).await {
                 // Another ticket of the device, or an older version of this one, was written
                 // meanwhile.
                 Ok(Outcome::Conflict) => {}
@@ -86,14 +97,14 @@ impl<S: Store> Sessions<S> {
         }
     }
 
-    async fn try_keep_ticket(
+    async fn try_keep(
         &self,
         id: ConnectionId,
         returning: &Returning,
         age: u32,
         now: Moment,
     ) -> Result<Outcome, Failure> {
-        let Some(session) = self.bound_session(&returning.device, now).await? else {
+        let Some(session) = self.sessions.bound_session(&returning.device, now).await? else {
             return Ok(Outcome::Durable);
         };
         let key = records::tickets_of(&returning.device);
@@ -169,14 +180,14 @@ impl<S: Store> Sessions<S> {
     }
 
     /// Finds a ticket by its name: the device's secret and account.
-    pub async fn find_ticket(&self, id: ConnectionId, now: Moment) -> FoundTicket {
+    pub async fn find(&self, id: ConnectionId, now: Moment) -> FoundTicket {
         let found = async {
             let key = records::ticket(id.0);
             let Some((found, _)) = self.storage.record::<TicketRecord>(&key).await? else {
                 return Ok(None);
             };
             let device = PublicKey(found.device);
-            let session = self.bound_session(&device, now).await?;
+            let session = self.sessions.bound_session(&device, now).await?;
             let (Some(ticket), Some(session)) = (found.kept, session) else {
                 return Ok(None);
             };
@@ -203,7 +214,7 @@ impl<S: Store> Sessions<S> {
     }
 
     /// Removes tickets that are not valid any more.
-    pub(in crate::realm) async fn tidy_tickets(
+    pub(in crate::realm) async fn tidy(
         &self,
         after: Option<Key>,
         now: Moment,
@@ -213,19 +224,14 @@ impl<S: Store> Sessions<S> {
             .next_readable(records::all_tickets(), after, PER_STEP)
             .await?;
         for (key, found) in &found {
-            if let Err(failure) = self.tidy_tickets_of(key, found, now).await {
+            if let Err(failure) = self.tidy_of(key, found, now).await {
                 self.storage.log_failure("tickets", &failure);
             }
         }
         Ok(found.last().map(|(key, _)| key.clone()))
     }
 
-    async fn tidy_tickets_of(
-        &self,
-        key: &Key,
-        found: &Versioned,
-        now: Moment,
-    ) -> Result<(), Failure> {
+    async fn tidy_of(&self, key: &Key, found: &Versioned, now: Moment) -> Result<(), Failure> {
         let mut record = TicketsRecord::from_value(&found.value)?;
         let (mut over, mut good) = (Vec::new(), Vec::new());
         for ticket in record.tickets {
@@ -258,7 +264,7 @@ impl<S: Store> Sessions<S> {
 
     /// True if no tickets are stored.
     #[cfg(test)]
-    pub(crate) async fn has_no_tickets(&self) -> bool {
+    pub(crate) async fn are_none(&self) -> bool {
         let is_empty = self.storage.is_empty(&records::all_tickets()).await;
         matches!(is_empty, Ok(true))
     }

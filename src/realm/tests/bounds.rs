@@ -260,7 +260,7 @@ async fn cursors_of_all_mailboxes_are_taken_over_by_new_device() {
     let owner = Owner::Device(PublicKey([2; 32]));
     for place in [&private, &from_beta] {
         assert_eq!(
-            realm.mailboxes.confirmed(ann, &owner, place).await.unwrap(),
+            realm.cursors.confirmed(ann, &owner, place).await.unwrap(),
             1
         );
     }

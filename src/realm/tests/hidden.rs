@@ -187,7 +187,7 @@ async fn unconfirmed_text_of_blocked_user_is_hidden() {
         let mut vouchers = Vouchers::default();
         let kept = fixture
             .realm
-            .groups
+            .posts
             .replicated_entry(which, &copy, entry, &mut vouchers);
         batch.append(place.log.clone(), kept.await.unwrap().to_value().unwrap());
     }
@@ -256,11 +256,7 @@ async fn hidden_entries_are_kept_no_longer_than_read_ones() {
             .group(&mut Unnoted, cats())
             .await
             .unwrap();
-        let read = fixture
-            .realm
-            .mailboxes
-            .any_cursor(user, &group.place())
-            .await;
+        let read = fixture.realm.cursors.any_cursor(user, &group.place()).await;
         assert_eq!(read.unwrap(), 1);
         fixture.obeyed(1, unblock(4, "bob")).await;
         let entries = page(&fixture, 1, None).await;

@@ -400,7 +400,7 @@ async fn cursors_beyond_list_limit_are_taken_over_by_new_device() {
     for n in [0, 999, 1000, 2499] {
         let at = realm
             .realm
-            .mailboxes
+            .cursors
             .confirmed(user, &owner, &place(n))
             .await
             .unwrap();
@@ -518,7 +518,7 @@ async fn cursor_named_by_watch_or_unread_is_confirmed() {
     let owner = current.owner();
     let confirmed = realm
         .realm
-        .mailboxes
+        .cursors
         .confirm(&current, &owner, &place, 3)
         .await;
     confirmed.unwrap();

@@ -29,19 +29,14 @@ impl Fixture {
     async fn keep(&self, id: u32, n: u8, secret: u8) {
         let id = ConnectionId(id);
         self.realm
-            .sessions
-            .keep_ticket(id, returning(n, secret), Duration::ZERO, self.now)
+            .tickets
+            .keep(id, returning(n, secret), Duration::ZERO, self.now)
             .await;
     }
 
     /// Returns the first byte of the secret with which a device resumes by the ticket.
     async fn found(&self, id: u32) -> Option<u8> {
-        match self
-            .realm
-            .sessions
-            .find_ticket(ConnectionId(id), self.now)
-            .await
-        {
+        match self.realm.tickets.find(ConnectionId(id), self.now).await {
             FoundTicket::Good(found) => Some(found.0.secret.as_bytes()[0]),
             FoundTicket::NotGood => None,
             FoundTicket::Unreadable => panic!("the store can be read"),
@@ -81,8 +76,8 @@ async fn ticket_is_found_after_restart() {
     let fixture = fixture.restart();
     let found = fixture
         .realm
-        .sessions
-        .find_ticket(ConnectionId(7), fixture.now)
+        .tickets
+        .find(ConnectionId(7), fixture.now)
         .await;
     let FoundTicket::Good(found) = found else {
         panic!("{found:?}")
@@ -99,7 +94,7 @@ async fn ticket_is_found_after_restart() {
 async fn ticket_is_valid_as_long_as_its_session() {
     let fixture = Fixture::new();
     fixture.keep(7, 1, 3).await;
-    assert!(fixture.realm.sessions.has_no_tickets().await);
+    assert!(fixture.realm.tickets.are_none().await);
     fixture.register(Some(device(1)), "ann").await;
     fixture.keep(7, 1, 3).await;
     assert_eq!(fixture.found(7).await, Some(3));
@@ -123,7 +118,7 @@ async fn ticket_older_than_one_day_is_deleted() {
     assert_eq!(fixture.found(8).await, Some(4));
     fixture.now.running += DAY;
     fixture.sweep().await;
-    assert!(fixture.realm.sessions.has_no_tickets().await);
+    assert!(fixture.realm.tickets.are_none().await);
 }
 
 /// HS-20: the day begins with the handshake, whenever the ticket is written, and goes on while the
@@ -138,8 +133,8 @@ async fn ticket_lifetime_begins_with_its_handshake() {
     for (id, age) in [(7, age), (8, Duration::ZERO), (9, age * 2)] {
         fixture
             .realm
-            .sessions
-            .keep_ticket(ConnectionId(id), returning(1, 3), age, fixture.now)
+            .tickets
+            .keep(ConnectionId(id), returning(1, 3), age, fixture.now)
             .await;
     }
     assert_eq!(fixture.found(9).await, None);
@@ -152,7 +147,7 @@ async fn ticket_lifetime_begins_with_its_handshake() {
     fixture.now.wall += DAY;
     assert_eq!(fixture.found(8).await, None);
     fixture.sweep().await;
-    assert!(fixture.realm.sessions.has_no_tickets().await);
+    assert!(fixture.realm.tickets.are_none().await);
 }
 
 /// HS-20: the copies of a profile have one ticket each, up to four.
@@ -189,17 +184,17 @@ async fn ticket_without_address_keeps_first_validated_one() {
     let (id, now) = (ConnectionId(7), fixture.now);
     fixture
         .realm
-        .sessions
-        .keep_ticket(id, without, Duration::ZERO, now)
+        .tickets
+        .keep(id, without, Duration::ZERO, now)
         .await;
     for (place, kept) in [([192, 0, 2, 8], 8), ([192, 0, 2, 9], 8)] {
-        fixture.realm.sessions.note_place(id, place.into()).await;
+        fixture.realm.tickets.note_place(id, place.into()).await;
         fixture
             .realm
-            .sessions
+            .tickets
             .note_place(ConnectionId(8), place.into())
             .await;
-        let FoundTicket::Good(found) = fixture.realm.sessions.find_ticket(id, now).await else {
+        let FoundTicket::Good(found) = fixture.realm.tickets.find(id, now).await else {
             panic!("it is there")
         };
         assert_eq!(found.0.place, Some([192, 0, 2, kept].into()));
