@@ -78,7 +78,7 @@ impl RealmIdentity {
 
     /// Returns the request that introduces this realm to a peer. It has no numbers if the peer's
     /// release is older than these (PEER-27).
-    pub fn introduction(&self, peer: &Peer, is_numbered: bool) -> Vec<u8> {
+    pub(crate) fn introduction(&self, peer: &Peer, is_numbered: bool) -> Vec<u8> {
         let (address, port) = self.told_to(peer);
         let request = PeerRequest::Introduce {
             realm: self.id,

@@ -68,7 +68,7 @@ pub(crate) use sessions::tickets::{FoundTicket, Returning};
 pub use storage::Written;
 pub use time::Moment;
 pub use watchers::Watcher;
-pub use watching::{Push, Watch};
+pub use watching::{Backlog, Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::Notify;

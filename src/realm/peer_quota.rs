@@ -22,6 +22,15 @@ use crate::{
 /// The number of records that are read at once in the search for a peer to evict.
 const SEARCHED_AT_ONCE: usize = 256;
 
+/// Whether somebody here has asked for a new peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Newcomer {
+    /// An operator has added or accepted it.
+    Invited,
+    /// It has introduced itself to an open realm.
+    Uninvited,
+}
+
 /// The bounds on how many realms are peers, and who gives way to another.
 #[derive(Debug)]
 pub(super) struct PeerQuota<S> {
@@ -52,7 +61,7 @@ impl<S: Store> PeerQuota<S> {
     /// one must go.
     pub(super) async fn make_place(
         &self,
-        is_asked: bool,
+        newcomer: Newcomer,
         batch: &mut Batch,
     ) -> Result<Option<RealmId>, Failure> {
         // Peers that take a place meanwhile are counted.
@@ -62,16 +71,15 @@ impl<S: Store> PeerQuota<S> {
         let peers = self.peers.list_peers().await?;
         let unasked = || peers.iter().filter(|peer| !peer.record.added);
         let are_theirs_taken = unasked().count() >= UNASKED_MAX;
-        let are_limited = !is_asked && !is_planted(Fault::UnaskedWithoutEnd);
+        let are_limited = newcomer == Newcomer::Uninvited && !is_planted(Fault::UnaskedWithoutEnd);
         let is_full = peers.len() >= PEERS_MAX || (are_limited && are_theirs_taken);
         if !is_full {
             return Ok(None);
         }
         let refused = || -> Failure {
-            if is_asked {
-                Refusal::too_large(PEERS_MAX as u64).into()
-            } else {
-                ErrorCode::PeerRefused.into()
+            match newcomer {
+                Newcomer::Invited => Refusal::too_large(PEERS_MAX as u64).into(),
+                Newcomer::Uninvited => ErrorCode::PeerRefused.into(),
             }
         };
         let in_use = self.realms_in_use().await?;

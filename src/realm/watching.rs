@@ -60,6 +60,17 @@ pub struct Push {
     pub is_live: bool,
 }
 
+/// How much of a watch's backlog is on its way to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backlog {
+    /// Nothing: all that was returned has arrived.
+    Arrived,
+    /// A part, and more may be returned.
+    Underway,
+    /// As much as may be: only new entries are returned.
+    Full,
+}
+
 /// A watch over the mailboxes of one session.
 #[derive(Debug)]
 pub struct Watch<S> {
@@ -197,13 +208,11 @@ impl<S: Store> Watch<S> {
     /// Returns the next entry to push, as soon as there is one, or `None` once the session has
     /// ended.
     ///
-    /// `backlog`: also return entries of the backlog. `on_the_way`: some of these have not arrived
-    /// yet. Nothing is lost when this future is dropped before it is done.
+    /// Nothing is lost when this future is dropped before it is done.
     pub async fn next(
         &mut self,
         now: &(dyn Fn() -> Moment + Sync),
-        backlog: bool,
-        on_the_way: bool,
+        backlog: Backlog,
     ) -> Option<Push> {
         loop {
             self.caller.now = now();
@@ -218,7 +227,7 @@ impl<S: Store> Watch<S> {
             } else if self.left() == Duration::ZERO {
                 self.current().await?;
             }
-            match self.look(backlog, on_the_way).await {
+            match self.look(backlog).await {
                 Ok(Some(push)) => return Some(push),
                 Ok(None) => {}
                 Err(failure) => {
@@ -398,7 +407,7 @@ impl<S: Store> Watch<S> {
         self.ahead = left.map_or(0, |watched| watched.read.iter().map(ahead_of).sum());
     }
 
-    async fn look(&mut self, backlog: bool, on_the_way: bool) -> Result<Option<Push>, Failure> {
+    async fn look(&mut self, backlog: Backlog) -> Result<Option<Push>, Failure> {
         for at in 0..self.mailboxes.len() {
             if self
                 .mailboxes
@@ -409,7 +418,7 @@ impl<S: Store> Watch<S> {
                 return Ok(Some(push));
             }
         }
-        if !backlog {
+        if backlog == Backlog::Full {
             return Ok(None);
         }
         let count = self.mailboxes.len();
@@ -427,7 +436,7 @@ impl<S: Store> Watch<S> {
                 if let Some(watched) = self.mailboxes.get_mut(at) {
                     // From now on its entries may overtake those of other mailboxes, but never each
                     // other.
-                    watched.is_live = !on_the_way;
+                    watched.is_live = backlog == Backlog::Arrived;
                 }
             }
         }

@@ -15,7 +15,7 @@ use super::{clock::Clock, completion::Completion, limits::WATCHED_AT_ONCE};
 use crate::{
     endpoint::{Endpoint, LinkId, Path},
     link::{Time, Urgency},
-    realm::{Push, Watch},
+    realm::{Backlog, Push, Watch},
     store::Store,
     wire::EventId,
 };
@@ -177,9 +177,13 @@ async fn carry<S: Store>(
         return;
     };
     loop {
-        let backlog = credit.backlog.available_permits();
+        let backlog = match credit.backlog.available_permits() {
+            0 => Backlog::Full,
+            WATCHED_AT_ONCE.. => Backlog::Arrived,
+            _ => Backlog::Underway,
+        };
         let now = || clock.now();
-        let next = watch.next(&now, backlog > 0, backlog < WATCHED_AT_ONCE);
+        let next = watch.next(&now, backlog);
         let push = tokio::select! {
             biased;
             push = next => push,

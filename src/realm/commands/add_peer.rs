@@ -9,6 +9,7 @@ use crate::realm::{
     },
     failure::Failure,
     peer::{NUMBERS_TOLD, Peer},
+    peer_quota::Newcomer,
     peer_requests::introductions::HOST_MAX,
     peers::numbers::Numbered,
 };
@@ -73,7 +74,7 @@ impl<S: Store> Realm<S> {
         }
         work.ends |= self
             .quota
-            .make_place(true, &mut work.batch)
+            .make_place(Newcomer::Invited, &mut work.batch)
             .await?
             .is_some();
         let place = (address.0.into(), port.0);

@@ -7,6 +7,7 @@ use crate::realm::{
     failure::Failure,
     identity::Peering,
     peer::{LinkState, Peer},
+    peer_quota::Newcomer,
     peer_requests::introductions::HOST_MAX,
     peers::UndeliveredQueue,
     pending::Introduction,
@@ -113,7 +114,11 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::RealmExists.into());
         }
         let found = found.ok_or(ErrorCode::NoSuchRealm)?;
-        work.ends |= self.quota.make_place(true, batch).await?.is_some();
+        work.ends |= self
+            .quota
+            .make_place(Newcomer::Invited, batch)
+            .await?
+            .is_some();
         self.peers
             .put_accepted(batch, realm, &found, source)
             .await?;

@@ -181,8 +181,8 @@ impl<S: Store> Departures<S> {
         }
     }
 
-    /// Returns the next readable keys under a prefix, behind those that `walk` has passed. `None` at
-    /// the end.
+    /// Returns the next readable keys under a prefix, behind those that `walk` has passed. Returns
+    /// `None` at the end.
     async fn next_departing(&self, walk: &mut Walk) -> Result<Option<Vec<Key>>, Failure> {
         let found = self.next_found(walk).await?;
         Ok(found.map(|found| found.into_iter().map(|(key, _)| key).collect()))

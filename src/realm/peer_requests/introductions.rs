@@ -5,6 +5,7 @@ use crate::realm::{
     failure::Failure,
     identity::Peering,
     peer::Peer,
+    peer_quota::Newcomer,
     peers::{Peers, numbers::Numbered},
     storage::{Outcome, Unnoted, Written},
     time::Moment,
@@ -201,7 +202,7 @@ impl<S: Store> Realm<S> {
             .peers
             .begin_peer(batch, (realm, key), nowhere, source)
             .await?;
-        if let Some(gone) = self.quota.make_place(false, batch).await? {
+        if let Some(gone) = self.quota.make_place(Newcomer::Uninvited, batch).await? {
             tracing::info!(peer = %gone, "uninvited peer without use here was evicted; another took its place");
         }
         peer.record.knows = caller.own.unwrap_or(self.own.key()).0;

@@ -248,8 +248,8 @@ impl<S: Store> Realm<S> {
         Err(Failure::contended())
     }
 
-    /// Decides about a message: the answer, with what is written in the batch, and which realms must
-    /// be told.
+    /// Decides about a message: the answer, with what is written in the batch, and which realms
+    /// must be told.
     async fn decide_delivery(
         &self,
         delivery: &Delivery<'_>,

@@ -119,7 +119,7 @@ async fn watch_pushes_no_group_entry_of_blocked_user() {
     let bytes = Request::from(command).to_bytes();
     let mut watch = realm.watch_of(&caller, &bytes).await.unwrap();
     let mut pushed = async || {
-        let next = watch.next(&|| MOMENT, true, false);
+        let next = watch.next(&|| MOMENT, Backlog::Arrived);
         let next = tokio::time::timeout(Duration::from_secs(10), next).await;
         let push = next.expect("there is one").unwrap();
         text(&Event::parse(&push.bytes).unwrap().entry)
@@ -292,7 +292,7 @@ async fn watch_says_how_many_entries_were_hidden() {
     let mut told = Vec::new();
     for number in 3..3 + 3 * HIDDEN_MAX as u64 {
         ask(2, post(number, "x")).await;
-        let next = watch.next(&|| MOMENT, true, false);
+        let next = watch.next(&|| MOMENT, Backlog::Arrived);
         // Time passes only once nothing else is to be done.
         if let Ok(push) = tokio::time::timeout(Duration::from_millis(1), next).await {
             let entry = Event::parse(&push.unwrap().bytes).unwrap().entry;

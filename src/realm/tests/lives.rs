@@ -181,7 +181,7 @@ async fn life_unknown_makes_watch_begin_behind_confirmed_position() {
     for (caller, named, first) in [(distrusting, 5, 3), (distrusting, 0, 1), (trusting, 4, 5)] {
         let command = Request::from(watch(named)).to_bytes();
         let mut watch = realm.watch_of(&caller, &command).await.unwrap();
-        let push = watch.next(&|| MOMENT, true, false).await.unwrap();
+        let push = watch.next(&|| MOMENT, Backlog::Arrived).await.unwrap();
         let pushed = Event::parse(&push.bytes).unwrap();
         assert_eq!(pushed.entry.position, Position(first), "{named}");
     }

@@ -433,7 +433,7 @@ async fn mailbox_marks_entries_read_by_other_device() {
 /// Returns the next pushed entry. Fails, and does not wait, if there is none.
 async fn pushed(watch: &mut Watch<Embedded>) -> Push {
     let now = || MOMENT;
-    let next = watch.next(&now, true, false);
+    let next = watch.next(&now, Backlog::Arrived);
     let next = tokio::time::timeout(std::time::Duration::from_secs(10), next);
     next.await.expect("there is one").unwrap()
 }

@@ -386,7 +386,7 @@ async fn watch_tells_of_entries_that_are_gone() {
     let mut watch = realm.watch_of(&caller, &command).await.unwrap();
     let mut seen = Vec::new();
     for _ in 0..3 {
-        let push = watch.next(&|| now, true, false).await.unwrap();
+        let push = watch.next(&|| now, Backlog::Arrived).await.unwrap();
         seen.push(shown(
             &crate::wire::Event::parse(&push.bytes).unwrap().entry,
         ));

@@ -72,7 +72,7 @@ impl Watching {
         let began = tokio::time::Instant::now();
         let clock = self.clock.clone();
         let now = move || clock.now();
-        let next = self.watch.next(&now, true, false).await;
+        let next = self.watch.next(&now, Backlog::Arrived).await;
         assert!(next.is_none(), "{next:?}");
         began.elapsed()
     }
@@ -80,7 +80,7 @@ impl Watching {
     async fn pushed(&mut self) -> bool {
         let clock = self.clock.clone();
         let now = move || clock.now();
-        self.watch.next(&now, true, false).await.is_some()
+        self.watch.next(&now, Backlog::Arrived).await.is_some()
     }
 }
 
@@ -220,7 +220,7 @@ async fn most_read_ahead(realm: &Arc<Realm<Held>>, command: &[u8], groups: usize
     let mut seen = std::collections::BTreeMap::<String, Vec<u64>>::new();
     let mut most = 0;
     for _ in 0..groups * 8 {
-        let push = watch.next(&|| MOMENT, true, true).await.unwrap();
+        let push = watch.next(&|| MOMENT, Backlog::Underway).await.unwrap();
         let event = crate::wire::Event::parse(&push.bytes).unwrap();
         let mailbox = seen.entry(event.mailbox.to_string()).or_default();
         mailbox.push(event.entry.position.0);
@@ -315,7 +315,7 @@ async fn push_of_long_entry_carries_first_fragment() {
         .watch_of(&caller(device(2), MOMENT), &command.to_bytes())
         .await
         .unwrap();
-    let push = watch.next(&|| MOMENT, true, true).await.unwrap();
+    let push = watch.next(&|| MOMENT, Backlog::Underway).await.unwrap();
     let entry = crate::wire::Event::parse(&push.bytes).unwrap().entry;
     let fragment = entry.fragment.unwrap();
     assert_eq!((fragment.offset, fragment.total), (0, 90_000));
