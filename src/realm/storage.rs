@@ -177,7 +177,7 @@ impl<S: Store> Storage<S> {
     pub(super) fn log_failure(&self, command: &str, failure: &Failure) {
         match failure {
             Failure::Refused(refusal) => {
-                tracing::debug!(command, code = %refusal.code, "operation refused")
+                tracing::debug!(command, code = %refusal.code, "operation refused");
             }
             Failure::Store(error) | Failure::Unknown(error) => {
                 tracing::error!(command, %error, "operation failed");

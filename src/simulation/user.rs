@@ -167,7 +167,7 @@ impl SimulatedUser {
             machine.note(|| format!("block {user}: {}", told(&outcome)));
             self.done.has_blocked = outcome.is_ok();
             // After any other error the block may still take effect.
-            if matches!(outcome, Ok(_) | Err(CallError::Refused(_))) {
+            if matches!(outcome, Ok(()) | Err(CallError::Refused(_))) {
                 self.history
                     .answer_block((self.number, other), outcome.is_ok());
             }

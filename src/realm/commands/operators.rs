@@ -1,6 +1,6 @@
 //! `claim`, and what only operators may do.
 
-use crate::realm::{Realm, commands::work::Work, failure::Failure};
+use crate::realm::{Realm, commands::work::Work, failure::Failure, sessions::Sessions};
 use crate::{
     crypto::same,
     store::Store,
@@ -20,7 +20,7 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::WrongPassword.into());
         }
         let user = current.user;
-        self.sessions.make_operator(current, &mut work.batch)?;
+        Sessions::<S>::make_operator(current, &mut work.batch)?;
         tracing::info!(%user, from = %work.caller.subnet, "operator code was given; the session is an operator's");
         Ok(Answer::Done)
     }

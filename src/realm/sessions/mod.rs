@@ -296,7 +296,6 @@ impl<S: Store> Sessions<S> {
 
     /// Adds to `batch` that a session is an operator's.
     pub(in crate::realm) fn make_operator(
-        &self,
         current: Current,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
