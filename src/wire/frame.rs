@@ -44,9 +44,9 @@ const PATH_RESPONSE: u8 = 0x0d;
 const CLOSE: u8 = 0x0e;
 const ACK: u8 = 0x10;
 const ACK_LAST: u8 = 0x18;
-pub(super) const OPEN: u8 = 0x20;
-pub(super) const WELCOME: u8 = 0x21;
-pub(super) const UPDATE: u8 = 0x22;
+const OPEN: u8 = 0x20;
+const WELCOME: u8 = 0x21;
+const UPDATE: u8 = 0x22;
 /// The bit that is set in a frame kind if the frame carries its length.
 const WITH_LENGTH: u8 = 0x01;
 
@@ -259,9 +259,18 @@ impl<'a> Frame<'a> {
                 out.put_u8(CLOSE);
                 emit_varint(reason.number(), out);
             }
-            Self::Open(open) => open.emit(out),
-            Self::Welcome(welcome) => welcome.emit(out),
-            Self::Update(update) => update.emit(out),
+            Self::Open(open) => {
+                out.put_u8(OPEN);
+                open.emit(out);
+            }
+            Self::Welcome(welcome) => {
+                out.put_u8(WELCOME);
+                welcome.emit(out);
+            }
+            Self::Update(update) => {
+                out.put_u8(UPDATE);
+                update.emit(out);
+            }
         }
     }
 }
