@@ -309,7 +309,7 @@ fn parse_fragment(with_length: bool, input: &[u8]) -> Parsed<'_, Frame<'_>> {
         .checked_add(bytes.len() as u64)
         .is_none_or(|end| end > total)
     {
-        return Malformed::error("part: it reaches beyond its message");
+        return Malformed::error("fragment: it reaches beyond its message");
     }
     Ok((
         input,
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_part_beyond_its_message_is_refused() {
+    fn fragment_beyond_its_message_is_refused() {
         assert!(Frame::parse(&[0x0a, 0, 1, 3, 2, b'x', b'y']).is_err());
         assert!(Frame::parse(&[0x0a, 0, 1, 3, 2, b'x']).is_ok());
         let huge = [
@@ -527,8 +527,8 @@ mod tests {
     proptest! {
         /// WIRE-8, WIRE-9
         #[test]
-        fn frame_emitted_then_parsed_is_identical(parts in prop::collection::vec(frames(), 1..6)) {
-            let wanted: Vec<_> = parts.iter().map(build).collect();
+        fn frame_emitted_then_parsed_is_identical(drawn in prop::collection::vec(frames(), 1..6)) {
+            let wanted: Vec<_> = drawn.iter().map(build).collect();
             let mut out = vec![];
             for (at, frame) in wanted.iter().enumerate() {
                 frame.emit(at + 1 == wanted.len(), &mut out);
