@@ -63,6 +63,15 @@ pub struct Seat {
     pub worker: usize,
 }
 
+/// Among which listeners a worker with a link is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeatSearch {
+    /// At one listener, or at all if the peer could not be dialled from that one.
+    Listener,
+    /// At all listeners, first at one.
+    All,
+}
+
 /// The side that opened a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opener {
@@ -74,12 +83,12 @@ pub enum Opener {
 
 /// Counters of events on the links with a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Happened {
+pub struct PeerLinkCounters {
     /// How often the peer turned out to be unable to reach this realm until this realm introduces
     /// itself again.
-    pub lost: u64,
+    pub reintroductions: u64,
     /// How often this realm has to open a link to the peer, to find out or to show that it can.
-    pub back: u64,
+    pub dial_backs: u64,
 }
 
 /// Whether the peer can open a link to this realm.
@@ -111,7 +120,7 @@ struct LinksWithPeer<I> {
     /// The same without the end of a link of the peer's: that may have ended because nothing came.
     talked: Duration,
     /// The number of requests to the peer in progress.
-    asking: usize,
+    requests: usize,
     /// The peer is to be dialled once after a silence.
     wants_check: bool,
     /// How long that silence has to be.
@@ -122,8 +131,7 @@ struct LinksWithPeer<I> {
     reached: Option<Duration>,
     /// Listeners from which the peer could not be dialled.
     unreached: Vec<usize>,
-    /// See [`Happened::lost`].
-    lost: u64,
+    counters: PeerLinkCounters,
     /// When the last link to the peer was lost, and when that has an effect if it was just before.
     lost_at: Option<Duration>,
     lost_due: Option<Duration>,
@@ -131,8 +139,7 @@ struct LinksWithPeer<I> {
     kept_since: Option<Duration>,
     /// The wait after [`LinksWithPeer::kept_since`] before the next introduction.
     ask_again: Duration,
-    /// See [`Happened::back`], and the time of the last one.
-    back: u64,
+    /// When the peer was last dialled back.
     back_at: Option<Duration>,
     /// When the next dial-back is due, and true if it was postponed.
     back_due: Option<(Duration, bool)>,
@@ -160,18 +167,17 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             let_in_again: LET_IN_AGAIN,
             spoke: now,
             talked: now,
-            asking: 0,
+            requests: 0,
             wants_check: true,
             check_after: CHECK_AFTER + later,
             checked: None,
             reached: None,
             unreached: Vec::new(),
-            lost: 0,
+            counters: PeerLinkCounters::default(),
             lost_at: None,
             lost_due: None,
             kept_since: None,
             ask_again: ASK_AGAIN,
-            back: 0,
             back_at: None,
             back_due: None,
             is_fresh: false,
@@ -194,7 +200,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
 
     /// Requests a dial-back: at once, or [`BACK_AGAIN`] after the last one. It is postponed, not
     /// skipped: a peer that has restarted since does not know that it could be dialled before.
-    fn call_back(&mut self, now: Duration) {
+    fn dial_back(&mut self, now: Duration) {
         let lately = self.reached.max(self.back_at);
         let due = lately.map_or(now, |lately| now.max(lately + BACK_AGAIN));
         if due > now && is_planted(Fault::LeaveOutCallBack) {
@@ -213,13 +219,13 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         }
         let answers = self.answers_until.take_if(|_| is_fresh);
         if is_fresh && answers.is_none_or(|until| until <= now) {
-            self.call_back(now);
+            self.dial_back(now);
         }
         // The peer may introduce itself because it keeps a link to this realm open although it can
         // be dialled: this realm's link to it was lost.
         let lately = self.reached.max(self.back_at);
         if !is_fresh && lately.is_none_or(|lately| now >= lately + BACK_AGAIN) {
-            self.call_back(now);
+            self.dial_back(now);
         }
         // Or because it does not know whether it can be dialled after a silence.
         self.wants_check |= self.checked.is_none_or(|at| now >= at + CHECK_AGAIN);
@@ -227,24 +233,24 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
 
     fn handle_timeout(&mut self, now: Duration) {
         if let Some((_, is_late)) = self.back_due.take_if(|(due, _)| *due <= now) {
-            self.back += 1;
+            self.counters.dial_backs += 1;
             self.back_at = Some(now);
             self.is_back_late = is_late;
         }
         if self.check_due().is_some_and(|due| due <= now) {
             self.wants_check = false;
             self.checked = Some(now);
-            self.back += 1;
+            self.counters.dial_backs += 1;
             self.back_at = Some(now);
         }
         if self.lost_due.take_if(|due| *due <= now).is_some() {
             self.lost_at = Some(now);
-            self.lost += 1;
+            self.counters.reintroductions += 1;
         }
         if self.let_in_due().is_some_and(|due| due <= now) {
             self.talk(now);
             self.let_in_again = (self.let_in_again * 2).min(LET_IN_AGAIN_MAX);
-            self.lost += 1;
+            self.counters.reintroductions += 1;
         }
     }
 
@@ -263,7 +269,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
 
     /// When the peer has not opened a link though the silence was long enough.
     fn let_in_due(&self) -> Option<Duration> {
-        let is_silent = self.ours.is_empty() && self.asking == 0;
+        let is_silent = self.ours.is_empty() && self.requests == 0;
         (self.reach == Reach::LetIn && is_silent).then_some(self.talked + self.let_in_again)
     }
 
@@ -276,8 +282,8 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
 
     /// Handles a link that the peer has opened. `is_again` is true if the link is in the table
     /// already.
-    fn has_called(&mut self, now: Duration, is_again: bool) {
-        let is_silent = self.asking == 0 && self.is_silent(now, FORGOTTEN_AFTER);
+    fn opened_by_peer(&mut self, now: Duration, is_again: bool) {
+        let is_silent = self.requests == 0 && self.is_silent(now, FORGOTTEN_AFTER);
         self.is_check = is_silent && now < self.spoke + CHECKED_WITHIN;
         if is_silent || is_planted(Fault::BelieveAnyCall) {
             self.reach = Reach::Proven;
@@ -288,14 +294,14 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         self.talk(now);
         self.is_fresh |= !is_again;
         if self.reached.is_none() {
-            self.call_back(now);
+            self.dial_back(now);
         }
     }
 
     /// Handles a link to the peer that is open. `is_again` is true if it had to be opened anew.
-    fn was_called(&mut self, now: Duration, listener: usize, is_again: bool) {
+    fn opened_by_this(&mut self, now: Duration, listener: usize, is_again: bool) {
         // The peer has forgotten the link, and with it this realm's address.
-        self.lost += u64::from(is_again && self.reach == Reach::Unknown);
+        self.counters.reintroductions += u64::from(is_again && self.reach == Reach::Unknown);
         if !is_again && self.is_silent(now, FORGOTTEN_AFTER) {
             self.wants_check = false;
             self.checked = Some(now);
@@ -328,7 +334,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
 
     /// Returns true if this realm introduces itself to the peer again, because it keeps a link to
     /// it open for long.
-    fn ask_again(&mut self, now: Duration) -> bool {
+    fn reintroduce(&mut self, now: Duration) -> bool {
         if self.reach != Reach::Unknown || self.ours.is_empty() {
             (self.kept_since, self.ask_again) = (None, ASK_AGAIN);
             return false;
@@ -339,7 +345,7 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         if is_due {
             self.ask_again = (self.ask_again * 2).min(ASK_AGAIN_MAX);
             self.kept_since = Some(now);
-            self.lost += 1;
+            self.counters.reintroductions += 1;
         }
         is_due
     }
@@ -370,13 +376,13 @@ impl<I: Copy + Eq> PeerLinks<I> {
         }
     }
 
-    /// Returns the worker with an open link to the peer: at `listener`, or at any listener if
-    /// `elsewhere` is true or the peer could not be dialled from `listener`.
-    pub fn seat(&self, peer: &PublicKey, listener: usize, elsewhere: bool) -> Option<Seat> {
+    /// Returns the worker with an open link to the peer: at `listener`, or elsewhere if the search
+    /// says so.
+    pub fn seat(&self, peer: &PublicKey, listener: usize, search: SeatSearch) -> Option<Seat> {
         let peer = self.peers.get(peer)?;
         let seats = || peer.theirs.iter().rev().chain(peer.ours.iter().rev());
         let mut here = seats().filter(|(seat, _)| seat.listener == listener);
-        let elsewhere = elsewhere || peer.unreached.contains(&listener);
+        let elsewhere = search == SeatSearch::All || peer.unreached.contains(&listener);
         let found = here.next().or_else(|| seats().next().filter(|_| elsewhere));
         found.map(|(seat, _)| *seat)
     }
@@ -416,21 +422,21 @@ impl<I: Copy + Eq> PeerLinks<I> {
         peer.is_none_or(|peer| peer.reach == Reach::Unknown)
     }
 
-    /// Handles the begin of a request to the peer. [`PeerLinks::asked`] must follow.
-    pub fn asks(&mut self, peer: &PublicKey) {
+    /// Handles the begin of a request to the peer. [`PeerLinks::request_ended`] must follow.
+    pub fn request_begun(&mut self, peer: &PublicKey) {
         if let Some(peer) = self.peers.get_mut(peer) {
-            peer.asking += 1;
+            peer.requests += 1;
         }
     }
 
     /// Handles the end of a request to the peer, however it ended. Returns true if a timer has been
     /// set.
-    pub fn asked(&mut self, now: Duration, peer: &PublicKey) -> bool {
+    pub fn request_ended(&mut self, now: Duration, peer: &PublicKey) -> bool {
         let Some(peer) = self.peers.get_mut(peer) else {
             return false;
         };
         // A key that was removed in the meantime, and added again, has none in progress.
-        peer.asking = peer.asking.saturating_sub(1);
+        peer.requests = peer.requests.saturating_sub(1);
         peer.talk(now);
         peer.let_in_due().is_some()
     }
@@ -454,18 +460,15 @@ impl<I: Copy + Eq> PeerLinks<I> {
     /// Requests a new introduction to peers that have opened no link for long while this realm
     /// keeps one to them open. They may be able to open one by now, and then the link need not be
     /// kept open any more. Returns true if there is such a peer.
-    pub fn ask_again(&mut self, now: Duration) -> bool {
-        let asked = self.peers.values_mut().map(|peer| peer.ask_again(now));
-        asked.fold(false, |is_any, is_due| is_any | is_due)
+    pub fn reintroduce(&mut self, now: Duration) -> bool {
+        let due = self.peers.values_mut().map(|peer| peer.reintroduce(now));
+        due.fold(false, |is_any, is_due| is_any | is_due)
     }
 
-    /// Returns the counters of a peer.
-    pub fn happened(&self, peer: &PublicKey) -> Happened {
+    /// Returns the counters of a peer. A key that is none of a peer has none.
+    pub fn counters(&self, peer: &PublicKey) -> PeerLinkCounters {
         let peer = self.peers.get(peer);
-        peer.map_or_else(Happened::default, |peer| {
-            let (lost, back) = (peer.lost, peer.back);
-            Happened { lost, back }
-        })
+        peer.map(|peer| peer.counters).unwrap_or_default()
     }
 
     /// Returns when [`PeerLinks::handle_timeout`] must be called next.
@@ -499,8 +502,8 @@ impl<I: Copy + Eq> PeerLinks<I> {
         let is_again = links.contains(&link);
         links.retain(|other| *other != link);
         match opener {
-            Opener::Peer => peer.has_called(now, is_again),
-            Opener::This => peer.was_called(now, link.0.listener, is_again),
+            Opener::Peer => peer.opened_by_peer(now, is_again),
+            Opener::This => peer.opened_by_this(now, link.0.listener, is_again),
         }
         let links = match opener {
             Opener::Peer => &mut peer.theirs,

@@ -33,16 +33,15 @@ mod system_limits;
 mod tests;
 mod tickets;
 pub mod units;
-mod watcher_writer;
 mod watchers;
 mod worker;
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, thread};
 
 pub(crate) use admission::WorkLimits;
-use builder::PeerError;
 #[cfg(test)]
-pub(crate) use builder::{BuiltWorker, ConfiguredPeer};
+pub(crate) use builder::ConfiguredPeer;
+use builder::PeerError;
 pub(crate) use builder::{Reached, ServerBuilder, Starting};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
@@ -54,6 +53,8 @@ pub use process_state::Secrets;
 use rand::Rng as _;
 use sockets::Sockets;
 use tokio::sync::{mpsc, watch};
+#[cfg(test)]
+pub(crate) use worker::Worker;
 
 #[cfg(feature = "embedded")]
 use crate::store::{Embedded, OpenError};
@@ -345,8 +346,8 @@ impl<S: Store> Server<S> {
             retention: self.retention,
         };
         let realm = Arc::clone(&self.realm);
-        let limits = (self.work, self.keepalive);
-        let begun = ServerBuilder::start(realm, Host::Real, starting, limits).await;
+        let begun =
+            ServerBuilder::start(realm, Host::Real, starting, self.work, self.keepalive).await;
         let (mut builder, started) = begun.map_err(time_unknown)?;
         let clock = builder.clock();
         let _kept_time = self.kept.keep_time(clock.clone());

@@ -23,7 +23,7 @@ use crate::{
     link::{LinkParameters, Redundancy},
     rate_limit::RateLimit,
     realm::{Limits, Network, Peering, Realm, RealmIdentity, Registration, Retention},
-    server::{BuiltWorker, ConfiguredPeer, Reached, ServerBuilder, Starting, WorkLimits},
+    server::{ConfiguredPeer, Reached, ServerBuilder, Starting, WorkLimits, Worker},
     store::Memory,
     wire::{Protection, RealmId},
 };
@@ -232,7 +232,7 @@ impl Node {
         };
         let keepalive = LinkParameters::default().keepalive;
         let own = Arc::clone(&realm);
-        let begun = ServerBuilder::start(own, host, starting, (work, keepalive)).await;
+        let begun = ServerBuilder::start(own, host, starting, work, keepalive).await;
         let Ok((mut builder, started)) = begun else {
             return Vec::new();
         };
@@ -278,7 +278,7 @@ impl Node {
                 () = look_at_watches(&realm, watch_memory) => {}
             }
         }
-        workers.iter().flat_map(BuiltWorker::leftovers).collect()
+        workers.iter().flat_map(Worker::leftovers).collect()
     }
 }
 
