@@ -206,7 +206,7 @@ impl PeerTask {
             wait = Wait::for_ever();
         }
         let left = wait.at.saturating_sub(now.since_start());
-        tracing::debug!(peer = %self.id, backoff = ?left, "peer took nothing");
+        tracing::debug!(peer = %self.id, backoff = ?left, "work for peer was put off");
         self.stage = Stage::Waiting(wait);
         left
     }
