@@ -14,9 +14,9 @@ use merpati::{
         DeviceSession, Entry, ErrorCode, Event, EventId, Fragment, Frame, Frames, HandshakeId,
         Hello, HelloReply, Init, Life, LinkName, Mailbox, Member, MessageId, Open, Operation,
         OperationNumber, Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, Password, Peer,
-        PeerDetail, PeerDetails, PeerRequest, Port, Position, Protection, Refusal,
+        PeerDetail, PeerDetails, PeerRequest, PeeringState, Port, Position, Protection, Refusal,
         RegistrationCode, Request, RequestId, Resume, Role, Sender, Sent, SessionId, SessionRef,
-        Standing, Text, Unread, Update, Welcome, append_crc, command, link_header,
+        Text, Unread, Update, Welcome, append_crc, command, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -986,7 +986,7 @@ fn vectors_of_answers_match_encoding() {
         key: [7; 32],
         address: String::new(),
         claimed: "beta.example:6377".into(),
-        state: Standing::Refused,
+        state: PeeringState::Refused,
         why: Some(ErrorCode::PeerRefused),
         since: 1_800_000_000,
         next: 1_800_000_060,

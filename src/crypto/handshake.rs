@@ -68,7 +68,7 @@ impl CryptoResolver for Primitives {
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         let dh = DefaultResolver.resolve_dh(choice)?;
         #[cfg(all(any(test, fuzzing), feature = "std"))]
-        let dh: Box<dyn Dh> = Box::new(super::dh_cache::Known::new(dh));
+        let dh: Box<dyn Dh> = Box::new(super::dh_cache::CachedDh::new(dh));
         Some(dh)
     }
 

@@ -96,8 +96,8 @@ pub fn ticket_check(token: &ResetToken) -> TicketCheck {
     let mut hash = Blake2s256::new();
     hash.update(b"merpati ticket");
     hash.update(token);
-    let hash: [u8; 32] = hash.finalize().into();
-    hash.first_chunk().copied().unwrap_or_default()
+    let [a, b, c, d, ..]: [u8; 32] = hash.finalize().into();
+    [a, b, c, d]
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Standing {
 /// The state of a peer, for operators. Times are in seconds since 1970, or 0.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
-    pub state: wire::Standing,
+    pub state: wire::PeeringState,
     pub why: Option<ErrorCode>,
     pub since: u32,
     pub next: u32,
@@ -314,12 +314,12 @@ impl Network {
         let (state, heard) = self.state_of(peer);
         self.standing(peer.realm, |standing| {
             let state = match state {
-                STATE_IDLE => wire::Standing::Idle,
-                STATE_OPEN => wire::Standing::Open,
-                _ if standing.refused.is_some() => wire::Standing::Refused,
-                STATE_TRYING => wire::Standing::Trying,
-                _ if standing.is_trying => wire::Standing::Trying,
-                _ => wire::Standing::Introduced,
+                STATE_IDLE => wire::PeeringState::Idle,
+                STATE_OPEN => wire::PeeringState::Open,
+                _ if standing.refused.is_some() => wire::PeeringState::Refused,
+                STATE_TRYING => wire::PeeringState::Trying,
+                _ if standing.is_trying => wire::PeeringState::Trying,
+                _ => wire::PeeringState::Introduced,
             };
             let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
             let since = standing.since.map(|since| seconds(since.elapsed()));

@@ -14,7 +14,7 @@ use super::{
     greedy::Target,
     judging::View,
     machine::{Machine, WallClock},
-    malice::{self, Known},
+    malice::{self, Surroundings},
     node::Neighbour,
     user::{GROUP_PASSWORD, PASSWORD},
     world::World,
@@ -61,7 +61,7 @@ impl World {
             key: site.key.public(),
         });
         let people = &self.population.people;
-        let known = Known {
+        let known = Surroundings {
             targets: targets.collect(),
             realms: self.population.realms.clone(),
             people: people.iter().map(|(name, _)| *name).collect(),
@@ -122,7 +122,7 @@ impl World {
     pub(super) async fn wrong_with_queues(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for (site, _) in &self.sites {
-            let realm = site.standing.lock().unwrap().realm.clone();
+            let realm = site.state.lock().unwrap().realm.clone();
             let Some(realm) = realm else {
                 wrong.push(format!("{} does not serve", site.id));
                 continue;

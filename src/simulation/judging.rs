@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     client::Client,
-    wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, parse_varint},
+    wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, RealmId, parse_varint},
 };
 
 /// The pauses before each look at whether all is right.
@@ -219,16 +219,22 @@ impl World {
             let to_me_from = |realm: usize| {
                 move |message: &Message| to_me(message) && people[message.from].1 == realm
             };
-            let realm_named = |id| self.population.realms.iter().position(|realm| *realm == id);
+            let realm_named = |id: &RealmId| {
+                let realms = &self.population.realms;
+                realms.iter().position(|realm| realm == id)
+            };
             let reach: Box<dyn Fn(&Message) -> bool> = match mailbox {
                 Mailbox::Private => Box::new(to_me),
                 Mailbox::Group(_) => Box::new(group_at(home)),
-                Mailbox::Realm(realm) => {
-                    Box::new(to_me_from(realm_named(*realm).unwrap_or(usize::MAX)))
-                }
-                Mailbox::RealmGroup(realm, _) => {
-                    Box::new(group_at(realm_named(*realm).unwrap_or(usize::MAX)))
-                }
+                // Of a realm that lies there is no history.
+                Mailbox::Realm(realm) => match realm_named(realm) {
+                    Some(realm) => Box::new(to_me_from(realm)),
+                    None => Box::new(|_| false),
+                },
+                Mailbox::RealmGroup(realm, _) => match realm_named(realm) {
+                    Some(realm) => Box::new(group_at(realm)),
+                    None => Box::new(|_| false),
+                },
             };
             let others = 0..people.len();
             let blocked: Vec<usize> = others

@@ -40,7 +40,7 @@ impl World {
 
     fn move_site(&self, which: usize, net: u8, rng: &mut StdRng) {
         let (site, life) = &self.sites[which];
-        let host = u8::try_from(which).unwrap_or_default() + 1;
+        let host = u8::try_from(which).unwrap() + 1;
         let port = REALM_PORT + rng.random_range(0..3);
         let address = SocketAddr::from(([10, 0, net, host], port));
         self.note(site.id.as_str(), || format!("moves to {address}"));
@@ -53,7 +53,7 @@ impl World {
 
     /// True if a realm is up and knows the addresses of all others.
     async fn knows_all(&self, site: &Node) -> bool {
-        let realm = site.standing.lock().unwrap().realm.as_ref().map(Arc::clone);
+        let realm = site.state.lock().unwrap().realm.as_ref().map(Arc::clone);
         let Some(realm) = realm else {
             return false;
         };

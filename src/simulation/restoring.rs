@@ -49,14 +49,14 @@ impl World {
         if rng.random_bool(0.5) {
             self.copy(which, true);
         } else {
-            site.standing.lock().unwrap().is_to_be_copied = true;
+            site.state.lock().unwrap().is_to_be_copied = true;
             life.stop();
-            while site.standing.lock().unwrap().copy.is_none() {
+            while site.state.lock().unwrap().copy.is_none() {
                 tokio::time::sleep(LOOK).await;
             }
         }
         tokio::time::sleep(between).await;
-        site.standing.lock().unwrap().is_to_be_restored = true;
+        site.state.lock().unwrap().is_to_be_restored = true;
         life.kill();
         std::future::pending::<()>().await;
     }
@@ -67,20 +67,20 @@ impl World {
             format!("is copied, in use: {is_in_use}")
         });
         let snapshot = Snapshot(self.history.so_far());
-        site.standing.lock().unwrap().copy = Some((site.disk.copy(), snapshot, is_in_use));
+        site.state.lock().unwrap().copy = Some((site.disk.copy(), snapshot, is_in_use));
     }
 
     /// Copies or restores the disk of a realm. No process may be serving from it.
     pub(super) fn copy_or_restore(&self, which: usize) {
         let (site, _) = &self.sites[which];
-        let is_to_be_copied = std::mem::take(&mut site.standing.lock().unwrap().is_to_be_copied);
+        let is_to_be_copied = std::mem::take(&mut site.state.lock().unwrap().is_to_be_copied);
         if is_to_be_copied {
             self.copy(which, false);
         }
         let restored = {
-            let mut standing = site.standing.lock().unwrap();
-            let is_due = std::mem::take(&mut standing.is_to_be_restored);
-            standing.copy.take_if(|_| is_due)
+            let mut state = site.state.lock().unwrap();
+            let is_due = std::mem::take(&mut state.is_to_be_restored);
+            state.copy.take_if(|_| is_due)
         };
         let Some((memory, snapshot, was_in_use)) = restored else {
             return;
@@ -89,7 +89,7 @@ impl World {
         site.disk.restore(memory);
         // An operator does the same for a store that was copied in use: the copy knows the life of
         // the lost store.
-        site.standing.lock().unwrap().is_restored = was_in_use;
+        site.state.lock().unwrap().is_restored = was_in_use;
         self.excuse(which, &snapshot);
     }
 

@@ -205,7 +205,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Node, Life)> {
             name: kinds.moves.then_some(HOSTS[number]),
             is_told: silent != Some(number),
             workers: kinds.workers[number],
-            standing: Arc::default(),
+            state: Arc::default(),
             key,
             disk: Disk::new(fork(rng)),
             neighbours: others,
@@ -309,7 +309,7 @@ impl World {
                 leftovers = serving => leftovers,
             };
             machine.kill();
-            site.standing.lock().unwrap().realm = None;
+            site.state.lock().unwrap().realm = None;
             site.disk.power_off();
             if *life.is_looked_at.lock().unwrap() {
                 return leftovers;
@@ -404,7 +404,8 @@ impl World {
         let accomplice = self.accomplice.lock().unwrap().take();
         if let Some(accomplice) = accomplice {
             match tokio::time::timeout_at(end, accomplice).await {
-                Ok(wrong) => outcome.wrong.extend(wrong.unwrap_or_default()),
+                Ok(Ok(wrong)) => outcome.wrong.extend(wrong),
+                Ok(Err(_)) => outcome.wrong.push("the accomplice has panicked".into()),
                 Err(_) => outcome
                     .wrong
                     .push("the accomplice does not come to an end".into()),

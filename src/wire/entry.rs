@@ -23,7 +23,7 @@ use nom::{
 
 use super::{
     Field, InvalidName, Mailbox, Malformed, Parsed, Position, RealmId, Username, all, emit_varint,
-    len_byte, parse_varint, varint_len,
+    parse_varint, varint_len,
 };
 
 /// The content type of UTF-8 text.
@@ -91,7 +91,7 @@ impl<'a> Field<'a> for Sender {
     }
 
     fn emit(&self, out: &mut impl BufMut) {
-        let len = len_byte(self.user.as_bytes().len());
+        let len = self.user.len();
         out.put_u8(if self.realm.is_some() {
             len | FROM_REALM
         } else {
@@ -393,11 +393,13 @@ const fn read_up_to_len(entry: &Entry) -> usize {
 
 impl Entry {
     fn cut_front(&mut self, offset: u64) {
-        let total = self.body.len() as u64;
-        let offset = offset.min(total);
-        self.body
-            .drain(..usize::try_from(offset).unwrap_or(self.body.len()));
-        self.fragment = Some(Fragment { offset, total });
+        let total = self.body.len();
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(total);
+        self.body.drain(..offset);
+        self.fragment = Some(Fragment {
+            offset: offset as u64,
+            total: total as u64,
+        });
     }
 
     /// Cuts the body to its first `len` bytes, as a fragment of the whole.

@@ -29,7 +29,7 @@ use nom::{
 
 use super::{
     EventId, Malformed, MessageId, Open, PacketNumber, Parsed, RequestId, Update, Welcome, array,
-    emit_varint, len_byte, parse_varint,
+    emit_varint, parse_varint,
 };
 
 /// The kind byte of a PADDING frame, and its whole contents.
@@ -342,15 +342,15 @@ impl AckFrame {
     }
 
     fn emit(&self, out: &mut impl BufMut) {
-        let bytes = self.bitmap.to_le_bytes();
-        let len = bytes
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |last| last + 1);
-        out.put_u8(ACK + len_byte(len));
+        // The bytes up to the last one that is not zero.
+        let (mut len, mut left) = (0, self.bitmap);
+        while left != 0 {
+            (len, left) = (len + 1, left >> 8);
+        }
+        out.put_u8(ACK + len);
         emit_varint(self.largest.0, out);
         emit_varint(self.delay_ms, out);
-        out.put_uint_le(self.bitmap, len);
+        out.put_uint_le(self.bitmap, len.into());
     }
 }
 

@@ -77,8 +77,8 @@ impl Embedded {
         bounds: Bounds,
         limits: memtables::Limits,
     ) -> Result<Self, OpenError> {
-        let is_new =
-            !Self::exists(directory) && matches!(Mark::read(directory), Ok(mark::Found::Nothing));
+        let is_new = !Self::exists(directory)
+            && matches!(Mark::read(directory), Ok(mark::StoredMark::Nothing));
         Self::open_at(directory, opening, room, bounds, limits).map_err(|error| match error {
             OpenError::Io { path, source } if is_full(&source) => OpenError::Full {
                 path,
@@ -223,8 +223,8 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
 /// stop.
 fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
     Ok(match Mark::read(directory)? {
-        mark::Found::Mark(mark) => Some(mark),
-        mark::Found::Nothing => {
+        mark::StoredMark::Mark(mark) => Some(mark),
+        mark::StoredMark::Nothing => {
             if Embedded::exists(directory) {
                 tracing::warn!(
                     directory = %directory.display(),
@@ -234,7 +234,7 @@ fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
             }
             None
         }
-        mark::Found::Unreadable => {
+        mark::StoredMark::Unreadable => {
             tracing::warn!(
                 directory = %directory.display(),
                 "store.mark was damaged: whether the store has lost its last writes cannot be told this time"
@@ -448,8 +448,9 @@ fn open_engine(
 fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
     let (place, fresh) = (directory.join(STORE), directory.join(STORE_NEW));
     match fs::remove_dir_all(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let engine = |error: fjall::Error| engine_error(directory, error);
     let made = open_engine(&fresh, None)

@@ -141,7 +141,7 @@ async fn compaction_is_not_awaited_when_store_is_dropped() {
     store.commit(put(1, b"1")).await.unwrap();
     let hold = hold_closing(data);
     drop(store);
-    let mark::Found::Mark(mark) = mark::Mark::read(data).unwrap() else {
+    let mark::StoredMark::Mark(mark) = mark::Mark::read(data).unwrap() else {
         panic!("there is no mark");
     };
     assert_eq!(mark.version, Version(1));

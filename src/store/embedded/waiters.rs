@@ -40,7 +40,7 @@ impl Desk {
         match (&self.0, &other.0) {
             (Some(one), Some(other)) => one.same_channel(other),
             (None, None) => true,
-            _ => false,
+            (Some(_), None) | (None, Some(_)) => false,
         }
     }
 

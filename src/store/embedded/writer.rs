@@ -95,7 +95,7 @@ struct Group {
 
 /// The data on the disk for the logs that a batch trims or forgets.
 #[derive(Default)]
-struct Found {
+struct OnDisk {
     /// For each trim, in order: the entries that it removes, and one more if there are more.
     entries: VecDeque<Vec<(Position, UserKey)>>,
     /// The positions up to which logs are trimmed.
@@ -104,7 +104,7 @@ struct Found {
     filled: HashSet<Log>,
 }
 
-impl Found {
+impl OnDisk {
     /// Returns the first position of a log that is not trimmed, with the group so far.
     fn mark_of(&self, log: &Log, group: &Group) -> u64 {
         let on_disk = || self.trimmed.get(log).map_or(1, |end| end + 1);
@@ -342,7 +342,7 @@ impl Writer {
     /// Checks one batch against the disk and the group so far. All data that its changes need is
     /// read here, before anything is changed: so unreadable data does not keep other batches from
     /// the disk.
-    fn expects(&mut self, batch: &Batch, group: &Group) -> Result<Found, CommitError> {
+    fn expects(&mut self, batch: &Batch, group: &Group) -> Result<OnDisk, CommitError> {
         if !batch.names_fit() {
             let reason = format!("a key or log name is longer than {NAME_BYTES_MAX} bytes");
             return Err(CommitError::Refused(reason));
@@ -362,7 +362,7 @@ impl Writer {
                 return Err(CommitError::Conflict);
             }
         }
-        let mut found = Found::default();
+        let mut found = OnDisk::default();
         for change in &batch.changes {
             match change {
                 Change::Put(..) | Change::Delete(_) => {}
@@ -412,7 +412,7 @@ impl Writer {
     fn apply(
         &mut self,
         batch: Batch,
-        mut found: Found,
+        mut found: OnDisk,
         group: &mut Group,
     ) -> Result<Committed, StoreError> {
         self.version += 1;
@@ -476,7 +476,7 @@ impl Writer {
         &mut self,
         log: &Log,
         below: Position,
-        found: &mut Found,
+        found: &mut OnDisk,
         group: &mut Group,
     ) -> Result<(), StoreError> {
         let below = below.0.min(*self.end_of(log)? + 1);
@@ -511,7 +511,7 @@ impl Writer {
     }
 
     /// Forgets the last position of a log, unless it has entries on the disk or in the group.
-    fn forget(&mut self, log: &Log, found: &Found, group: &mut Group) -> Result<(), StoreError> {
+    fn forget(&mut self, log: &Log, found: &OnDisk, group: &mut Group) -> Result<(), StoreError> {
         // The group has neither trimmed it nor appended to it.
         let is_settled =
             !group.trimmed.contains_key(log) && found.trimmed.get(log) == Some(&*self.end_of(log)?);
