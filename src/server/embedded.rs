@@ -4,13 +4,13 @@
 use std::{fs, path::Path, sync::Arc};
 
 use super::{
-    Config, Server, ServerError, Start, keys, permissions,
+    Config, RotatedKey, Server, ServerError, Start, keys, permissions,
     process_state::{Kept, Secrets},
     sockets::Sockets,
     system_limits,
 };
 use crate::{
-    crypto::{IdentityError, PublicKey},
+    crypto::IdentityError,
     store::{Embedded, OpenError, Opening, is_full},
 };
 
@@ -80,12 +80,12 @@ impl Server {
     }
 
     /// Gives the realm in the directory `data` a new key, which takes effect at the next start. The
-    /// old key vouches for it. Returns both.
+    /// old key vouches for it.
     ///
     /// # Errors
     /// Fails if there is no key yet, if there are too many former keys, or if a file cannot be
     /// used.
-    pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
+    pub fn rotate_key(data: &Path) -> Result<RotatedKey, ServerError> {
         Secrets::rotate_key(data)
     }
 }

@@ -203,6 +203,16 @@ pub struct Start {
     pub is_after_failure: bool,
 }
 
+/// A key that was given to a realm, and the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RotatedKey {
+    /// The former key, which vouches for the new one.
+    pub old: PublicKey,
+    /// The key from the next start on.
+    pub new: PublicKey,
+}
+
 /// Forgets that a store is a restored one, where its engine keeps that.
 type ForgetRestored = Box<dyn FnOnce() -> io::Result<()> + Send>;
 

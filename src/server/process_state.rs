@@ -8,18 +8,17 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::{Clock, Config, ServerError, config::RegistrationConfig, keys, sockets::Sockets};
+use super::{
+    Clock, Config, RotatedKey, ServerError, config::RegistrationConfig, keys, sockets::Sockets,
+};
 use crate::{
-    crypto::{PublicKey, SecretKey},
-    endpoint::Identity,
-    host::Host,
-    realm::Registration,
-    wire::RealmId,
+    crypto::SecretKey, endpoint::Identity, host::Host, realm::Registration, wire::RealmId,
 };
 
 /// What makes a realm this one and no other: its name, its keys and its codes. They belong to one
 /// store for good: over an empty store, the same keys would let recorded commands take effect again
 /// (EXACT-14).
+#[non_exhaustive]
 pub struct Secrets {
     /// The name by which others know the realm.
     pub id: RealmId,
@@ -63,12 +62,12 @@ impl Secrets {
     }
 
     /// Gives the realm in the directory `data` a new key, which takes effect at the next start. The
-    /// old key vouches for it. Returns both.
+    /// old key vouches for it.
     ///
     /// # Errors
     /// Fails if there is no key yet, if there are too many former keys, or if a file cannot be
     /// used.
-    pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
+    pub fn rotate_key(data: &Path) -> Result<RotatedKey, ServerError> {
         keys::rotate(data, &mut Host::Real.rng()?)
     }
 

@@ -348,7 +348,7 @@ mod tests {
         run(server, std::future::ready(())).unwrap();
         let taken = std::net::UdpSocket::bind(&*addresses).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
-        let (_, new) = Server::rotate_key(&config.store.path).unwrap();
+        let new = Server::rotate_key(&config.store.path).unwrap().new;
         let code = config.store.path.join("operator-code");
         let written = std::fs::read(&code).unwrap();
         std::fs::write(&code, "half").unwrap();
