@@ -98,14 +98,14 @@ impl Secrets {
 
 /// State that outlives a failed store.
 #[derive(Debug)]
-pub struct Kept {
+pub struct ProcessState {
     pub secrets: Secrets,
     pub sockets: Vec<Sockets>,
     /// The total running time of the realm when its last clock ended, in seconds. 0 before that.
     ran: AtomicU32,
 }
 
-impl Kept {
+impl ProcessState {
     pub const fn new(secrets: Secrets, sockets: Vec<Sockets>) -> Self {
         Self {
             secrets,
@@ -122,18 +122,18 @@ impl Kept {
 
     /// Returns a guard that records the time of `clock` when dropped, however the server ends.
     pub const fn keep_time(&self, clock: Clock) -> impl Drop + '_ {
-        KeptTime { kept: self, clock }
+        KeptTime { state: self, clock }
     }
 }
 
 struct KeptTime<'a> {
-    kept: &'a Kept,
+    state: &'a ProcessState,
     clock: Clock,
 }
 
 impl Drop for KeptTime<'_> {
     fn drop(&mut self) {
         let running = self.clock.now().running;
-        self.kept.ran.fetch_max(running, Ordering::AcqRel);
+        self.state.ran.fetch_max(running, Ordering::AcqRel);
     }
 }
