@@ -17,18 +17,20 @@
 //! ```
 
 mod backoff;
+mod listing;
 mod maintenance;
 mod peer;
 mod peer_links;
 mod queue;
 mod reader;
 mod side_tasks;
+mod step_queue;
 mod steps;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -38,8 +40,10 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 pub use self::peer_links::{Opener, PeerLinkCounters, PeerLinks, Seat, SeatSearch};
 use self::{
+    listing::Listing,
     maintenance::Maintenance,
     peer::PeerTask,
+    step_queue::{Owner, StepQueue},
     steps::{Decision, PendingStep},
 };
 #[cfg(test)]
@@ -172,14 +176,6 @@ pub enum Input {
     StepDone(StepId, StepResult),
 }
 
-/// The owner of a step.
-#[derive(Clone, Copy, Debug)]
-enum Owner {
-    Listing,
-    Maintenance,
-    Peer(RealmId),
-}
-
 /// The state of a peer, for log and status output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerStatus {
@@ -198,31 +194,11 @@ pub enum PeerStatus {
 pub struct Federation {
     own: RealmIdentity,
     peers: BTreeMap<RealmId, PeerTask>,
-    steps: VecDeque<(StepId, Step)>,
+    steps: StepQueue,
     statuses: VecDeque<(RealmId, PeerStatus)>,
-    /// Cancelled steps.
-    cancelled: VecDeque<StepId>,
-    pending: BTreeMap<StepId, Owner>,
-    last_step: u64,
     listing: Listing,
     maintenance: Maintenance,
-    /// True until all peers are listed: each peer that is listed now is told that this realm has
-    /// started.
-    is_start: bool,
-    /// Group work for peers that are not listed yet.
-    early: BTreeMap<RealmId, BTreeSet<GroupWork>>,
     rng: StdRng,
-}
-
-/// The state of reading the list of peers.
-#[derive(Debug, Default)]
-struct Listing {
-    is_under_way: bool,
-    /// The list has changed since this read began.
-    is_outdated: bool,
-    /// When the list is read again, because a part of it could not be read.
-    again: Option<Duration>,
-    wait: Duration,
 }
 
 impl Federation {
@@ -232,29 +208,21 @@ impl Federation {
         let mut machine = Self {
             own,
             peers: BTreeMap::new(),
-            steps: VecDeque::new(),
+            steps: StepQueue::default(),
             statuses: VecDeque::new(),
-            cancelled: VecDeque::new(),
-            pending: BTreeMap::new(),
-            last_step: 0,
-            listing: Listing {
-                wait: AGAIN,
-                ..Listing::default()
-            },
+            listing: Listing::new(),
             maintenance,
-            is_start: true,
-            early: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed),
         };
         machine.list();
-        machine.push(Owner::Maintenance, first);
+        machine.steps.push(Owner::Maintenance, first);
         machine
     }
 
     /// Returns the next step. Steps of one peer come in order. Steps of different peers may run at
     /// the same time.
     pub fn poll_step(&mut self) -> Option<(StepId, Step)> {
-        self.steps.pop_front()
+        self.steps.pop()
     }
 
     /// Returns the next change in the state of a peer.
@@ -264,18 +232,15 @@ impl Federation {
 
     /// Returns the next cancelled step. The driver must stop sending its request.
     pub fn poll_cancelled(&mut self) -> Option<StepId> {
-        self.cancelled.pop_front()
+        self.steps.pop_cancelled()
     }
 
     /// Returns when [`Federation::handle_timeout`] must be called next, in time since the start
     /// ([`Moment::since_start`]).
     pub fn poll_timeout(&self) -> Option<Duration> {
         let timeouts = self.peers.values().filter_map(PeerTask::timeout);
-        let others = self
-            .listing
-            .again
-            .into_iter()
-            .chain(self.maintenance.timeout());
+        let listing = self.listing.timeout().into_iter();
+        let others = listing.chain(self.maintenance.timeout());
         timeouts.chain(others).min()
     }
 
@@ -292,16 +257,14 @@ impl Federation {
                 self.with_peer(now, realm, |_, peer| peer.add_work(work));
             }
             Input::GroupWork(realm, work) => {
-                if self.listing.is_under_way {
-                    self.early.entry(realm).or_default().insert(work);
-                }
+                self.listing.add_early(realm, work);
             }
             Input::CleanupAdded => {
                 let step = self.maintenance.added();
                 self.push_maintenance(step);
             }
             Input::Expires(at) => self.maintenance.expires(now, at),
-            Input::StepDone(step, result) => match (self.pending.remove(&step), result) {
+            Input::StepDone(step, result) => match (self.steps.ended(step), result) {
                 (Some(Owner::Listing), StepResult::Peers(peers, are_all)) => {
                     self.listed(now, &peers, are_all);
                 }
@@ -331,7 +294,11 @@ impl Federation {
 
     /// Handles timers that are due.
     pub fn handle_timeout(&mut self, now: Moment) {
-        if self.listing.again.is_some_and(|at| at <= now.since_start()) {
+        if self
+            .listing
+            .timeout()
+            .is_some_and(|at| at <= now.since_start())
+        {
             self.list();
         }
         for step in self.maintenance.handle_timeout(now) {
@@ -351,17 +318,13 @@ impl Federation {
 
     /// Reads the list of peers. If a read is under way, another one follows it.
     fn list(&mut self) {
-        if self.listing.is_under_way {
-            self.listing.is_outdated = true;
-            return;
+        if self.listing.begin() {
+            self.steps.push(Owner::Listing, Step::ListPeers);
         }
-        self.listing.is_under_way = true;
-        self.listing.again = None;
-        self.push(Owner::Listing, Step::ListPeers);
     }
 
     fn listed(&mut self, now: Moment, peers: &[Peer], are_all: bool) {
-        self.listing.is_under_way = false;
+        self.listing.ended();
         // A peer that could not be read keeps its task.
         self.peers.retain(|realm, task| {
             let listed = peers.iter().find(|peer| peer.realm == *realm);
@@ -374,12 +337,12 @@ impl Federation {
             }
             // After a start, this realm introduces itself to every peer, so that their queued
             // messages arrive at once. A peer that is added later has just been in contact.
-            let is_introduced = peer.is_introduced() && !self.is_start;
+            let is_introduced = peer.is_introduced() && !self.listing.is_start();
             let mut task = PeerTask::new(peer, is_introduced);
             // The peer may have claimed an address before it was listed or before the last stop.
             // The event for that may have been lost.
             let _ = task.claimed();
-            for work in self.early.remove(&peer.realm).unwrap_or_default() {
+            for work in self.listing.take_early(&peer.realm) {
                 let _ = task.add_work(work);
             }
             self.peers.insert(peer.realm, task);
@@ -388,16 +351,7 @@ impl Federation {
         let names = peers.iter().map(|peer| peer.realm);
         let step = self.maintenance.listed(names, are_all);
         self.push_maintenance(step);
-        // A peer that can only be read later is told of the start then.
-        self.is_start &= !are_all;
-        if are_all {
-            self.early.clear();
-            self.listing.wait = AGAIN;
-        } else {
-            self.listing.again = Some(now.since_start() + self.listing.wait);
-            self.listing.wait = (self.listing.wait * 2).min(AGAIN_MAX);
-        }
-        if std::mem::take(&mut self.listing.is_outdated) {
+        if self.listing.handled(now.since_start(), are_all) {
             self.list();
         }
     }
@@ -421,7 +375,7 @@ impl Federation {
         }
         let peer = self.peers.get_mut(&realm);
         if let Some(step) = peer.and_then(|peer| peer.take_side_step(now)) {
-            let id = self.push(Owner::Peer(realm), step);
+            let id = self.steps.push(Owner::Peer(realm), step);
             if let Some(peer) = self.peers.get_mut(&realm) {
                 peer.began_side_step(id);
             }
@@ -442,7 +396,7 @@ impl Federation {
                     }
                     return;
                 }
-                let id = self.push(Owner::Peer(realm), step);
+                let id = self.steps.push(Owner::Peer(realm), step);
                 if let Some(peer) = self.peers.get_mut(&realm) {
                     peer.begun(now, id, pending);
                 }
@@ -470,14 +424,8 @@ impl Federation {
     /// Cancels the steps of removed peers. A removed peer could otherwise still carry out a request
     /// that was reported as failed here.
     fn cancel_steps(&mut self) {
-        let (peers, cancelled) = (&self.peers, &mut self.cancelled);
-        self.pending.retain(|id, whose| {
-            let is_wanted = !matches!(whose, Owner::Peer(realm) if !peers.contains_key(realm));
-            if !is_wanted {
-                cancelled.push_back(*id);
-            }
-            is_wanted
-        });
+        let peers = &self.peers;
+        self.steps.cancel_unless(|realm| peers.contains_key(realm));
     }
 
     /// True if there is buffer space for `held` bytes of an incomplete entry of a peer's group.
@@ -491,15 +439,7 @@ impl Federation {
 
     fn push_maintenance(&mut self, step: Option<Step>) {
         if let Some(step) = step {
-            self.push(Owner::Maintenance, step);
+            self.steps.push(Owner::Maintenance, step);
         }
-    }
-
-    fn push(&mut self, whose: Owner, step: Step) -> StepId {
-        self.last_step += 1;
-        let id = StepId(self.last_step);
-        self.pending.insert(id, whose);
-        self.steps.push_back((id, step));
-        id
     }
 }

@@ -5,6 +5,8 @@ mod groups;
 mod peer_links;
 mod refusals;
 
+use std::collections::BTreeSet;
+
 use rand::RngExt as _;
 
 use super::*;
