@@ -94,8 +94,8 @@ pub struct OutboundRequests {
 struct PendingRequest {
     since: Time,
     key: PublicKey,
-    /// Why this realm opens the link. A link that the peer opens in the meantime shows nothing about
-    /// that.
+    /// Why this realm opens the link, if it does. A link that the peer opens in the meantime does
+    /// not show that this realm can open one.
     purpose: DialPurpose,
     /// The peer is at this address: the link has opened.
     is_there: bool,

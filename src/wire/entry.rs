@@ -297,10 +297,10 @@ impl Page {
     pub fn bytes_for(entry: &Entry, offset: u64) -> usize {
         let mut head = Vec::new();
         entry.emit_head(&mut head);
-        let cut = if offset > 0 { 2 * 4 } else { 0 };
+        let fragment = if offset > 0 { 2 * 4 } else { 0 };
         let body = (entry.body.len() as u64).saturating_sub(offset);
         let body_len = usize::try_from(body).unwrap_or(usize::MAX);
-        Self::HEAD + read_up_to_len(entry) + head.len() + cut + varint_len(body) + body_len
+        Self::HEAD + read_up_to_len(entry) + head.len() + fragment + varint_len(body) + body_len
     }
 
     /// Returns the position up to which another device has read the entries.
@@ -311,7 +311,7 @@ impl Page {
 
     /// Fills a page of at most `limit` entries and `bytes` bytes from `entries`, oldest first. The
     /// first entry starts at `offset` in its body. If the page's first entry does not fit, it is
-    /// cut; a later one is left out.
+    /// sent as a fragment; a later one is left out.
     pub fn fill(
         entries: impl IntoIterator<Item = Entry>,
         offset: u64,
@@ -327,7 +327,7 @@ impl Page {
                 break;
             }
             if at == 0 && offset > 0 {
-                entry.cut_front(offset);
+                entry.fragment_from(offset);
             }
             let mut head = Vec::new();
             entry.emit_head(&mut head);
@@ -344,7 +344,7 @@ impl Page {
             page.more = true;
             if at == 0 {
                 // Reserves space for the longest possible fragment fields and body length.
-                entry.cut_back(room.saturating_sub(grown + head.len() + 3 * 4).max(1));
+                entry.fragment_to(room.saturating_sub(grown + head.len() + 3 * 4).max(1));
                 page.entries.push(entry);
             }
             break;
@@ -392,7 +392,8 @@ const fn read_up_to_len(entry: &Entry) -> usize {
 }
 
 impl Entry {
-    fn cut_front(&mut self, offset: u64) {
+    /// Makes the entry a fragment of itself: its body from `offset` on.
+    fn fragment_from(&mut self, offset: u64) {
         let total = self.body.len();
         let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(total);
         self.body.drain(..offset);
@@ -402,8 +403,8 @@ impl Entry {
         });
     }
 
-    /// Cuts the body to its first `len` bytes, as a fragment of the whole.
-    pub(crate) fn cut_back(&mut self, len: usize) {
+    /// Makes the entry a fragment of itself: the first `len` bytes of its body.
+    pub(crate) fn fragment_to(&mut self, len: usize) {
         let Fragment { offset, total } = self.fragment.unwrap_or(Fragment {
             offset: 0,
             total: self.body.len() as u64,

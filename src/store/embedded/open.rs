@@ -20,7 +20,8 @@ use super::{
     CACHE_BYTES, Embedded, FRESH_FILES, MEMTABLE_BYTES, STORE, WRITES_WAITING,
     cache::Cache,
     compaction_gate::{Closing, CompactionGate},
-    disk_space::Room,
+    disk_space::DiskSpace,
+    dispatchers::Dispatchers,
     error::{OpenError, engine_error, is_full, unreadable},
     examine::{self, Manner, Report},
     flags::Flag,
@@ -30,8 +31,7 @@ use super::{
     mark::{self, Mark},
     memtables::{self, Memtables},
     scrubber::{Engine, Keeper, Scrub},
-    waiters::Desks,
-    write_behind::{Behind, Bounds, Rows},
+    write_behind::{Bounds, Rows, WriteBehind},
     writer::{Durable, Writer},
 };
 use crate::faults::{Fault, is_planted};
@@ -73,7 +73,7 @@ impl Embedded {
     pub(super) fn open_with(
         directory: &Path,
         opening: Opening,
-        room: Room,
+        room: DiskSpace,
         bounds: Bounds,
         limits: memtables::Limits,
     ) -> Result<Self, OpenError> {
@@ -92,7 +92,7 @@ impl Embedded {
     fn open_at(
         directory: &Path,
         opening: Opening,
-        room: Room,
+        room: DiskSpace,
         bounds: Bounds,
         limits: memtables::Limits,
     ) -> Result<Self, OpenError> {
@@ -193,7 +193,7 @@ impl Embedded {
             data,
             cache,
             behind,
-            desks: Desks::default(),
+            dispatchers: Dispatchers::default(),
             subscribers,
             health,
             keeper,
@@ -469,7 +469,7 @@ fn read_state(
     directory: &Path,
     data: &Keyspace,
     bounds: Bounds,
-) -> Result<(Version, Rows, Behind), OpenError> {
+) -> Result<(Version, Rows, WriteBehind), OpenError> {
     let placed = read_record(directory, data, layout::VERSION_KEY, layout::number)?;
     let placed = Version(placed.unwrap_or(0));
     let sealed = read_record(directory, data, layout::SEAL_KEY, layout::Seal::parse);
@@ -508,7 +508,7 @@ fn read_rows(
     data: &Keyspace,
     placed: Version,
     bounds: Bounds,
-) -> Result<(Rows, Behind), StoreError> {
+) -> Result<(Rows, WriteBehind), StoreError> {
     let rows = data.prefix(layout::ROW_PREFIX).map(|guard| {
         let (key, row) = guard.into_inner()?;
         Ok((key.to_vec(), row.to_vec()))

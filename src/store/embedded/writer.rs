@@ -19,13 +19,13 @@ use super::{
         StoreError, Subscribers, Version,
     },
     cache::{Cache, Lookup},
-    disk_space::{Room, Space},
+    disk_space::{DiskSpace, Space},
+    dispatchers::{Answer, Dispatcher, Outcome},
     error::read_error,
     health::{Health, Writing},
     layout::{self, Latest, Seal},
     memtables::Memtables,
-    waiters::{Answer, Desk, Outcome},
-    write_behind::{Behind, Rows, Sweep},
+    write_behind::{Rows, Sweep, WriteBehind},
     writes::Writes,
 };
 
@@ -43,8 +43,8 @@ const TRIM_MAX: usize = 10_000;
 pub struct Job {
     pub batch: Batch,
     pub answer: oneshot::Sender<Outcome>,
-    /// The desk that gives out the answer.
-    pub desk: Desk,
+    /// The dispatcher that gives out the answer.
+    pub dispatcher: Dispatcher,
 }
 
 /// What the writer reports about the data on the disk.
@@ -73,14 +73,14 @@ pub struct Writer {
     data: Keyspace,
     memtables: Memtables,
     cache: Arc<Cache>,
-    behind: Arc<Behind>,
+    behind: Arc<WriteBehind>,
     rows: Rows,
     subscribers: Arc<Subscribers>,
     version: u64,
     ends: HashMap<Log, u64>,
     /// The first positions of logs that were trimmed recently.
     begins: HashMap<Log, u64>,
-    room: Room,
+    room: DiskSpace,
     durable: Durable,
 }
 
@@ -112,20 +112,23 @@ impl OnDisk {
     }
 }
 
-/// Gives out the results of all batches, together for each desk.
-fn give_out(answers: Vec<(Desk, Answer)>, failed: Option<&StoreError>) {
-    let mut desks: Vec<(Desk, Vec<Answer>)> = Vec::new();
-    for (desk, mut answer) in answers {
+/// Gives out the results of all batches, together for each dispatcher.
+fn give_out(answers: Vec<(Dispatcher, Answer)>, failed: Option<&StoreError>) {
+    let mut dispatchers: Vec<(Dispatcher, Vec<Answer>)> = Vec::new();
+    for (dispatcher, mut answer) in answers {
         if let (Some(error), Ok(_)) = (failed, &answer.outcome) {
             answer.outcome = Err(error.clone().into());
         }
-        match desks.iter_mut().find(|(known, _)| known.is(&desk)) {
+        match dispatchers
+            .iter_mut()
+            .find(|(known, _)| known.is(&dispatcher))
+        {
             Some((_, theirs)) => theirs.push(answer),
-            None => desks.push((desk, vec![answer])),
+            None => dispatchers.push((dispatcher, vec![answer])),
         }
     }
-    for (desk, answers) in desks {
-        desk.give_out(answers);
+    for (dispatcher, answers) in dispatchers {
+        dispatcher.give_out(answers);
     }
 }
 
@@ -151,9 +154,9 @@ impl Writer {
         (database, data, memtables): (Database, Keyspace, Memtables),
         version: u64,
         cache: Arc<Cache>,
-        (rows, behind): (Rows, Arc<Behind>),
+        (rows, behind): (Rows, Arc<WriteBehind>),
         subscribers: Arc<Subscribers>,
-        room: Room,
+        room: DiskSpace,
         durable: Durable,
     ) -> Self {
         Self {
@@ -207,7 +210,7 @@ impl Writer {
         for Job {
             batch,
             answer: to,
-            desk,
+            dispatcher,
         } in jobs.drain(..)
         {
             let decided = if let Some(error) = &failed {
@@ -226,7 +229,7 @@ impl Writer {
                 })
             };
             answers.push((
-                desk,
+                dispatcher,
                 Answer {
                     to,
                     outcome: decided,
