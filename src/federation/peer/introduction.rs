@@ -95,7 +95,7 @@ impl Introduction {
 }
 
 /// What a peer's answer to this realm's new key means.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyAnswer {
     /// The peer does not answer.
     Silent,
@@ -122,7 +122,7 @@ pub fn judge_key_answer(answer: Option<&[u8]>) -> KeyAnswer {
 }
 
 /// What a peer's answer to an introduction means.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IntroductionAnswer {
     /// The peer does not answer, or not intelligibly.
     Silent,
