@@ -39,7 +39,7 @@ pub mod crypto;
 pub mod endpoint;
 mod faults;
 #[cfg(feature = "server")]
-pub mod federation;
+mod federation;
 #[cfg(any(feature = "client", feature = "server"))]
 mod host;
 pub mod link;

@@ -8,15 +8,15 @@ use std::{convert::Infallible, fs, path::PathBuf};
 
 use data_encoding::HEXLOWER;
 use merpati::{
-    crypto::{Initiator, LifeClaim, Responder, SecretKey, mac1, ticket_check},
+    crypto::{Initiator, LifeClaim, Responder, ResumptionSecret, SecretKey, mac1, ticket_check},
     wire::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, EventId, Fragment, Frame, Frames, HandshakeId,
         Hello, HelloReply, Init, Life, LinkName, Mailbox, Member, MessageId, Open, Operation,
         OperationNumber, Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, Password, Peer,
-        PeerDetail, PeerDetails, PeerRequest, Port, Position, Protection, Refusal,
+        PeerDetail, PeerDetails, PeerRequest, PeeringState, Port, Position, Protection, Refusal,
         RegistrationCode, Request, RequestId, Resume, Role, Sender, Sent, SessionId, SessionRef,
-        Standing, Text, Unread, Update, Welcome, append_crc, command, link_header,
+        Text, Unread, Update, Welcome, append_crc, command, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -986,7 +986,7 @@ fn vectors_of_answers_match_encoding() {
         key: [7; 32],
         address: String::new(),
         claimed: "beta.example:6377".into(),
-        state: Standing::Refused,
+        state: PeeringState::Refused,
         why: Some(ErrorCode::PeerRefused),
         since: 1_800_000_000,
         next: 1_800_000_060,
@@ -1268,7 +1268,8 @@ fn vectors_of_handshake_match_encoding() {
     let header = sealed.len();
     Frame::Ping.emit_last(&mut sealed);
     keys.seal.seal(0, header, &mut sealed);
-    let (secret, token, nonces) = (keys.initiators_secret(), [8; 16], ([9; 8], [10; 8]));
+    let secret = ResumptionSecret::of_initiator(&keys);
+    let (token, nonces) = ([8; 16], ([9; 8], [10; 8]));
     let mut resume = vec![];
     let ticket = ConnectionId(0x0506_0708);
     Resume::emit_header(ticket, &ticket_check(&token), &nonces.0, None, &mut resume);

@@ -3,7 +3,7 @@
 use merpati::{
     client::Client,
     crypto::PublicKey,
-    wire::{ErrorCode, PeerDetail, RealmId, Standing},
+    wire::{ErrorCode, PeerDetail, PeeringState, RealmId},
 };
 use serde_json::{Value, json};
 
@@ -136,7 +136,7 @@ async fn details(client: &Client, output: Output) -> Result<(), Failure> {
     for one in peers {
         let (since, next, heard) = (time(one.since)?, time(one.next)?, time(one.heard)?);
         let why = one.why.map(ErrorCode::name);
-        let key = (one.state != Standing::Departing).then_some(PublicKey(one.key));
+        let key = (one.state != PeeringState::Departing).then_some(PublicKey(one.key));
         let object = json!({
             "realm": one.realm.as_str(),
             "state": one.state.name(),
@@ -279,7 +279,7 @@ mod tests {
             key: [7; 32],
             address: "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".into(),
             claimed: "[2001:db8:1111:2222:3333:4444:5555:7777]:65535".into(),
-            state: Standing::Introduced,
+            state: PeeringState::Introduced,
             why: Some(ErrorCode::RegistrationClosed),
             since: 1,
             next: 2,

@@ -65,7 +65,8 @@ fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
 /// Gives a realm a new key.
 pub fn rotate_key(args: &Rotatekey, json: bool) -> Result<(), Failure> {
     let config = load(args.config.as_deref(), args.data.as_deref())?;
-    let (old, new) = Server::rotate_key(&config.store.path).map_err(Failure::local)?;
+    let rotated = Server::rotate_key(&config.store.path).map_err(Failure::local)?;
+    let (old, new) = (rotated.old, rotated.new);
     let (old, new) = (old.fingerprint(), new.fingerprint());
     let object = json!({ "fingerprint": new, "former": old });
     let text = format!(

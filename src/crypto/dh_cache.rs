@@ -45,14 +45,14 @@ pub fn public(secret: &Key, compute: impl FnOnce() -> Key) -> Key {
 }
 
 /// X25519 with the cache.
-pub struct Known {
+pub struct CachedDh {
     real: Mutex<Box<dyn Dh>>,
     name: &'static str,
     secret: Key,
     public: Key,
 }
 
-impl Known {
+impl CachedDh {
     /// Returns X25519 with the cache, which uses `real` for new results.
     pub fn new(real: Box<dyn Dh>) -> Self {
         Self {
@@ -68,7 +68,7 @@ fn key(bytes: &[u8]) -> Result<Key, Error> {
     bytes.first_chunk().copied().ok_or(Error::Dh)
 }
 
-impl Dh for Known {
+impl Dh for CachedDh {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -86,7 +86,7 @@ impl Dh for Known {
         self.public = public(&self.secret, || {
             let real = self.real.get_mut().unwrap_or_else(PoisonError::into_inner);
             real.set(privkey);
-            key(real.pubkey()).unwrap_or_default()
+            key(real.pubkey()).expect("a public key has 32 bytes")
         });
     }
 

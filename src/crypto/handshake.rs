@@ -17,7 +17,7 @@ use snow::{
 };
 use zeroize::Zeroizing;
 
-use super::{LifeKey, PublicKey, ResumptionSecret, SealKey, SecretKey};
+use super::{LifeKey, PublicKey, SealKey, SecretKey, SessionKeys};
 
 /// The bytes that Noise message 1 adds to its payload.
 pub const MESSAGE_1_OVERHEAD: usize = 96;
@@ -37,27 +37,6 @@ pub struct HandshakeFailed;
 impl From<snow::Error> for HandshakeFailed {
     fn from(_: snow::Error) -> Self {
         Self
-    }
-}
-
-/// The two keys of a link.
-#[derive(Clone, Debug)]
-pub struct SessionKeys {
-    /// The key for packets that this side sends.
-    pub seal: SealKey,
-    /// The key for packets that the other side sends.
-    pub open: SealKey,
-}
-
-impl SessionKeys {
-    /// Returns the secret with which the initiator resumes the link (HS-18).
-    pub fn initiators_secret(&self) -> ResumptionSecret {
-        ResumptionSecret::of(&self.seal, &self.open)
-    }
-
-    /// Returns the same secret, computed by the responder.
-    pub fn responders_secret(&self) -> ResumptionSecret {
-        ResumptionSecret::of(&self.open, &self.seal)
     }
 }
 
@@ -89,7 +68,7 @@ impl CryptoResolver for Primitives {
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         let dh = DefaultResolver.resolve_dh(choice)?;
         #[cfg(all(any(test, fuzzing), feature = "std"))]
-        let dh: Box<dyn Dh> = Box::new(super::dh_cache::Known::new(dh));
+        let dh: Box<dyn Dh> = Box::new(super::dh_cache::CachedDh::new(dh));
         Some(dh)
     }
 

@@ -28,10 +28,8 @@ impl LifeKey {
         hash.update(LABEL);
         hash.update(self.0.as_slice());
         hash.update(life.0);
-        let hash: [u8; 32] = hash.finalize().into();
-        HandshakeId(u32::from_be_bytes(
-            hash.first_chunk().copied().unwrap_or_default(),
-        ))
+        let [a, b, c, d, ..]: [u8; 32] = hash.finalize().into();
+        HandshakeId(u32::from_be_bytes([a, b, c, d]))
     }
 }
 

@@ -62,7 +62,10 @@ pub(super) fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> Mac {
 }
 
 fn truncated<const N: usize>(mac: &Mac) -> [u8; N] {
-    mac.first_chunk().copied().unwrap_or([0; N])
+    const { assert!(N <= size_of::<Mac>(), "a MAC is not as long") };
+    let mut first = [0; N];
+    first.iter_mut().zip(mac).for_each(|(to, from)| *to = *from);
+    first
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ mod seal;
 
 pub use connect::{ConnectionString, DEFAULT_PORT, InvalidConnectionString};
 pub use handshake::{
-    HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, MESSAGE_2_OVERHEAD, Responder, SessionKeys,
+    HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, MESSAGE_2_OVERHEAD, Responder,
 };
 #[cfg(feature = "std")]
 pub use identity::{IdentityError, load_or_create_identity, refuse_exposed, write_private};
@@ -33,7 +33,7 @@ pub use mac::{MacKey, mac1};
 #[cfg(feature = "server")]
 pub(crate) use possession::{Possession, is_possession, show_possession};
 pub use resume::{ResumptionSecret, ticket_check};
-pub use seal::{OpenFailed, SealKey, TAG_LEN};
+pub use seal::{OpenFailed, SealKey, SessionKeys, TAG_LEN};
 
 /// Compares two byte strings in constant time.
 pub fn same(a: &[u8], b: &[u8]) -> bool {

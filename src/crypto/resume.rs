@@ -14,9 +14,19 @@ use crate::wire::{Life, ResetToken, ResumeNonce, TicketCheck};
 pub struct ResumptionSecret(Zeroizing<[u8; 32]>);
 
 impl ResumptionSecret {
+    /// Returns the secret with which the initiator of a link resumes it (HS-18).
+    pub fn of_initiator(keys: &SessionKeys) -> Self {
+        Self::of(&keys.seal, &keys.open)
+    }
+
+    /// Returns the same secret, from the keys of the responder.
+    pub fn of_responder(keys: &SessionKeys) -> Self {
+        Self::of(&keys.open, &keys.seal)
+    }
+
     /// Returns the secret of a link, from the keys of both directions: the initiator's packets, and
     /// the responder's.
-    pub(super) fn of(initiators: &SealKey, responders: &SealKey) -> Self {
+    fn of(initiators: &SealKey, responders: &SealKey) -> Self {
         let mut hash = Blake2s256::new();
         hash.update(b"merpati resume");
         hash.update(initiators.as_bytes());
@@ -86,8 +96,8 @@ pub fn ticket_check(token: &ResetToken) -> TicketCheck {
     let mut hash = Blake2s256::new();
     hash.update(b"merpati ticket");
     hash.update(token);
-    let hash: [u8; 32] = hash.finalize().into();
-    hash.first_chunk().copied().unwrap_or_default()
+    let [a, b, c, d, ..]: [u8; 32] = hash.finalize().into();
+    [a, b, c, d]
 }
 
 #[cfg(test)]
@@ -133,8 +143,8 @@ mod tests {
             seal: down,
             open: up,
         };
-        let ours = initiator.initiators_secret();
-        assert_eq!(ours.as_bytes(), responder.responders_secret().as_bytes());
-        assert_ne!(ours.as_bytes(), responder.initiators_secret().as_bytes());
+        let ours = ResumptionSecret::of_initiator(&initiator);
+        assert_eq!(ours, ResumptionSecret::of_responder(&responder));
+        assert_ne!(ours, ResumptionSecret::of_initiator(&responder));
     }
 }

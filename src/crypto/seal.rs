@@ -57,6 +57,15 @@ impl core::fmt::Debug for SealKey {
     }
 }
 
+/// The two keys of a link.
+#[derive(Clone, Debug)]
+pub struct SessionKeys {
+    /// The key for packets that this side sends.
+    pub seal: SealKey,
+    /// The key for packets that the other side sends.
+    pub open: SealKey,
+}
+
 fn nonce(number: u64) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[4..].copy_from_slice(&number.to_be_bytes());

@@ -11,11 +11,14 @@ const MORE_AGAIN_MIN: Duration = Duration::from_secs(2);
 
 /// The state of the cleanup.
 #[derive(Debug)]
-enum Chores {
+enum Cleanup {
     /// No cleanup is left.
     None,
-    /// Cleanup is under way. True if more was added since it began.
-    Doing(bool),
+    /// Cleanup is under way.
+    Running {
+        /// More was added since it began.
+        is_more: bool,
+    },
     /// Some cleanup failed. Holds when it is retried and the earliest possible time for that, in
     /// time since the start.
     Waiting { at: Duration, not_before: Duration },
@@ -23,12 +26,12 @@ enum Chores {
 
 /// Schedules the work that belongs to no single peer.
 #[derive(Debug)]
-pub struct Upkeep {
-    chores: Chores,
+pub struct Maintenance {
+    cleanup: Cleanup,
     wait: Duration,
     /// When the next message expires, in time since the start.
     expires: Option<Duration>,
-    is_giving_back: bool,
+    is_returning: bool,
     /// Peers whose queues were searched for expiring messages since the start.
     searched: BTreeSet<RealmId>,
     /// Peers whose queues are still to be searched.
@@ -39,31 +42,31 @@ pub struct Upkeep {
     search_wait: Duration,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// Creates the schedule at a start. The returned step finishes cleanup left from before.
     pub const fn new() -> (Self, Step) {
-        let upkeep = Self {
-            chores: Chores::Doing(false),
+        let maintenance = Self {
+            cleanup: Cleanup::Running { is_more: false },
             wait: AGAIN,
             expires: None,
-            is_giving_back: false,
+            is_returning: false,
             searched: BTreeSet::new(),
             unsearched: BTreeSet::new(),
             is_searching: false,
             search_again: None,
             search_wait: AGAIN,
         };
-        (upkeep, Step::DoChores)
+        (maintenance, Step::CleanUp)
     }
 
-    /// Returns when [`Upkeep::handle_timeout`] must be called next, in time since the start.
+    /// Returns when [`Maintenance::handle_timeout`] must be called next, in time since the start.
     pub fn timeout(&self) -> Option<Duration> {
-        let chores = match self.chores {
-            Chores::Waiting { at, .. } => Some(at),
-            Chores::None | Chores::Doing(_) => None,
+        let cleanup = match self.cleanup {
+            Cleanup::Waiting { at, .. } => Some(at),
+            Cleanup::None | Cleanup::Running { .. } => None,
         };
-        let expires = self.expires.filter(|_| !self.is_giving_back);
-        let times = [chores, expires, self.search_again];
+        let expires = self.expires.filter(|_| !self.is_returning);
+        let times = [cleanup, expires, self.search_again];
         times.into_iter().flatten().min()
     }
 
@@ -71,16 +74,16 @@ impl Upkeep {
     pub fn handle_timeout(&mut self, now: Moment) -> [Option<Step>; 3] {
         let is_due = |at: Duration| at <= now.since_start();
         let mut steps = [None, None, None];
-        if let Chores::Waiting { at, .. } = self.chores
+        if let Cleanup::Waiting { at, .. } = self.cleanup
             && is_due(at)
         {
-            self.chores = Chores::Doing(false);
-            steps[0] = Some(Step::DoChores);
+            self.cleanup = Cleanup::Running { is_more: false };
+            steps[0] = Some(Step::CleanUp);
         }
-        if self.expires.is_some_and(is_due) && !self.is_giving_back {
+        if self.expires.is_some_and(is_due) && !self.is_returning {
             self.expires = None;
-            self.is_giving_back = true;
-            steps[1] = Some(Step::GiveBack);
+            self.is_returning = true;
+            steps[1] = Some(Step::ReturnExpired);
         }
         if self.search_again.take_if(|at| is_due(*at)).is_some() {
             steps[2] = self.search();
@@ -90,31 +93,31 @@ impl Upkeep {
 
     /// Handles that cleanup was added.
     pub fn added(&mut self) -> Option<Step> {
-        match &mut self.chores {
-            Chores::None => {
-                self.chores = Chores::Doing(false);
-                return Some(Step::DoChores);
+        match &mut self.cleanup {
+            Cleanup::None => {
+                self.cleanup = Cleanup::Running { is_more: false };
+                return Some(Step::CleanUp);
             }
-            Chores::Doing(is_more) => *is_more = true,
+            Cleanup::Running { is_more } => *is_more = true,
             // New cleanup need not wait for the failed part, but may not cause a retry each time.
-            Chores::Waiting { at, not_before } => *at = (*at).min(*not_before),
+            Cleanup::Waiting { at, not_before } => *at = (*at).min(*not_before),
         }
         None
     }
 
     /// Handles the result of the cleanup. `is_all` is true if nothing is left.
     pub fn done(&mut self, now: Moment, is_all: bool) -> Option<Step> {
-        let is_more = matches!(self.chores, Chores::Doing(true));
+        let is_more = matches!(self.cleanup, Cleanup::Running { is_more: true });
         if is_all {
             self.wait = AGAIN;
-            self.chores = Chores::None;
+            self.cleanup = Cleanup::None;
             return is_more.then(|| self.added())?;
         }
         let (now, wait) = (now.since_start(), self.wait);
         self.wait = (wait * 2).min(AGAIN_MAX);
         let not_before = now + MORE_AGAIN_MIN;
         let at = if is_more { not_before } else { now + wait };
-        self.chores = Chores::Waiting { at, not_before };
+        self.cleanup = Cleanup::Waiting { at, not_before };
         None
     }
 
@@ -166,8 +169,8 @@ impl Upkeep {
     }
 
     /// Handles that expired messages were returned.
-    pub const fn given_back(&mut self) {
-        self.is_giving_back = false;
+    pub const fn returned(&mut self) {
+        self.is_returning = false;
     }
 }
 
@@ -188,9 +191,12 @@ mod tests {
     }
 
     /// Advances to the next timer, of which only one may be due. Returns its second and its step.
-    fn wait(upkeep: &mut Upkeep) -> (u64, Step) {
-        let next = upkeep.timeout().expect("it waits for something").as_secs();
-        let mut steps = upkeep.handle_timeout(at(next)).into_iter().flatten();
+    fn wait(maintenance: &mut Maintenance) -> (u64, Step) {
+        let next = maintenance
+            .timeout()
+            .expect("it waits for something")
+            .as_secs();
+        let mut steps = maintenance.handle_timeout(at(next)).into_iter().flatten();
         let step = steps.next().expect("something is due");
         assert!(steps.next().is_none());
         (next, step)
@@ -199,70 +205,70 @@ mod tests {
     /// PEER-19, PEER-22: failed cleanup is retried with growing waits. Added cleanup causes a retry
     /// soon, but not at once.
     #[test]
-    fn chores_that_fail_are_retried_with_growing_waits() {
-        let (mut upkeep, first) = Upkeep::new();
-        assert!(matches!(first, Step::DoChores));
-        assert!(upkeep.added().is_none(), "one at a time");
-        assert!(matches!(upkeep.done(at(0), true), Some(Step::DoChores)));
-        assert!(upkeep.done(at(1), true).is_none());
-        assert_eq!(upkeep.timeout(), None);
-        assert!(matches!(upkeep.added(), Some(Step::DoChores)));
+    fn cleanup_that_fails_is_retried_with_growing_waits() {
+        let (mut maintenance, first) = Maintenance::new();
+        assert!(matches!(first, Step::CleanUp));
+        assert!(maintenance.added().is_none(), "one at a time");
+        assert!(matches!(maintenance.done(at(0), true), Some(Step::CleanUp)));
+        assert!(maintenance.done(at(1), true).is_none());
+        assert_eq!(maintenance.timeout(), None);
+        assert!(matches!(maintenance.added(), Some(Step::CleanUp)));
         let (mut now, mut waits) = (2, Vec::new());
         for _ in 0..8 {
-            assert!(upkeep.done(at(now), false).is_none());
-            let (next, step) = wait(&mut upkeep);
-            assert!(matches!(step, Step::DoChores));
+            assert!(maintenance.done(at(now), false).is_none());
+            let (next, step) = wait(&mut maintenance);
+            assert!(matches!(step, Step::CleanUp));
             waits.push(next - now);
             now = next;
         }
         assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300, 300]);
-        upkeep.done(at(now), false);
-        assert!(upkeep.added().is_none());
-        let (next, _) = wait(&mut upkeep);
+        maintenance.done(at(now), false);
+        assert!(maintenance.added().is_none());
+        let (next, _) = wait(&mut maintenance);
         assert_eq!(next - now, 2);
-        assert!(upkeep.done(at(next), true).is_none());
-        assert_eq!(upkeep.timeout(), None);
+        assert!(maintenance.done(at(next), true).is_none());
+        assert_eq!(maintenance.timeout(), None);
     }
 
     /// PEER-17: messages are returned when the first one expires, also if that is earlier than was
     /// known or while others are being returned.
     #[test]
     fn queue_expired_messages_are_returned_at_first_expiry() {
-        let (mut upkeep, _) = Upkeep::new();
-        upkeep.expires(at(0), Some(1500));
-        upkeep.expires(at(10), Some(1060));
-        let (next, step) = wait(&mut upkeep);
-        assert!(matches!(step, Step::GiveBack));
+        let (mut maintenance, _) = Maintenance::new();
+        maintenance.expires(at(0), Some(1500));
+        maintenance.expires(at(10), Some(1060));
+        let (next, step) = wait(&mut maintenance);
+        assert!(matches!(step, Step::ReturnExpired));
         assert_eq!(next, 60);
-        upkeep.expires(at(61), Some(1061));
-        assert_eq!(upkeep.timeout(), None, "one at a time");
-        upkeep.given_back();
+        maintenance.expires(at(61), Some(1061));
+        assert_eq!(maintenance.timeout(), None, "one at a time");
+        maintenance.returned();
         // An expiry in the past is due now.
-        upkeep.expires(at(70), Some(1061));
-        assert_eq!(wait(&mut upkeep).0, 70);
-        upkeep.given_back();
-        upkeep.expires(at(70), None);
-        assert_eq!(upkeep.timeout(), None);
+        maintenance.expires(at(70), Some(1061));
+        assert_eq!(wait(&mut maintenance).0, 70);
+        maintenance.returned();
+        maintenance.expires(at(70), None);
+        assert_eq!(maintenance.timeout(), None);
     }
 
     /// PEER-17: each queue is searched once after a start, and again if it could not be read.
     #[test]
     fn queue_unreadable_at_start_is_searched_for_expiries_again() {
-        let (mut upkeep, _) = Upkeep::new();
+        let (mut maintenance, _) = Maintenance::new();
         let gamma: RealmId = "gamma".parse().unwrap();
-        let step = upkeep.listed([beta(), gamma], true);
+        let step = maintenance.listed([beta(), gamma], true);
         assert!(matches!(step, Some(Step::FindExpiries(peers)) if peers == [beta(), gamma]));
-        assert!(upkeep.listed([beta(), gamma], true).is_none());
-        upkeep.found(at(0), vec![gamma]);
-        assert!(upkeep.listed([beta(), gamma], true).is_none());
-        let (next, step) = wait(&mut upkeep);
+        assert!(maintenance.listed([beta(), gamma], true).is_none());
+        maintenance.found(at(0), vec![gamma]);
+        assert!(maintenance.listed([beta(), gamma], true).is_none());
+        let (next, step) = wait(&mut maintenance);
         assert!(matches!(step, Step::FindExpiries(peers) if peers == [beta()]));
         assert_eq!(next, 10);
-        upkeep.found(at(10), vec![beta()]);
-        assert_eq!(upkeep.timeout(), None);
+        maintenance.found(at(10), vec![beta()]);
+        assert_eq!(maintenance.timeout(), None);
         // The queue of a peer that is added again is searched again.
-        assert!(upkeep.listed([gamma], true).is_none());
-        let step = upkeep.listed([beta(), gamma], true);
+        assert!(maintenance.listed([gamma], true).is_none());
+        let step = maintenance.listed([beta(), gamma], true);
         assert!(matches!(step, Some(Step::FindExpiries(peers)) if peers == [beta()]));
     }
 }

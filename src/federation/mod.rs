@@ -9,28 +9,28 @@
 //! Each peer has one step under way at a time (`peer.rs`):
 //!
 //! ```text
-//!  ┌─▶ Looking ──┬─▶ (TellingKey) ─▶ Introducing ─▶ Noting ────┬─▶ more to do: Looking
-//!  │             ├─▶ Telling, or LookingAtCopy ─▶ Reading ─▶   │
-//!  │             │   Keeping, for its groups and ours          ├─▶ nothing to do: Idle
-//!  │             └─▶ Asking ─▶ Settling, for its queue ────────┤
-//!  └───────────────────────────────────────────────────────────┴─▶ not now: Waiting
+//!  ┌─▶ Look ──┬─▶ (RotateKey) ─▶ Introduce ─▶ StoreIntroduction ────────┬─▶ more to do: Look
+//!  │          ├─▶ ReportGrowth, or LookAtReplica ─▶ ReadGroup ─▶        │
+//!  │          │   StoreEntries, for its groups and ours                 ├─▶ nothing to do: Idle
+//!  │          └─▶ AskAboutMessage ─▶ StoreOutcome, for its queue ───────┤
+//!  └────────────────────────────────────────────────────────────────────┴─▶ not now: Waiting
 //! ```
 
 mod backoff;
+mod listing;
 mod maintenance;
 mod peer;
 mod peer_links;
 mod queue;
 mod reader;
 mod side_tasks;
+mod step_queue;
 mod steps;
-#[cfg(test)]
-pub mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -38,11 +38,18 @@ use std::{
 
 use rand::{SeedableRng as _, rngs::StdRng};
 
-pub use self::peer_links::{Happened, Opener, PeerLinks, Seat};
+pub use self::peer_links::{Opener, PeerLinkCounters, PeerLinks, Seat, SeatSearch};
 use self::{
-    maintenance::Upkeep,
+    listing::Listing,
+    maintenance::Maintenance,
     peer::PeerTask,
-    steps::{Doing, Next},
+    step_queue::{Owner, StepQueue},
+    steps::{Decision, PendingStep},
+};
+#[cfg(test)]
+pub use self::{
+    queue::{Content, Refusals, Turn, Verdict, turn, verdict},
+    reader::{Reader, Reading},
 };
 use crate::{
     realm::{
@@ -66,67 +73,69 @@ const HELD_OF_ALL: usize = 64 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StepId(u64);
 
-/// A step that the driver has to carry out. The named [`Done`] variant is its result.
+/// A step that the driver has to carry out. The named [`StepResult`] variant is its result.
 #[derive(Debug)]
 pub enum Step {
-    /// Read the list of peers: [`Done::Peers`].
+    /// Read the list of peers: [`StepResult::Peers`].
     ListPeers,
-    /// Read which groups of a peer have a replica here: [`Done::Copies`].
-    ListCopies(RealmId),
-    /// Search the queues of these peers for messages that will expire: [`Done::Searched`].
+    /// Read which groups of a peer have a replica here: [`StepResult::Replicas`].
+    ListReplicas(RealmId),
+    /// Search the queues of these peers for messages that will expire: [`StepResult::Searched`].
     FindExpiries(Vec<RealmId>),
-    /// Finish pending cleanup for ended groups and removed realms: [`Done::Chores`].
-    DoChores,
-    /// Return messages to their senders that expired before their turn: [`Done::GivenBack`].
-    GiveBack,
-    /// Read the stored state of a peer and the message at the head of its queue: [`Done::Looked`].
+    /// Finish pending cleanup for ended groups and removed realms: [`StepResult::CleanedUp`].
+    CleanUp,
+    /// Return messages to their senders that expired before their turn:
+    /// [`StepResult::ExpiredReturned`].
+    ReturnExpired,
+    /// Read the stored state of a peer and the message at the head of its queue:
+    /// [`StepResult::Looked`].
     Look {
         /// The peer.
         peer: RealmId,
         /// True to also read whether other messages wait behind that message.
         more: bool,
     },
-    /// Send a request to a peer: [`Done::Answered`].
+    /// Send a request to a peer: [`StepResult::Answered`].
     Ask {
         /// The peer.
         peer: Arc<Peer>,
         /// The request.
         bytes: Vec<u8>,
     },
-    /// Read how far the replica of a peer's group goes: [`Done::Copy`].
-    LookAtCopy(Arc<Peer>, GroupName),
+    /// Read how far the replica of a peer's group goes: [`StepResult::Replica`].
+    LookAtReplica(Arc<Peer>, GroupName),
     /// Store that a peer has accepted the peering, and its peering number if it gave one:
-    /// [`Done::Written`].
-    Introduced(Arc<Peer>, Option<Numbered>),
-    /// Send a request to a peer at its claimed address only: [`Done::Tried`].
-    Try {
+    /// [`StepResult::Written`].
+    StoreIntroduction(Arc<Peer>, Option<Numbered>),
+    /// Send a request to a peer at its claimed address only: [`StepResult::Tried`].
+    TryClaim {
         /// The peer, with the claimed address as its address.
         peer: Arc<Peer>,
         /// The request.
         bytes: Vec<u8>,
     },
     /// Store that a peer has answered at its claimed address, and the IP address that this resolves
-    /// to: [`Done::Written`].
-    Claimed(Arc<Peer>, IpAddr),
-    /// Store the outcome of the message at the head of the queue: [`Done::Written`].
-    Settle(Arc<Peer>, Box<Outgoing>, Settling),
-    /// Store the entries that a peer has in a group: [`Done::Written`].
-    Keep(Arc<Peer>, GroupName, Box<(ReplicaState, Kept)>),
+    /// to: [`StepResult::Written`].
+    StoreClaim(Arc<Peer>, IpAddr),
+    /// Store the outcome of the message at the head of the queue: [`StepResult::Written`].
+    StoreOutcome(Arc<Peer>, Box<Outgoing>, Settling),
+    /// Store the entries that a peer has in a group: [`StepResult::Written`].
+    StoreEntries(Arc<Peer>, GroupName, Box<(ReplicaState, Kept)>),
 }
 
 /// The result of a step.
 #[derive(Debug)]
-pub enum Done {
+pub enum StepResult {
     /// The readable peers, and true if these are all peers.
     Peers(Vec<Peer>, bool),
     /// The groups that have a replica here. None when not all of them can be read.
-    Copies(Option<Vec<GroupName>>),
+    Replicas(Option<Vec<GroupName>>),
     /// The peers whose whole queue could be read.
     Searched(Vec<RealmId>),
     /// True if no cleanup is left.
-    Chores(bool),
+    CleanedUp(bool),
     /// When the next message expires, in seconds of the realm's running time.
-    GivenBack(Option<u32>),
+    ExpiredReturned(Option<u32>),
     /// The stored state of the peer. None if that realm is no peer.
     Looked(Result<Option<Box<Glance>>, Failure>),
     /// The peer's answer. None when it is silent.
@@ -134,7 +143,7 @@ pub enum Done {
     /// The peer's answer and its IP address. None when nobody answers there.
     Tried(Option<(Vec<u8>, IpAddr)>),
     /// How far the replica goes.
-    Copy(Box<ReplicaLook>),
+    Replica(Box<ReplicaLook>),
     /// The result of a write.
     Written(Written),
 }
@@ -145,47 +154,39 @@ pub enum Input {
     /// Peers were added, removed or changed.
     PeersChanged,
     /// A message was added to the queue of a peer.
-    Grown(RealmId),
+    QueueGrown(RealmId),
     /// There is work for a group at a peer.
-    Work(RealmId, GroupWork),
+    GroupWork(RealmId, GroupWork),
     /// A peer has sent a request, or has answered a request outside this machine.
     Heard(RealmId),
     /// This realm has to introduce itself to a peer again. Either the two disagree about the
     /// peering (PEER-27), or this realm's links to the peer are lost and the peer opens none itself
     /// (PEER-24).
-    Lost(RealmId),
+    Reintroduce(RealmId),
     /// A peer claims another address than the stored one (PEER-23).
-    Claimed(RealmId),
+    AddressClaimed(RealmId),
     /// A peer has opened a link. This realm should check that it can open a link back (PEER-24).
-    CallBack(RealmId),
+    DialBack(RealmId),
     /// There is more cleanup for ended groups or removed realms.
-    ChoreAdded,
+    CleanupAdded,
     /// The set of waiting messages has changed. Holds when the next one expires, in seconds of the
     /// realm's running time.
     Expires(Option<u32>),
     /// The result of a step.
-    Done(StepId, Done),
-}
-
-/// The owner of a step.
-#[derive(Clone, Copy, Debug)]
-enum Whose {
-    Listing,
-    Upkeep,
-    Peer(RealmId),
+    StepDone(StepId, StepResult),
 }
 
 /// The state of a peer, for log and status output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum PeerStatus {
     /// The peer has answered.
-    Answers,
+    Answering,
     /// The peer does not answer.
     Silent,
     /// The peer refuses the peering, with this error code.
-    Refuses(ErrorCode),
+    Refusing(ErrorCode),
     /// The peer is retried after this time.
-    Waits(Duration),
+    Waiting(Duration),
 }
 
 /// The federation state machine.
@@ -193,80 +194,53 @@ pub enum News {
 pub struct Federation {
     own: RealmIdentity,
     peers: BTreeMap<RealmId, PeerTask>,
-    steps: VecDeque<(StepId, Step)>,
-    news: VecDeque<(RealmId, News)>,
-    /// Cancelled steps.
-    given_up: VecDeque<StepId>,
-    under_way: BTreeMap<StepId, Whose>,
-    last_step: u64,
+    steps: StepQueue,
+    statuses: VecDeque<(RealmId, PeerStatus)>,
     listing: Listing,
-    upkeep: Upkeep,
-    /// True until all peers are listed: each peer that is listed now is told that this realm has
-    /// started.
-    is_start: bool,
-    /// Group work for peers that are not listed yet.
-    early: BTreeMap<RealmId, BTreeSet<GroupWork>>,
+    maintenance: Maintenance,
     rng: StdRng,
-}
-
-/// The state of reading the list of peers.
-#[derive(Debug, Default)]
-struct Listing {
-    is_under_way: bool,
-    /// The list has changed since this read began.
-    is_outdated: bool,
-    /// When the list is read again, because a part of it could not be read.
-    again: Option<Duration>,
-    wait: Duration,
 }
 
 impl Federation {
     /// Creates the machine at the start of a realm. Its first step lists the peers.
     pub fn new(own: RealmIdentity, seed: u64) -> Self {
-        let (upkeep, first) = Upkeep::new();
+        let (maintenance, first) = Maintenance::new();
         let mut machine = Self {
             own,
             peers: BTreeMap::new(),
-            steps: VecDeque::new(),
-            news: VecDeque::new(),
-            given_up: VecDeque::new(),
-            under_way: BTreeMap::new(),
-            last_step: 0,
-            listing: Listing {
-                wait: AGAIN,
-                ..Listing::default()
-            },
-            upkeep,
-            is_start: true,
-            early: BTreeMap::new(),
+            steps: StepQueue::default(),
+            statuses: VecDeque::new(),
+            listing: Listing::new(),
+            maintenance,
             rng: StdRng::seed_from_u64(seed),
         };
         machine.list();
-        machine.push(Whose::Upkeep, first);
+        machine.steps.push(Owner::Maintenance, first);
         machine
     }
 
     /// Returns the next step. Steps of one peer come in order. Steps of different peers may run at
     /// the same time.
     pub fn poll_step(&mut self) -> Option<(StepId, Step)> {
-        self.steps.pop_front()
+        self.steps.pop()
     }
 
     /// Returns the next change in the state of a peer.
-    pub fn poll_news(&mut self) -> Option<(RealmId, News)> {
-        self.news.pop_front()
+    pub fn poll_status(&mut self) -> Option<(RealmId, PeerStatus)> {
+        self.statuses.pop_front()
     }
 
     /// Returns the next cancelled step. The driver must stop sending its request.
-    pub fn poll_given_up(&mut self) -> Option<StepId> {
-        self.given_up.pop_front()
+    pub fn poll_cancelled(&mut self) -> Option<StepId> {
+        self.steps.pop_cancelled()
     }
 
     /// Returns when [`Federation::handle_timeout`] must be called next, in time since the start
     /// ([`Moment::since_start`]).
     pub fn poll_timeout(&self) -> Option<Duration> {
         let timeouts = self.peers.values().filter_map(PeerTask::timeout);
-        let others = self.listing.again.into_iter().chain(self.upkeep.timeout());
+        let listing = self.listing.timeout().into_iter();
+        let others = listing.chain(self.maintenance.timeout());
         timeouts.chain(others).min()
     }
 
@@ -274,52 +248,61 @@ impl Federation {
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
             Input::PeersChanged => self.list(),
-            Input::Grown(realm) => self.tell(now, realm, |_, peer| peer.grown()),
-            Input::Heard(realm) => self.tell(now, realm, |_, peer| peer.heard(now)),
-            Input::Lost(realm) => self.tell(now, realm, |_, peer| peer.lost()),
-            Input::Claimed(realm) => self.tell(now, realm, |_, peer| peer.claimed()),
-            Input::CallBack(realm) => self.tell(now, realm, |_, peer| peer.call_back()),
-            Input::Work(realm, work) if self.peers.contains_key(&realm) => {
-                self.tell(now, realm, |_, peer| peer.add_work(work));
+            Input::QueueGrown(realm) => self.with_peer(now, realm, |_, peer| peer.grown()),
+            Input::Heard(realm) => self.with_peer(now, realm, |_, peer| peer.heard(now)),
+            Input::Reintroduce(realm) => self.with_peer(now, realm, |_, peer| peer.reintroduce()),
+            Input::AddressClaimed(realm) => self.with_peer(now, realm, |_, peer| peer.claimed()),
+            Input::DialBack(realm) => self.with_peer(now, realm, |_, peer| peer.dial_back()),
+            Input::GroupWork(realm, work) if self.peers.contains_key(&realm) => {
+                self.with_peer(now, realm, |_, peer| peer.add_work(work));
             }
-            Input::Work(realm, work) => {
-                if self.listing.is_under_way {
-                    self.early.entry(realm).or_default().insert(work);
-                }
+            Input::GroupWork(realm, work) => {
+                self.listing.add_early(realm, work);
             }
-            Input::ChoreAdded => {
-                let step = self.upkeep.added();
-                self.keep_up(step);
+            Input::CleanupAdded => {
+                let step = self.maintenance.added();
+                self.push_maintenance(step);
             }
-            Input::Expires(at) => self.upkeep.expires(now, at),
-            Input::Done(step, done) => match (self.under_way.remove(&step), done) {
-                (Some(Whose::Listing), Done::Peers(peers, are_all)) => {
+            Input::Expires(at) => self.maintenance.expires(now, at),
+            Input::StepDone(step, result) => match (self.steps.ended(step), result) {
+                (Some(Owner::Listing), StepResult::Peers(peers, are_all)) => {
                     self.listed(now, &peers, are_all);
                 }
-                (Some(Whose::Upkeep), Done::Chores(is_all)) => {
-                    let step = self.upkeep.done(now, is_all);
-                    self.keep_up(step);
+                (Some(Owner::Maintenance), StepResult::CleanedUp(is_all)) => {
+                    let step = self.maintenance.done(now, is_all);
+                    self.push_maintenance(step);
                 }
-                (Some(Whose::Upkeep), Done::Searched(peers)) => self.upkeep.found(now, peers),
-                (Some(Whose::Upkeep), Done::GivenBack(next)) => {
-                    self.upkeep.given_back();
-                    self.upkeep.expires(now, next);
+                (Some(Owner::Maintenance), StepResult::Searched(peers)) => {
+                    self.maintenance.found(now, peers)
                 }
-                (Some(Whose::Peer(realm)), done) => {
-                    self.tell(now, realm, |own, peer| peer.done(own, now, step, done));
+                (Some(Owner::Maintenance), StepResult::ExpiredReturned(next)) => {
+                    self.maintenance.returned();
+                    self.maintenance.expires(now, next);
                 }
-                (Some(Whose::Listing | Whose::Upkeep) | None, _) => {}
+                (Some(Owner::Peer(realm)), result) => {
+                    self.with_peer(now, realm, |own, peer| peer.done(own, now, step, result));
+                }
+                // A cancelled step.
+                (None, _) => {}
+                // A step never returns the result of another step.
+                (Some(owner @ (Owner::Listing | Owner::Maintenance)), result) => {
+                    debug_assert!(false, "a step of {owner:?} came back as {result:?}");
+                }
             },
         }
     }
 
     /// Handles timers that are due.
     pub fn handle_timeout(&mut self, now: Moment) {
-        if self.listing.again.is_some_and(|at| at <= now.since_start()) {
+        if self
+            .listing
+            .timeout()
+            .is_some_and(|at| at <= now.since_start())
+        {
             self.list();
         }
-        for step in self.upkeep.handle_timeout(now) {
-            self.keep_up(step);
+        for step in self.maintenance.handle_timeout(now) {
+            self.push_maintenance(step);
         }
         let is_due = |peer: &PeerTask| peer.timeout().is_some_and(|at| at <= now.since_start());
         let due: Vec<RealmId> = self
@@ -329,123 +312,110 @@ impl Federation {
             .map(|(realm, _)| *realm)
             .collect();
         for realm in due {
-            self.tell(now, realm, |_, peer| peer.handle_timeout(now));
+            self.with_peer(now, realm, |_, peer| peer.handle_timeout(now));
         }
     }
 
     /// Reads the list of peers. If a read is under way, another one follows it.
     fn list(&mut self) {
-        if self.listing.is_under_way {
-            self.listing.is_outdated = true;
-            return;
+        if self.listing.begin() {
+            self.steps.push(Owner::Listing, Step::ListPeers);
         }
-        self.listing.is_under_way = true;
-        self.listing.again = None;
-        self.push(Whose::Listing, Step::ListPeers);
     }
 
     fn listed(&mut self, now: Moment, peers: &[Peer], are_all: bool) {
-        self.listing.is_under_way = false;
+        self.listing.ended();
         // A peer that could not be read keeps its task.
         self.peers.retain(|realm, task| {
             let listed = peers.iter().find(|peer| peer.realm == *realm);
             listed.map_or(!are_all, |peer| task.is_of(peer))
         });
-        self.give_up();
+        self.cancel_steps();
         for peer in peers {
             if self.peers.contains_key(&peer.realm) {
                 continue;
             }
             // After a start, this realm introduces itself to every peer, so that their queued
             // messages arrive at once. A peer that is added later has just been in contact.
-            let is_introduced = peer.is_introduced() && !self.is_start;
+            let is_introduced = peer.is_introduced() && !self.listing.is_start();
             let mut task = PeerTask::new(peer, is_introduced);
             // The peer may have claimed an address before it was listed or before the last stop.
             // The event for that may have been lost.
             let _ = task.claimed();
-            for work in self.early.remove(&peer.realm).unwrap_or_default() {
+            for work in self.listing.take_early(&peer.realm) {
                 let _ = task.add_work(work);
             }
             self.peers.insert(peer.realm, task);
-            self.tell(now, peer.realm, |_, peer| Some(peer.begin()));
+            self.with_peer(now, peer.realm, |_, peer| Some(peer.begin()));
         }
         let names = peers.iter().map(|peer| peer.realm);
-        let step = self.upkeep.listed(names, are_all);
-        self.keep_up(step);
-        // A peer that can only be read later is told of the start then.
-        self.is_start &= !are_all;
-        if are_all {
-            self.early.clear();
-            self.listing.wait = AGAIN;
-        } else {
-            self.listing.again = Some(now.since_start() + self.listing.wait);
-            self.listing.wait = (self.listing.wait * 2).min(AGAIN_MAX);
-        }
-        if std::mem::take(&mut self.listing.is_outdated) {
+        let step = self.maintenance.listed(names, are_all);
+        self.push_maintenance(step);
+        if self.listing.handled(now.since_start(), are_all) {
             self.list();
         }
     }
 
     /// Calls `what` on a peer's task and carries out the decision it returns.
-    fn tell(
+    fn with_peer(
         &mut self,
         now: Moment,
         realm: RealmId,
-        what: impl FnOnce(&RealmIdentity, &mut PeerTask) -> Option<Next>,
+        what: impl FnOnce(&RealmIdentity, &mut PeerTask) -> Option<Decision>,
     ) {
         let Some(peer) = self.peers.get_mut(&realm) else {
             return;
         };
         let next = what(&self.own, peer);
-        while let Some(news) = peer.take_news() {
-            self.news.push_back((realm, news));
+        while let Some(status) = peer.take_status() {
+            self.statuses.push_back((realm, status));
         }
         if let Some(next) = next {
-            self.go_on(now, realm, next);
+            self.apply(now, realm, next);
         }
         let peer = self.peers.get_mut(&realm);
-        if let Some(step) = peer.and_then(|peer| peer.take_aside(now)) {
-            let id = self.push(Whose::Peer(realm), step);
+        if let Some(step) = peer.and_then(|peer| peer.take_side_step(now)) {
+            let id = self.steps.push(Owner::Peer(realm), step);
             if let Some(peer) = self.peers.get_mut(&realm) {
-                peer.began_aside(id);
+                peer.began_side_step(id);
             }
         }
     }
 
-    fn go_on(&mut self, now: Moment, realm: RealmId, next: Next) {
-        match next {
-            Next::Do(act) => {
-                let (step, doing) = *act;
-                if let Doing::Reading(_, reading) = &doing
+    fn apply(&mut self, now: Moment, realm: RealmId, decision: Decision) {
+        match decision {
+            Decision::Begin(act) => {
+                let (step, pending) = *act;
+                if let PendingStep::ReadGroup(_, reading) = &pending
                     && !self.may_hold(realm, reading.0.held())
                 {
                     let group = reading.0.group();
                     if let Some(peer) = self.peers.get_mut(&realm) {
                         let next = peer.lacks_room(now, group);
-                        self.go_on(now, realm, next);
+                        self.apply(now, realm, next);
                     }
                     return;
                 }
-                let id = self.push(Whose::Peer(realm), step);
+                let id = self.steps.push(Owner::Peer(realm), step);
                 if let Some(peer) = self.peers.get_mut(&realm) {
-                    peer.does(now, id, doing);
+                    peer.begun(now, id, pending);
                 }
             }
-            Next::Wait(until) => {
+            Decision::Wait(until) => {
                 if let Some(peer) = self.peers.get_mut(&realm) {
-                    let wait = peer.waits(now, until, &mut self.rng);
-                    self.news.push_back((realm, News::Waits(wait)));
+                    let wait = peer.wait(now, until, &mut self.rng);
+                    self.statuses.push_back((realm, PeerStatus::Waiting(wait)));
                 }
             }
-            Next::Nothing(again) => {
+            Decision::Idle(again) => {
                 if let Some(peer) = self.peers.get_mut(&realm) {
-                    peer.rests(again);
+                    peer.idle(again);
                 }
             }
-            Next::End => {
+            Decision::Remove => {
                 // Another realm may use this name now.
                 self.peers.remove(&realm);
-                self.give_up();
+                self.cancel_steps();
                 self.list();
             }
         }
@@ -453,15 +423,9 @@ impl Federation {
 
     /// Cancels the steps of removed peers. A removed peer could otherwise still carry out a request
     /// that was reported as failed here.
-    fn give_up(&mut self) {
-        let (peers, given_up) = (&self.peers, &mut self.given_up);
-        self.under_way.retain(|id, whose| {
-            let is_wanted = !matches!(whose, Whose::Peer(realm) if !peers.contains_key(realm));
-            if !is_wanted {
-                given_up.push_back(*id);
-            }
-            is_wanted
-        });
+    fn cancel_steps(&mut self) {
+        let peers = &self.peers;
+        self.steps.cancel_unless(|realm| peers.contains_key(realm));
     }
 
     /// True if there is buffer space for `held` bytes of an incomplete entry of a peer's group.
@@ -473,17 +437,9 @@ impl Federation {
         over(held) == 0 || all + over(held) <= HELD_OF_ALL
     }
 
-    fn keep_up(&mut self, step: Option<Step>) {
+    fn push_maintenance(&mut self, step: Option<Step>) {
         if let Some(step) = step {
-            self.push(Whose::Upkeep, step);
+            self.steps.push(Owner::Maintenance, step);
         }
-    }
-
-    fn push(&mut self, whose: Whose, step: Step) -> StepId {
-        self.last_step += 1;
-        let id = StepId(self.last_step);
-        self.under_way.insert(id, whose);
-        self.steps.push_back((id, step));
-        id
     }
 }

@@ -12,36 +12,24 @@
 //!     └────────────────────▶ Proven ◀───────────────────────┘
 //! ```
 
+mod dial_backs;
+mod reintroductions;
+mod silence_check;
+
 use std::{collections::BTreeMap, time::Duration};
+
+use dial_backs::DialBacks;
+use reintroductions::Reintroductions;
+use silence_check::{LargerKey, SilenceCheck};
 
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
 };
 
-/// The shortest time between two dial-backs to a peer that has opened a link.
-const BACK_AGAIN: Duration = Duration::from_mins(1);
-/// After a late dial-back the peer may dial back at once. An introduction from it within this time
-/// causes no further dial-back.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-
-/// The first wait before this realm introduces itself again to a peer that has opened no link. The
-/// wait doubles each time. The peer may have been unable to open one, or its link was lost.
-const ASK_AGAIN: Duration = Duration::from_mins(10);
-/// The longest wait between two such introductions.
-const ASK_AGAIN_MAX: Duration = Duration::from_hours(24);
-
 /// After so long a silence, firewalls and address translators no longer let a peer in because this
 /// realm sent to it. RFC 4787 REQ-5 recommends that they remember for five minutes.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(5);
-/// After so long a silence, a peer is dialled once to show it that this works without one either.
-const CHECK_AFTER: Duration = Duration::from_mins(6);
-/// The realm with the larger key waits for so much longer. Two checks at the same time would show
-/// neither realm anything.
-const CHECK_LATER: Duration = Duration::from_mins(3);
-/// How long such a check is worth: an introduction from the peer within this time asks for no
-/// other one.
-const CHECK_AGAIN: Duration = Duration::from_mins(10);
 /// A peer that introduces itself after a shorter silence than this, and a longer one than
 /// [`FORGOTTEN_AFTER`], makes such a check itself. It is neither dialled back for that nor checked.
 const CHECKED_WITHIN: Duration = Duration::from_mins(12);
@@ -63,6 +51,15 @@ pub struct Seat {
     pub worker: usize,
 }
 
+/// Among which listeners a worker with a link is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeatSearch {
+    /// At one listener, or at all if the peer could not be dialled from that one.
+    Listener,
+    /// At all listeners, first at one.
+    All,
+}
+
 /// The side that opened a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opener {
@@ -74,12 +71,12 @@ pub enum Opener {
 
 /// Counters of events on the links with a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Happened {
+pub struct PeerLinkCounters {
     /// How often the peer turned out to be unable to reach this realm until this realm introduces
     /// itself again.
-    pub lost: u64,
+    pub reintroductions: u64,
     /// How often this realm has to open a link to the peer, to find out or to show that it can.
-    pub back: u64,
+    pub dial_backs: u64,
 }
 
 /// Whether the peer can open a link to this realm.
@@ -111,48 +108,20 @@ struct LinksWithPeer<I> {
     /// The same without the end of a link of the peer's: that may have ended because nothing came.
     talked: Duration,
     /// The number of requests to the peer in progress.
-    asking: usize,
-    /// The peer is to be dialled once after a silence.
-    wants_check: bool,
-    /// How long that silence has to be.
-    check_after: Duration,
-    /// When the peer was last dialled after a silence.
-    checked: Option<Duration>,
-    /// When this realm last opened a link to the peer.
-    reached: Option<Duration>,
+    requests: usize,
     /// Listeners from which the peer could not be dialled.
     unreached: Vec<usize>,
-    /// See [`Happened::lost`].
-    lost: u64,
-    /// When the last link to the peer was lost, and when that has an effect if it was just before.
-    lost_at: Option<Duration>,
-    lost_due: Option<Duration>,
-    /// Since when a link to the peer is kept open, or when the last introduction for that was made.
-    kept_since: Option<Duration>,
-    /// The wait after [`LinksWithPeer::kept_since`] before the next introduction.
-    ask_again: Duration,
-    /// See [`Happened::back`], and the time of the last one.
-    back: u64,
-    back_at: Option<Duration>,
-    /// When the next dial-back is due, and true if it was postponed.
-    back_due: Option<(Duration, bool)>,
+    dial_backs: DialBacks,
+    check: SilenceCheck,
+    reintroductions: Reintroductions,
     /// The peer has opened a link since this realm last opened one. It may have restarted.
     is_fresh: bool,
     /// The peer has opened that link to show that it can be opened after a silence.
     is_check: bool,
-    /// The last dial-back was late, and a link may have to be opened for it.
-    is_back_late: bool,
-    /// Until when the peer may dial back for that. Such a dial-back causes no further one.
-    answers_until: Option<Duration>,
 }
 
 impl<I: Copy + Eq> LinksWithPeer<I> {
-    fn new(now: Duration, has_larger_key: bool) -> Self {
-        let later = if has_larger_key {
-            CHECK_LATER
-        } else {
-            Duration::ZERO
-        };
+    fn new(now: Duration, larger_key: LargerKey) -> Self {
         Self {
             theirs: Vec::new(),
             ours: Vec::new(),
@@ -160,24 +129,13 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             let_in_again: LET_IN_AGAIN,
             spoke: now,
             talked: now,
-            asking: 0,
-            wants_check: true,
-            check_after: CHECK_AFTER + later,
-            checked: None,
-            reached: None,
+            requests: 0,
             unreached: Vec::new(),
-            lost: 0,
-            lost_at: None,
-            lost_due: None,
-            kept_since: None,
-            ask_again: ASK_AGAIN,
-            back: 0,
-            back_at: None,
-            back_due: None,
+            dial_backs: DialBacks::default(),
+            check: SilenceCheck::new(larger_key),
+            reintroductions: Reintroductions::default(),
             is_fresh: false,
             is_check: false,
-            is_back_late: false,
-            answers_until: None,
         }
     }
 
@@ -192,15 +150,8 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         (self.spoke, self.talked) = (now, now);
     }
 
-    /// Requests a dial-back: at once, or [`BACK_AGAIN`] after the last one. It is postponed, not
-    /// skipped: a peer that has restarted since does not know that it could be dialled before.
-    fn call_back(&mut self, now: Duration) {
-        let lately = self.reached.max(self.back_at);
-        let due = lately.map_or(now, |lately| now.max(lately + BACK_AGAIN));
-        if due > now && is_planted(Fault::LeaveOutCallBack) {
-            return;
-        }
-        self.back_due.get_or_insert((due, due > now));
+    fn dial_back(&mut self, now: Duration) {
+        self.dial_backs.request(now);
         self.handle_timeout(now);
     }
 
@@ -211,40 +162,29 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             // The peer knows that it can be dialled.
             return;
         }
-        let answers = self.answers_until.take_if(|_| is_fresh);
-        if is_fresh && answers.is_none_or(|until| until <= now) {
-            self.call_back(now);
+        if is_fresh && !self.dial_backs.is_answered(now) {
+            self.dial_back(now);
         }
         // The peer may introduce itself because it keeps a link to this realm open although it can
         // be dialled: this realm's link to it was lost.
-        let lately = self.reached.max(self.back_at);
-        if !is_fresh && lately.is_none_or(|lately| now >= lately + BACK_AGAIN) {
-            self.call_back(now);
+        if !is_fresh && !self.dial_backs.is_recent(now) {
+            self.dial_back(now);
         }
         // Or because it does not know whether it can be dialled after a silence.
-        self.wants_check |= self.checked.is_none_or(|at| now >= at + CHECK_AGAIN);
+        self.check.request(now);
     }
 
     fn handle_timeout(&mut self, now: Duration) {
-        if let Some((_, is_late)) = self.back_due.take_if(|(due, _)| *due <= now) {
-            self.back += 1;
-            self.back_at = Some(now);
-            self.is_back_late = is_late;
-        }
+        self.dial_backs.handle_timeout(now);
         if self.check_due().is_some_and(|due| due <= now) {
-            self.wants_check = false;
-            self.checked = Some(now);
-            self.back += 1;
-            self.back_at = Some(now);
+            self.check.done(now);
+            self.dial_backs.add(now);
         }
-        if self.lost_due.take_if(|due| *due <= now).is_some() {
-            self.lost_at = Some(now);
-            self.lost += 1;
-        }
+        self.reintroductions.handle_timeout(now);
         if self.let_in_due().is_some_and(|due| due <= now) {
             self.talk(now);
             self.let_in_again = (self.let_in_again * 2).min(LET_IN_AGAIN_MAX);
-            self.lost += 1;
+            self.reintroductions.add();
         }
     }
 
@@ -257,27 +197,31 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
 
     /// When the peer is dialled to show it that this works after a silence.
     fn check_due(&self) -> Option<Duration> {
-        let may = self.wants_check && self.reached.is_some() && self.ours.is_empty();
-        may.then(|| self.silent_since(self.check_after))
+        let may = self.dial_backs.is_reached() && self.ours.is_empty();
+        let after = self.check.after().filter(|_| may)?;
+        Some(self.silent_since(after))
     }
 
     /// When the peer has not opened a link though the silence was long enough.
     fn let_in_due(&self) -> Option<Duration> {
-        let is_silent = self.ours.is_empty() && self.asking == 0;
+        let is_silent = self.ours.is_empty() && self.requests == 0;
         (self.reach == Reach::LetIn && is_silent).then_some(self.talked + self.let_in_again)
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let back = self.back_due.map(|(due, _)| due);
-        let back = back.into_iter().chain(self.lost_due);
-        let others = self.check_due().into_iter().chain(self.let_in_due());
-        back.chain(others).min()
+        let times = [
+            self.dial_backs.timeout(),
+            self.reintroductions.timeout(),
+            self.check_due(),
+            self.let_in_due(),
+        ];
+        times.into_iter().flatten().min()
     }
 
     /// Handles a link that the peer has opened. `is_again` is true if the link is in the table
     /// already.
-    fn has_called(&mut self, now: Duration, is_again: bool) {
-        let is_silent = self.asking == 0 && self.is_silent(now, FORGOTTEN_AFTER);
+    fn opened_by_peer(&mut self, now: Duration, is_again: bool) {
+        let is_silent = self.requests == 0 && self.is_silent(now, FORGOTTEN_AFTER);
         self.is_check = is_silent && now < self.spoke + CHECKED_WITHIN;
         if is_silent || is_planted(Fault::BelieveAnyCall) {
             self.reach = Reach::Proven;
@@ -287,25 +231,23 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
         }
         self.talk(now);
         self.is_fresh |= !is_again;
-        if self.reached.is_none() {
-            self.call_back(now);
+        if !self.dial_backs.is_reached() {
+            self.dial_back(now);
         }
     }
 
     /// Handles a link to the peer that is open. `is_again` is true if it had to be opened anew.
-    fn was_called(&mut self, now: Duration, listener: usize, is_again: bool) {
+    fn opened_by_this(&mut self, now: Duration, listener: usize, is_again: bool) {
         // The peer has forgotten the link, and with it this realm's address.
-        self.lost += u64::from(is_again && self.reach == Reach::Unknown);
-        if !is_again && self.is_silent(now, FORGOTTEN_AFTER) {
-            self.wants_check = false;
-            self.checked = Some(now);
+        if is_again && self.reach == Reach::Unknown {
+            self.reintroductions.add();
         }
-        self.reached = Some(now);
+        if !is_again && self.is_silent(now, FORGOTTEN_AFTER) {
+            self.check.done(now);
+        }
+        self.dial_backs.reached(now);
         self.unreached.retain(|unreached| *unreached != listener);
-        self.back_due = None;
         self.is_fresh = false;
-        self.answers_until =
-            core::mem::take(&mut self.is_back_late).then_some(now + ANSWERS_WITHIN);
     }
 
     fn closed(&mut self, now: Duration, link: (Seat, I)) {
@@ -319,29 +261,19 @@ impl<I: Copy + Eq> LinksWithPeer<I> {
             self.spoke = now;
         }
         if was_ours && self.ours.is_empty() && self.reach == Reach::Unknown {
-            // A peer that closes each link must not make this realm send without a pause.
-            let earliest = self.lost_at.map_or(now, |at| now.max(at + BACK_AGAIN));
-            self.lost_due = Some(earliest);
+            self.reintroductions.link_lost(now);
             self.handle_timeout(now);
         }
     }
 
     /// Returns true if this realm introduces itself to the peer again, because it keeps a link to
     /// it open for long.
-    fn ask_again(&mut self, now: Duration) -> bool {
+    fn reintroduce(&mut self, now: Duration) -> bool {
         if self.reach != Reach::Unknown || self.ours.is_empty() {
-            (self.kept_since, self.ask_again) = (None, ASK_AGAIN);
+            self.reintroductions.nothing_kept();
             return false;
         }
-        // The time counts on when the link is renewed.
-        let since = *self.kept_since.get_or_insert(now);
-        let is_due = now >= since + self.ask_again;
-        if is_due {
-            self.ask_again = (self.ask_again * 2).min(ASK_AGAIN_MAX);
-            self.kept_since = Some(now);
-            self.lost += 1;
-        }
-        is_due
+        self.reintroductions.is_link_kept_long(now)
     }
 }
 
@@ -365,18 +297,23 @@ impl<I: Copy + Eq> PeerLinks<I> {
     pub fn keep_only(&mut self, now: Duration, keys: &[PublicKey]) {
         self.peers.retain(|key, _| keys.contains(key));
         for key in keys {
-            let new = || LinksWithPeer::new(now, self.own > *key);
+            let larger_key = if self.own > *key {
+                LargerKey::This
+            } else {
+                LargerKey::Peer
+            };
+            let new = || LinksWithPeer::new(now, larger_key);
             self.peers.entry(*key).or_insert_with(new);
         }
     }
 
-    /// Returns the worker with an open link to the peer: at `listener`, or at any listener if
-    /// `elsewhere` is true or the peer could not be dialled from `listener`.
-    pub fn seat(&self, peer: &PublicKey, listener: usize, elsewhere: bool) -> Option<Seat> {
+    /// Returns the worker with an open link to the peer: at `listener`, or elsewhere if the search
+    /// says so.
+    pub fn seat(&self, peer: &PublicKey, listener: usize, search: SeatSearch) -> Option<Seat> {
         let peer = self.peers.get(peer)?;
         let seats = || peer.theirs.iter().rev().chain(peer.ours.iter().rev());
         let mut here = seats().filter(|(seat, _)| seat.listener == listener);
-        let elsewhere = elsewhere || peer.unreached.contains(&listener);
+        let elsewhere = search == SeatSearch::All || peer.unreached.contains(&listener);
         let found = here.next().or_else(|| seats().next().filter(|_| elsewhere));
         found.map(|(seat, _)| *seat)
     }
@@ -416,21 +353,21 @@ impl<I: Copy + Eq> PeerLinks<I> {
         peer.is_none_or(|peer| peer.reach == Reach::Unknown)
     }
 
-    /// Handles the begin of a request to the peer. [`PeerLinks::asked`] must follow.
-    pub fn asks(&mut self, peer: &PublicKey) {
+    /// Handles the begin of a request to the peer. [`PeerLinks::request_ended`] must follow.
+    pub fn request_begun(&mut self, peer: &PublicKey) {
         if let Some(peer) = self.peers.get_mut(peer) {
-            peer.asking += 1;
+            peer.requests += 1;
         }
     }
 
     /// Handles the end of a request to the peer, however it ended. Returns true if a timer has been
     /// set.
-    pub fn asked(&mut self, now: Duration, peer: &PublicKey) -> bool {
+    pub fn request_ended(&mut self, now: Duration, peer: &PublicKey) -> bool {
         let Some(peer) = self.peers.get_mut(peer) else {
             return false;
         };
         // A key that was removed in the meantime, and added again, has none in progress.
-        peer.asking = peer.asking.saturating_sub(1);
+        peer.requests = peer.requests.saturating_sub(1);
         peer.talk(now);
         peer.let_in_due().is_some()
     }
@@ -454,18 +391,19 @@ impl<I: Copy + Eq> PeerLinks<I> {
     /// Requests a new introduction to peers that have opened no link for long while this realm
     /// keeps one to them open. They may be able to open one by now, and then the link need not be
     /// kept open any more. Returns true if there is such a peer.
-    pub fn ask_again(&mut self, now: Duration) -> bool {
-        let asked = self.peers.values_mut().map(|peer| peer.ask_again(now));
-        asked.fold(false, |is_any, is_due| is_any | is_due)
+    pub fn reintroduce(&mut self, now: Duration) -> bool {
+        let due = self.peers.values_mut().map(|peer| peer.reintroduce(now));
+        due.fold(false, |is_any, is_due| is_any | is_due)
     }
 
-    /// Returns the counters of a peer.
-    pub fn happened(&self, peer: &PublicKey) -> Happened {
+    /// Returns the counters of a peer. A key that is none of a peer has none.
+    pub fn counters(&self, peer: &PublicKey) -> PeerLinkCounters {
         let peer = self.peers.get(peer);
-        peer.map_or_else(Happened::default, |peer| {
-            let (lost, back) = (peer.lost, peer.back);
-            Happened { lost, back }
-        })
+        let counters = peer.map(|peer| PeerLinkCounters {
+            reintroductions: peer.reintroductions.count(),
+            dial_backs: peer.dial_backs.count(),
+        });
+        counters.unwrap_or_default()
     }
 
     /// Returns when [`PeerLinks::handle_timeout`] must be called next.
@@ -499,8 +437,8 @@ impl<I: Copy + Eq> PeerLinks<I> {
         let is_again = links.contains(&link);
         links.retain(|other| *other != link);
         match opener {
-            Opener::Peer => peer.has_called(now, is_again),
-            Opener::This => peer.was_called(now, link.0.listener, is_again),
+            Opener::Peer => peer.opened_by_peer(now, is_again),
+            Opener::This => peer.opened_by_this(now, link.0.listener, is_again),
         }
         let links = match opener {
             Opener::Peer => &mut peer.theirs,

@@ -16,20 +16,40 @@ pub enum Turn {
     /// Settle the message without asking the peer.
     Settle(Settling),
     /// Send this request to the peer, for this reason.
-    Ask(Asked, Vec<u8>),
+    Ask(Purpose, Vec<u8>),
     /// No request is possible: the stored message is malformed.
     Nothing,
 }
 
 /// The reason for a request about a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum Purpose {
     /// The peer should deliver the message.
     Deliver,
     /// The peer should no longer deliver the message: it has expired.
     Withdraw,
     /// The peer should no longer deliver the message: others wait behind it.
     MakeWay,
+}
+
+/// What the entry of a queue says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A message of a user.
+    Message,
+    /// A report about memberships: it may arrive twice and must arrive once.
+    Membership,
+}
+
+impl Content {
+    /// Returns what this entry says.
+    pub const fn of(outgoing: &Outgoing) -> Self {
+        if outgoing.is_word() {
+            Self::Membership
+        } else {
+            Self::Message
+        }
+    }
 }
 
 /// The evaluation of an answer.
@@ -57,11 +77,39 @@ pub fn without_peer(next: &NextOutgoing, now: Moment) -> Option<Settling> {
     if !outgoing.is_expired(now) {
         return None;
     }
-    Some(if outgoing.is_word() {
-        Settling::Back
-    } else {
-        Settling::Told(Answer::Refused(ErrorCode::RealmUnreachable.into()))
+    Some(match Content::of(outgoing) {
+        Content::Membership => Settling::Back,
+        Content::Message => Settling::Told(Answer::Refused(ErrorCode::RealmUnreachable.into())),
     })
+}
+
+/// What follows after the outcome of a message is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterOutcome {
+    /// The message was taken or given up: the next message has its turn.
+    GoOn,
+    /// The message made way for the next one, which may fail, too.
+    MadeWay,
+    /// The peer has not taken the message: it is retried after a wait.
+    Wait,
+}
+
+impl AfterOutcome {
+    /// Returns what follows after this outcome of a request about that message.
+    pub fn of(outcome: &Settling, outgoing: &Outgoing) -> Self {
+        // A peer that always reports a used number would otherwise make this realm ask without
+        // pause.
+        let is_again = *outcome == Settling::Anew && outgoing.has_own_epoch();
+        match outcome {
+            _ if is_again && !is_planted(Fault::AskUsedAtOnce) => Self::Wait,
+            Settling::Aside if !is_planted(Fault::MakeWayAtOnce) => Self::MadeWay,
+            Settling::Told(_)
+            | Settling::Aside
+            | Settling::Back
+            | Settling::Anew
+            | Settling::Returned => Self::GoOn,
+        }
+    }
 }
 
 /// Counts how often the peer has not taken the message at the head of the queue.
@@ -107,8 +155,8 @@ impl Refusals {
     }
 
     /// Records that the peer is asked about the message.
-    pub fn asks(&mut self, asked: Asked) {
-        self.is_withdrawn |= asked != Asked::Deliver;
+    pub fn asks(&mut self, purpose: Purpose) {
+        self.is_withdrawn |= purpose != Purpose::Deliver;
     }
 }
 
@@ -125,20 +173,19 @@ pub fn turn(peer: &Peer, next: &NextOutgoing, refused: &Refusals, now: Moment) -
     };
     if outgoing.is_worthless(now) {
         // It may have been delivered: only the peer knows.
-        Turn::Ask(Asked::Withdraw, outgoing.withdraw_request(peer))
+        Turn::Ask(Purpose::Withdraw, outgoing.withdraw_request(peer))
     } else if refused.is_withdrawn || refused.times >= patience && next.has_more {
-        Turn::Ask(Asked::MakeWay, outgoing.withdraw_request(peer))
+        Turn::Ask(Purpose::MakeWay, outgoing.withdraw_request(peer))
     } else {
         match outgoing.deliver_request(peer) {
-            Some(bytes) => Turn::Ask(Asked::Deliver, bytes),
+            Some(bytes) => Turn::Ask(Purpose::Deliver, bytes),
             None => Turn::Nothing,
         }
     }
 }
 
-/// Evaluates the peer's answer (None if it is silent) about a message or a membership report
-/// (`is_word`).
-pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdict {
+/// Evaluates the peer's answer to a request about the entry of a queue. None if the peer is silent.
+pub fn verdict(purpose: Purpose, content: Content, answer: Option<&[u8]>) -> Verdict {
     let Some(answer) = answer else {
         return if is_planted(Fault::TakeSilenceForDelivery) {
             Verdict::Settle(Settling::Told(Answer::Sent(Sent::Delivered)))
@@ -146,7 +193,7 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
             Verdict::Silent
         };
     };
-    match (Answer::parse(answer), asked) {
+    match (Answer::parse(answer), purpose) {
         // A malformed answer counts as no answer.
         (Err(_), _) => Verdict::Silent,
         (Ok(Answer::Refused(refusal)), _) if refusal.is_transient() => Verdict::Busy,
@@ -159,27 +206,26 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
         // its outcome is unknown, too. AlreadyDone: the number is so old that the peer has
         // forgotten its answer. A restored backup of this realm's store can use such a number. A
         // membership report may arrive twice and must arrive once, so it is sent again.
-        (Ok(Answer::Refused(refusal)), asked)
+        (Ok(Answer::Refused(refusal)), purpose)
             if refusal.code == ErrorCode::AlreadyDone
-                || (refusal.code == ErrorCode::Expired && asked == Asked::Deliver) =>
+                || (refusal.code == ErrorCode::Expired && purpose == Purpose::Deliver) =>
         {
             let perhaps = Answer::Refused(ErrorCode::RealmUnreachable.into());
-            Verdict::Settle(if is_word {
-                Settling::Anew
-            } else {
-                Settling::Told(perhaps)
+            Verdict::Settle(match content {
+                Content::Membership => Settling::Anew,
+                Content::Message => Settling::Told(perhaps),
             })
         }
         (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::PeerRefused => {
             Verdict::Unknown
         }
-        (Ok(Answer::Done), Asked::MakeWay) => Verdict::Settle(Settling::Aside),
-        (Ok(Answer::Done), Asked::Withdraw) => {
+        (Ok(Answer::Done), Purpose::MakeWay) => Verdict::Settle(Settling::Aside),
+        (Ok(Answer::Done), Purpose::Withdraw) => {
             let expired = Answer::Refused(ErrorCode::Expired.into());
             Verdict::Settle(Settling::Told(expired))
         }
         // This answer says nothing about a delivery.
-        (Ok(Answer::Done), Asked::Deliver) => Verdict::Refused,
+        (Ok(Answer::Done), Purpose::Deliver) => Verdict::Refused,
         // The peer knows this number for another message: this realm's store is older than the
         // peer's, or the peer lies.
         (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::NumberReused => {

@@ -2,108 +2,122 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{RealmIdentity, Step, backoff::Until, queue::Asked, reader::Reader};
+use super::{
+    RealmIdentity, Step,
+    backoff::Until,
+    queue::{AfterOutcome, Purpose},
+    reader::Reader,
+};
 use crate::{
     crypto::show_possession,
     realm::{NextOutgoing, Outgoing, Peer, ReplicaState, Settling},
     wire::{GroupName, PeerRequest},
 };
 
-/// The step that is under way.
+/// The step of a peer's task that is under way, with what its result needs.
 #[derive(Debug)]
-pub enum Doing {
-    Listing,
-    Looking,
-    TellingKey(Arc<Peer>),
-    /// True if the introduction carries peering numbers.
-    Introducing(Arc<Peer>, bool),
-    /// Stores that the peer has accepted the peering.
-    Noting,
-    Telling(GroupName),
-    LookingAtCopy(Arc<Peer>, GroupName),
-    Reading(Arc<Peer>, Box<(Reader, ReplicaState)>),
-    /// Stores the entries that were read. True if the group has more.
-    Keeping(Arc<Peer>, GroupName, bool),
-    Asking(Arc<Peer>, Box<Outgoing>, Asked),
-    Settling(After),
+pub enum PendingStep {
+    ListReplicas,
+    Look,
+    /// Tells the peer this realm's new key.
+    RotateKey(Arc<Peer>),
+    Introduce(Arc<Peer>, Numbering),
+    StoreIntroduction,
+    /// Tells the peer that a group here has grown.
+    ReportGrowth(GroupName),
+    LookAtReplica(Arc<Peer>, GroupName),
+    ReadGroup(Arc<Peer>, Box<(Reader, ReplicaState)>),
+    StoreEntries {
+        peer: Arc<Peer>,
+        group: GroupName,
+        /// The group has more.
+        more: bool,
+    },
+    AskAboutMessage {
+        peer: Arc<Peer>,
+        outgoing: Box<Outgoing>,
+        purpose: Purpose,
+    },
+    StoreOutcome(AfterOutcome),
 }
 
-impl Next {
-    pub fn act(step: Step, doing: Doing) -> Self {
-        Self::Do(Box::new((step, doing)))
-    }
+/// Whether an introduction carries peering numbers (PEER-27).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbering {
+    /// It does.
+    Numbered,
+    /// It does not: the peer runs a release without them.
+    Plain,
 }
 
-impl Doing {
-    pub const fn is_asking(&self) -> bool {
+impl PendingStep {
+    /// True if a request to the peer is under way.
+    pub const fn is_request(&self) -> bool {
         match self {
-            Self::TellingKey(_)
-            | Self::Introducing(..)
-            | Self::Telling(_)
-            | Self::Reading(..)
-            | Self::Asking(..) => true,
-            Self::Listing
-            | Self::Looking
-            | Self::Noting
-            | Self::LookingAtCopy(..)
-            | Self::Keeping(..)
-            | Self::Settling(_) => false,
+            Self::RotateKey(_)
+            | Self::Introduce(..)
+            | Self::ReportGrowth(_)
+            | Self::ReadGroup(..)
+            | Self::AskAboutMessage { .. } => true,
+            Self::ListReplicas
+            | Self::Look
+            | Self::StoreIntroduction
+            | Self::LookAtReplica(..)
+            | Self::StoreEntries { .. }
+            | Self::StoreOutcome(_) => false,
         }
     }
 }
 
-/// What follows after the outcome of a message is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After {
-    /// The message was taken or given up: the next message has its turn.
-    GoOn,
-    /// The message made way for the next one, which may fail, too.
-    MadeWay,
-    /// The peer has not taken the message: it is retried after a wait.
-    Wait,
-}
-
 /// The decision of a peer's task.
 #[derive(Debug)]
-pub enum Next {
-    Do(Box<(Step, Doing)>),
+pub enum Decision {
+    /// Begin a step.
+    Begin(Box<(Step, PendingStep)>),
+    /// Wait, as the backoff says.
     Wait(Until),
     /// Wait for an event, or until this moment in time since the start.
-    Nothing(Option<Duration>),
+    Idle(Option<Duration>),
     /// The realm is no longer a peer.
-    End,
+    Remove,
+}
+
+impl Decision {
+    pub fn begin(step: Step, pending: PendingStep) -> Self {
+        Self::Begin(Box::new((step, pending)))
+    }
 }
 
 /// Introduces this realm. A peer that knows a former key first receives the new one, over a link of
 /// the key that it knows.
-pub fn introduce(own: &RealmIdentity, peer: &Peer) -> Next {
+pub fn introduce(own: &RealmIdentity, peer: &Peer) -> Decision {
     let peer = Arc::new(peer.clone());
     let (old, new) = (peer.knows(), own.secret.public());
     if old != new {
         let Some(proof) = show_possession(&own.secret, &old, &peer.key()) else {
-            return Next::Wait(Until::Heard);
+            return Decision::Wait(Until::Heard);
         };
         let bytes = PeerRequest::Rotate { key: new.0, proof }.to_bytes();
-        let doing = Doing::TellingKey(peer.clone());
-        return Next::act(Step::Ask { peer, bytes }, doing);
+        let pending = PendingStep::RotateKey(peer.clone());
+        return Decision::begin(Step::Ask { peer, bytes }, pending);
     }
-    introduce_as(own, &peer, true)
+    introduce_as(own, &peer, Numbering::Numbered)
 }
 
-pub fn introduce_as(own: &RealmIdentity, peer: &Peer, is_numbered: bool) -> Next {
-    let bytes = own.introduction(peer, is_numbered);
+pub fn introduce_as(own: &RealmIdentity, peer: &Peer, numbering: Numbering) -> Decision {
+    let bytes = own.introduction(peer, numbering == Numbering::Numbered);
     let peer = Arc::new(peer.clone());
-    let doing = Doing::Introducing(peer.clone(), is_numbered);
-    Next::act(Step::Ask { peer, bytes }, doing)
+    let pending = PendingStep::Introduce(peer.clone(), numbering);
+    Decision::begin(Step::Ask { peer, bytes }, pending)
 }
 
-pub fn look_at_copy(peer: Arc<Peer>, group: GroupName) -> Next {
-    let step = Step::LookAtCopy(peer.clone(), group);
-    Next::act(step, Doing::LookingAtCopy(peer, group))
+pub fn look_at_replica(peer: Arc<Peer>, group: GroupName) -> Decision {
+    let step = Step::LookAtReplica(peer.clone(), group);
+    Decision::begin(step, PendingStep::LookAtReplica(peer, group))
 }
 
 /// Stores the outcome of a message without a request to the peer.
-pub fn settle(peer: Arc<Peer>, next: NextOutgoing, settling: Settling) -> Next {
-    let step = Step::Settle(peer, Box::new(next.outgoing), settling);
-    Next::act(step, Doing::Settling(After::GoOn))
+pub fn store_outcome(peer: Arc<Peer>, next: NextOutgoing, outcome: Settling) -> Decision {
+    let step = Step::StoreOutcome(peer, Box::new(next.outgoing), outcome);
+    Decision::begin(step, PendingStep::StoreOutcome(AfterOutcome::GoOn))
 }

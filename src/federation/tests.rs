@@ -5,6 +5,8 @@ mod groups;
 mod peer_links;
 mod refusals;
 
+use std::collections::BTreeSet;
+
 use rand::RngExt as _;
 
 use super::*;
@@ -30,7 +32,7 @@ struct Scene {
     machine: Federation,
     peers: Vec<Peer>,
     queue: VecDeque<u64>,
-    has_copies: bool,
+    has_replicas: bool,
     /// Writes to the store fail.
     is_full: bool,
     seconds: u64,
@@ -44,7 +46,7 @@ impl Scene {
             machine: Federation::new(RealmIdentity::sample("alpha".parse().unwrap(), secret), 1),
             peers: vec![peer],
             queue: VecDeque::new(),
-            has_copies: false,
+            has_replicas: false,
             is_full: false,
             seconds: 0,
         }
@@ -64,13 +66,13 @@ impl Scene {
     }
 
     /// Returns the store's result of a step, or None for a request to a peer.
-    fn read(&mut self, step: &Step) -> Option<Done> {
+    fn read(&mut self, step: &Step) -> Option<StepResult> {
         Some(match step {
-            Step::ListPeers => Done::Peers(self.peers.clone(), true),
-            Step::ListCopies(_) => Done::Copies(Some(Vec::new())),
-            Step::FindExpiries(peers) => Done::Searched(peers.clone()),
-            Step::DoChores => Done::Chores(true),
-            Step::GiveBack => Done::GivenBack(None),
+            Step::ListPeers => StepResult::Peers(self.peers.clone(), true),
+            Step::ListReplicas(_) => StepResult::Replicas(Some(Vec::new())),
+            Step::FindExpiries(peers) => StepResult::Searched(peers.clone()),
+            Step::CleanUp => StepResult::CleanedUp(true),
+            Step::ReturnExpired => StepResult::ExpiredReturned(None),
             Step::Look { peer, .. } => {
                 let found = self.peers.iter().find(|known| known.realm == *peer);
                 let next = self.queue.front().map(|position| NextOutgoing {
@@ -78,30 +80,32 @@ impl Scene {
                     is_returned: false,
                     has_more: self.queue.len() > 1,
                 });
-                Done::Looked(Ok(found.map(|peer| {
+                StepResult::Looked(Ok(found.map(|peer| {
                     Box::new(Glance {
                         peer: peer.clone(),
                         next: Ok(next),
                     })
                 })))
             }
-            Step::Introduced(..) | Step::Claimed(..) if self.is_full => {
-                Done::Written(Written::Failed)
+            Step::StoreIntroduction(..) | Step::StoreClaim(..) if self.is_full => {
+                StepResult::Written(Written::Failed)
             }
-            Step::Introduced(..) | Step::Claimed(..) => Done::Written(Written::Durable),
-            Step::Settle(_, outgoing, settling) => {
+            Step::StoreIntroduction(..) | Step::StoreClaim(..) => {
+                StepResult::Written(Written::Durable)
+            }
+            Step::StoreOutcome(_, outgoing, settling) => {
                 assert_eq!(self.queue.pop_front(), Some(outgoing.position()));
                 if !matches!(settling, Settling::Told(_) | Settling::Returned) {
                     self.queue.push_back(outgoing.position() + 1000);
                 }
-                Done::Written(Written::Durable)
+                StepResult::Written(Written::Durable)
             }
-            Step::LookAtCopy(..) if self.has_copies => {
-                Done::Copy(Box::new(ReplicaLook::At(ReplicaState::sample())))
+            Step::LookAtReplica(..) if self.has_replicas => {
+                StepResult::Replica(Box::new(ReplicaLook::At(ReplicaState::sample())))
             }
-            Step::LookAtCopy(..) => Done::Copy(Box::new(ReplicaLook::Gone)),
-            Step::Keep(..) => Done::Written(Written::Durable),
-            Step::Ask { .. } | Step::Try { .. } => return None,
+            Step::LookAtReplica(..) => StepResult::Replica(Box::new(ReplicaLook::Gone)),
+            Step::StoreEntries(..) => StepResult::Written(Written::Durable),
+            Step::Ask { .. } | Step::TryClaim { .. } => return None,
         })
     }
 
@@ -110,7 +114,7 @@ impl Scene {
     fn next_question(&mut self) -> Option<(StepId, Vec<u8>)> {
         while let Some((id, step)) = self.machine.poll_step() {
             match self.read(&step) {
-                Some(done) => self.happens(Input::Done(id, done)),
+                Some(done) => self.happens(Input::StepDone(id, done)),
                 None => match step {
                     Step::Ask { bytes, .. } => return Some((id, bytes)),
                     step => panic!("{step:?}"),
@@ -135,7 +139,7 @@ impl Scene {
 
     fn answer(&mut self, id: StepId, answer: Option<&Answer>) {
         let answer = answer.map(Answer::to_bytes);
-        self.happens(Input::Done(id, Done::Answered(answer)));
+        self.happens(Input::StepDone(id, StepResult::Answered(answer)));
     }
 
     /// Returns a scene in which the peer has accepted the peering.
@@ -150,7 +154,7 @@ impl Scene {
 
     fn queue(&mut self, position: u64) {
         self.queue.push_back(position);
-        self.happens(Input::Grown(beta()));
+        self.happens(Input::QueueGrown(beta()));
     }
 }
 
@@ -212,16 +216,22 @@ fn peer_that_does_not_answer_is_shown_silent_before_request_ends() {
     let mut scene = Scene::introduced();
     scene.queue(1);
     let (_, id, _) = scene.wait_for_question();
-    while scene.machine.poll_news().is_some() {}
+    while scene.machine.poll_status().is_some() {}
     scene.seconds += 9;
     scene.machine.handle_timeout(scene.now());
-    assert_eq!(scene.machine.poll_news(), None);
+    assert_eq!(scene.machine.poll_status(), None);
     scene.seconds += 2;
     scene.machine.handle_timeout(scene.now());
-    assert_eq!(scene.machine.poll_news(), Some((beta(), News::Silent)));
+    assert_eq!(
+        scene.machine.poll_status(),
+        Some((beta(), PeerStatus::Silent))
+    );
     assert_eq!(scene.machine.poll_timeout(), None, "it is told once");
     scene.answer(id, Some(&STORED));
-    assert_eq!(scene.machine.poll_news(), Some((beta(), News::Answers)));
+    assert_eq!(
+        scene.machine.poll_status(),
+        Some((beta(), PeerStatus::Answering))
+    );
 }
 
 /// PEER-7: a peer that reports every number as used is asked with growing waits, not without pause.
@@ -288,7 +298,7 @@ fn queue_messages_that_make_way_for_each_other_wait_longer_each_time() {
 fn dial_back_during_introduction_follows_and_does_not_delay_queue() {
     let mut scene = Scene::new();
     let (_, id, _) = scene.wait_for_question();
-    scene.happens(Input::CallBack(beta()));
+    scene.happens(Input::DialBack(beta()));
     assert!(scene.next_question().is_none());
     scene.answer(id, Some(&Answer::Done));
     let (back, bytes) = scene.next_question().expect("it is called back");
@@ -303,7 +313,7 @@ fn dial_back_during_introduction_follows_and_does_not_delay_queue() {
     scene.answer(id, Some(&STORED));
     scene.answer(back, None);
     assert!(scene.next_question().is_none(), "once");
-    scene.happens(Input::CallBack(beta()));
+    scene.happens(Input::DialBack(beta()));
     assert!(scene.next_question().is_some());
 }
 
@@ -312,7 +322,7 @@ fn dial_back_during_introduction_follows_and_does_not_delay_queue() {
 fn introduction_whose_link_is_lost_is_repeated() {
     let mut scene = Scene::new();
     let (_, id, _) = scene.wait_for_question();
-    scene.happens(Input::Lost(beta()));
+    scene.happens(Input::Reintroduce(beta()));
     scene.answer(id, Some(&Answer::Done));
     let (id, bytes) = scene.next_question().expect("once more");
     let again = PeerRequest::parse(&bytes).unwrap();
@@ -334,7 +344,7 @@ fn peer_replaced_under_same_name_starts_with_introduction() {
     scene.happens(Input::PeersChanged);
     let (_, new, bytes) = scene.wait_for_question();
     assert_eq!(
-        scene.machine.poll_given_up(),
+        scene.machine.poll_cancelled(),
         Some(old),
         "it is asked no more"
     );
@@ -357,8 +367,8 @@ fn group_unreadable_or_endless_does_not_delay_queue() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
     for endless in [false, true] {
         let mut scene = Scene::introduced();
-        scene.has_copies = true;
-        scene.happens(Input::Work(beta(), GroupWork::Read(crew())));
+        scene.has_replicas = true;
+        scene.happens(Input::GroupWork(beta(), GroupWork::Read(crew())));
         scene.queue(1);
         let mut position = 0;
         let (mut asked, mut brought) = (0, false);
@@ -397,7 +407,7 @@ fn group_unreadable_or_endless_does_not_delay_queue() {
 fn group_work_that_fails_is_repeated_until_settled() {
     let mut scene = Scene::introduced();
     assert!(scene.next_question().is_none());
-    scene.happens(Input::Work(beta(), GroupWork::Tell(crew())));
+    scene.happens(Input::GroupWork(beta(), GroupWork::Tell(crew())));
     let busy = Answer::Refused(Refusal::busy(100));
     for (answer, is_over) in [
         (None, false),
@@ -439,7 +449,7 @@ fn part(offset: u64) -> Answer {
 #[test]
 fn replica_long_entries_of_many_peers_stay_within_buffer_bound() {
     let mut scene = Scene::introduced();
-    scene.has_copies = true;
+    scene.has_replicas = true;
     let own = SecretKey::from_bytes([9; 32]).public();
     let name = |n: u8| -> RealmId { format!("peer{n}").parse().unwrap() };
     scene.peers = (0..9)
@@ -448,15 +458,15 @@ fn replica_long_entries_of_many_peers_stay_within_buffer_bound() {
     scene.happens(Input::PeersChanged);
     let (mut asked, mut kept, mut most) = (VecDeque::new(), BTreeSet::new(), 0);
     for n in 0..9 {
-        scene.happens(Input::Work(name(n), GroupWork::Read(crew())));
+        scene.happens(Input::GroupWork(name(n), GroupWork::Read(crew())));
     }
     loop {
         while let Some((id, step)) = scene.machine.poll_step() {
-            if let Step::Keep(peer, ..) = &step {
+            if let Step::StoreEntries(peer, ..) = &step {
                 kept.insert(peer.realm);
             }
             match scene.read(&step) {
-                Some(done) => scene.happens(Input::Done(id, done)),
+                Some(done) => scene.happens(Input::StepDone(id, done)),
                 None => asked.push_back((id, step)),
             }
         }
@@ -502,8 +512,8 @@ fn queue_empties_after_events_in_any_order() {
                     scene.queue(position);
                 }
                 1 => scene.happens(Input::Heard(beta())),
-                2 => scene.happens(Input::Work(beta(), GroupWork::Tell(crew()))),
-                3 => scene.happens(Input::Work(beta(), GroupWork::Read(crew()))),
+                2 => scene.happens(Input::GroupWork(beta(), GroupWork::Tell(crew()))),
+                3 => scene.happens(Input::GroupWork(beta(), GroupWork::Read(crew()))),
                 4 => scene.happens(Input::PeersChanged),
                 5 => {
                     scene.seconds += rng.random_range(0..100);

@@ -142,7 +142,7 @@ impl DormantLink {
     pub fn responders_ticket(&self) -> Option<(ResumptionSecret, usize)> {
         match &self.protection {
             Protection::Sealed(keys) => Some((
-                keys.responders_secret(),
+                ResumptionSecret::of_responder(keys),
                 self.numbers.peer_max_datagram.into(),
             )),
             Protection::Plain(_) => None,

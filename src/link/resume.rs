@@ -17,7 +17,7 @@ impl Link {
     /// Returns the initiator's resumption secret, once the link has keys.
     pub fn initiators_secret(&self) -> Option<ResumptionSecret> {
         match &self.state {
-            State::Open(Keys::Sealed(keys)) => Some(keys.initiators_secret()),
+            State::Open(Keys::Sealed(keys)) => Some(ResumptionSecret::of_initiator(keys)),
             State::Open(Keys::Plain) | State::Opening | State::Closed => None,
         }
     }
@@ -25,7 +25,7 @@ impl Link {
     /// Returns the initiator's resumption secret, computed as the responder.
     pub fn responders_secret(&self) -> Option<ResumptionSecret> {
         match &self.state {
-            State::Open(Keys::Sealed(keys)) => Some(keys.responders_secret()),
+            State::Open(Keys::Sealed(keys)) => Some(ResumptionSecret::of_responder(keys)),
             State::Open(Keys::Plain) | State::Opening | State::Closed => None,
         }
     }

@@ -78,7 +78,7 @@ impl Reachability {
 /// The state of a peer, for operators. Times are in seconds since 1970, or 0.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
-    pub state: wire::Standing,
+    pub state: wire::PeeringState,
     pub why: Option<ErrorCode>,
     pub since: u32,
     pub next: u32,
@@ -325,14 +325,14 @@ impl Network {
         let (state, heard) = self.state_of(peer);
         self.with_link(peer.realm, |link| {
             let state = match state {
-                LinkState::Idle => wire::Standing::Idle,
-                LinkState::Open => wire::Standing::Open,
+                LinkState::Idle => wire::PeeringState::Idle,
+                LinkState::Open => wire::PeeringState::Open,
                 LinkState::Trying | LinkState::NotAccepted if link.refused.is_some() => {
-                    wire::Standing::Refused
+                    wire::PeeringState::Refused
                 }
-                LinkState::Trying => wire::Standing::Trying,
-                LinkState::NotAccepted if link.is_trying => wire::Standing::Trying,
-                LinkState::NotAccepted => wire::Standing::Introduced,
+                LinkState::Trying => wire::PeeringState::Trying,
+                LinkState::NotAccepted if link.is_trying => wire::PeeringState::Trying,
+                LinkState::NotAccepted => wire::PeeringState::Introduced,
             };
             let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
             let since = link.since.map(|since| seconds(since.elapsed()));

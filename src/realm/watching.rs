@@ -501,7 +501,7 @@ impl<S: Store> Watch<S> {
             if entry.body.len() > PUSHED_BYTES_MAX {
                 // A former release accepted longer entries than clients reassemble. Clients get the
                 // first piece and read the rest.
-                entry.cut_back(PUSHED_BYTES_MAX);
+                entry.fragment_to(PUSHED_BYTES_MAX);
             }
             let mut bytes = Vec::new();
             Event {

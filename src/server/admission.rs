@@ -50,17 +50,18 @@ impl Admission {
         self.limits.max_message
     }
 
-    /// Admits a command on `link` while `in_work` commands are in progress.
+    /// Admits a command on `link` while `in_progress` commands are in progress.
     ///
     /// # Errors
     /// Returns the refusal for the client if a limit is exceeded.
     pub fn take(
         &self,
         now: Time,
-        in_work: usize,
-        (link, subnet): (LinkId, Subnet),
+        in_progress: usize,
+        link: LinkId,
+        subnet: Subnet,
     ) -> Result<(), Refusal> {
-        if in_work >= self.limits.commands_max {
+        if in_progress >= self.limits.commands_max {
             return Err(Refusal::busy(BUSY_MS));
         }
         self.links

@@ -11,17 +11,17 @@ use super::{
     admission::{Admission, WorkLimits},
     clock::Clock,
     handoff::Handoff,
-    limits::CALLS_MAX,
-    outbound::OutboundRequest,
-    peer_link_table::Links,
+    limits::REQUESTS_MAX,
+    peer_link_table::PeerLinkTable,
     peering::keep_in_touch,
     routes::{Route, Routes},
+    watchers::ListenerStart,
     worker::Worker,
 };
 use crate::{
     crypto::PublicKey,
     endpoint::Endpoint,
-    host::{Host, Listening},
+    host::Host,
     link::Silence,
     realm::{Failure, Keeping, PeerCall, Realm, Retention},
     store::{Store, StoreError},
@@ -82,31 +82,6 @@ pub struct Started {
     pub is_life_begun: bool,
 }
 
-/// A worker with its queue of requests to other realms.
-pub struct BuiltWorker<S> {
-    worker: Worker<S>,
-    to_call: mpsc::Receiver<OutboundRequest>,
-}
-
-impl<S: Store> BuiltWorker<S> {
-    /// Serves from its socket until told to stop, then until all commands in progress are answered.
-    pub async fn run(
-        &mut self,
-        socket: Listening,
-        told_to_stop: watch::Receiver<bool>,
-    ) -> std::io::Result<()> {
-        let to_call = &mut self.to_call;
-        self.worker.run(socket, to_call, told_to_stop).await
-    }
-
-    /// Returns a description of resources still held after all links have ended. Empty if nothing
-    /// leaks.
-    #[cfg(test)]
-    pub fn leftovers(&self) -> Vec<String> {
-        self.worker.leftovers()
-    }
-}
-
 /// A server that is being built.
 pub struct ServerBuilder<S> {
     realm: Arc<Realm<S>>,
@@ -115,7 +90,7 @@ pub struct ServerBuilder<S> {
     /// The keep-alive setting for a link to a peer that cannot open one itself.
     keepalive: Silence,
     routes: Vec<Route>,
-    links: Arc<Links>,
+    links: Arc<PeerLinkTable>,
     /// Identifies this start. No two starts have the same number.
     start: Option<u64>,
     known: watch::Sender<Vec<PublicKey>>,
@@ -133,14 +108,15 @@ impl<S: Store> ServerBuilder<S> {
         realm: Arc<Realm<S>>,
         host: Host,
         starting: Starting,
-        (work, keepalive): (WorkLimits, Silence),
+        work: WorkLimits,
+        keepalive: Silence,
     ) -> Result<(Self, Started), Failure> {
         let clock = Clock::start(host, &realm, starting.accepts_damage).await;
         let clock = clock?.not_before(starting.ran);
         let keeping = realm.policy().begin_keeping(starting.retention).await;
         let is_life_begun = realm.lives.begin_life(starting.is_restored).await;
         let (known, realms) = watch::channel(Vec::new());
-        let links = Arc::new(Links::new(realm.own().key()));
+        let links = Arc::new(PeerLinkTable::new(realm.own().key()));
         let builder = Self {
             realm,
             clock,
@@ -204,38 +180,40 @@ impl<S: Store> ServerBuilder<S> {
         reached: Option<Reached>,
         endpoints: Vec<Endpoint>,
         rng: &mut StdRng,
-    ) -> Vec<BuiltWorker<S>> {
+    ) -> Vec<Worker<S>> {
         let count = endpoints.len();
-        let (calls, each_to_call): (Vec<_>, Vec<_>) =
-            (0..count).map(|_| mpsc::channel(CALLS_MAX)).unzip();
-        let place = (self.routes.len(), count);
-        let nobody = Arc::new(Links::new(self.realm.own().key()));
+        let (workers, each_to_send): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::channel(REQUESTS_MAX)).unzip();
+        let number = self.routes.len();
+        let nobody = Arc::new(PeerLinkTable::new(self.realm.own().key()));
         let start = *self.start.get_or_insert_with(|| rng.random());
-        let listener = reached.as_ref().map(|reached| {
+        let start = reached.as_ref().map(|reached| {
             let family = u32::from(reached.is_ipv6) << 16;
-            (family | u32::from(reached.source.1), start)
+            ListenerStart {
+                listener: family | u32::from(reached.source.1),
+                start,
+            }
         });
         let links = if reached.is_some() {
             &self.links
         } else {
             &nobody
         };
-        let beside = Handoff::each(place, &self.realms, links, self.keepalive);
+        let handoffs = Handoff::each(number, count, &self.realms, links, self.keepalive);
         if let Some(reached) = reached {
             self.routes.push(Route {
                 source: reached.source,
                 is_ipv6: reached.is_ipv6,
                 is_local: reached.is_local,
-                calls,
+                workers,
             });
         }
         let admission = Arc::new(Admission::new(self.work, rng));
-        let each = endpoints.into_iter().zip(beside).zip(each_to_call);
-        each.map(|((endpoint, beside), to_call)| {
+        let each = endpoints.into_iter().zip(handoffs).zip(each_to_send);
+        each.map(|((endpoint, handoff), to_send)| {
             let (realm, admission) = (Arc::clone(&self.realm), Arc::clone(&admission));
             let clock = self.clock.clone();
-            let worker = Worker::new(endpoint, realm, admission, beside, (clock, listener));
-            BuiltWorker { worker, to_call }
+            Worker::new(endpoint, realm, admission, handoff, to_send, clock, start)
         })
         .collect()
     }

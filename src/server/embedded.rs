@@ -3,14 +3,16 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use tokio::sync::watch;
+
 use super::{
-    Config, Server, ServerError, Start, keys, permissions,
-    process_state::{Kept, Secrets},
+    Config, RotatedKey, Server, ServerError, Start, keys, permissions,
+    process_state::{ProcessState, Secrets},
     sockets::Sockets,
-    system_limits,
+    store_reopen, system_limits,
 };
 use crate::{
-    crypto::{IdentityError, PublicKey},
+    crypto::IdentityError,
     store::{Embedded, OpenError, Opening, is_full},
 };
 
@@ -44,12 +46,15 @@ impl Server {
         }
         let secrets = Secrets::load(config).map_err(no_room)?;
         let store = open_store(config, start)?;
-        let kept = Arc::new(Kept::new(secrets, Sockets::bind_all(config)?));
-        Self::over_embedded(config, start, kept, store)
+        let state = Arc::new(ProcessState::new(secrets, Sockets::bind_all(config)?));
+        Self::over_embedded(config, start, state, store)
     }
 
     /// Reopens the store after a failed write, with the secrets and sockets of the former server.
-    pub(super) fn start_again(config: &Config, kept: Arc<Kept>) -> Result<Self, ServerError> {
+    pub(super) fn start_again(
+        config: &Config,
+        state: Arc<ProcessState>,
+    ) -> Result<Self, ServerError> {
         if !Embedded::exists(&config.store.path) {
             // No new store is created: the current users would lose their data.
             return Err(ServerError::Gone(config.store.path.clone()));
@@ -58,13 +63,22 @@ impl Server {
             is_after_failure: true,
             ..Start::default()
         };
-        Self::over_embedded(config, start, kept, open_store(config, start)?)
+        Self::over_embedded(config, start, state, open_store(config, start)?)
+    }
+
+    /// Serves until `stop` is set. Reopens the store whenever it has failed, and keeps the keys,
+    /// codes and sockets of the first start.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be reopened and waiting cannot help, and as [`Server::run`].
+    pub fn serve(self, config: &Config, stop: &watch::Receiver<bool>) -> Result<(), ServerError> {
+        store_reopen::serve(self, config, stop)
     }
 
     fn over_embedded(
         config: &Config,
         start: Start,
-        kept: Arc<Kept>,
+        state: Arc<ProcessState>,
         store: Embedded,
     ) -> Result<Self, ServerError> {
         // Declared at this start, or at an earlier one that ended too soon.
@@ -73,19 +87,19 @@ impl Server {
             is_restored,
             ..start
         };
-        let mut server = Self::with(config, start, kept, store)?;
+        let mut server = Self::with(config, start, state, store)?;
         let data = config.store.path.clone();
         server.forget_restored = Some(Box::new(move || Embedded::forget_restored(&data)));
         Ok(server)
     }
 
     /// Gives the realm in the directory `data` a new key, which takes effect at the next start. The
-    /// old key vouches for it. Returns both.
+    /// old key vouches for it.
     ///
     /// # Errors
     /// Fails if there is no key yet, if there are too many former keys, or if a file cannot be
     /// used.
-    pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
+    pub fn rotate_key(data: &Path) -> Result<RotatedKey, ServerError> {
         Secrets::rotate_key(data)
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     limits::HANDED_MAX,
-    peer_link_table::{Links, Seated},
+    peer_link_table::{PeerLinkTable, WorkerLinks},
 };
 use crate::{crypto::PublicKey, endpoint::Path, federation::Seat, link::Silence};
 
@@ -23,30 +23,31 @@ pub struct HandedOff {
 pub struct Handoff {
     /// The queues of all workers by number, including this one.
     workers: Vec<mpsc::Sender<HandedOff>>,
-    pub handed: mpsc::Receiver<HandedOff>,
+    pub received: mpsc::Receiver<HandedOff>,
     /// The keys of all peers. Links of these belong to the first worker.
     pub realms: watch::Receiver<Vec<PublicKey>>,
     /// The table of links with peers, which all workers share.
-    pub seated: Seated,
+    pub links: WorkerLinks,
 }
 
 impl Handoff {
     /// Creates one for each of `count` workers of listener number `listener`, with the keep-alive
     /// setting for links to peers that cannot open one.
     pub fn each(
-        (listener, count): (usize, usize),
+        listener: usize,
+        count: usize,
         realms: &watch::Receiver<Vec<PublicKey>>,
-        links: &Arc<Links>,
+        links: &Arc<PeerLinkTable>,
         silence: Silence,
     ) -> Vec<Self> {
-        let (workers, handed): (Vec<_>, Vec<_>) =
+        let (workers, received): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(HANDED_MAX)).unzip();
-        let each = handed.into_iter().enumerate();
-        let each = each.map(|(worker, handed)| Self {
+        let each = received.into_iter().enumerate();
+        let each = each.map(|(worker, received)| Self {
             workers: workers.clone(),
-            handed,
+            received,
             realms: realms.clone(),
-            seated: Seated::new(links, Seat { listener, worker }, silence),
+            links: WorkerLinks::new(links, Seat { listener, worker }, silence),
         });
         each.collect()
     }

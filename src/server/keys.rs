@@ -9,7 +9,7 @@ use std::{
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
-use super::ServerError;
+use super::{RotatedKey, ServerError};
 use crate::{
     crypto::{
         IdentityError, PublicKey, SecretKey, load_or_create_identity, refuse_exposed, write_private,
@@ -64,27 +64,24 @@ pub fn load(data: &Path, rng: &mut impl CryptoRng) -> Result<Identity, ServerErr
 }
 
 /// Gives the realm in `data` a new key, which takes effect at the next start. The old key is kept
-/// beside it and vouches for it. Returns both.
+/// beside it and vouches for it.
 ///
 /// # Errors
 /// Fails if there is no key yet, if the realm has too many former keys, or if a file cannot be
 /// used.
-pub fn rotate(
-    data: &Path,
-    rng: &mut impl CryptoRng,
-) -> Result<(PublicKey, PublicKey), ServerError> {
+pub fn rotate(data: &Path, rng: &mut impl CryptoRng) -> Result<RotatedKey, ServerError> {
     let path = data.join(KEY_FILE);
     if !path.exists() {
         return Err(ServerError::NoKey(path));
     }
     let old = load_or_create_identity(&path, rng)?;
-    let beside = data.join(FORMER_FILE);
-    let mut former = load_former(&beside)?;
+    let former_file = data.join(FORMER_FILE);
+    let mut former = load_former(&former_file)?;
     former.retain(|key| key.public() != old.public());
     // The name may be derived from a former key, so it is stored before any of those is deleted.
     keep_id(data, default_id(&former.last().unwrap_or(&old).public()))?;
     if former.len() >= FORMER_MAX {
-        return Err(ServerError::ManyFormer(beside));
+        return Err(ServerError::ManyFormer(former_file));
     }
     former.insert(0, old.clone());
     let mut lines = Zeroizing::new(String::new());
@@ -97,12 +94,15 @@ pub fn rotate(
         move |source| IdentityError::Io { path, source }
     };
     // The old key is written first: a crash between the two writes loses neither.
-    write_private(&beside, lines.as_bytes()).map_err(io(&beside))?;
+    write_private(&former_file, lines.as_bytes()).map_err(io(&former_file))?;
     let new = SecretKey::generate(rng);
     let mut line = Zeroizing::new(new.to_text().to_string());
     line.push('\n');
     write_private(&path, line.as_bytes()).map_err(io(&path))?;
-    Ok((old.public(), new.public()))
+    Ok(RotatedKey {
+        old: old.public(),
+        new: new.public(),
+    })
 }
 
 /// Returns the name of a realm without a configured name. It stays when the key changes, because
@@ -235,7 +235,7 @@ mod tests {
         let error = rotate(data.path(), &mut rng).unwrap_err();
         assert!(error.to_string().contains("no key"), "{error}");
         let first = load(data.path(), &mut rng).unwrap();
-        let (old, new) = rotate(data.path(), &mut rng).unwrap();
+        let RotatedKey { old, new } = rotate(data.path(), &mut rng).unwrap();
         assert_eq!(old, first.current.public());
         let second = load(data.path(), &mut rng).unwrap();
         assert_eq!(second.current.public(), new);

@@ -12,7 +12,7 @@ pub const LONGEST_ANSWER: usize = 65 << 10;
 /// The largest number of unacknowledged pushes of each kind per link.
 pub const WATCHED_AT_ONCE: usize = PUSHES_AT_ONCE / 2;
 /// The largest number of requests to other realms that may wait for one worker.
-pub const CALLS_MAX: usize = 256;
+pub const REQUESTS_MAX: usize = 256;
 /// The largest number of handed-off datagrams that may wait for one worker.
 pub const HANDED_MAX: usize = 256;
 /// The largest number of workers of one listener.

@@ -101,7 +101,7 @@ impl Listener {
 
     /// Returns the advertised host and port, or else the bound ones. A listener on all addresses
     /// (0.0.0.0 or ::) may be reached at an address that only others know.
-    pub fn told(&self) -> (String, u16) {
+    pub fn announced(&self) -> (String, u16) {
         let own = || (self.address.ip().to_string(), self.address.port());
         self.advertised.clone().unwrap_or_else(own)
     }

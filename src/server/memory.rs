@@ -75,6 +75,7 @@ impl Holder {
 
 /// A resource that is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Holding {
     /// Its description.
     pub what: &'static str,
@@ -97,6 +98,7 @@ impl Holding {
 
 /// A bound on what a realm stores on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Keeping {
     /// The bounded resource.
     pub what: &'static str,

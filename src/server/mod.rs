@@ -33,27 +33,28 @@ mod system_limits;
 mod tests;
 mod tickets;
 pub mod units;
-mod watcher_writer;
 mod watchers;
 mod worker;
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, thread};
 
 pub(crate) use admission::WorkLimits;
-use builder::PeerError;
 #[cfg(test)]
-pub(crate) use builder::{BuiltWorker, ConfiguredPeer};
+pub(crate) use builder::ConfiguredPeer;
+use builder::PeerError;
 pub(crate) use builder::{Reached, ServerBuilder, Starting};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
-use process_state::Kept;
+use process_state::ProcessState;
 pub use process_state::Secrets;
 use rand::Rng as _;
 use sockets::Sockets;
 use tokio::sync::{mpsc, watch};
+#[cfg(test)]
+pub(crate) use worker::Worker;
 
 #[cfg(feature = "embedded")]
 use crate::store::{Embedded, OpenError};
@@ -181,7 +182,7 @@ pub enum ServerError {
     Ended(SocketAddr),
     /// The realm's running time cannot be read.
     #[error(
-        "for how long this realm has been running cannot be read: {0}. Without it nothing that is kept would age. If starting again does not          help, restore the whole data directory from a backup, or start once with --accept-damage to go on from when a session was used last          (docs/disk.md)"
+        "for how long this realm has been running cannot be read: {0}. Without it nothing that is kept would age. If starting again does not help, restore the whole data directory from a backup, or start once with --accept-damage to go on from when a session was used last (docs/disk.md)"
     )]
     Time(StoreError),
     /// The store failed while serving.
@@ -202,6 +203,16 @@ pub struct Start {
     pub is_after_failure: bool,
 }
 
+/// A key that was given to a realm, and the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RotatedKey {
+    /// The former key, which vouches for the new one.
+    pub old: PublicKey,
+    /// The key from the next start on.
+    pub new: PublicKey,
+}
+
 /// Forgets that a store is a restored one, where its engine keeps that.
 type ForgetRestored = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
@@ -209,7 +220,7 @@ type ForgetRestored = Box<dyn FnOnce() -> io::Result<()> + Send>;
 pub struct Server<#[cfg(feature = "embedded")] S = Embedded, #[cfg(not(feature = "embedded"))] S> {
     id: RealmId,
     key: PublicKey,
-    kept: Arc<Kept>,
+    state: Arc<ProcessState>,
     listeners: Vec<Listener>,
     realm: Arc<Realm<S>>,
     peer_calls: mpsc::Receiver<PeerCall>,
@@ -251,21 +262,26 @@ impl<S: Store> Server<S> {
         config: &Config,
         start: Start,
     ) -> Result<Self, ServerError> {
-        let kept = Arc::new(Kept::new(secrets, Sockets::bind_all(config)?));
-        Self::with(config, start, kept, store)
+        let state = Arc::new(ProcessState::new(secrets, Sockets::bind_all(config)?));
+        Self::with(config, start, state, store)
     }
 
-    fn with(config: &Config, start: Start, kept: Arc<Kept>, store: S) -> Result<Self, ServerError> {
+    fn with(
+        config: &Config,
+        start: Start,
+        state: Arc<ProcessState>,
+        store: S,
+    ) -> Result<Self, ServerError> {
         let mut rng = Host::Real.rng()?;
         let Secrets {
             id,
             identity,
             operator_code,
             registration,
-        } = &kept.secrets;
+        } = &state.secrets;
         let key = identity.current.public();
         let id = *id;
-        let sockets = kept.sockets.iter();
+        let sockets = state.sockets.iter();
         let listeners = sockets
             .map(|sockets| Listener::new(config, sockets, id, identity, &mut rng))
             .collect::<Result<Vec<Listener>, _>>()?;
@@ -275,7 +291,7 @@ impl<S: Store> Server<S> {
             former: identity.former.clone(),
             peering: config.realm.peering.into(),
             registration: *registration,
-            addresses: listeners.iter().map(Listener::told).collect(),
+            addresses: listeners.iter().map(Listener::announced).collect(),
             operator_code: operator_code.clone(),
         };
         let (network, peer_calls) = Network::new();
@@ -286,7 +302,7 @@ impl<S: Store> Server<S> {
         Ok(Self {
             id,
             key,
-            kept,
+            state,
             listeners,
             realm: Arc::new(realm),
             peer_calls,
@@ -308,7 +324,7 @@ impl<S: Store> Server<S> {
 
     /// Returns the number of former keys that the realm still answers to.
     pub fn former_keys(&self) -> usize {
-        self.kept.secrets.identity.former.len()
+        self.state.secrets.identity.former.len()
     }
 
     /// Returns the realm's key.
@@ -341,15 +357,15 @@ impl<S: Store> Server<S> {
         let starting = Starting {
             accepts_damage: self.accepts_damage,
             is_restored: self.is_restored,
-            ran: self.kept.ran(),
+            ran: self.state.ran(),
             retention: self.retention,
         };
         let realm = Arc::clone(&self.realm);
-        let limits = (self.work, self.keepalive);
-        let begun = ServerBuilder::start(realm, Host::Real, starting, limits).await;
+        let begun =
+            ServerBuilder::start(realm, Host::Real, starting, self.work, self.keepalive).await;
         let (mut builder, started) = begun.map_err(time_unknown)?;
         let clock = builder.clock();
-        let _kept_time = self.kept.keep_time(clock.clone());
+        let _kept_time = self.state.keep_time(clock.clone());
         log_retention(started.keeping);
         if self.is_restored
             && started.is_life_begun
@@ -373,7 +389,7 @@ impl<S: Store> Server<S> {
         for listener in self.listeners {
             let is_sealed = listener.config.security == Security::Sealed;
             let reached = is_sealed.then(|| Reached {
-                source: listener.told(),
+                source: listener.announced(),
                 is_ipv6: listener.address.is_ipv6(),
                 is_local: listener.address.ip().is_loopback(),
             });

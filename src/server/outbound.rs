@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::peer_link_table::Seated;
+use super::peer_link_table::WorkerLinks;
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, LinkId},
@@ -32,48 +32,53 @@ const OPENING: Duration = Duration::from_secs(3);
 
 /// The link that a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum LinkChoice {
     /// An open link.
-    LinkThere,
+    Open,
     /// A link to this address, which is opened if needed.
-    Address {
-        address: SocketAddr,
-        /// The request tests whether the peer is at this address: the Init is sent only a few
-        /// times, and an answer over another link does not count.
-        is_once: bool,
-        /// The link must be opened by this realm, even if the peer has opened one. It shows the
-        /// peer that this works.
-        is_back: bool,
-    },
+    Dial(SocketAddr, DialPurpose),
+}
+
+/// Why a request takes a link to a certain address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialPurpose {
+    /// To be answered: any link with the peer will do.
+    Request,
+    /// The link must be opened by this realm, even if the peer has opened one. It shows the peer
+    /// that this works.
+    DialBack,
+    /// The request tests whether the peer is at this address: the Init is sent only a few times,
+    /// and an answer over another link does not count (PEER-23).
+    AddressTest,
 }
 
 /// The result that the requester receives.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum RequestResult {
     /// The answer.
-    Answer(Vec<u8>),
+    Answered(Vec<u8>),
     /// The peer is at the tested address but has not answered: the link to it has opened, which no
     /// other party could have caused.
-    There,
+    Reached,
     /// There is no such link, or another worker has a better one.
-    Elsewhere,
+    OtherLink,
 }
 
 /// A request to another realm.
 #[derive(Debug)]
 pub enum OutboundRequest {
     /// Asks which key an address has.
-    Who(SocketAddr, oneshot::Sender<PublicKey>),
+    Hello(SocketAddr, oneshot::Sender<PublicKey>),
     /// A request to the realm with that key.
     Ask {
         /// The key of this realm that the peer knows.
         own: PublicKey,
         key: PublicKey,
-        by: By,
+        link: LinkChoice,
         bytes: Vec<u8>,
         /// True if a client waits for the answer.
         is_awaited: bool,
-        answer: oneshot::Sender<Told>,
+        answer: oneshot::Sender<RequestResult>,
     },
 }
 
@@ -81,20 +86,17 @@ pub enum OutboundRequest {
 /// dropped.
 #[derive(Debug, Default)]
 pub struct OutboundRequests {
-    who: Vec<(SocketAddr, oneshot::Sender<PublicKey>)>,
-    asked: BTreeMap<(LinkId, RequestId), Asked>,
+    hellos: Vec<(SocketAddr, oneshot::Sender<PublicKey>)>,
+    pending: BTreeMap<(LinkId, RequestId), PendingRequest>,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct PendingRequest {
     since: Time,
     key: PublicKey,
-    /// The link shows the peer that this realm can open one. A link that the peer opens in the
-    /// meantime does not show that.
-    is_back: bool,
-    /// The request tests whether the peer is at this address: an answer over another link does not
-    /// count (PEER-23).
-    is_only: bool,
+    /// Why this realm opens the link, if it does. A link that the peer opens in the meantime does
+    /// not show that this realm can open one.
+    purpose: DialPurpose,
     /// The peer is at this address: the link has opened.
     is_there: bool,
     /// Until when the link may take to open if there is another.
@@ -102,15 +104,15 @@ struct Asked {
     /// The time for opening the link is over.
     is_looked_at: bool,
     is_awaited: bool,
-    answer: oneshot::Sender<Told>,
+    answer: oneshot::Sender<RequestResult>,
 }
 
-impl Asked {
+impl PendingRequest {
     /// Ends the request without an answer.
     fn leave(self) {
-        if self.is_only && self.is_there {
+        if self.purpose == DialPurpose::AddressTest && self.is_there {
             // The requester may have stopped waiting.
-            let _ = self.answer.send(Told::There);
+            let _ = self.answer.send(RequestResult::Reached);
         }
     }
 
@@ -131,41 +133,40 @@ impl Asked {
 }
 
 impl OutboundRequests {
-    pub fn begin(&mut self, now: Time, endpoint: &mut Endpoint, call: OutboundRequest) {
-        match call {
-            OutboundRequest::Who(address, answer) => {
+    pub fn begin(&mut self, now: Time, endpoint: &mut Endpoint, request: OutboundRequest) {
+        match request {
+            OutboundRequest::Hello(address, answer) => {
                 if endpoint.ask_hello(now, address) {
-                    self.who.push((address, answer));
+                    self.hellos.push((address, answer));
                 }
             }
             OutboundRequest::Ask {
                 own,
                 key,
-                by,
+                link,
                 bytes,
                 is_awaited,
                 answer,
             } => {
-                let link = match by {
-                    By::LinkThere => endpoint.link_there(&own, &key),
-                    By::Address {
-                        address,
-                        is_once,
-                        is_back,
-                    } => {
-                        if is_once || is_back {
-                            Some(endpoint.link_to(now, &own, (key, address), is_once))
-                        } else {
-                            Some(endpoint.link_with(now, &own, key, address))
-                        }
+                let (link, purpose) = match link {
+                    LinkChoice::Open => (endpoint.link_there(&own, &key), DialPurpose::Request),
+                    LinkChoice::Dial(address, purpose) => {
+                        let link = match purpose {
+                            DialPurpose::Request => endpoint.link_with(now, &own, key, address),
+                            DialPurpose::DialBack => {
+                                endpoint.link_to(now, &own, (key, address), false)
+                            }
+                            DialPurpose::AddressTest => {
+                                endpoint.link_to(now, &own, (key, address), true)
+                            }
+                        };
+                        (Some(link), purpose)
                     }
                 };
                 let Some(link) = link else {
-                    let _ = answer.send(Told::Elsewhere);
+                    let _ = answer.send(RequestResult::OtherLink);
                     return;
                 };
-                let is_back = matches!(by, By::Address { is_back: true, .. });
-                let is_only = matches!(by, By::Address { is_once: true, .. });
                 let early =
                     PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early());
                 let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
@@ -174,18 +175,17 @@ impl OutboundRequests {
                 let rtt = there.and_then(|link| endpoint.rtt(link));
                 let opens_by = now + OPENING + rtt.unwrap_or_default() * 3;
                 if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
-                    let asked = Asked {
+                    let request = PendingRequest {
                         since: now,
                         key,
-                        is_back,
-                        is_only,
+                        purpose,
                         is_there: false,
                         opens_by,
                         is_looked_at: false,
                         is_awaited,
                         answer,
                     };
-                    self.asked.insert((link, number), asked);
+                    self.pending.insert((link, number), request);
                 }
             }
         }
@@ -194,14 +194,14 @@ impl OutboundRequests {
     /// Ends the requests whose requester has stopped waiting.
     pub fn tidy(&mut self, now: Time, endpoint: &mut Endpoint) {
         let left = self
-            .asked
-            .extract_if(.., |_, asked| asked.answer.is_closed());
+            .pending
+            .extract_if(.., |_, request| request.answer.is_closed());
         for ((link, number), _) in left {
             endpoint.give_up(now, link, number);
             // Otherwise the endpoint would keep sending Inits for the ended request.
             endpoint.end_idle_dial(link);
         }
-        self.who.retain(|(address, answer)| {
+        self.hellos.retain(|(address, answer)| {
             if answer.is_closed() {
                 endpoint.stop_asking(*address);
             }
@@ -211,37 +211,41 @@ impl OutboundRequests {
 
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.who.len() + self.asked.len()
+        self.hellos.len() + self.pending.len()
     }
 
     pub fn answered(&mut self, link: LinkId, number: RequestId, answer: Vec<u8>) {
-        if let Some(waiting) = self.asked.remove(&(link, number)) {
+        if let Some(waiting) = self.pending.remove(&(link, number)) {
             // The requester may have stopped waiting.
-            let _ = waiting.answer.send(Told::Answer(answer));
+            let _ = waiting.answer.send(RequestResult::Answered(answer));
         }
     }
 
-    /// Ends requests with [`Told::Elsewhere`] if the peer has opened a link at another worker
-    /// since, or if the link here does not open in time.
-    pub fn look_elsewhere(&mut self, now: Time, endpoint: &mut Endpoint, seated: &Seated) {
+    /// Ends requests with [`RequestResult::OtherLink`] if the peer has opened a link at another
+    /// worker since, or if the link here does not open in time.
+    pub fn look_elsewhere(&mut self, now: Time, endpoint: &mut Endpoint, links: &WorkerLinks) {
         let mut elsewhere = Vec::new();
-        let asked = self.asked.iter().filter(|(_, asked)| !asked.is_only);
-        for ((link, number), asked) in asked {
+        let pending = self
+            .pending
+            .iter()
+            .filter(|(_, request)| request.purpose != DialPurpose::AddressTest);
+        for ((link, number), request) in pending {
             let is_better = if endpoint.is_dialing(*link) {
                 // If the peer opens a link at this worker, the endpoint moves the request to it.
-                let latest = seated.links().latest(&asked.key);
-                let is_elsewhere = |seat| seat != seated.seat() && !asked.is_back;
-                latest.is_some_and(|seat| asked.opens_by <= now || is_elsewhere(seat))
+                let latest = links.table().latest(&request.key);
+                let is_back = request.purpose == DialPurpose::DialBack;
+                let is_elsewhere = |seat| seat != links.seat() && !is_back;
+                latest.is_some_and(|seat| request.opens_by <= now || is_elsewhere(seat))
             } else {
-                seated.is_superseded(&asked.key, *link)
+                links.is_superseded(&request.key, *link)
             };
             if is_better {
                 elsewhere.push((*link, *number));
             }
         }
         for which in elsewhere {
-            if let Some(asked) = self.asked.remove(&which) {
-                let _ = asked.answer.send(Told::Elsewhere);
+            if let Some(request) = self.pending.remove(&which) {
+                let _ = request.answer.send(RequestResult::OtherLink);
             }
             endpoint.give_up(now, which.0, which.1);
         }
@@ -255,13 +259,16 @@ impl OutboundRequests {
         from: (LinkId, RequestId),
         to: (LinkId, RequestId),
     ) {
-        match self.asked.remove(&from) {
-            Some(asked) if asked.is_only && !is_planted(Fault::BelieveAnyLink) => {
+        match self.pending.remove(&from) {
+            Some(request)
+                if request.purpose == DialPurpose::AddressTest
+                    && !is_planted(Fault::BelieveAnyLink) =>
+            {
                 endpoint.give_up(now, to.0, to.1);
-                asked.leave();
+                request.leave();
             }
-            Some(asked) => {
-                self.asked.insert(to, asked);
+            Some(request) => {
+                self.pending.insert(to, request);
             }
             None => {}
         }
@@ -269,46 +276,47 @@ impl OutboundRequests {
 
     /// Handles that no answer has come in time.
     pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: RequestId) {
-        if let Some(asked) = self.asked.remove(&(link, number)) {
-            asked.leave();
+        if let Some(request) = self.pending.remove(&(link, number)) {
+            request.leave();
         }
         endpoint.distrust(now, link);
     }
 
     /// Returns when [`OutboundRequests::handle_timeout`] must be called next.
     pub fn timeout(&self, endpoint: &Endpoint) -> Option<Time> {
-        let asked = self.asked.iter();
-        asked
-            .map(|((link, _), asked)| {
-                let until = asked.until(endpoint, *link);
-                let is_looked_at =
-                    asked.is_looked_at || asked.is_only || !endpoint.is_dialing(*link);
+        let pending = self.pending.iter();
+        pending
+            .map(|((link, _), request)| {
+                let until = request.until(endpoint, *link);
+                let is_looked_at = request.is_looked_at
+                    || request.purpose == DialPurpose::AddressTest
+                    || !endpoint.is_dialing(*link);
                 if is_looked_at {
                     until
                 } else {
-                    until.min(asked.opens_by)
+                    until.min(request.opens_by)
                 }
             })
             .min()
     }
 
     /// Ends the requests to silent peers.
-    pub fn handle_timeout(&mut self, now: Time, endpoint: &mut Endpoint, seated: &Seated) {
-        self.look_elsewhere(now, endpoint, seated);
-        for asked in self.asked.values_mut() {
-            asked.is_looked_at |= asked.opens_by <= now;
+    pub fn handle_timeout(&mut self, now: Time, endpoint: &mut Endpoint, links: &WorkerLinks) {
+        self.look_elsewhere(now, endpoint, links);
+        for request in self.pending.values_mut() {
+            request.is_looked_at |= request.opens_by <= now;
         }
         let silent: Vec<(LinkId, RequestId)> = self
-            .asked
+            .pending
             .iter()
-            .filter(|((link, _), asked)| asked.until(endpoint, *link) <= now)
+            .filter(|((link, _), request)| request.until(endpoint, *link) <= now)
             .map(|(which, _)| *which)
             .collect();
         for (link, number) in silent {
-            let asked = self.asked.remove(&(link, number));
-            let is_sure = asked.as_ref().is_some_and(|asked| !asked.is_awaited);
-            if let Some(asked) = asked {
-                asked.leave();
+            let request = self.pending.remove(&(link, number));
+            let is_sure = request.as_ref().is_some_and(|request| !request.is_awaited);
+            if let Some(request) = request {
+                request.leave();
             }
             // A peer without a measured round trip may be far away. The request goes on, to measure
             // it.
@@ -320,30 +328,30 @@ impl OutboundRequests {
 
     /// Handles that a link to a tested address has opened.
     pub fn opened(&mut self, link: LinkId) {
-        for ((on, _), asked) in &mut self.asked {
-            asked.is_there |= *on == link;
+        for ((on, _), request) in &mut self.pending {
+            request.is_there |= *on == link;
         }
     }
 
     pub fn closed(&mut self, link: LinkId) {
-        let ended = self.asked.extract_if(.., |(asked, _), _| *asked == link);
-        ended.for_each(|(_, asked)| asked.leave());
+        let ended = self.pending.extract_if(.., |(on, _), _| *on == link);
+        ended.for_each(|(_, request)| request.leave());
     }
 
     pub fn introduced(&mut self, address: SocketAddr, reply: &HelloReply) {
-        let asked = std::mem::take(&mut self.who);
+        let hellos = std::mem::take(&mut self.hellos);
         let is_understood = reply.versions.contains(&PROTOCOL_VERSION);
         if !is_understood {
             tracing::warn!(%address, versions = ?reply.versions, "peer answered with other versions of the protocol; one of the two needs another release");
         }
-        for (at, answer) in asked {
+        for (at, answer) in hellos {
             if at == address && !is_understood {
                 // HS-6: no Init is sent there. The requester gets no answer.
                 drop(answer);
             } else if at == address {
                 let _ = answer.send(PublicKey(reply.key));
             } else {
-                self.who.push((at, answer));
+                self.hellos.push((at, answer));
             }
         }
     }
@@ -361,27 +369,23 @@ mod tests {
         link::{Redundancy, Silence},
     };
 
-    /// Returns a request to a key over a link to its address, with `is_once` and `is_back`, and the
-    /// receiver of its result.
+    /// Returns a request to a key over a link to its address, and the receiver of its result.
     fn question(
         n: u8,
-        (is_once, is_back): (bool, bool),
+        purpose: DialPurpose,
         is_awaited: bool,
-    ) -> (OutboundRequest, oneshot::Receiver<Told>) {
-        let (answer, told) = oneshot::channel();
-        let call = OutboundRequest::Ask {
+    ) -> (OutboundRequest, oneshot::Receiver<RequestResult>) {
+        let (answer, result) = oneshot::channel();
+        let address = SocketAddr::from(([192, 0, 2, 1], 6377));
+        let request = OutboundRequest::Ask {
             own: SecretKey::from_bytes([1; 32]).public(),
             key: SecretKey::from_bytes([n; 32]).public(),
-            by: By::Address {
-                address: SocketAddr::from(([192, 0, 2, 1], 6377)),
-                is_once,
-                is_back,
-            },
+            link: LinkChoice::Dial(address, purpose),
             bytes: vec![1],
             is_awaited,
             answer,
         };
-        (call, told)
+        (request, result)
     }
 
     /// PEER-5: the wait for a peer covers its round trip. Found by the simulator: realms gave each
@@ -407,37 +411,39 @@ mod tests {
             shared_idle: Duration::from_hours(1),
         };
         let mut endpoint = Endpoint::new(config, &identity.clone().into(), [1; 32]);
-        let mut calls = OutboundRequests::default();
+        let mut requests = OutboundRequests::default();
         let seat = Seat {
             listener: 0,
             worker: 0,
         };
         let silence = Silence::fixed(Duration::from_secs(30));
-        let seated = Seated::new(
-            &Arc::new(super::super::peer_link_table::Links::new(identity.public())),
+        let links = WorkerLinks::new(
+            &Arc::new(super::super::peer_link_table::PeerLinkTable::new(
+                identity.public(),
+            )),
             seat,
             silence,
         );
         let begun = Time(1_000_000);
         let mut ask = |is_awaited| {
-            let (call, told) = question(2, (false, false), is_awaited);
-            calls.begin(begun, &mut endpoint, call);
-            told
+            let (request, result) = question(2, DialPurpose::Request, is_awaited);
+            requests.begin(begun, &mut endpoint, request);
+            result
         };
         let (mut awaited, mut alone) = (ask(true), ask(false));
         for (seconds, waiting) in [(9, [true, true]), (10, [false, true]), (179, [false, true])] {
             let now = begun + Duration::from_secs(seconds);
-            calls.handle_timeout(now, &mut endpoint, &seated);
+            requests.handle_timeout(now, &mut endpoint, &links);
             let is_waiting = [&mut awaited, &mut alone]
-                .map(|told| told.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+                .map(|result| result.try_recv() == Err(oneshot::error::TryRecvError::Empty));
             assert_eq!(is_waiting, waiting, "after {seconds} s");
         }
         assert_eq!(
-            calls.timeout(&endpoint),
+            requests.timeout(&endpoint),
             Some(begun + Duration::from_mins(3))
         );
-        calls.handle_timeout(begun + Duration::from_mins(3), &mut endpoint, &seated);
-        assert_eq!(calls.len(), 0);
+        requests.handle_timeout(begun + Duration::from_mins(3), &mut endpoint, &links);
+        assert_eq!(requests.len(), 0);
     }
 
     /// PEER-23: whether a peer is at its claimed address is tested at that address only. A peer was
@@ -450,26 +456,29 @@ mod tests {
             &identity.clone().into(),
             [1; 32],
         );
-        let mut calls = OutboundRequests::default();
+        let mut requests = OutboundRequests::default();
         let now = Time(1_000_000);
-        for (is_once, is_told) in [(true, false), (false, true)] {
-            let (call, mut told) = question(2, (is_once, true), false);
-            calls.begin(now, &mut endpoint, call);
-            let (from, _) = calls.asked.first_key_value().unwrap();
+        for (purpose, is_told) in [
+            (DialPurpose::AddressTest, false),
+            (DialPurpose::DialBack, true),
+        ] {
+            let (request, mut result) = question(2, purpose, false);
+            requests.begin(now, &mut endpoint, request);
+            let (from, _) = requests.pending.first_key_value().unwrap();
             let (from, to) = (*from, (LinkId(77), RequestId(5)));
             // The peer has opened a link in the meantime.
-            calls.moved(now, &mut endpoint, from, to);
-            calls.answered(to.0, to.1, vec![2]);
-            assert_eq!(told.try_recv().is_ok(), is_told);
+            requests.moved(now, &mut endpoint, from, to);
+            requests.answered(to.0, to.1, vec![2]);
+            assert_eq!(result.try_recv().is_ok(), is_told);
         }
         // A peer whose link has opened at the address is there, even if the request fails.
-        let (call, mut told) = question(3, (true, true), false);
-        calls.begin(now, &mut endpoint, call);
-        let (from, _) = calls.asked.first_key_value().unwrap();
+        let (request, mut result) = question(3, DialPurpose::AddressTest, false);
+        requests.begin(now, &mut endpoint, request);
+        let (from, _) = requests.pending.first_key_value().unwrap();
         let from = *from;
-        calls.opened(from.0);
-        calls.closed(from.0);
-        assert_eq!(told.try_recv(), Ok(Told::There));
+        requests.opened(from.0);
+        requests.closed(from.0);
+        assert_eq!(result.try_recv(), Ok(RequestResult::Reached));
     }
 
     /// HS-6: a realm that shares no version with this one is not used as a peer.
@@ -477,23 +486,23 @@ mod tests {
     fn introduction_without_common_version_is_ignored() {
         let address = SocketAddr::from(([192, 0, 2, 1], 6377));
         for (versions, is_understood) in [(vec![7, PROTOCOL_VERSION], true), (vec![7], false)] {
-            let mut calls = OutboundRequests::default();
-            let (answer, mut told) = oneshot::channel();
-            calls.who.push((address, answer));
+            let mut requests = OutboundRequests::default();
+            let (answer, mut result) = oneshot::channel();
+            requests.hellos.push((address, answer));
             let reply = HelloReply {
                 nonce: [0; 8],
                 versions,
                 realm: "beta".parse().unwrap(),
                 key: [1; 32],
             };
-            calls.introduced(address, &reply);
-            assert_eq!(told.try_recv().is_ok(), is_understood);
-            assert_eq!(calls.len(), 0);
+            requests.introduced(address, &reply);
+            assert_eq!(result.try_recv().is_ok(), is_understood);
+            assert_eq!(requests.len(), 0);
         }
     }
 
     /// PEER-22: a request that nobody waits for is not sent again. A message was delivered to a
-    /// removed realm after its sender was told that it would be returned.
+    /// removed realm after its sender was result that it would be returned.
     #[test]
     fn peer_request_without_waiter_is_not_sent_again() {
         let identity = SecretKey::from_bytes([1; 32]);
@@ -502,25 +511,29 @@ mod tests {
             &identity.clone().into(),
             [1; 32],
         );
-        let mut calls = OutboundRequests::default();
+        let mut requests = OutboundRequests::default();
         let now = Time(1_000_000);
-        let ask = |calls: &mut OutboundRequests, endpoint: &mut Endpoint| {
-            let (call, told) = question(2, (false, false), false);
-            calls.begin(now, endpoint, call);
-            told
+        let ask = |requests: &mut OutboundRequests, endpoint: &mut Endpoint| {
+            let (request, result) = question(2, DialPurpose::Request, false);
+            requests.begin(now, endpoint, request);
+            result
         };
         let (first, second) = (
-            ask(&mut calls, &mut endpoint),
-            ask(&mut calls, &mut endpoint),
+            ask(&mut requests, &mut endpoint),
+            ask(&mut requests, &mut endpoint),
         );
         let mut out = Vec::new();
         assert!(endpoint.poll_transmit(now, &mut out).is_some(), "it dials");
         drop(first);
-        calls.tidy(now, &mut endpoint);
-        assert_eq!((calls.len(), endpoint.links()), (1, 1), "one still waits");
+        requests.tidy(now, &mut endpoint);
+        assert_eq!(
+            (requests.len(), endpoint.links()),
+            (1, 1),
+            "one still waits"
+        );
         drop(second);
-        calls.tidy(now, &mut endpoint);
-        assert_eq!((calls.len(), endpoint.links()), (0, 0));
+        requests.tidy(now, &mut endpoint);
+        assert_eq!((requests.len(), endpoint.links()), (0, 0));
         endpoint.handle_timeout(now + Duration::from_mins(1));
         let later = now + Duration::from_mins(1);
         assert!(endpoint.poll_transmit(later, &mut out).is_none());

@@ -13,30 +13,30 @@ use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, LinkId},
     faults::{Fault, is_planted},
-    federation::{Happened, Opener, PeerLinks, Seat},
+    federation::{Opener, PeerLinkCounters, PeerLinks, Seat, SeatSearch},
     link::{Silence, Time},
 };
 
 /// Which worker has a link with which peer. See [`PeerLinks`] for what the calls mean.
 #[derive(Debug)]
-pub struct Links {
-    table: Mutex<PeerLinks<LinkId>>,
+pub struct PeerLinkTable {
+    links: Mutex<PeerLinks<LinkId>>,
     began: Instant,
     changed: watch::Sender<()>,
 }
 
-impl Links {
+impl PeerLinkTable {
     /// Creates the table of the realm with that key.
     pub fn new(own: PublicKey) -> Self {
         Self {
-            table: Mutex::new(PeerLinks::new(own)),
+            links: Mutex::new(PeerLinks::new(own)),
             began: Instant::now(),
             changed: watch::Sender::new(()),
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, PeerLinks<LinkId>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn links(&self) -> MutexGuard<'_, PeerLinks<LinkId>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Duration {
@@ -45,63 +45,63 @@ impl Links {
 
     /// Limits the table to these keys, which are those of all peers.
     pub fn keep_only(&self, keys: &[PublicKey]) {
-        self.table().keep_only(self.now(), keys);
+        self.links().keep_only(self.now(), keys);
     }
 
-    /// Returns the worker with an open link to the peer: at `listener`, or at any listener if
-    /// `elsewhere` is true or the peer could not be dialled from `listener`.
-    pub fn seat(&self, peer: &PublicKey, listener: usize, elsewhere: bool) -> Option<Seat> {
-        self.table().seat(peer, listener, elsewhere)
+    /// Returns the worker with an open link to the peer: at `listener`, or elsewhere if the search
+    /// says so.
+    pub fn seat(&self, peer: &PublicKey, listener: usize, search: SeatSearch) -> Option<Seat> {
+        self.links().seat(peer, listener, search)
     }
 
     /// Records that the peer could not be dialled from that listener.
     pub fn not_reached(&self, peer: &PublicKey, listener: usize) {
-        self.table().not_reached(peer, listener);
+        self.links().not_reached(peer, listener);
     }
 
     /// Returns the worker of the latest link that the peer has opened.
     pub fn latest(&self, peer: &PublicKey) -> Option<Seat> {
-        self.table().latest(peer)
+        self.links().latest(peer)
     }
 
     /// Handles a request of the peer that has been answered.
     pub fn heard(&self, peer: &PublicKey) {
-        self.table().heard(self.now(), peer);
+        self.links().heard(self.now(), peer);
     }
 
     /// Handles an introduction from the peer.
     pub fn introduced(&self, peer: &PublicKey) {
-        self.table().introduced(self.now(), peer);
+        self.links().introduced(self.now(), peer);
         self.changed.send_replace(());
     }
 
     /// Requests new introductions that are due.
-    pub fn ask_again(&self) {
-        if self.table().ask_again(self.now()) {
+    pub fn reintroduce(&self) {
+        if self.links().reintroduce(self.now()) {
             self.changed.send_replace(());
         }
     }
 
     /// Begins a request to the peer. It ends when the returned value is dropped.
-    pub fn ask<'a>(&'a self, peer: &'a PublicKey) -> Asking<'a> {
-        self.table().asks(peer);
-        Asking { links: self, peer }
+    pub fn begin_request<'a>(&'a self, peer: &'a PublicKey) -> RequestGuard<'a> {
+        self.links().request_begun(peer);
+        RequestGuard { table: self, peer }
     }
 
     /// Returns the counters of a peer.
-    pub fn happened(&self, peer: &PublicKey) -> Happened {
-        self.table().happened(peer)
+    pub fn counters(&self, peer: &PublicKey) -> PeerLinkCounters {
+        self.links().counters(peer)
     }
 
-    /// Returns when [`Links::handle_timeout`] must be called next.
+    /// Returns when [`PeerLinkTable::handle_timeout`] must be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = self.table().poll_timeout()?;
+        let due = self.links().poll_timeout()?;
         Some(self.began + due)
     }
 
     /// Handles timers that are due.
     pub fn handle_timeout(&self) {
-        self.table().handle_timeout(self.now());
+        self.links().handle_timeout(self.now());
     }
 
     /// Returns a receiver that is notified when a counter or a timer may have changed.
@@ -110,7 +110,7 @@ impl Links {
     }
 
     fn opened(&self, peer: &PublicKey, link: (Seat, LinkId), opener: Opener) -> bool {
-        let is_peer = self.table().opened(self.now(), peer, link, opener);
+        let is_peer = self.links().opened(self.now(), peer, link, opener);
         if is_peer {
             self.changed.send_replace(());
         }
@@ -118,31 +118,32 @@ impl Links {
     }
 
     fn closed(&self, peer: &PublicKey, link: (Seat, LinkId)) {
-        self.table().closed(self.now(), peer, link);
+        self.links().closed(self.now(), peer, link);
         self.changed.send_replace(());
     }
 }
 
 /// A request to a peer in progress.
 #[derive(Debug)]
-pub struct Asking<'a> {
-    links: &'a Links,
+pub struct RequestGuard<'a> {
+    table: &'a PeerLinkTable,
     peer: &'a PublicKey,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
-        let has_timer = self.links.table().asked(self.links.now(), self.peer);
+        let table = self.table;
+        let has_timer = table.links().request_ended(table.now(), self.peer);
         if has_timer {
-            self.links.changed.send_replace(());
+            table.changed.send_replace(());
         }
     }
 }
 
 /// One worker's view of the table.
 #[derive(Debug)]
-pub struct Seated {
-    links: Arc<Links>,
+pub struct WorkerLinks {
+    table: Arc<PeerLinkTable>,
     seat: Seat,
     /// The keep-alive setting for a link to a peer that cannot open one itself.
     silence: Silence,
@@ -151,19 +152,19 @@ pub struct Seated {
     pub changed: watch::Receiver<()>,
 }
 
-impl Seated {
-    pub fn new(links: &Arc<Links>, seat: Seat, silence: Silence) -> Self {
+impl WorkerLinks {
+    pub fn new(table: &Arc<PeerLinkTable>, seat: Seat, silence: Silence) -> Self {
         Self {
-            links: Arc::clone(links),
+            table: Arc::clone(table),
             seat,
             silence,
             noted: BTreeMap::new(),
-            changed: links.changed.subscribe(),
+            changed: table.changed.subscribe(),
         }
     }
 
-    pub const fn links(&self) -> &Arc<Links> {
-        &self.links
+    pub const fn table(&self) -> &Arc<PeerLinkTable> {
+        &self.table
     }
 
     pub const fn seat(&self) -> Seat {
@@ -173,7 +174,7 @@ impl Seated {
     /// True if the peer has opened `link`, and later a link to another worker of this listener.
     pub fn is_superseded(&self, peer: &PublicKey, link: LinkId) -> bool {
         let link = (self.seat, link);
-        self.links.table().is_superseded(peer, link)
+        self.table.links().is_superseded(peer, link)
     }
 
     /// Adds a link that a peer has opened, after its path is proven.
@@ -194,19 +195,19 @@ impl Seated {
         if is_planted(Fault::AskAtFirstOnly) && self.seat.worker > 0 {
             return;
         }
-        if self.links.opened(&peer, (self.seat, link), opener) {
+        if self.table.opened(&peer, (self.seat, link), opener) {
             self.noted.insert(link, (peer, opener));
         }
     }
 
     pub fn closed(&mut self, link: LinkId) {
         if let Some((peer, _)) = self.noted.remove(&link) {
-            self.links.closed(&peer, (self.seat, link));
+            self.table.closed(&peer, (self.seat, link));
         }
     }
 
     /// Handles a new list of peers. The endpoint may already have links with them.
-    pub fn look(&mut self, now: Time, endpoint: &mut Endpoint, peers: &[PublicKey]) {
+    pub fn peers_listed(&mut self, now: Time, endpoint: &mut Endpoint, peers: &[PublicKey]) {
         self.noted.retain(|_, (peer, _)| peers.contains(peer));
         for peer in peers {
             let (theirs, ours) = endpoint.links_with(peer);
@@ -228,7 +229,7 @@ impl Seated {
         let ours = self.noted.iter().filter(|(_, (_, by))| *by == Opener::This);
         for (link, (peer, _)) in ours {
             let is_needed =
-                self.links.table().keeps_open(peer) && !is_planted(Fault::LetLinksIdleOut);
+                self.table.links().keeps_open(peer) && !is_planted(Fault::LetLinksIdleOut);
             if endpoint.is_kept_alive(*link) != is_needed {
                 endpoint.keep_alive(now, *link, is_needed.then_some(self.silence));
             }

@@ -12,10 +12,10 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-use super::{clock::Clock, peer_link_table::Links, routes::Routes};
+use super::{clock::Clock, peer_link_table::PeerLinkTable, routes::Routes};
 use crate::{
     crypto::PublicKey,
-    federation::{Done, Federation, Happened, Input, News, Step},
+    federation::{Federation, Input, PeerLinkCounters, PeerStatus, Step, StepResult},
     realm::{Peer, PeerCall, Realm, Signals},
     store::{Store, Subscription},
     wire::RealmId,
@@ -37,35 +37,35 @@ pub async fn keep_in_touch<S: Store>(
 ) {
     let mut federation = Federation::new(realm.own().clone(), seed);
     let routes = Arc::new(routes);
-    let mut beside = JoinSet::new();
+    let mut requests = JoinSet::new();
     let mut steps = JoinSet::new();
-    let mut asking = BTreeMap::new();
+    let mut cancellable = BTreeMap::new();
     let mut queues = Queues::default();
-    let mut links = Watched::new(routes.links());
+    let mut links = PeerLinkEvents::new(routes.links());
     let mut look_at_links = tokio::time::interval(LINKS_LOOKED_AT);
     loop {
         while let Some((id, step)) = federation.poll_step() {
             let (realm, clock, routes) = (Arc::clone(&realm), clock.clone(), Arc::clone(&routes));
-            let asks = matches!(step, Step::Ask { .. } | Step::Try { .. });
+            let is_request = matches!(step, Step::Ask { .. } | Step::TryClaim { .. });
             let handle =
-                steps.spawn(async move { (id, carry_out(&realm, &clock, &routes, step).await) });
-            if asks {
-                asking.insert(id, handle);
+                steps.spawn(async move { (id, execute(&realm, &clock, &routes, step).await) });
+            if is_request {
+                cancellable.insert(id, handle);
             }
         }
-        while let Some(id) = federation.poll_given_up() {
+        while let Some(id) = federation.poll_cancelled() {
             // Reads and writes end by themselves.
-            if let Some(handle) = asking.remove(&id) {
+            if let Some(handle) = cancellable.remove(&id) {
                 handle.abort();
             }
         }
-        while let Some((peer, news)) = federation.poll_news() {
+        while let Some((peer, status)) = federation.poll_status() {
             let network = realm.network();
-            match news {
-                News::Answers => network.answers(peer, clock.now().wall),
-                News::Silent => network.silent(peer),
-                News::Refuses(why) => network.refused(peer, why),
-                News::Waits(wait) => network.waits(peer, wait),
+            match status {
+                PeerStatus::Answering => network.answers(peer, clock.now().wall),
+                PeerStatus::Silent => network.silent(peer),
+                PeerStatus::Refusing(why) => network.refused(peer, why),
+                PeerStatus::Waiting(wait) => network.waits(peer, wait),
             }
         }
         let timeout = federation.poll_timeout();
@@ -80,33 +80,33 @@ pub async fn keep_in_touch<S: Store>(
                     // A cancelled step has no owner.
                     Err(Err(_)) => continue,
                 };
-                asking.remove(&id);
-                if let Done::Peers(peers, are_all) = &done {
+                cancellable.remove(&id);
+                if let StepResult::Peers(peers, are_all) = &done {
                     if *are_all {
                         realm.network().know_only(peers);
                     }
-                    tell_keys(&known, &routes, peers, *are_all);
+                    publish_keys(&known, &routes, peers, *are_all);
                     links.watch(peers, *are_all);
                     queues.subscribe(&realm, peers, *are_all);
                     for peer in &queues.peers {
                         // The queue may have grown before this watch began.
-                        federation.handle(clock.now(), Input::Grown(*peer));
+                        federation.handle(clock.now(), Input::QueueGrown(*peer));
                     }
                 }
-                federation.handle(clock.now(), Input::Done(id, done));
+                federation.handle(clock.now(), Input::StepDone(id, done));
             }
             grown = queues.grown() => {
                 let Some(grown) = grown else { return };
                 for peer in grown {
-                    federation.handle(clock.now(), Input::Grown(peer));
+                    federation.handle(clock.now(), Input::QueueGrown(peer));
                 }
             }
-            () = realm.groups.chore_added() => federation.handle(clock.now(), Input::ChoreAdded),
+            () = realm.groups.chore_added() => federation.handle(clock.now(), Input::CleanupAdded),
             () = realm.queues.expiry_noted() => {
                 let next = realm.queues.next_expiry();
                 federation.handle(clock.now(), Input::Expires(next));
             }
-            _ = look_at_links.tick() => routes.links().ask_again(),
+            _ = look_at_links.tick() => routes.links().reintroduce(),
             () = links.changed(routes.links()) => {
                 for input in links.take(routes.links()) {
                     federation.handle(clock.now(), input);
@@ -117,14 +117,14 @@ pub async fn keep_in_touch<S: Store>(
                     federation.handle(clock.now(), input);
                 }
             }
-            call = peer_calls.recv() => match call {
-                Some(call) => {
+            request = peer_calls.recv() => match request {
+                Some(request) => {
                     let routes = Arc::clone(&routes);
-                    beside.spawn(async move { routes.run(call).await });
+                    requests.spawn(async move { routes.run(request).await });
                 }
                 None => return,
             },
-            Some(_) = beside.join_next() => {}
+            Some(_) = requests.join_next() => {}
         }
     }
 }
@@ -136,21 +136,26 @@ fn inputs_of(signals: Signals) -> Vec<Input> {
         inputs.push(Input::PeersChanged);
     }
     let work = signals.work.into_iter();
-    inputs.extend(work.map(|(peer, work)| Input::Work(peer, work)));
-    inputs.extend(signals.claims.into_iter().map(Input::Claimed));
-    inputs.extend(signals.introductions.into_iter().map(Input::Lost));
+    inputs.extend(work.map(|(peer, work)| Input::GroupWork(peer, work)));
+    inputs.extend(signals.claims.into_iter().map(Input::AddressClaimed));
+    inputs.extend(signals.introductions.into_iter().map(Input::Reintroduce));
     inputs.extend(signals.heard.into_iter().map(Input::Heard));
     inputs
 }
 
-/// Carries out a step.
-async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, routes: &Routes, step: Step) -> Done {
+/// Executes a step.
+async fn execute<S: Store>(
+    realm: &Realm<S>,
+    clock: &Clock,
+    routes: &Routes,
+    step: Step,
+) -> StepResult {
     match step {
         Step::ListPeers => {
             let (peers, are_all) = realm.peers.peers().await;
-            Done::Peers(peers, are_all)
+            StepResult::Peers(peers, are_all)
         }
-        Step::ListCopies(peer) => Done::Copies(realm.groups.replicas_of(peer).await.ok()),
+        Step::ListReplicas(peer) => StepResult::Replicas(realm.groups.replicas_of(peer).await.ok()),
         Step::FindExpiries(peers) => {
             let mut searched = Vec::new();
             for peer in peers {
@@ -158,46 +163,48 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, routes: &Routes, s
                     searched.push(peer);
                 }
             }
-            Done::Searched(searched)
+            StepResult::Searched(searched)
         }
-        Step::DoChores => Done::Chores(realm.do_chores(clock.now().wall).await),
-        Step::GiveBack => {
+        Step::CleanUp => StepResult::CleanedUp(realm.do_chores(clock.now().wall).await),
+        Step::ReturnExpired => {
             realm.queues.return_expired(clock.now()).await;
-            Done::GivenBack(realm.queues.next_expiry())
+            StepResult::ExpiredReturned(realm.queues.next_expiry())
         }
-        Step::Look { peer, more } => Done::Looked(
+        Step::Look { peer, more } => StepResult::Looked(
             realm
                 .queues
                 .look(peer, more)
                 .await
                 .map(|looked| looked.map(Box::new)),
         ),
-        Step::Ask { peer, bytes } => Done::Answered(routes.ask_alone(&peer, bytes).await),
-        Step::LookAtCopy(peer, group) => Done::Copy(Box::new(
+        Step::Ask { peer, bytes } => StepResult::Answered(routes.ask_alone(&peer, bytes).await),
+        Step::LookAtReplica(peer, group) => StepResult::Replica(Box::new(
             realm
                 .groups
                 .look_at_replica(&peer, group, clock.now())
                 .await,
         )),
-        Step::Introduced(peer, said) => {
-            Done::Written(realm.note_introduced(&peer, said, clock.now()).await)
+        Step::StoreIntroduction(peer, said) => {
+            StepResult::Written(realm.note_introduced(&peer, said, clock.now()).await)
         }
-        Step::Try { peer, bytes } => Done::Tried(routes.try_at_claim(&peer, bytes).await),
-        Step::Claimed(peer, at) => Done::Written(realm.peers.note_claim(&peer, at).await),
-        Step::Settle(peer, outgoing, settling) => {
+        Step::TryClaim { peer, bytes } => {
+            StepResult::Tried(routes.try_at_claim(&peer, bytes).await)
+        }
+        Step::StoreClaim(peer, at) => StepResult::Written(realm.peers.note_claim(&peer, at).await),
+        Step::StoreOutcome(peer, outgoing, settling) => {
             let settled = realm
                 .queues
                 .settle_outgoing(&peer, &outgoing, &settling, clock.now());
-            Done::Written(settled.await)
+            StepResult::Written(settled.await)
         }
-        Step::Keep(peer, group, kept) => {
-            Done::Written(realm.groups.keep(&peer, group, *kept, clock.now()).await)
+        Step::StoreEntries(peer, group, kept) => {
+            StepResult::Written(realm.groups.keep(&peer, group, *kept, clock.now()).await)
         }
     }
 }
 
 /// Publishes the keys of all peers to the workers. Links of these keys belong to the first worker.
-fn tell_keys(
+fn publish_keys(
     known: &watch::Sender<Vec<PublicKey>>,
     routes: &Routes,
     peers: &[Peer],
@@ -215,13 +222,13 @@ fn tell_keys(
 }
 
 /// The events on the links with peers.
-struct Watched {
+struct PeerLinkEvents {
     changed: watch::Receiver<()>,
-    seen: BTreeMap<RealmId, (PublicKey, Happened)>,
+    seen: BTreeMap<RealmId, (PublicKey, PeerLinkCounters)>,
 }
 
-impl Watched {
-    fn new(links: &Links) -> Self {
+impl PeerLinkEvents {
+    fn new(links: &PeerLinkTable) -> Self {
         Self {
             changed: links.changed(),
             seen: BTreeMap::new(),
@@ -237,7 +244,7 @@ impl Watched {
         for peer in peers {
             let (key, before) = (peer.key(), self.seen.get(&peer.realm));
             let seen = before.filter(|(known, _)| *known == key);
-            let seen = seen.map_or_else(Happened::default, |(_, seen)| *seen);
+            let seen = seen.map_or_else(PeerLinkCounters::default, |(_, seen)| *seen);
             self.seen.insert(peer.realm, (key, seen));
         }
         // Events may have happened before.
@@ -245,7 +252,7 @@ impl Watched {
     }
 
     /// Waits until events may have happened or are due.
-    async fn changed(&mut self, links: &Links) {
+    async fn changed(&mut self, links: &PeerLinkTable) {
         let due = links.poll_timeout();
         let due = async {
             match due {
@@ -263,18 +270,18 @@ impl Watched {
     }
 
     /// Returns the events since the last call.
-    fn take(&mut self, links: &Links) -> Vec<Input> {
+    fn take(&mut self, links: &PeerLinkTable) -> Vec<Input> {
         let mut inputs = Vec::new();
         links.handle_timeout();
         for (realm, (key, seen)) in &mut self.seen {
-            let happened = links.happened(key);
-            if happened.lost > seen.lost {
-                inputs.push(Input::Lost(*realm));
+            let counters = links.counters(key);
+            if counters.reintroductions > seen.reintroductions {
+                inputs.push(Input::Reintroduce(*realm));
             }
-            if happened.back > seen.back {
-                inputs.push(Input::CallBack(*realm));
+            if counters.dial_backs > seen.dial_backs {
+                inputs.push(Input::DialBack(*realm));
             }
-            *seen = happened;
+            *seen = counters;
         }
         inputs
     }

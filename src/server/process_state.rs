@@ -8,18 +8,17 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::{Clock, Config, ServerError, config::RegistrationConfig, keys, sockets::Sockets};
+use super::{
+    Clock, Config, RotatedKey, ServerError, config::RegistrationConfig, keys, sockets::Sockets,
+};
 use crate::{
-    crypto::{PublicKey, SecretKey},
-    endpoint::Identity,
-    host::Host,
-    realm::Registration,
-    wire::RealmId,
+    crypto::SecretKey, endpoint::Identity, host::Host, realm::Registration, wire::RealmId,
 };
 
 /// What makes a realm this one and no other: its name, its keys and its codes. They belong to one
 /// store for good: over an empty store, the same keys would let recorded commands take effect again
 /// (EXACT-14).
+#[non_exhaustive]
 pub struct Secrets {
     /// The name by which others know the realm.
     pub id: RealmId,
@@ -63,12 +62,12 @@ impl Secrets {
     }
 
     /// Gives the realm in the directory `data` a new key, which takes effect at the next start. The
-    /// old key vouches for it. Returns both.
+    /// old key vouches for it.
     ///
     /// # Errors
     /// Fails if there is no key yet, if there are too many former keys, or if a file cannot be
     /// used.
-    pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
+    pub fn rotate_key(data: &Path) -> Result<RotatedKey, ServerError> {
         keys::rotate(data, &mut Host::Real.rng()?)
     }
 
@@ -99,14 +98,14 @@ impl Secrets {
 
 /// State that outlives a failed store.
 #[derive(Debug)]
-pub struct Kept {
+pub struct ProcessState {
     pub secrets: Secrets,
     pub sockets: Vec<Sockets>,
     /// The total running time of the realm when its last clock ended, in seconds. 0 before that.
     ran: AtomicU32,
 }
 
-impl Kept {
+impl ProcessState {
     pub const fn new(secrets: Secrets, sockets: Vec<Sockets>) -> Self {
         Self {
             secrets,
@@ -123,18 +122,18 @@ impl Kept {
 
     /// Returns a guard that records the time of `clock` when dropped, however the server ends.
     pub const fn keep_time(&self, clock: Clock) -> impl Drop + '_ {
-        KeptTime { kept: self, clock }
+        KeptTime { state: self, clock }
     }
 }
 
 struct KeptTime<'a> {
-    kept: &'a Kept,
+    state: &'a ProcessState,
     clock: Clock,
 }
 
 impl Drop for KeptTime<'_> {
     fn drop(&mut self) {
         let running = self.clock.now().running;
-        self.kept.ran.fetch_max(running, Ordering::AcqRel);
+        self.state.ran.fetch_max(running, Ordering::AcqRel);
     }
 }

@@ -16,11 +16,12 @@ use tokio::{
 };
 
 use super::{
-    outbound::{AWAITED, By, OutboundRequest, Told},
-    peer_link_table::Links,
+    outbound::{AWAITED, DialPurpose, LinkChoice, OutboundRequest, RequestResult},
+    peer_link_table::PeerLinkTable,
 };
 use crate::{
     crypto::PublicKey,
+    federation::SeatSearch,
     rate_limit::{RateLimit, RateLimiter},
     realm::{Dialing, Peer, PeerCall},
     subnet::Subnet,
@@ -44,6 +45,15 @@ const CLAIMED: RateLimit = RateLimit::per_hour(1);
 /// The number of claimed addresses that are counted.
 const CLAIMED_COUNTED: usize = 1 << 12;
 
+/// Which of several addresses of a name is taken.
+#[derive(Clone, Copy, Debug)]
+enum Candidates {
+    /// The first one.
+    First,
+    /// The first one that answers, preferably with this key.
+    Probed(Option<PublicKey>),
+}
+
 /// For the host and port of each peer with several addresses: when which address last answered.
 type Probed = Mutex<BTreeMap<(String, u16), (Instant, SocketAddr)>>;
 
@@ -56,24 +66,26 @@ pub struct Route {
     /// True if it serves this machine only.
     pub is_local: bool,
     /// The request queues of its workers. The first worker opens links.
-    pub calls: Vec<mpsc::Sender<OutboundRequest>>,
+    pub workers: Vec<mpsc::Sender<OutboundRequest>>,
 }
 
 impl Route {
-    /// Sends the request by a worker. Returns false if that worker no longer exists.
-    async fn call(&self, worker: usize, call: OutboundRequest) -> bool {
-        match self.calls.get(worker) {
-            Some(calls) => calls.send(call).await.is_ok(),
-            None => false,
-        }
+    /// Sends the request by a worker. Fails if that worker no longer exists.
+    async fn send(&self, worker: usize, request: OutboundRequest) -> Result<(), WorkerGone> {
+        let worker = self.workers.get(worker).ok_or(WorkerGone)?;
+        worker.send(request).await.map_err(|_| WorkerGone)
     }
 }
+
+/// The worker has ended: the server stops.
+#[derive(Debug)]
+struct WorkerGone;
 
 /// The listeners that send requests to peers, by number, and the table of links with peers.
 #[derive(Debug)]
 pub struct Routes {
     all: Vec<Route>,
-    links: Arc<Links>,
+    links: Arc<PeerLinkTable>,
     probed: Probed,
     /// The rate limit of tries per claimed address.
     claimed: RateLimiter,
@@ -81,7 +93,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    pub fn new(all: Vec<Route>, links: Arc<Links>, rng: &mut impl CryptoRng) -> Self {
+    pub fn new(all: Vec<Route>, links: Arc<PeerLinkTable>, rng: &mut impl CryptoRng) -> Self {
         Self {
             all,
             links,
@@ -91,7 +103,7 @@ impl Routes {
         }
     }
 
-    pub fn links(&self) -> &Links {
+    pub fn links(&self) -> &PeerLinkTable {
         &self.links
     }
 
@@ -103,10 +115,11 @@ impl Routes {
                 port,
                 answer,
             } => {
-                let finding = self.find((&address, port), (None, None), true);
+                let finding = self.find((&address, port), None, Candidates::Probed(None));
                 let found = tokio::time::timeout(FIND_PATIENCE, finding).await;
                 if let Ok(Some((route, address))) = found {
-                    route.call(0, OutboundRequest::Who(address, answer)).await;
+                    // After the server has stopped, nobody waits for the answer.
+                    let _ = route.send(0, OutboundRequest::Hello(address, answer)).await;
                 }
             }
             PeerCall::Ask {
@@ -153,7 +166,7 @@ impl Routes {
         let has_address = !peer.address().0.is_empty() && peer.address().1 > 0;
         let mut dialing = if has_address { dialing } else { Dialing::Never };
         let (key, (name, number)) = (peer.key(), peer.source());
-        let _asking = self.links.ask(&key);
+        let _request = self.links.begin_request(&key);
         let source = (name.to_string(), number);
         let listener = self.all.iter().position(|route| route.source == source);
         let listener = listener.unwrap_or(0);
@@ -163,32 +176,30 @@ impl Routes {
             Ok(PeerRequest::Introduce { .. })
         );
         for _ in 0..LINKS_TRIED {
-            let (route, worker, by) = self.route(peer, listener, is_back, dialing).await?;
-            let called = match by {
-                By::Address { address, .. } => Some(address.ip()),
-                By::LinkThere => None,
+            let (route, worker, link) = self.route(peer, listener, is_back, dialing).await?;
+            let dialed = match link {
+                LinkChoice::Dial(address, _) => Some(address.ip()),
+                LinkChoice::Open => None,
             };
-            let (answer, told) = oneshot::channel();
-            let call = OutboundRequest::Ask {
+            let (answer, result) = oneshot::channel();
+            let request = OutboundRequest::Ask {
                 own: peer.knows(),
                 key,
-                by,
+                link,
                 bytes: bytes.clone(),
                 is_awaited,
                 answer,
             };
-            if !route.call(worker, call).await {
-                return None;
-            }
-            match told.await {
-                Ok(Told::Answer(answer)) => return Some((answer, called)),
-                Ok(Told::There) => return Some((Vec::new(), called)),
-                Ok(Told::Elsewhere) if dialing == Dialing::Once => return None,
-                Ok(Told::Elsewhere) if called.is_some() => {
+            route.send(worker, request).await.ok()?;
+            match result.await {
+                Ok(RequestResult::Answered(answer)) => return Some((answer, dialed)),
+                Ok(RequestResult::Reached) => return Some((Vec::new(), dialed)),
+                Ok(RequestResult::OtherLink) if dialing == Dialing::Once => return None,
+                Ok(RequestResult::OtherLink) if dialed.is_some() => {
                     self.links.not_reached(&key, listener);
                     dialing = Dialing::Never;
                 }
-                Ok(Told::Elsewhere) => {}
+                Ok(RequestResult::OtherLink) => {}
                 Err(_) => return None,
             }
         }
@@ -202,9 +213,13 @@ impl Routes {
         listener: usize,
         is_back: bool,
         dialing: Dialing,
-    ) -> Option<(&Route, usize, By)> {
+    ) -> Option<(&Route, usize, LinkChoice)> {
         let (key, is_once) = (peer.key(), dialing == Dialing::Once);
-        let there = self.links.seat(&key, listener, dialing != Dialing::Freely);
+        let reach = match dialing {
+            Dialing::Freely => SeatSearch::Listener,
+            Dialing::Once | Dialing::Never => SeatSearch::All,
+        };
+        let there = self.links.seat(&key, listener, reach);
         // The first worker decides itself how to use its own links.
         let is_first = there.is_none_or(|seat| seat.listener == listener && seat.worker == 0);
         let is_called = match dialing {
@@ -219,26 +234,34 @@ impl Routes {
             // probed.
             let (name, number) = peer.source();
             let source = (name.to_string(), number);
-            let finding = self.find(peer.address(), (Some(&source), Some(key)), !is_once);
+            let candidates = if is_once {
+                Candidates::First
+            } else {
+                Candidates::Probed(Some(key))
+            };
+            let finding = self.find(peer.address(), Some(&source), candidates);
             let found = tokio::time::timeout(FIND_PATIENCE, finding).await;
             let found = found.ok().flatten();
             let found = found.filter(|(route, at)| !is_once || self.may_try(peer, route, at.ip()));
             if let Some((route, address)) = found {
-                let by = By::Address {
-                    address,
-                    is_once,
-                    is_back,
+                let purpose = if is_once {
+                    DialPurpose::AddressTest
+                } else if is_back {
+                    DialPurpose::DialBack
+                } else {
+                    DialPurpose::Request
                 };
-                return Some((route, 0, by));
+                return Some((route, 0, LinkChoice::Dial(address, purpose)));
             }
             if is_once {
                 return None;
             }
             // The name does not resolve now. An open link may still work.
-            seat = self.links.seat(&key, listener, true);
+            seat = self.links.seat(&key, listener, SeatSearch::All);
         }
         let seat = seat?;
-        Some((self.all.get(seat.listener)?, seat.worker, By::LinkThere))
+        let route = self.all.get(seat.listener)?;
+        Some((route, seat.worker, LinkChoice::Open))
     }
 
     /// True if a peer may be tried at its claimed address (PEER-23). Limits how often a third party
@@ -251,7 +274,7 @@ impl Routes {
         };
         let is_here = ip.is_loopback() && !route.is_local;
         if is_for_many || is_here || ip.is_unspecified() {
-            tracing::info!(peer = %peer.realm, %ip, "claimed address of a peer was not tried: no realm is called there, or it is of this machine");
+            tracing::info!(peer = %peer.realm, %ip, "claimed address of peer was not tried: no realm is called there, or it is of this machine");
             return false;
         }
         // An attacker can have any number of addresses in an IPv6 subnet, so the subnet is counted.
@@ -262,19 +285,18 @@ impl Routes {
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let taken = self.claimed.take(now, &(place, peer.is_added()), CLAIMED);
         if taken.is_err() {
-            tracing::info!(peer = %peer.realm, %ip, "claimed address of a peer was not tried: it was tried often lately; a later claim is tried again");
+            tracing::info!(peer = %peer.realm, %ip, "claimed address of peer was not tried: it was tried often lately; a later claim is tried again");
         }
         taken.is_ok()
     }
 
     /// Resolves `host` and returns an address with a listener that reaches it: the listener with
-    /// the given source, or else the first one of the address's family. Of several addresses it
-    /// takes the first that answers, preferably one with the key `key`.
+    /// the given source, or else the first one of the address's family.
     async fn find(
         &self,
         (host, port): (&str, u16),
-        (source, key): (Option<&(String, u16)>, Option<PublicKey>),
-        may_probe: bool,
+        source: Option<&(String, u16)>,
+        candidates: Candidates,
     ) -> Option<(&Route, SocketAddr)> {
         let (routes, probed) = (&self.all, &self.probed);
         let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
@@ -286,7 +308,7 @@ impl Routes {
                         host,
                         tried = CANDIDATES_MAX,
                         ignored,
-                        "addresses of a peer's name were ignored; give the name fewer"
+                        "addresses of peer's name were ignored; give the name fewer"
                     );
                 }
                 taken
@@ -310,9 +332,10 @@ impl Routes {
             tracing::warn!(host, addresses = ?found, "peer was not called: no listener leads to its addresses; give [[listen]] one of their kind");
             return None;
         };
-        if pairs.len() == 1 || !may_probe {
-            return Some(first);
-        }
+        let key = match candidates {
+            Candidates::Probed(key) if pairs.len() > 1 => key,
+            Candidates::Probed(_) | Candidates::First => return Some(first),
+        };
         let name = (host.to_string(), port);
         let known = {
             let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -338,11 +361,11 @@ async fn probe<'a>(
 ) -> Option<(&'a Route, SocketAddr)> {
     let mut replies = JoinSet::new();
     for (which, (route, address)) in pairs.iter().enumerate() {
-        let (calls, address) = (route.calls.first().cloned(), *address);
+        let (worker, address) = (route.workers.first().cloned(), *address);
         replies.spawn(async move {
             let (answer, answered) = oneshot::channel();
-            calls?
-                .send(OutboundRequest::Who(address, answer))
+            worker?
+                .send(OutboundRequest::Hello(address, answer))
                 .await
                 .ok()?;
             Some((which, answered.await.ok()?))

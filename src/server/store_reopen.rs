@@ -27,77 +27,74 @@ const STARTS_SHARE: u32 = 3;
 /// A server that has served for this time has recovered from the failure before.
 const RECOVERED_AFTER: Duration = Duration::from_mins(5);
 
-impl Server {
-    /// Serves until `stop` is set. Reopens the store whenever it has failed, and keeps the keys,
-    /// codes and sockets of the first start.
-    ///
-    /// # Errors
-    /// Fails if the store cannot be reopened and waiting cannot help, and as [`Server::run`].
-    pub fn serve(self, config: &Config, stop: &watch::Receiver<bool>) -> Result<(), ServerError> {
-        let kept = Arc::clone(&self.kept);
-        // Created while memory and files are available.
-        let waiting = Builder::new_current_thread().enable_all().build()?;
-        let mut wait = Duration::ZERO;
-        let mut is_renewed = false;
-        let mut server = self;
-        loop {
-            let since = Instant::now();
-            let error = match serve_once(server, stop) {
-                Err(error) if may_recover(&error, is_renewed) => match error {
-                    // Without the advice for a first start.
-                    ServerError::Store(error) | ServerError::Time(error) => error.to_string(),
-                    error => error.to_string(),
-                },
-                served => return served,
-            };
-            if since.elapsed() >= RECOVERED_AFTER {
-                wait = Duration::ZERO;
+/// Serves until `stop` is set. See [`Server::serve`].
+pub fn serve(
+    mut server: Server,
+    config: &Config,
+    stop: &watch::Receiver<bool>,
+) -> Result<(), ServerError> {
+    let state = Arc::clone(&server.state);
+    // Created while memory and files are available.
+    let waiting = Builder::new_current_thread().enable_all().build()?;
+    let mut wait = Duration::ZERO;
+    let mut is_renewed = false;
+    loop {
+        let since = Instant::now();
+        let error = match serve_once(server, stop) {
+            Err(error) if may_recover(&error, is_renewed) => match error {
+                // Without the advice for a first start.
+                ServerError::Store(error) | ServerError::Time(error) => error.to_string(),
+                error => error.to_string(),
+            },
+            served => return served,
+        };
+        if since.elapsed() >= RECOVERED_AFTER {
+            wait = Duration::ZERO;
+        }
+        tracing::error!(
+            %error,
+            ?wait,
+            "store failed; it is reopened and examined before it serves"
+        );
+        server = loop {
+            if waiting.block_on(pause(&config.store.path, stop, wait)) {
+                return Ok(());
             }
-            tracing::error!(
-                %error,
-                ?wait,
-                "store failed; it is reopened and examined before it serves"
-            );
-            server = loop {
-                if waiting.block_on(pause(&config.store.path, stop, wait)) {
+            wait = (wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+            let began = Instant::now();
+            let started = {
+                let (config, state) = (config.clone(), Arc::clone(&state));
+                let starting = move || Server::start_again(&config, state);
+                unless_stopped(&waiting, stop, starting)
+            };
+            // The restart may have read the whole store: the disk needs time for other work,
+            // too.
+            wait = wait.max(began.elapsed() * STARTS_SHARE);
+            let error = match started {
+                Ok(Some(Ok(server))) => break server,
+                Ok(None) => {
+                    distrust(&config.store.path);
                     return Ok(());
                 }
-                wait = (wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
-                let began = Instant::now();
-                let started = {
-                    let (config, kept) = (config.clone(), Arc::clone(&kept));
-                    let starting = move || Server::start_again(&config, kept);
-                    unless_stopped(&waiting, stop, starting)
-                };
-                // The restart may have read the whole store: the disk needs time for other work,
-                // too.
-                wait = wait.max(began.elapsed() * STARTS_SHARE);
-                let error = match started {
-                    Ok(Some(Ok(server))) => break server,
-                    Ok(None) => {
-                        distrust(&config.store.path);
-                        return Ok(());
-                    }
-                    Ok(Some(Err(error))) => error,
-                    Err(error) => error.into(),
-                };
-                if !is_passing(&error) {
-                    distrust(&config.store.path);
-                    return Err(error);
-                }
-                if matches!(error, ServerError::Open(OpenError::Locked(_))) {
-                    // If another process has the store, its own start has logged that.
-                    tracing::warn!(
-                        ?wait,
-                        "store was still locked, by its engine, which finishes first, or by another process; it is tried again"
-                    );
-                } else {
-                    tracing::error!(%error, ?wait, "store could not be reopened; it is tried again");
-                }
+                Ok(Some(Err(error))) => error,
+                Err(error) => error.into(),
             };
-            is_renewed = true;
-            tracing::warn!("store was examined and reopened");
-        }
+            if !is_passing(&error) {
+                distrust(&config.store.path);
+                return Err(error);
+            }
+            if matches!(error, ServerError::Open(OpenError::Locked(_))) {
+                // If another process has the store, its own start has logged that.
+                tracing::warn!(
+                    ?wait,
+                    "store was still locked, by its engine, which finishes first, or by another process; it is tried again"
+                );
+            } else {
+                tracing::error!(%error, ?wait, "store could not be reopened; it is tried again");
+            }
+        };
+        is_renewed = true;
+        tracing::warn!("store was examined and reopened");
     }
 }
 
@@ -344,15 +341,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), 0);
         let server = Server::start(&config).unwrap();
-        let (addresses, key, kept) = (server.addresses(), server.key(), Arc::clone(&server.kept));
+        let (addresses, key, state) = (server.addresses(), server.key(), Arc::clone(&server.state));
         run(server, std::future::ready(())).unwrap();
         let taken = std::net::UdpSocket::bind(&*addresses).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
-        let (_, new) = Server::rotate_key(&config.store.path).unwrap();
+        let new = Server::rotate_key(&config.store.path).unwrap().new;
         let code = config.store.path.join("operator-code");
         let written = std::fs::read(&code).unwrap();
         std::fs::write(&code, "half").unwrap();
-        let server = Server::start_again(&config, kept).unwrap();
+        let server = Server::start_again(&config, state).unwrap();
         assert_eq!((server.addresses(), server.key()), (addresses, key));
         run(server, std::future::ready(())).unwrap();
         let refused = Server::start(&config).unwrap_err();
@@ -370,7 +367,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), 0);
         let server = Server::start(&config).unwrap();
-        let kept = Arc::clone(&server.kept);
+        let state = Arc::clone(&server.state);
         // Each server has its own runtime: answers go to the current one.
         let waiting = || Builder::new_current_thread().build().unwrap();
         waiting().block_on(server.realm.running.note(RAN));
@@ -382,7 +379,7 @@ mod tests {
         };
         let failed = run(server, stop).unwrap_err();
         assert!(matches!(failed, ServerError::Store(_)), "{failed}");
-        let server = Server::start_again(&config, kept).unwrap();
+        let server = Server::start_again(&config, state).unwrap();
         // The store then holds the value of a young realm.
         waiting().block_on(server.realm.running.note(7));
         run(server, std::future::ready(())).unwrap();
@@ -397,10 +394,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), 0);
         let server = Server::start(&config).unwrap();
-        let kept = Arc::clone(&server.kept);
+        let state = Arc::clone(&server.state);
         run(server, std::future::ready(())).unwrap();
         std::fs::remove_dir_all(config.store.path.join("store")).unwrap();
-        let gone = Server::start_again(&config, kept).unwrap_err();
+        let gone = Server::start_again(&config, state).unwrap_err();
         assert!(matches!(gone, ServerError::Gone(_)), "{gone}");
         assert!(!config.store.path.join("store").exists());
     }

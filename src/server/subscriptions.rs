@@ -40,7 +40,7 @@ struct Task {
     /// Unacknowledged pushes.
     sent: BTreeSet<EventId>,
     /// The stored path of the watch.
-    noted: Option<Path>,
+    path: Option<Path>,
     /// Unacknowledged pushes of an earlier watch over the same link. They arrive before any push of
     /// this one; otherwise the reader would take the entries in between as known.
     before: BTreeSet<EventId>,
@@ -73,10 +73,10 @@ impl Subscriptions {
         link: LinkId,
         watch: Watch<S>,
         clock: Clock,
-        done: mpsc::UnboundedSender<Completion<S>>,
+        completions: mpsc::UnboundedSender<Completion<S>>,
     ) {
         let former = self.by_link.remove(&link);
-        let noted = former.as_ref().and_then(|task| task.noted);
+        let path = former.as_ref().and_then(|task| task.path);
         let before = former.map(Task::on_the_way).unwrap_or_default();
         let credit = Arc::new(Credit {
             gate: Semaphore::new(usize::from(before.is_empty())),
@@ -84,13 +84,19 @@ impl Subscriptions {
             backlog: Semaphore::new(WATCHED_AT_ONCE),
             returned: Notify::new(),
         });
-        let work = tokio::spawn(carry(link, watch, clock, Arc::clone(&credit), done));
+        let work = tokio::spawn(forward(
+            link,
+            watch,
+            clock,
+            Arc::clone(&credit),
+            completions,
+        ));
         let task = Task {
             work,
             credit,
             waiting: VecDeque::new(),
             sent: BTreeSet::new(),
-            noted,
+            path,
             before,
         };
         self.by_link.insert(link, task);
@@ -106,10 +112,11 @@ impl Subscriptions {
         self.by_link.remove(&link).is_some()
     }
 
-    /// Returns the stored path of the watch over `link`, which the caller may change. None if there
-    /// is no watch.
-    pub fn noted(&mut self, link: LinkId) -> Option<&mut Option<Path>> {
-        self.by_link.get_mut(&link).map(|task| &mut task.noted)
+    /// Records the path of the watch over `link`. Returns true if it is another than before. False
+    /// if there is no watch.
+    pub fn has_moved(&mut self, link: LinkId, path: Path) -> bool {
+        let task = self.by_link.get_mut(&link);
+        task.is_some_and(|task| task.path.replace(path) != Some(path))
     }
 
     /// Pushes an entry, or queues it until others are acknowledged.
@@ -165,12 +172,12 @@ impl Task {
 }
 
 /// Takes entries from the realm while there is credit.
-async fn carry<S: Store>(
+async fn forward<S: Store>(
     link: LinkId,
     mut watch: Watch<S>,
     clock: Clock,
     credit: Arc<Credit>,
-    done: mpsc::UnboundedSender<Completion<S>>,
+    completions: mpsc::UnboundedSender<Completion<S>>,
 ) {
     // The semaphore is never closed.
     let Ok(_open) = credit.gate.acquire().await else {
@@ -190,8 +197,7 @@ async fn carry<S: Store>(
             () = credit.returned.notified() => continue,
         };
         let Some(push) = push else {
-            // The send fails only after the server has stopped.
-            let _ = done.send(Completion::Unwatched(link));
+            let _ = completions.send(Completion::Unwatched(link));
             return;
         };
         let room = if push.is_live {
@@ -204,7 +210,7 @@ async fn carry<S: Store>(
             Ok(permit) => permit.forget(),
             Err(_) => return,
         }
-        if done.send(Completion::Push(link, push)).is_err() {
+        if completions.send(Completion::Push(link, push)).is_err() {
             return;
         }
     }

@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     clock::Clock,
-    outbound::{OutboundRequest, Told},
-    peer_link_table::Links,
+    outbound::{OutboundRequest, RequestResult},
+    peer_link_table::PeerLinkTable,
     peering::keep_in_touch,
     routes::{Route, Routes},
     *,
@@ -303,24 +303,26 @@ async fn running_time_is_written_when_server_is_told_to_stop() {
 }
 
 /// The requests to a peer.
-struct Asking {
-    calls: mpsc::Receiver<OutboundRequest>,
+struct Requests {
+    sent: mpsc::Receiver<OutboundRequest>,
 }
 
-impl Asking {
+impl Requests {
     /// Accepts every introduction, then takes the next message and returns its text.
     async fn next_message(&mut self) -> String {
         loop {
-            let Some(OutboundRequest::Ask { bytes, answer, .. }) = self.calls.recv().await else {
+            let Some(OutboundRequest::Ask { bytes, answer, .. }) = self.sent.recv().await else {
                 panic!("nobody asks who is there")
             };
             match PeerRequest::parse(&bytes).unwrap() {
                 PeerRequest::Introduce { .. } => {
-                    answer.send(Told::Answer(Answer::Done.to_bytes())).unwrap();
+                    answer
+                        .send(RequestResult::Answered(Answer::Done.to_bytes()))
+                        .unwrap();
                 }
                 PeerRequest::Deliver { message, .. } => {
                     let text = String::from_utf8(message.0.to_vec()).unwrap();
-                    let told = Told::Answer(Answer::Sent(Sent::Stored).to_bytes());
+                    let told = RequestResult::Answered(Answer::Sent(Sent::Stored).to_bytes());
                     answer.send(told).unwrap();
                     return text;
                 }
@@ -334,24 +336,24 @@ impl Asking {
 async fn in_touch<T>(
     realm: &Arc<Realm<Faulty>>,
     peer_calls: mpsc::Receiver<PeerCall>,
-    asked: impl AsyncFnOnce(Asking) -> T,
+    asked: impl AsyncFnOnce(Requests) -> T,
 ) -> T {
-    let (calls, called) = mpsc::channel(16);
+    let (worker, sent) = mpsc::channel(16);
     let route = Route {
         source: ("192.0.2.1".into(), 6377),
         is_ipv6: false,
         is_local: false,
-        calls: vec![calls],
+        workers: vec![worker],
     };
     let mut rng = StdRng::seed_from_u64(1);
     let routes = Routes::new(
         vec![route],
-        Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public())),
+        Arc::new(PeerLinkTable::new(SecretKey::from_bytes([9; 32]).public())),
         &mut rng,
     );
     let (known, _realms) = watch::channel(Vec::new());
     let clock = start(realm, false).await.unwrap();
-    let asked = tokio::time::timeout(Duration::from_hours(1), asked(Asking { calls: called }));
+    let asked = tokio::time::timeout(Duration::from_hours(1), asked(Requests { sent }));
     tokio::select! {
         () = keep_in_touch(Arc::clone(realm), routes, peer_calls, known, clock, 1) => panic!("it ends"),
         answer = asked => answer.expect("nothing is asked for an hour"),

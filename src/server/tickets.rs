@@ -1,32 +1,52 @@
 //! Passes tickets between an endpoint, which has those of its links, and the realm, which stores
 //! them (HS-20).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::{completion::Completion, worker::Worker};
+use tokio::sync::mpsc;
+
+use super::{clock::Clock, completion::Completion};
 use crate::{
-    endpoint::{Known, Path, TicketFound},
-    link::Time,
-    realm::{FoundTicket, Returning},
+    endpoint::{AccountId, Known, Path, TicketFound},
+    realm::{Account, FoundTicket, Realm, Returning},
     store::Store,
     wire::ConnectionId,
 };
 
-impl<S: Store> Worker<S> {
+/// The stored tickets of one worker's links.
+pub struct Tickets<S> {
+    realm: Arc<Realm<S>>,
+    clock: Clock,
+    completions: mpsc::UnboundedSender<Completion<S>>,
+}
+
+impl<S: Store> Tickets<S> {
+    pub fn new(
+        realm: &Arc<Realm<S>>,
+        clock: &Clock,
+        completions: mpsc::UnboundedSender<Completion<S>>,
+    ) -> Self {
+        Self {
+            realm: Arc::clone(realm),
+            clock: clock.clone(),
+            completions,
+        }
+    }
+
     /// Looks up the ticket of a device whose handshake the endpoint has forgotten.
-    pub(super) fn look_ticket_up(&mut self, ticket: ConnectionId, path: Path, datagram: Vec<u8>) {
-        let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
+    pub fn look_up(&self, ticket: ConnectionId, path: Path, datagram: Vec<u8>) {
+        let (realm, completions) = (Arc::clone(&self.realm), self.completions.clone());
+        let now = self.clock.now();
         // The endpoint limits concurrent lookups. Anyone can cause a lookup, so it does not count
         // as a command in progress.
         tokio::spawn(async move {
             let found = realm.tickets.find(ticket, now).await;
-            let _ = done.send(Completion::Ticket(path, datagram, found));
+            let _ = completions.send(Completion::Ticket(path, datagram, found));
         });
     }
 
-    /// Stores the ticket of a device that can resume its link later.
-    pub(super) fn keep_ticket(&self, ticket: ConnectionId, opened: Time, known: Known) {
-        let age = self.now() - opened;
+    /// Stores the ticket, of that age, of a device that can resume its link later.
+    pub fn store(&self, ticket: ConnectionId, age: Duration, known: Known) {
         let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
         let returning = Returning {
             device: known.peer,
@@ -41,29 +61,32 @@ impl<S: Store> Worker<S> {
     }
 
     /// Stores the proven address of a device that has resumed.
-    pub(super) fn note_place(&self, ticket: ConnectionId, place: IpAddr) {
+    pub fn store_address(&self, ticket: ConnectionId, address: IpAddr) {
         let realm = Arc::clone(&self.realm);
         tokio::spawn(async move {
-            realm.tickets.note_place(ticket, place).await;
+            realm.tickets.note_place(ticket, address).await;
         });
     }
+}
 
-    /// Converts a stored ticket for the endpoint.
-    pub(super) fn known_by(&self, found: FoundTicket) -> TicketFound {
-        match found {
-            FoundTicket::Good(found) => {
-                let (returning, account) = *found;
-                TicketFound::Good(Known {
-                    peer: returning.device,
-                    own: returning.own,
-                    secret: returning.secret,
-                    max_datagram: usize::try_from(returning.max_datagram).unwrap_or(usize::MAX),
-                    account: Some(self.account_id(&account)),
-                    place: returning.place,
-                })
-            }
-            FoundTicket::NotGood => TicketFound::NotGood,
-            FoundTicket::Unreadable => TicketFound::Unknown,
+/// Converts a stored ticket for the endpoint, which knows accounts by their ids.
+pub fn for_endpoint(
+    found: FoundTicket,
+    account_id: impl FnOnce(&Account) -> AccountId,
+) -> TicketFound {
+    match found {
+        FoundTicket::Good(found) => {
+            let (returning, account) = *found;
+            TicketFound::Good(Known {
+                peer: returning.device,
+                own: returning.own,
+                secret: returning.secret,
+                max_datagram: usize::try_from(returning.max_datagram).unwrap_or(usize::MAX),
+                account: Some(account_id(&account)),
+                place: returning.place,
+            })
         }
+        FoundTicket::NotGood => TicketFound::NotGood,
+        FoundTicket::Unreadable => TicketFound::Unknown,
     }
 }

@@ -1,11 +1,18 @@
 //! Stores which links have a watch, and tells them after a restart of the realm (HS-22).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use super::{completion::Completion, watcher_writer::WatcherWriter, worker::Worker};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::completion::Completion;
 use crate::{
     endpoint::{LinkId, Path},
-    realm::Watcher,
+    realm::{Realm, Watcher},
     store::Store,
     wire::ConnectionId,
 };
@@ -16,14 +23,45 @@ const SWEPT_AFTER: Duration = Duration::from_mins(5);
 /// The pause between two batches of watchers that are told.
 const PACE: Duration = Duration::from_millis(50);
 
-impl<S: Store> Worker<S> {
-    /// On the listener's first worker: reads the watchers from before this start and tells them,
-    /// some at a time.
-    pub(super) fn recall_watchers(&self) {
-        let Some((listener, start)) = self.listener.filter(|_| self.endpoint.is_first()) else {
+/// A start of a listener with authenticated peers.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerStart {
+    /// The listener's port and address family in one number.
+    pub listener: u32,
+    /// Stands for its start. No two starts have the same number.
+    pub start: u64,
+}
+
+/// The stored watches of one worker's links.
+pub struct Watchers<S> {
+    realm: Arc<Realm<S>>,
+    /// None on a plain listener: its watches are not stored, as its peers are not authenticated.
+    start: Option<ListenerStart>,
+    /// Made for the first watch.
+    writer: Option<WatcherWriter>,
+}
+
+impl<S: Store> Watchers<S> {
+    pub fn new(realm: &Arc<Realm<S>>, start: Option<ListenerStart>) -> Self {
+        Self {
+            realm: Arc::clone(realm),
+            start,
+            writer: None,
+        }
+    }
+
+    /// True if the watches of this listener are stored.
+    pub const fn are_stored(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// For the listener's first worker: reads the watchers from before this start and hands them
+    /// over, some at a time.
+    pub fn recall(&self, completions: mpsc::UnboundedSender<Completion<S>>) {
+        let Some(ListenerStart { listener, start }) = self.start else {
             return;
         };
-        let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
+        let realm = Arc::clone(&self.realm);
         tokio::spawn(async move {
             let mut after = None;
             loop {
@@ -38,7 +76,7 @@ impl<S: Store> Worker<S> {
                 if links.is_empty() {
                     continue;
                 }
-                if done.send(Completion::Watchers(found)).is_err() {
+                if completions.send(Completion::Watchers(found)).is_err() {
                     return;
                 }
                 realm.forget_watchers(links).await;
@@ -47,7 +85,7 @@ impl<S: Store> Worker<S> {
             // A worker that has ended must not keep its realm alive.
             tokio::select! {
                 () = tokio::time::sleep(SWEPT_AFTER) => {}
-                () = done.closed() => return,
+                () = completions.closed() => return,
             }
             let mut after = None;
             loop {
@@ -65,48 +103,80 @@ impl<S: Store> Worker<S> {
         });
     }
 
-    /// Tells these clients that their links are unknown.
-    pub(super) fn tell_watchers(&mut self, watchers: Vec<(ConnectionId, Watcher)>) {
-        for (link, watched) in watchers {
-            let path = Path {
-                remote: watched.remote,
-                local: watched.local,
+    /// Stores the path of the watch over `link`.
+    pub fn store(&mut self, link: LinkId, path: Path) {
+        if let Some(ListenerStart { listener, start }) = self.start {
+            let watched = Watcher {
+                listener,
+                start,
+                remote: path.remote,
+                local: path.local,
             };
-            self.endpoint.tell_forgotten(link, path);
+            self.write(link, Some(watched));
         }
     }
 
-    /// Stores the path of the watch over `link` if it has changed.
-    pub(super) fn note_watcher(&mut self, link: LinkId) {
-        let (Some((listener, start)), Some(path)) = (self.listener, self.endpoint.path(link))
-        else {
-            return;
-        };
-        match self.watches.noted(link) {
-            Some(noted) if *noted != Some(path) => *noted = Some(path),
-            Some(_) | None => return,
+    /// Stores that the watch over `link` has ended.
+    pub fn remove(&mut self, link: LinkId) {
+        if self.are_stored() {
+            self.write(link, None);
         }
-        let watched = Watcher {
-            listener,
-            start,
-            remote: path.remote,
-            local: path.local,
-        };
-        self.write_watcher(link, Some(watched));
     }
 
-    fn write_watcher(&mut self, link: LinkId, watched: Option<Watcher>) {
+    fn write(&mut self, link: LinkId, watched: Option<Watcher>) {
         let realm = &self.realm;
-        let to_write = self
-            .watchers
-            .get_or_insert_with(|| WatcherWriter::of(realm));
-        to_write.write(ConnectionId(link.0), watched);
+        let writer = self.writer.get_or_insert_with(|| WatcherWriter::new(realm));
+        writer.write(ConnectionId(link.0), watched);
+    }
+}
+
+/// The pending write for each link. None if its watch has ended.
+type Changes = BTreeMap<ConnectionId, Option<Watcher>>;
+
+/// Writes all watch records through one task. Each commit takes all pending changes, of each link
+/// only the latest. A client that changes its address often therefore causes no more writes than
+/// commits can take, and there are never more changes than links, however long a commit takes.
+#[derive(Debug)]
+pub struct WatcherWriter {
+    changes: Arc<Mutex<Changes>>,
+    /// Signals changes. The task ends when this is dropped.
+    bell: mpsc::Sender<()>,
+}
+
+impl WatcherWriter {
+    /// Creates the task that writes to this realm's store.
+    pub fn new<S: Store>(realm: &Arc<Realm<S>>) -> Self {
+        let changes = Arc::<Mutex<Changes>>::default();
+        let (bell, mut rung) = mpsc::channel(1);
+        let (realm, to_write) = (Arc::clone(realm), Arc::clone(&changes));
+        tokio::spawn(async move {
+            while rung.recv().await.is_some() {
+                let latest = mem::take(&mut *lock(&to_write));
+                let mut writing = JoinSet::new();
+                for (link, watched) in latest {
+                    let realm = Arc::clone(&realm);
+                    writing.spawn(async move {
+                        match watched {
+                            Some(watched) => realm.remember_watcher(link, watched).await,
+                            None => realm.forget_watchers(vec![link]).await,
+                        }
+                    });
+                }
+                while writing.join_next().await.is_some() {}
+            }
+        });
+        Self { changes, bell }
     }
 
-    /// Ends the watch over `link`, if there is one.
-    pub(super) fn end_watch(&mut self, link: LinkId) {
-        if self.watches.end(link) && self.listener.is_some() {
-            self.write_watcher(link, None);
-        }
+    /// Schedules a write of the path of the watch over `link`, or of its end.
+    pub fn write(&self, link: ConnectionId, watched: Option<Watcher>) {
+        lock(&self.changes).insert(link, watched);
+        // This fails if a signal is pending already or the server ends.
+        let _ = self.bell.try_send(());
     }
+}
+
+/// Locks the changes. A panic of another thread during a change leaves them usable.
+fn lock(changes: &Mutex<Changes>) -> MutexGuard<'_, Changes> {
+    changes.lock().unwrap_or_else(PoisonError::into_inner)
 }

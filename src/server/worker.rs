@@ -20,12 +20,13 @@ use tokio::{
 use super::{
     admission::Admission,
     clock::Clock,
-    completion::Completion,
+    completion::{Completion, Tasks},
     handoff::{HandedOff, Handoff},
     limits::LONGEST_ANSWER,
     outbound::{OutboundRequest, OutboundRequests},
     subscriptions::Subscriptions,
-    watcher_writer::WatcherWriter,
+    tickets::{Tickets, for_endpoint},
+    watchers::{ListenerStart, Watchers},
 };
 use crate::{
     crypto::PublicKey,
@@ -49,51 +50,50 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One worker of a listener.
 pub struct Worker<S> {
-    pub(super) endpoint: Endpoint,
-    pub(super) realm: Arc<Realm<S>>,
+    endpoint: Endpoint,
+    realm: Arc<Realm<S>>,
     admission: Arc<Admission>,
-    beside: Handoff,
-    pub(super) clock: Clock,
-    /// The listener's port and address family in one number, and a number that stands for its
-    /// start. None on a plain listener, where peers are not authenticated.
-    pub(super) listener: Option<(u32, u64)>,
+    handoff: Handoff,
+    clock: Clock,
     started: Instant,
-    in_work: usize,
-    pub(super) done: mpsc::UnboundedSender<Completion<S>>,
-    finished: mpsc::UnboundedReceiver<Completion<S>>,
-    calls: OutboundRequests,
-    pub(super) watches: Subscriptions,
-    pub(super) watchers: Option<WatcherWriter>,
+    tasks: Tasks<S>,
+    /// The requests to other realms that are yet to be sent, and those in progress.
+    to_send: mpsc::Receiver<OutboundRequest>,
+    outbound: OutboundRequests,
+    subscriptions: Subscriptions,
+    watchers: Watchers<S>,
+    tickets: Tickets<S>,
     /// Hashes accounts to ids with a secret key: collisions are rare, and nobody can search for
     /// one.
     account_ids: RandomState,
 }
 
 impl<S: Store> Worker<S> {
+    /// Creates a worker. On a plain listener, where peers are not authenticated, `start` is None.
     pub fn new(
         mut endpoint: Endpoint,
         realm: Arc<Realm<S>>,
         admission: Arc<Admission>,
-        beside: Handoff,
-        (clock, listener): (Clock, Option<(u32, u64)>),
+        handoff: Handoff,
+        to_send: mpsc::Receiver<OutboundRequest>,
+        clock: Clock,
+        start: Option<ListenerStart>,
     ) -> Self {
         endpoint.know_lives(realm.lives.lives_to_come_back_to());
-        // Holds at most as many answers as commands may be in progress.
-        let (done, finished) = mpsc::unbounded_channel();
+        let tasks = Tasks::new();
         Self {
             endpoint,
-            realm,
             admission,
-            beside,
-            clock,
-            listener,
+            handoff,
             started: Instant::now(),
-            in_work: 0,
-            done,
-            finished,
-            calls: OutboundRequests::default(),
-            watches: Subscriptions::default(),
-            watchers: None,
+            to_send,
+            outbound: OutboundRequests::default(),
+            subscriptions: Subscriptions::default(),
+            watchers: Watchers::new(&realm, start),
+            tickets: Tickets::new(&realm, &clock, tasks.sender()),
+            tasks,
+            realm,
+            clock,
             account_ids: RandomState::new(),
         }
     }
@@ -102,25 +102,26 @@ impl<S: Store> Worker<S> {
     pub async fn run(
         &mut self,
         mut socket: Listening,
-        to_call: &mut mpsc::Receiver<OutboundRequest>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let mut received = Received::new(DATAGRAM_BYTES_MAX);
         let mut leaving = SendBatch::default();
         let mut handed = Vec::new();
         let mut stop_by = None;
-        self.recall_watchers();
+        if self.endpoint.is_first() {
+            self.watchers.recall(self.tasks.sender());
+        }
         loop {
             self.pass_on();
             let now = self.now();
-            self.calls.tidy(now, &mut self.endpoint);
+            self.outbound.tidy(now, &mut self.endpoint);
             let idle = self.transmit(&mut socket, &mut leaving).await;
             if self.endpoint.has_events() {
                 continue;
             }
             // A blocked socket may never become idle.
             if let Some(stop_by) = stop_by
-                && ((idle && self.in_work == 0) || Instant::now() >= stop_by)
+                && ((idle && self.tasks.in_progress() == 0) || Instant::now() >= stop_by)
             {
                 self.endpoint.close_all(self.now());
                 self.transmit(&mut socket, &mut leaving).await;
@@ -141,34 +142,34 @@ impl<S: Store> Worker<S> {
                     self.receive(&socket, &mut received);
                     let now = self.now();
                     self.endpoint.handle_timeout(now);
-                    let seated = &self.beside.seated;
-                    self.calls.handle_timeout(now, &mut self.endpoint, seated);
+                    let links = &self.handoff.links;
+                    self.outbound.handle_timeout(now, &mut self.endpoint, links);
                     // Timers that are always due must not delay completions either.
-                    if let Ok(done) = self.finished.try_recv() {
+                    if let Some(done) = self.tasks.try_next() {
                         self.finish(done);
                     }
                 }
-                Some(done) = self.finished.recv() => self.finish(done),
-                _ = self.beside.handed.recv_many(&mut handed, RECEIVE_BURST) => {
+                Some(done) = self.tasks.next() => self.finish(done),
+                _ = self.handoff.received.recv_many(&mut handed, RECEIVE_BURST) => {
                     handed.drain(..).for_each(|one| self.take_over(&one));
                     // Handed-off datagrams must not starve this worker's own socket.
                     self.receive(&socket, &mut received);
                 }
-                Ok(()) = self.beside.realms.changed() => {
-                    let realms = self.beside.realms.borrow_and_update().clone();
+                Ok(()) = self.handoff.realms.changed() => {
+                    let realms = self.handoff.realms.borrow_and_update().clone();
                     let now = self.now();
-                    self.beside.seated.look(now, &mut self.endpoint, &realms);
+                    self.handoff.links.peers_listed(now, &mut self.endpoint, &realms);
                     self.endpoint.leave_to_first(realms);
                 }
-                Ok(()) = self.beside.seated.changed.changed() => {
+                Ok(()) = self.handoff.links.changed.changed() => {
                     let now = self.now();
-                    let seated = &self.beside.seated;
-                    seated.keep_open(now, &mut self.endpoint);
-                    self.calls.look_elsewhere(now, &mut self.endpoint, seated);
+                    let links = &self.handoff.links;
+                    links.keep_open(now, &mut self.endpoint);
+                    self.outbound.look_elsewhere(now, &mut self.endpoint, links);
                 }
-                Some(call) = to_call.recv() => {
+                Some(request) = self.to_send.recv() => {
                     let now = self.now();
-                    self.calls.begin(now, &mut self.endpoint, call);
+                    self.outbound.begin(now, &mut self.endpoint, request);
                 }
                 ready = socket.readable(), if idle => {
                     if let Err(error) = ready {
@@ -183,14 +184,14 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    pub(super) fn account_id(&self, account: &Account) -> AccountId {
+    fn account_id(&self, account: &Account) -> AccountId {
         AccountId::new(self.account_ids.hash_one(account))
     }
 
     fn next_timeout(&self, stop_by: Option<Instant>) -> Option<Instant> {
         let timeout = earliest(
             self.endpoint.poll_timeout(),
-            self.calls.timeout(&self.endpoint),
+            self.outbound.timeout(&self.endpoint),
         );
         let timeout = timeout.map(|at| self.started + Duration::from_micros(at.0));
         match (timeout, stop_by) {
@@ -218,7 +219,7 @@ impl<S: Store> Worker<S> {
                     local: datagram.to,
                 };
                 if let Some(other) = self.endpoint.handle_datagram(now, path, datagram.bytes) {
-                    self.beside.hand_over(other, path, datagram.bytes);
+                    self.handoff.hand_over(other, path, datagram.bytes);
                 }
             }
         }
@@ -290,7 +291,7 @@ impl<S: Store> Worker<S> {
                         request = early.and_then(|early| self.take_early(now, link, early));
                     }
                     if let Some((number, bytes)) = request {
-                        self.carry_out(link, number, bytes, early);
+                        self.execute(link, number, bytes, early);
                     }
                 }
                 Event::Moved {
@@ -301,22 +302,22 @@ impl<S: Store> Worker<S> {
                 } => {
                     let now = self.now();
                     let (from, to) = ((link, number), (to, as_number));
-                    self.calls.moved(now, &mut self.endpoint, from, to);
+                    self.outbound.moved(now, &mut self.endpoint, from, to);
                 }
                 Event::Closed { link, .. } => {
                     tracing::debug!(link = link.0, "link ended");
-                    self.beside.seated.closed(link);
-                    self.calls.closed(link);
+                    self.handoff.links.closed(link);
+                    self.outbound.closed(link);
                     self.end_watch(link);
                 }
                 Event::Reply {
                     link,
                     number,
                     bytes,
-                } => self.calls.answered(link, number, bytes),
+                } => self.outbound.answered(link, number, bytes),
                 Event::Expired { link, number, .. } => {
                     let now = self.now();
-                    self.calls.expired(now, &mut self.endpoint, link, number);
+                    self.outbound.expired(now, &mut self.endpoint, link, number);
                 }
                 Event::Oversized {
                     link,
@@ -328,30 +329,30 @@ impl<S: Store> Worker<S> {
                     let now = self.now();
                     self.endpoint.reply(now, link, number, refused);
                 }
-                Event::Hello { address, reply } => self.calls.introduced(address, &reply),
+                Event::Hello { address, reply } => self.outbound.introduced(address, &reply),
                 Event::Delivered { link, number } => {
                     let now = self.now();
-                    self.watches
+                    self.subscriptions
                         .delivered(now, &mut self.endpoint, link, number);
                 }
                 Event::PathProven { link } => self.note_watcher(link),
-                Event::Proven { link, peer } => self.beside.seated.proven(link, peer),
+                Event::Proven { link, peer } => self.handoff.links.proven(link, peer),
                 Event::UnknownTicket {
                     ticket,
                     path,
                     datagram,
-                } => self.look_ticket_up(ticket, path, datagram),
+                } => self.tickets.look_up(ticket, path, datagram),
                 Event::TicketDue {
                     ticket,
                     opened,
                     known,
-                } => self.keep_ticket(ticket, opened, known),
-                Event::TicketPlace { ticket, place } => self.note_place(ticket, place),
+                } => self.tickets.store(ticket, self.now() - opened, known),
+                Event::TicketPlace { ticket, place } => self.tickets.store_address(ticket, place),
                 Event::Opened { link, .. } => {
-                    self.calls.opened(link);
+                    self.outbound.opened(link);
                     let now = self.now();
-                    let seated = &mut self.beside.seated;
-                    seated.dialled(now, &mut self.endpoint, link);
+                    let links = &mut self.handoff.links;
+                    links.dialled(now, &mut self.endpoint, link);
                 }
                 // Nobody pushes to a realm, and a realm resumes no links as initiator.
                 Event::Pushed { .. } | Event::Standing { .. } | Event::TicketRefused { .. } => {}
@@ -382,23 +383,25 @@ impl<S: Store> Worker<S> {
             self.endpoint.welcome(now, link, None, OperationNumber(0));
             return;
         };
-        let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
-        self.in_work += 1;
+        let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
+        let completions = self.tasks.begin();
         tokio::spawn(async move {
             let greeting = realm.greet(&peer, now).await;
-            // The send fails only after the server has stopped.
-            let _ = done.send(Completion::Greeting(link, greeting));
+            let _ = completions.send(Completion::Greeting(link, greeting));
         });
     }
 
-    fn carry_out(&mut self, link: LinkId, number: RequestId, bytes: Vec<u8>, early: bool) {
+    fn execute(&mut self, link: LinkId, number: RequestId, bytes: Vec<u8>, early: bool) {
         let now = self.now();
         let Some(address) = self.endpoint.proven_address(link) else {
             // The link has ended in the meantime.
             return;
         };
         let subnet = Subnet::from(address.ip());
-        if let Err(refusal) = self.admission.take(now, self.in_work, (link, subnet)) {
+        if let Err(refusal) = self
+            .admission
+            .take(now, self.tasks.in_progress(), link, subnet)
+        {
             let refused = Answer::Refused(refusal).to_bytes();
             self.endpoint.reply(now, link, number, refused);
             return;
@@ -420,14 +423,14 @@ impl<S: Store> Worker<S> {
             asks_account: self.endpoint.account(link).is_none(),
             now: self.clock.now(),
         };
-        let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
-        let links = Arc::clone(self.beside.seated.links());
+        let realm = Arc::clone(&self.realm);
+        let links = Arc::clone(self.handoff.links.table());
         let is_unproven = self.endpoint.is_unproven(link);
-        self.in_work += 1;
-        let carrying_out = async move {
+        let completions = self.tasks.begin();
+        let executing = async move {
             let mut outcome = realm.handle(&caller, &bytes).await;
             if outcome.is_err() && is_unproven {
-                let _ = done.send(Completion::Unproven(link, number, bytes));
+                let _ = completions.send(Completion::Unproven(link, number, bytes));
                 return;
             }
             if outcome.is_err()
@@ -446,9 +449,11 @@ impl<S: Store> Worker<S> {
             match (&handled.effect, &caller.device) {
                 (Effect::Introduced, Some(peer)) => links.introduced(peer),
                 (Effect::PeerAnswered, Some(peer)) => links.heard(peer),
-                _ => {}
+                // A plain link has no authenticated peer.
+                (Effect::Introduced | Effect::PeerAnswered, None)
+                | (Effect::None | Effect::Watch(_) | Effect::Unwatch, _) => {}
             }
-            let _ = done.send(Completion::Answer {
+            let _ = completions.send(Completion::Answer {
                 link,
                 number,
                 is_early: early,
@@ -456,7 +461,7 @@ impl<S: Store> Worker<S> {
             });
         };
         // Boxed, so that the large future is not copied as a part of the task.
-        tokio::spawn(Box::pin(carrying_out));
+        tokio::spawn(Box::pin(executing));
     }
 
     /// Handles completions of tasks: `first` and all others that are queued.
@@ -467,12 +472,12 @@ impl<S: Store> Worker<S> {
         while let Some(done) = next {
             match done {
                 Completion::Greeting(link, Greeting { account, highest }) => {
-                    self.in_work -= 1;
+                    self.tasks.end();
                     let account = account.as_ref().map(|account| self.account_id(account));
                     self.endpoint.welcome(now, link, account, highest);
                 }
                 Completion::Ticket(path, datagram, found) => {
-                    let found = self.known_by(found);
+                    let found = for_endpoint(found, |account| self.account_id(account));
                     self.endpoint.ticket_found(now, path, &datagram, found);
                 }
                 Completion::Unwatched(link) => {
@@ -481,12 +486,18 @@ impl<S: Store> Worker<S> {
                     self.end_watch(link);
                     self.endpoint.close(now, link, CloseReason::Done);
                 }
-                Completion::Watchers(watchers) => self.tell_watchers(watchers),
+                Completion::Watchers(watchers) => {
+                    // These clients learn that their links are unknown.
+                    for (link, watched) in watchers {
+                        let (remote, local) = (watched.remote, watched.local);
+                        self.endpoint.tell_forgotten(link, Path { remote, local });
+                    }
+                }
                 Completion::Push(link, push) => {
-                    self.watches.push(now, &mut self.endpoint, link, push);
+                    self.subscriptions.push(now, &mut self.endpoint, link, push);
                 }
                 Completion::Unproven(link, number, bytes) => {
-                    self.in_work -= 1;
+                    self.tasks.end();
                     self.endpoint.hold(now, link, (number, bytes));
                 }
                 Completion::Answer {
@@ -495,7 +506,7 @@ impl<S: Store> Worker<S> {
                     is_early,
                     handled,
                 } => {
-                    self.in_work -= 1;
+                    self.tasks.end();
                     if let Some(account) = &handled.account {
                         let account = self.account_id(account);
                         self.endpoint.trust(link, account);
@@ -514,15 +525,32 @@ impl<S: Store> Worker<S> {
                         // The link may have ended in the meantime.
                         Effect::Watch(_) if !self.endpoint.has(link) => {}
                         Effect::Watch(watch) => {
-                            let done = self.done.clone();
-                            self.watches.begin(link, *watch, self.clock.clone(), done);
+                            let (clock, completions) = (self.clock.clone(), self.tasks.sender());
+                            self.subscriptions.begin(link, *watch, clock, completions);
                             self.note_watcher(link);
                         }
                         Effect::Unwatch => self.end_watch(link),
                     }
                 }
             }
-            next = self.finished.try_recv().ok();
+            next = self.tasks.try_next();
+        }
+    }
+
+    /// Stores the path of the watch over `link` if it has changed.
+    fn note_watcher(&mut self, link: LinkId) {
+        if self.watchers.are_stored()
+            && let Some(path) = self.endpoint.path(link)
+            && self.subscriptions.has_moved(link, path)
+        {
+            self.watchers.store(link, path);
+        }
+    }
+
+    /// Ends the watch over `link`, if there is one.
+    fn end_watch(&mut self, link: LinkId) {
+        if self.subscriptions.end(link) {
+            self.watchers.remove(link);
         }
     }
 
@@ -532,9 +560,9 @@ impl<S: Store> Worker<S> {
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = self.endpoint.leftovers();
         let counts = [
-            ("commands in work", self.in_work),
-            ("calls", self.calls.len()),
-            ("watches", self.watches.len()),
+            ("commands in progress", self.tasks.in_progress()),
+            ("requests to peers", self.outbound.len()),
+            ("watches", self.subscriptions.len()),
         ];
         left.extend(
             counts
@@ -545,7 +573,7 @@ impl<S: Store> Worker<S> {
         left
     }
 
-    pub(super) fn now(&self) -> Time {
+    fn now(&self) -> Time {
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }

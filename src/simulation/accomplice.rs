@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use super::{
     greedy::Target,
     judging::View,
-    machine::{Machine, WallClock},
-    malice::{self, Known},
+    machine::Machine,
+    malice::{self, Surroundings},
     node::Neighbour,
     user::{GROUP_PASSWORD, PASSWORD},
     world::World,
@@ -53,111 +53,100 @@ pub fn liar(seed: u64) -> Neighbour {
     }
 }
 
-impl World {
-    /// Starts the malicious realm and its accomplice. Both stay until their machines are killed.
-    pub(super) fn let_liar_in(self: &Arc<Self>, seed: u64, rng: &mut StdRng) -> Vec<Machine> {
-        let targets = self.sites.iter().map(|(site, _)| Target {
-            address: site.address(),
-            key: site.key.public(),
-        });
-        let people = &self.population.people;
-        let known = Known {
-            targets: targets.collect(),
-            realms: self.population.realms.clone(),
-            people: people.iter().map(|(name, _)| *name).collect(),
-            groups: self.population.groups.clone(),
+/// Starts the malicious realm and its accomplice. Both stay until their machines are killed.
+pub(super) fn let_liar_in(world: &Arc<World>, seed: u64, rng: &mut StdRng) -> Vec<Machine> {
+    let targets = world.sites.iter().map(|(site, _)| Target {
+        address: site.address(),
+        key: site.key.public(),
+    });
+    let people = &world.population.people;
+    let known = Surroundings {
+        targets: targets.collect(),
+        realms: world.population.realms.clone(),
+        people: people.iter().map(|(name, _)| *name).collect(),
+        groups: world.population.groups.clone(),
+    };
+    let lies = world.beginner(malice::NAME, rng);
+    let (machine, counting) = (lies.clone(), Arc::clone(world));
+    tokio::spawn(async move {
+        let introduced = |count| counting.introduced.store(count, Ordering::Relaxed);
+        tokio::select! {
+            biased;
+            () = machine.died() => {}
+            () = malice::lie(&machine, key(seed), known, introduced) => {}
+        }
+    });
+    let helps = world.beginner(ACCOMPLICE, rng);
+    let machine = helps.clone();
+    let (site, _) = &world.sites[0];
+    let connection = site.connection_string();
+    let calm = world.calm_comes();
+    let deadline = world.plan.deadline.max(DEADLINE);
+    let helping = tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = machine.died() => Vec::new(),
+            wrong = help(&machine, (connection, deadline), calm) => wrong,
+        }
+    });
+    *world.accomplice.lock().unwrap() = Some(helping);
+    vec![lies, helps]
+}
+
+/// Checks how many datagrams have arrived at an address that had asked for none.
+pub(super) fn wrong_with_dials(world: &World, lasted: Duration) -> Option<String> {
+    let sent = world.network.sent_to_nobody(malice::BYSTANDER);
+    let introductions = world.introduced.load(Ordering::Relaxed);
+    let starts = world.sites.iter();
+    let starts = starts.map(|(_, life)| life.starts.load(Ordering::Relaxed) as u64);
+    let each = |starts| malice::may_have_come(introductions, starts, lasted);
+    let most: u64 = starts.clone().map(each).sum();
+    let all = malice::said(introductions, starts.sum());
+    let most = most.min(all * malice::DIALS_AN_INTRODUCTION);
+    (sent > most).then(|| {
+        format!("{sent} datagrams have come to a bystander, for {introductions} introductions, and {most} may have")
+    })
+}
+
+/// Checks that the queues between honest realms are empty in the end.
+pub(super) async fn wrong_with_queues(world: &World) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (site, _) in &world.sites {
+        let realm = site.state.lock().unwrap().realm.clone();
+        let Some(realm) = realm else {
+            wrong.push(format!("{} does not serve", site.id));
+            continue;
         };
-        let lies = self.beginner(malice::NAME, rng);
-        let (machine, world) = (lies.clone(), Arc::clone(self));
-        tokio::spawn(async move {
-            let introduced = |count| world.introduced.store(count, Ordering::Relaxed);
-            tokio::select! {
-                biased;
-                () = machine.died() => {}
-                () = malice::lie(&machine, key(seed), known, introduced) => {}
+        for (other, _) in world.sites.iter().filter(|(other, _)| other.id != site.id) {
+            let looking = tokio::time::timeout(LOOK, realm.queues.look(other.id, false));
+            match looking.await {
+                Ok(Ok(Some(glance))) if matches!(glance.next, Ok(None)) => {}
+                _ => wrong.push(format!("{} has something for {}", site.id, other.id)),
             }
-        });
-        let helps = self.beginner(ACCOMPLICE, rng);
-        let machine = helps.clone();
-        let (site, _) = &self.sites[0];
-        let connection = site.connection_string();
-        let calm = self.calm_comes();
-        let deadline = self.plan.deadline.max(DEADLINE);
-        let helping = tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = machine.died() => Vec::new(),
-                wrong = help(&machine, (connection, deadline), calm) => wrong,
-            }
-        });
-        *self.accomplice.lock().unwrap() = Some(helping);
-        vec![lies, helps]
+        }
     }
+    wrong
+}
 
-    /// Starts a machine for a party that keeps no state over a restart.
-    pub(super) fn beginner(&self, name: &str, rng: &mut StdRng) -> Machine {
-        let mut seed = [0; 32];
-        rng.fill_bytes(&mut seed);
-        let (network, trace) = (self.network.clone(), self.trace.clone());
-        let wall = Arc::new(WallClock::new());
-        Machine::start(name, network, wall, trace, StdRng::from_seed(seed), None)
-    }
-
-    /// Checks how many datagrams have arrived at an address that had asked for none.
-    pub(super) fn wrong_with_dials(&self, lasted: Duration) -> Option<String> {
-        let sent = self.network.sent_to_nobody(malice::BYSTANDER);
-        let introductions = self.introduced.load(Ordering::Relaxed);
-        let starts = self.sites.iter();
-        let starts = starts.map(|(_, life)| life.starts.load(Ordering::Relaxed) as u64);
-        let each = |starts| malice::may_have_come(introductions, starts, lasted);
-        let most: u64 = starts.clone().map(each).sum();
-        let all = malice::said(introductions, starts.sum());
-        let most = most.min(all * malice::DIALS_AN_INTRODUCTION);
-        (sent > most).then(|| {
-            format!("{sent} datagrams have come to a bystander, for {introductions} introductions, and {most} may have")
-        })
-    }
-
-    /// Checks that the queues between honest realms are empty in the end.
-    pub(super) async fn wrong_with_queues(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for (site, _) in &self.sites {
-            let realm = site.standing.lock().unwrap().realm.clone();
-            let Some(realm) = realm else {
-                wrong.push(format!("{} does not serve", site.id));
+/// Checks for impersonation: an entry in a mailbox of an honest realm that a user of an honest
+/// realm wrote has the name and the realm of its author.
+pub(super) fn impersonations(world: &World, views: &[View]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (reader, mailbox, entries) in views {
+        let home = world.population.people[*reader].1;
+        for entry in entries.iter().filter(|entry| entry.content == CONTENT_TEXT) {
+            let Some(author) = world.history.author(&entry.body) else {
                 continue;
             };
-            for (other, _) in self.sites.iter().filter(|(other, _)| other.id != site.id) {
-                let looking = tokio::time::timeout(LOOK, realm.queues.look(other.id, false));
-                match looking.await {
-                    Ok(Ok(Some(glance))) if matches!(glance.next, Ok(None)) => {}
-                    _ => wrong.push(format!("{} has something for {}", site.id, other.id)),
-                }
+            let (name, realm) = world.population.people[author];
+            let realm = (realm != home).then(|| world.population.realms[realm]);
+            if (entry.from.user, entry.from.realm) != (name, realm) {
+                let from = &entry.from;
+                wrong.push(format!("{mailbox} has something of {name} as of {from}"));
             }
         }
-        wrong
     }
-
-    /// Checks for impersonation: an entry in a mailbox of an honest realm that a user of an honest
-    /// realm wrote has the name and the realm of its author.
-    pub(super) fn impersonations(&self, views: &[View]) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for (reader, mailbox, entries) in views {
-            let home = self.population.people[*reader].1;
-            for entry in entries.iter().filter(|entry| entry.content == CONTENT_TEXT) {
-                let Some(author) = self.history.author(&entry.body) else {
-                    continue;
-                };
-                let (name, realm) = self.population.people[author];
-                let realm = (realm != home).then(|| self.population.realms[realm]);
-                if (entry.from.user, entry.from.realm) != (name, realm) {
-                    let from = &entry.from;
-                    wrong.push(format!("{mailbox} has something of {name} as of {from}"));
-                }
-            }
-        }
-        wrong
-    }
+    wrong
 }
 
 /// Leaves out the entries that the malicious realm wrote in its own name.

@@ -58,8 +58,12 @@ pub(super) fn run(seed: u64, is_traced: bool) -> (Outcome, String) {
         runtime.block_on(world::run(seed, trace.clone()))
     }));
     drop(runtime);
+    let has_panicked = told.is_err();
     let mut outcome = told.unwrap_or_default();
     outcome.wrong.extend(PANICS.take());
+    if has_panicked && outcome.wrong.is_empty() {
+        outcome.wrong.push("the world has panicked".into());
+    }
     (outcome, trace.text())
 }
 
@@ -93,7 +97,7 @@ impl Tally {
     fn add(&self, seed: u64, outcome: Outcome) {
         let add = |to: &AtomicU64, more: u64| to.fetch_add(more, Ordering::Relaxed);
         add(&self.seeds, 1);
-        let simulated = u64::try_from(outcome.simulated.as_millis()).unwrap_or_default();
+        let simulated = u64::try_from(outcome.simulated.as_millis()).unwrap();
         add(&self.simulated_ms, simulated);
         add(&self.messages, outcome.messages as u64);
         add(&self.datagrams, outcome.datagrams);
@@ -115,10 +119,7 @@ impl Tally {
         format!(
             "{seeds} seeds in {seconds:.0} s ({} a second), {} simulated hours, {} messages, {} datagrams, \
              {} processes died, {} seeds failed",
-            seeds * 1000
-                / u64::try_from(started.elapsed().as_millis())
-                    .unwrap_or(1)
-                    .max(1),
+            seeds * 1000 / u64::try_from(started.elapsed().as_millis()).unwrap().max(1),
             of(&self.simulated_ms) / 3_600_000,
             of(&self.messages),
             of(&self.datagrams),

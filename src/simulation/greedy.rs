@@ -57,7 +57,7 @@ pub const STORED: RateLimit = RateLimit::per_hour(STORED_AN_HOUR);
 /// Returns the most bytes that it may have stored after this time, at a realm that has started this
 /// often.
 pub fn may_have_kept(lasted: Duration, starts: usize) -> usize {
-    let hours = usize::try_from(lasted.as_secs().div_ceil(3600)).unwrap_or(usize::MAX);
+    let hours = usize::try_from(lasted.as_secs().div_ceil(3600)).unwrap();
     // Four hours' quota can be used at once, and messages are under way when it is used up.
     let at_once = STORED_AN_HOUR as usize * 4 + MESSAGE_MAX * 20;
     at_once * starts + STORED_AN_HOUR as usize * hours
@@ -157,7 +157,7 @@ impl Device {
     }
 
     fn now(&self) -> Time {
-        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap())
     }
 
     /// Performs its task until its link ends.

@@ -180,8 +180,10 @@ impl Kinds {
             return false;
         };
         let most = match what {
-            "commands in work are left" | "watches are left" | "datagrams to send are left" => 0,
-            "calls are left" if self.liar.is_none() => CALLED,
+            "commands in progress are left" | "watches are left" | "datagrams to send are left" => {
+                0
+            }
+            "requests to peers are left" if self.liar.is_none() => CALLED,
             "bytes held for others are left" => KEPT_BYTES * links,
             "accepts are left" => RENEWED,
             "timers are left" => links * 2,

@@ -59,7 +59,7 @@ enum Verdict {
 
 /// What it knows about the others.
 #[derive(Debug)]
-pub struct Known {
+pub struct Surroundings {
     pub targets: Vec<Target>,
     pub realms: Vec<RealmId>,
     pub people: Vec<Username>,
@@ -72,7 +72,7 @@ struct Liar {
     endpoint: Endpoint,
     started: Instant,
     own: PublicKey,
-    known: Known,
+    known: Surroundings,
     rng: StdRng,
     verdict: Verdict,
     /// Its group grows, and a user who joins the group stays in it.
@@ -105,7 +105,7 @@ pub fn said(introductions: u64, starts: u64) -> u64 {
 }
 
 /// Runs the malicious realm without end. Passes to `introduced` the number of its introductions.
-pub async fn lie(machine: &Machine, key: SecretKey, known: Known, introduced: impl Fn(u64)) {
+pub async fn lie(machine: &Machine, key: SecretKey, known: Surroundings, introduced: impl Fn(u64)) {
     let Ok(socket) = machine.bind(ADDRESS) else {
         return;
     };
@@ -135,7 +135,7 @@ pub async fn lie(machine: &Machine, key: SecretKey, known: Known, introduced: im
         started: Instant::now(),
         own,
         known,
-        verdict: *verdicts.choose(&mut rng).unwrap_or(&Verdict::Anything),
+        verdict: *verdicts.choose(&mut rng).unwrap(),
         is_growing: rng.random_bool(GROWING),
         posted: Vec::new(),
         rng,
@@ -157,7 +157,7 @@ pub async fn lie(machine: &Machine, key: SecretKey, known: Known, introduced: im
 
 impl Liar {
     fn now(&self) -> Time {
-        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap())
     }
 
     async fn live(mut self, introduced: impl Fn(u64)) {
@@ -310,7 +310,7 @@ impl Liar {
         } else {
             rng.next_u64()
         };
-        let content = *[0, 0, 0, 1, 2, 3, 127, 255].choose(rng).unwrap_or(&0);
+        let content = *[0, 0, 0, 1, 2, 3, 127, 255].choose(rng).unwrap();
         // A text like one of another user's, or like a notice of their realm about a returned
         // message.
         let number = rng.random_range(0..30);
@@ -517,7 +517,7 @@ impl Liar {
             entries.push(Entry {
                 position: Position(position),
                 time: 0,
-                content: *[0, 0, 0, 1, 2, 64].choose(rng).unwrap_or(&0),
+                content: *[0, 0, 0, 1, 2, 64].choose(rng).unwrap(),
                 fragment: None,
                 from: Sender { user, realm },
                 read: false,

@@ -14,59 +14,57 @@ use super::{
 /// The longest wait for a look at the peers of a realm.
 const LOOK: Duration = Duration::from_secs(1);
 
-impl World {
-    /// Moves realms, one after another. If two realms moved before either had told the other, they
-    /// could not find each other again.
-    pub(super) async fn move_about(&self, mut rng: StdRng) {
-        let mut moved_last = None;
-        for move_number in 1_u8..=u8::MAX {
-            loop {
-                let spell = self.plan.restless.mul_f64(1.0 + rng.random::<f64>() * 4.0);
-                tokio::time::sleep(spell).await;
-                // A realm that cannot be called could not be told where the others are.
-                let shut_in = self.plan.kinds.nat.map(|nat| nat.realm);
-                let which = shut_in.unwrap_or_else(|| rng.random_range(0..self.sites.len()));
-                let (site, _) = &self.sites[which];
-                let may_move =
-                    moved_last.is_none_or(|last| last == which) || self.knows_all(site).await;
-                if may_move {
-                    moved_last = Some(which);
-                    self.move_site(which, move_number, &mut rng);
-                    break;
-                }
+/// Moves realms, one after another. If two realms moved before either had told the other, they
+/// could not find each other again.
+pub(super) async fn move_about(world: &World, mut rng: StdRng) {
+    let mut moved_last = None;
+    for move_number in 1_u8..=u8::MAX {
+        loop {
+            let spell = world.plan.restless.mul_f64(1.0 + rng.random::<f64>() * 4.0);
+            tokio::time::sleep(spell).await;
+            // A realm that cannot be called could not be told where the others are.
+            let shut_in = world.plan.kinds.nat.map(|nat| nat.realm);
+            let which = shut_in.unwrap_or_else(|| rng.random_range(0..world.sites.len()));
+            let (site, _) = &world.sites[which];
+            let may_move =
+                moved_last.is_none_or(|last| last == which) || knows_all(world, site).await;
+            if may_move {
+                moved_last = Some(which);
+                move_site(world, which, move_number, &mut rng);
+                break;
             }
         }
     }
+}
 
-    fn move_site(&self, which: usize, net: u8, rng: &mut StdRng) {
-        let (site, life) = &self.sites[which];
-        let host = u8::try_from(which).unwrap_or_default() + 1;
-        let port = REALM_PORT + rng.random_range(0..3);
-        let address = SocketAddr::from(([10, 0, net, host], port));
-        self.note(site.id.as_str(), || format!("moves to {address}"));
-        *site.address.lock().unwrap() = address;
-        if let Some(name) = site.name {
-            self.network.set_name(name, &[address]);
-        }
-        life.kill();
+fn move_site(world: &World, which: usize, net: u8, rng: &mut StdRng) {
+    let (site, life) = &world.sites[which];
+    let host = u8::try_from(which).unwrap() + 1;
+    let port = REALM_PORT + rng.random_range(0..3);
+    let address = SocketAddr::from(([10, 0, net, host], port));
+    world.note(site.id.as_str(), || format!("moves to {address}"));
+    *site.address.lock().unwrap() = address;
+    if let Some(name) = site.name {
+        world.network.set_name(name, &[address]);
     }
+    life.kill();
+}
 
-    /// True if a realm is up and knows the addresses of all others.
-    async fn knows_all(&self, site: &Node) -> bool {
-        let realm = site.standing.lock().unwrap().realm.as_ref().map(Arc::clone);
-        let Some(realm) = realm else {
-            return false;
-        };
-        // A dead process does not answer.
-        let Ok((peers, are_all)) = tokio::time::timeout(LOOK, realm.peers.peers()).await else {
-            return false;
-        };
-        let others = self.sites.iter().filter(|(other, _)| other.id != site.id);
-        let is_known = |other: &Node| {
-            let (host, port) = host_and_port(other.address());
-            let mut peers = peers.iter();
-            peers.any(|peer| peer.realm == other.id && peer.address() == (host.as_str(), port))
-        };
-        are_all && others.into_iter().all(|(other, _)| is_known(other))
-    }
+/// True if a realm is up and knows the addresses of all others.
+async fn knows_all(world: &World, site: &Node) -> bool {
+    let realm = site.state.lock().unwrap().realm.as_ref().map(Arc::clone);
+    let Some(realm) = realm else {
+        return false;
+    };
+    // A dead process does not answer.
+    let Ok((peers, are_all)) = tokio::time::timeout(LOOK, realm.peers.peers()).await else {
+        return false;
+    };
+    let others = world.sites.iter().filter(|(other, _)| other.id != site.id);
+    let is_known = |other: &Node| {
+        let (host, port) = host_and_port(other.address());
+        let mut peers = peers.iter();
+        peers.any(|peer| peer.realm == other.id && peer.address() == (host.as_str(), port))
+    };
+    are_all && others.into_iter().all(|(other, _)| is_known(other))
 }

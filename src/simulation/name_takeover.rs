@@ -55,7 +55,7 @@ pub fn add_third(sites: &mut Vec<(Node, Life)>, rng: &mut StdRng) {
     let address = SocketAddr::from(([10, 0, 0, 3], REALM_PORT));
     let third = Node {
         address: Arc::new(address.into()),
-        standing: Arc::default(),
+        state: Arc::default(),
         key: SecretKey::generate(rng),
         disk: Disk::new(fork(rng)),
         neighbours: vec![at_alpha],
@@ -254,7 +254,7 @@ impl World {
     /// Lets users send messages, one after another.
     async fn converse(&self, actors: &[Actor], story: &mut Story, rng: &mut StdRng) {
         for _ in 0..rng.random_range(2..8) {
-            let who = *[ANN, ANN, FIRST, SECOND].choose(rng).unwrap_or(&ANN);
+            let who = *[ANN, ANN, FIRST, SECOND].choose(rng).unwrap();
             self.say(actors, story, who, rng).await;
             let pause = rng.random_range(0..15_000);
             tokio::time::sleep(Duration::from_millis(pause)).await;

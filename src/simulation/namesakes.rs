@@ -173,7 +173,7 @@ impl World {
             queues.extend([(0, gamma), (1, alpha)]);
         }
         for (which, peer) in queues {
-            let realm = self.sites[which].0.standing.lock().unwrap().realm.clone();
+            let realm = self.sites[which].0.state.lock().unwrap().realm.clone();
             let Some(realm) = realm else {
                 wrong.push(format!("realm {which} does not serve"));
                 continue;

@@ -484,7 +484,7 @@ fn spread(from: SocketAddr) -> usize {
         IpAddr::V6(_) => 0,
     };
     let mixed = (octets ^ u32::from(from.port()).rotate_left(16)).wrapping_mul(0x9e37_79b1);
-    usize::try_from(mixed >> 16).unwrap_or_default()
+    usize::try_from(mixed >> 16).unwrap()
 }
 
 /// A socket on the network.

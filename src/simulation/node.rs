@@ -23,7 +23,7 @@ use crate::{
     link::{LinkParameters, Redundancy},
     rate_limit::RateLimit,
     realm::{Limits, Network, Peering, Realm, RealmIdentity, Registration, Retention},
-    server::{BuiltWorker, ConfiguredPeer, Reached, ServerBuilder, Starting, WorkLimits},
+    server::{ConfiguredPeer, Reached, ServerBuilder, Starting, WorkLimits, Worker},
     store::Memory,
     wire::{Protection, RealmId},
 };
@@ -54,7 +54,7 @@ pub fn host_and_port(address: SocketAddr) -> (String, u16) {
 
 /// The state of a realm that its processes change.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct NodeState {
     /// The realm that the running process serves.
     pub realm: Option<Arc<Realm<SimulatedStore>>>,
     /// The operator has added the peers, and need not do so again.
@@ -82,7 +82,7 @@ pub struct Node {
     /// It tells other realms its address.
     pub is_told: bool,
     pub workers: usize,
-    pub standing: Arc<Mutex<Standing>>,
+    pub state: Arc<Mutex<NodeState>>,
     pub key: SecretKey,
     pub disk: Disk,
     pub neighbours: Vec<Neighbour>,
@@ -160,7 +160,7 @@ impl Node {
     /// Returns the peers of the configuration. Once they have been added, realms that move tell
     /// each other their addresses.
     fn configured_peers(&self) -> Vec<ConfiguredPeer> {
-        if self.adds_once && self.standing.lock().unwrap().has_peers {
+        if self.adds_once && self.state.lock().unwrap().has_peers {
             return Vec::new();
         }
         let each = self.neighbours.iter().map(|peer| ConfiguredPeer {
@@ -215,7 +215,7 @@ impl Node {
         let store = self.disk.open(machine.clone());
         let realm = Realm::new(store, &self.key, own, limits, network, seed);
         let realm = Arc::new(realm.expect("nothing can be missing"));
-        let is_restored = self.standing.lock().unwrap().is_restored;
+        let is_restored = self.state.lock().unwrap().is_restored;
         let starting = Starting {
             is_restored,
             retention: Some(Retention {
@@ -232,16 +232,16 @@ impl Node {
         };
         let keepalive = LinkParameters::default().keepalive;
         let own = Arc::clone(&realm);
-        let begun = ServerBuilder::start(own, host, starting, (work, keepalive)).await;
+        let begun = ServerBuilder::start(own, host, starting, work, keepalive).await;
         let Ok((mut builder, started)) = begun else {
             return Vec::new();
         };
         if started.is_life_begun {
-            self.standing.lock().unwrap().is_restored = false;
+            self.state.lock().unwrap().is_restored = false;
         }
         match builder.add_peers(self.configured_peers()).await {
             Ok(as_before) if as_before.is_empty() => {
-                self.standing.lock().unwrap().has_peers = true;
+                self.state.lock().unwrap().has_peers = true;
             }
             // The disk was full, or failed: an operator starts it again.
             Ok(_) | Err(_) => return Vec::new(),
@@ -249,7 +249,7 @@ impl Node {
         let Ok(sockets) = machine.bind_all(address, self.workers) else {
             return vec![format!("{address} is taken")];
         };
-        self.standing.lock().unwrap().realm = Some(Arc::clone(&realm));
+        self.state.lock().unwrap().realm = Some(Arc::clone(&realm));
         let mut rng = machine.rng();
         let reached = Reached {
             is_local: false,
@@ -278,7 +278,7 @@ impl Node {
                 () = look_at_watches(&realm, watch_memory) => {}
             }
         }
-        workers.iter().flat_map(BuiltWorker::leftovers).collect()
+        workers.iter().flat_map(Worker::leftovers).collect()
     }
 }
 

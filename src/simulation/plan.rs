@@ -56,9 +56,7 @@ impl Plan {
             _ => 20_000,
         };
         let rates = [37, 120, 1200, 12_000, 125_000];
-        let rate = rng
-            .random_bool(0.15)
-            .then(|| *rates.choose(rng).unwrap_or(&1200));
+        let rate = rng.random_bool(0.15).then(|| *rates.choose(rng).unwrap());
         // The queue before a narrow path must not make it longer either.
         let rate = rate.filter(|rate| delay_ms < 20_000 || *rate >= 1200);
         let is_slow = delay_ms >= 1000 || rate.is_some_and(|rate| rate < 1000);
@@ -78,14 +76,14 @@ impl Plan {
             if rng.random_bool(0.5) { worst } else { 0.0 }
         };
         let worst = Weather {
-            loss: *losses.choose(rng).unwrap_or(&0.1),
+            loss: *losses.choose(rng).unwrap(),
             doubled: sometimes(rng, 0.2),
             bent: sometimes(rng, 0.05),
             replayed: sometimes(rng, 0.1),
             ..path
         };
         let seconds = |rng: &mut StdRng, from, to| Duration::from_secs(rng.random_range(from..to));
-        let realms = realms.choose(rng).map_or_else(|| vec![1], |r| r.to_vec());
+        let realms = realms.choose(rng).unwrap().to_vec();
         Self {
             kinds: Kinds::draw(seed, realms.len()),
             realms,
@@ -93,8 +91,8 @@ impl Plan {
             storm: seconds(rng, 20, if is_slow { 3000 } else { 600 }),
             path,
             worst,
-            smallest: *mtus.choose(rng).unwrap_or(&1200),
-            deadly: *[0.0, 0.3, 0.8].choose(rng).unwrap_or(&0.0),
+            smallest: *mtus.choose(rng).unwrap(),
+            deadly: *[0.0, 0.3, 0.8].choose(rng).unwrap(),
             disk: Health {
                 sync: Duration::from_millis(rng.random_range(1..200)),
                 failing: sometimes(rng, 0.02),

@@ -81,7 +81,7 @@ impl Setting {
             name: None,
             is_told: true,
             workers: 1,
-            standing: Arc::default(),
+            state: Arc::default(),
             key: SecretKey::from_bytes([7; 32]),
             disk: Disk::new(rng(2)),
             neighbours: Vec::new(),

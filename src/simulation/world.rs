@@ -22,8 +22,9 @@ use super::{
     disk::Disk,
     greedy::{self, Target},
     history::History,
+    judging,
     machine::{Machine, WallClock},
-    name_takeover,
+    movers, name_takeover,
     network::Network,
     node::{IDLE, Neighbour, Node},
     plan::Plan,
@@ -161,7 +162,7 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     let greta = world.plan.is_greedy.then(|| world.let_in(greed));
     let mut guests = Vec::from_iter(greta);
     if let Some(seed) = world.plan.kinds.liar {
-        guests.extend(world.let_liar_in(seed, &mut kinds_rng));
+        guests.extend(accomplice::let_liar_in(&world, seed, &mut kinds_rng));
     }
     if world.plan.kinds.replays {
         guests.push(world.let_recorder_in(&mut kinds_rng));
@@ -205,7 +206,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Node, Life)> {
             name: kinds.moves.then_some(HOSTS[number]),
             is_told: silent != Some(number),
             workers: kinds.workers[number],
-            standing: Arc::default(),
+            state: Arc::default(),
             key,
             disk: Disk::new(fork(rng)),
             neighbours: others,
@@ -289,6 +290,15 @@ impl World {
         machine
     }
 
+    /// Starts a machine for a party that keeps no state over a restart.
+    pub(super) fn beginner(&self, name: &str, rng: &mut StdRng) -> Machine {
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let (network, trace) = (self.network.clone(), self.trace.clone());
+        let wall = Arc::new(WallClock::new());
+        Machine::start(name, network, wall, trace, StdRng::from_seed(seed), None)
+    }
+
     async fn lie_dead(&self, life: &Life) {
         *self.deaths.lock().unwrap() += 1;
         let pause = life.rng.lock().unwrap().random_range(0..20_000);
@@ -299,7 +309,7 @@ impl World {
     pub(super) async fn keep_site(self: Arc<Self>, number: usize) -> Vec<String> {
         let (site, life) = &self.sites[number];
         loop {
-            self.copy_or_restore(number);
+            restoring::copy_or_restore(&self, number);
             let machine = self.start(life, 4000);
             life.stop.send_replace(false);
             let serving = site.serve(machine.clone(), life.stop.subscribe(), life.look.notified());
@@ -309,7 +319,7 @@ impl World {
                 leftovers = serving => leftovers,
             };
             machine.kill();
-            site.standing.lock().unwrap().realm = None;
+            site.state.lock().unwrap().realm = None;
             site.disk.power_off();
             if *life.is_looked_at.lock().unwrap() {
                 return leftovers;
@@ -380,15 +390,15 @@ impl World {
         tokio::select! {
             biased;
             () = self.storm(rng) => {}
-            () = self.move_about(fork(&mut kinds_rng)), if self.plan.kinds.moves => {}
-            () = self.restore_one(fork(&mut kinds_rng)), if self.plan.kinds.restored.is_some() => {}
+            () = movers::move_about(self, fork(&mut kinds_rng)), if self.plan.kinds.moves => {}
+            () = restoring::restore_one(self, fork(&mut kinds_rng)), if self.plan.kinds.restored.is_some() => {}
         }
         self.calm();
         let mut outcome = Outcome::default();
         if !guests.is_empty() {
             outcome
                 .wrong
-                .extend(self.wrong_with_disk(started.elapsed()));
+                .extend(judging::wrong_with_disk(self, started.elapsed()));
         }
         let mut ready = Vec::new();
         let end = Instant::now() + PATIENCE;
@@ -404,7 +414,8 @@ impl World {
         let accomplice = self.accomplice.lock().unwrap().take();
         if let Some(accomplice) = accomplice {
             match tokio::time::timeout_at(end, accomplice).await {
-                Ok(wrong) => outcome.wrong.extend(wrong.unwrap_or_default()),
+                Ok(Ok(wrong)) => outcome.wrong.extend(wrong),
+                Ok(Err(_)) => outcome.wrong.push("the accomplice has panicked".into()),
                 Err(_) => outcome
                     .wrong
                     .push("the accomplice does not come to an end".into()),
@@ -415,10 +426,10 @@ impl World {
         }
         outcome
             .wrong
-            .extend(self.wrong_with_dials(started.elapsed()));
+            .extend(accomplice::wrong_with_dials(self, started.elapsed()));
         if outcome.wrong.is_empty() {
             self.trace.note("world", || "everybody is done".into());
-            outcome.wrong = self.judge(&mut ready).await;
+            outcome.wrong = judging::judge(self, &mut ready).await;
         }
         if outcome.wrong.is_empty() {
             tokio::time::sleep(IDLE * 3).await;

@@ -108,7 +108,7 @@ impl Batch {
     pub fn grown(&self) -> impl Iterator<Item = &Log> {
         self.changes.iter().filter_map(|change| match change {
             Change::Append(log, _) => Some(log),
-            _ => None,
+            Change::Put(..) | Change::Delete(_) | Change::Trim(..) | Change::Forget(_) => None,
         })
     }
 

@@ -29,7 +29,7 @@ const NO_CAUSE: u8 = 0xff;
 /// The state of another realm towards this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Standing {
+pub enum PeeringState {
     /// It has accepted the peering, and no packet has arrived from it since the realm started.
     Idle = 0,
     /// Packets have arrived from it.
@@ -46,7 +46,7 @@ pub enum Standing {
     Departing = 6,
 }
 
-impl Standing {
+impl PeeringState {
     const ALL: [Self; 7] = [
         Self::Idle,
         Self::Open,
@@ -83,7 +83,7 @@ pub struct PeerDetail {
     /// The address that it claims, if that differs and it has not answered there; else empty.
     pub claimed: String,
     /// Its state.
-    pub state: Standing,
+    pub state: PeeringState,
     /// The refusal that it answered, if that is the cause of the state.
     pub why: Option<ErrorCode>,
     /// When the state began, in seconds since 1970; 0 if unknown.
@@ -127,7 +127,7 @@ impl PeerDetail {
         let (input, (since, next, heard)) = (be_u32, be_u32, be_u32).parse(input)?;
         let counts = (parse_varint, parse_varint, parse_varint, parse_varint);
         let (_, (queued, age, former, times)) = { counts }.parse(input)?;
-        let states = Standing::ALL.into_iter();
+        let states = PeeringState::ALL.into_iter();
         let Some(state) = { states }.find(|known| *known as u8 == state) else {
             return Malformed::error("details: a state that is not known");
         };
@@ -190,7 +190,7 @@ mod tests {
             key: [7; 32],
             address: "192.0.2.1:6377".into(),
             claimed: String::new(),
-            state: Standing::Refused,
+            state: PeeringState::Refused,
             why: Some(ErrorCode::PeerRefused),
             since: 1,
             next: 2,
@@ -201,7 +201,7 @@ mod tests {
             times: 7,
         };
         let other = PeerDetail {
-            state: Standing::Pending,
+            state: PeeringState::Pending,
             why: None,
             ..detail.clone()
         };

@@ -23,7 +23,7 @@ use nom::{
 
 use super::{
     Field, InvalidName, Mailbox, Malformed, Parsed, Position, RealmId, Username, all, emit_varint,
-    len_byte, parse_varint, varint_len,
+    parse_varint, varint_len,
 };
 
 /// The content type of UTF-8 text.
@@ -91,7 +91,7 @@ impl<'a> Field<'a> for Sender {
     }
 
     fn emit(&self, out: &mut impl BufMut) {
-        let len = len_byte(self.user.as_bytes().len());
+        let len = self.user.len();
         out.put_u8(if self.realm.is_some() {
             len | FROM_REALM
         } else {
@@ -297,10 +297,10 @@ impl Page {
     pub fn bytes_for(entry: &Entry, offset: u64) -> usize {
         let mut head = Vec::new();
         entry.emit_head(&mut head);
-        let cut = if offset > 0 { 2 * 4 } else { 0 };
+        let fragment = if offset > 0 { 2 * 4 } else { 0 };
         let body = (entry.body.len() as u64).saturating_sub(offset);
         let body_len = usize::try_from(body).unwrap_or(usize::MAX);
-        Self::HEAD + read_up_to_len(entry) + head.len() + cut + varint_len(body) + body_len
+        Self::HEAD + read_up_to_len(entry) + head.len() + fragment + varint_len(body) + body_len
     }
 
     /// Returns the position up to which another device has read the entries.
@@ -311,7 +311,7 @@ impl Page {
 
     /// Fills a page of at most `limit` entries and `bytes` bytes from `entries`, oldest first. The
     /// first entry starts at `offset` in its body. If the page's first entry does not fit, it is
-    /// cut; a later one is left out.
+    /// sent as a fragment; a later one is left out.
     pub fn fill(
         entries: impl IntoIterator<Item = Entry>,
         offset: u64,
@@ -327,7 +327,7 @@ impl Page {
                 break;
             }
             if at == 0 && offset > 0 {
-                entry.cut_front(offset);
+                entry.fragment_from(offset);
             }
             let mut head = Vec::new();
             entry.emit_head(&mut head);
@@ -344,7 +344,7 @@ impl Page {
             page.more = true;
             if at == 0 {
                 // Reserves space for the longest possible fragment fields and body length.
-                entry.cut_back(room.saturating_sub(grown + head.len() + 3 * 4).max(1));
+                entry.fragment_to(room.saturating_sub(grown + head.len() + 3 * 4).max(1));
                 page.entries.push(entry);
             }
             break;
@@ -392,16 +392,19 @@ const fn read_up_to_len(entry: &Entry) -> usize {
 }
 
 impl Entry {
-    fn cut_front(&mut self, offset: u64) {
-        let total = self.body.len() as u64;
-        let offset = offset.min(total);
-        self.body
-            .drain(..usize::try_from(offset).unwrap_or(self.body.len()));
-        self.fragment = Some(Fragment { offset, total });
+    /// Makes the entry a fragment of itself: its body from `offset` on.
+    fn fragment_from(&mut self, offset: u64) {
+        let total = self.body.len();
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(total);
+        self.body.drain(..offset);
+        self.fragment = Some(Fragment {
+            offset: offset as u64,
+            total: total as u64,
+        });
     }
 
-    /// Cuts the body to its first `len` bytes, as a fragment of the whole.
-    pub(crate) fn cut_back(&mut self, len: usize) {
+    /// Makes the entry a fragment of itself: the first `len` bytes of its body.
+    pub(crate) fn fragment_to(&mut self, len: usize) {
         let Fragment { offset, total } = self.fragment.unwrap_or(Fragment {
             offset: 0,
             total: self.body.len() as u64,

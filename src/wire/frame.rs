@@ -29,7 +29,7 @@ use nom::{
 
 use super::{
     EventId, Malformed, MessageId, Open, PacketNumber, Parsed, RequestId, Update, Welcome, array,
-    emit_varint, len_byte, parse_varint,
+    emit_varint, parse_varint,
 };
 
 /// The kind byte of a PADDING frame, and its whole contents.
@@ -44,9 +44,9 @@ const PATH_RESPONSE: u8 = 0x0d;
 const CLOSE: u8 = 0x0e;
 const ACK: u8 = 0x10;
 const ACK_LAST: u8 = 0x18;
-pub(super) const OPEN: u8 = 0x20;
-pub(super) const WELCOME: u8 = 0x21;
-pub(super) const UPDATE: u8 = 0x22;
+const OPEN: u8 = 0x20;
+const WELCOME: u8 = 0x21;
+const UPDATE: u8 = 0x22;
 /// The bit that is set in a frame kind if the frame carries its length.
 const WITH_LENGTH: u8 = 0x01;
 
@@ -259,9 +259,18 @@ impl<'a> Frame<'a> {
                 out.put_u8(CLOSE);
                 emit_varint(reason.number(), out);
             }
-            Self::Open(open) => open.emit(out),
-            Self::Welcome(welcome) => welcome.emit(out),
-            Self::Update(update) => update.emit(out),
+            Self::Open(open) => {
+                out.put_u8(OPEN);
+                open.emit(out);
+            }
+            Self::Welcome(welcome) => {
+                out.put_u8(WELCOME);
+                welcome.emit(out);
+            }
+            Self::Update(update) => {
+                out.put_u8(UPDATE);
+                update.emit(out);
+            }
         }
     }
 }
@@ -300,7 +309,7 @@ fn parse_fragment(with_length: bool, input: &[u8]) -> Parsed<'_, Frame<'_>> {
         .checked_add(bytes.len() as u64)
         .is_none_or(|end| end > total)
     {
-        return Malformed::error("part: it reaches beyond its message");
+        return Malformed::error("fragment: it reaches beyond its message");
     }
     Ok((
         input,
@@ -333,15 +342,15 @@ impl AckFrame {
     }
 
     fn emit(&self, out: &mut impl BufMut) {
-        let bytes = self.bitmap.to_le_bytes();
-        let len = bytes
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |last| last + 1);
-        out.put_u8(ACK + len_byte(len));
+        // The bytes up to the last one that is not zero.
+        let (mut len, mut left) = (0, self.bitmap);
+        while left != 0 {
+            (len, left) = (len + 1, left >> 8);
+        }
+        out.put_u8(ACK + len);
         emit_varint(self.largest.0, out);
         emit_varint(self.delay_ms, out);
-        out.put_uint_le(self.bitmap, len);
+        out.put_uint_le(self.bitmap, len.into());
     }
 }
 
@@ -432,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_part_beyond_its_message_is_refused() {
+    fn fragment_beyond_its_message_is_refused() {
         assert!(Frame::parse(&[0x0a, 0, 1, 3, 2, b'x', b'y']).is_err());
         assert!(Frame::parse(&[0x0a, 0, 1, 3, 2, b'x']).is_ok());
         let huge = [
@@ -518,8 +527,8 @@ mod tests {
     proptest! {
         /// WIRE-8, WIRE-9
         #[test]
-        fn frame_emitted_then_parsed_is_identical(parts in prop::collection::vec(frames(), 1..6)) {
-            let wanted: Vec<_> = parts.iter().map(build).collect();
+        fn frame_emitted_then_parsed_is_identical(drawn in prop::collection::vec(frames(), 1..6)) {
+            let wanted: Vec<_> = drawn.iter().map(build).collect();
             let mut out = vec![];
             for (at, frame) in wanted.iter().enumerate() {
                 frame.emit(at + 1 == wanted.len(), &mut out);

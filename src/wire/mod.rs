@@ -33,7 +33,7 @@ mod varint;
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
 pub use code::RegistrationCode;
 pub use command::{Answered, COMMANDS, CURSORS_MAX, Command, Cursors, Request};
-pub use detail::{PeerDetail, PeerDetails, Standing};
+pub use detail::{PeerDetail, PeerDetails, PeeringState};
 pub use entry::{
     CONTENT_GONE, CONTENT_HIDDEN, CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page,
     Sender, is_of_realm,
@@ -102,12 +102,6 @@ impl From<nom::Err<Malformed>> for Malformed {
 
 /// The result of a parser: the rest of the input and the value.
 pub(crate) type Parsed<'a, T> = nom::IResult<&'a [u8], T, Malformed>;
-
-/// Returns a length as one byte. The longest value of each caller fits.
-pub(crate) fn len_byte(len: usize) -> u8 {
-    debug_assert!(u8::try_from(len).is_ok(), "a length of {len} in one byte");
-    u8::try_from(len).unwrap_or(u8::MAX)
-}
 
 /// Reads exactly `N` bytes.
 pub(crate) fn array<const N: usize>(input: &[u8]) -> Parsed<'_, [u8; N]> {

@@ -7,7 +7,7 @@ use core::{fmt, str::FromStr};
 use bytes::BufMut;
 use nom::{Parser, multi::length_data, number::complete::be_u8};
 
-use super::{Field, Malformed, Parsed, len_byte};
+use super::{Field, Malformed, Parsed};
 
 /// The longest name, in bytes.
 const NAME_MAX: usize = 32;
@@ -75,20 +75,18 @@ impl Name {
     fn fold_bytes(text: &[u8]) -> Result<Self, usize> {
         let mut bytes = [0; NAME_MAX];
         let mut places = bytes.iter_mut();
+        let mut len = 0;
         for (at, byte) in text.iter().enumerate() {
             let folded = byte.to_ascii_lowercase();
             let fits = matches!(folded, b'a'..=b'z' | b'0'..=b'9')
                 || (at > 0 && matches!(folded, b'.' | b'_' | b'-'));
             match places.next() {
                 Some(place) if fits => *place = folded,
-                _ => return Err(at),
+                Some(_) | None => return Err(at),
             }
+            len += 1;
         }
-        // At most NAME_MAX bytes were written, so the length fits in a byte.
-        Ok(Self {
-            bytes,
-            len: len_byte(text.len()),
-        })
+        Ok(Self { bytes, len })
     }
 
     /// No default is ever taken here or in [`Name::as_str`]: `fold_bytes` makes all names, and they
@@ -188,6 +186,20 @@ names! {
     RealmId
     /// The short public name of a session, by which its owner can revoke it.
     Handle
+}
+
+impl Username {
+    /// Returns the number of bytes of its text: at most 32.
+    pub(super) const fn len(&self) -> u8 {
+        self.0.len
+    }
+}
+
+impl RealmId {
+    /// Returns the number of bytes of its text: at most 32.
+    pub(super) const fn len(&self) -> u8 {
+        self.0.len
+    }
 }
 
 /// A group's name is also valid as a user's name: the group is the author if nobody else is.

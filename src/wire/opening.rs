@@ -14,9 +14,7 @@ use nom::{
 };
 
 use super::{
-    ConnectionId, Malformed, OperationNumber, Parsed, ResetToken, array, emit_varint,
-    frame::{OPEN, UPDATE, WELCOME},
-    parse_varint,
+    ConnectionId, Malformed, OperationNumber, Parsed, ResetToken, array, emit_varint, parse_varint,
 };
 
 const OPEN_HAS_NAME: u8 = 0x01;
@@ -107,7 +105,6 @@ impl Open {
     }
 
     pub(super) fn emit(&self, out: &mut impl BufMut) {
-        out.put_u8(OPEN);
         emit_varint(self.max_datagram, out);
         let flags = [
             (self.name.is_some(), OPEN_HAS_NAME),
@@ -158,7 +155,6 @@ impl Update {
     }
 
     pub(super) fn emit(&self, out: &mut impl BufMut) {
-        out.put_u8(UPDATE);
         let flags = [
             (self.standing.is_some(), UPDATE_HAS_STANDING),
             (self.life.is_some(), UPDATE_HAS_LIFE),
@@ -203,7 +199,6 @@ impl Welcome {
     }
 
     pub(super) fn emit(&self, out: &mut impl BufMut) {
-        out.put_u8(WELCOME);
         out.put_slice(&self.token);
         emit_varint(self.max_datagram, out);
         let flags = [

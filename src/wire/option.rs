@@ -22,7 +22,7 @@ use bytes::BufMut;
 use nom::{Parser, multi::length_data, number::complete::be_u8};
 
 use super::{
-    Field, Malformed, Parsed, RegistrationCode, Sender, array, emit_varint, len_byte, parse_varint,
+    Field, Malformed, Parsed, RegistrationCode, Sender, array, emit_varint, parse_varint,
     varint_len,
 };
 
@@ -117,6 +117,7 @@ impl Options {
             0x15 => self.form = Some(be_u8(value)?.1),
             0x02 => self.urgent = true,
             odd if odd % 2 == 1 => self.not_understood = true,
+            // Whoever does not know an even field may skip it.
             _ => {}
         }
         Ok(())
@@ -154,9 +155,8 @@ impl Options {
         }
         if let Some(behind) = &self.behind {
             let realm = behind.realm.as_ref();
-            let realm = realm.map_or(0, |realm| 1 + realm.as_str().len());
-            let len = 1 + behind.user.as_str().len() + realm;
-            out.put_slice(&[0x13, len_byte(len)]);
+            let realm = realm.map_or(0, |realm| 1 + realm.len());
+            out.put_slice(&[0x13, 1 + behind.user.len() + realm]);
             behind.emit(out);
         }
         if self.urgent {

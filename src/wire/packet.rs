@@ -27,7 +27,7 @@ use nom::{
 use super::{
     Field, Malformed, PacketNumber, Parsed, RealmId, array,
     init::{Cookie, HandshakeId, INIT, INIT_WITH_COOKIE, Init, MAC1_LEN, PROTOCOL_VERSION},
-    len_byte,
+    number::NumberLen,
 };
 
 /// The longest `HelloReply`, in bytes. A Hello is at least as long, so that it causes no
@@ -183,8 +183,8 @@ pub struct LinkPacket<'a> {
     pub connection: Option<ConnectionId>,
     /// The low bytes of the packet number; see [`LinkPacket::number`].
     truncated: u32,
-    /// The number of bytes of the packet number that were sent.
-    number_len: usize,
+    /// How much of the packet number was sent.
+    number_len: NumberLen,
     /// The clear header, which the seal authenticates.
     pub header: &'a [u8],
     /// Everything after the header.
@@ -303,7 +303,7 @@ impl HelloReply {
             .unwrap_or(&self.versions);
         out.put_u8(HELLO_REPLY);
         out.put_slice(&self.nonce);
-        out.put_u8(len_byte(versions.len()));
+        out.put_u8(versions.iter().fold(0, |count, _| count + 1));
         out.put_slice(versions);
         self.realm.emit(out);
         out.put_slice(&self.key);
@@ -455,13 +455,10 @@ fn parse_link<'a>(datagram: &'a [u8], kind: u8, input: &'a [u8]) -> Parsed<'a, P
     } else {
         be_u32(input).map(|(rest, id)| (rest, Some(ConnectionId(id))))?
     };
-    let number_len: usize = match (kind & NUMBER_MASK) >> NUMBER_SHIFT {
-        0 => 1,
-        1 => 2,
-        2 => 4,
-        _ => return Malformed::error("packet number length"),
+    let Some(number_len) = NumberLen::from_code((kind & NUMBER_MASK) >> NUMBER_SHIFT) else {
+        return Malformed::error("packet number length");
     };
-    let (body, number) = take(number_len)(input)?;
+    let (body, number) = take(number_len.bytes())(input)?;
     let truncated = number.iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
     let (_, header) = take(datagram.len() - body.len())(datagram)?;
     let protection = if kind & SEALED == 0 {
@@ -504,18 +501,14 @@ pub fn link_header(
     } else {
         0
     };
-    let len_code = match number_len {
-        1 => 0,
-        2 => 1,
-        _ => 2,
-    };
+    let len_code = number_len.code();
     out.put_u8(LINK_FORM | sealed | has_connection | len_code << NUMBER_SHIFT);
     if let Some(connection) = connection {
         out.put_u32(connection.0);
     }
     match number_len {
-        1 => out.put_u8(number.0 as u8),
-        2 => out.put_u16(number.0 as u16),
-        _ => out.put_u32(number.0 as u32),
+        NumberLen::One => out.put_u8(number.0 as u8),
+        NumberLen::Two => out.put_u16(number.0 as u16),
+        NumberLen::Four => out.put_u32(number.0 as u32),
     }
 }

@@ -3,21 +3,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
-use super::{
-    super::{
-        News, Step,
-        backoff::{BACKOFF_MIN, BUSY_MAX},
-        reader::{Reader, Reading},
-        steps::{Doing, Next},
-    },
-    PeerTask,
+use super::super::{
+    AGAIN,
+    backoff::{BACKOFF_MIN, BUSY_MAX},
 };
 use crate::{
-    realm::{GroupWork, Kept, Moment, Peer, ReplicaState},
+    realm::GroupWork,
     wire::{Answer, ErrorCode, GroupName},
 };
 
@@ -32,10 +26,14 @@ struct Failing {
 /// All pending work for groups.
 #[derive(Debug, Default)]
 pub struct Groups {
+    /// The groups that have a replica here were read.
+    are_replicas_listed: bool,
     due: BTreeSet<GroupWork>,
     /// The rest of work that was begun. The queue has its turn first.
     put_off: BTreeSet<GroupWork>,
     failing: BTreeMap<GroupWork, Failing>,
+    /// Work has just failed. The queue has its turn before the next group.
+    failed: Option<GroupFailed>,
 }
 
 impl Groups {
@@ -59,10 +57,31 @@ impl Groups {
         self.due.pop_first()
     }
 
-    /// Returns when failed work is retried, in time since the start.
-    pub fn timeout(&self) -> Option<Duration> {
+    /// True if the groups that have a replica here were read.
+    pub const fn are_replicas_listed(&self) -> bool {
+        self.are_replicas_listed
+    }
+
+    /// Handles the list of the groups that have a replica here. None if not all of them could be
+    /// read.
+    pub fn replicas_listed(&mut self, groups: Option<Vec<GroupName>>) {
+        self.are_replicas_listed = groups.is_some();
+        for group in groups.into_iter().flatten() {
+            self.add(GroupWork::Read(group));
+        }
+    }
+
+    /// Returns when there is something to do again if nothing is due now: failed work, or the list
+    /// of replicas. In time since the start.
+    pub fn timeout(&self, now: Duration) -> Option<Duration> {
         let again = self.failing.values().filter_map(|failing| failing.again);
-        again.min()
+        let list = (!self.are_replicas_listed).then(|| now + AGAIN);
+        again.chain(list).min()
+    }
+
+    /// Returns the failure since the last call, if there was one.
+    pub const fn take_failure(&mut self) -> Option<GroupFailed> {
+        self.failed.take()
     }
 
     /// Gives the queue its turn; work that was put off follows. Returns true if there was any.
@@ -83,7 +102,8 @@ impl Groups {
     }
 
     /// Records a failure. The work is retried after a wait that doubles each time.
-    pub fn failed(&mut self, now: Duration, work: GroupWork) {
+    pub fn failed(&mut self, now: Duration, work: GroupWork, failed: GroupFailed) {
+        self.failed = Some(failed);
         let failing = self.failing.entry(work).or_insert(Failing {
             wait: BACKOFF_MIN,
             again: None,
@@ -104,78 +124,33 @@ pub enum GroupFailed {
     Alone,
 }
 
-impl PeerTask {
-    /// Handles the peer's answer to the report that a group has grown.
-    pub(super) fn told(&mut self, now: Moment, group: GroupName, answer: Option<&[u8]>) -> Next {
-        let work = GroupWork::Tell(group);
-        let Some(answer) = answer else {
-            self.groups.put_off(work);
-            return self.is_silent();
-        };
-        self.news.push_back(News::Answers);
-        match Answer::parse(answer) {
-            Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::PeerRefused => {
-                self.groups.put_off(work);
-                self.is_unknown()
-            }
-            Ok(Answer::Done) => self.group_done(work),
-            Ok(Answer::Refused(refusal)) if refusal.is_final() => self.group_done(work),
-            Ok(Answer::Refused(refusal)) if refusal.is_transient() => {
-                self.later(now, work, GroupFailed::Busy)
-            }
-            _ => self.later(now, work, GroupFailed::Alone),
+/// What a peer's answer to the report that a group has grown means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportAnswer {
+    /// The peer does not answer.
+    Silent,
+    /// The peer does not know this realm.
+    Unknown,
+    /// The peer knows now, or needs not to know.
+    Done,
+    /// The report has to be repeated.
+    Failed(GroupFailed),
+}
+
+/// Evaluates a peer's answer to the report that a group has grown.
+pub fn judge_report(answer: Option<&[u8]>) -> ReportAnswer {
+    let Some(answer) = answer else {
+        return ReportAnswer::Silent;
+    };
+    match Answer::parse(answer) {
+        Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::PeerRefused => {
+            ReportAnswer::Unknown
         }
-    }
-
-    pub(super) fn group_done(&mut self, work: GroupWork) -> Next {
-        self.groups.done(work);
-        self.go_on()
-    }
-
-    pub(super) fn read(
-        &mut self,
-        now: Moment,
-        peer: Arc<Peer>,
-        (mut reading, answer): (Box<(Reader, ReplicaState)>, Option<&[u8]>),
-    ) -> Next {
-        if answer.is_some() {
-            self.news.push_back(News::Answers);
+        Ok(Answer::Done) => ReportAnswer::Done,
+        Ok(Answer::Refused(refusal)) if refusal.is_final() => ReportAnswer::Done,
+        Ok(Answer::Refused(refusal)) if refusal.is_transient() => {
+            ReportAnswer::Failed(GroupFailed::Busy)
         }
-        let group = reading.0.group();
-        let work = GroupWork::Read(group);
-        let (kept, more) = match reading.0.take(answer) {
-            Reading::Ask(bytes) => {
-                let doing = Doing::Reading(peer.clone(), reading);
-                return Next::act(Step::Ask { peer, bytes }, doing);
-            }
-            Reading::Silent => {
-                self.groups.put_off(work);
-                return self.is_silent();
-            }
-            Reading::Unknown => {
-                self.groups.put_off(work);
-                return self.is_unknown();
-            }
-            Reading::Busy => return self.later(now, work, GroupFailed::Busy),
-            Reading::Unread => return self.later(now, work, GroupFailed::Alone),
-            Reading::Entries(entries, _) if entries.is_empty() => return self.group_done(work),
-            Reading::Entries(entries, more) => (Kept::Entries(entries), more),
-            // This holds even if the notice about the end was lost.
-            Reading::Gone => (Kept::Gone, false),
-        };
-        let step = Step::Keep(peer.clone(), group, Box::new((reading.1, kept)));
-        Next::act(step, Doing::Keeping(peer, group, more))
-    }
-
-    /// Handles that there is no buffer space to continue reading a long entry.
-    pub fn lacks_room(&mut self, now: Moment, group: GroupName) -> Next {
-        self.later(now, GroupWork::Read(group), GroupFailed::Alone)
-    }
-
-    /// Schedules a retry of failed work for a group.
-    pub(super) fn later(&mut self, now: Moment, work: GroupWork, failed: GroupFailed) -> Next {
-        self.groups.failed(now.since_start(), work);
-        self.group_failed = Some(failed);
-        self.begin()
+        Ok(_) | Err(_) => ReportAnswer::Failed(GroupFailed::Alone),
     }
 }

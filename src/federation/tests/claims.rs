@@ -11,7 +11,7 @@ impl Scene {
     fn claims(&mut self) {
         let peer = self.peers.remove(0);
         self.peers.push(peer.claiming("192.0.2.77", 6377));
-        self.happens(Input::Claimed(beta()));
+        self.happens(Input::AddressClaimed(beta()));
     }
 
     /// Lets this many seconds pass. Returns the tries of claimed addresses and the writes of their
@@ -22,11 +22,11 @@ impl Scene {
         loop {
             while let Some((id, step)) = self.machine.poll_step() {
                 let outcome = self.read(&step);
-                if matches!(step, Step::Claimed(..) | Step::Try { .. }) {
+                if matches!(step, Step::StoreClaim(..) | Step::TryClaim { .. }) {
                     done.push((id, step));
                 }
                 if let Some(outcome) = outcome {
-                    self.happens(Input::Done(id, outcome));
+                    self.happens(Input::StepDone(id, outcome));
                 }
             }
             let next = self.machine.poll_timeout().map(|at| at.as_secs() + 1);
@@ -51,12 +51,15 @@ fn claim_confirmed_on_full_disk_is_stored_once_disk_has_space() {
     scene.is_full = true;
     scene.claims();
     let tried = scene.passes(0);
-    assert!(matches!(tried[..], [(_, Step::Try { .. })]), "{tried:?}");
+    assert!(
+        matches!(tried[..], [(_, Step::TryClaim { .. })]),
+        "{tried:?}"
+    );
     let answer = Some((Answer::Done.to_bytes(), ELSEWHERE));
-    scene.happens(Input::Done(tried[0].0, Done::Tried(answer)));
+    scene.happens(Input::StepDone(tried[0].0, StepResult::Tried(answer)));
 
     let believed =
-        |(_, step): &(StepId, Step)| matches!(step, Step::Claimed(_, at) if *at == ELSEWHERE);
+        |(_, step): &(StepId, Step)| matches!(step, Step::StoreClaim(_, at) if *at == ELSEWHERE);
     let written = scene.passes(600);
     assert!(
         written.iter().all(believed),
@@ -84,9 +87,12 @@ fn claim_of_peer_that_could_not_be_read_is_tried_later() {
     let failure = Failure::Refused(ErrorCode::Busy.into());
     let (id, look) = scene.machine.poll_step().unwrap();
     assert!(matches!(look, Step::Look { .. }), "{look:?}");
-    scene.happens(Input::Done(id, Done::Looked(Err(failure))));
+    scene.happens(Input::StepDone(id, StepResult::Looked(Err(failure))));
     let tried = scene.passes(60);
-    assert!(matches!(tried[..], [(_, Step::Try { .. })]), "{tried:?}");
+    assert!(
+        matches!(tried[..], [(_, Step::TryClaim { .. })]),
+        "{tried:?}"
+    );
 }
 
 /// PEER-23: a peer that is silent at its stored address is tried again at its hostname, first after
@@ -102,17 +108,17 @@ fn peer_silent_at_stored_address_is_tried_at_its_hostname() {
     while scene.seconds < 72 * 3600 {
         while let Some((id, step)) = scene.machine.poll_step() {
             let done = match &step {
-                Step::Try { peer, .. } => {
+                Step::TryClaim { peer, .. } => {
                     tried.push((scene.seconds, peer.address().0.to_owned()));
-                    Done::Tried(None)
+                    StepResult::Tried(None)
                 }
-                Step::Ask { .. } => Done::Answered(None),
+                Step::Ask { .. } => StepResult::Answered(None),
                 _ => match scene.read(&step) {
                     Some(done) => done,
                     None => continue,
                 },
             };
-            scene.happens(Input::Done(id, done));
+            scene.happens(Input::StepDone(id, done));
         }
         let next = scene.machine.poll_timeout().expect("it is asked again");
         scene.seconds = scene.seconds.max(next.as_secs() + 1);

@@ -22,10 +22,10 @@ fn is_about_a_group(bytes: &[u8]) -> bool {
 fn group_failures_in_many_groups_do_not_delay_queue() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
     let mut scene = Scene::introduced();
-    scene.has_copies = true;
+    scene.has_replicas = true;
     for n in 0..20 {
-        scene.happens(Input::Work(beta(), GroupWork::Read(group(n))));
-        scene.happens(Input::Work(beta(), GroupWork::Tell(group(n))));
+        scene.happens(Input::GroupWork(beta(), GroupWork::Read(group(n))));
+        scene.happens(Input::GroupWork(beta(), GroupWork::Tell(group(n))));
     }
     (1..=60).for_each(|position| scene.queue(position));
     let mut brought = 0;
@@ -44,7 +44,7 @@ fn group_that_fails_is_asked_about_with_growing_waits() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
     let mut scene = Scene::introduced();
     let mut asked = 0;
-    let more = || Input::Work(beta(), GroupWork::Tell(crew()));
+    let more = || Input::GroupWork(beta(), GroupWork::Tell(crew()));
     while scene.seconds < 3600 {
         scene.happens(more());
         let (_, id, _) = scene.wait_for_question();
@@ -62,7 +62,7 @@ fn group_work_waits_while_peer_is_busy() {
     let busy = Answer::Refused(Refusal::busy(100));
     let mut scene = Scene::introduced();
     for n in 0..20 {
-        scene.happens(Input::Work(beta(), GroupWork::Tell(group(n))));
+        scene.happens(Input::GroupWork(beta(), GroupWork::Tell(group(n))));
     }
     let mut told = BTreeSet::new();
     for _ in 0..3 {
@@ -89,8 +89,8 @@ fn introduction_is_repeated_after_refusal_about_group() {
     let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
     for work in [GroupWork::Tell(crew()), GroupWork::Read(crew())] {
         let mut scene = Scene::introduced();
-        scene.has_copies = true;
-        scene.happens(Input::Work(beta(), work));
+        scene.has_replicas = true;
+        scene.happens(Input::GroupWork(beta(), work));
         let (_, id, bytes) = scene.wait_for_question();
         assert!(is_about_a_group(&bytes));
         scene.answer(id, Some(&unknown));

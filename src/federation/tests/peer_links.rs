@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     crypto::SecretKey,
-    federation::{Happened, Opener, PeerLinks, Seat},
+    federation::{Opener, PeerLinkCounters, PeerLinks, Seat},
 };
 
 const SEAT: Seat = Seat {
@@ -21,7 +21,7 @@ const DAY: u64 = 24 * 3600;
 /// One of the two realms.
 struct Side {
     table: PeerLinks<u32>,
-    seen: Happened,
+    seen: PeerLinkCounters,
     /// Its links, with the time of the last packet.
     links: Vec<(u32, u64)>,
     /// When it last sent to the other side.
@@ -38,7 +38,7 @@ impl Side {
         table.keep_only(Duration::from_secs(now), &[key()]);
         Self {
             table,
-            seen: Happened::default(),
+            seen: PeerLinkCounters::default(),
             links: vec![],
             sent: None,
             forgets,
@@ -119,7 +119,7 @@ impl Pair {
 
     /// Introduces a side to the other, over an open link or one that it opens.
     fn introduce(&mut self, which: usize, must_open: bool) {
-        self.sides[which].table.asks(&key());
+        self.sides[which].table.request_begun(&key());
         let is_open =
             !self.sides[which].links.is_empty() || !self.sides[1 - which].links.is_empty();
         let opens = must_open || !is_open;
@@ -166,10 +166,10 @@ impl Pair {
                 } else if let Some(link) = side.links.first_mut() {
                     link.1 = self.now;
                 }
-                side.table.asked(at, &key());
+                side.table.request_ended(at, &key());
             }
             Event::IsGivenUp { from } => {
-                self.sides[from].table.asked(at, &key());
+                self.sides[from].table.request_ended(at, &key());
             }
             Event::IsClosed { at: side, link } => {
                 self.sides[side].table.closed(at, &key(), (SEAT, link));
@@ -189,14 +189,14 @@ impl Pair {
             self.keep_links(which);
             let side = &mut self.sides[which];
             if self.now.is_multiple_of(60) {
-                side.table.ask_again(at);
+                side.table.reintroduce(at);
             }
             side.table.handle_timeout(at);
-            let (seen, happened) = (side.seen, side.table.happened(&key()));
-            side.seen = happened;
-            if happened.back > seen.back {
+            let (seen, counters) = (side.seen, side.table.counters(&key()));
+            side.seen = counters;
+            if counters.dial_backs > seen.dial_backs {
                 self.introduce(which, true);
-            } else if happened.lost > seen.lost {
+            } else if counters.reintroductions > seen.reintroductions {
                 self.introduce(which, false);
             }
         }

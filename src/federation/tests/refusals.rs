@@ -1,7 +1,7 @@
 //! Tests of peers that refuse, or give no useful answer.
 
 use super::{
-    super::queue::{Asked, Verdict, verdict},
+    super::queue::{Content, Purpose, Verdict, verdict},
     *,
 };
 
@@ -25,10 +25,10 @@ fn introduction_is_repeated_to_peer_that_forgot_this_realm() {
     ] {
         let (_, id, bytes) = scene.wait_for_question();
         assert!(introduces(&bytes));
-        while scene.machine.poll_news().is_some() {}
+        while scene.machine.poll_status().is_some() {}
         scene.answer(id, answer);
-        let refuses = (beta(), News::Refuses(ErrorCode::PeerRefused));
-        let news: Vec<_> = std::iter::from_fn(|| scene.machine.poll_news()).collect();
+        let refuses = (beta(), PeerStatus::Refusing(ErrorCode::PeerRefused));
+        let news: Vec<_> = std::iter::from_fn(|| scene.machine.poll_status()).collect();
         assert_eq!(
             news.contains(&refuses),
             answer == Some(&unknown),
@@ -64,8 +64,8 @@ fn delivery_refused_by_peer_that_accepts_introduction_is_kept() {
     }
     assert!((10..40).contains(&asked), "{asked}");
     assert_eq!(scene.queue, [1, 2]);
-    let refuses = (beta(), News::Refuses(ErrorCode::PeerRefused));
-    assert!(std::iter::from_fn(|| scene.machine.poll_news()).any(|news| news == refuses));
+    let refuses = (beta(), PeerStatus::Refusing(ErrorCode::PeerRefused));
+    assert!(std::iter::from_fn(|| scene.machine.poll_status()).any(|news| news == refuses));
     let (_, id, _) = scene.wait_for_question();
     scene.answer(id, Some(&STORED));
 }
@@ -81,10 +81,10 @@ fn key_rotation_refused_by_busy_peer_is_repeated() {
         let (_, id, bytes) = scene.wait_for_question();
         let asked = PeerRequest::parse(&bytes).unwrap();
         assert!(matches!(asked, PeerRequest::Rotate { .. }), "{asked:?}");
-        while scene.machine.poll_news().is_some() {}
+        while scene.machine.poll_status().is_some() {}
         scene.answer(id, Some(&Answer::Refused(answer.into())));
-        let shown = std::iter::from_fn(|| scene.machine.poll_news())
-            .any(|news| news == (beta(), News::Refuses(answer)));
+        let shown = std::iter::from_fn(|| scene.machine.poll_status())
+            .any(|news| news == (beta(), PeerStatus::Refusing(answer)));
         assert_eq!(shown, answer == ErrorCode::Internal, "it is in trouble");
     }
     let (_, _, bytes) = scene.wait_for_question();
@@ -124,12 +124,13 @@ fn queue_message_maybe_withdrawn_is_delivered_under_new_number() {
 #[test]
 fn membership_report_withdrawn_in_unknown_life_is_delivered_again() {
     let expired = Answer::Refused(ErrorCode::Expired.into()).to_bytes();
-    for is_word in [false, true] {
-        let verdict = verdict((Asked::Deliver, is_word), Some(&expired));
+    for content in [Content::Message, Content::Membership] {
+        let verdict = verdict(Purpose::Deliver, content, Some(&expired));
         let Verdict::Settle(settling) = verdict else {
             panic!("{verdict:?}")
         };
-        assert_eq!(settling == Settling::Anew, is_word, "{settling:?}");
+        let is_again = content == Content::Membership;
+        assert_eq!(settling == Settling::Anew, is_again, "{settling:?}");
     }
 }
 
@@ -157,7 +158,8 @@ fn delivery_with_unexpected_answer_is_repeated() {
 #[test]
 fn delivery_refusal_about_session_or_number_is_not_passed_on() {
     let told = |code, detail| match verdict(
-        (Asked::Deliver, false),
+        Purpose::Deliver,
+        Content::Message,
         Some(&Answer::Refused(Refusal { code, detail }).to_bytes()),
     ) {
         Verdict::Settle(Settling::Told(Answer::Refused(refusal))) => Some(refusal),
@@ -186,8 +188,8 @@ fn delivery_refusal_about_session_or_number_is_not_passed_on() {
     // The outcome of a message that was to be withdrawn is unknown too. Without a result its queue
     // would stand still.
     let old = Answer::Refused(ErrorCode::AlreadyDone.into()).to_bytes();
-    for asked in [Asked::Withdraw, Asked::MakeWay] {
-        let settled = verdict((asked, false), Some(&old));
+    for purpose in [Purpose::Withdraw, Purpose::MakeWay] {
+        let settled = verdict(purpose, Content::Message, Some(&old));
         let told = Answer::Refused(ErrorCode::RealmUnreachable.into());
         assert!(
             matches!(&settled, Verdict::Settle(Settling::Told(answer)) if *answer == told),

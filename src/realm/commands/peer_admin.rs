@@ -17,7 +17,7 @@ use crate::{
     store::Store,
     wire::{
         Answer, ErrorCode, FORM_DETAILS, FORM_DROP, FORM_PENDING, Peer as PeerState, PeerDetail,
-        PeerDetails, Port, RealmId, SessionRef, Standing, Text, Username, command,
+        PeerDetails, PeeringState, Port, RealmId, SessionRef, Text, Username, command,
     },
 };
 
@@ -285,7 +285,7 @@ impl<S: Store> Realm<S> {
                 key: [0; 32],
                 address: String::new(),
                 claimed: String::new(),
-                state: Standing::Departing,
+                state: PeeringState::Departing,
                 why,
                 since: 0,
                 next: 0,
@@ -308,7 +308,7 @@ impl<S: Store> Realm<S> {
                 key: one.key.0,
                 address: String::new(),
                 claimed: shown((host, *port)),
-                state: Standing::Pending,
+                state: PeeringState::Pending,
                 why: None,
                 since: one.first,
                 next: 0,

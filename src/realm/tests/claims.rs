@@ -546,7 +546,7 @@ async fn peer_details_of_all_peers_fit_one_answer() {
             key: [7; 32],
             address: address.clone(),
             claimed: address.clone(),
-            state: crate::wire::Standing::Introduced,
+            state: crate::wire::PeeringState::Introduced,
             why: Some(ErrorCode::Internal),
             since: u32::MAX,
             next: u32::MAX,

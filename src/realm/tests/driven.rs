@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     crypto::show_possession,
-    federation::testing::{Reader, Reading, Refusals, Turn, Verdict, turn, verdict},
+    federation::{Content, Reader, Reading, Refusals, Turn, Verdict, turn, verdict},
 };
 
 /// The outcome of delivering a message to its peer.
@@ -84,9 +84,9 @@ impl<S: Store> Realm<S> {
         let settling = match turn(&peer, &next, &Refusals::sample(refused), now) {
             Turn::Nothing => return Carried::Refused,
             Turn::Settle(settling) => settling,
-            Turn::Ask(asked, bytes) => {
+            Turn::Ask(purpose, bytes) => {
                 let answer = self.network.ask(&outgoing.asks(&peer), bytes).await;
-                match verdict((asked, outgoing.is_word()), answer.as_deref()) {
+                match verdict(purpose, Content::of(outgoing), answer.as_deref()) {
                     Verdict::Settle(settling) => settling,
                     Verdict::Busy => return Carried::Busy,
                     Verdict::Refused | Verdict::Unknown => return Carried::Refused,

@@ -8,7 +8,7 @@ use super::{
     *,
 };
 use crate::wire::{
-    FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, PeerDetail, Port, Standing, command,
+    FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, PeerDetail, PeeringState, Port, command,
 };
 
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
@@ -115,7 +115,7 @@ async fn pending_realm_is_accepted_by_its_key() {
         (first.address.as_str(), first.claimed.as_str()),
         ("", "192.0.2.8:7000")
     );
-    assert_eq!((first.state, first.times), (Standing::Pending, 2));
+    assert_eq!((first.state, first.times), (PeeringState::Pending, 2));
     assert_eq!((first.since, first.heard), (NOW, NOW + 60));
     assert_eq!(pending[1].key, key_of(8).0, "the same name, another key");
     assert!(realm.peers.peers().await.0.is_empty());
@@ -284,7 +284,7 @@ async fn peer_removal_returns_queue_or_drops_it_on_request() {
         let departing = seen(&realm, FORM_DETAILS).await;
         let beta = departing.iter().find(|one| one.realm.as_str() == "beta");
         let beta = beta.unwrap();
-        assert_eq!((beta.state, beta.queued), (Standing::Departing, 2));
+        assert_eq!((beta.state, beta.queued), (PeeringState::Departing, 2));
         let realm = realm_of(&store);
         assert!(realm.do_chores(NOW).await);
         assert_eq!(notices(&store, "ann").len(), told, "{form:?}");
@@ -311,7 +311,7 @@ async fn peer_details_show_state_reason_and_next_try() {
     let new = one(&realm).await;
     assert_eq!(
         (new.state, new.why, new.next),
-        (Standing::Introduced, None, 0)
+        (PeeringState::Introduced, None, 0)
     );
     assert_eq!(
         (new.address.as_str(), new.key),
@@ -326,13 +326,13 @@ async fn peer_details_show_state_reason_and_next_try() {
         .waits(beta, std::time::Duration::from_secs(90));
     tokio::time::advance(std::time::Duration::from_secs(30)).await;
     let silent = one(&realm).await;
-    assert_eq!((silent.state, silent.why), (Standing::Trying, None));
+    assert_eq!((silent.state, silent.why), (PeeringState::Trying, None));
     assert_eq!((silent.since, silent.next), (NOW - 30, NOW + 60));
     realm.network.refused(beta, ErrorCode::PeerRefused);
     let no = one(&realm).await;
     assert_eq!(
         (no.state, no.why),
-        (Standing::Refused, Some(ErrorCode::PeerRefused))
+        (PeeringState::Refused, Some(ErrorCode::PeerRefused))
     );
     assert_eq!(no.since, NOW);
     give(
@@ -344,7 +344,7 @@ async fn peer_details_show_state_reason_and_next_try() {
     let open = one(&realm).await;
     assert_eq!(
         (open.state, open.why, open.heard),
-        (Standing::Open, None, NOW)
+        (PeeringState::Open, None, NOW)
     );
     let new_key = super::peers::rotate(PublicKey([50; 32]), &SecretKey::from_bytes([51; 32]));
     assert_eq!(give(&realm, 50, &new_key.to_bytes()).await, Answer::Done);

@@ -22,6 +22,7 @@ const MESSAGE_MAX: u64 = 64 << 10;
 /// What bounds the realm's memory and work.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct LimitsConfig {
     /// The longest message.
     #[serde(deserialize_with = "message")]

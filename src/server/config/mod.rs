@@ -38,6 +38,7 @@ const SPAN_MIN: Duration = Duration::from_secs(1);
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
@@ -60,6 +61,7 @@ pub enum ConfigError {
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Config {
     /// `[realm]`
     pub realm: RealmConfig,
@@ -82,6 +84,7 @@ pub struct Config {
 /// Who the realm is, and what it lets others do.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct RealmConfig {
     /// How it introduces itself; by default `r-` and the first characters of its first key.
     #[serde(deserialize_with = "realm_id")]
@@ -125,14 +128,14 @@ pub struct PeerConfig {
     /// The name by which this realm knows it.
     #[serde(deserialize_with = "peer_id")]
     pub realm: RealmId,
-    /// Where it is, as `host:port`.
-    #[serde(deserialize_with = "host")]
+    /// Its host and port, written as `host:port`.
+    #[serde(deserialize_with = "host_port")]
     address: (String, u16),
     /// Its key.
     #[serde(deserialize_with = "key")]
     pub key: PublicKey,
     /// At which of this realm's addresses it is to answer; the first where nothing is said.
-    #[serde(default, deserialize_with = "some_host")]
+    #[serde(default, deserialize_with = "source")]
     src: Option<(String, u16)>,
 }
 
@@ -161,6 +164,7 @@ impl PeerConfig {
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum PeeringConfig {
     /// Any.
     Open,
@@ -184,6 +188,7 @@ impl From<PeeringConfig> for realm::Peering {
 /// Who may make an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum RegistrationConfig {
     /// Anybody.
     #[default]
@@ -208,6 +213,7 @@ pub enum Security {
 /// Where the realm keeps what it must not forget.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct StoreConfig {
     /// Which engine.
     pub engine: Engine,
@@ -224,6 +230,7 @@ pub struct StoreConfig {
 /// The store's engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Engine {
     /// In a directory of this machine.
     #[default]
@@ -233,6 +240,7 @@ pub enum Engine {
 /// How links behave.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct LinkConfig {
     /// What kind of links there are; what follows wins over it.
     #[serde(deserialize_with = "named")]
@@ -263,6 +271,7 @@ pub struct LinkConfig {
 /// What is written to standard error.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct LogConfig {
     /// The least important level that is written: error, warn, info, debug, trace.
     pub level: Level,
@@ -462,23 +471,21 @@ fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D::Error
     text.parse().map_err(de::Error::custom)
 }
 
+fn host_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(String, u16), D::Error> {
+    let text = String::deserialize(deserializer)?;
+    host_and_port(&text).map_err(de::Error::custom)
+}
+
+fn source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<(String, u16)>, D::Error> {
+    host_port(deserializer).map(Some)
+}
+
 fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
     match host_and_port(&text) {
         Ok(_) => Ok(Some(text)),
         Err(error) => Err(de::Error::custom(error)),
     }
-}
-
-fn host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(String, u16), D::Error> {
-    let text = String::deserialize(deserializer)?;
-    host_and_port(&text).map_err(de::Error::custom)
-}
-
-fn some_host<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<(String, u16)>, D::Error> {
-    host(deserializer).map(Some)
 }
 
 /// Why a text is neither `host` nor `host:port`.

@@ -21,6 +21,7 @@ type Bound<T> = Option<Option<T>>;
 /// [`Retention::DEFAULT`], if anything is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct RetentionConfig {
     /// What has been read is kept for so long.
     #[serde(deserialize_with = "age")]

@@ -14,12 +14,12 @@ async fn list_both(realm: &Realm<Faulty>) {
     assert!(listed.await.unwrap());
 }
 
-impl Asking {
+impl Requests {
     /// Accepts the next introduction. Returns the key of the peer that it is for.
     async fn next_introduction(&mut self) -> PublicKey {
         let Some(OutboundRequest::Ask {
             key, bytes, answer, ..
-        }) = self.calls.recv().await
+        }) = self.sent.recv().await
         else {
             panic!("nobody asks who is there")
         };
@@ -28,7 +28,9 @@ impl Asking {
             matches!(request, PeerRequest::Introduce { .. }),
             "{request:?}"
         );
-        answer.send(Told::Answer(Answer::Done.to_bytes())).unwrap();
+        answer
+            .send(RequestResult::Answered(Answer::Done.to_bytes()))
+            .unwrap();
         key
     }
 }
@@ -141,7 +143,7 @@ async fn deliveries(
         while seconds < 60 {
             tokio::select! {
                 biased;
-                call = beta.calls.recv() => {
+                call = beta.sent.recv() => {
                     let Some(OutboundRequest::Ask { bytes, answer, .. }) = call else {
                         panic!("nobody asks who is there")
                     };
@@ -153,7 +155,7 @@ async fn deliveries(
                         }
                     };
                     if let Some(says) = says {
-                        answer.send(Told::Answer(says.to_bytes())).unwrap();
+                        answer.send(RequestResult::Answered(says.to_bytes())).unwrap();
                     }
                 }
                 _ = second.tick() => {

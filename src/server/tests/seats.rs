@@ -3,10 +3,13 @@
 use super::*;
 use crate::{
     endpoint::{self, Endpoint, Event, LinkId},
-    federation::Seat,
+    federation::{Seat, SeatSearch},
     link::{Redundancy, Silence, Time},
     realm::Dialing,
-    server::{outbound::By, peer_link_table::Seated},
+    server::{
+        outbound::{DialPurpose, LinkChoice},
+        peer_link_table::WorkerLinks,
+    },
     wire::{OperationNumber, Protection},
 };
 
@@ -16,7 +19,7 @@ const SILENCE: Silence = Silence::fixed(Duration::from_secs(30));
 struct Listeners {
     realm: Arc<Realm<Faulty>>,
     routes: Arc<Routes>,
-    links: Arc<Links>,
+    links: Arc<PeerLinkTable>,
     called: Vec<Vec<mpsc::Receiver<OutboundRequest>>>,
 }
 
@@ -25,17 +28,17 @@ impl Listeners {
         let store = Faulty::default();
         let (realm, _peer_calls) = realm_over(&store);
         list_beta(&realm).await;
-        let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
+        let links = Arc::new(PeerLinkTable::new(SecretKey::from_bytes([9; 32]).public()));
         links.keep_only(&[BETA]);
         let (mut routes, mut called) = (Vec::new(), Vec::new());
         for host in [1, 2] {
-            let (calls, each) = (0..3).map(|_| mpsc::channel(4)).unzip();
+            let (workers, each) = (0..3).map(|_| mpsc::channel(4)).unzip();
             called.push(each);
             routes.push(Route {
                 source: (format!("192.0.2.{host}"), 6377),
                 is_ipv6: false,
                 is_local: false,
-                calls,
+                workers,
             });
         }
         Self {
@@ -50,8 +53,8 @@ impl Listeners {
         }
     }
 
-    fn seated(&self, listener: usize, worker: usize) -> Seated {
-        Seated::new(&self.links, Seat { listener, worker }, SILENCE)
+    fn seated(&self, listener: usize, worker: usize) -> WorkerLinks {
+        WorkerLinks::new(&self.links, Seat { listener, worker }, SILENCE)
     }
 
     /// Moves beta to this host.
@@ -84,9 +87,13 @@ impl Listeners {
 
     /// Returns the next request of a worker: whether it uses a link or an address, and the channel
     /// for its answer.
-    async fn next(&mut self, listener: usize, worker: usize) -> (By, oneshot::Sender<Told>) {
+    async fn next(
+        &mut self,
+        listener: usize,
+        worker: usize,
+    ) -> (LinkChoice, oneshot::Sender<RequestResult>) {
         match self.called[listener][worker].recv().await {
-            Some(OutboundRequest::Ask { by, answer, .. }) => (by, answer),
+            Some(OutboundRequest::Ask { link, answer, .. }) => (link, answer),
             other => panic!("{other:?}"),
         }
     }
@@ -102,25 +109,31 @@ async fn peer_request_goes_to_worker_that_has_link() {
     for dialing in [Dialing::Freely, Dialing::Never] {
         let told = listeners.ask(dialing).await;
         let found = tokio::time::timeout(Duration::from_mins(1), listeners.next(0, 2)).await;
-        let (by, answer) = found.expect("the worker that has the link is asked");
-        assert_eq!(by, By::LinkThere);
-        answer.send(Told::Answer(vec![1])).unwrap();
+        let (link, answer) = found.expect("the worker that has the link is asked");
+        assert_eq!(link, LinkChoice::Open);
+        answer.send(RequestResult::Answered(vec![1])).unwrap();
         assert_eq!(told.await.unwrap(), [1]);
     }
     // PEER-23: only a request to the address shows whether the peer is there.
     let told = listeners.ask(Dialing::Once).await;
-    let (by, answer) = listeners.next(0, 0).await;
-    assert!(matches!(by, By::Address { is_once: true, .. }), "{by:?}");
-    answer.send(Told::Elsewhere).unwrap();
+    let (link, answer) = listeners.next(0, 0).await;
+    assert!(
+        matches!(link, LinkChoice::Dial(_, DialPurpose::AddressTest)),
+        "{link:?}"
+    );
+    answer.send(RequestResult::OtherLink).unwrap();
     assert!(told.await.is_err());
     // The link ended before the request was sent: the peer is called, or counts as not answering.
     let told = listeners.ask(Dialing::Freely).await;
     let (_, answer) = listeners.next(0, 2).await;
     second.closed(LinkId(7));
-    answer.send(Told::Elsewhere).unwrap();
-    let (by, answer) = listeners.next(0, 0).await;
-    assert!(matches!(by, By::Address { is_once: false, .. }), "{by:?}");
-    answer.send(Told::Answer(vec![2])).unwrap();
+    answer.send(RequestResult::OtherLink).unwrap();
+    let (link, answer) = listeners.next(0, 0).await;
+    assert!(
+        matches!(link, LinkChoice::Dial(_, DialPurpose::Request)),
+        "{link:?}"
+    );
+    answer.send(RequestResult::Answered(vec![2])).unwrap();
     assert_eq!(told.await.unwrap(), [2]);
     assert!(listeners.ask(Dialing::Never).await.await.is_err());
 }
@@ -132,20 +145,20 @@ async fn peer_request_to_uncallable_peer_uses_link_of_other_listener() {
     let mut listeners = Listeners::new().await;
     listeners.seated(1, 1).proven(LinkId(8), BETA);
     let told = listeners.ask(Dialing::Freely).await;
-    let (by, answer) = listeners.next(0, 0).await;
-    assert!(matches!(by, By::Address { .. }), "{by:?}");
-    answer.send(Told::Elsewhere).unwrap();
-    let (by, answer) = listeners.next(1, 1).await;
-    assert_eq!(by, By::LinkThere);
-    answer.send(Told::Answer(vec![3])).unwrap();
+    let (link, answer) = listeners.next(0, 0).await;
+    assert!(matches!(link, LinkChoice::Dial(..)), "{link:?}");
+    answer.send(RequestResult::OtherLink).unwrap();
+    let (link, answer) = listeners.next(1, 1).await;
+    assert_eq!(link, LinkChoice::Open);
+    answer.send(RequestResult::Answered(vec![3])).unwrap();
     assert_eq!(told.await.unwrap(), [3]);
     // From now on, that link is used at once.
     let _told = listeners.ask(Dialing::Freely).await;
-    assert_eq!(listeners.next(1, 1).await.0, By::LinkThere);
-    // Links of parties that are not peers are not recorded.
+    assert_eq!(listeners.next(1, 1).await.0, LinkChoice::Open);
+    // PeerLinkTable of parties that are not peers are not recorded.
     listeners.links.keep_only(&[]);
     listeners.seated(0, 1).proven(LinkId(9), BETA);
-    assert_eq!(listeners.links.seat(&BETA, 0, true), None);
+    assert_eq!(listeners.links.seat(&BETA, 0, SeatSearch::All), None);
 }
 
 /// PEER-24: if a peer's name does not resolve, the peer is asked on an open link.
@@ -158,9 +171,9 @@ async fn peer_request_to_unresolved_name_uses_open_link() {
         let mut there = listeners.seated(listener, worker);
         there.proven(LinkId(7), BETA);
         let told = listeners.ask(Dialing::Freely).await;
-        let (by, answer) = listeners.next(listener, worker).await;
-        assert_eq!(by, By::LinkThere);
-        answer.send(Told::Answer(vec![1])).unwrap();
+        let (link, answer) = listeners.next(listener, worker).await;
+        assert_eq!(link, LinkChoice::Open);
+        answer.send(RequestResult::Answered(vec![1])).unwrap();
         assert_eq!(told.await.unwrap(), [1]);
         // A trial of its address is not sent on that link.
         assert!(listeners.ask(Dialing::Once).await.await.is_err());
@@ -193,15 +206,18 @@ async fn claim_of_one_address_under_many_names_is_tried_few_times() {
             .await;
         let told = listeners.ask(Dialing::Once).await;
         if n < 4 {
-            let (by, answer) = listeners.next(0, 0).await;
-            assert!(matches!(by, By::Address { is_once: true, .. }), "{by:?}");
-            answer.send(Told::Elsewhere).unwrap();
+            let (link, answer) = listeners.next(0, 0).await;
+            assert!(
+                matches!(link, LinkChoice::Dial(_, DialPurpose::AddressTest)),
+                "{link:?}"
+            );
+            answer.send(RequestResult::OtherLink).unwrap();
         }
         assert!(told.await.is_err());
     }
     // An address that an operator has named is not limited.
     let _told = listeners.ask(Dialing::Freely).await;
-    assert!(matches!(listeners.next(0, 0).await.0, By::Address { .. }));
+    assert!(matches!(listeners.next(0, 0).await.0, LinkChoice::Dial(..)));
 }
 
 fn endpoint_of(n: u8) -> Endpoint {
@@ -219,11 +235,11 @@ struct Called {
     now: Time,
     sides: [Endpoint; 2],
     link: LinkId,
-    seated: Seated,
+    seated: WorkerLinks,
 }
 
 impl Called {
-    fn new(links: &Arc<Links>) -> Self {
+    fn new(links: &Arc<PeerLinkTable>) -> Self {
         let key = |n| SecretKey::from_bytes([n; 32]).public();
         links.keep_only(&[key(2)]);
         let mut sides = [endpoint_of(1), endpoint_of(2)];
@@ -233,7 +249,7 @@ impl Called {
             listener: 0,
             worker: 0,
         };
-        let seated = Seated::new(links, seat, SILENCE);
+        let seated = WorkerLinks::new(links, seat, SILENCE);
         let mut called = Self {
             now,
             sides,
@@ -292,24 +308,27 @@ impl Called {
 /// `peer_idle`, and from then on no peer could reach the realm.
 #[tokio::test(start_paused = true)]
 async fn peer_link_of_uncallable_realm_is_kept_open() {
-    let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
+    let links = Arc::new(PeerLinkTable::new(SecretKey::from_bytes([9; 32]).public()));
     let peer = SecretKey::from_bytes([2; 32]).public();
     let mut called = Called::new(&links);
     called.wait(600);
     assert!(called.sides[0].is_open(called.link), "it is kept open");
-    let seen = links.happened(&peer);
+    let seen = links.counters(&peer);
     // The other side has forgotten the link. It is opened again, and the other side is told again
     // where this realm is.
     called.sides[1] = endpoint_of(2);
     called.wait(130);
     assert!(called.sides[0].is_open(called.link));
-    assert_eq!(links.happened(&peer).lost, seen.lost + 1);
+    assert_eq!(
+        links.counters(&peer).reintroductions,
+        seen.reintroductions + 1
+    );
     // The other side opens a link, at whichever listener and worker.
     let seat = Seat {
         listener: 3,
         worker: 5,
     };
-    Seated::new(&links, seat, SILENCE).proven(LinkId(9), peer);
+    WorkerLinks::new(&links, seat, SILENCE).proven(LinkId(9), peer);
     assert!(called.seated.changed.has_changed().unwrap());
     called.seated.keep_open(called.now, &mut called.sides[0]);
     called.wait(60);
@@ -317,7 +336,10 @@ async fn peer_link_of_uncallable_realm_is_kept_open() {
         !called.sides[0].has(called.link),
         "it costs nothing any more"
     );
-    assert_eq!(links.happened(&peer).lost, seen.lost + 1);
+    assert_eq!(
+        links.counters(&peer).reintroductions,
+        seen.reintroductions + 1
+    );
 }
 
 /// PEER-24: while a link is kept open to a peer that opens none, this realm introduces itself from
@@ -325,14 +347,14 @@ async fn peer_link_of_uncallable_realm_is_kept_open() {
 /// kept a link open for good that was not needed.
 #[tokio::test(start_paused = true)]
 async fn introduction_to_peer_that_opens_no_link_is_repeated() {
-    let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
+    let links = Arc::new(PeerLinkTable::new(SecretKey::from_bytes([9; 32]).public()));
     let peer = SecretKey::from_bytes([2; 32]).public();
     let called = Called::new(&links);
-    let before = links.happened(&peer).lost;
+    let before = links.counters(&peer).reintroductions;
     let mut told = Vec::new();
     for minute in 0..160 {
-        links.ask_again();
-        if links.happened(&peer).lost > before + told.len() as u64 {
+        links.reintroduce();
+        if links.counters(&peer).reintroductions > before + told.len() as u64 {
             told.push(minute);
         }
         tokio::time::advance(Duration::from_mins(1)).await;
@@ -342,10 +364,10 @@ async fn introduction_to_peer_that_opens_no_link_is_repeated() {
         listener: 0,
         worker: 3,
     };
-    Seated::new(&links, seat, SILENCE).proven(LinkId(9), peer);
+    WorkerLinks::new(&links, seat, SILENCE).proven(LinkId(9), peer);
     tokio::time::advance(Duration::from_hours(24)).await;
-    links.ask_again();
-    assert_eq!(links.happened(&peer).lost, before + 4);
+    links.reintroduce();
+    assert_eq!(links.counters(&peer).reintroductions, before + 4);
     drop(called);
 }
 
@@ -353,32 +375,32 @@ async fn introduction_to_peer_that_opens_no_link_is_repeated() {
 /// be called, unless it has just opened a link to the peer itself.
 #[tokio::test(start_paused = true)]
 async fn dial_back_follows_link_opened_by_peer_once() {
-    let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
+    let links = Arc::new(PeerLinkTable::new(SecretKey::from_bytes([9; 32]).public()));
     links.keep_only(&[BETA]);
     let seat = Seat {
         listener: 0,
         worker: 0,
     };
-    let mut seated = Seated::new(&links, seat, SILENCE);
+    let mut seated = WorkerLinks::new(&links, seat, SILENCE);
     for n in 0..3 {
         seated.proven(LinkId(n), BETA);
         links.introduced(&BETA);
     }
-    assert_eq!(links.happened(&BETA).back, 1);
+    assert_eq!(links.counters(&BETA).dial_backs, 1);
     tokio::time::advance(Duration::from_secs(61)).await;
     links.introduced(&BETA);
-    assert_eq!(links.happened(&BETA).back, 2);
+    assert_eq!(links.counters(&BETA).dial_backs, 2);
     let mut called = Called::new(&links);
     called.wait(1);
     let peer = SecretKey::from_bytes([2; 32]).public();
-    Seated::new(&links, seat, SILENCE).proven(LinkId(9), peer);
+    WorkerLinks::new(&links, seat, SILENCE).proven(LinkId(9), peer);
     links.introduced(&peer);
-    assert_eq!(links.happened(&peer).back, 0);
+    assert_eq!(links.counters(&peer).dial_backs, 0);
     // The peer may have started again since it was called: it is called back as soon as the minute
     // is over.
     tokio::time::advance(Duration::from_secs(59)).await;
     links.handle_timeout();
-    assert_eq!(links.happened(&peer).back, 0);
+    assert_eq!(links.counters(&peer).dial_backs, 0);
     assert_eq!(
         links.poll_timeout(),
         Some(tokio::time::Instant::now() + Duration::from_secs(1))
@@ -386,28 +408,28 @@ async fn dial_back_follows_link_opened_by_peer_once() {
     tokio::time::advance(Duration::from_secs(1)).await;
     links.handle_timeout();
     assert_eq!(
-        (links.happened(&peer).back, links.poll_timeout()),
+        (links.counters(&peer).dial_backs, links.poll_timeout()),
         (1, None)
     );
     // An introduction over the existing links is no reason for another call so soon.
     tokio::time::advance(Duration::from_secs(50)).await;
     links.introduced(&peer);
     assert_eq!(
-        (links.happened(&peer).back, links.poll_timeout()),
+        (links.counters(&peer).dial_backs, links.poll_timeout()),
         (1, None)
     );
     // A link that the peer opens to call back is no reason either.
     called
         .seated
         .dialled(called.now, &mut called.sides[0], called.link);
-    Seated::new(&links, seat, SILENCE).proven(LinkId(10), peer);
+    WorkerLinks::new(&links, seat, SILENCE).proven(LinkId(10), peer);
     links.introduced(&peer);
     assert_eq!(
-        (links.happened(&peer).back, links.poll_timeout()),
+        (links.counters(&peer).dial_backs, links.poll_timeout()),
         (1, None)
     );
     // After the next link the peer may have started again.
-    Seated::new(&links, seat, SILENCE).proven(LinkId(11), peer);
+    WorkerLinks::new(&links, seat, SILENCE).proven(LinkId(11), peer);
     links.introduced(&peer);
     assert!(links.poll_timeout().is_some());
 }
@@ -417,13 +439,13 @@ async fn dial_back_follows_link_opened_by_peer_once() {
 /// simulator: a realm kept a link open for good.
 #[tokio::test(start_paused = true)]
 async fn dial_back_follows_introduction_on_open_link_once_per_minute() {
-    let links = Arc::new(Links::new(SecretKey::from_bytes([9; 32]).public()));
+    let links = Arc::new(PeerLinkTable::new(SecretKey::from_bytes([9; 32]).public()));
     let called = Called::new(&links);
     let peer = SecretKey::from_bytes([2; 32]).public();
     let mut backs = Vec::new();
     for second in 0..130 {
         links.introduced(&peer);
-        if links.happened(&peer).back > backs.len() as u64 {
+        if links.counters(&peer).dial_backs > backs.len() as u64 {
             backs.push(second);
         }
         tokio::time::advance(Duration::from_secs(1)).await;

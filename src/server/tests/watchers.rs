@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::{realm::Watcher, server::watcher_writer::WatcherWriter, wire::ConnectionId};
+use crate::{realm::Watcher, server::watchers::WatcherWriter, wire::ConnectionId};
 
 /// Returns the watch record of a link that has migrated `times` times.
 fn after(times: u16) -> Watcher {
@@ -29,7 +29,7 @@ async fn watch_records_of_migrating_links_are_written_once() {
         }
         false
     });
-    let to_write = WatcherWriter::of(&realm);
+    let to_write = WatcherWriter::new(&realm);
     let [moves, stays, ends] = [1, 2, 3].map(ConnectionId);
     to_write.write(stays, Some(after(0)));
     for times in 0..1000 {

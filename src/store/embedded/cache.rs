@@ -55,13 +55,13 @@ struct Hashed<'a> {
 }
 
 #[derive(Debug)]
-struct Known {
+struct Cached {
     hash: u64,
     key: Key,
     value: Option<Versioned>,
 }
 
-impl Known {
+impl Cached {
     fn bytes(&self) -> usize {
         let value = self.value.as_ref().map_or(0, |value| value.value.len());
         self.key.0.len() + value + AROUND
@@ -72,8 +72,8 @@ impl Known {
 /// half. When the young half is full, the old half is dropped.
 #[derive(Debug, Default)]
 struct Part {
-    young: HashTable<Known>,
-    old: HashTable<Known>,
+    young: HashTable<Cached>,
+    old: HashTable<Cached>,
     young_bytes: usize,
     /// The last version that changed a value not cached here.
     missed: u64,
@@ -82,7 +82,7 @@ struct Part {
 }
 
 /// Removes and returns an entry.
-fn take(table: &mut HashTable<Known>, Hashed { key, hash }: Hashed<'_>) -> Option<Known> {
+fn take(table: &mut HashTable<Cached>, Hashed { key, hash }: Hashed<'_>) -> Option<Cached> {
     let found = table.find_entry(hash, |known| known.key == *key).ok()?;
     Some(found.remove().0)
 }
@@ -106,7 +106,7 @@ impl Part {
         self.missed = self.missed.max(version.0);
     }
 
-    fn insert(&mut self, known: Known) {
+    fn insert(&mut self, known: Cached) {
         self.young_bytes += known.bytes();
         if self.young_bytes > VALUES_BYTES / PARTS / 2 {
             self.swap();
@@ -199,7 +199,7 @@ impl Cache {
         }
         let (mut part, hashed) = self.part(key);
         if part.missed <= committed && part.find(hashed).is_none() {
-            part.insert(Known {
+            part.insert(Cached {
                 hash: hashed.hash,
                 key: key.clone(),
                 value: value.cloned(),
@@ -326,7 +326,7 @@ mod tests {
             .map(|part| {
                 let part = part.lock().unwrap();
                 let all = part.young.iter().chain(&part.old);
-                all.map(Known::bytes).sum::<usize>()
+                all.map(Cached::bytes).sum::<usize>()
             })
             .sum();
         assert!(kept <= VALUES_BYTES, "{kept}");

@@ -111,7 +111,7 @@ impl Disk {
 }
 
 /// Checks from time to time whether the disk has space.
-pub struct Room {
+pub struct DiskSpace {
     disk: Disk,
     looked: Option<(Instant, Space)>,
     /// The number of bytes written since the last check.
@@ -127,7 +127,7 @@ pub struct Room {
     is_unknown: bool,
 }
 
-impl Room {
+impl DiskSpace {
     /// Returns the space check for the disk that holds `directory`.
     pub fn of(directory: &Path, reserve: u64) -> Self {
         let free = {
@@ -372,7 +372,7 @@ mod tests {
         let free = Arc::new(AtomicU64::new(100));
         let seen = Arc::clone(&free);
         let asked = move || Ok(seen.load(Ordering::SeqCst));
-        let mut room = Room::scripted(directory.path(), 100, asked);
+        let mut room = DiskSpace::scripted(directory.path(), 100, asked);
         let lines = Lines::default();
         tracing::subscriber::with_default(lines.clone(), || {
             let (some, none) = ("those that free it", "commands that write are answered");

@@ -25,7 +25,7 @@ fn store_with_memtables(directory: &Path, bytes: u64) -> Embedded {
         bytes,
         patience: Duration::ZERO,
     };
-    let (opening, room) = (format_tests::opening(), Room::of(directory, 0));
+    let (opening, room) = (format_tests::opening(), DiskSpace::of(directory, 0));
     Embedded::open_with(directory, opening, room, Bounds::default(), limits).unwrap()
 }
 
@@ -102,7 +102,7 @@ async fn compaction_waiting_for_space_does_not_prevent_close() {
         assert!(store.gate.as_ref().unwrap().0.arrival().waits);
         drop(store);
         assert!(!Flag::Distrusted.is_raised(directory.path()).unwrap());
-        let room = Room::scripted(directory.path(), 0, || Ok(0));
+        let room = DiskSpace::scripted(directory.path(), 0, || Ok(0));
         let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
         let opening = format_tests::opening();
         store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
@@ -119,7 +119,7 @@ async fn engine_stopped_is_detected_without_write() {
         let free = Arc::new(AtomicU64::new(u64::MAX));
         let seen = Arc::clone(&free);
         let asked = move || Ok(seen.load(Ordering::SeqCst));
-        let room = Room::scripted(directory.path(), 0, asked);
+        let room = DiskSpace::scripted(directory.path(), 0, asked);
         let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
         let opening = format_tests::opening();
         let store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
@@ -212,7 +212,7 @@ fn writer_waiting_for_engine_is_refused_at_close() {
         bytes: 16 << 10,
         patience: Duration::from_hours(1),
     };
-    let (opening, room) = (format_tests::opening(), Room::of(directory.path(), 0));
+    let (opening, room) = (format_tests::opening(), DiskSpace::of(directory.path(), 0));
     let store = Embedded::open_with(directory.path(), opening, room, Bounds::default(), limits);
     let store = store.unwrap();
     let job = || {
@@ -220,14 +220,14 @@ fn writer_waiting_for_engine_is_refused_at_close() {
         let job = Job {
             batch: put(1, &[b'v'; 1 << 10]),
             answer,
-            desk: store.desks.here(),
+            dispatcher: store.dispatchers.here(),
         };
         store.queue.as_ref().unwrap().blocking_send(job).unwrap();
         answered
     };
     let data = store.data.clone();
     let (merge, merging) = mpsc::channel();
-    let (wait, waiting) = mpsc::channel::<oneshot::Receiver<waiters::Outcome>>();
+    let (wait, waiting) = mpsc::channel::<oneshot::Receiver<dispatchers::Outcome>>();
     // The engine writes no files until the last group is answered. Bounded, so that this ends where
     // it would wait for itself.
     let merges = std::thread::spawn(move || {
@@ -329,11 +329,11 @@ struct Held {
 }
 
 impl Held {
-    fn room(directory: &Path) -> (Room, Self) {
+    fn room(directory: &Path) -> (DiskSpace, Self) {
         let (asking, asked) = mpsc::channel();
         let (go_on, going_on) = mpsc::channel();
         let going_on = Mutex::new(going_on);
-        let room = Room::scripted(directory, 0, move || {
+        let room = DiskSpace::scripted(directory, 0, move || {
             let _ = asking.send(());
             let _ = going_on.lock().unwrap().recv();
             Ok(u64::MAX)

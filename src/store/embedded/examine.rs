@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     OpenError, STORE,
-    journal::{Found, Journal, Record},
+    journal::{Contents, Journal, Record},
     layout,
     manifest::{self, Trouble},
     mark::{Mark, sync_directory},
@@ -313,19 +313,19 @@ impl<'a> Walk<'a> {
         let mut at = 0;
         loop {
             let found = journal.at(at)?;
-            if found != Found::End {
+            if found != Contents::End {
                 // A journal is synced before the next one is written to: if the next one has data,
                 // this one was complete. The existence of the next one alone does not prove that:
                 // the engine creates it also after a failed write.
                 self.close_end()?;
             }
             match found {
-                Found::End => return Ok(()),
-                Found::Record(record) => {
+                Contents::End => return Ok(()),
+                Contents::Record(record) => {
                     self.record(path, record);
                     at = record.end;
                 }
-                Found::Bad => {
+                Contents::Bad => {
                     let next = match self.token {
                         Some(token) => self.next_own(&mut journal, at, token)?,
                         None if self.has_more(&mut journal, at)? => {

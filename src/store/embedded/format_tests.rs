@@ -12,7 +12,7 @@ use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 
 use super::{
     examine::{journals, trees},
-    journal::{Found, Journal, Record},
+    journal::{Contents, Journal, Record},
     mark::{self, Mark},
     scrubber::Scrubbed,
     *,
@@ -78,12 +78,12 @@ pub(super) fn records(path: &Path) -> (Vec<Record>, u64) {
     let (mut records, mut at) = (Vec::new(), 0);
     loop {
         match journal.at(at).unwrap() {
-            Found::Record(record) => {
+            Contents::Record(record) => {
                 at = record.end;
                 records.push(record);
             }
-            Found::End => return (records, at),
-            Found::Bad => panic!("{at} is bad after {records:?}"),
+            Contents::End => return (records, at),
+            Contents::Bad => panic!("{at} is bad after {records:?}"),
         }
     }
 }
@@ -122,7 +122,7 @@ fn journal_written_by_engine_is_read_to_end() {
 async fn journal_records_bear_seal_of_store() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 5, false).await;
-    let mark::Found::Mark(mark) = Mark::read(directory.path()).unwrap() else {
+    let mark::StoredMark::Mark(mark) = Mark::read(directory.path()).unwrap() else {
         panic!("there is no mark");
     };
     assert_eq!(mark.version, Version(5));
@@ -361,6 +361,6 @@ async fn mark_missing_or_damaged_is_rewritten() {
         let store = Embedded::open_as(directory.path(), opening()).unwrap();
         assert!(store.get(&key(2)).await.unwrap().is_some());
         let found = Mark::read(directory.path()).unwrap();
-        assert!(matches!(found, mark::Found::Mark(mark) if mark.version == Version(3)));
+        assert!(matches!(found, mark::StoredMark::Mark(mark) if mark.version == Version(3)));
     }
 }

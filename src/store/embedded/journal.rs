@@ -57,7 +57,7 @@ pub struct Record {
 
 /// The contents at an offset of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Contents {
     /// A record.
     Record(Record),
     /// The end: no data from here on.
@@ -161,11 +161,11 @@ impl Journal {
     }
 
     /// Returns the contents at `at`.
-    pub fn at(&mut self, at: u64) -> io::Result<Found> {
+    pub fn at(&mut self, at: u64) -> io::Result<Contents> {
         match self.record(at)? {
-            Some(record) => Ok(Found::Record(record)),
-            None if self.next_written(at)?.is_none() => Ok(Found::End),
-            None => Ok(Found::Bad),
+            Some(record) => Ok(Contents::Record(record)),
+            None if self.next_written(at)?.is_none() => Ok(Contents::End),
+            None => Ok(Contents::Bad),
         }
     }
 

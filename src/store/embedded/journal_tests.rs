@@ -216,7 +216,7 @@ async fn journal_files_are_checked_as_one_sequence() {
 async fn mark_ahead_of_store_refuses_start_without_changes() {
     let directory = divided(0).await;
     let data = directory.path();
-    let mark::Found::Mark(mark) = Mark::read(data).unwrap() else {
+    let mark::StoredMark::Mark(mark) = Mark::read(data).unwrap() else {
         panic!("there is no mark");
     };
     let ahead = Mark {
@@ -258,7 +258,7 @@ async fn journal_torn_before_empty_one_is_cut_off_and_rewritten() {
     let directory = super::harness::scratch();
     let data = directory.path();
     let mark = || match Mark::read(data).unwrap() {
-        mark::Found::Mark(mark) => mark,
+        mark::StoredMark::Mark(mark) => mark,
         other => panic!("{other:?}"),
     };
     filled(data, 10, false).await;
@@ -300,7 +300,7 @@ async fn journal_end_cut_off_is_kept_while_store_may_be_behind() {
     let directory = super::harness::scratch();
     let data = directory.path();
     filled(data, 20, true).await;
-    let mark::Found::Mark(mark) = Mark::read(data).unwrap() else {
+    let mark::StoredMark::Mark(mark) = Mark::read(data).unwrap() else {
         panic!("there is no mark");
     };
     // All is in the tables, and of the only record in the journal the end is missing, from behind

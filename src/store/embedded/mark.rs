@@ -35,7 +35,7 @@ pub struct Mark {
 
 /// The result of reading a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum StoredMark {
     Mark(Mark),
     /// No mark: the store is new, or an earlier release has written it.
     Nothing,
@@ -45,10 +45,10 @@ pub enum Found {
 
 impl Mark {
     /// Reads the mark in a data directory.
-    pub fn read(directory: &Path) -> io::Result<Found> {
+    pub fn read(directory: &Path) -> io::Result<StoredMark> {
         match fs::read(directory.join(FILE)) {
-            Ok(bytes) => Ok(Self::parse(&bytes).map_or(Found::Unreadable, Found::Mark)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Ok(bytes) => Ok(Self::parse(&bytes).map_or(StoredMark::Unreadable, StoredMark::Mark)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoredMark::Nothing),
             Err(error) => Err(error),
         }
     }

@@ -8,6 +8,7 @@ mod closing;
 mod compaction;
 mod compaction_gate;
 mod disk_space;
+mod dispatchers;
 mod error;
 mod examine;
 mod flags;
@@ -19,7 +20,6 @@ mod mark;
 mod memtables;
 mod open;
 mod scrubber;
-mod waiters;
 mod write_behind;
 mod writer;
 mod writes;
@@ -38,7 +38,8 @@ use std::{
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
 use compaction_gate::Closing;
-use disk_space::Room;
+use disk_space::DiskSpace;
+use dispatchers::Dispatchers;
 pub use error::{OpenError, is_full, may_pass};
 use fjall::{Database, Keyspace};
 use flags::Flag;
@@ -49,9 +50,8 @@ pub use memtables::{MEMTABLE_BYTES, MEMTABLES};
 pub use open::Opening;
 use scrubber::Keeper;
 use tokio::sync::{mpsc, oneshot};
-use waiters::Desks;
 pub use write_behind::BEHIND_BYTES;
-use write_behind::{Behind, Bounds};
+use write_behind::{Bounds, WriteBehind};
 use writer::Job;
 
 use super::{
@@ -86,8 +86,8 @@ pub struct Embedded {
     gate: Option<Closing>,
     data: Keyspace,
     cache: Arc<Cache>,
-    behind: Arc<Behind>,
-    desks: Desks,
+    behind: Arc<WriteBehind>,
+    dispatchers: Dispatchers,
     subscribers: Arc<Subscribers>,
     health: Arc<Health>,
     // Writes the mark for the last time, after the writer has ended.
@@ -114,7 +114,7 @@ impl Embedded {
 
     /// As [`Embedded::open`], with options.
     pub fn open_as(directory: &Path, opening: Opening) -> Result<Self, OpenError> {
-        let room = Room::of(directory, opening.reserve);
+        let room = DiskSpace::of(directory, opening.reserve);
         let limits = memtables::Limits::default();
         Self::open_with(directory, opening, room, Bounds::default(), limits)
     }
@@ -127,7 +127,7 @@ impl Embedded {
         reserve: u64,
         free: impl Fn() -> io::Result<u64> + Send + Sync + 'static,
     ) -> Result<Self, OpenError> {
-        let room = Room::scripted(directory, reserve, free);
+        let room = DiskSpace::scripted(directory, reserve, free);
         let (opening, limits) = (Opening::default(), memtables::Limits::default());
         Self::open_with(directory, opening, room, Bounds::default(), limits)
     }
@@ -321,7 +321,7 @@ impl Store for Embedded {
             .send(Job {
                 batch,
                 answer,
-                desk: self.desks.here(),
+                dispatcher: self.dispatchers.here(),
             })
             .await
             .map_err(|_| self.unwritten())?;

@@ -20,7 +20,8 @@ use super::{
     CACHE_BYTES, Embedded, FRESH_FILES, MEMTABLE_BYTES, STORE, WRITES_WAITING,
     cache::Cache,
     compaction_gate::{Closing, CompactionGate},
-    disk_space::Room,
+    disk_space::DiskSpace,
+    dispatchers::Dispatchers,
     error::{OpenError, engine_error, is_full, unreadable},
     examine::{self, Manner, Report},
     flags::Flag,
@@ -30,8 +31,7 @@ use super::{
     mark::{self, Mark},
     memtables::{self, Memtables},
     scrubber::{Engine, Keeper, Scrub},
-    waiters::Desks,
-    write_behind::{Behind, Bounds, Rows},
+    write_behind::{Bounds, Rows, WriteBehind},
     writer::{Durable, Writer},
 };
 use crate::faults::{Fault, is_planted};
@@ -73,12 +73,12 @@ impl Embedded {
     pub(super) fn open_with(
         directory: &Path,
         opening: Opening,
-        room: Room,
+        room: DiskSpace,
         bounds: Bounds,
         limits: memtables::Limits,
     ) -> Result<Self, OpenError> {
-        let is_new =
-            !Self::exists(directory) && matches!(Mark::read(directory), Ok(mark::Found::Nothing));
+        let is_new = !Self::exists(directory)
+            && matches!(Mark::read(directory), Ok(mark::StoredMark::Nothing));
         Self::open_at(directory, opening, room, bounds, limits).map_err(|error| match error {
             OpenError::Io { path, source } if is_full(&source) => OpenError::Full {
                 path,
@@ -92,7 +92,7 @@ impl Embedded {
     fn open_at(
         directory: &Path,
         opening: Opening,
-        room: Room,
+        room: DiskSpace,
         bounds: Bounds,
         limits: memtables::Limits,
     ) -> Result<Self, OpenError> {
@@ -193,7 +193,7 @@ impl Embedded {
             data,
             cache,
             behind,
-            desks: Desks::default(),
+            dispatchers: Dispatchers::default(),
             subscribers,
             health,
             keeper,
@@ -223,8 +223,8 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
 /// stop.
 fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
     Ok(match Mark::read(directory)? {
-        mark::Found::Mark(mark) => Some(mark),
-        mark::Found::Nothing => {
+        mark::StoredMark::Mark(mark) => Some(mark),
+        mark::StoredMark::Nothing => {
             if Embedded::exists(directory) {
                 tracing::warn!(
                     directory = %directory.display(),
@@ -234,7 +234,7 @@ fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
             }
             None
         }
-        mark::Found::Unreadable => {
+        mark::StoredMark::Unreadable => {
             tracing::warn!(
                 directory = %directory.display(),
                 "store.mark was damaged: whether the store has lost its last writes cannot be told this time"
@@ -448,8 +448,9 @@ fn open_engine(
 fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
     let (place, fresh) = (directory.join(STORE), directory.join(STORE_NEW));
     match fs::remove_dir_all(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let engine = |error: fjall::Error| engine_error(directory, error);
     let made = open_engine(&fresh, None)
@@ -468,7 +469,7 @@ fn read_state(
     directory: &Path,
     data: &Keyspace,
     bounds: Bounds,
-) -> Result<(Version, Rows, Behind), OpenError> {
+) -> Result<(Version, Rows, WriteBehind), OpenError> {
     let placed = read_record(directory, data, layout::VERSION_KEY, layout::number)?;
     let placed = Version(placed.unwrap_or(0));
     let sealed = read_record(directory, data, layout::SEAL_KEY, layout::Seal::parse);
@@ -507,7 +508,7 @@ fn read_rows(
     data: &Keyspace,
     placed: Version,
     bounds: Bounds,
-) -> Result<(Rows, Behind), StoreError> {
+) -> Result<(Rows, WriteBehind), StoreError> {
     let rows = data.prefix(layout::ROW_PREFIX).map(|guard| {
         let (key, row) = guard.into_inner()?;
         Ok((key.to_vec(), row.to_vec()))

@@ -216,8 +216,13 @@ impl Work {
         if version == self.mark.version {
             return;
         }
-        let newest = journals(&self.directory.join(STORE)).ok();
-        let newest = newest.and_then(|journals| journals.last().map(|(number, _)| *number));
+        let newest = match journals(&self.directory.join(STORE)) {
+            Ok(journals) => journals.last().map(|(number, _)| *number),
+            Err(error) => {
+                tracing::warn!(%error, "journals could not be listed; store.mark names the newest one of before");
+                None
+            }
+        };
         let mark = Mark {
             version,
             journal: newest.unwrap_or(self.mark.journal),

@@ -28,7 +28,7 @@ pub(super) fn store_with_room(
 ) -> (Embedded, Arc<AtomicU64>) {
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let seen = Arc::clone(&free);
-    let room = Room::scripted(directory, reserve, move || Ok(seen.load(Ordering::SeqCst)));
+    let room = DiskSpace::scripted(directory, reserve, move || Ok(seen.load(Ordering::SeqCst)));
     let (opening, limits) = (Opening::default(), memtables::Limits::default());
     let store = Embedded::open_with(directory, opening, room, bounds, limits).unwrap();
     (store, free)
@@ -141,7 +141,7 @@ async fn compaction_is_not_awaited_when_store_is_dropped() {
     store.commit(put(1, b"1")).await.unwrap();
     let hold = hold_closing(data);
     drop(store);
-    let mark::Found::Mark(mark) = mark::Mark::read(data).unwrap() else {
+    let mark::StoredMark::Mark(mark) = mark::Mark::read(data).unwrap() else {
         panic!("there is no mark");
     };
     assert_eq!(mark.version, Version(1));
@@ -236,7 +236,7 @@ async fn disk_full_is_detected_after_bounded_bytes_written() {
         let free = Arc::new(AtomicU64::new(u64::MAX));
         let seen = Arc::clone(&free);
         let asked = move || Ok(seen.load(Ordering::SeqCst));
-        let room = Room::new(directory.path(), MIB, Duration::from_hours(1), asked);
+        let room = DiskSpace::new(directory.path(), MIB, Duration::from_hours(1), asked);
         let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
         let opening = Opening::default();
         let store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
@@ -263,7 +263,7 @@ async fn disk_full_ignores_running_compaction_with_unreadable_list() {
         .flat_map(|tree| manifest::files(tree).unwrap().levels);
     let merging: u64 = levels.map(|level| level.bytes).sum();
     let left = merging - 1000;
-    let mut room = Room::scripted(directory.path(), 0, move || Ok(left));
+    let mut room = DiskSpace::scripted(directory.path(), 0, move || Ok(left));
     let trees = directory.path().join(STORE).join("keyspaces");
     assert_eq!(room.look(0), Space::Enough);
     fs::rename(&trees, trees.with_extension("aside")).unwrap();
@@ -284,7 +284,7 @@ async fn compaction_leaves_quarter_of_reserve() {
         .sum();
     let needed = merging + 25;
     for (left, lacks) in [(needed, None), (needed - 1, Some((needed - 1, needed)))] {
-        let room = Room::scripted(directory.path(), 100, move || Ok(left));
+        let room = DiskSpace::scripted(directory.path(), 100, move || Ok(left));
         assert_eq!(room.disk().lacks(), lacks);
     }
 }
@@ -300,7 +300,7 @@ fn disk_full_state_is_kept_when_free_space_is_unknown() {
         let said: Option<u64> = *saying.lock().unwrap();
         said.ok_or_else(|| io::Error::other("it does not say"))
     };
-    let mut room = Room::scripted(directory.path(), 100, free);
+    let mut room = DiskSpace::scripted(directory.path(), 100, free);
     for (says, space) in [
         (None, Space::Enough),
         (Some(99), Space::Little),
@@ -446,7 +446,7 @@ pub(super) fn key(n: u8) -> Key {
 async fn follow(steps: Vec<Step>, bounds: Bounds) {
     let directory = tempfile::tempdir().unwrap();
     let open = || {
-        let room = Room::of(directory.path(), 0);
+        let room = DiskSpace::of(directory.path(), 0);
         let (opening, limits) = (Opening::default(), memtables::Limits::default());
         Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap()
     };

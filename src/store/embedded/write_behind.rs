@@ -4,8 +4,8 @@
 //! over.
 //!
 //! The rows form a ring. The writer knows which of them still count ([`Rows`]). Their values are in
-//! memory ([`Behind`]), where readers look before they read the disk. At a start they are read from
-//! the rows.
+//! memory ([`WriteBehind`]), where readers look before they read the disk. At a start they are read
+//! from the rows.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -84,9 +84,9 @@ impl Values {
 
 /// The values that are not in their places yet.
 #[derive(Debug, Default)]
-pub struct Behind(RwLock<Values>);
+pub struct WriteBehind(RwLock<Values>);
 
-impl Behind {
+impl WriteBehind {
     fn values(&self) -> RwLockReadGuard<'_, Values> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,7 +194,7 @@ impl Rows {
         rows: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>>,
         placed: Version,
         bounds: Bounds,
-    ) -> Result<(Self, Behind), StoreError> {
+    ) -> Result<(Self, WriteBehind), StoreError> {
         let mut found = Vec::new();
         for row in rows {
             let (key, row) = row?;
@@ -212,7 +212,7 @@ impl Rows {
             counting: found.iter().map(|(version, ..)| *version).collect(),
             sweeping: None,
         };
-        let behind = Behind::default();
+        let behind = WriteBehind::default();
         let values = found.into_iter().flat_map(|(.., values)| values);
         behind.change(values, &[]);
         Ok((rows, behind))
@@ -229,7 +229,7 @@ impl Rows {
     }
 
     /// Returns the values that the next group must write to their places: none while there is room.
-    pub fn sweep(&mut self, behind: &Behind) -> Sweep {
+    pub fn sweep(&mut self, behind: &WriteBehind) -> Sweep {
         let (rows, bytes) = (self.counting.len(), behind.bytes());
         let rows_max = usize::from(self.bounds.rows);
         if self.sweeping.is_none() && (rows >= rows_max / 2 || bytes >= self.bounds.bytes / 2) {
@@ -255,7 +255,7 @@ impl Rows {
     /// places.
     pub fn committed(
         &mut self,
-        behind: &Behind,
+        behind: &WriteBehind,
         version: Version,
         put: impl Iterator<Item = (Key, Latest)>,
         sweep: &Sweep,

@@ -19,13 +19,13 @@ use super::{
         StoreError, Subscribers, Version,
     },
     cache::{Cache, Lookup},
-    disk_space::{Room, Space},
+    disk_space::{DiskSpace, Space},
+    dispatchers::{Answer, Dispatcher, Outcome},
     error::read_error,
     health::{Health, Writing},
     layout::{self, Latest, Seal},
     memtables::Memtables,
-    waiters::{Answer, Desk, Outcome},
-    write_behind::{Behind, Rows, Sweep},
+    write_behind::{Rows, Sweep, WriteBehind},
     writes::Writes,
 };
 
@@ -43,8 +43,8 @@ const TRIM_MAX: usize = 10_000;
 pub struct Job {
     pub batch: Batch,
     pub answer: oneshot::Sender<Outcome>,
-    /// The desk that gives out the answer.
-    pub desk: Desk,
+    /// The dispatcher that gives out the answer.
+    pub dispatcher: Dispatcher,
 }
 
 /// What the writer reports about the data on the disk.
@@ -73,14 +73,14 @@ pub struct Writer {
     data: Keyspace,
     memtables: Memtables,
     cache: Arc<Cache>,
-    behind: Arc<Behind>,
+    behind: Arc<WriteBehind>,
     rows: Rows,
     subscribers: Arc<Subscribers>,
     version: u64,
     ends: HashMap<Log, u64>,
     /// The first positions of logs that were trimmed recently.
     begins: HashMap<Log, u64>,
-    room: Room,
+    room: DiskSpace,
     durable: Durable,
 }
 
@@ -95,7 +95,7 @@ struct Group {
 
 /// The data on the disk for the logs that a batch trims or forgets.
 #[derive(Default)]
-struct Found {
+struct OnDisk {
     /// For each trim, in order: the entries that it removes, and one more if there are more.
     entries: VecDeque<Vec<(Position, UserKey)>>,
     /// The positions up to which logs are trimmed.
@@ -104,7 +104,7 @@ struct Found {
     filled: HashSet<Log>,
 }
 
-impl Found {
+impl OnDisk {
     /// Returns the first position of a log that is not trimmed, with the group so far.
     fn mark_of(&self, log: &Log, group: &Group) -> u64 {
         let on_disk = || self.trimmed.get(log).map_or(1, |end| end + 1);
@@ -112,20 +112,23 @@ impl Found {
     }
 }
 
-/// Gives out the results of all batches, together for each desk.
-fn give_out(answers: Vec<(Desk, Answer)>, failed: Option<&StoreError>) {
-    let mut desks: Vec<(Desk, Vec<Answer>)> = Vec::new();
-    for (desk, mut answer) in answers {
+/// Gives out the results of all batches, together for each dispatcher.
+fn give_out(answers: Vec<(Dispatcher, Answer)>, failed: Option<&StoreError>) {
+    let mut dispatchers: Vec<(Dispatcher, Vec<Answer>)> = Vec::new();
+    for (dispatcher, mut answer) in answers {
         if let (Some(error), Ok(_)) = (failed, &answer.outcome) {
             answer.outcome = Err(error.clone().into());
         }
-        match desks.iter_mut().find(|(known, _)| known.is(&desk)) {
+        match dispatchers
+            .iter_mut()
+            .find(|(known, _)| known.is(&dispatcher))
+        {
             Some((_, theirs)) => theirs.push(answer),
-            None => desks.push((desk, vec![answer])),
+            None => dispatchers.push((dispatcher, vec![answer])),
         }
     }
-    for (desk, answers) in desks {
-        desk.give_out(answers);
+    for (dispatcher, answers) in dispatchers {
+        dispatcher.give_out(answers);
     }
 }
 
@@ -151,9 +154,9 @@ impl Writer {
         (database, data, memtables): (Database, Keyspace, Memtables),
         version: u64,
         cache: Arc<Cache>,
-        (rows, behind): (Rows, Arc<Behind>),
+        (rows, behind): (Rows, Arc<WriteBehind>),
         subscribers: Arc<Subscribers>,
-        room: Room,
+        room: DiskSpace,
         durable: Durable,
     ) -> Self {
         Self {
@@ -207,7 +210,7 @@ impl Writer {
         for Job {
             batch,
             answer: to,
-            desk,
+            dispatcher,
         } in jobs.drain(..)
         {
             let decided = if let Some(error) = &failed {
@@ -226,7 +229,7 @@ impl Writer {
                 })
             };
             answers.push((
-                desk,
+                dispatcher,
                 Answer {
                     to,
                     outcome: decided,
@@ -342,7 +345,7 @@ impl Writer {
     /// Checks one batch against the disk and the group so far. All data that its changes need is
     /// read here, before anything is changed: so unreadable data does not keep other batches from
     /// the disk.
-    fn expects(&mut self, batch: &Batch, group: &Group) -> Result<Found, CommitError> {
+    fn expects(&mut self, batch: &Batch, group: &Group) -> Result<OnDisk, CommitError> {
         if !batch.names_fit() {
             let reason = format!("a key or log name is longer than {NAME_BYTES_MAX} bytes");
             return Err(CommitError::Refused(reason));
@@ -362,7 +365,7 @@ impl Writer {
                 return Err(CommitError::Conflict);
             }
         }
-        let mut found = Found::default();
+        let mut found = OnDisk::default();
         for change in &batch.changes {
             match change {
                 Change::Put(..) | Change::Delete(_) => {}
@@ -412,7 +415,7 @@ impl Writer {
     fn apply(
         &mut self,
         batch: Batch,
-        mut found: Found,
+        mut found: OnDisk,
         group: &mut Group,
     ) -> Result<Committed, StoreError> {
         self.version += 1;
@@ -476,7 +479,7 @@ impl Writer {
         &mut self,
         log: &Log,
         below: Position,
-        found: &mut Found,
+        found: &mut OnDisk,
         group: &mut Group,
     ) -> Result<(), StoreError> {
         let below = below.0.min(*self.end_of(log)? + 1);
@@ -511,7 +514,7 @@ impl Writer {
     }
 
     /// Forgets the last position of a log, unless it has entries on the disk or in the group.
-    fn forget(&mut self, log: &Log, found: &Found, group: &mut Group) -> Result<(), StoreError> {
+    fn forget(&mut self, log: &Log, found: &OnDisk, group: &mut Group) -> Result<(), StoreError> {
         // The group has neither trimmed it nor appended to it.
         let is_settled =
             !group.trimmed.contains_key(log) && found.trimmed.get(log) == Some(&*self.end_of(log)?);

@@ -30,24 +30,24 @@ impl Answer {
     }
 }
 
-/// The desk that gives out the answers for one thread.
+/// The dispatcher that gives out the answers for one thread.
 #[derive(Clone, Debug)]
-pub struct Desk(Option<mpsc::UnboundedSender<Vec<Answer>>>);
+pub struct Dispatcher(Option<mpsc::UnboundedSender<Vec<Answer>>>);
 
-impl Desk {
+impl Dispatcher {
     /// True if both belong to the same thread.
     pub fn is(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Some(one), Some(other)) => one.same_channel(other),
             (None, None) => true,
-            _ => false,
+            (Some(_), None) | (None, Some(_)) => false,
         }
     }
 
     /// Gives these answers out.
     pub fn give_out(&self, answers: Vec<Answer>) {
         let left = match &self.0 {
-            Some(desk) => desk.send(answers).map_err(|unsent| unsent.0).err(),
+            Some(dispatcher) => dispatcher.send(answers).map_err(|unsent| unsent.0).err(),
             None => Some(answers),
         };
         // The task is gone: give them out here.
@@ -55,33 +55,40 @@ impl Desk {
     }
 }
 
-/// The desks of all threads that commit, which are few.
+/// The dispatchers of all threads that commit, which are few.
 #[derive(Debug, Default)]
-pub struct Desks(Mutex<Vec<(ThreadId, Desk)>>);
+pub struct Dispatchers(Mutex<Vec<(ThreadId, Dispatcher)>>);
 
-impl Desks {
-    /// Returns the desk of the calling thread.
-    pub fn here(&self) -> Desk {
-        let mut desks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_open = |desk: &Desk| desk.0.as_ref().is_some_and(|desk| !desk.is_closed());
+impl Dispatchers {
+    /// Returns the dispatcher of the calling thread.
+    pub fn here(&self) -> Dispatcher {
+        let mut dispatchers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_open = |dispatcher: &Dispatcher| {
+            dispatcher
+                .0
+                .as_ref()
+                .is_some_and(|dispatcher| !dispatcher.is_closed())
+        };
         let here = thread::current().id();
-        let mut open = desks.iter().filter(|(_, desk)| is_open(desk));
-        if let Some((_, desk)) = open.find(|(thread, _)| *thread == here) {
-            return desk.clone();
+        let mut open = dispatchers
+            .iter()
+            .filter(|(_, dispatcher)| is_open(dispatcher));
+        if let Some((_, dispatcher)) = open.find(|(thread, _)| *thread == here) {
+            return dispatcher.clone();
         }
         let Ok(runtime) = Handle::try_current() else {
-            return Desk(None);
+            return Dispatcher(None);
         };
-        let (desk, mut brought) = mpsc::unbounded_channel::<Vec<Answer>>();
+        let (dispatcher, mut brought) = mpsc::unbounded_channel::<Vec<Answer>>();
         runtime.spawn(async move {
             while let Some(answers) = brought.recv().await {
                 answers.into_iter().for_each(Answer::give);
             }
         });
-        // Removes the desks of threads and runtimes that are gone.
-        desks.retain(|(_, desk)| is_open(desk));
-        let desk = Desk(Some(desk));
-        desks.push((here, desk.clone()));
-        desk
+        // Removes the dispatchers of threads and runtimes that are gone.
+        dispatchers.retain(|(_, dispatcher)| is_open(dispatcher));
+        let dispatcher = Dispatcher(Some(dispatcher));
+        dispatchers.push((here, dispatcher.clone()));
+        dispatcher
     }
 }
