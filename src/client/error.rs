@@ -4,14 +4,14 @@
 //! unknown and not kept. Only a command that was certainly not executed may be repeated without a
 //! check.
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use super::{
-    EntryId,
+    EntryId, ProfileError,
     outbox::{OUTBOX_BYTES_MAX, TOKENS_MAX},
 };
 use crate::{
-    crypto::{IdentityError, PublicKey},
+    crypto::PublicKey,
     wire::{PROTOCOL_VERSION, Refusal},
 };
 
@@ -235,32 +235,4 @@ fn unreachable(address: &SocketAddr, waited: &Duration, refused: bool) -> String
     format!(
         "cannot reach the realm at {address}: {why} in {waited:?}; is it running, and is the address right?"
     )
-}
-
-/// Why a profile cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ProfileError {
-    /// The file system reported an error.
-    #[error("cannot use the profile file {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error of the file system.
-        source: io::Error,
-    },
-    /// The records were not written by this or an older version.
-    #[error(
-        "the profile file {} is damaged, or was written by a newer merpati; restore it from a backup, \
-         or remove it and log in again", .0.display()
-    )]
-    Damaged(PathBuf),
-    /// The device's key cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The home directory is unknown.
-    #[error("cannot tell where your home directory is; pass --home or set MERPATI_HOME")]
-    NoHome,
-    /// An invalid profile name.
-    #[error("{0:?} is not a name for a profile: {1}")]
-    Name(String, crate::wire::InvalidName),
 }
