@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use merpati::{client::Client, wire::Mailbox};
+use merpati::{
+    client::{Client, Registration},
+    wire::Mailbox,
+};
 
 use super::{
     args::Global,
@@ -90,8 +93,14 @@ async fn user(
             username,
             ..
         } => {
-            let who = (name.as_str(), country.as_str(), username);
-            ask::register(client, output, given.code, who, &given.password).await
+            let registration = Registration {
+                full_name: &name,
+                country: &country,
+                username,
+                password: given.password.as_bytes(),
+                code: given.code,
+            };
+            ask::register(client, output, registration).await
         }
         UserCommand::Auth { username, .. } => {
             ask::auth(client, output, username, &given.password).await

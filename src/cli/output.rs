@@ -6,7 +6,7 @@ use std::{
 };
 
 use merpati::{
-    client::{CallError, End, Notice, Receipt},
+    client::{CallError, Effect, End, Notice, Receipt},
     wire::{Account, Answer, DeviceSession, ErrorCode, Refusal},
 };
 use serde_json::{Value, json};
@@ -173,6 +173,12 @@ impl From<CallError> for Failure {
             CallError::NotWritten(_) | CallError::Profile(_) | CallError::System(_) => {
                 ("local", LOCAL)
             }
+            // An error of a later version of the library.
+            other => match other.effect() {
+                Effect::None => ("not-done", NOT_DONE),
+                Effect::Kept(_) => ("kept", KEPT_OR_UNKNOWN),
+                Effect::Unknown => ("unknown", KEPT_OR_UNKNOWN),
+            },
         };
         let detail = match &error {
             CallError::Refused(refusal) | CallError::Busy(refusal) => detail(*refusal),
@@ -343,6 +349,8 @@ impl Output {
             Notice::AskedToWait(refusal) => {
                 format!("{refusal} It is tried again then; Ctrl-C stops it")
             }
+            // Later versions of the library may notice more.
+            _ => return,
         };
         Self::aside(&text);
     }

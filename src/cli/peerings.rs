@@ -1,7 +1,7 @@
 //! The operator's commands about other realms.
 
 use merpati::{
-    client::Client,
+    client::{Client, RealmAddress},
     crypto::PublicKey,
     wire::{ErrorCode, PeerDetail, RealmId, Standing},
 };
@@ -58,7 +58,10 @@ pub async fn once(client: &Client, output: Output, command: PeeringCommand) -> R
             realm_address,
             realm_port,
         } => {
-            let address = (realm_address.as_str(), realm_port);
+            let address = RealmAddress {
+                host: &realm_address,
+                port: realm_port,
+            };
             patiently(client, client.moverealm(realm_id, address)).await?;
             output.result(&json!({}), "moved; it is tried there from now on")
         }

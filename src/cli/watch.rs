@@ -97,6 +97,8 @@ async fn receive(
                 line.clear();
                 Output::aside("the realm is back");
             }
+            // Later versions of the library may tell more of the link.
+            Ok(_) => {}
             Err(error) => return error.into(),
         }
     }

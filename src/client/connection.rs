@@ -225,12 +225,11 @@ impl Shared {
         let now = self.host.time_of_day();
         let written = self.profile.write(|records| {
             state::update(records, realm, |state| {
-                if let Some(known) = state.connection_string() {
-                    let at = ConnectionString {
+                if let Some(known) = &state.server {
+                    state.server = Some(ConnectionString {
                         key: known.key.or(server.key),
                         ..server.clone()
-                    };
-                    state.server = at.to_string();
+                    });
                 }
                 state.is_heard = true;
                 if status.is_highest_told {
@@ -322,7 +321,7 @@ impl Shared {
             ..server.clone()
         };
         let remembered = state.rtt_us.map(Duration::from_micros);
-        let rtt = remembered.or(self.options.traits.rtt);
+        let rtt = remembered.or(self.options.link.rtt);
         let host = server.host.clone();
         let meter = self.options.meter.clone();
         let mut route = Route::new(self.host.clone(), meter, (host.clone(), server.port), rtt);
@@ -336,10 +335,10 @@ impl Shared {
             // A resumed link has no forward secrecy either.
             resumes: self.options.early_data,
             place: endpoint::WorkerId::ALONE,
-            max_datagram: self.options.traits.max_datagram,
+            max_datagram: self.options.link.max_datagram,
             max_message: LONGEST_ANSWER,
-            rate: self.options.traits.rate,
-            redundancy: self.options.traits.redundancy,
+            rate: self.options.link.rate,
+            redundancy: self.options.link.redundancy,
             lifetime: self.options.lifetime,
             links_max: 1,
             memory_max: usize::MAX,
@@ -360,7 +359,7 @@ impl Shared {
                     ..server
                 };
                 self.profile.write(|records| {
-                    state::update(records, realm, |state| state.server = server.to_string())
+                    state::update(records, realm, |state| state.server = Some(server))
                 })?;
                 self.note(Notice::Trusted(found));
                 Some(found)
@@ -393,7 +392,7 @@ impl Shared {
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
-        let silence = self.options.traits.keepalive;
+        let silence = self.options.link.keepalive;
         let keepalive = Some(silence).filter(|silence| !silence.first.is_zero());
         let driver = Driver::new(target, route, endpoint, tell, keepalive);
         tokio::spawn(driver.run(taken));

@@ -1,8 +1,4 @@
-//! The errors of calls, and what to do about them.
-//!
-//! Each error means one of four things: refused; certainly not executed and not kept; kept; or
-//! unknown and not kept. Only a command that was certainly not executed may be repeated without a
-//! check.
+//! The errors of calls, and what they say of the command ([`Effect`]).
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -15,8 +11,23 @@ use crate::{
     wire::{PROTOCOL_VERSION, Refusal},
 };
 
-/// Why a call failed.
+/// What a failed call says of its command. It does not matter for a read, which may always be
+/// repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The command has certainly not taken effect, and never will. It may be repeated.
+    None,
+    /// The command is in the outbox and is sent again whenever a client of the profile runs. It
+    /// must not be repeated: [`Client::outbox_wait_for`](super::Client::outbox_wait_for) waits for
+    /// it.
+    Kept(EntryId),
+    /// The command may have taken effect or not, and is not sent again. Look before repeating it.
+    Unknown,
+}
+
+/// Why a call failed. [`CallError::effect`] says whether the command may be repeated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CallError {
     /// The realm refused the command. It has changed nothing.
     #[error("{0}")]
@@ -179,6 +190,41 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Returns what the error says of the command.
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Self::Kept { id, .. } => Effect::Kept(*id),
+            Self::OutcomeUnknown { .. }
+            | Self::Busy(_)
+            | Self::Misunderstood {
+                may_be_done: true, ..
+            }
+            // The command may have been executed before the profile failed.
+            | Self::Profile(_) => Effect::Unknown,
+            Self::Refused(_)
+            | Self::Unreachable { .. }
+            | Self::Behind { .. }
+            | Self::NoAnswer { .. }
+            | Self::NotDone { .. }
+            | Self::Cancelled
+            | Self::AnotherUser
+            | Self::TokenReused
+            | Self::TokensFull
+            | Self::NotWritten(_)
+            | Self::OutboxFull { .. }
+            | Self::Resolve { .. }
+            | Self::KeyChanged { .. }
+            | Self::OtherVersion(_)
+            | Self::NoKey
+            | Self::NoServer
+            | Self::NotLoggedIn
+            | Self::Misunderstood {
+                may_be_done: false, ..
+            }
+            | Self::System(_) => Effect::None,
+        }
+    }
+
     /// True if bytes of the command itself may have been sent.
     pub(super) const fn may_have_left(&self) -> bool {
         !matches!(
@@ -235,4 +281,30 @@ fn unreachable(address: &SocketAddr, waited: &Duration, refused: bool) -> String
     format!(
         "cannot reach the realm at {address}: {why} in {waited:?}; is it running, and is the address right?"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// EXACT-7: a program may repeat a command only if it has certainly not taken effect.
+    #[test]
+    fn call_error_tells_whether_command_may_be_repeated() {
+        let waited = Duration::from_secs(1);
+        let kept = |is_unknown| CallError::Kept {
+            id: EntryId(7),
+            is_unknown,
+            waited,
+            why: None,
+        };
+        for (error, effect) in [
+            (CallError::NotDone { waited }, Effect::None),
+            (CallError::Cancelled, Effect::None),
+            (kept(false), Effect::Kept(EntryId(7))),
+            (kept(true), Effect::Kept(EntryId(7))),
+            (CallError::OutcomeUnknown { waited }, Effect::Unknown),
+        ] {
+            assert_eq!(error.effect(), effect, "{error}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use crate::{crypto::IdentityError, wire::InvalidName};
 
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProfileError {
     /// The file system reported an error.
     #[error("cannot use the profile file {}: {source}", path.display())]

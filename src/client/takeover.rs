@@ -49,10 +49,7 @@ impl Former {
             return Ok(());
         };
         let (realm, _) = state::find_or_add(records, &server, self.plain)?;
-        let account = Account {
-            realm,
-            username: self.username.clone().unwrap_or_default(),
-        };
+        let account = Account::new(realm, self.username.clone());
         state::update(records, realm, |state| {
             state.username = self.username;
             state.session = self.session;

@@ -38,7 +38,7 @@ pub use numbers::{
     ON_THE_WAY_MAX, PAUSE_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one, unname,
 };
 pub use scope::{Before, Scope, describe};
-pub use tokens::{TOKENS_MAX, Token};
+pub use tokens::{InvalidToken, TOKENS_MAX, Token};
 
 /// The maximum size of all entries in the outbox, in bytes.
 pub const OUTBOX_BYTES_MAX: u64 = 16 << 20;
@@ -49,7 +49,7 @@ pub const ENTRY_LIFETIME: Duration = Duration::from_hours(28 * 24);
 /// The maximum number of outcomes that are kept until they are reported.
 const DONE_MAX: usize = 1000;
 
-/// The id of an entry in a profile's outbox.
+/// The id of an entry in a profile's outbox. Later entries have higher ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryId(pub u64);
 
