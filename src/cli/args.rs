@@ -112,27 +112,49 @@ pub struct Global {
 impl Global {
     /// Returns these options, except those in `given`, which are taken from the shell's `line`.
     pub fn with_line(&self, line: &Self, given: &[String]) -> Self {
+        // A new option has to be named here, and then below.
+        let Self {
+            home,
+            profile,
+            server,
+            trust,
+            plain,
+            json,
+            deadline,
+            link,
+            max_bitrate,
+            max_datagram,
+            redundancy,
+            no_early_data,
+            session,
+            no_keep,
+            id,
+            is_server_typed: _,
+            typed: _,
+            meter: _,
+        } = line;
         let mut global = self.clone();
         for name in given {
             match name.as_str() {
-                "home" => global.home.clone_from(&line.home),
-                "profile" => global.profile.clone_from(&line.profile),
+                "home" => global.home.clone_from(home),
+                "profile" => global.profile.clone_from(profile),
                 "server" => {
-                    global.server.clone_from(&line.server);
+                    global.server.clone_from(server);
                     global.is_server_typed = true;
                 }
-                "no_keep" => global.no_keep = line.no_keep,
-                "id" => global.id.clone_from(&line.id),
-                "trust" => global.trust = line.trust,
-                "plain" => global.plain = line.plain,
-                "json" => global.json = line.json,
-                "deadline" => global.deadline = line.deadline,
-                "link" => global.link = line.link,
-                "max_bitrate" => global.max_bitrate = line.max_bitrate,
-                "max_datagram" => global.max_datagram = line.max_datagram,
-                "redundancy" => global.redundancy = line.redundancy,
-                "no_early_data" => global.no_early_data = line.no_early_data,
-                "session" => global.session = line.session,
+                "no_keep" => global.no_keep = *no_keep,
+                "id" => global.id.clone_from(id),
+                "trust" => global.trust = *trust,
+                "plain" => global.plain = *plain,
+                "json" => global.json = *json,
+                "deadline" => global.deadline = *deadline,
+                "link" => global.link = *link,
+                "max_bitrate" => global.max_bitrate = *max_bitrate,
+                "max_datagram" => global.max_datagram = *max_datagram,
+                "redundancy" => global.redundancy = *redundancy,
+                "no_early_data" => global.no_early_data = *no_early_data,
+                "session" => global.session = *session,
+                // An option of the command itself.
                 _ => {}
             }
         }

@@ -1,7 +1,7 @@
 //! The operator's commands about other realms.
 
 use merpati::{
-    client::{Client, RealmAddress},
+    client::{CallError, Client, RealmAddress},
     crypto::PublicKey,
     wire::{ErrorCode, PeerDetail, RealmId, Standing},
 };
@@ -102,7 +102,17 @@ async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
             0 => "idle",
             1 => "open",
             2 => "trying",
-            _ => "waiting",
+            3 => "waiting",
+            other => {
+                let error = CallError::Misunderstood {
+                    what: format!(
+                        "it says that the link with {} is in state {other}",
+                        peer.realm
+                    ),
+                    may_be_done: false,
+                };
+                return Err(error.into());
+            }
         };
         if peer.address.is_empty() {
             // The realm tells users no more than this.

@@ -14,7 +14,8 @@ use tokio::{
 
 use super::{
     CallError, Client, EntryId, Shared,
-    calls::{BUSY_WAIT, GRACE, is_used_up},
+    account::LoggedIn,
+    calls::{GRACE, is_used_up, retry_after},
     lock,
     outbox::{self, Aim, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason},
     state,
@@ -188,6 +189,7 @@ impl Shared {
         let outcome = match (picked.aim, &picked.body) {
             (Aim::Do, Some(body)) => self.deliver(picked, body, deadline).await,
             (Aim::Cancel(reason), _) => self.withdraw(picked, reason, deadline).await,
+            // Only its caller has its password, and sends it.
             (Aim::Do, None) => return Ok(()),
         };
         match outcome {
@@ -197,7 +199,7 @@ impl Shared {
                 let left = picked.left || error.may_have_left();
                 let until = if let CallError::Busy(refusal) = &error {
                     // The busy answer was to the request for the logged-in account.
-                    let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+                    let wait = retry_after(*refusal);
                     self.host.time_of_day() + wait.clamp(AFTER_FAILURE.0, PAUSE_MAX)
                 } else if begun.elapsed() < AFTER_FAILURE.0 {
                     self.pause_after(picked.attempts)
@@ -235,9 +237,7 @@ impl Shared {
         body: &[u8],
         deadline: Instant,
     ) -> Result<(), CallError> {
-        let Ok(mut request) = Request::parse(body) else {
-            return self.settle(picked.id, &Outcome::Unknown);
-        };
+        let mut request = Request::parse(body).map_err(|_| self.profile.damaged())?;
         if self.account()? != picked.account {
             // Another user has logged in since the entry was picked.
             return self.put_back(picked, picked.left);
@@ -313,7 +313,7 @@ impl Shared {
                 if matches!(request.command, Command::Revoke(_)) {
                     // Either the named session or the command's own session has ended.
                     self.put_back(picked, picked.left)?;
-                    if let Answer::Account(_) = self.ask_who(None, 0, deadline).await? {
+                    if let LoggedIn::As(_) = self.ask_who(None, 0, deadline).await? {
                         return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
                     }
                 }
@@ -401,8 +401,7 @@ impl Shared {
     /// Waits before the next attempt: the realm asked for a retry later, or does not know the
     /// outcome.
     fn wait(&self, picked: &Picked, refusal: Refusal) -> Result<(), CallError> {
-        let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
-        let wait = wait.min(PAUSE_MAX);
+        let wait = retry_after(refusal).min(PAUSE_MAX);
         let until = self.host.time_of_day() + wait;
         if picked.waited.is_some() && wait >= Duration::from_secs(1) {
             self.note(super::Notice::AskedToWait(refusal));
@@ -462,19 +461,20 @@ impl Shared {
             return self.settle(picked.id, &Outcome::NotDone(reason));
         }
         let state = self.state()?;
-        let body = picked.body.as_deref().map(Request::parse);
-        let session = match body
-            .and_then(Result::ok)
-            .and_then(|body| body.command.session())
-        {
-            _ if !state.plain => SessionRef::Bound,
-            // On a plain link the number belongs to the session in which the command was sent.
-            Some(session @ SessionRef::Named(_)) => session,
-            // The session of a command with a password is not recorded.
-            _ => match state.session {
-                Some(id) => SessionRef::Named(SessionId(id)),
-                None => return self.settle(picked.id, &Outcome::Unknown),
-            },
+        let session = if state.plain {
+            let body = picked.body.as_deref().map(Request::parse).transpose();
+            let body = body.map_err(|_| self.profile.damaged())?;
+            match (body.and_then(|body| body.command.session()), state.session) {
+                // On a plain link the number belongs to the session in which the command was sent.
+                (Some(session @ SessionRef::Named(_)), _) => session,
+                // The session of a command with a password is not recorded.
+                (Some(SessionRef::Bound) | None, Some(id)) => SessionRef::Named(SessionId(id)),
+                (Some(SessionRef::Bound) | None, None) => {
+                    return self.settle(picked.id, &Outcome::Unknown);
+                }
+            }
+        } else {
+            SessionRef::Bound
         };
         // Always the same salt: a repetition is the same command.
         let operation = Operation::new(picked.number.0, [0; 2]);
@@ -502,7 +502,7 @@ impl Shared {
             (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
                 let outcome = match self.learn_login(picked, true, deadline).await? {
-                    Some(account) => Outcome::Answer(account.to_bytes()),
+                    Some(account) => Outcome::Answer(Answer::Account(account).to_bytes()),
                     None => Outcome::Unknown,
                 };
                 self.settle(picked.id, &outcome)

@@ -370,7 +370,7 @@ impl Shared {
         let resumable = pinned.filter(|_| self.options.early_data);
         let (ticket, paths) = self.profile.read(|records| {
             let found = resumable.map(|key| tickets::load(records, realm, (key, now)));
-            Ok((found, Paths::load(records, realm)))
+            Ok((found.transpose()?, Paths::load(records, realm)?))
         })?;
         let ticket = match ticket {
             Some(tickets::Found::Good(ticket, since)) => Some((ticket, since)),

@@ -109,6 +109,14 @@ impl Profile {
         &self.directory
     }
 
+    /// Returns the error for a record that makes no sense.
+    pub(super) fn damaged(&self) -> ProfileError {
+        match self.read(|records| Ok(records.damaged())) {
+            Ok(damaged) => damaged,
+            Err(error) => error,
+        }
+    }
+
     pub(super) fn store(&self) -> &dyn Store {
         &*self.store
     }
@@ -159,7 +167,7 @@ impl Profile {
     /// If the profile cannot be written.
     pub fn note_spent(&self, command: &str, spent: Spent) -> Result<(), ProfileError> {
         self.write(|records| {
-            let mut spending = state::spending(records);
+            let mut spending = state::spending(records)?;
             spending.add(command, spent);
             state::save_spending(records, &spending)
         })
@@ -170,7 +178,7 @@ impl Profile {
     /// # Errors
     /// If the profile cannot be read.
     pub fn spending(&self) -> Result<Spending, ProfileError> {
-        self.read(|records| Ok(state::spending(records)))
+        self.read(state::spending)
     }
 
     /// Resets the recorded traffic.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{
     CallError, Client, EntryId, Shared,
     calls::{Waits, accepted, is_used_up},
-    outbox::{self, Added, Left, Outcome},
+    outbox::{self, Left, Outcome},
 };
 use crate::wire::{Answer, Command, ErrorCode, OperationNumber, Request};
 
@@ -21,16 +21,10 @@ impl Client {
         &self,
         request: &mut Request<'_>,
         deadline: Instant,
-    ) -> Result<(Answer, EntryId), CallError> {
+    ) -> Result<Answer, CallError> {
         let shared = &*self.shared;
         let account = shared.account()?;
-        let id = match shared.add(request, None, deadline)? {
-            Added::Entry(id) => id,
-            Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
-            Added::Done(..) | Added::TokenReused | Added::TokensFull => {
-                return Err(CallError::TokenReused);
-            }
-        };
+        let id = shared.add_unnamed(request, deadline)?;
         let mut waits = Waits {
             shared,
             id,
@@ -47,11 +41,15 @@ impl Client {
         for _ in 0..RENUMBERED_MAX {
             if !is_login {
                 let named = shared.name_own_session(request, &account, deadline).await;
-                if !matches!(named, Ok(true)) {
+                let failed = match named {
+                    Ok(true) => None,
+                    Ok(false) => Some(CallError::AnotherUser),
+                    Err(error) => Some(shared.not_done(error)),
+                };
+                if let Some(error) = failed {
                     waits.is_over = true;
                     shared.stop_waiting(id, false)?;
-                    return Err(named
-                        .map_or_else(|error| shared.not_done(error), |_| CallError::AnotherUser));
+                    return Err(error);
                 }
                 shared.without_login(id, deadline).await?;
             }
@@ -103,7 +101,7 @@ impl Client {
                 Err(CallError::Profile(_)) => {}
                 Err(error) => return Err(error),
             }
-            return accepted(answer).map(|answer| (answer, id));
+            return accepted(answer);
         }
         Err(CallError::Refused(ErrorCode::NumberReused.into()))
     }

@@ -232,7 +232,21 @@ impl Direct {
                 Event::Closed { .. } => {
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
-                _ => {}
+                // It watches nothing, remembers nothing, and gets no requests.
+                Event::Standing { .. }
+                | Event::Pushed { .. }
+                | Event::Hello { .. }
+                | Event::TicketRefused { .. }
+                | Event::Moved { .. }
+                | Event::Incoming { .. }
+                | Event::Proven { .. }
+                | Event::Request { .. }
+                | Event::Oversized { .. }
+                | Event::PathProven { .. }
+                | Event::UnknownTicket { .. }
+                | Event::TicketDue { .. }
+                | Event::TicketPlace { .. }
+                | Event::Delivered { .. } => {}
             }
         }
         Ok(())

@@ -53,6 +53,11 @@ const DONE_MAX: usize = 1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryId(pub u64);
 
+impl EntryId {
+    /// Stands behind all entries.
+    pub(super) const BEHIND_ALL: Self = Self(u64::MAX);
+}
+
 /// What to do with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Aim {
@@ -174,8 +179,6 @@ pub struct New<'a> {
     pub account: Account,
     /// The command, with its salt, without a number.
     pub request: &'a Request<'a>,
-    /// The token of the call.
-    pub token: Option<&'a Token>,
     /// The wait of its caller.
     pub waiting: Waiting,
     /// The current time, since 1970.
@@ -195,6 +198,15 @@ pub enum Added {
     Full(u64),
     /// The maximum number of tokens is remembered.
     TokensFull,
+}
+
+/// The result of adding a command without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddedUnnamed {
+    /// It is an entry now.
+    Entry(EntryId),
+    /// The outbox is full. It holds this many bytes.
+    Full(u64),
 }
 
 fn millis(time: Duration) -> u64 {
@@ -231,32 +243,70 @@ fn counters(records: &dyn Records) -> Result<Counters, ProfileError> {
 }
 
 /// Adds a command, unless its token is known already.
-pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileError> {
-    let mut counters = counters(records)?;
-    if let Some(token) = new.token {
-        token.free(records, &new.account, &mut counters.tokens)?;
-        if let Some(known) = token.find(records, &new.account, new.request)? {
-            return Ok(known);
-        }
-    }
-    let is_secret = new.request.command.carries_password();
-    let body = if is_secret {
-        Vec::new()
-    } else {
-        new.request.to_bytes()
+pub fn add(
+    records: &mut dyn Records,
+    new: &New<'_>,
+    token: Option<&Token>,
+) -> Result<Added, ProfileError> {
+    let Some(token) = token else {
+        return Ok(match add_unnamed(records, new)? {
+            AddedUnnamed::Entry(id) => Added::Entry(id),
+            AddedUnnamed::Full(bytes) => Added::Full(bytes),
+        });
     };
-    let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    if counters.bytes + u64::from(bytes) + ENTRY_BYTES > OUTBOX_BYTES_MAX {
+    let mut counters = counters(records)?;
+    token.free(records, &new.account, &mut counters.tokens)?;
+    if let Some(known) = token.find(records, &new.account, new.request)? {
+        return Ok(known);
+    }
+    let body = new.body();
+    if counters.is_full_for(body.as_deref()) {
         return Ok(Added::Full(counters.bytes));
     }
     let id = EntryId(counters.last + 1);
-    let token = match new.token {
-        Some(token) if !token.remember(records, &mut counters.tokens, id, new)? => {
-            return Ok(Added::TokensFull);
-        }
-        Some(token) => Some(token.hash()),
-        None => None,
-    };
+    if !token.remember(records, &mut counters.tokens, id, new)? {
+        return Ok(Added::TokensFull);
+    }
+    insert(records, new, counters, body, Some(token.hash())).map(Added::Entry)
+}
+
+/// Adds a command without a token.
+pub fn add_unnamed(records: &mut dyn Records, new: &New<'_>) -> Result<AddedUnnamed, ProfileError> {
+    let counters = counters(records)?;
+    let body = new.body();
+    if counters.is_full_for(body.as_deref()) {
+        return Ok(AddedUnnamed::Full(counters.bytes));
+    }
+    insert(records, new, counters, body, None).map(AddedUnnamed::Entry)
+}
+
+impl New<'_> {
+    /// Returns the bytes of the command to keep; none if it carries a password.
+    fn body(&self) -> Option<Vec<u8>> {
+        let is_secret = self.request.command.carries_password();
+        (!is_secret).then(|| self.request.to_bytes())
+    }
+}
+
+impl Counters {
+    /// True if there is no room for an entry with this command.
+    fn is_full_for(&self, body: Option<&[u8]>) -> bool {
+        let bytes = body.map_or(0, <[u8]>::len) as u64;
+        self.bytes + bytes + ENTRY_BYTES > OUTBOX_BYTES_MAX
+    }
+}
+
+/// Makes an entry of a command for which there is room.
+fn insert(
+    records: &mut dyn Records,
+    new: &New<'_>,
+    mut counters: Counters,
+    body: Option<Vec<u8>>,
+    token: Option<[u8; 16]>,
+) -> Result<EntryId, ProfileError> {
+    // At most `OUTBOX_BYTES_MAX`.
+    let bytes = u32::try_from(body.as_ref().map_or(0, Vec::len)).unwrap_or(u32::MAX);
+    let id = EntryId(counters.last + 1);
     counters.last = id.0;
     counters.bytes += u64::from(bytes) + ENTRY_BYTES;
     let created = new.now.as_secs();
@@ -280,16 +330,16 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
         not_before: 0,
         waiting: new.waiting,
         aim: Aim::Do,
-        is_secret,
+        is_secret: body.is_none(),
         token,
         bytes,
     };
     store::put(records, b"o", &counters)?;
     store::put(records, &entry_key(id), &entry)?;
-    if !is_secret {
+    if let Some(body) = body {
         store::put(records, &body_key(id), &body)?;
     }
-    Ok(Added::Entry(id))
+    Ok(id)
 }
 
 /// Returns an entry that is not settled.
@@ -534,15 +584,15 @@ fn names_session(records: &dyn Records, id: EntryId) -> Result<bool, ProfileErro
     ))
 }
 
-/// Returns the last entry other than `id` that may have logged a user in on a realm.
+/// Returns the last entry other than `except` that may have logged a user in on a realm.
 pub fn last_login(
     records: &dyn Records,
     realm: RealmNumber,
-    id: EntryId,
+    except: Option<EntryId>,
 ) -> Result<Option<EntryId>, ProfileError> {
     let mut last = None;
     for (other, entry) in list(records)? {
-        let is_there = other != id && entry.account.realm == realm && entry.left;
+        let is_there = Some(other) != except && entry.account.realm == realm && entry.left;
         if is_there && entry.is_login(records)? {
             last = Some(other);
         }

@@ -287,7 +287,7 @@ fn begin(
 ) -> Result<Option<Picked>, ProfileError> {
     let is_login = entry.is_login(records)?;
     // While the outcome of a login is unknown, a number above it might belong to the next user.
-    let logs_in = super::last_login(records, entry.account.realm, id)?;
+    let logs_in = super::last_login(records, entry.account.realm, Some(id))?;
     if entry.number.is_none()
         && !is_login
         && logs_in.is_some()
@@ -305,6 +305,9 @@ fn begin(
             None => return Ok(None),
         },
     };
+    if !entry.is_secret && body(records, id)?.is_none() {
+        return Err(records.damaged());
+    }
     let (left, attempts) = (entry.left, entry.attempts);
     entry.number = Some(number);
     // From here on it may be sent, even if this process ends.

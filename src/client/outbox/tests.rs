@@ -52,11 +52,10 @@ impl Box {
         let new = New {
             account: account(user),
             request,
-            token: token.as_ref(),
             waiting: Waiting::new(NOW, SPAN),
             now: NOW,
         };
-        self.write(|records| add(records, &new))
+        self.write(|records| add(records, &new, token.as_ref()))
     }
 
     fn add(&self, request: &Request<'_>) -> EntryId {
@@ -308,11 +307,10 @@ fn outbox_ttl_typed_late_in_second_is_not_shortened() {
     let new = New {
         account: account("ann"),
         request: &request,
-        token: None,
         waiting: Waiting::new(now, SPAN),
         now,
     };
-    outbox.write(|records| add(records, &new));
+    outbox.write(|records| add_unnamed(records, &new));
     let picked = outbox.pick_at(now + Duration::from_millis(100), &[]);
     let body = picked[0].body.clone().unwrap();
     assert_eq!(Request::parse(&body).unwrap().options.ttl, Some(1));
@@ -467,4 +465,21 @@ fn outbox_number_is_not_issued_while_login_outcome_is_unknown() {
     assert!(outbox.ids(&[]).is_empty());
     outbox.settle(login);
     assert_eq!(outbox.ids(&[]), [sent]);
+}
+
+/// An entry whose command is gone is not passed over as one that its caller sends.
+#[test]
+fn outbox_entry_without_its_command_is_damage() {
+    let outbox = Box::default();
+    let id = outbox.add(&send("bob", "a"));
+    outbox.write(|records| records.delete(&body_key(id)));
+    let store: &dyn Store = &outbox.0;
+    let picked = write(store, |records| {
+        let nothing = (&BTreeMap::new(), true, ON_THE_WAY_MAX);
+        pick(records, &account("ann"), NOW, nothing)
+    });
+    assert!(
+        matches!(picked, Err(ProfileError::Damaged(_))),
+        "{picked:?}"
+    );
 }

@@ -311,14 +311,22 @@ impl State {
     pub fn learn(&mut self, command: &Command<'_>, answer: &Answer) {
         match (command, answer) {
             (
-                Command::Auth(command::Auth { username, .. })
-                | Command::Register(command::Register { username, .. }),
+                Command::Auth(command::Auth {
+                    username,
+                    operation,
+                    ..
+                })
+                | Command::Register(command::Register {
+                    username,
+                    operation,
+                    ..
+                }),
                 Answer::Session(SessionId(id)),
             ) => {
                 self.username = Some(username.as_str().into());
                 self.session = Some(*id);
                 (self.is_logged_out, self.names_session) = (false, false);
-                self.since = command.operation().map_or(0, |own| own.number.0);
+                self.since = operation.number.0;
             }
             (Command::Logout(command::Logout { session, operation }), Answer::Done) => {
                 let ended = match session {

@@ -101,12 +101,11 @@ pub fn cursors(
     let prefix = cursors_key(account);
     let mut found = Vec::new();
     for (key, value) in records.scan(&prefix, b"", usize::MAX)? {
-        let name = key
-            .get(prefix.len()..)
-            .and_then(|name| core::str::from_utf8(name).ok());
-        if let Some(mailbox) = name.and_then(|name| name.parse().ok()) {
-            found.push((mailbox, store::parse(records, &key, &value)?));
-        }
+        let name = key.get(prefix.len()..);
+        let name = name.and_then(|name| core::str::from_utf8(name).ok());
+        let mailbox = name.and_then(|name| name.parse().ok());
+        let mailbox = mailbox.ok_or_else(|| records.damaged())?;
+        found.push((mailbox, store::parse(records, &key, &value)?));
     }
     Ok(found)
 }

@@ -6,8 +6,12 @@ use crate::client::{
 };
 
 /// Returns the traffic of all runs. An unreadable record counts as none: nothing else uses it.
-pub fn spending(records: &dyn Records) -> Spending {
-    store::get(records, b"s").ok().flatten().unwrap_or_default()
+pub fn spending(records: &dyn Records) -> Result<Spending, ProfileError> {
+    match store::get(records, b"s") {
+        Ok(spending) => Ok(spending.unwrap_or_default()),
+        Err(ProfileError::Damaged(_)) => Ok(Spending::default()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Records the traffic of all runs.
