@@ -64,38 +64,38 @@ pub struct Global {
     /// Accept an unknown realm's key on first use.
     #[arg(long, global = true)]
     pub trust: bool,
-    /// Do without encryption, for a realm that listens so.
+    /// Use no encryption, for a realm with a plain listener.
     #[arg(long, global = true, requires = "server")]
     pub plain: bool,
     /// Print JSON, one object a line.
     #[arg(long, global = true)]
     pub json: bool,
-    /// How long to go on trying.
+    /// How long a command is tried.
     #[arg(long, global = true, value_name = "TIME", default_value = "2m", value_parser = parse_span)]
     pub deadline: Duration,
-    /// What kind of link there is: lora, satellite, nb-iot or lan.
+    /// The kind of link: lora, satellite, nb-iot or lan.
     #[arg(long, global = true, value_name = "KIND", env = "MERPATI_LINK")]
     pub link: Option<LinkProfile>,
-    /// The bitrate that the link is not to exceed, in bps, kbps or Mbps; at least 80bps.
+    /// The maximum bitrate of the link, in bps, kbps or Mbps; at least 80bps.
     #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
     pub max_bitrate: Option<u64>,
-    /// The largest datagram to send and take, from 160B to 9000B.
+    /// The largest datagram to send and accept, from 160B to 9000B.
     #[arg(long, global = true, value_name = "SIZE", value_parser = datagram)]
     pub max_datagram: Option<usize>,
-    /// Whether small packets leave twice: auto (while much is lost), off (each byte is paid for) or
-    /// on.
+    /// Whether small packets are sent twice: auto (while much is lost), off (where each byte is paid
+    /// for) or on.
     #[arg(long, global = true, value_name = "CHOICE")]
     pub redundancy: Option<Redundancy>,
-    /// Let no command leave in the first packet: a round trip more, and forward secrecy for all.
+    /// Send no command in the first packet: one more round trip, and forward secrecy for all.
     #[arg(long, global = true)]
     pub no_early_data: bool,
     /// Name a session in full, instead of the profile's own.
     #[arg(long, global = true, value_name = "ID", value_parser = session_id)]
     pub session: Option<SessionId>,
-    /// Give a command up at its deadline instead of keeping it in the outbox.
+    /// Give up a command at its deadline instead of keeping it in the outbox.
     #[arg(long, global = true)]
     pub no_keep: bool,
-    /// Name the command: repeated under the same token it is the same command, done once.
+    /// Identify the command: repeated with the same token it is the same command, done once.
     #[arg(long, global = true, value_name = "TOKEN")]
     pub id: Option<Token>,
     /// The realm was named on the command line, not by the environment: it is remembered.
@@ -192,12 +192,11 @@ pub enum Command {
     Rotatekey(Rotatekey),
     /// Show what this is: two realms, three people and a bad link, on this machine.
     Demo(Demo),
-    /// Measure a realm: what a command takes in time, bytes and processor, beside a bare echo.
+    /// Measure a realm: time, bytes and CPU time of a command, beside a bare echo.
     Bench(Bench),
-    /// Tell what this profile has spent: bytes and datagrams, in its last run and in all of them
-    /// together.
+    /// Show this profile's traffic: bytes and datagrams, of its last run and of all of them together.
     Cost {
-        /// Begin to count anew.
+        /// Start counting anew.
         #[arg(long)]
         reset: bool,
     },
@@ -207,6 +206,6 @@ pub enum Command {
     Fingerprint,
     /// Print completions for a shell.
     Completions { shell: Shell },
-    /// Tell the version of this program and of its JSON output.
+    /// Show the version of this program and of its JSON output.
     Version,
 }

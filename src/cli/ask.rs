@@ -89,7 +89,7 @@ pub async fn patiently<T, E: Into<Failure>>(
             let notices = client.take_notices();
             notices.iter().for_each(Output::notice);
             if notices.is_empty() {
-                Output::aside("no answer yet; still trying. Ctrl-C ends the waiting, and says what becomes of it");
+                Output::aside("no answer yet; still trying. Ctrl-C stops the wait, and says whether the command is kept");
             }
             call.await
         }
@@ -114,15 +114,15 @@ pub fn check_replaced(client: &Client, username: Username, replace: bool) -> Res
         return Ok(());
     };
     let refusal = format!(
-        "this profile has the account {user} already; pass --profile NAME to make another one beside it, or --replace \
+        "this profile has the account {user} already; pass --profile NAME to create another one beside it, or --replace \
          to forget {user} here"
     );
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(refusal));
     }
     Output::aside(&format!(
-        "this profile has the account {user}. A new account takes its place here; {user} itself stays in the realm, and \
-         `--profile NAME` makes one beside it."
+        "this profile has the account {user}. A new account replaces it here; {user} itself stays in the realm, and \
+         `--profile NAME` creates one beside it."
     ));
     let _ = write!(io::stderr(), "Replace {user} in this profile? [y/N] ");
     let mut answer = String::new();

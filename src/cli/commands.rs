@@ -33,7 +33,7 @@ pub async fn once(global: &Global, output: Output, command: RemoteCommand) -> Re
     }
     if global.id.is_some() && command.doing() != Doing::Changes {
         return Err(Failure::usage(
-            "--id names a command that changes something and carries no password; leave it out here",
+            "--id is for commands that change something and carry no password; leave it out here",
         ));
     }
     inputs::tell_password_rules(&command);
@@ -141,11 +141,13 @@ pub const fn told_when_interrupted(command: &RemoteCommand, keep: bool) -> &'sta
     match command.doing() {
         Doing::Reads => "interrupted",
         Doing::ChangesWithPassword => {
-            "interrupted: whether the command took effect is not known; commands with passwords are not kept"
+            "interrupted: the command may have been done or not; commands with passwords are not kept"
         }
         Doing::Changes if !keep => {
-            "interrupted: whether the command took effect is not known; with --no-keep it is not kept"
+            "interrupted: the command may have been done or not; with --no-keep it is not kept"
         }
-        Doing::Changes => "interrupted: the command is kept and goes on; `outbox` shows it",
+        Doing::Changes => {
+            "interrupted: the command is kept, and sent again whenever merpati runs; `outbox` shows it"
+        }
     }
 }

@@ -20,13 +20,13 @@ pub async fn once(client: &Client, output: Output, command: PeeringCommand) -> R
         PeeringCommand::Removerealm { realm_id, drop } => {
             let (queue, text) = if drop {
                 patiently(client, client.droprealm(realm_id)).await?;
-                let text = "removed; what waited for it is dropped, and its senders are not told";
+                let text = "removed; the messages queued for it are dropped, and their senders are not told";
                 ("dropped", text)
             } else {
                 patiently(client, client.removerealm(realm_id)).await?;
                 (
                     "returned",
-                    "removed; what waits for it comes back to its senders",
+                    "removed; the messages queued for it are returned to their senders",
                 )
             };
             output.result(&json!({ "queue": queue }), text)
@@ -63,7 +63,10 @@ pub async fn once(client: &Client, output: Output, command: PeeringCommand) -> R
                 port: realm_port,
             };
             patiently(client, client.moverealm(realm_id, address)).await?;
-            output.result(&json!({}), "moved; it is tried there from now on")
+            output.result(
+                &json!({}),
+                "moved; this realm connects to it there from now on",
+            )
         }
         PeeringCommand::Realms { pending: true, .. } => pending(client, output).await,
         PeeringCommand::Realms { details: true, .. } => details(client, output).await,
@@ -205,7 +208,7 @@ fn block(one: &PeerDetail, key: Option<PublicKey>, times: [Option<String>; 3]) -
 async fn pending(client: &Client, output: Output) -> Result<(), Failure> {
     let all = patiently(client, client.pending_realms()).await?;
     if all.is_empty() && !output.json {
-        return output.item(&json!({}), "nobody waits for a decision");
+        return output.item(&json!({}), "no realm waits for a decision");
     }
     for one in all {
         let key = PublicKey(one.key);

@@ -53,7 +53,7 @@ pub async fn once(
                 Peered::Accepted => output.result(&json!({ "state": "accepted" }), "accepted"),
                 Peered::Queued => output.result(
                     &json!({ "state": "waiting" }),
-                    "noted; the other realm has not accepted yet, and is asked again until it does",
+                    "recorded; the other realm has not accepted yet, and is asked again until it does",
                 ),
             }
         }

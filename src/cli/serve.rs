@@ -250,7 +250,8 @@ fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
                 _ = hangup.recv() => tracing::warn!(
-                    "SIGHUP changes nothing: stop the server and start it again for it to read its configuration"
+                    signal = "SIGHUP",
+                    "signal ignored; the configuration is read only at a start: stop the server and start it again"
                 ),
             }
         }

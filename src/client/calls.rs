@@ -368,7 +368,7 @@ impl Shared {
         let trouble = lock(&self.troubles).remove(&id);
         let first = |records: &dyn super::store::Records| outbox::first_before(records, id);
         let before = self.profile.read(first).ok().flatten();
-        let behind = before.map(|before| format!("number {} is before it", before.0));
+        let behind = before.map(|before| format!("entry {} is before it", before.0));
         match (left, trouble) {
             (Left::NotDone, None | Some(CallError::NoAnswer { .. })) => {
                 CallError::NotDone { waited }

@@ -46,7 +46,7 @@ pub enum CallError {
     /// A command with a password had to wait until its deadline for an outbox entry about the same
     /// subject. It was certainly not executed, and is not kept.
     #[error(
-        "not done: something begun before it is not finished, and was not within {waited:?}; `merpati outbox` shows it"
+        "not done in {waited:?}, and not kept: an earlier command of the outbox has no outcome yet; `merpati outbox` shows it"
     )]
     Behind {
         /// How long it was tried.
@@ -54,7 +54,7 @@ pub enum CallError {
     },
     /// A read has no answer at its deadline, though the realm was heard in the meantime.
     #[error(
-        "no answer within {waited:?}, though the realm was heard meanwhile; it changes nothing, and may be asked again"
+        "no answer in {waited:?}, though the realm was heard meanwhile; the command changes nothing and may be repeated"
     )]
     NoAnswer {
         /// How long it was tried.
@@ -62,7 +62,7 @@ pub enum CallError {
     },
     /// Nothing of the command was sent before its deadline. It was certainly not executed, and is
     /// not kept.
-    #[error("not done within {waited:?}, and not kept")]
+    #[error("not done in {waited:?}, and not kept; it may be repeated")]
     NotDone {
         /// How long it was tried.
         waited: Duration,
@@ -85,8 +85,8 @@ pub enum CallError {
     /// kept, because it carried a password or [`Sending::keep`](super::Sending::keep) was unset.
     /// Its number is used up when the realm is reached (EXACT-11).
     #[error(
-        "no answer within {waited:?}: whether it was done is not known. It is not kept: it carried a password, or was not \
-         to be. Look before you repeat it"
+        "no answer in {waited:?}: it may have been done or not. It is not kept: it carried a password, or was not to be \
+         kept. Check before you repeat it"
     )]
     OutcomeUnknown {
         /// How long it was tried.
@@ -94,14 +94,14 @@ pub enum CallError {
     },
     /// The realm asked for a retry later than the deadline. A command that changes something is not
     /// kept here.
-    #[error("{0} There was no time left to wait")]
+    #[error("{0} The deadline comes before that; --deadline sets a later one")]
     Busy(Refusal),
     /// Another call has cancelled it. It was certainly not executed.
-    #[error("it was taken back, and has not been done")]
+    #[error("cancelled: it was not done, and will not be")]
     Cancelled,
     /// Another user has logged in, in another process of the profile.
     #[error(
-        "another user has logged in with this profile meanwhile; begin anew to go on as that user"
+        "another user has logged in with this profile meanwhile; repeat the command to run it as that user"
     )]
     AnotherUser,
     /// The token was used for another command. Nothing was sent.
@@ -118,8 +118,8 @@ pub enum CallError {
     NotWritten(ProfileError),
     /// The outbox has reached its size limit. The command was not executed, and is not kept.
     #[error(
-        "the outbox holds {bytes} bytes of {OUTBOX_BYTES_MAX} that wait for their realm: not done, and not kept. `merpati \
-         outbox` lists them, `outbox wait` waits, `outbox cancel` takes one back"
+        "the outbox is full: {bytes} of {OUTBOX_BYTES_MAX} bytes wait for their realm. Not done, and not kept. `merpati \
+         outbox` lists the entries, `outbox wait` waits for them, `outbox cancel` cancels one"
     )]
     OutboxFull {
         /// The size of the entries in it, in bytes.
@@ -172,8 +172,8 @@ pub enum CallError {
     NotLoggedIn,
     /// The answer cannot be parsed by this version.
     #[error(
-        "the realm's answer makes no sense to this version: {what}; one of the two is too old{}",
-        if *.may_be_done { ". It may have been done: look before you repeat it" } else { "" }
+        "this version cannot read the realm's answer: {what}; another release of merpati may{}",
+        if *.may_be_done { ". The command may have been done: check before you repeat it" } else { "" }
     )]
     Misunderstood {
         /// What is wrong with it.
@@ -185,7 +185,7 @@ pub enum CallError {
     #[error(transparent)]
     Profile(#[from] ProfileError),
     /// The system provides no socket or no randomness.
-    #[error("the system refuses what a client needs: {0}")]
+    #[error("the system provides no socket or no randomness: {0}")]
     System(#[from] io::Error),
 }
 
@@ -260,26 +260,26 @@ impl CallError {
 
 fn kept(id: EntryId, is_unknown: bool, waited: &Duration, why: Option<&str>) -> String {
     let what = if is_unknown {
-        format!("no answer within {waited:?}: whether it was done is not known yet")
+        format!("no answer in {waited:?}: it may have been done or not")
     } else {
-        format!("not done within {waited:?}")
+        format!("not done in {waited:?}")
     };
     let why = why.map_or_else(String::new, |why| format!(" ({why})"));
     format!(
-        "{what}{why}. It is kept as number {} of the outbox and goes on whenever merpati runs: do not repeat it. `merpati \
-         outbox wait {0}` waits for it, `merpati outbox cancel {0}` takes it back",
+        "{what}{why}. It is kept as entry {} of the outbox and sent again whenever merpati runs: do not repeat it. `merpati \
+         outbox wait {0}` waits for it, `merpati outbox cancel {0}` cancels it",
         id.0
     )
 }
 
 fn unreachable(address: &SocketAddr, waited: &Duration, refused: bool) -> String {
     let why = if refused {
-        "nothing listens there"
+        ", and its host says that nothing listens there"
     } else {
-        "nothing was heard from there"
+        ""
     };
     format!(
-        "cannot reach the realm at {address}: {why} in {waited:?}; is it running, and is the address right?"
+        "cannot reach the realm at {address}: no answer in {waited:?}{why}; is it running, and is the address right?"
     )
 }
 

@@ -31,7 +31,7 @@ pub fn draw(report: &Report, file: &Path) -> Result<(), Failure> {
     let svg = picture(report, &lines, &decades).map_err(Failure::local)?;
     fs::write(file, svg).map_err(|error| {
         Failure::local(format!(
-            "cannot write the picture {}: {error}",
+            "cannot write the chart {}: {error}",
             file.display()
         ))
     })

@@ -225,7 +225,7 @@ impl Stage {
         let call = self.ann.addrealm(beta, address, None, Some(beta_key));
         let said = |peered: &Peered| match peered {
             Peered::Accepted => "accepted".into(),
-            Peered::Queued => "noted; asked again until accepted".into(),
+            Peered::Queued => "recorded; asked again until accepted".into(),
         };
         self.step("ann peers alpha with beta", call, said).await?;
         for n in 1..=3 {
