@@ -15,6 +15,7 @@
 //! next. `carrier` sends it.
 
 mod done;
+mod entry;
 mod numbers;
 mod scope;
 mod tokens;
@@ -26,144 +27,29 @@ use serde::{Deserialize, Serialize};
 use super::{
     ProfileError,
     state::{self, Account, RealmNumber},
-    store::{self, Pair, Records},
+    store::{self, Records},
 };
 use crate::{
     faults::{Fault, is_planted},
     wire::{Answer, OperationNumber, Request, SessionRef},
 };
 
-pub use done::{done, has_done, has_done_of, is_done, take_done, take_untold};
-pub use numbers::{
-    ON_THE_WAY_MAX, PAUSE_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one, unname,
+use done::{Done, done_key};
+pub use done::{Outcome, done, has_done, has_done_of, is_done, take_done, take_untold};
+pub use entry::{
+    Aim, Entry, EntryId, PAUSE_MAX, Reason, Waiting, body, change, find, has_entries, list,
 };
-pub use scope::{Before, Scope, describe};
+use entry::{save, save_body, seconds_up};
+pub use numbers::{
+    ON_THE_WAY_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one, unname,
+};
+pub use scope::describe;
 pub use tokens::{InvalidToken, TOKENS_MAX, Token};
 
 /// The maximum size of all entries in the outbox, in bytes.
 pub const OUTBOX_BYTES_MAX: u64 = 16 << 20;
 /// What an entry counts in addition to its command, in bytes.
 const ENTRY_BYTES: u64 = 128;
-/// An entry that could not be delivered for this long is given up. Sessions live longer (SES-4).
-pub const ENTRY_LIFETIME: Duration = Duration::from_hours(28 * 24);
-/// The maximum number of outcomes that are kept until they are reported.
-const DONE_MAX: usize = 1000;
-
-/// The id of an entry in a profile's outbox. Later entries have higher ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct EntryId(pub u64);
-
-impl EntryId {
-    /// Stands behind all entries.
-    pub(super) const BEHIND_ALL: Self = Self(u64::MAX);
-}
-
-/// What to do with an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Aim {
-    /// Execute it.
-    Do,
-    /// Cancel it, if it has not been executed: its number is used up (EXACT-11).
-    Cancel(Reason),
-}
-
-/// Why an entry is cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reason {
-    /// It was cancelled by a user.
-    Cancelled,
-    /// Its time to live or the lifetime of an entry is over.
-    Expired,
-    /// The caller did not want it kept, or it cannot be kept because it carried a password.
-    NotKept,
-    /// Nobody was logged in when it was typed, and a user has logged in since.
-    NoSession,
-}
-
-/// The time in which a process waits for an entry, in milliseconds since 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waiting {
-    from: u64,
-    until: u64,
-}
-
-impl Waiting {
-    /// Returns a wait of `span` from `now` on.
-    pub fn new(now: Duration, span: Duration) -> Self {
-        Self {
-            from: millis(now),
-            until: millis(now.saturating_add(span)),
-        }
-    }
-
-    /// True if the wait is not over. A clock set back by more than a minute ends it. A smaller step
-    /// is accepted: the time may have been read before this was written, as by another process that
-    /// had to wait for the records.
-    pub fn is_on(self, now: Duration) -> bool {
-        let slack = millis(Duration::from_mins(1));
-        (self.from.saturating_sub(slack)..self.until).contains(&millis(now))
-    }
-}
-
-/// An entry that is not settled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The account it belongs to.
-    pub account: Account,
-    /// A description for people.
-    pub what: String,
-    /// The scope of the command, as text ([`Scope::to_text`]).
-    scope: String,
-    /// Its operation number, if it has one.
-    pub number: Option<u64>,
-    /// Bytes of it may have been sent.
-    pub left: bool,
-    /// How many attempts were started.
-    pub attempts: u32,
-    /// When the last attempt started, in milliseconds since 1970.
-    begun: u64,
-    /// When it was typed, in seconds since 1970.
-    pub created: u64,
-    /// When its time to live ends, in seconds since 1970.
-    pub expires: Option<u64>,
-    /// No attempt starts before this time, in milliseconds since 1970.
-    pub not_before: u64,
-    /// The wait of its caller.
-    pub waiting: Waiting,
-    /// What to do with it.
-    pub aim: Aim,
-    /// It carries a password, which is not stored: only its caller can send it.
-    pub is_secret: bool,
-    /// The token of the call.
-    pub token: Option<[u8; 16]>,
-    /// The length of its command, in bytes.
-    pub bytes: u32,
-}
-
-/// The outcome of an entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// The realm's answer.
-    Answer(Vec<u8>),
-    /// It has not been executed, and never will be.
-    NotDone(Reason),
-    /// The realm keeps no record of its number any more: it may have been executed or not.
-    Unknown,
-}
-
-/// The outcome of an entry, until it is reported.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
-    /// The account it belonged to.
-    pub account: Account,
-    /// A description for people.
-    pub what: String,
-    /// Its outcome.
-    pub outcome: Outcome,
-    /// While this wait lasts, only its caller takes the outcome. Afterwards any process may report
-    /// it.
-    pub waiting: Waiting,
-}
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Counters {
@@ -207,35 +93,6 @@ pub enum AddedUnnamed {
     Entry(EntryId),
     /// The outbox is full. It holds this many bytes.
     Full(u64),
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Rounds a time up to whole seconds. Rounding down would shorten the time to live that was asked
-/// for.
-fn seconds_up(time: Duration) -> u64 {
-    time.as_secs()
-        .saturating_add(u64::from(time.subsec_nanos() > 0))
-}
-
-fn entry_key(id: EntryId) -> Vec<u8> {
-    [b"e/".as_slice(), &id.0.to_be_bytes()].concat()
-}
-
-fn body_key(id: EntryId) -> Vec<u8> {
-    [b"b/".as_slice(), &id.0.to_be_bytes()].concat()
-}
-
-fn done_key(id: EntryId) -> Vec<u8> {
-    [b"d/".as_slice(), &id.0.to_be_bytes()].concat()
-}
-
-fn id_in(records: &dyn Records, key: &[u8]) -> Result<EntryId, ProfileError> {
-    let id = key.get(2..).and_then(|id| id.try_into().ok());
-    id.map(|id| EntryId(u64::from_be_bytes(id)))
-        .ok_or_else(|| records.damaged())
 }
 
 fn counters(records: &dyn Records) -> Result<Counters, ProfileError> {
@@ -335,41 +192,11 @@ fn insert(
         bytes,
     };
     store::put(records, b"o", &counters)?;
-    store::put(records, &entry_key(id), &entry)?;
+    save(records, id, &entry)?;
     if let Some(body) = body {
-        store::put(records, &body_key(id), &body)?;
+        save_body(records, id, &body)?;
     }
     Ok(id)
-}
-
-/// Returns an entry that is not settled.
-pub fn find(records: &dyn Records, id: EntryId) -> Result<Option<Entry>, ProfileError> {
-    store::get(records, &entry_key(id))
-}
-
-/// Returns all entries that are not settled, in the order in which they were typed.
-pub fn list(records: &dyn Records) -> Result<Vec<(EntryId, Entry)>, ProfileError> {
-    let found = records.scan(b"e/", b"", usize::MAX)?;
-    let one = |(key, value): &Pair| Ok((id_in(records, key)?, store::parse(records, key, value)?));
-    found.iter().map(one).collect()
-}
-
-/// Returns the command of an entry.
-pub fn body(records: &dyn Records, id: EntryId) -> Result<Option<Vec<u8>>, ProfileError> {
-    store::get(records, &body_key(id))
-}
-
-/// Changes an entry if it is not settled.
-pub fn change(
-    records: &mut dyn Records,
-    id: EntryId,
-    change: impl FnOnce(&mut Entry),
-) -> Result<(), ProfileError> {
-    if let Some(mut entry) = find(records, id)? {
-        change(&mut entry);
-        store::put(records, &entry_key(id), &entry)?;
-    }
-    Ok(())
 }
 
 /// Records the outcome of an entry. A settled entry stays as it is.
@@ -381,8 +208,7 @@ pub fn settle(
     let Some(entry) = find(records, id)? else {
         return Ok(());
     };
-    records.delete(&entry_key(id))?;
-    records.delete(&body_key(id))?;
+    entry::remove(records, id)?;
     let mut counters = counters(records)?;
     counters.bytes = counters
         .bytes
@@ -435,11 +261,6 @@ pub fn add_done(
         waiting: Waiting::default(),
     };
     store::put(records, &done_key(EntryId(counters.last)), &done)
-}
-
-/// True if there are entries that are not settled.
-pub fn has_entries(records: &dyn Records) -> Result<bool, ProfileError> {
-    Ok(!records.scan(b"e/", b"", 1)?.is_empty())
 }
 
 /// The state of an entry whose caller has stopped waiting.
@@ -569,7 +390,7 @@ pub fn adopt(
             entry.aim = Aim::Cancel(Reason::NoSession);
             entry.not_before = 0;
         }
-        store::put(records, &entry_key(id), &entry)?;
+        save(records, id, &entry)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{entry::body_key, *};
 use crate::{
     client::store::{Memory, Store, write},
     wire::{self, Body, Command, Operation, Password, SessionRef, command},

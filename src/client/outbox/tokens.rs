@@ -6,7 +6,11 @@ use std::time::Duration;
 use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize};
 
-use super::{Added, EntryId, New, Outcome, Reason, take_done};
+use super::{
+    Added, New,
+    done::{Outcome, take_done},
+    entry::{EntryId, Reason},
+};
 use crate::{
     client::{
         ProfileError,
