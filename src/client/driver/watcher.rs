@@ -1,56 +1,93 @@
-//! How a driver reports to a watcher, and handles the end of the watch (WATCH-3).
+//! The watcher of a driver: it takes pushes and news of the link, at its own pace (WATCH-3).
 
-use tokio::sync::{mpsc, oneshot};
+use std::collections::VecDeque;
 
-use super::Driver;
-use crate::{client::ask::Told, wire::CloseReason};
+use tokio::sync::mpsc;
 
-impl Driver {
-    pub(super) fn begin_telling(&mut self, watcher: mpsc::Sender<Told>) {
-        let now = self.now();
-        if self.watcher.is_some() {
-            self.end_telling();
-            self.take_events();
-        }
-        self.watcher = Some(watcher);
-        self.is_expected = !self.is_open;
-        self.pushed.clear();
-        if let Some(link) = self.link_or_open(now) {
-            self.endpoint.keep_alive(now, link, self.keepalive);
-        }
+use crate::client::ask::Told;
+
+/// The watcher, if there is one, and the events that it has not taken yet.
+#[derive(Default)]
+pub(super) struct Watcher {
+    sender: Option<mpsc::Sender<Told>>,
+    /// The watcher came before the link opened, so the opening is no news.
+    is_expecting: bool,
+    untold: VecDeque<Told>,
+}
+
+impl Watcher {
+    pub(super) const fn is_there(&self) -> bool {
+        self.sender.is_some()
     }
 
-    /// Tells the realm that a watch has ended. Otherwise the realm would continue to push.
-    pub(super) async fn leave(&mut self, left: oneshot::Sender<()>) {
-        if self.watcher.as_ref().is_some_and(mpsc::Sender::is_closed) {
-            self.end_telling();
-        }
-        self.transmit().await;
-        // The caller may have gone.
-        let _ = left.send(());
+    /// True if there is one and it takes no events any more.
+    pub(super) fn has_left(&self) -> bool {
+        self.sender.as_ref().is_some_and(mpsc::Sender::is_closed)
     }
 
-    /// Closes the link when the watch ends: later pushes on it could be taken for part of another
-    /// watch (WATCH-3).
-    pub(super) fn end_telling(&mut self) {
-        let now = self.now();
-        self.watcher = None;
-        self.pushed.clear();
-        if let Some(link) = self.link {
-            self.endpoint.close(now, link, CloseReason::Done);
-        }
+    /// Begins to report to `sender`. `is_open` is true if the link is open.
+    pub(super) fn begin(&mut self, sender: mpsc::Sender<Told>, is_open: bool) {
+        self.sender = Some(sender);
+        self.is_expecting = !is_open;
+        self.untold.clear();
     }
 
-    /// Passes on pushes while the watcher has room. The rest counts as lost on the path.
+    /// Ends the watch.
+    pub(super) fn end(&mut self) {
+        self.sender = None;
+        self.untold.clear();
+    }
+
+    /// True if a link that has opened is news for the watcher.
+    pub(super) fn takes_opening(&mut self) -> bool {
+        self.is_there() && !std::mem::take(&mut self.is_expecting)
+    }
+
+    /// Adds an event.
+    pub(super) fn push(&mut self, told: Told) {
+        self.untold.push_back(told);
+    }
+
+    /// Adds the state of the link. A slow watcher gets only the latest event of each kind.
+    pub(super) fn push_state(&mut self, told: Told) {
+        let is_opening = matches!(told, Told::Opened);
+        self.untold.retain(|waiting| match waiting {
+            Told::Pushed(..) => true,
+            Told::Opened => !is_opening,
+            Told::Silent | Told::Heard => is_opening,
+        });
+        self.untold.push_back(told);
+    }
+
+    /// True if events wait to be taken.
+    pub(super) fn has_untold(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// Passes on events while the watcher has room.
     pub(super) fn tell(&mut self) {
-        while let (Some(told), Some(watcher)) = (self.pushed.pop_front(), &self.watcher) {
-            if let Err(mpsc::error::TrySendError::Full(told)) = watcher.try_send(told) {
-                self.pushed.push_front(told);
+        while let (Some(told), Some(sender)) = (self.untold.pop_front(), &self.sender) {
+            if let Err(mpsc::error::TrySendError::Full(told)) = sender.try_send(told) {
+                self.untold.push_front(told);
                 break;
             }
         }
-        if let Some(link) = self.link {
-            self.endpoint.hold_pushes(link, !self.pushed.is_empty());
+    }
+
+    /// Waits until the watcher has room for an event.
+    pub(super) async fn room(&self) {
+        match &self.sender {
+            // The end of the watcher is noticed elsewhere.
+            Some(sender) => drop(sender.reserve().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the watcher is gone.
+    pub(super) async fn gone(&self) {
+        match &self.sender {
+            Some(sender) => sender.closed().await,
+            None => std::future::pending().await,
         }
     }
 }
