@@ -1,7 +1,5 @@
 //! The logged-in account, as the realm's answers report it.
 
-use std::sync::atomic::Ordering;
-
 use blake2::{Blake2s256, Digest as _};
 use tokio::time::Instant;
 
@@ -79,9 +77,10 @@ impl Shared {
     /// True if the device's session is certainly the profile's: the realm was heard on the open
     /// link and reported the numbers it has seen, and no login is pending.
     fn is_sure(&self) -> Result<bool, CallError> {
-        let noted = [&self.heard, &self.told].map(|noted| noted.load(Ordering::Acquire));
         let status = self.link_status_now();
-        let is_heard = status.is_some_and(|status| status.open && noted == [status.opened; 2]);
+        let record = &self.link_record;
+        let is_heard =
+            status.is_some_and(|status| status.open && record.is_complete(status.opened));
         Ok((is_heard && !self.has_login()?) || is_planted(Fault::ReadAsBound))
     }
 

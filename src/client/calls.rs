@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::{
     CallError, Client, End, EntryId, Message, Notice, Receipt, Shared,
     entries::end,
-    lock,
     outbox::{self, Added, AddedUnnamed, Left, New, Outcome, Waiting},
     state,
 };
@@ -37,8 +36,8 @@ pub(super) struct Waits<'a> {
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        lock(&self.shared.troubles).remove(&self.id);
-        lock(&self.shared.waited).remove(&self.id);
+        self.shared.progress.take_trouble(self.id);
+        self.shared.progress.end_waiting(self.id);
         if !self.is_over {
             let (id, keep) = (self.id, self.keep);
             // If this cannot be written, the wait ends at its deadline anyway.
@@ -145,8 +144,8 @@ impl Client {
             keep: self.sending.keep,
             is_over: false,
         };
-        lock(&shared.waited).insert(id, Instant::now());
-        shared.added.notify_one();
+        shared.progress.begin_waiting(id);
+        shared.progress.notify_added();
         let outcome = shared.settled(id, deadline).await;
         let outcome = outcome.and_then(|outcome| {
             waits.is_over = true;
@@ -280,7 +279,7 @@ impl Shared {
         look: impl Fn(&dyn super::store::Records) -> Result<Option<T>, super::ProfileError>,
     ) -> Result<Option<T>, CallError> {
         loop {
-            let settled = self.settled.notified();
+            let settled = self.progress.settled();
             tokio::pin!(settled);
             // Enabled before the look, so that no change after it is missed.
             settled.as_mut().enable();
@@ -306,10 +305,7 @@ impl Shared {
     ) -> Result<Option<Outcome>, CallError> {
         let end = deadline + GRACE;
         let look = |records: &dyn super::store::Records| {
-            let is_failed = lock(&self.troubles)
-                .get(&id)
-                .is_some_and(CallError::is_final);
-            Ok((is_failed || outbox::is_done(records, id)?).then_some(()))
+            Ok((self.progress.has_failed(id) || outbox::is_done(records, id)?).then_some(()))
         };
         match self.until(end, look).await? {
             None => Ok(None),
@@ -358,14 +354,14 @@ impl Shared {
         let left = self
             .profile
             .write(|records| outbox::stop_waiting(records, id, keep))?;
-        self.added.notify_one();
+        self.progress.notify_added();
         Ok(left)
     }
 
     /// Returns the error for an entry that is not settled at its deadline.
     fn unsettled(&self, id: EntryId, left: &Left) -> CallError {
         let waited = self.options.deadline;
-        let trouble = lock(&self.troubles).remove(&id);
+        let trouble = self.progress.take_trouble(id);
         let first = |records: &dyn super::store::Records| outbox::first_before(records, id);
         let before = self.profile.read(first).ok().flatten();
         let behind = before.map(|before| format!("entry {} is before it", before.0));
@@ -377,24 +373,17 @@ impl Shared {
             (Left::Kept | Left::KeptUnknown, trouble) => CallError::Kept {
                 id,
                 // For a deferred entry, the realm has said that it has not been executed.
-                is_unknown: *left == Left::KeptUnknown && !lock(&self.deferred).contains(&id),
+                is_unknown: *left == Left::KeptUnknown && !self.progress.is_deferred(id),
                 waited,
                 // `is_unknown` already says that the outcome is unknown.
                 why: trouble
                     .filter(CallError::says_why)
                     .map(|trouble| trouble.to_string())
                     .or(behind)
-                    .or_else(|| self.other_trouble()),
+                    .or_else(|| self.progress.any_trouble()),
             },
             (Left::Unknown | Left::Settled(_), _) => CallError::OutcomeUnknown { waited },
         }
-    }
-
-    /// Returns the error of another entry, which may block this one.
-    fn other_trouble(&self) -> Option<String> {
-        let troubles = lock(&self.troubles);
-        let told = troubles.values().find(|told| told.says_why());
-        told.map(ToString::to_string)
     }
 
     /// Returns the error for a command that has not been executed because a request before it

@@ -98,9 +98,9 @@ impl Carries {
                     self.on_the_way.remove(&id);
                 }
             }
-            () = shared.added.notified() => {}
+            () = shared.progress.added() => {}
             // Another process may have settled an entry that this one waits for.
-            () = shared.profile.store().changed() => shared.settled.notify_waiters(),
+            () = shared.profile.store().changed() => shared.progress.notify_settled(),
             () = tokio::time::sleep(pause) => {}
         }
         Ok(())
@@ -120,7 +120,7 @@ impl Carries {
         // The answer to the first number shows whether this is an old copy of the profile. Until
         // then no other command may be sent: it could take effect in the session of a user who has
         // logged in since.
-        let is_certain = shared.is_answered.load(Ordering::Relaxed)
+        let is_certain = shared.progress.is_answered()
             || state.plain
             || state.names_session
             || is_planted(Fault::TrustFirstNumber);
@@ -138,7 +138,7 @@ impl Carries {
             self.begin(shared, picked);
         }
         if due.has_settled {
-            shared.settled.notify_waiters();
+            shared.progress.notify_settled();
         }
         Ok(due.next.map(|next| next.saturating_sub(now)))
     }
@@ -146,12 +146,12 @@ impl Carries {
     /// Sends the entries that this process waits for and the carrier has not taken up.
     fn send_own(&mut self, shared: &std::sync::Arc<Shared>) -> Result<Option<Duration>, CallError> {
         let now = shared.host.time_of_day();
-        let own = lock(&shared.waited).clone();
+        let own = shared.progress.waited();
         for (id, since) in own {
             if since.elapsed() < TAKEN_UP || self.on_the_way.contains_key(&id) {
                 continue;
             }
-            if !self.on_the_way.is_empty() && !shared.is_answered.load(Ordering::Relaxed) {
+            if !self.on_the_way.is_empty() && !shared.progress.is_answered() {
                 break;
             }
             let picked = shared
@@ -170,7 +170,7 @@ impl Carries {
         let attempt = self.attempts.spawn(async move {
             // An attempt that cannot be recorded now is repeated.
             let _ = shared.attempt(&picked).await;
-            shared.settled.notify_waiters();
+            shared.progress.notify_settled();
             id
         });
         // The earlier attempt had another aim and is no longer useful.
@@ -208,9 +208,9 @@ impl Shared {
                     self.host.time_of_day() + GRACE * 2
                 };
                 if error.may_have_left() {
-                    self.forget_deferred(id);
+                    self.progress.forget_deferred(id);
                 }
-                lock(&self.troubles).insert(id, error);
+                self.progress.note_trouble(id, error);
                 Ok(self.profile.write(|records| {
                     outbox::change(records, id, |entry| {
                         // Another process may have started it in the meantime.
@@ -354,7 +354,7 @@ impl Shared {
     pub(super) fn note_answered(&self, number: OperationNumber) {
         let status = self.link_status_now();
         if status.is_some_and(|status| status.is_highest_told && number > status.highest) {
-            self.is_answered.store(true, Ordering::Relaxed);
+            self.progress.note_answered();
         }
     }
 
@@ -374,13 +374,7 @@ impl Shared {
     /// Pauses an entry that was renumbered repeatedly. An honest realm causes this once per entry.
     /// A realm that continues is asked ever more slowly.
     fn pause_if_again(&self, id: EntryId) -> Result<(), CallError> {
-        let mut renumbered = lock(&self.renumbered);
-        let before = renumbered
-            .get(&id)
-            .filter(|(_, at)| at.elapsed() <= AFTER_FAILURE.1 * 2);
-        let count = before.map_or(0, |(count, _)| count + 1);
-        renumbered.insert(id, (count, Instant::now()));
-        drop(renumbered);
+        let count = self.progress.count_renumbering(id, AFTER_FAILURE.1 * 2);
         let Some(again) = count.checked_sub(1) else {
             return Ok(());
         };
@@ -406,22 +400,15 @@ impl Shared {
         if picked.waited.is_some() && wait >= Duration::from_secs(1) {
             self.note(super::Notice::AskedToWait(refusal));
         }
-        lock(&self.troubles).insert(picked.id, CallError::Busy(refusal));
-        let was_deferred = self.forget_deferred(picked.id);
+        self.progress
+            .note_trouble(picked.id, CallError::Busy(refusal));
+        let was_deferred = self.progress.forget_deferred(picked.id);
         if !refusal.is_unknown() && (!picked.left || was_deferred) {
-            lock(&self.deferred).push(picked.id);
+            self.progress.defer(picked.id);
         }
         Ok(self
             .profile
             .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
-    }
-
-    /// Removes an entry from `deferred`. Returns true if it was there.
-    fn forget_deferred(&self, id: EntryId) -> bool {
-        let mut deferred = lock(&self.deferred);
-        let before = deferred.len();
-        deferred.retain(|other| *other != id);
-        deferred.len() < before
     }
 
     /// Handles the refusal that nobody is logged in, for a command sent in `session`. An entry for
@@ -514,9 +501,7 @@ impl Shared {
     }
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {
-        lock(&self.troubles).remove(&id);
-        self.forget_deferred(id);
-        lock(&self.renumbered).remove(&id);
+        self.progress.forget(id);
         Ok(self
             .profile
             .write(|records| outbox::settle(records, id, outcome))?)

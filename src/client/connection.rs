@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -191,7 +191,7 @@ impl Shared {
     /// restored from a backup: the known positions of shown messages belong to a lost store
     /// (READ-9).
     fn learn_life(&self, told: LifeTold) -> Result<(), CallError> {
-        *lock(&self.life) = told.life;
+        self.link_record.note_life(told.life);
         let (realm, _) = self.target()?;
         let profile = &self.profile;
         let known = profile.read(|records| state::load(records, realm))?.life;
@@ -212,7 +212,7 @@ impl Shared {
     /// the options say so.
     pub(super) async fn note_heard(&self) -> Result<(), CallError> {
         let status = self.link_status().await;
-        if self.heard.swap(status.opened, Ordering::Relaxed) == status.opened {
+        if !self.link_record.note_heard(status.opened) {
             // The answer is valid whether or not this can be written.
             let _ = self.note_path(false).await;
             let _ = self.learn_standing(status);
@@ -255,7 +255,7 @@ impl Shared {
             Ok(())
         });
         if written.is_ok() && status.is_highest_told {
-            self.told.store(status.opened, Ordering::Release);
+            self.link_record.note_told(status.opened);
         }
         Ok(written?)
     }
@@ -263,7 +263,7 @@ impl Shared {
     /// Learns the numbers that the realm has seen, and so whether this profile is an old copy. On a
     /// resumed link the realm reports them a little later (EXACT-8).
     fn learn_standing(&self, status: Status) -> Result<(), CallError> {
-        if !status.is_highest_told || self.told.load(Ordering::Acquire) == status.opened {
+        if !status.is_highest_told || self.link_record.is_told(status.opened) {
             return Ok(());
         }
         let (realm, _) = self.target()?;
@@ -274,7 +274,7 @@ impl Shared {
             }
             state::update(records, realm, |state| state.learn_highest(highest))
         })?;
-        self.told.store(status.opened, Ordering::Release);
+        self.link_record.note_told(status.opened);
         Ok(())
     }
 
@@ -307,8 +307,7 @@ impl Shared {
     }
 
     async fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
-        self.heard.store(0, Ordering::Relaxed);
-        self.told.store(0, Ordering::Relaxed);
+        self.link_record.reset();
         let state = self.state()?;
         let (realm, server) = self.target()?;
         // The key may have been replaced by a successor, or accepted on first use, since then.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    CallError, Client, End, EntryId, Notice, Shared, lock,
+    CallError, Client, End, EntryId, Notice, Shared,
     outbox::{self, Aim, Outcome, Reason},
     state, store,
 };
@@ -123,9 +123,9 @@ impl Client {
             self.shared.check_target()?;
             self.start_carrier();
         }
-        lock(&self.shared.waited).insert(id, Instant::now());
+        self.shared.progress.begin_waiting(id);
         let settled = self.shared.settled(id, deadline).await;
-        lock(&self.shared.waited).remove(&id);
+        self.shared.progress.end_waiting(id);
         Ok(match settled? {
             Some(outcome) => Awaited::Ended(end(&outcome)),
             None if self.shared.is_there(id)? => Awaited::Waits,
@@ -186,7 +186,7 @@ impl Client {
         }
         self.shared.check_target()?;
         self.start_carrier();
-        self.shared.added.notify_one();
+        self.shared.progress.notify_added();
         Ok(match self.shared.settled(id, deadline).await? {
             None if !self.shared.is_there(id)? => Withdrawn::NoSuchEntry,
             None => Withdrawn::Asked,
@@ -219,7 +219,7 @@ impl Client {
         };
         let mut before = left()?;
         while before > 0 {
-            let settled = self.shared.settled.notified();
+            let settled = self.shared.progress.settled();
             let until = (Instant::now() + patience).min(end);
             if tokio::time::timeout_at(until, settled).await.is_err() {
                 return Ok(());

@@ -94,6 +94,7 @@ mod entries;
 mod error;
 mod files;
 mod life;
+mod link_record;
 mod message;
 mod meter;
 mod outbox;
@@ -101,6 +102,7 @@ mod paths;
 mod peerings;
 mod profile;
 mod profile_error;
+mod progress;
 mod reading;
 mod realm_address;
 mod route;
@@ -116,17 +118,16 @@ mod watching;
 mod who;
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use rand::rngs::StdRng;
-use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 
 pub use ask::Status as LinkStatus;
 pub use commands::Registration;
@@ -152,13 +153,15 @@ pub use crate::link::{
     Silence,
 };
 
+use link_record::LinkRecord;
+use progress::Progress;
 use state::{Account, RealmNumber};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::LINK_LIFETIME,
     host::Host,
-    wire::{Life, Refusal, SessionId},
+    wire::{Refusal, SessionId},
 };
 
 /// The default for how long a call keeps trying.
@@ -303,33 +306,11 @@ struct Shared {
     /// The realm that commands go to, and its connection string.
     target: Option<(RealmNumber, ConnectionString)>,
     connection: tokio::sync::Mutex<Option<Connection>>,
+    link_record: LinkRecord,
     notices: Mutex<Vec<Notice>>,
-    /// Notified when an entry is added or changed, for the carrier. `settled` is notified for
-    /// waiting calls.
-    added: Notify,
-    settled: Notify,
     /// True if this process is the carrier.
     is_carrier: AtomicBool,
-    /// The link (counted by openings) on which the realm was last heard. It is written to disk. 0
-    /// if none.
-    heard: AtomicU64,
-    /// The link (counted by openings) on which the realm has reported the numbers it has seen, once
-    /// that is written to disk.
-    told: AtomicU64,
-    /// The life of the realm's store on the link that answered last.
-    life: Mutex<Option<Life>>,
-    /// True once a command of this process with a number that was new to the realm has been
-    /// answered.
-    is_answered: AtomicBool,
-    /// Why entries that this process has tried are not finished yet.
-    troubles: Mutex<BTreeMap<EntryId, CallError>>,
-    /// Entries of which nothing was sent before this process started, and which the realm has
-    /// always answered with a request to retry later.
-    deferred: Mutex<Vec<EntryId>>,
-    /// How often and when unfinished entries got a new number.
-    renumbered: Mutex<BTreeMap<EntryId, (u32, Instant)>>,
-    /// Entries that this process waits for, and since when.
-    waited: Mutex<BTreeMap<EntryId, Instant>>,
+    progress: Progress,
 }
 
 /// The task that sends the outbox. It ends with the last client that shares it.
@@ -382,18 +363,10 @@ impl Client {
                 options,
                 target,
                 connection: tokio::sync::Mutex::new(None),
+                link_record: LinkRecord::default(),
                 notices: Mutex::new(Vec::new()),
-                added: Notify::new(),
-                settled: Notify::new(),
                 is_carrier: AtomicBool::new(false),
-                heard: AtomicU64::new(0),
-                told: AtomicU64::new(0),
-                life: Mutex::default(),
-                is_answered: AtomicBool::new(false),
-                troubles: Mutex::new(BTreeMap::new()),
-                deferred: Mutex::new(Vec::new()),
-                renumbered: Mutex::new(BTreeMap::new()),
-                waited: Mutex::new(BTreeMap::new()),
+                progress: Progress::default(),
             }),
             carrier: Arc::default(),
             sending: Sending::default(),

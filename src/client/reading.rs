@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     CallError, Client, Shared,
     calls::{accepted, content},
-    cursors, lock,
+    cursors,
     state::{self, Account},
 };
 use crate::{
@@ -171,7 +171,7 @@ impl Client {
             if !self.knows_life(began)? {
                 return Ok(None);
             }
-            let (now, at) = (self.state()?, *lock(&self.shared.life));
+            let (now, at) = (self.state()?, self.shared.link_record.life());
             if self.session()? != named
                 || (now.names_session && !before.names_session)
                 || (answer.is_ok() && !self.knows_life(at)?)

@@ -34,7 +34,7 @@ impl Client {
         // Earlier entries about the same subject are sent first. A login need not wait: entries of
         // another user remain that user's (EXACT-6).
         let is_login = matches!(request.command, Command::Auth(_) | Command::Register(_));
-        shared.added.notify_one();
+        shared.progress.notify_added();
         if !is_login {
             shared.unblocked(id, deadline).await?;
         }
@@ -134,8 +134,8 @@ impl Shared {
             outbox::settle(records, id, &answered)?;
             outbox::take_done(records, id)
         })?;
-        self.settled.notify_waiters();
-        self.added.notify_one();
+        self.progress.notify_settled();
+        self.progress.notify_added();
         Ok(true)
     }
 
