@@ -82,8 +82,8 @@ pub struct Global {
     /// The largest datagram to send and accept, from 160B to 9000B.
     #[arg(long, global = true, value_name = "SIZE", value_parser = datagram)]
     pub max_datagram: Option<usize>,
-    /// Whether small packets are sent twice: auto (while much is lost), off (where each byte is paid
-    /// for) or on.
+    /// Whether small packets are sent twice: auto (while much is lost), off (where each byte is
+    /// paid for) or on.
     #[arg(long, global = true, value_name = "CHOICE")]
     pub redundancy: Option<Redundancy>,
     /// Send no command in the first packet: one more round trip, and forward secrecy for all.
@@ -194,7 +194,7 @@ pub enum Command {
     Demo(Demo),
     /// Measure a realm: time, bytes and CPU time of a command, beside a bare echo.
     Bench(Bench),
-    /// Show this profile's traffic: bytes and datagrams, of its last run and of all of them together.
+    /// Show this profile's traffic: bytes and datagrams, of its last run and of all together.
     Cost {
         /// Start counting anew.
         #[arg(long)]

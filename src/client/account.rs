@@ -124,7 +124,8 @@ impl Shared {
     /// now. Returns false if this cannot be decided.
     pub(super) async fn learn_own_login(
         &self,
-        (id, since): (EntryId, u64),
+        id: EntryId,
+        since: u64,
         request: &Request<'_>,
         answer: &Answer,
         deadline: Instant,
@@ -218,7 +219,7 @@ impl Shared {
         let login = may_be_done.then_some(picked.id);
         // This entry may no longer have opened the session.
         let ruled_out = Some(picked.id);
-        let asked = self.ask_who_since((login, ruled_out), picked.number.0, deadline);
+        let asked = self.ask_who_since(login, ruled_out, picked.number.0, deadline);
         Ok(match Box::pin(asked).await? {
             LoggedIn::As(account) => Some(account),
             LoggedIn::Nobody(_) => None,
@@ -234,12 +235,13 @@ impl Shared {
         deadline: Instant,
     ) -> Result<LoggedIn, CallError> {
         // Boxed because the future is large and seldom used.
-        Box::pin(self.ask_who_since((login, None), since, deadline)).await
+        Box::pin(self.ask_who_since(login, None, since, deadline)).await
     }
 
     async fn ask_who_since(
         &self,
-        (login, ruled_out): (Option<EntryId>, Option<EntryId>),
+        login: Option<EntryId>,
+        ruled_out: Option<EntryId>,
         since: u64,
         deadline: Instant,
     ) -> Result<LoggedIn, CallError> {

@@ -400,7 +400,8 @@ impl Shared {
 
     pub(super) fn renumber(
         &self,
-        (id, number): (EntryId, OperationNumber),
+        id: EntryId,
+        number: OperationNumber,
         refusal: Refusal,
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
@@ -410,7 +411,7 @@ impl Shared {
         let is_copy = refusal.code != ErrorCode::NoSession && !is_planted(Fault::TrustFirstNumber);
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| state.names_session |= is_copy)?;
-            outbox::renumber(records, (id, realm), number, highest)
+            outbox::renumber(records, id, realm, number, highest)
         })?)
     }
 

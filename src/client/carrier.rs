@@ -17,7 +17,7 @@ use super::{
     account::LoggedIn,
     calls::{GRACE, is_used_up, retry_after},
     lock,
-    outbox::{self, Aim, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason},
+    outbox::{self, Aim, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason, Situation},
     state,
     store::Carrying,
 };
@@ -131,9 +131,16 @@ impl Carries {
         {
             return Ok(None);
         }
+        let situation = Situation {
+            account: &account,
+            now,
+            on_the_way: &on_the_way,
+            is_logged_in: is_known,
+            most,
+        };
         let due = shared
             .profile
-            .write(|records| outbox::pick(records, &account, now, (&on_the_way, is_known, most)))?;
+            .write(|records| outbox::pick(records, &situation))?;
         for picked in due.picked {
             self.begin(shared, picked);
         }
@@ -297,7 +304,7 @@ impl Shared {
                     self.put_back(picked, false)?;
                     return Err(error);
                 }
-                self.renumber((picked.id, picked.number), refusal)?;
+                self.renumber(picked.id, picked.number, refusal)?;
                 self.pause_if_again(picked.id)
             }
             ErrorCode::AlreadyDone if self.is_current(picked)? => {
@@ -419,7 +426,7 @@ impl Shared {
         Ok(self.profile.write(|records| {
             outbox::unname(records, picked.id, session)?;
             // It was not executed, and under this number it never will be (EXACT-6).
-            outbox::renumber(records, (picked.id, realm), picked.number, picked.number)
+            outbox::renumber(records, picked.id, realm, picked.number, picked.number)
         })?)
     }
 

@@ -240,11 +240,11 @@ impl Shared {
                     .or(state.rtt_us);
             })?;
             if let Some((network, memory)) = &path {
-                Paths::save(records, realm, (*network, now), memory)?;
+                Paths::save(records, realm, *network, now, memory)?;
             }
             match (key, &ticket) {
                 (Some(key), Some(TicketNews::Fresh(ticket, since))) => {
-                    tickets::save(records, realm, (key, *since), ticket)?;
+                    tickets::save(records, realm, key, *since, ticket)?;
                 }
                 (_, Some(TicketNews::Gone)) => tickets::delete(records, realm)?,
                 (None, Some(TicketNews::Fresh(..))) | (_, None) => {}
@@ -290,7 +290,7 @@ impl Shared {
         };
         let now = self.host.time_of_day();
         self.profile
-            .write(|records| Paths::save(records, realm, (network, now), &memory))
+            .write(|records| Paths::save(records, realm, network, now, &memory))
     }
 
     /// Returns the state of the link to the realm.
@@ -323,7 +323,7 @@ impl Shared {
         let rtt = remembered.or(self.options.link.rtt);
         let host = server.host.clone();
         let meter = self.options.meter.clone();
-        let mut route = Route::new(self.host.clone(), meter, (host.clone(), server.port), rtt);
+        let mut route = Route::new(self.host.clone(), meter, host.clone(), server.port, rtt);
         let mut rng = self.host.rng()?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
@@ -368,7 +368,7 @@ impl Shared {
         let now = self.host.time_of_day();
         let resumable = pinned.filter(|_| self.options.early_data);
         let (ticket, paths) = self.profile.read(|records| {
-            let found = resumable.map(|key| tickets::load(records, realm, (key, now)));
+            let found = resumable.map(|key| tickets::load(records, realm, key, now));
             Ok((found.transpose()?, Paths::load(records, realm)?))
         })?;
         let ticket = match ticket {

@@ -189,10 +189,11 @@ pub struct Options {
     /// Use no encryption, for a realm with a plain listener. Anyone who can see or send packets on
     /// the path can then read and forge everything.
     pub plain: bool,
-    /// How long a call keeps trying, 2 minutes by default. [`Sending::keep`] decides what happens to the command
-    /// afterwards.
+    /// How long a call keeps trying, 2 minutes by default. [`Sending::keep`] decides what happens
+    /// to the command afterwards.
     pub deadline: Duration,
-    /// A session to name in full, instead of the profile's own. Its user need not be the profile's.
+    /// A session to name in full, instead of the profile's own. Its user need not be the
+    /// profile's.
     pub session: Option<SessionId>,
     /// Commands may be sent as early data, in the first packet. They are safe against replay, but
     /// have no forward secrecy. Passwords are never sent as early data.
@@ -390,8 +391,8 @@ impl Client {
     /// Returns the stored state of the realm that this client's commands go to.
     ///
     /// # Errors
-    /// [`CallError::NoServer`] if the client has no realm, and [`CallError::Profile`] if the profile
-    /// cannot be read.
+    /// [`CallError::NoServer`] if the client has no realm, and [`CallError::Profile`] if the
+    /// profile cannot be read.
     pub fn state(&self) -> Result<State, CallError> {
         self.shared.state()
     }

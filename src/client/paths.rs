@@ -87,7 +87,8 @@ impl Paths {
     pub fn save(
         records: &mut dyn Records,
         realm: RealmNumber,
-        (network, now): (Subnet, Duration),
+        network: Subnet,
+        now: Duration,
         memory: &PathMemory,
     ) -> Result<(), ProfileError> {
         let mut paths = Self::load(records, realm)?;
@@ -140,7 +141,7 @@ mod tests {
         };
         let outcome = write(&Memory::default(), |records| {
             for (n, ms) in [(0, 9), (1, 10), (2, 20), (3, 30), (1, 11), (4, 40)] {
-                Paths::save(records, realm, (network(n), now), &memory(ms))?;
+                Paths::save(records, realm, network(n), now, &memory(ms))?;
             }
             let known = Paths::load(records, realm)?;
             let later = now + Duration::from_hours(700);
@@ -163,7 +164,7 @@ mod tests {
             assert_eq!(other.of(network(1), now), None);
             records.put(&key(realm), b"damaged")?;
             assert_eq!(Paths::load(records, realm)?.of(network(1), now), None);
-            Paths::save(records, realm, (network(1), now), &memory(10))
+            Paths::save(records, realm, network(1), now, &memory(10))
         });
         outcome.unwrap();
     }

@@ -268,7 +268,7 @@ impl Client {
         Ok(self
             .shared
             .profile
-            .write(|records| state::show(records, account, mailbox, (entry, *life)))?)
+            .write(|records| state::show(records, account, mailbox, entry, *life))?)
     }
 
     /// Returns how many messages in each mailbox have not been shown on this device. Mailboxes

@@ -81,7 +81,7 @@ impl Client {
                 && is_used_up(*refusal, true)
             {
                 let named = request.command.session();
-                shared.renumber((id, number), *refusal)?;
+                shared.renumber(id, number, *refusal)?;
                 shared
                     .learn_who_came(*refusal, number.0, named, deadline)
                     .await
@@ -89,8 +89,8 @@ impl Client {
                 continue;
             }
             shared.note_answered(number);
-            let begun = (id, since);
-            match shared.note_done(begun, request, &answer, deadline).await {
+            let noted = shared.note_done(id, since, request, &answer, deadline);
+            match noted.await {
                 Ok(is_over) => waits.is_over = is_over,
                 // The device's session must be recorded. The carrier finds out which account is
                 // logged in.
@@ -118,13 +118,14 @@ impl Shared {
     /// to find out which account is logged in.
     async fn note_done(
         &self,
-        (id, since): (EntryId, u64),
+        id: EntryId,
+        since: u64,
         request: &Request<'_>,
         answer: &Answer,
         deadline: Instant,
     ) -> Result<bool, CallError> {
         if !self
-            .learn_own_login((id, since), request, answer, deadline)
+            .learn_own_login(id, since, request, answer, deadline)
             .await?
         {
             return Ok(false);

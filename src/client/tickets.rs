@@ -38,8 +38,8 @@ pub enum Found {
     Nothing,
     /// A valid ticket, and the time of day of its handshake.
     Good(Ticket, Duration),
-    /// The ticket is too old, belongs to another key of the realm, or is damaged. It must be deleted,
-    /// because with it recorded traffic could be decrypted.
+    /// The ticket is too old, belongs to another key of the realm, or is damaged. It must be
+    /// deleted, because with it recorded traffic could be decrypted.
     Over,
 }
 
@@ -48,7 +48,8 @@ pub enum Found {
 pub fn load(
     records: &dyn Records,
     realm: RealmNumber,
-    (of, now): (PublicKey, Duration),
+    of: PublicKey,
+    now: Duration,
 ) -> Result<Found, ProfileError> {
     let record = match store::get::<TicketRecord>(records, &key(realm)) {
         Ok(Some(record)) => record,
@@ -88,7 +89,8 @@ pub fn delete(records: &mut dyn Records, realm: RealmNumber) -> Result<(), Profi
 pub fn save(
     records: &mut dyn Records,
     realm: RealmNumber,
-    (of, since): (PublicKey, Duration),
+    of: PublicKey,
+    since: Duration,
     ticket: &Ticket,
 ) -> Result<(), ProfileError> {
     let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -125,18 +127,15 @@ mod tests {
             until: Time(0),
         };
         let outcome = write(&Memory::default(), |records| {
-            assert!(matches!(
-                load(records, realm, (key, since))?,
-                Found::Nothing
-            ));
-            save(records, realm, (key, since), &ticket)?;
+            assert!(matches!(load(records, realm, key, since)?, Found::Nothing));
+            save(records, realm, key, since, &ticket)?;
             for (age, of, is_good) in [
                 (Duration::ZERO, key, true),
                 (Duration::from_mins(24 * 60 - 11), key, true),
                 (Duration::from_mins(24 * 60 - 9), key, false),
                 (Duration::ZERO, PublicKey([8; 32]), false),
             ] {
-                let found = load(records, realm, (of, since + age))?;
+                let found = load(records, realm, of, since + age)?;
                 match found {
                     Found::Good(found, of_day) => {
                         assert_eq!(of_day, since);
@@ -149,12 +148,9 @@ mod tests {
             }
             // A clock that was set back does not show how old it is.
             let before = since.checked_sub(Duration::from_secs(1)).unwrap();
-            assert!(matches!(load(records, realm, (key, before))?, Found::Over));
+            assert!(matches!(load(records, realm, key, before)?, Found::Over));
             delete(records, realm)?;
-            assert!(matches!(
-                load(records, realm, (key, since))?,
-                Found::Nothing
-            ));
+            assert!(matches!(load(records, realm, key, since)?, Found::Nothing));
             Ok(())
         });
         outcome.unwrap();

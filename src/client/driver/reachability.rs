@@ -2,8 +2,8 @@
 //!
 //! A realm does not answer a client with a wrong key, so a changed key looks like an absent realm.
 //! The client asks for the key at the address once nothing was heard for a while. The realm may
-//! still accept its former key (HS-11), and the link may just be bad. So the client keeps trying for
-//! the same time again before it believes the answer.
+//! still accept its former key (HS-11), and the link may just be bad. So the client keeps trying
+//! for the same time again before it believes the answer.
 
 use std::time::Duration;
 

@@ -208,9 +208,9 @@ pub(super) fn save(
 pub(super) fn save_body(
     records: &mut dyn Records,
     id: EntryId,
-    body: &Vec<u8>,
+    body: &[u8],
 ) -> Result<(), ProfileError> {
-    store::put(records, &body_key(id), body)
+    store::put(records, &body_key(id), &body)
 }
 
 /// Removes an entry and its command.

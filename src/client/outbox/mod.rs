@@ -41,7 +41,7 @@ pub use entry::{
 };
 use entry::{save, save_body, seconds_up};
 pub use numbers::{
-    ON_THE_WAY_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one, unname,
+    ON_THE_WAY_MAX, Picked, Situation, begin_now, first_before, is_blocked, pick, pick_one, unname,
 };
 pub use scope::describe;
 pub use tokens::{InvalidToken, TOKENS_MAX, Token};
@@ -354,7 +354,8 @@ pub fn cancel(
 /// never will be. The entry gets another number, above `highest`.
 pub fn renumber(
     records: &mut dyn Records,
-    (id, realm): (EntryId, RealmNumber),
+    id: EntryId,
+    realm: RealmNumber,
     number: OperationNumber,
     highest: OperationNumber,
 ) -> Result<(), ProfileError> {

@@ -99,15 +99,30 @@ pub fn first_before(records: &dyn Records, id: EntryId) -> Result<Option<EntryId
     Ok(None)
 }
 
-/// Picks the entries of `account` to send, and assigns numbers. Skips those that are `on_the_way`
-/// with the same aim. If nobody is logged in, picks only entries with a waiting caller. At most
-/// `most` are in flight at once.
-pub fn pick(
-    records: &mut dyn Records,
-    account: &Account,
-    now: Duration,
-    (on_the_way, is_logged_in, most): (&BTreeMap<EntryId, Aim>, bool, usize),
-) -> Result<Due, ProfileError> {
+/// What the carrier knows when it picks entries.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The account whose entries are picked.
+    pub account: &'a Account,
+    /// The current time, since 1970.
+    pub now: Duration,
+    /// The entries in flight, and with which aim.
+    pub on_the_way: &'a BTreeMap<EntryId, Aim>,
+    /// Its user is logged in. Otherwise only entries with a waiting caller are picked.
+    pub is_logged_in: bool,
+    /// How many entries may be in flight at once.
+    pub most: usize,
+}
+
+/// Picks the entries to send, and assigns numbers. Skips those in flight with the same aim.
+pub fn pick(records: &mut dyn Records, situation: &Situation<'_>) -> Result<Due, ProfileError> {
+    let Situation {
+        account,
+        now,
+        on_the_way,
+        is_logged_in,
+        most,
+    } = *situation;
     let mut due = Due::default();
     let entries = list(records)?;
     let same_realm = |entry: &Entry| entry.account.realm == account.realm;
@@ -123,7 +138,7 @@ pub fn pick(
         // their user's login.
         let is_login = entry.is_login(records)?;
         if same_realm(&entry) && entry.account != *account && !is_login {
-            release(records, (id, &mut entry), now)?;
+            release(records, id, &mut entry, now)?;
         }
         // The logged-in user also cancels commands with passwords that nobody was logged in for.
         let is_ours = entry.account == *account
@@ -172,7 +187,7 @@ pub fn pick(
         if entry.number.is_none() && is_full {
             continue;
         }
-        match begin(records, (id, &mut entry), now)? {
+        match begin(records, id, &mut entry, now)? {
             Some(picked) => due.picked.push(picked),
             // It is checked again when an entry is settled.
             None => is_full = true,
@@ -186,7 +201,8 @@ pub fn pick(
 /// the numbers of the logged-in user (EXACT-12).
 fn release(
     records: &mut dyn Records,
-    (id, entry): (EntryId, &mut Entry),
+    id: EntryId,
+    entry: &mut Entry,
     now: Duration,
 ) -> Result<(), ProfileError> {
     if entry.end_if_over(now) && !entry.left {
@@ -230,7 +246,7 @@ pub fn begin_now(
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
     match entry::find(records, id)? {
-        Some(mut entry) => begin(records, (id, &mut entry), now),
+        Some(mut entry) => begin(records, id, &mut entry, now),
         None => Ok(None),
     }
 }
@@ -282,7 +298,8 @@ fn take_above(
 /// available.
 fn begin(
     records: &mut dyn Records,
-    (id, entry): (EntryId, &mut Entry),
+    id: EntryId,
+    entry: &mut Entry,
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
     let is_login = entry.is_login(records)?;

@@ -1,5 +1,5 @@
-//! The records of realms: where each one is, who is logged in there, and which operation numbers are
-//! used.
+//! The records of realms: where each one is, who is logged in there, and which operation numbers
+//! are used.
 
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ mod as_text {
 
     use super::ConnectionString;
 
-    #[expect(clippy::ref_option, reason = "serde calls it so")]
+    #[allow(clippy::ref_option, reason = "serde calls it so")]
     pub fn serialize<S: Serializer>(
         server: &Option<ConnectionString>,
         serializer: S,

@@ -116,7 +116,8 @@ pub fn show(
     records: &mut dyn Records,
     account: &Account,
     mailbox: &Mailbox,
-    (entry, life): (&Entry, Option<Life>),
+    entry: &Entry,
+    life: Option<Life>,
 ) -> Result<(), ProfileError> {
     let before = cursor(records, account, mailbox)?;
     let mut cursor = before.unwrap_or_default();
@@ -238,7 +239,7 @@ mod tests {
                     read: false,
                     body: Vec::new(),
                 };
-                show(records, &account, &mailbox, (&entry, life))
+                show(records, &account, &mailbox, &entry, life)
             };
             let shown = |records: &dyn Records| {
                 cursor(records, &account, &mailbox).map(|cursor| cursor.map(|c| c.position))
