@@ -120,7 +120,7 @@ fn picture(
     }
     writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">so many commands take no longer</text>\n</svg>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">share of commands that take no longer</text>\n</svg>",
         f64::midpoint(LEFT, RIGHT),
         BOTTOM + 46.0
     )?;

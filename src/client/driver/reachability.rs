@@ -109,3 +109,37 @@ impl Reachability {
         self.ask_at.into_iter().chain(changed).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::PROTOCOL_VERSION;
+
+    fn reply(key: u8) -> HelloReply {
+        HelloReply {
+            nonce: [0; 8],
+            versions: vec![PROTOCOL_VERSION],
+            realm: "realm".parse().unwrap(),
+            key: [key; 32],
+        }
+    }
+
+    /// HS-6: another key is believed only after the realm was silent for twice as long.
+    #[test]
+    fn reachability_other_key_is_believed_after_second_silence() {
+        let pinned = Some(PublicKey([1; 32]));
+        let (mut realm, began) = (Reachability::default(), Instant::now());
+        realm.begin_waiting(began);
+        assert!(!realm.take_question(began));
+        let asked = began + SILENCE;
+        assert!(realm.take_question(asked) && !realm.take_question(asked));
+        realm.note_key(asked, reply(1), pinned);
+        assert_eq!(realm.timeout(), None);
+        realm.note_key(asked, reply(2), pinned);
+        assert!(!realm.is_lost(asked) && realm.is_lost(asked + SILENCE));
+        realm.note_heard();
+        assert!(!realm.is_lost(asked + SILENCE));
+        realm.begin_waiting(asked);
+        assert_eq!(realm.timeout(), None, "it was heard");
+    }
+}

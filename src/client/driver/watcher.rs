@@ -91,3 +91,35 @@ impl Watcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slow watcher is told of each push, and of the latest state of the link only.
+    #[test]
+    fn watcher_takes_all_pushes_and_latest_state_only() {
+        let (sender, mut told) = mpsc::channel(2);
+        let mut watcher = Watcher::default();
+        watcher.begin(sender, true);
+        watcher.push_state(Told::Silent);
+        watcher.push(Told::Pushed(vec![1], None));
+        watcher.push_state(Told::Heard);
+        watcher.push(Told::Pushed(vec![2], None));
+        watcher.tell();
+        assert!(matches!(told.try_recv(), Ok(Told::Pushed(bytes, _)) if bytes == [1]));
+        assert!(matches!(told.try_recv(), Ok(Told::Heard)));
+        assert!(watcher.has_untold());
+        watcher.tell();
+        assert!(matches!(told.try_recv(), Ok(Told::Pushed(bytes, _)) if bytes == [2]));
+        assert!(!watcher.has_untold());
+    }
+
+    #[test]
+    fn watcher_that_came_before_link_opened_is_not_told_of_opening() {
+        let mut watcher = Watcher::default();
+        assert!(!watcher.takes_opening());
+        watcher.begin(mpsc::channel(1).0, false);
+        assert!(!watcher.takes_opening() && watcher.takes_opening());
+    }
+}
