@@ -493,7 +493,9 @@ impl Shared {
         };
         match (refusal.code, &picked.body) {
             // Executed or refused: the realm reports which.
-            (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
+            (ErrorCode::NumberReused, Some(body)) if Request::parse(body).is_ok() => {
+                self.deliver(picked, body, deadline).await
+            }
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
                 let outcome = match self.learn_login(picked, true, deadline).await? {
                     Some(account) => Outcome::Answer(Answer::Account(account).to_bytes()),

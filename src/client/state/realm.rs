@@ -264,7 +264,7 @@ impl State {
     }
 
     /// Records that the realm's key `from` has vouched for `to`. False if that was known.
-    pub fn follow(&mut self, from: PublicKey, to: PublicKey) -> bool {
+    pub(in crate::client) fn follow(&mut self, from: PublicKey, to: PublicKey) -> bool {
         let known = self.server.as_mut();
         let Some(server) = known.filter(|known| known.key == Some(from)) else {
             return false;
@@ -277,7 +277,7 @@ impl State {
     /// Returns how commands name the session: in full in an old copy, whose device may have
     /// another, and on a plain link, which authenticates no device. `None` on a plain link without
     /// one.
-    pub fn session_ref(&self) -> Option<SessionRef> {
+    pub(in crate::client) fn session_ref(&self) -> Option<SessionRef> {
         match self.session {
             // A session whose id was in a lost answer cannot be named.
             Some(id) if self.plain || (self.names_session && id != UNNAMED) => {
@@ -288,19 +288,19 @@ impl State {
     }
 
     /// The session's id, if it is known.
-    pub fn named(&self) -> Option<SessionRef> {
+    pub(in crate::client) fn named(&self) -> Option<SessionRef> {
         let id = self.session.filter(|id| *id != UNNAMED)?;
         Some(SessionRef::Named(SessionId(id)))
     }
 
     /// True if a command in the device's session may run in another user's: only the realm knows.
-    pub fn is_in_doubt(&self, session: Option<SessionRef>) -> bool {
+    pub(in crate::client) fn is_in_doubt(&self, session: Option<SessionRef>) -> bool {
         self.names_session && !self.plain && session == Some(SessionRef::Bound)
     }
 
     /// Records the highest number that the realm has seen from this device. If it exceeds the
     /// profile's own, the profile is an old copy. Implausible numbers are ignored.
-    pub fn learn_highest(&mut self, highest: u64) {
+    pub(in crate::client) fn learn_highest(&mut self, highest: u64) {
         if highest > self.highest && highest - self.highest <= HIGHEST_LEAP_MAX {
             self.names_session = true;
             self.highest = highest;
@@ -308,7 +308,7 @@ impl State {
     }
 
     /// Learns from an answer which account is logged in.
-    pub fn learn(&mut self, command: &Command<'_>, answer: &Answer) {
+    pub(in crate::client) fn learn(&mut self, command: &Command<'_>, answer: &Answer) {
         match (command, answer) {
             (
                 Command::Auth(command::Auth {
