@@ -14,9 +14,9 @@ use merpati::{
     wire::Mailbox,
 };
 
-const USAGE: &str = "it is written: light <home> register <connection string> <username> <password>
-           or: light <home> send <username> <message>
-           or: light <home> read";
+const USAGE: &str = "usage: light <home> register <connection string> <username> <password>
+       light <home> send <username> <message>
+       light <home> read";
 
 fn open(home: &str, server: Option<&str>) -> Result<Client, Box<dyn Error>> {
     let profile = Profile::open(Path::new(home), "light", &mut system_rng()?)?;

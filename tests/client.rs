@@ -8,7 +8,7 @@ use std::time::Duration;
 use merpati::{
     client::{Client, Direct, Options, Profile, system_rng},
     crypto::SecretKey,
-    wire::{Command, Mailbox, OperationNumber, Request, SessionRef, command},
+    wire::{Command, Mailbox, OperationNumber, Position, Request, SessionRef, command},
 };
 use support::{
     Home, Realm,
@@ -34,7 +34,7 @@ fn open(home: &Home, server: &str) -> Client {
 
 async fn texts(client: &Client) -> Vec<String> {
     let entries = client
-        .read_whole(Mailbox::Private, Some(0), usize::MAX)
+        .read_whole(Mailbox::Private, Some(Position(0)), usize::MAX)
         .await
         .unwrap();
     let texts = entries.into_iter().map(|one| one.entry.body);

@@ -328,7 +328,10 @@ fn interrupted(
 fn shell_interrupted_command_is_reported_as_kept() {
     let (mut realm, home) = setting();
     let (said, code) = interrupted(&home, &mut realm, &[], "send ann hi\n");
-    assert!(said.contains("the command is kept and goes on"), "{said}");
+    assert!(
+        said.contains("the command is kept, and sent again"),
+        "{said}"
+    );
     assert_eq!(code, Some(130));
 }
 

@@ -377,7 +377,7 @@ fn outbox_message_past_ttl_is_not_sent() {
     run.ok();
     assert!(
         run.err
-            .contains(&format!("number {id} of the outbox, `send bob`: not done")),
+            .contains(&format!("entry {id} of the outbox, `send bob`: not done")),
         "{run:?}"
     );
     let cancel = ["outbox", "cancel", &id.to_string()];
@@ -489,7 +489,7 @@ fn outbox_deferred_command_is_reported_as_not_done() {
     let object = kept.objects().pop().unwrap();
     assert_eq!(object["state"], "kept", "{kept:?}");
     let message = object["message"].as_str().unwrap();
-    assert!(message.contains("not done within 2s"), "{message}");
+    assert!(message.contains("not done in 2s"), "{message}");
     assert!(message.contains("Too much was asked"), "{message}");
 }
 

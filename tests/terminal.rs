@@ -126,10 +126,10 @@ fn watch_on_terminal_shows_link_state_in_last_line() {
     });
     relay.lose(|_, _| true);
     home.run("ann", &["send", "bob", "into the dark"]).ok();
-    let is_away = "[not connected, trying on; last heard ".to_owned();
+    let is_away = "[not connected, still trying; last heard ".to_owned();
     until("the silence is shown", || {
         let screen = watch.screen();
-        let is_said = screen.iter().any(|line| line.contains("out of reach"));
+        let is_said = screen.iter().any(|line| line.contains("does not answer"));
         is_said && last(&watch).starts_with(&is_away)
     });
     relay.lose(|_, _| false);

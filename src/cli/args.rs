@@ -64,38 +64,38 @@ pub struct Global {
     /// Accept an unknown realm's key on first use.
     #[arg(long, global = true)]
     pub trust: bool,
-    /// Do without encryption, for a realm that listens so.
+    /// Use no encryption, for a realm with a plain listener.
     #[arg(long, global = true, requires = "server")]
     pub plain: bool,
     /// Print JSON, one object a line.
     #[arg(long, global = true)]
     pub json: bool,
-    /// How long to go on trying.
+    /// How long a command is tried.
     #[arg(long, global = true, value_name = "TIME", default_value = "2m", value_parser = parse_span)]
     pub deadline: Duration,
-    /// What kind of link there is: lora, satellite, nb-iot or lan.
+    /// The kind of link: lora, satellite, nb-iot or lan.
     #[arg(long, global = true, value_name = "KIND", env = "MERPATI_LINK")]
     pub link: Option<LinkProfile>,
-    /// The bitrate that the link is not to exceed, in bps, kbps or Mbps; at least 80bps.
+    /// The maximum bitrate of the link, in bps, kbps or Mbps; at least 80bps.
     #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
     pub max_bitrate: Option<u64>,
-    /// The largest datagram to send and take, from 160B to 9000B.
+    /// The largest datagram to send and accept, from 160B to 9000B.
     #[arg(long, global = true, value_name = "SIZE", value_parser = datagram)]
     pub max_datagram: Option<usize>,
-    /// Whether small packets leave twice: auto (while much is lost), off (each byte is paid for) or
-    /// on.
+    /// Whether small packets are sent twice: auto (while much is lost), off (where each byte is
+    /// paid for) or on.
     #[arg(long, global = true, value_name = "CHOICE")]
     pub redundancy: Option<Redundancy>,
-    /// Let no command leave in the first packet: a round trip more, and forward secrecy for all.
+    /// Send no command in the first packet: one more round trip, and forward secrecy for all.
     #[arg(long, global = true)]
     pub no_early_data: bool,
     /// Name a session in full, instead of the profile's own.
     #[arg(long, global = true, value_name = "ID", value_parser = session_id)]
     pub session: Option<SessionId>,
-    /// Give a command up at its deadline instead of keeping it in the outbox.
+    /// Give up a command at its deadline instead of keeping it in the outbox.
     #[arg(long, global = true)]
     pub no_keep: bool,
-    /// Name the command: repeated under the same token it is the same command, done once.
+    /// Identify the command: repeated with the same token it is the same command, done once.
     #[arg(long, global = true, value_name = "TOKEN")]
     pub id: Option<Token>,
     /// The realm was named on the command line, not by the environment: it is remembered.
@@ -112,27 +112,49 @@ pub struct Global {
 impl Global {
     /// Returns these options, except those in `given`, which are taken from the shell's `line`.
     pub fn with_line(&self, line: &Self, given: &[String]) -> Self {
+        // A new option has to be named here, and then below.
+        let Self {
+            home,
+            profile,
+            server,
+            trust,
+            plain,
+            json,
+            deadline,
+            link,
+            max_bitrate,
+            max_datagram,
+            redundancy,
+            no_early_data,
+            session,
+            no_keep,
+            id,
+            is_server_typed: _,
+            typed: _,
+            meter: _,
+        } = line;
         let mut global = self.clone();
         for name in given {
             match name.as_str() {
-                "home" => global.home.clone_from(&line.home),
-                "profile" => global.profile.clone_from(&line.profile),
+                "home" => global.home.clone_from(home),
+                "profile" => global.profile.clone_from(profile),
                 "server" => {
-                    global.server.clone_from(&line.server);
+                    global.server.clone_from(server);
                     global.is_server_typed = true;
                 }
-                "no_keep" => global.no_keep = line.no_keep,
-                "id" => global.id.clone_from(&line.id),
-                "trust" => global.trust = line.trust,
-                "plain" => global.plain = line.plain,
-                "json" => global.json = line.json,
-                "deadline" => global.deadline = line.deadline,
-                "link" => global.link = line.link,
-                "max_bitrate" => global.max_bitrate = line.max_bitrate,
-                "max_datagram" => global.max_datagram = line.max_datagram,
-                "redundancy" => global.redundancy = line.redundancy,
-                "no_early_data" => global.no_early_data = line.no_early_data,
-                "session" => global.session = line.session,
+                "no_keep" => global.no_keep = *no_keep,
+                "id" => global.id.clone_from(id),
+                "trust" => global.trust = *trust,
+                "plain" => global.plain = *plain,
+                "json" => global.json = *json,
+                "deadline" => global.deadline = *deadline,
+                "link" => global.link = *link,
+                "max_bitrate" => global.max_bitrate = *max_bitrate,
+                "max_datagram" => global.max_datagram = *max_datagram,
+                "redundancy" => global.redundancy = *redundancy,
+                "no_early_data" => global.no_early_data = *no_early_data,
+                "session" => global.session = *session,
+                // An option of the command itself.
                 _ => {}
             }
         }
@@ -170,12 +192,11 @@ pub enum Command {
     Rotatekey(Rotatekey),
     /// Show what this is: two realms, three people and a bad link, on this machine.
     Demo(Demo),
-    /// Measure a realm: what a command takes in time, bytes and processor, beside a bare echo.
+    /// Measure a realm: time, bytes and CPU time of a command, beside a bare echo.
     Bench(Bench),
-    /// Tell what this profile has spent: bytes and datagrams, in its last run and in all of them
-    /// together.
+    /// Show this profile's traffic: bytes and datagrams, of its last run and of all together.
     Cost {
-        /// Begin to count anew.
+        /// Start counting anew.
         #[arg(long)]
         reset: bool,
     },
@@ -185,6 +206,6 @@ pub enum Command {
     Fingerprint,
     /// Print completions for a shell.
     Completions { shell: Shell },
-    /// Tell the version of this program and of its JSON output.
+    /// Show the version of this program and of its JSON output.
     Version,
 }

@@ -7,11 +7,11 @@ use std::{
 
 use merpati::{
     client::{
-        CallError, Client, LinkParameters, LinkProfile, Message, Options, Profile, Sending,
-        Silence, default_home, system_rng,
+        CallError, Client, LinkParameters, LinkProfile, Message, Options, Profile, Registration,
+        Sending, Silence, default_home, system_rng,
     },
     crypto::ConnectionString,
-    wire::{Handle, RealmId, RegistrationCode, Sender, SessionId, Username},
+    wire::{Handle, RealmId, Sender, SessionId, Username},
 };
 use serde_json::json;
 
@@ -42,7 +42,7 @@ fn open(
     let known = global
         .link
         .map_or_else(LinkParameters::default, LinkProfile::traits);
-    let traits = LinkParameters {
+    let link = LinkParameters {
         max_datagram: global.max_datagram.unwrap_or(known.max_datagram),
         rate: global.max_bitrate.or(known.rate),
         keepalive: keepalive.map_or(known.keepalive, Silence::fixed),
@@ -57,7 +57,7 @@ fn open(
         deadline: global.deadline,
         session: session.or(global.session),
         early_data: !global.no_early_data,
-        traits,
+        link,
         meter: global.meter.clone(),
         ..Options::default()
     };
@@ -89,7 +89,7 @@ pub async fn patiently<T, E: Into<Failure>>(
             let notices = client.take_notices();
             notices.iter().for_each(Output::notice);
             if notices.is_empty() {
-                Output::aside("no answer yet; still trying. Ctrl-C ends the waiting, and says what becomes of it");
+                Output::aside("no answer yet; still trying. Ctrl-C stops the wait, and says whether the command is kept");
             }
             call.await
         }
@@ -105,7 +105,7 @@ pub async fn patiently<T, E: Into<Failure>>(
 pub fn check_replaced(client: &Client, username: Username, replace: bool) -> Result<(), Failure> {
     let is_other = |user: &String| user != username.as_str();
     let known = match client.state() {
-        Ok(state) => state.username,
+        Ok(state) => state.username().map(String::from),
         // A profile that knows no realm has no account at it.
         Err(CallError::NoServer | CallError::NoKey) => None,
         Err(error) => return Err(error.into()),
@@ -114,15 +114,15 @@ pub fn check_replaced(client: &Client, username: Username, replace: bool) -> Res
         return Ok(());
     };
     let refusal = format!(
-        "this profile has the account {user} already; pass --profile NAME to make another one beside it, or --replace \
+        "this profile has the account {user} already; pass --profile NAME to create another one beside it, or --replace \
          to forget {user} here"
     );
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(refusal));
     }
     Output::aside(&format!(
-        "this profile has the account {user}. A new account takes its place here; {user} itself stays in the realm, and \
-         `--profile NAME` makes one beside it."
+        "this profile has the account {user}. A new account replaces it here; {user} itself stays in the realm, and \
+         `--profile NAME` creates one beside it."
     ));
     let _ = write!(io::stderr(), "Replace {user} in this profile? [y/N] ");
     let mut answer = String::new();
@@ -139,12 +139,10 @@ pub fn check_replaced(client: &Client, username: Username, replace: bool) -> Res
 pub async fn register(
     client: &Client,
     output: Output,
-    code: Option<RegistrationCode>,
-    (name, country, username): (&str, &str, Username),
-    password: &str,
+    registration: Registration<'_>,
 ) -> Result<(), Failure> {
-    let call = client.register_with(code, (name, country), username, password.as_bytes());
-    let session = patiently(client, call).await?;
+    let username = registration.username;
+    let session = patiently(client, client.register_with(registration)).await?;
     let mut realm = RealmAt::of(client.profile())?;
     realm.object["username"] = username.as_str().into();
     realm.object["session"] = session.to_string().into();
@@ -208,8 +206,7 @@ pub async fn revoke(client: &Client, output: Output, handle: Handle) -> Result<(
 }
 
 pub async fn block(client: &Client, output: Output, user: Sender) -> Result<(), Failure> {
-    let own = client.state()?.username;
-    if user.realm.is_none() && own.as_deref() == Some(user.user.as_str()) {
+    if user.realm.is_none() && client.state()?.username() == Some(user.user.as_str()) {
         return Err(Failure::usage(format!(
             "{user} is you: name another user to block"
         )));

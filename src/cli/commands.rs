@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use merpati::{client::Client, wire::Mailbox};
+use merpati::{
+    client::{Client, Registration},
+    wire::Mailbox,
+};
 
 use super::{
     args::Global,
@@ -30,7 +33,7 @@ pub async fn once(global: &Global, output: Output, command: RemoteCommand) -> Re
     }
     if global.id.is_some() && command.doing() != Doing::Changes {
         return Err(Failure::usage(
-            "--id names a command that changes something and carries no password; leave it out here",
+            "--id is for commands that change something and carry no password; leave it out here",
         ));
     }
     inputs::tell_password_rules(&command);
@@ -90,8 +93,14 @@ async fn user(
             username,
             ..
         } => {
-            let who = (name.as_str(), country.as_str(), username);
-            ask::register(client, output, given.code, who, &given.password).await
+            let registration = Registration {
+                full_name: &name,
+                country: &country,
+                username,
+                password: given.password.as_bytes(),
+                code: given.code,
+            };
+            ask::register(client, output, registration).await
         }
         UserCommand::Auth { username, .. } => {
             ask::auth(client, output, username, &given.password).await
@@ -132,11 +141,13 @@ pub const fn told_when_interrupted(command: &RemoteCommand, keep: bool) -> &'sta
     match command.doing() {
         Doing::Reads => "interrupted",
         Doing::ChangesWithPassword => {
-            "interrupted: whether the command took effect is not known; commands with passwords are not kept"
+            "interrupted: the command may have been done or not; commands with passwords are not kept"
         }
         Doing::Changes if !keep => {
-            "interrupted: whether the command took effect is not known; with --no-keep it is not kept"
+            "interrupted: the command may have been done or not; with --no-keep it is not kept"
         }
-        Doing::Changes => "interrupted: the command is kept and goes on; `outbox` shows it",
+        Doing::Changes => {
+            "interrupted: the command is kept, and sent again whenever merpati runs; `outbox` shows it"
+        }
     }
 }

@@ -118,7 +118,9 @@ fn text(
     );
     let Some(stats) = stats else {
         let seconds = silent.as_secs();
-        return format!("not connected, trying on; last heard {seconds} s ago; {bytes}; {realm}");
+        return format!(
+            "not connected, still trying; last heard {seconds} s ago; {bytes}; {realm}"
+        );
     };
     let round_trip = stats.rtt.map_or_else(
         || "round trip not measured yet".into(),
@@ -171,7 +173,7 @@ mod tests {
         let none = Duration::ZERO;
         assert_eq!(
             text(None, None, none, spent),
-            "not connected, trying on; last heard 0 s ago; 1.2 kB up, 999 B down; the realm"
+            "not connected, still trying; last heard 0 s ago; 1.2 kB up, 999 B down; the realm"
         );
         assert_eq!(
             text(address, Some(stats), none, spent),
@@ -185,7 +187,7 @@ mod tests {
         );
         assert_eq!(
             text(address, None, Duration::from_millis(12_900), spent),
-            "not connected, trying on; last heard 12 s ago; 1.2 kB up, 999 B down; [2001:db8::1]:6377"
+            "not connected, still trying; last heard 12 s ago; 1.2 kB up, 999 B down; [2001:db8::1]:6377"
         );
         assert_eq!(size(2_340_000), "2.3 MB");
     }

@@ -18,7 +18,7 @@ pub fn note(global: &Global, command: &str) {
     let noted = ask::profile(global).and_then(|profile| Ok(profile.note_spent(command, spent)?));
     if let Err(failure) = noted {
         Output::aside(&format!(
-            "what this command has spent cannot be recorded in the profile: {}. Its outcome stays as it is",
+            "cannot record this command's traffic in the profile: {}. Its outcome does not change",
             failure.message
         ));
     }
@@ -36,7 +36,7 @@ pub fn cost(global: &Global, output: Output, reset: bool) -> Result<(), Failure>
         "total": of(spending.total),
     });
     let text = match spending.runs {
-        0 => "nothing has been spent yet".into(),
+        0 => "no traffic yet".into(),
         1 => format!("{}: {}", spending.command, shown(spending.last)),
         runs => format!(
             "{}: {}\n{runs} runs: {}",

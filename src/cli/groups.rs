@@ -108,7 +108,7 @@ async fn addgroup(
     password: &str,
 ) -> Result<(), Failure> {
     patiently(client, client.addgroup(group, password.as_bytes())).await?;
-    output.result(&json!({}), "made, and you are its owner")
+    output.result(&json!({}), "created; you are its owner")
 }
 
 async fn joingroup(

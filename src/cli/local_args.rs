@@ -60,7 +60,7 @@ pub struct Bench {
     /// How long to measure, from 100ms to 24h.
     #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = bench_span)]
     pub time: Duration,
-    /// End after so many commands, if that is earlier.
+    /// End after this many commands, if that is earlier.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Where the realm that is started for this keeps its store; on the disk that is to be
@@ -70,10 +70,10 @@ pub struct Bench {
     /// Workers of the realm that is started for this; 0 for as many as there are processors.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=64), conflicts_with = "realm")]
     pub workers: u16,
-    /// The process of the realm, if it runs on this machine: what it uses is told too.
+    /// The process of the realm, if it runs on this machine: its CPU time is shown too.
     #[arg(long, value_name = "PID", requires = "realm")]
     pub pid: Option<u32>,
-    /// Draw how long commands take.
+    /// Draw a chart of how long commands take.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `outbox`: lists the unfinished commands, waits for them or withdraws them.
+//! `outbox`: lists the unfinished commands, waits for them or cancels them.
 
 use merpati::{
     client::{
@@ -34,7 +34,7 @@ pub async fn outbox(
 fn list(client: &Client, output: Output) -> Result<(), Failure> {
     let entries = client.outbox()?;
     if entries.is_empty() && !output.json {
-        return output.item(&json!({}), "nothing waits in the outbox");
+        return output.item(&json!({}), "the outbox is empty");
     }
     entries.iter().try_for_each(|entry| one(output, entry))
 }
@@ -65,9 +65,9 @@ fn one(output: Output, entry: &OutboxEntry) -> Result<(), Failure> {
         "server": server,
     });
     let told = match entry.state {
-        OutboxState::Kept => "kept, nothing has left",
-        OutboxState::Unknown => "on its way, no answer yet",
-        OutboxState::Cancelling => "being taken back",
+        OutboxState::Kept => "kept, not sent yet",
+        OutboxState::Unknown => "sent, no answer yet",
+        OutboxState::Cancelling => "being cancelled",
     };
     let local = created.to_zoned_datetime(jiff::tz::TimeZone::system());
     let text = format!(
@@ -85,9 +85,9 @@ fn one(output: Output, entry: &OutboxEntry) -> Result<(), Failure> {
 fn waits(id: Option<EntryId>) -> Failure {
     let text = match id {
         Some(EntryId(id)) => format!(
-            "number {id} of the outbox still waits, and goes on whenever merpati runs; `merpati outbox` shows it"
+            "entry {id} of the outbox has no outcome yet, and is sent again whenever merpati runs; `merpati outbox` shows it"
         ),
-        None => "the outbox is not empty yet, and goes on whenever merpati runs; `merpati outbox` shows what waits"
+        None => "the outbox is not empty yet; its entries are sent again whenever merpati runs, and `merpati outbox` shows them"
             .into(),
     };
     Failure {
@@ -99,7 +99,7 @@ fn waits(id: Option<EntryId>) -> Failure {
 
 fn no_such_entry(id: EntryId) -> Failure {
     Failure::usage(format!(
-        "there is no number {} in the outbox; `merpati outbox` lists what waits",
+        "there is no entry {} in the outbox; `merpati outbox` lists those that wait",
         id.0
     ))
 }
@@ -126,7 +126,7 @@ async fn wait(client: &Client, output: Output, id: EntryId) -> Result<(), Failur
             id: Some(id.0),
             ..Failure::new(
                 "unknown",
-                "finished; another command of the profile has told what became of it",
+                "finished; another process of the profile has reported the outcome",
                 KEPT_OR_UNKNOWN,
             )
         }),
@@ -165,7 +165,7 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
             }
             End::Done(_) => object["state"] = "done".into(),
             End::Unknown | End::Refused(_) | End::Expired | End::Cancelled => {
-                // The user has withdrawn a cancelled entry, so it is not an error.
+                // The user has cancelled a cancelled entry, so it is not an error.
                 unknown += usize::from(matches!(end, End::Unknown));
                 refused += usize::from(matches!(end, End::Refused(_) | End::Expired));
                 object["error"] = failed(end).error.into();
@@ -178,12 +178,12 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     }
     let of_refused = match refused {
         0 => String::new(),
-        _ => format!("; {refused} of what waited were refused, or not delivered in time"),
+        _ => format!("; {refused} were refused, or not delivered in time"),
     };
     if unknown > 0 {
         let text = format!(
-            "nothing of this user waits for this realm any more{of_refused}; of {unknown} it is not known whether they \
-             were done: look before you repeat them"
+            "no entry of this user waits for this realm any more{of_refused}; {unknown} may have been done or not: check \
+             before you repeat them"
         );
         return Err(Failure {
             state: Some("unknown"),
@@ -194,8 +194,8 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     let others = client.outbox()?.len();
     if others > 0 {
         let text = format!(
-            "nothing of this user waits for this realm any more{of_refused}. For other users or realms {others} wait, and go \
-             on when one of their commands runs; `merpati outbox` shows them"
+            "no entry of this user waits for this realm any more{of_refused}. {others} of other users or for other realms \
+             wait, and are sent when one of their commands runs; `merpati outbox` shows them"
         );
         return Err(Failure {
             state: Some("kept"),
@@ -203,9 +203,9 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
         });
     }
     match refused {
-        0 => output.result(&json!({}), "nothing waits any more"),
+        0 => output.result(&json!({}), "no entry waits any more"),
         _ => {
-            let text = format!("nothing waits any more{of_refused}");
+            let text = format!("no entry waits any more{of_refused}");
             Err(Failure::new("not-done", text, REFUSED))
         }
     }
@@ -215,7 +215,7 @@ async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Fail
     match patiently(client, client.outbox_cancel(id)).await? {
         Withdrawn::Cancelled => output.result(
             &json!({ "state": "cancelled", "id": id.0 }),
-            "taken back; it has not been done",
+            "cancelled; it was not done",
         ),
         Withdrawn::Ended(End::Expired) => output.result(
             &json!({ "state": "cancelled", "id": id.0 }),
@@ -229,7 +229,7 @@ async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Fail
             id: Some(id.0),
             ..Failure::new(
                 "already-done",
-                format!("too late to take it back: {}", ended(&end)),
+                format!("too late to cancel it: {}", ended(&end)),
                 REFUSED,
             )
         }),
@@ -238,8 +238,8 @@ async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Fail
             id: Some(id.0),
             ..Failure::new(
                 "unknown",
-                "some of it has left, and the realm does not answer: whether it was done is not known. It is not sent \
-                 again, and taken back as soon as the realm is reached",
+                "some of it was sent, and the realm does not answer: it may have been done or not. It is not sent again, \
+                 and is cancelled as soon as the realm answers",
                 KEPT_OR_UNKNOWN,
             )
         }),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use merpati::{
-    client::{CallError, End, Notice, Receipt},
+    client::{CallError, Effect, End, Notice, Receipt},
     wire::{Account, Answer, DeviceSession, ErrorCode, Refusal},
 };
 use serde_json::{Value, json};
@@ -84,7 +84,7 @@ impl Failure {
     /// Returns the failure as one of a line of a script.
     pub fn of_line(mut self, number: u64) -> Self {
         self.message = format!(
-            "line {number}: {}; nothing after that line was carried out",
+            "line {number}: {}; nothing after that line was executed",
             self.message.trim_end_matches('.')
         );
         self.line = Some(number);
@@ -124,7 +124,7 @@ impl Failure {
         if self.code == LOCAL {
             let done = if text.is_empty() { "done" } else { text };
             self.message = format!(
-                "{done}; do not repeat it, only the result is missing: {}",
+                "{done}; do not repeat it, only its output is missing: {}",
                 self.message
             );
         }
@@ -173,6 +173,12 @@ impl From<CallError> for Failure {
             CallError::NotWritten(_) | CallError::Profile(_) | CallError::System(_) => {
                 ("local", LOCAL)
             }
+            // An error of a later version of the library.
+            other => match other.effect() {
+                Effect::None => ("not-done", NOT_DONE),
+                Effect::Kept(_) => ("kept", KEPT_OR_UNKNOWN),
+                Effect::Unknown => ("unknown", KEPT_OR_UNKNOWN),
+            },
         };
         let detail = match &error {
             CallError::Refused(refusal) | CallError::Busy(refusal) => detail(*refusal),
@@ -218,7 +224,7 @@ impl From<io::Error> for Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::reader_gone(),
             _ => Self::local(format!(
-                "the system refuses what this program needs: {error}"
+                "the system refused a socket, a thread, a signal or randomness: {error}"
             )),
         }
     }
@@ -229,15 +235,16 @@ pub fn ended(end: &End) -> String {
     match end {
         End::Done(Answer::Sent(sent)) => sent.name().into(),
         End::Done(Answer::Account(account)) => format!(
-            "whether it was done is not known; you are logged in as {}",
+            "it may have been done or not; you are logged in as {}",
             account.username
         ),
         End::Done(_) => "done".into(),
         End::Refused(refusal) => format!("refused. {refusal}"),
-        End::Cancelled => "not done; it was taken back".into(),
-        End::Expired => "not done; the time within which it had to be delivered was over".into(),
+        End::Cancelled => "not done; it was cancelled".into(),
+        End::Expired => "not done; it was not delivered within its lifetime".into(),
         End::Unknown => {
-            "whether it was done is not known, and will not be: look before you repeat it".into()
+            "it may have been done or not, and the realm cannot tell: check before you repeat it"
+                .into()
         }
     }
 }
@@ -338,11 +345,13 @@ impl Output {
                 to.fingerprint()
             ),
             Notice::Finished { id, what, end } => {
-                format!("number {} of the outbox, `{what}`: {}", id.0, ended(end))
+                format!("entry {} of the outbox, `{what}`: {}", id.0, ended(end))
             }
             Notice::AskedToWait(refusal) => {
-                format!("{refusal} It is tried again then; Ctrl-C stops it")
+                format!("{refusal} The command is sent again then; Ctrl-C stops the wait")
             }
+            // Later versions of the library may notice more.
+            _ => return,
         };
         Self::aside(&text);
     }

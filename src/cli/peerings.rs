@@ -1,7 +1,7 @@
 //! The operator's commands about other realms.
 
 use merpati::{
-    client::Client,
+    client::{CallError, Client, RealmAddress},
     crypto::PublicKey,
     wire::{ErrorCode, PeerDetail, PeeringState, RealmId},
 };
@@ -20,13 +20,13 @@ pub async fn once(client: &Client, output: Output, command: PeeringCommand) -> R
         PeeringCommand::Removerealm { realm_id, drop } => {
             let (queue, text) = if drop {
                 patiently(client, client.droprealm(realm_id)).await?;
-                let text = "removed; what waited for it is dropped, and its senders are not told";
+                let text = "removed; the messages queued for it are dropped, and their senders are not told";
                 ("dropped", text)
             } else {
                 patiently(client, client.removerealm(realm_id)).await?;
                 (
                     "returned",
-                    "removed; what waits for it comes back to its senders",
+                    "removed; the messages queued for it are returned to their senders",
                 )
             };
             output.result(&json!({ "queue": queue }), text)
@@ -58,9 +58,15 @@ pub async fn once(client: &Client, output: Output, command: PeeringCommand) -> R
             realm_address,
             realm_port,
         } => {
-            let address = (realm_address.as_str(), realm_port);
+            let address = RealmAddress {
+                host: &realm_address,
+                port: realm_port,
+            };
             patiently(client, client.moverealm(realm_id, address)).await?;
-            output.result(&json!({}), "moved; it is tried there from now on")
+            output.result(
+                &json!({}),
+                "moved; this realm connects to it there from now on",
+            )
         }
         PeeringCommand::Realms { pending: true, .. } => pending(client, output).await,
         PeeringCommand::Realms { details: true, .. } => details(client, output).await,
@@ -99,7 +105,17 @@ async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
             0 => "idle",
             1 => "open",
             2 => "trying",
-            _ => "waiting",
+            3 => "waiting",
+            other => {
+                let error = CallError::Misunderstood {
+                    what: format!(
+                        "it says that the link with {} is in state {other}",
+                        peer.realm
+                    ),
+                    may_be_done: false,
+                };
+                return Err(error.into());
+            }
         };
         if peer.address.is_empty() {
             // The realm tells users no more than this.
@@ -192,7 +208,7 @@ fn block(one: &PeerDetail, key: Option<PublicKey>, times: [Option<String>; 3]) -
 async fn pending(client: &Client, output: Output) -> Result<(), Failure> {
     let all = patiently(client, client.pending_realms()).await?;
     if all.is_empty() && !output.json {
-        return output.item(&json!({}), "nobody waits for a decision");
+        return output.item(&json!({}), "no realm waits for a decision");
     }
     for one in all {
         let key = PublicKey(one.key);

@@ -50,18 +50,13 @@ async fn each(client: &Client, output: Output, count: u32) -> Result<(), Failure
             spent.down.bytes - before.down.bytes,
         );
         let status = client.link_status().await;
-        let how = match (status.opened > opened, status.is_resumed) {
-            (true, true) => "resumed",
-            (true, false) => "opened",
-            (false, _) => "open",
+        let (how, what) = match (status.opened > opened, status.is_resumed) {
+            (true, true) => ("resumed", ", with a link that was resumed"),
+            (true, false) => ("opened", ", with a handshake"),
+            (false, _) => ("open", ""),
         };
         let object =
             json!({ "number": number, "ms": ms(took), "link": how, "up": up, "down": down });
-        let what = match how {
-            "resumed" => ", with a link that was resumed",
-            "opened" => ", with a handshake",
-            _ => "",
-        };
         let text = format!(
             "{number}: {} ms, {up} bytes up, {down} down{what}",
             ms(took)

@@ -8,7 +8,7 @@ use std::{
 
 use merpati::{
     client::{Client, Delivery},
-    wire::{self, Mailbox},
+    wire::{self, Mailbox, Position},
 };
 
 use super::{
@@ -139,10 +139,15 @@ pub async fn inbox(
     };
     let piecewise = args.bytes.is_some() || args.offset.is_some();
     let (entries, more) = if piecewise {
-        patiently(client, client.read(mailbox, options)).await?
+        let page = patiently(client, client.read(mailbox, options)).await?;
+        (page.entries, page.more)
     } else {
         let limit = args.limit.and_then(|n| usize::try_from(n).ok());
-        let call = client.read_whole(mailbox, args.after, limit.unwrap_or(usize::MAX));
+        let call = client.read_whole(
+            mailbox,
+            args.after.map(Position),
+            limit.unwrap_or(usize::MAX),
+        );
         (patiently(client, call).await?, false)
     };
     let is_empty = entries.is_empty();

@@ -1,9 +1,9 @@
 //! The commands about other realms, and the operator's commands.
 
 use merpati::{
-    client::{CallError, Client, Message},
+    client::{CallError, Client, Message, RealmAddress},
     server::config::host_and_port,
-    wire::{GroupName, Mailbox, RealmId, Username},
+    wire::{GroupName, Mailbox, Peered, RealmId, Username},
 };
 use serde_json::json;
 
@@ -44,16 +44,17 @@ pub async fn once(
             key,
         } => {
             let source = source(&src_address, &src_port)?;
-            let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
-            let address = (realm_address.as_str(), realm_port);
-            let call = client.addrealm(realm_id, address, source, key);
-            if patiently(client, call).await? {
-                output.result(&json!({ "state": "accepted" }), "accepted")
-            } else {
-                output.result(
+            let address = RealmAddress {
+                host: &realm_address,
+                port: realm_port,
+            };
+            let call = client.addrealm(realm_id, address, address_of(source.as_ref()), key);
+            match patiently(client, call).await? {
+                Peered::Accepted => output.result(&json!({ "state": "accepted" }), "accepted"),
+                Peered::Queued => output.result(
                     &json!({ "state": "waiting" }),
-                    "noted; the other realm has not accepted yet, and is asked again until it does",
-                )
+                    "recorded; the other realm has not accepted yet, and is asked again until it does",
+                ),
             }
         }
         RealmCommand::Sendrealm {
@@ -127,11 +128,14 @@ fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failure> {
     }
 }
 
+fn address_of(source: Option<&(String, u16)>) -> Option<RealmAddress<'_>> {
+    source.map(|(host, port)| RealmAddress { host, port: *port })
+}
+
 /// Returns the user of the profile's session.
 pub fn own_name(client: &Client) -> Result<Username, Failure> {
-    let Some(name) = client.state()?.username else {
-        return Err(CallError::NotLoggedIn.into());
-    };
+    let state = client.state()?;
+    let name = state.username().ok_or(CallError::NotLoggedIn)?;
     name.parse().map_err(|error| {
         let profile = client.profile().directory().display();
         Failure::local(format!(
@@ -148,8 +152,7 @@ pub async fn sendrealm(
     (realm, to): (RealmId, Username),
     message: Message<'_>,
 ) -> Result<(), Failure> {
-    let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
-    let call = client.sendrealm(source, realm, from, to, message);
+    let call = client.sendrealm(address_of(source.as_ref()), realm, from, to, message);
     let sent = patiently(client, call).await?;
     output.receipt(sent)
 }
@@ -161,8 +164,12 @@ pub async fn joingrouprealm(
     (realm, group): (RealmId, GroupName),
     password: &str,
 ) -> Result<(), Failure> {
-    let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
-    let call = client.joingrouprealm(source, realm, group, password.as_bytes());
+    let call = client.joingrouprealm(
+        address_of(source.as_ref()),
+        realm,
+        group,
+        password.as_bytes(),
+    );
     patiently(client, call).await?;
     output.result(&json!({}), "joined")
 }
@@ -183,8 +190,7 @@ pub async fn sendgrouprealm(
     (realm, group): (RealmId, GroupName),
     message: Message<'_>,
 ) -> Result<(), Failure> {
-    let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
-    let call = client.sendgrouprealm(source, realm, group, message);
+    let call = client.sendgrouprealm(address_of(source.as_ref()), realm, group, message);
     let sent = patiently(client, call).await?;
     output.receipt(sent)
 }

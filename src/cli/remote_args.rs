@@ -47,7 +47,7 @@ pub enum Doing {
 /// A command about the account, and about messages between users.
 #[derive(Debug, PartialEq, Subcommand)]
 pub enum UserCommand {
-    /// Make an account, and log in.
+    /// Create an account, and log in.
     Register {
         /// Your full name.
         #[arg(value_parser = personal)]
@@ -85,7 +85,7 @@ pub enum UserCommand {
     Inbox(Inbox),
     /// Show messages as they come, until Ctrl-C.
     Watch {
-        /// Stop after so many messages.
+        /// Stop after this many messages.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
         /// Send a keepalive after so long a silence, so that the realm can still reach this device;
@@ -99,7 +99,7 @@ pub enum UserCommand {
         #[arg(long)]
         ack: bool,
     },
-    /// Tell how many messages have not been read, mailbox by mailbox.
+    /// Show the number of unread messages of each mailbox.
     Unread,
     /// Block a user: you see nothing more of what they write, and they do not find out.
     ///
@@ -116,7 +116,7 @@ pub enum UserCommand {
     },
     /// List the users whom you block.
     Blocks,
-    /// List what was typed and is not finished; wait for it, or take it back.
+    /// List the commands that have no outcome yet; wait for them, or cancel them.
     Outbox {
         #[command(subcommand)]
         action: Option<OutboxAction>,
@@ -130,7 +130,7 @@ pub enum UserCommand {
         #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         count: u32,
     },
-    /// Tell who you are.
+    /// Show who you are.
     Whoami,
     /// List your sessions.
     Sessions,
@@ -157,7 +157,7 @@ pub enum OutboxAction {
         /// The entry's number, as `outbox` lists it.
         number: Option<u64>,
     },
-    /// Take an entry back.
+    /// Cancel an entry.
     Cancel {
         /// The entry's number, as `outbox` lists it.
         number: u64,
@@ -167,7 +167,7 @@ pub enum OutboxAction {
 /// A command about a group, of this realm unless it names another.
 #[derive(Debug, PartialEq, Subcommand)]
 pub enum GroupCommand {
-    /// Make a group; you are its owner.
+    /// Create a group; you are its owner.
     Addgroup {
         groupname: GroupName,
         #[command(flatten)]
@@ -325,10 +325,10 @@ pub enum RealmCommand {
 pub enum PeeringCommand {
     /// End a peering (operators only).
     ///
-    /// What waits for the realm comes back to its senders.
+    /// The messages queued for it are returned to their senders.
     Removerealm {
         realm_id: RealmId,
-        /// Drop what waits for it; its senders are not told.
+        /// Drop the messages queued for it; their senders are not told.
         #[arg(long)]
         drop: bool,
     },
@@ -356,7 +356,7 @@ pub enum PeeringCommand {
         #[arg(long, allow_hyphen_values = true)]
         key: KeyShown,
     },
-    /// Say where a peer is now (operators only).
+    /// Change the address of a peer (operators only).
     Moverealm {
         realm_id: RealmId,
         /// Its host.
@@ -368,9 +368,9 @@ pub enum PeeringCommand {
     },
     /// List the realms that you can write to.
     ///
-    /// For operators: how each peering stands.
+    /// For operators: the state of each peering.
     Realms {
-        /// For operators: all that there is to tell of each.
+        /// For operators: everything known of each.
         #[arg(long, conflicts_with = "pending")]
         details: bool,
         /// For operators: the realms that have introduced themselves and wait for a decision.

@@ -71,9 +71,8 @@ pub fn rotate_key(args: &Rotatekey, json: bool) -> Result<(), Failure> {
     let object = json!({ "fingerprint": new, "former": old });
     let text = format!(
         "fingerprint  {new}\nformerly     {old}\n\
-         The realm goes by its new key from its next start on. It still answers to the\n\
-         old one, which vouches for the new: clients and peers follow by themselves when\n\
-         they next connect."
+         The realm uses its new key from its next start on. It still answers to the old\n\
+         one, which vouches for the new: clients and peers follow when they next connect."
     );
     Output { json }.result(&object, &text)
 }
@@ -251,7 +250,8 @@ fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
                 _ = hangup.recv() => tracing::warn!(
-                    "SIGHUP changes nothing: stop the server and start it again for it to read its configuration"
+                    signal = "SIGHUP",
+                    "signal ignored; the configuration is read only at a start: stop the server and start it again"
                 ),
             }
         }

@@ -65,13 +65,13 @@ pub struct Inbox {
     /// Begin after this position; 0 for the very first.
     #[arg(long, value_name = "N")]
     pub after: Option<u64>,
-    /// Take up the first message at this byte.
+    /// Continue the first message at this byte.
     #[arg(long, value_name = "N")]
     pub offset: Option<u64>,
-    /// At most so many messages.
+    /// At most this many messages.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// At most so many bytes of answer; a message that is longer comes in pieces.
+    /// At most this many bytes of answer; a message that is longer comes in pieces.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub bytes: Option<u64>,
     /// Confirm only what comes back on standard input: a line with a position confirms the messages

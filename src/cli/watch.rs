@@ -89,14 +89,16 @@ async fn receive(
                 line.note_reach(true);
                 line.clear();
                 Output::aside(
-                    "the realm is out of reach; trying on. Messages that arrive there meanwhile are shown when it is back",
+                    "the realm does not answer; still trying. Messages that arrive there meanwhile are shown when it answers again",
                 );
             }
             Ok(WatchEvent::Back) => {
                 line.note_reach(false);
                 line.clear();
-                Output::aside("the realm is back");
+                Output::aside("the realm answers again");
             }
+            // Later versions of the library may tell more of the link.
+            Ok(_) => {}
             Err(error) => return error.into(),
         }
     }

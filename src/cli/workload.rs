@@ -81,7 +81,7 @@ impl Kind {
                 limit: Some(10),
                 ..Options::NONE
             },
-            _ => Options::NONE,
+            Self::Send | Self::SendGroup | Self::Unread | Self::WhoAmI => Options::NONE,
         };
         Request { options, command }
     }

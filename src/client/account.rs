@@ -1,21 +1,28 @@
 //! The logged-in account, as the realm's answers report it.
 
-use std::{sync::atomic::Ordering, time::Duration};
-
 use blake2::{Blake2s256, Digest as _};
 use tokio::time::Instant;
 
 use super::{
     CallError, Client, EntryId, Shared, State,
-    calls::BUSY_WAIT,
+    calls::{retry_after, unexpected},
     outbox::{self, Picked},
     state::{self, Account, UNNAMED},
 };
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    wire::{Answer, Command, ErrorCode, Refusal, Request, SessionRef, command},
+    wire::{self, Answer, Command, ErrorCode, Refusal, Request, SessionRef, command},
 };
+
+/// Who is logged in on this device, as the realm has answered.
+#[derive(Clone, Debug)]
+pub(super) enum LoggedIn {
+    /// The user with this account.
+    As(wire::Account),
+    /// Nobody: the realm knows no session of the device.
+    Nobody(Refusal),
+}
 
 impl Client {
     /// Returns the account that reads. Asks the realm if the profile does not know the logged-in
@@ -37,8 +44,8 @@ impl Client {
         shared.check_target()?;
         self.start_carrier();
         match shared.ask_who_patiently(0, shared.deadline()).await? {
-            Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
-            _ => shared.account(),
+            LoggedIn::Nobody(refusal) => Err(CallError::Refused(refusal)),
+            LoggedIn::As(_) => shared.account(),
         }
     }
 
@@ -63,16 +70,17 @@ impl Shared {
         let (realm, _) = self.target()?;
         Ok(self
             .profile
-            .read(|records| outbox::last_login(records, realm, EntryId(0)))?
+            .read(|records| outbox::last_login(records, realm, None))?
             .is_some())
     }
 
     /// True if the device's session is certainly the profile's: the realm was heard on the open
     /// link and reported the numbers it has seen, and no login is pending.
     fn is_sure(&self) -> Result<bool, CallError> {
-        let noted = [&self.heard, &self.told].map(|noted| noted.load(Ordering::Acquire));
         let status = self.link_status_now();
-        let is_heard = status.is_some_and(|status| status.open && noted == [status.opened; 2]);
+        let record = &self.link_record;
+        let is_heard =
+            status.is_some_and(|status| status.open && record.is_complete(status.opened));
         Ok((is_heard && !self.has_login()?) || is_planted(Fault::ReadAsBound))
     }
 
@@ -81,11 +89,11 @@ impl Shared {
         &self,
         since: u64,
         deadline: Instant,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<LoggedIn, CallError> {
         loop {
             match self.ask_who(None, since, deadline).await {
                 Err(CallError::Busy(refusal)) => {
-                    let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+                    let wait = retry_after(refusal);
                     if Instant::now() + wait >= deadline {
                         return Err(CallError::Refused(refusal));
                     }
@@ -116,7 +124,8 @@ impl Shared {
     /// now. Returns false if this cannot be decided.
     pub(super) async fn learn_own_login(
         &self,
-        (id, since): (EntryId, u64),
+        id: EntryId,
+        since: u64,
         request: &Request<'_>,
         answer: &Answer,
         deadline: Instant,
@@ -132,13 +141,13 @@ impl Shared {
         let is_late = number.is_some_and(|operation| operation.number.0 <= since);
         let others = self
             .profile
-            .read(|records| outbox::last_login(records, realm, id))?;
+            .read(|records| outbox::last_login(records, realm, Some(id)))?;
         if let (true, Answer::Session(_)) = (is_late || others.is_some(), answer) {
             match self.ask_who(Some(id), since, deadline).await {
-                Ok(Answer::Account(now)) if now.username != username => return Ok(true),
+                Ok(LoggedIn::As(now)) if now.username != username => return Ok(true),
                 // Either login may have reached the realm last.
                 Err(_) if is_late => return Ok(false),
-                _ => {}
+                Ok(_) | Err(_) => {}
             }
         }
         self.learn(id, request, answer)?;
@@ -158,7 +167,7 @@ impl Shared {
         };
         let state = self.state()?;
         if *session == SessionRef::Bound {
-            *session = state.session_ref().unwrap_or(*session);
+            *session = state.session_ref().ok_or(CallError::NotLoggedIn)?;
             if state.is_in_doubt(Some(*session)) {
                 self.ask_who_patiently(0, deadline).await?;
             }
@@ -196,43 +205,46 @@ impl Shared {
     }
 
     /// Asks for the logged-in account after a command with a password whose outcome was unknown.
-    /// `may_be_done` is true if it may have taken effect. Returns the answer if the command was a
-    /// login.
+    /// `may_be_done` is true if it may have taken effect. Returns the account if the command was a
+    /// login and a user is logged in.
     pub(super) async fn learn_login(
         &self,
         picked: &Picked,
         may_be_done: bool,
         deadline: Instant,
-    ) -> Result<Option<Answer>, CallError> {
+    ) -> Result<Option<wire::Account>, CallError> {
         if !picked.is_login || self.state()?.plain {
             return Ok(None);
         }
         let login = may_be_done.then_some(picked.id);
         // This entry may no longer have opened the session.
-        let ruled_out = picked.id;
-        let answer =
-            Box::pin(self.ask_who_since((login, ruled_out), picked.number.0, deadline)).await?;
-        Ok(matches!(answer, Answer::Account(_)).then_some(answer))
+        let ruled_out = Some(picked.id);
+        let asked = self.ask_who_since(login, ruled_out, picked.number.0, deadline);
+        Ok(match Box::pin(asked).await? {
+            LoggedIn::As(account) => Some(account),
+            LoggedIn::Nobody(_) => None,
+        })
     }
 
     /// Asks the realm for the logged-in account. The login may be the entry `login`, or a pending
-    /// one, with a number up to `since`. The answer is an account, or that there is no session.
+    /// one, with a number up to `since`.
     pub(super) async fn ask_who(
         &self,
         login: Option<EntryId>,
         since: u64,
         deadline: Instant,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<LoggedIn, CallError> {
         // Boxed because the future is large and seldom used.
-        Box::pin(self.ask_who_since((login, EntryId(0)), since, deadline)).await
+        Box::pin(self.ask_who_since(login, None, since, deadline)).await
     }
 
     async fn ask_who_since(
         &self,
-        (login, ruled_out): (Option<EntryId>, EntryId),
+        login: Option<EntryId>,
+        ruled_out: Option<EntryId>,
         since: u64,
         deadline: Instant,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<LoggedIn, CallError> {
         let (realm, _) = self.target()?;
         let pending = self
             .profile
@@ -241,17 +253,19 @@ impl Shared {
         let before = self.state()?.session;
         let session = SessionRef::Bound;
         let who = Request::from(Command::WhoAmI(command::WhoAmI { session }));
-        let answer = self.ask_once(who.to_bytes(), true, deadline, None).await?;
-        if let Answer::Refused(refusal) = &answer
-            && refusal.code != ErrorCode::NoSession
-        {
+        let who = match self.ask_once(who.to_bytes(), true, deadline, None).await? {
+            Answer::Account(account) => LoggedIn::As(account),
+            Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
+                LoggedIn::Nobody(refusal)
+            }
             // The account remains unknown.
-            return Err(CallError::Busy(*refusal));
-        }
-        self.learn_who(login, &mut |state| match &answer {
+            Answer::Refused(refusal) => return Err(CallError::Busy(refusal)),
+            other => return Err(unexpected(&other, false)),
+        };
+        self.learn_who(login, &mut |state| match &who {
             // A user has logged in or out since the request.
             _ if state.session != before => {}
-            Answer::Account(account) => {
+            LoggedIn::As(account) => {
                 let username = Some(String::from(account.username.as_str()));
                 // The id of the new session was in a lost answer.
                 if state.username != username || login.is_some() || state.session.is_none() {
@@ -261,13 +275,12 @@ impl Shared {
                 state.is_logged_out = false;
                 state.since = state.since.max(since);
             }
-            Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
+            LoggedIn::Nobody(_) => {
                 state.session = None;
                 state.is_logged_out = true;
             }
-            _ => {}
         })?;
-        Ok(answer)
+        Ok(who)
     }
 
     /// Records the logged-in account. The login may be the entry `login`.

@@ -85,18 +85,19 @@ pub enum AskError {
 
 /// The state of the link to a realm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Status {
     /// The highest operation number that the realm has seen from this device.
     pub highest: OperationNumber,
     /// The realm has reported `highest` on the open link. On a resumed link it does so a little
     /// later (HS-19).
-    pub is_highest_told: bool,
-    /// The round-trip time.
+    pub(super) is_highest_told: bool,
+    /// The round-trip time, once it was measured.
     pub rtt: Option<Duration>,
     /// The realm's new key, for which the known key has vouched.
     pub successor: Option<PublicKey>,
     /// The life of the realm's store as reported when a link was last opened.
-    pub life: Option<LifeTold>,
+    pub(super) life: Option<LifeTold>,
     /// The address in use.
     pub address: Option<SocketAddr>,
     /// The link is open.

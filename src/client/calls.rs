@@ -8,8 +8,7 @@ use tokio::time::Instant;
 use super::{
     CallError, Client, End, EntryId, Message, Notice, Receipt, Shared,
     entries::end,
-    lock,
-    outbox::{self, Added, Left, New, Outcome, Waiting},
+    outbox::{self, Added, AddedUnnamed, Left, New, Outcome, Waiting},
     state,
 };
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
 };
 
 /// How long to wait for a busy realm that does not say for how long.
-pub const BUSY_WAIT: Duration = Duration::from_millis(500);
+const BUSY_WAIT: Duration = Duration::from_millis(500);
 /// A wait from this length on is reported to the user.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 /// A caller waits this much longer than the attempt, so that the attempt's error is available.
@@ -37,8 +36,8 @@ pub(super) struct Waits<'a> {
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        lock(&self.shared.troubles).remove(&self.id);
-        lock(&self.shared.waited).remove(&self.id);
+        self.shared.progress.take_trouble(self.id);
+        self.shared.progress.end_waiting(self.id);
         if !self.is_over {
             let (id, keep) = (self.id, self.keep);
             // If this cannot be written, the wait ends at its deadline anyway.
@@ -68,8 +67,7 @@ impl Client {
         command: Command<'_>,
     ) -> Result<A, CallError> {
         let is_change = command.operation().is_some();
-        let (answer, _) = self.call_entry(options, command).await?;
-        content(answer, is_change)
+        content(self.call_any(options, command).await?, is_change)
     }
 
     /// Sends a message command.
@@ -86,16 +84,19 @@ impl Client {
         options: Options,
         command: Command<'_>,
     ) -> Result<Receipt, CallError> {
-        let (answer, id) = self.call_entry(options, command).await?;
+        let deadline = self.shared.deadline();
+        let mut request = Request { options, command };
+        self.shared.check_target()?;
+        self.start_carrier();
+        if let Some(operation) = request.command.operation_mut() {
+            *operation = self.shared.salted()?;
+        }
+        let (answer, id) = self.call_kept(&request, deadline).await?;
         let state = content(answer, true)?;
         Ok(Receipt { state, id })
     }
 
-    async fn call_entry(
-        &self,
-        options: Options,
-        command: Command<'_>,
-    ) -> Result<(Answer, EntryId), CallError> {
+    async fn call_any(&self, options: Options, command: Command<'_>) -> Result<Answer, CallError> {
         let deadline = self.shared.deadline();
         let mut request = Request { options, command };
         self.shared.check_target()?;
@@ -103,8 +104,7 @@ impl Client {
         let is_plain = self.shared.state()?.plain;
         let is_unnumbered = matches!(request.command, Command::Auth(_) | Command::Register(_));
         let Some(operation) = request.command.operation_mut() else {
-            let answer = self.read_patiently(&request, deadline, None).await?;
-            return Ok((answer, EntryId(0)));
+            return self.read_patiently(&request, deadline, None).await;
         };
         *operation = self.shared.salted()?;
         if is_plain && is_unnumbered {
@@ -113,14 +113,14 @@ impl Client {
                 .shared
                 .ask_patiently(&request, false, deadline, None)
                 .await?;
-            let last = EntryId(u64::MAX);
-            self.shared.learn(last, &request, &answer)?;
-            return accepted(answer).map(|answer| (answer, EntryId(0)));
+            self.shared.learn(EntryId::BEHIND_ALL, &request, &answer)?;
+            return accepted(answer);
         }
         if request.command.carries_password() {
             self.call_secret(&mut request, deadline).await
         } else {
-            self.call_kept(&request, deadline).await
+            let (answer, _) = self.call_kept(&request, deadline).await?;
+            Ok(answer)
         }
     }
 
@@ -144,8 +144,8 @@ impl Client {
             keep: self.sending.keep,
             is_over: false,
         };
-        lock(&shared.waited).insert(id, Instant::now());
-        shared.added.notify_one();
+        shared.progress.begin_waiting(id);
+        shared.progress.notify_added();
         let outcome = shared.settled(id, deadline).await;
         let outcome = outcome.and_then(|outcome| {
             waits.is_over = true;
@@ -211,24 +211,47 @@ impl Shared {
         })
     }
 
-    pub(super) fn add(
+    fn add(
         &self,
         request: &Request<'_>,
         token: Option<&outbox::Token>,
         deadline: Instant,
     ) -> Result<Added, CallError> {
+        let new = self.new_entry(request, deadline)?;
+        self.profile
+            .write(|records| outbox::add(records, &new, token))
+            .map_err(CallError::NotWritten)
+    }
+
+    /// Adds a command to the outbox for which a token means nothing.
+    pub(super) fn add_unnamed(
+        &self,
+        request: &Request<'_>,
+        deadline: Instant,
+    ) -> Result<EntryId, CallError> {
+        let new = self.new_entry(request, deadline)?;
+        let added = self
+            .profile
+            .write(|records| outbox::add_unnamed(records, &new));
+        match added.map_err(CallError::NotWritten)? {
+            AddedUnnamed::Entry(id) => Ok(id),
+            AddedUnnamed::Full(bytes) => Err(CallError::OutboxFull { bytes }),
+        }
+    }
+
+    fn new_entry<'a>(
+        &self,
+        request: &'a Request<'a>,
+        deadline: Instant,
+    ) -> Result<New<'a>, CallError> {
         let now = self.host.time_of_day();
         let span = deadline.saturating_duration_since(Instant::now()) + GRACE;
-        let new = New {
+        Ok(New {
             account: self.account()?,
             request,
-            token,
             waiting: Waiting::new(now, span),
             now,
-        };
-        self.profile
-            .write(|records| outbox::add(records, &new))
-            .map_err(CallError::NotWritten)
+        })
     }
 
     /// Returns the outcome of the entry with `token`, if another process with the same token has
@@ -256,7 +279,7 @@ impl Shared {
         look: impl Fn(&dyn super::store::Records) -> Result<Option<T>, super::ProfileError>,
     ) -> Result<Option<T>, CallError> {
         loop {
-            let settled = self.settled.notified();
+            let settled = self.progress.settled();
             tokio::pin!(settled);
             // Enabled before the look, so that no change after it is missed.
             settled.as_mut().enable();
@@ -282,10 +305,7 @@ impl Shared {
     ) -> Result<Option<Outcome>, CallError> {
         let end = deadline + GRACE;
         let look = |records: &dyn super::store::Records| {
-            let is_failed = lock(&self.troubles)
-                .get(&id)
-                .is_some_and(CallError::is_final);
-            Ok((is_failed || outbox::is_done(records, id)?).then_some(()))
+            Ok((self.progress.has_failed(id) || outbox::is_done(records, id)?).then_some(()))
         };
         match self.until(end, look).await? {
             None => Ok(None),
@@ -318,7 +338,7 @@ impl Shared {
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let free = |records: &dyn super::store::Records| {
-            Ok(outbox::last_login(records, realm, id)?
+            Ok(outbox::last_login(records, realm, Some(id))?
                 .is_none()
                 .then_some(()))
         };
@@ -334,17 +354,17 @@ impl Shared {
         let left = self
             .profile
             .write(|records| outbox::stop_waiting(records, id, keep))?;
-        self.added.notify_one();
+        self.progress.notify_added();
         Ok(left)
     }
 
     /// Returns the error for an entry that is not settled at its deadline.
     fn unsettled(&self, id: EntryId, left: &Left) -> CallError {
         let waited = self.options.deadline;
-        let trouble = lock(&self.troubles).remove(&id);
+        let trouble = self.progress.take_trouble(id);
         let first = |records: &dyn super::store::Records| outbox::first_before(records, id);
         let before = self.profile.read(first).ok().flatten();
-        let behind = before.map(|before| format!("number {} is before it", before.0));
+        let behind = before.map(|before| format!("entry {} is before it", before.0));
         match (left, trouble) {
             (Left::NotDone, None | Some(CallError::NoAnswer { .. })) => {
                 CallError::NotDone { waited }
@@ -353,24 +373,17 @@ impl Shared {
             (Left::Kept | Left::KeptUnknown, trouble) => CallError::Kept {
                 id,
                 // For a deferred entry, the realm has said that it has not been executed.
-                is_unknown: *left == Left::KeptUnknown && !lock(&self.deferred).contains(&id),
+                is_unknown: *left == Left::KeptUnknown && !self.progress.is_deferred(id),
                 waited,
                 // `is_unknown` already says that the outcome is unknown.
                 why: trouble
                     .filter(CallError::says_why)
                     .map(|trouble| trouble.to_string())
                     .or(behind)
-                    .or_else(|| self.other_trouble()),
+                    .or_else(|| self.progress.any_trouble()),
             },
             (Left::Unknown | Left::Settled(_), _) => CallError::OutcomeUnknown { waited },
         }
-    }
-
-    /// Returns the error of another entry, which may block this one.
-    fn other_trouble(&self) -> Option<String> {
-        let troubles = lock(&self.troubles);
-        let told = troubles.values().find(|told| told.says_why());
-        told.map(ToString::to_string)
     }
 
     /// Returns the error for a command that has not been executed because a request before it
@@ -387,7 +400,8 @@ impl Shared {
 
     pub(super) fn renumber(
         &self,
-        (id, number): (EntryId, OperationNumber),
+        id: EntryId,
+        number: OperationNumber,
         refusal: Refusal,
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
@@ -397,7 +411,7 @@ impl Shared {
         let is_copy = refusal.code != ErrorCode::NoSession && !is_planted(Fault::TrustFirstNumber);
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| state.names_session |= is_copy)?;
-            outbox::renumber(records, (id, realm), number, highest)
+            outbox::renumber(records, id, realm, number, highest)
         })?)
     }
 
@@ -432,7 +446,7 @@ impl Shared {
             if !refusal.is_transient() && !refusal.is_unknown() {
                 return Ok(answer);
             }
-            let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+            let wait = retry_after(*refusal);
             if Instant::now() + wait >= deadline {
                 return Err(if request.command.operation().is_some() {
                     CallError::Busy(*refusal)
@@ -509,6 +523,13 @@ pub(super) fn accepted(answer: Answer) -> Result<Answer, CallError> {
     }
 }
 
+/// Returns how long to wait before a command that was refused for the time being is sent again. The
+/// details of other refusals are no times.
+pub fn retry_after(refusal: Refusal) -> Duration {
+    let wait = refusal.detail.filter(|_| refusal.is_transient());
+    wait.map_or(BUSY_WAIT, Duration::from_millis)
+}
+
 /// True if a number has been used for another command, so that this command has not been executed.
 pub const fn is_used_up(refusal: Refusal, is_first: bool) -> bool {
     match refusal.code {
@@ -526,6 +547,15 @@ pub const fn is_used_up(refusal: Refusal, is_first: bool) -> bool {
 mod tests {
     use super::*;
     use crate::wire::SessionId;
+
+    #[test]
+    fn refusal_detail_is_time_to_wait_only_if_refusal_is_transient() {
+        let wait = Duration::from_secs(7);
+        assert_eq!(retry_after(Refusal::busy(7000)), wait);
+        assert_eq!(retry_after(Refusal::rate_limited(wait)), wait);
+        assert_eq!(retry_after(ErrorCode::Busy.into()), BUSY_WAIT);
+        assert_eq!(retry_after(Refusal::too_large(7000)), BUSY_WAIT);
+    }
 
     /// WIRE-14: after an answer of another kind, the outcome of a change counts as unknown.
     #[test]

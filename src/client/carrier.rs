@@ -14,9 +14,10 @@ use tokio::{
 
 use super::{
     CallError, Client, EntryId, Shared,
-    calls::{BUSY_WAIT, GRACE, is_used_up},
+    account::LoggedIn,
+    calls::{GRACE, is_used_up, retry_after},
     lock,
-    outbox::{self, Aim, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason},
+    outbox::{self, Aim, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason, Situation},
     state,
     store::Carrying,
 };
@@ -97,9 +98,9 @@ impl Carries {
                     self.on_the_way.remove(&id);
                 }
             }
-            () = shared.added.notified() => {}
+            () = shared.progress.added() => {}
             // Another process may have settled an entry that this one waits for.
-            () = shared.profile.store().changed() => shared.settled.notify_waiters(),
+            () = shared.profile.store().changed() => shared.progress.notify_settled(),
             () = tokio::time::sleep(pause) => {}
         }
         Ok(())
@@ -119,7 +120,7 @@ impl Carries {
         // The answer to the first number shows whether this is an old copy of the profile. Until
         // then no other command may be sent: it could take effect in the session of a user who has
         // logged in since.
-        let is_certain = shared.is_answered.load(Ordering::Relaxed)
+        let is_certain = shared.progress.is_answered()
             || state.plain
             || state.names_session
             || is_planted(Fault::TrustFirstNumber);
@@ -130,14 +131,21 @@ impl Carries {
         {
             return Ok(None);
         }
+        let situation = Situation {
+            account: &account,
+            now,
+            on_the_way: &on_the_way,
+            is_logged_in: is_known,
+            most,
+        };
         let due = shared
             .profile
-            .write(|records| outbox::pick(records, &account, now, (&on_the_way, is_known, most)))?;
+            .write(|records| outbox::pick(records, &situation))?;
         for picked in due.picked {
             self.begin(shared, picked);
         }
         if due.has_settled {
-            shared.settled.notify_waiters();
+            shared.progress.notify_settled();
         }
         Ok(due.next.map(|next| next.saturating_sub(now)))
     }
@@ -145,12 +153,12 @@ impl Carries {
     /// Sends the entries that this process waits for and the carrier has not taken up.
     fn send_own(&mut self, shared: &std::sync::Arc<Shared>) -> Result<Option<Duration>, CallError> {
         let now = shared.host.time_of_day();
-        let own = lock(&shared.waited).clone();
+        let own = shared.progress.waited();
         for (id, since) in own {
             if since.elapsed() < TAKEN_UP || self.on_the_way.contains_key(&id) {
                 continue;
             }
-            if !self.on_the_way.is_empty() && !shared.is_answered.load(Ordering::Relaxed) {
+            if !self.on_the_way.is_empty() && !shared.progress.is_answered() {
                 break;
             }
             let picked = shared
@@ -169,7 +177,7 @@ impl Carries {
         let attempt = self.attempts.spawn(async move {
             // An attempt that cannot be recorded now is repeated.
             let _ = shared.attempt(&picked).await;
-            shared.settled.notify_waiters();
+            shared.progress.notify_settled();
             id
         });
         // The earlier attempt had another aim and is no longer useful.
@@ -188,6 +196,7 @@ impl Shared {
         let outcome = match (picked.aim, &picked.body) {
             (Aim::Do, Some(body)) => self.deliver(picked, body, deadline).await,
             (Aim::Cancel(reason), _) => self.withdraw(picked, reason, deadline).await,
+            // Only its caller has its password, and sends it.
             (Aim::Do, None) => return Ok(()),
         };
         match outcome {
@@ -197,7 +206,7 @@ impl Shared {
                 let left = picked.left || error.may_have_left();
                 let until = if let CallError::Busy(refusal) = &error {
                     // The busy answer was to the request for the logged-in account.
-                    let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+                    let wait = retry_after(*refusal);
                     self.host.time_of_day() + wait.clamp(AFTER_FAILURE.0, PAUSE_MAX)
                 } else if begun.elapsed() < AFTER_FAILURE.0 {
                     self.pause_after(picked.attempts)
@@ -206,9 +215,9 @@ impl Shared {
                     self.host.time_of_day() + GRACE * 2
                 };
                 if error.may_have_left() {
-                    self.forget_deferred(id);
+                    self.progress.forget_deferred(id);
                 }
-                lock(&self.troubles).insert(id, error);
+                self.progress.note_trouble(id, error);
                 Ok(self.profile.write(|records| {
                     outbox::change(records, id, |entry| {
                         // Another process may have started it in the meantime.
@@ -235,9 +244,7 @@ impl Shared {
         body: &[u8],
         deadline: Instant,
     ) -> Result<(), CallError> {
-        let Ok(mut request) = Request::parse(body) else {
-            return self.settle(picked.id, &Outcome::Unknown);
-        };
+        let mut request = Request::parse(body).map_err(|_| self.profile.damaged())?;
         if self.account()? != picked.account {
             // Another user has logged in since the entry was picked.
             return self.put_back(picked, picked.left);
@@ -297,7 +304,7 @@ impl Shared {
                     self.put_back(picked, false)?;
                     return Err(error);
                 }
-                self.renumber((picked.id, picked.number), refusal)?;
+                self.renumber(picked.id, picked.number, refusal)?;
                 self.pause_if_again(picked.id)
             }
             ErrorCode::AlreadyDone if self.is_current(picked)? => {
@@ -313,7 +320,7 @@ impl Shared {
                 if matches!(request.command, Command::Revoke(_)) {
                     // Either the named session or the command's own session has ended.
                     self.put_back(picked, picked.left)?;
-                    if let Answer::Account(_) = self.ask_who(None, 0, deadline).await? {
+                    if let LoggedIn::As(_) = self.ask_who(None, 0, deadline).await? {
                         return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
                     }
                 }
@@ -354,7 +361,7 @@ impl Shared {
     pub(super) fn note_answered(&self, number: OperationNumber) {
         let status = self.link_status_now();
         if status.is_some_and(|status| status.is_highest_told && number > status.highest) {
-            self.is_answered.store(true, Ordering::Relaxed);
+            self.progress.note_answered();
         }
     }
 
@@ -374,13 +381,7 @@ impl Shared {
     /// Pauses an entry that was renumbered repeatedly. An honest realm causes this once per entry.
     /// A realm that continues is asked ever more slowly.
     fn pause_if_again(&self, id: EntryId) -> Result<(), CallError> {
-        let mut renumbered = lock(&self.renumbered);
-        let before = renumbered
-            .get(&id)
-            .filter(|(_, at)| at.elapsed() <= AFTER_FAILURE.1 * 2);
-        let count = before.map_or(0, |(count, _)| count + 1);
-        renumbered.insert(id, (count, Instant::now()));
-        drop(renumbered);
+        let count = self.progress.count_renumbering(id, AFTER_FAILURE.1 * 2);
         let Some(again) = count.checked_sub(1) else {
             return Ok(());
         };
@@ -401,28 +402,20 @@ impl Shared {
     /// Waits before the next attempt: the realm asked for a retry later, or does not know the
     /// outcome.
     fn wait(&self, picked: &Picked, refusal: Refusal) -> Result<(), CallError> {
-        let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
-        let wait = wait.min(PAUSE_MAX);
+        let wait = retry_after(refusal).min(PAUSE_MAX);
         let until = self.host.time_of_day() + wait;
         if picked.waited.is_some() && wait >= Duration::from_secs(1) {
             self.note(super::Notice::AskedToWait(refusal));
         }
-        lock(&self.troubles).insert(picked.id, CallError::Busy(refusal));
-        let was_deferred = self.forget_deferred(picked.id);
+        self.progress
+            .note_trouble(picked.id, CallError::Busy(refusal));
+        let was_deferred = self.progress.forget_deferred(picked.id);
         if !refusal.is_unknown() && (!picked.left || was_deferred) {
-            lock(&self.deferred).push(picked.id);
+            self.progress.defer(picked.id);
         }
         Ok(self
             .profile
             .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
-    }
-
-    /// Removes an entry from `deferred`. Returns true if it was there.
-    fn forget_deferred(&self, id: EntryId) -> bool {
-        let mut deferred = lock(&self.deferred);
-        let before = deferred.len();
-        deferred.retain(|other| *other != id);
-        deferred.len() < before
     }
 
     /// Handles the refusal that nobody is logged in, for a command sent in `session`. An entry for
@@ -433,7 +426,7 @@ impl Shared {
         Ok(self.profile.write(|records| {
             outbox::unname(records, picked.id, session)?;
             // It was not executed, and under this number it never will be (EXACT-6).
-            outbox::renumber(records, (picked.id, realm), picked.number, picked.number)
+            outbox::renumber(records, picked.id, realm, picked.number, picked.number)
         })?)
     }
 
@@ -462,19 +455,20 @@ impl Shared {
             return self.settle(picked.id, &Outcome::NotDone(reason));
         }
         let state = self.state()?;
-        let body = picked.body.as_deref().map(Request::parse);
-        let session = match body
-            .and_then(Result::ok)
-            .and_then(|body| body.command.session())
-        {
-            _ if !state.plain => SessionRef::Bound,
-            // On a plain link the number belongs to the session in which the command was sent.
-            Some(session @ SessionRef::Named(_)) => session,
-            // The session of a command with a password is not recorded.
-            _ => match state.session {
-                Some(id) => SessionRef::Named(SessionId(id)),
-                None => return self.settle(picked.id, &Outcome::Unknown),
-            },
+        let session = if state.plain {
+            let body = picked.body.as_deref().map(Request::parse).transpose();
+            let body = body.map_err(|_| self.profile.damaged())?;
+            match (body.and_then(|body| body.command.session()), state.session) {
+                // On a plain link the number belongs to the session in which the command was sent.
+                (Some(session @ SessionRef::Named(_)), _) => session,
+                // The session of a command with a password is not recorded.
+                (Some(SessionRef::Bound) | None, Some(id)) => SessionRef::Named(SessionId(id)),
+                (Some(SessionRef::Bound) | None, None) => {
+                    return self.settle(picked.id, &Outcome::Unknown);
+                }
+            }
+        } else {
+            SessionRef::Bound
         };
         // Always the same salt: a repetition is the same command.
         let operation = Operation::new(picked.number.0, [0; 2]);
@@ -499,10 +493,12 @@ impl Shared {
         };
         match (refusal.code, &picked.body) {
             // Executed or refused: the realm reports which.
-            (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
+            (ErrorCode::NumberReused, Some(body)) if Request::parse(body).is_ok() => {
+                self.deliver(picked, body, deadline).await
+            }
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
                 let outcome = match self.learn_login(picked, true, deadline).await? {
-                    Some(account) => Outcome::Answer(account.to_bytes()),
+                    Some(account) => Outcome::Answer(Answer::Account(account).to_bytes()),
                     None => Outcome::Unknown,
                 };
                 self.settle(picked.id, &outcome)
@@ -514,9 +510,7 @@ impl Shared {
     }
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {
-        lock(&self.troubles).remove(&id);
-        self.forget_deferred(id);
-        lock(&self.renumbered).remove(&id);
+        self.progress.forget(id);
         Ok(self
             .profile
             .write(|records| outbox::settle(records, id, outcome))?)

@@ -4,22 +4,41 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{CallError, Client, Message, Meter, PathMemory, Receipt};
-use crate::crypto::PublicKey;
+use super::{CallError, Client, Message, Meter, PathMemory, RealmAddress, Receipt};
 use crate::wire::{
     Account, Body, Command, DeviceSession, ErrorCode, GroupName, Handle, List, Member, Operation,
-    Options, Password, Peered, Port, RealmId, RegistrationCode, Role, Sender, SessionId,
-    SessionRef, Text, Username, command,
+    Options, Password, RealmId, RegistrationCode, Role, Sender, SessionId, SessionRef, Text,
+    Username, command,
 };
 
-/// Stands for the first of the realm's own addresses.
-const OWN_ADDRESS: (&str, u16) = ("", 0);
 /// Filled in by [`Client::call`].
 pub(super) const UNNUMBERED: Operation = Operation::UNNUMBERED;
 
+/// An account to be created.
+#[derive(Clone, Copy, Debug)]
+pub struct Registration<'a> {
+    /// The user's name for people: 1 to 64 bytes.
+    pub full_name: &'a str,
+    /// The user's country: 1 to 64 bytes.
+    pub country: &'a str,
+    /// The user name, which is free in the realm.
+    pub username: Username,
+    /// The password: 8 to 128 bytes.
+    pub password: &'a [u8],
+    /// The code that the realm may ask for.
+    pub code: Option<RegistrationCode>,
+}
+
+/// The commands. Each fails with a [`CallError`], of which [`CallError::effect`] tells whether the
+/// command may have taken effect. A realm's refusal is [`CallError::Refused`]; `spec/commands.md`
+/// lists the refusals of each command.
 impl Client {
     /// Creates an account and opens a session. `full_name` and `country` are 1 to 64 bytes, the
-    /// password 8 to 128 bytes.
+    /// password 8 to 128 bytes. If this device has taken the name itself and the answer was lost,
+    /// the same password opens the session.
+    ///
+    /// # Errors
+    /// A refusal with [`ErrorCode::UsernameTaken`] if another account has the name.
     pub async fn register(
         &self,
         full_name: &str,
@@ -27,18 +46,32 @@ impl Client {
         username: Username,
         password: &[u8],
     ) -> Result<SessionId, CallError> {
-        self.register_with(None, (full_name, country), username, password)
-            .await
+        let registration = Registration {
+            full_name,
+            country,
+            username,
+            password,
+            code: None,
+        };
+        self.register_with(registration).await
     }
 
     /// Like [`Client::register`], on a realm that may ask for a code.
+    ///
+    /// # Errors
+    /// As [`Client::register`], and a refusal if the realm makes no accounts or asks for another
+    /// code.
     pub async fn register_with(
         &self,
-        code: Option<RegistrationCode>,
-        (full_name, country): (&str, &str),
-        username: Username,
-        password: &[u8],
+        registration: Registration<'_>,
     ) -> Result<SessionId, CallError> {
+        let Registration {
+            full_name,
+            country,
+            username,
+            password,
+            code,
+        } = registration;
         let options = Options {
             code,
             ..Options::NONE
@@ -69,7 +102,10 @@ impl Client {
         Err(CallError::Refused(taken))
     }
 
-    /// Opens a session.
+    /// Opens a session for a user, who is then logged in on this device.
+    ///
+    /// # Errors
+    /// A refusal with [`ErrorCode::WrongPassword`] if the name or the password is wrong.
     pub async fn auth(&self, username: Username, password: &[u8]) -> Result<SessionId, CallError> {
         let command = command::Auth {
             operation: UNNUMBERED,
@@ -88,8 +124,8 @@ impl Client {
         self.call(Options::NONE, command).await
     }
 
-    /// Sends a message to a user. `Ok` means that the message is durably in the recipient's
-    /// mailbox.
+    /// Sends a message to a user of the realm. `Ok` means that the message is durably in the
+    /// recipient's mailbox. To answer a message from another realm, use [`Client::sendrealm`].
     pub async fn send(
         &self,
         to: Username,
@@ -300,52 +336,28 @@ impl Client {
         self.call(Options::NONE, command).await
     }
 
-    /// Peers the realm with another one, which is at `address` and has `key`. Without a key, the
-    /// key found there is trusted. `source` is the address at which the other realm can reach this
-    /// one; the default is this realm's first address. Returns true if the other realm has
-    /// accepted. Until it has, this realm keeps asking.
-    pub async fn addrealm(
-        &self,
-        realm: RealmId,
-        address: (&str, u16),
-        source: Option<(&str, u16)>,
-        key: Option<PublicKey>,
-    ) -> Result<bool, CallError> {
-        let source = source.unwrap_or(OWN_ADDRESS);
-        let command = command::AddRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            realm,
-            address: Text(address.0),
-            port: Port(address.1),
-            src_address: Text(source.0),
-            src_port: Port(source.1),
-        };
-        let options = Options {
-            key: key.map(|key| key.0),
-            ..Options::NONE
-        };
-        let peered = self.call(options, command).await?;
-        Ok(peered == Peered::Accepted)
-    }
-
-    /// Sends a message to a user of another realm. `Delivered`: it is in the recipient's mailbox
-    /// there. `Queued`: it is on its way. If it fails for good, a notice reports it.
+    /// Sends a message to a user of another realm. `source` is the address of this realm at which
+    /// the other one can reach it; the default is this realm's first address. `from` is the user of
+    /// the session.
+    ///
+    /// [`Sent::Delivered`](crate::wire::Sent::Delivered): it is in the recipient's mailbox there.
+    /// [`Sent::Queued`](crate::wire::Sent::Queued): it is on its way. If it fails for good, a
+    /// notice of the realm in the user's private mailbox reports it (PEER-6).
     pub async fn sendrealm(
         &self,
-        source: Option<(&str, u16)>,
+        source: Option<RealmAddress<'_>>,
         realm: RealmId,
         from: Username,
         to: Username,
         message: impl Into<Message<'_>>,
     ) -> Result<Receipt, CallError> {
         let message = message.into();
-        let source = source.unwrap_or(OWN_ADDRESS);
+        let (src_address, src_port) = source.unwrap_or(RealmAddress::OWN).fields();
         let command = command::SendRealm {
             operation: UNNUMBERED,
             session: self.session()?,
-            src_address: Text(source.0),
-            src_port: Port(source.1),
+            src_address,
+            src_port,
             realm,
             from,
             to,
@@ -354,20 +366,21 @@ impl Client {
         self.call_message(&message, command).await
     }
 
-    /// Joins a group of another realm, which must be reachable.
+    /// Joins a group of another realm, which must be reachable. `source` is as in
+    /// [`Client::sendrealm`].
     pub async fn joingrouprealm(
         &self,
-        source: Option<(&str, u16)>,
+        source: Option<RealmAddress<'_>>,
         realm: RealmId,
         group: GroupName,
         password: &[u8],
     ) -> Result<(), CallError> {
-        let source = source.unwrap_or(OWN_ADDRESS);
+        let (src_address, src_port) = source.unwrap_or(RealmAddress::OWN).fields();
         let command = command::JoinGroupRealm {
             operation: UNNUMBERED,
             session: self.session()?,
-            src_address: Text(source.0),
-            src_port: Port(source.1),
+            src_address,
+            src_port,
             realm,
             group,
             password: Password(password),
@@ -375,21 +388,21 @@ impl Client {
         self.call(Options::NONE, command).await
     }
 
-    /// Sends a message to a group of another realm.
+    /// Sends a message to a group of another realm. `source` is as in [`Client::sendrealm`].
     pub async fn sendgrouprealm(
         &self,
-        source: Option<(&str, u16)>,
+        source: Option<RealmAddress<'_>>,
         realm: RealmId,
         group: GroupName,
         message: impl Into<Message<'_>>,
     ) -> Result<Receipt, CallError> {
         let message = message.into();
-        let source = source.unwrap_or(OWN_ADDRESS);
+        let (src_address, src_port) = source.unwrap_or(RealmAddress::OWN).fields();
         let command = command::SendGroupRealm {
             operation: UNNUMBERED,
             session: self.session()?,
-            src_address: Text(source.0),
-            src_port: Port(source.1),
+            src_address,
+            src_port,
             realm,
             group,
             message: Body(message.body),

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -191,7 +191,7 @@ impl Shared {
     /// restored from a backup: the known positions of shown messages belong to a lost store
     /// (READ-9).
     fn learn_life(&self, told: LifeTold) -> Result<(), CallError> {
-        *lock(&self.life) = told.life;
+        self.link_record.note_life(told.life);
         let (realm, _) = self.target()?;
         let profile = &self.profile;
         let known = profile.read(|records| state::load(records, realm))?.life;
@@ -212,7 +212,7 @@ impl Shared {
     /// the options say so.
     pub(super) async fn note_heard(&self) -> Result<(), CallError> {
         let status = self.link_status().await;
-        if self.heard.swap(status.opened, Ordering::Relaxed) == status.opened {
+        if !self.link_record.note_heard(status.opened) {
             // The answer is valid whether or not this can be written.
             let _ = self.note_path(false).await;
             let _ = self.learn_standing(status);
@@ -225,12 +225,11 @@ impl Shared {
         let now = self.host.time_of_day();
         let written = self.profile.write(|records| {
             state::update(records, realm, |state| {
-                if let Some(known) = state.connection_string() {
-                    let at = ConnectionString {
+                if let Some(known) = &state.server {
+                    state.server = Some(ConnectionString {
                         key: known.key.or(server.key),
                         ..server.clone()
-                    };
-                    state.server = at.to_string();
+                    });
                 }
                 state.is_heard = true;
                 if status.is_highest_told {
@@ -241,11 +240,11 @@ impl Shared {
                     .or(state.rtt_us);
             })?;
             if let Some((network, memory)) = &path {
-                Paths::save(records, realm, (*network, now), memory)?;
+                Paths::save(records, realm, *network, now, memory)?;
             }
             match (key, &ticket) {
                 (Some(key), Some(TicketNews::Fresh(ticket, since))) => {
-                    tickets::save(records, realm, (key, *since), ticket)?;
+                    tickets::save(records, realm, key, *since, ticket)?;
                 }
                 (_, Some(TicketNews::Gone)) => tickets::delete(records, realm)?,
                 (None, Some(TicketNews::Fresh(..))) | (_, None) => {}
@@ -256,7 +255,7 @@ impl Shared {
             Ok(())
         });
         if written.is_ok() && status.is_highest_told {
-            self.told.store(status.opened, Ordering::Release);
+            self.link_record.note_told(status.opened);
         }
         Ok(written?)
     }
@@ -264,7 +263,7 @@ impl Shared {
     /// Learns the numbers that the realm has seen, and so whether this profile is an old copy. On a
     /// resumed link the realm reports them a little later (EXACT-8).
     fn learn_standing(&self, status: Status) -> Result<(), CallError> {
-        if !status.is_highest_told || self.told.load(Ordering::Acquire) == status.opened {
+        if !status.is_highest_told || self.link_record.is_told(status.opened) {
             return Ok(());
         }
         let (realm, _) = self.target()?;
@@ -275,7 +274,7 @@ impl Shared {
             }
             state::update(records, realm, |state| state.learn_highest(highest))
         })?;
-        self.told.store(status.opened, Ordering::Release);
+        self.link_record.note_told(status.opened);
         Ok(())
     }
 
@@ -291,7 +290,7 @@ impl Shared {
         };
         let now = self.host.time_of_day();
         self.profile
-            .write(|records| Paths::save(records, realm, (network, now), &memory))
+            .write(|records| Paths::save(records, realm, network, now, &memory))
     }
 
     /// Returns the state of the link to the realm.
@@ -308,8 +307,7 @@ impl Shared {
     }
 
     async fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
-        self.heard.store(0, Ordering::Relaxed);
-        self.told.store(0, Ordering::Relaxed);
+        self.link_record.reset();
         let state = self.state()?;
         let (realm, server) = self.target()?;
         // The key may have been replaced by a successor, or accepted on first use, since then.
@@ -322,10 +320,10 @@ impl Shared {
             ..server.clone()
         };
         let remembered = state.rtt_us.map(Duration::from_micros);
-        let rtt = remembered.or(self.options.traits.rtt);
+        let rtt = remembered.or(self.options.link.rtt);
         let host = server.host.clone();
         let meter = self.options.meter.clone();
-        let mut route = Route::new(self.host.clone(), meter, (host.clone(), server.port), rtt);
+        let mut route = Route::new(self.host.clone(), meter, host.clone(), server.port, rtt);
         let mut rng = self.host.rng()?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
@@ -336,10 +334,10 @@ impl Shared {
             // A resumed link has no forward secrecy either.
             resumes: self.options.early_data,
             place: endpoint::WorkerId::ALONE,
-            max_datagram: self.options.traits.max_datagram,
+            max_datagram: self.options.link.max_datagram,
             max_message: LONGEST_ANSWER,
-            rate: self.options.traits.rate,
-            redundancy: self.options.traits.redundancy,
+            rate: self.options.link.rate,
+            redundancy: self.options.link.redundancy,
             lifetime: self.options.lifetime,
             links_max: 1,
             memory_max: usize::MAX,
@@ -360,7 +358,7 @@ impl Shared {
                     ..server
                 };
                 self.profile.write(|records| {
-                    state::update(records, realm, |state| state.server = server.to_string())
+                    state::update(records, realm, |state| state.server = Some(server))
                 })?;
                 self.note(Notice::Trusted(found));
                 Some(found)
@@ -370,8 +368,8 @@ impl Shared {
         let now = self.host.time_of_day();
         let resumable = pinned.filter(|_| self.options.early_data);
         let (ticket, paths) = self.profile.read(|records| {
-            let found = resumable.map(|key| tickets::load(records, realm, (key, now)));
-            Ok((found, Paths::load(records, realm)))
+            let found = resumable.map(|key| tickets::load(records, realm, key, now));
+            Ok((found.transpose()?, Paths::load(records, realm)?))
         })?;
         let ticket = match ticket {
             Some(tickets::Found::Good(ticket, since)) => Some((ticket, since)),
@@ -393,7 +391,7 @@ impl Shared {
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
-        let silence = self.options.traits.keepalive;
+        let silence = self.options.link.keepalive;
         let keepalive = Some(silence).filter(|silence| !silence.first.is_zero());
         let driver = Driver::new(target, route, endpoint, tell, keepalive);
         tokio::spawn(driver.run(taken));

@@ -1,84 +1,67 @@
 //! The task that drives one route and one link for a [`super::Client`]. It opens the link when
 //! there is a request, reopens it when it has ended, and gives every request an answer or an error.
+//!
+//! Its parts decide and hold their own state: which requests wait, what the watcher is told, which
+//! life is claimed, what the silence of the realm means. None of them knows both the link and the
+//! route, which are driven here.
 
-mod key_change;
-mod lives;
+mod claim;
 mod memory;
-mod notify_watcher;
 mod pause;
 mod probing;
+mod reachability;
+mod realm_link;
+mod requests;
+mod watcher;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
-use lives::Claim;
+use claim::Claim;
+use memory::Memory;
 use pause::Pause;
 use probing::Probing;
+use reachability::Reachability;
+use realm_link::{Beginning, RealmLink};
+use requests::Requests;
+use watcher::Watcher;
 
 use super::{
     ask::{Ask, AskError, Job, Status, Target, Told},
-    route::{DATAGRAM_BYTES_MAX, REALM, Ready, Route, sleep_until},
+    route::{DATAGRAM_BYTES_MAX, Ready, Route, sleep_until},
     watchdog::{Due, Watchdog},
 };
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
-    link::{
-        Silence, Time,
-        trace::{Trace, TraceId, trace},
-    },
-    wire::{CloseReason, HelloReply, RequestId, Welcome},
+    link::Silence,
+    wire::{CloseReason, Life, RequestId, Welcome},
 };
 
-/// After this long without hearing the realm, the client asks for its key, which may have changed.
-const DOUBT: Duration = Duration::from_secs(10);
 /// The maximum number of datagrams read before anything else is handled.
 pub const RECEIVED_AT_ONCE: usize = 256;
 
-/// Traces the address of the realm of a link, which the endpoint does not know.
-fn trace_path(link: Option<LinkId>, address: Option<SocketAddr>) {
-    if let Some((link, address)) = link.zip(address) {
-        trace(TraceId::new(link.0), || Trace::Moved { remote: &address });
-    }
-}
-
 pub struct Driver {
-    target: Target,
+    /// The round-trip time until one was measured.
+    rtt: Option<Duration>,
     route: Route,
-    endpoint: Endpoint,
-    watchdog: Watchdog,
-    started: Instant,
-    link: Option<LinkId>,
+    link: RealmLink,
+    /// The realm has opened the link, and it has not ended since.
+    is_open: bool,
+    requests: Requests,
+    watcher: Watcher,
+    claim: Claim,
+    memory: Memory,
+    reachability: Reachability,
     /// While it lasts, no link is opened.
     pause: Pause,
-    waiting: VecDeque<Ask>,
-    asked: BTreeMap<RequestId, Ask>,
-    status: watch::Sender<Status>,
-    heard: bool,
-    /// When the realm was last heard.
-    heard_at: Option<Instant>,
-    /// When to ask for the key at the address, while nothing is heard.
-    doubt: Option<Instant>,
-    /// The realm has reported another key. It may still answer to the known key until this time.
-    changed: Option<(AskError, Instant)>,
-    watcher: Option<mpsc::Sender<Told>>,
-    /// The link is open. `is_expected`: the watcher came before it opened, so its opening is no
-    /// news.
-    is_open: bool,
-    is_expected: bool,
-    claim: Claim,
-    /// The events that the watcher has not taken yet.
-    pushed: VecDeque<Told>,
-    keepalive: Option<Silence>,
+    watchdog: Watchdog,
     probing: Probing,
+    status: watch::Sender<Status>,
 }
 
 impl Driver {
@@ -89,38 +72,21 @@ impl Driver {
         status: watch::Sender<Status>,
         keepalive: Option<Silence>,
     ) -> Self {
-        let claim = Claim::of(target.life);
         Self {
-            target,
+            rtt: target.rtt,
             route,
-            endpoint,
-            watchdog: Watchdog::default(),
-            started: Instant::now(),
-            link: None,
-            pause: Pause::default(),
-            waiting: VecDeque::new(),
-            asked: BTreeMap::new(),
-            status,
-            heard: false,
-            heard_at: None,
-            doubt: None,
-            changed: None,
-            watcher: None,
+            link: RealmLink::new(endpoint, target.key, keepalive),
             is_open: false,
-            is_expected: false,
-            claim,
-            pushed: VecDeque::new(),
-            keepalive,
+            requests: Requests::default(),
+            watcher: Watcher::default(),
+            claim: Claim::of(target.life),
+            memory: Memory::new(target.paths, target.ticket, target.news),
+            reachability: Reachability::default(),
+            pause: Pause::default(),
+            watchdog: Watchdog::default(),
             probing: Probing::default(),
+            status,
         }
-    }
-
-    fn time(&self, at: Instant) -> Time {
-        Time(0) + at.saturating_duration_since(self.started)
-    }
-
-    fn now(&self) -> Time {
-        self.time(Instant::now())
     }
 
     /// Runs until the last sender of jobs is gone.
@@ -137,7 +103,7 @@ impl Driver {
             self.look_around().await;
             self.look_at_ticket();
             self.transmit().await;
-            if self.endpoint.has_events() {
+            if self.link.has_events() {
                 continue;
             }
             self.observe();
@@ -155,13 +121,12 @@ impl Driver {
                     self.handle_timeout();
                 }
                 job = jobs.recv() => match job {
-                    Some(Job::Ask(ask)) => self.waiting.push_back(ask),
+                    Some(Job::Ask(ask)) => self.requests.add(ask),
                     Some(Job::Tell(watcher)) => self.begin_telling(watcher),
                     Some(Job::Leave(left)) => self.leave(left).await,
                     Some(Job::Stats(tell)) => {
-                        let stats = self.link.and_then(|link| self.endpoint.link_stats(link));
                         // The caller may have gone.
-                        let _ = tell.send(stats);
+                        let _ = tell.send(self.link.stats());
                     }
                     None => return,
                 },
@@ -169,8 +134,8 @@ impl Driver {
                     Ready::Readable(which) => self.receive(which, &mut buffer),
                     Ready::Resolved(found) => self.resolved(found).await,
                 },
-                () = room_for(self.watcher.as_ref()), if !self.pushed.is_empty() => self.tell(),
-                () = watched_no_more(self.watcher.as_ref()) => self.end_telling(),
+                () = self.watcher.room(), if self.watcher.has_untold() => self.tell(),
+                () = self.watcher.gone() => self.end_telling(),
             }
         }
     }
@@ -178,21 +143,15 @@ impl Driver {
     /// Early data is sent with each retransmission of the Init. A request that was cancelled in the
     /// meantime must not be: the others are sent with another Init.
     fn drop_withdrawn(&mut self) {
-        let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
-        let is_withdrawn = |ask: &Ask| ask.early && ask.changes && ask.answer.is_closed();
-        if let Some(link) = opening
-            && self.asked.values().any(is_withdrawn)
-        {
-            self.asked.retain(|_, ask| !is_withdrawn(ask));
+        if self.link.is_opening() && self.requests.drop_withdrawn() {
             self.route.forget_last();
-            let now = self.now();
-            self.endpoint.close(now, link, CloseReason::Done);
+            self.link.close();
         }
     }
 
     /// True if a watcher or a request needs the realm.
     fn is_wanted(&self) -> bool {
-        self.watcher.is_some() || !self.asked.is_empty() || !self.waiting.is_empty()
+        self.watcher.is_there() || !self.requests.is_empty()
     }
 
     /// Handles the result of a name look-up.
@@ -202,47 +161,50 @@ impl Driver {
         }
         let address = self.route.address();
         self.status.send_modify(|status| status.address = address);
-        if self.watcher.is_some() {
-            let now = self.now();
-            self.link_or_open(now);
+        if self.watcher.is_there() {
+            self.link_or_open();
         }
     }
 
-    /// Returns the link, or opens one. `None` without an address: data to send waits for one, so
-    /// that it leaves as soon as possible. Also `None` during a pause.
-    fn link_or_open(&mut self, now: Time) -> Option<LinkId> {
-        if self.link.is_none() && self.route.is_ready() && self.pause.until().is_none() {
-            self.open(now);
+    /// Opens a link if there is none. True if there is one then. False without an address: data to
+    /// send waits for one, so that it leaves as soon as possible. Also false during a pause.
+    fn link_or_open(&mut self) -> bool {
+        if !self.link.is_there() && self.route.is_ready() && self.pause.until().is_none() {
+            self.open();
         }
-        self.link
+        self.link.is_there()
     }
 
     /// Puts the waiting requests on the link, as far as it accepts them.
     fn ask_waiting(&mut self) {
-        while let Some(ask) = self.waiting.pop_front() {
-            if ask.answer.is_closed() {
-                // A watch that nobody wants any more must not begin on a later link. A request that
-                // changes something is sent again by the next call.
-                continue;
-            }
-            let now = self.now();
+        while let Some(ask) = self.requests.take_next() {
             let must_wait = self.waits_for_claim(&ask) || self.waits_for_secrecy(&ask);
-            let Some(link) = self.link_or_open(now).filter(|_| !must_wait) else {
-                self.waiting.push_front(ask);
+            if !self.link_or_open() || must_wait {
+                self.requests.put_back(ask);
                 return;
-            };
-            let deadline = self.time(ask.deadline);
-            let bytes = ask.bytes.clone();
-            match self.endpoint.request(now, link, bytes, deadline, ask.early) {
-                Some(number) => {
-                    self.asked.insert(number, ask);
-                }
+            }
+            match self.link.request(&ask) {
+                Some(number) => self.requests.note_asked(number, ask),
                 None => {
-                    self.waiting.push_front(ask);
+                    self.requests.put_back(ask);
                     return;
                 }
             }
         }
+    }
+
+    /// True if a request has to wait for the answers to earlier requests on the link. After these,
+    /// another link is opened that claims its life.
+    fn waits_for_claim(&mut self, ask: &Ask) -> bool {
+        if self.claim.covers(ask.life) {
+            return false;
+        }
+        if self.requests.has_asked() {
+            return true;
+        }
+        self.claim = Claim::of(ask.life);
+        self.link.close();
+        self.link.is_there()
     }
 
     /// True if a request has to wait for a link with forward secrecy (HS-7). It waits for the
@@ -251,45 +213,38 @@ impl Driver {
         if !ask.secret {
             return false;
         }
-        let Some(link) = self.link else {
-            self.target.ticket = None;
-            return false;
-        };
-        if !self.endpoint.is_resumed(link) {
+        if !self.link.is_there() {
+            self.memory.set_ticket_aside();
             return false;
         }
-        if self.asked.is_empty() {
-            self.target.ticket = None;
-            let now = self.now();
-            self.endpoint.close(now, link, CloseReason::Done);
+        if !self.link.is_resumed() {
+            return false;
+        }
+        if !self.requests.has_asked() {
+            self.memory.set_ticket_aside();
+            self.link.close();
         }
         true
     }
 
-    fn open(&mut self, now: Time) {
-        let Target { key, rtt, .. } = self.target;
-        let rtt = self.status.borrow().rtt.or(rtt);
-        let link = match key {
-            Some(key) => self.endpoint.connect(now, REALM, key, rtt),
-            None => self.endpoint.connect_plain(now, REALM, rtt),
+    fn open(&mut self) {
+        let beginning = Beginning {
+            rtt: self.status.borrow().rtt.or(self.rtt),
+            life: self.claim.life(),
+            path: self.memory.path(self.route.network()),
+            ticket: self.memory.ticket(|| self.route.time_of_day()),
         };
-        trace_path(Some(link), self.route.address());
-        self.endpoint.claim_life(link, self.claim.life);
-        self.begin_from_memory(link);
-        if let Some(ticket) = self.ticket().filter(|_| key.is_some()) {
-            self.endpoint.come_back(link, ticket);
+        self.link.open(beginning, self.route.address());
+        if self.link.key().is_some() {
+            self.reachability.begin_waiting(Instant::now());
         }
-        if !self.heard && key.is_some() {
-            self.doubt = Some(Instant::now() + DOUBT);
+        if self.watcher.is_there() {
+            self.link.keep_alive();
         }
-        if self.watcher.is_some() {
-            self.endpoint.keep_alive(now, link, self.keepalive);
-        }
-        self.link = Some(link);
     }
 
     fn take_events(&mut self) {
-        while let Some(event) = self.endpoint.poll_event() {
+        while let Some(event) = self.link.poll_event() {
             match event {
                 Event::Opened {
                     link,
@@ -299,7 +254,9 @@ impl Driver {
                     self.status
                         .send_modify(|status| status.is_resumed = is_resumed);
                     self.opened(link, &welcome);
-                    self.learn_ticket(link, is_resumed);
+                    let ticket = self.link.ticket(link);
+                    self.memory
+                        .learn_ticket(ticket, is_resumed, || self.route.time_of_day());
                 }
                 Event::Standing { highest, .. } => self.status.send_modify(|status| {
                     status.highest = status.highest.max(highest);
@@ -309,9 +266,9 @@ impl Driver {
                     self.heard();
                     self.pause.reset();
                     // Pushes on a replaced link are repeated on the new one (LINK-21).
-                    if self.watcher.is_some() && self.link == Some(link) {
+                    if self.watcher.is_there() && self.link.is_current(link) {
                         let life = self.life();
-                        self.pushed.push_back(Told::Pushed(bytes, life));
+                        self.watcher.push(Told::Pushed(bytes, life));
                         self.tell();
                     }
                 }
@@ -321,38 +278,22 @@ impl Driver {
                     self.settle(number, Ok(bytes));
                 }
                 Event::Expired { number, heard, .. } => {
-                    self.heard |= heard;
+                    if heard {
+                        self.reachability.note_acknowledged();
+                    }
                     self.expired(number);
                 }
                 // A replaced link, or one that was to replace another.
-                Event::Closed { link, .. } if self.link != Some(link) => {}
-                Event::Closed { reason, .. } => {
-                    if reason == Some(CloseReason::Violation) {
-                        let rtt = self.status.borrow().rtt.or(self.target.rtt);
-                        self.pause.begin(Instant::now(), rtt);
-                    }
-                    // Unanswered requests are sent again on a new link.
-                    self.link = None;
-                    self.is_open = false;
-                    self.waiting
-                        .extend(std::mem::take(&mut self.asked).into_values());
-                    self.ask_waiting();
-                    if self.watcher.is_some() {
-                        let now = self.now();
-                        self.link_or_open(now);
-                    }
+                Event::Closed { link, .. } if !self.link.is_current(link) => {}
+                Event::Closed { reason, .. } => self.closed(reason),
+                Event::Hello { reply, .. } => {
+                    let pinned = self.link.key();
+                    self.reachability.note_key(Instant::now(), reply, pinned);
                 }
-                Event::Hello { reply, .. } => self.doubts_answered(reply),
-                Event::TicketRefused { .. } => self.forget_ticket(),
-                // As many requests moved before as the new link has numbers below this one, so the
-                // number is free.
+                Event::TicketRefused { .. } => self.memory.forget_ticket(),
                 Event::Moved {
                     number, as_number, ..
-                } => {
-                    if let Some(ask) = self.asked.remove(&number) {
-                        self.asked.insert(as_number, ask);
-                    }
-                }
+                } => self.requests.renumber(number, as_number),
                 // A client gets no requests.
                 Event::Incoming { .. }
                 | Event::Proven { .. }
@@ -367,17 +308,33 @@ impl Driver {
         }
     }
 
-    fn opened(&mut self, link: LinkId, welcome: &Welcome) {
-        if self.watcher.is_some() && self.link != Some(link) {
-            let now = self.now();
-            self.endpoint.keep_alive(now, link, self.keepalive);
+    fn closed(&mut self, reason: Option<CloseReason>) {
+        if reason == Some(CloseReason::Violation) {
+            let rtt = self.status.borrow().rtt.or(self.rtt);
+            self.pause.begin(Instant::now(), rtt);
         }
+        // Unanswered requests are sent again on a new link.
+        self.link.forget();
+        self.is_open = false;
+        self.requests.leave_link();
+        self.ask_waiting();
+        if self.watcher.is_there() {
+            self.link_or_open();
+        }
+    }
+
+    fn opened(&mut self, link: LinkId, welcome: &Welcome) {
+        let replaces = !self.link.is_current(link);
         // Perhaps a link that replaces the last one.
-        self.link = Some(link);
+        self.link.replace(link);
+        if self.watcher.is_there() && replaces {
+            self.link.keep_alive();
+        }
         self.heard();
         self.is_open = true;
-        self.learn_life(welcome);
-        if self.watcher.is_some() && !std::mem::take(&mut self.is_expected) {
+        let life = self.claim.learn(welcome);
+        self.status.send_modify(|status| status.life = Some(life));
+        if self.watcher.takes_opening() {
             self.tell_state(Told::Opened);
         }
         self.status.send_modify(|status| {
@@ -389,18 +346,24 @@ impl Driver {
     }
 
     fn heard(&mut self) {
-        self.heard = true;
-        self.doubt = None;
-        self.changed = None;
-        self.endpoint.stop_asking(REALM);
-        let rtt = self.link.and_then(|link| self.endpoint.rtt(link));
-        self.learn_path();
+        self.reachability.note_heard();
+        self.link.stop_asking_key();
+        let rtt = self.link.rtt();
+        let memory = self.link.path_memory();
+        if let Some((network, memory)) = self.route.network().zip(memory) {
+            self.memory.learn_path(network, memory);
+        }
         self.status
             .send_modify(|status| status.rtt = rtt.or(status.rtt));
     }
 
+    /// Returns the life to which the positions of the link's entries belong.
+    fn life(&self) -> Option<Life> {
+        self.status.borrow().life.and_then(|told| told.life)
+    }
+
     fn settle(&mut self, number: RequestId, outcome: Result<Vec<u8>, AskError>) {
-        if let Some(ask) = self.asked.remove(&number) {
+        if let Some(ask) = self.requests.take(number) {
             // The caller may have stopped waiting.
             let _ = ask.answer.send(outcome);
         }
@@ -408,40 +371,49 @@ impl Driver {
 
     /// Handles a request whose deadline has passed.
     fn expired(&mut self, number: RequestId) {
-        let Some(ask) = self.asked.remove(&number) else {
+        let Some(ask) = self.requests.take(number) else {
             return;
         };
         if !ask.left {
             // The caller is told that the request was not sent. So it must not be sent later:
             // neither in a copy of the last datagram nor as early data of a retransmitted Init.
             self.route.forget_last();
-            let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
-            if let Some(link) = opening.filter(|_| ask.early) {
-                let now = self.now();
-                self.endpoint.close(now, link, CloseReason::Done);
+            if ask.early && self.link.is_opening() {
+                self.link.close();
             }
         }
-        let why = self.why_silent(&ask);
+        self.fail(ask);
+    }
+
+    /// Tells a caller why there is no answer.
+    fn fail(&self, ask: Ask) {
+        let why = self.reachability.why_silent(&ask, &self.route);
+        // The caller may have stopped waiting.
         let _ = ask.answer.send(Err(why));
+    }
+
+    /// Gives up: the server there does not answer to the known key, or speaks no version of this
+    /// side.
+    fn give_up(&mut self) {
+        for ask in self.requests.take_all() {
+            self.fail(ask);
+        }
+        // Early data must not be sent any more, and the next request must get this error as soon.
+        if self.link.is_opening() {
+            self.route.forget_last();
+            self.link.close();
+        }
     }
 
     /// Records that a datagram was sent: it may have carried any request that may be sent now.
     fn note_left(&mut self) {
-        let link = self.link;
-        let is_open = link.is_some_and(|link| self.endpoint.is_open(link));
-        let is_plain = self.target.key.is_none();
-        for ask in self.asked.values_mut() {
-            ask.left |= ask.early || is_open || is_plain;
-        }
+        let is_plain = self.link.key().is_none();
+        self.requests.note_left(self.link.is_open() || is_plain);
     }
 
     async fn transmit(&mut self) {
         let mut datagram = Vec::new();
-        loop {
-            let now = self.now();
-            if self.endpoint.poll_transmit(now, &mut datagram).is_none() {
-                return;
-            }
+        while self.link.poll_transmit(&mut datagram) {
             if self.route.send(&datagram).await {
                 self.note_left();
             }
@@ -455,14 +427,9 @@ impl Driver {
             let Some(datagram) = self.route.try_recv(which, buffer) else {
                 return;
             };
-            let now = self.now();
-            let link = self.link;
-            let before = link.and_then(|link| self.endpoint.heard(link));
-            self.endpoint.handle_datagram(now, REALM, datagram);
-            let heard = link.and_then(|link| self.endpoint.heard(link));
-            if heard > before {
+            if self.link.handle_datagram(datagram) {
                 self.route.heard(which);
-                self.heard_at = Some(Instant::now());
+                self.reachability.note_datagram(Instant::now());
                 self.watchdog.heard();
                 which = 0;
             }
@@ -472,14 +439,13 @@ impl Driver {
     /// Detects the beginning and the end of silence.
     fn observe(&mut self) {
         let now = Instant::now();
-        let link = self.link;
-        let is_open = link.is_some_and(|link| self.endpoint.is_open(link));
-        let awaits_sign = link.is_some_and(|link| self.endpoint.awaits_sign(link));
-        let due = match (self.watcher.is_some(), self.asked.is_empty()) {
+        let is_open = self.link.is_open();
+        let awaits_sign = self.link.awaits_sign();
+        let due = match (self.watcher.is_there(), self.requests.has_asked()) {
             (true, _) if !is_open => Due::Opening,
             (true, _) if awaits_sign => Due::Keepalive,
-            (_, false) => Due::Answer,
-            (_, true) => Due::Nothing,
+            (_, true) => Due::Answer,
+            (_, false) => Due::Nothing,
         };
         if self.watchdog.observe(now, due) {
             self.tell_state(Told::Heard);
@@ -488,61 +454,110 @@ impl Driver {
         self.status.send_if_modified(|status| {
             let is_changed = (status.open, status.address) != (is_open, address);
             if status.address != address {
-                trace_path(link, address);
+                self.link.trace_address(address);
             }
             (status.open, status.address) = (is_open, address);
             is_changed
         });
     }
 
-    /// Tells the watcher the state of the link. A slow watcher gets only the latest event of each
-    /// kind.
-    fn tell_state(&mut self, told: Told) {
-        if self.watcher.is_none() {
+    /// Checks whether a watch may have stopped silently, if it is time.
+    async fn look_around(&mut self) {
+        if !self.link.is_open() || !self.watcher.is_there() {
+            self.probing = Probing::default();
             return;
         }
-        let is_opening = matches!(told, Told::Opened);
-        self.pushed.retain(|waiting| match waiting {
-            Told::Pushed(..) => true,
-            Told::Opened => !is_opening,
-            Told::Silent | Told::Heard => is_opening,
-        });
-        self.pushed.push_back(told);
-        self.tell();
+        let now = Instant::now();
+        if !self.probing.is_due(now) {
+            return;
+        }
+        let is_first = self.probing.is_new();
+        let has_jumped = self.probing.has_jumped(now, self.route.time_of_day());
+        // Both are checked: a new socket sends from this machine's current address.
+        let has_moved = !is_first && self.route.has_moved().await;
+        if has_jumped || has_moved {
+            self.link.probe();
+        }
+    }
+
+    /// Keeps the link, which may be reopened at any time, from using a ticket that has become too
+    /// old.
+    fn look_at_ticket(&mut self) {
+        if self.link.is_there()
+            && let Some(left) = self.memory.ticket_left(|| self.route.time_of_day())
+        {
+            self.link.show_ticket_for(left);
+        }
+    }
+
+    fn begin_telling(&mut self, watcher: mpsc::Sender<Told>) {
+        if self.watcher.is_there() {
+            self.end_telling();
+            self.take_events();
+        }
+        self.watcher.begin(watcher, self.is_open);
+        if self.link_or_open() {
+            self.link.keep_alive();
+        }
+    }
+
+    /// Tells the realm that a watch has ended. Otherwise the realm would continue to push.
+    async fn leave(&mut self, left: oneshot::Sender<()>) {
+        if self.watcher.has_left() {
+            self.end_telling();
+        }
+        self.transmit().await;
+        // The caller may have gone.
+        let _ = left.send(());
+    }
+
+    /// Closes the link when the watch ends: later pushes on it could be taken for part of another
+    /// watch (WATCH-3).
+    fn end_telling(&mut self) {
+        self.watcher.end();
+        self.link.close();
+    }
+
+    /// Passes on pushes while the watcher has room. The rest counts as lost on the path.
+    fn tell(&mut self) {
+        self.watcher.tell();
+        self.link.hold_pushes(self.watcher.has_untold());
+    }
+
+    /// Tells the watcher the state of the link.
+    fn tell_state(&mut self, told: Told) {
+        if self.watcher.is_there() {
+            self.watcher.push_state(told);
+            self.tell();
+        }
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let protocol = self
-            .endpoint
-            .poll_timeout()
-            .map(|at| self.started + Duration::from_micros(at.0));
-        let waiting = self.waiting.iter().map(|ask| ask.deadline);
-        let changed = self.changed.as_ref().map(|(_, until)| *until);
-        let doubts = self.doubt.into_iter().chain(changed);
-        let doubts = doubts.chain(self.pause.until());
         let route = self.route.timeout().filter(|_| self.is_wanted());
-        let all = protocol.into_iter().chain(doubts).chain(waiting);
-        let looks = self
-            .watchdog
-            .timeout()
-            .into_iter()
-            .chain(self.probing.timeout());
-        all.chain(route).chain(looks).min()
+        let all = [
+            self.link.timeout(),
+            route,
+            self.requests.timeout(),
+            self.reachability.timeout(),
+            self.pause.until(),
+            self.watchdog.timeout(),
+            self.probing.timeout(),
+        ];
+        all.into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self) {
         let now = Instant::now();
-        self.endpoint.handle_timeout(self.time(now));
-        if self.doubt.is_some_and(|doubt| doubt <= now) {
-            self.doubt = None;
-            self.endpoint.ask_hello(self.time(now), REALM);
+        self.link.handle_timeout(now);
+        if self.reachability.take_question(now) {
+            self.link.ask_key();
         }
-        if matches!(self.changed, Some((_, until)) if until <= now) {
+        if self.reachability.is_lost(now) {
             self.give_up();
-            self.changed = None;
+            self.reachability.forget_change();
         }
-        if self.pause.expire(now) && self.watcher.is_some() {
-            self.link_or_open(self.time(now));
+        if self.pause.expire(now) && self.watcher.is_there() {
+            self.link_or_open();
         }
         if self.watchdog.take_look_up(now) {
             self.route.look_up(now);
@@ -550,29 +565,8 @@ impl Driver {
         if self.watchdog.take_silence(now) {
             self.tell_state(Told::Silent);
         }
-        let (late, waiting): (VecDeque<_>, _) =
-            self.waiting.drain(..).partition(|ask| ask.deadline <= now);
-        self.waiting = waiting;
-        for ask in late {
-            let why = self.why_silent(&ask);
-            let _ = ask.answer.send(Err(why));
+        for ask in self.requests.take_late(now) {
+            self.fail(ask);
         }
-    }
-}
-
-/// Waits until the watcher has room for an event.
-async fn room_for(watcher: Option<&mpsc::Sender<Told>>) {
-    match watcher {
-        // The end of the watcher is noticed elsewhere.
-        Some(watcher) => drop(watcher.reserve().await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the watcher is gone.
-async fn watched_no_more(watcher: Option<&mpsc::Sender<Told>>) {
-    match watcher {
-        Some(watcher) => watcher.closed().await,
-        None => std::future::pending().await,
     }
 }

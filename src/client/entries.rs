@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    CallError, Client, End, EntryId, Notice, Shared, lock,
+    CallError, Client, End, EntryId, Notice, Shared,
     outbox::{self, Aim, Outcome, Reason},
     state, store,
 };
@@ -13,12 +13,13 @@ use crate::wire::{Answer, ErrorCode};
 
 /// An entry of the outbox, for people and programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OutboxEntry {
     /// Its id in this profile.
     pub id: EntryId,
     /// The command and its target.
     pub what: String,
-    /// The connection string of its realm.
+    /// The connection string of its realm. Empty if the profile has forgotten the realm.
     pub realm: String,
     /// The user it belongs to.
     pub username: String,
@@ -70,12 +71,17 @@ pub enum Withdrawn {
 }
 
 impl Client {
-    /// Returns all entries of the outbox, in the order in which they were typed.
+    /// Returns all entries of the outbox, of all accounts, in the order in which they were typed.
+    ///
+    /// # Errors
+    /// [`CallError::Profile`] if the profile cannot be read.
     pub fn outbox(&self) -> Result<Vec<OutboxEntry>, CallError> {
         Ok(self.shared.profile.read(|records| {
             let mut entries = Vec::new();
             for (id, entry) in outbox::list(records)? {
                 let realm = state::load(records, entry.account.realm)?.server;
+                // A realm that was never heard from may have been forgotten.
+                let realm = realm.map_or_else(String::new, |server| server.to_string());
                 entries.push(OutboxEntry {
                     id,
                     what: entry.what,
@@ -95,7 +101,11 @@ impl Client {
         })?)
     }
 
-    /// Waits for the outcome of an entry.
+    /// Waits for the outcome of an entry, at most until the deadline. The outcome is then reported:
+    /// no other call or notice reports it again.
+    ///
+    /// # Errors
+    /// If the entry cannot be sent to its realm at all, or the profile cannot be used.
     pub async fn outbox_wait_for(&self, id: EntryId) -> Result<Awaited, CallError> {
         let deadline = self.shared.deadline();
         let known = |records: &dyn store::Records| {
@@ -113,9 +123,9 @@ impl Client {
             self.shared.check_target()?;
             self.start_carrier();
         }
-        lock(&self.shared.waited).insert(id, Instant::now());
+        self.shared.progress.begin_waiting(id);
         let settled = self.shared.settled(id, deadline).await;
-        lock(&self.shared.waited).remove(&id);
+        self.shared.progress.end_waiting(id);
         Ok(match settled? {
             Some(outcome) => Awaited::Ended(end(&outcome)),
             None if self.shared.is_there(id)? => Awaited::Waits,
@@ -126,6 +136,9 @@ impl Client {
     /// Waits until all entries of the account are settled. Returns false if that takes longer than
     /// the deadline, or if another user turns out to be logged in: then the entries wait for their
     /// user. The outcomes are among the notices.
+    ///
+    /// # Errors
+    /// As [`Client::outbox_wait_for`].
     pub async fn outbox_wait(&self) -> Result<bool, CallError> {
         let deadline = self.shared.deadline();
         if !self.shared.profile.read(outbox::has_entries)? {
@@ -156,6 +169,9 @@ impl Client {
 
     /// Cancels an entry. If nothing of it was sent, it has certainly not been executed. Otherwise
     /// the realm reports whether it was executed, if it is reached within the deadline.
+    ///
+    /// # Errors
+    /// As [`Client::outbox_wait_for`].
     pub async fn outbox_cancel(&self, id: EntryId) -> Result<Withdrawn, CallError> {
         let deadline = self.shared.deadline();
         let now = self.shared.host.time_of_day();
@@ -170,7 +186,7 @@ impl Client {
         }
         self.shared.check_target()?;
         self.start_carrier();
-        self.shared.added.notify_one();
+        self.shared.progress.notify_added();
         Ok(match self.shared.settled(id, deadline).await? {
             None if !self.shared.is_there(id)? => Withdrawn::NoSuchEntry,
             None => Withdrawn::Asked,
@@ -182,7 +198,10 @@ impl Client {
     }
 
     /// Waits for the outbox to be sent while there is progress: until it is empty, nothing was
-    /// settled for `patience`, or `limit` is over.
+    /// settled for `patience`, or `limit` is over. Call it before the process ends.
+    ///
+    /// # Errors
+    /// If the profile cannot be read.
     pub async fn drain(&self, patience: Duration, limit: Duration) -> Result<(), CallError> {
         if !self.shared.is_carrier() {
             return Ok(());
@@ -200,7 +219,7 @@ impl Client {
         };
         let mut before = left()?;
         while before > 0 {
-            let settled = self.shared.settled.notified();
+            let settled = self.shared.progress.settled();
             let until = (Instant::now() + patience).min(end);
             if tokio::time::timeout_at(until, settled).await.is_err() {
                 return Ok(());

@@ -1,22 +1,33 @@
-//! The errors of calls, and what to do about them.
-//!
-//! Each error means one of four things: refused; certainly not executed and not kept; kept; or
-//! unknown and not kept. Only a command that was certainly not executed may be repeated without a
-//! check.
+//! The errors of calls, and what they say of the command ([`Effect`]).
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use super::{
-    EntryId,
+    EntryId, ProfileError,
     outbox::{OUTBOX_BYTES_MAX, TOKENS_MAX},
 };
 use crate::{
-    crypto::{IdentityError, PublicKey},
+    crypto::PublicKey,
     wire::{PROTOCOL_VERSION, Refusal},
 };
 
-/// Why a call failed.
+/// What a failed call says of its command. It does not matter for a read, which may always be
+/// repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The command has certainly not taken effect, and never will. It may be repeated.
+    None,
+    /// The command is in the outbox and is sent again whenever a client of the profile runs. It
+    /// must not be repeated: [`Client::outbox_wait_for`](super::Client::outbox_wait_for) waits for
+    /// it.
+    Kept(EntryId),
+    /// The command may have taken effect or not, and is not sent again. Look before repeating it.
+    Unknown,
+}
+
+/// Why a call failed. [`CallError::effect`] says whether the command may be repeated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CallError {
     /// The realm refused the command. It has changed nothing.
     #[error("{0}")]
@@ -35,7 +46,7 @@ pub enum CallError {
     /// A command with a password had to wait until its deadline for an outbox entry about the same
     /// subject. It was certainly not executed, and is not kept.
     #[error(
-        "not done: something begun before it is not finished, and was not within {waited:?}; `merpati outbox` shows it"
+        "not done in {waited:?}, and not kept: an earlier command of the outbox has no outcome yet; `merpati outbox` shows it"
     )]
     Behind {
         /// How long it was tried.
@@ -43,7 +54,7 @@ pub enum CallError {
     },
     /// A read has no answer at its deadline, though the realm was heard in the meantime.
     #[error(
-        "no answer within {waited:?}, though the realm was heard meanwhile; it changes nothing, and may be asked again"
+        "no answer in {waited:?}, though the realm was heard meanwhile; the command changes nothing and may be repeated"
     )]
     NoAnswer {
         /// How long it was tried.
@@ -51,7 +62,7 @@ pub enum CallError {
     },
     /// Nothing of the command was sent before its deadline. It was certainly not executed, and is
     /// not kept.
-    #[error("not done within {waited:?}, and not kept")]
+    #[error("not done in {waited:?}, and not kept; it may be repeated")]
     NotDone {
         /// How long it was tried.
         waited: Duration,
@@ -74,8 +85,8 @@ pub enum CallError {
     /// kept, because it carried a password or [`Sending::keep`](super::Sending::keep) was unset.
     /// Its number is used up when the realm is reached (EXACT-11).
     #[error(
-        "no answer within {waited:?}: whether it was done is not known. It is not kept: it carried a password, or was not \
-         to be. Look before you repeat it"
+        "no answer in {waited:?}: it may have been done or not. It is not kept: it carried a password, or was not to be \
+         kept. Check before you repeat it"
     )]
     OutcomeUnknown {
         /// How long it was tried.
@@ -83,14 +94,14 @@ pub enum CallError {
     },
     /// The realm asked for a retry later than the deadline. A command that changes something is not
     /// kept here.
-    #[error("{0} There was no time left to wait")]
+    #[error("{0} The deadline comes before that; --deadline sets a later one")]
     Busy(Refusal),
     /// Another call has cancelled it. It was certainly not executed.
-    #[error("it was taken back, and has not been done")]
+    #[error("cancelled: it was not done, and will not be")]
     Cancelled,
     /// Another user has logged in, in another process of the profile.
     #[error(
-        "another user has logged in with this profile meanwhile; begin anew to go on as that user"
+        "another user has logged in with this profile meanwhile; repeat the command to run it as that user"
     )]
     AnotherUser,
     /// The token was used for another command. Nothing was sent.
@@ -107,8 +118,8 @@ pub enum CallError {
     NotWritten(ProfileError),
     /// The outbox has reached its size limit. The command was not executed, and is not kept.
     #[error(
-        "the outbox holds {bytes} bytes of {OUTBOX_BYTES_MAX} that wait for their realm: not done, and not kept. `merpati \
-         outbox` lists them, `outbox wait` waits, `outbox cancel` takes one back"
+        "the outbox is full: {bytes} of {OUTBOX_BYTES_MAX} bytes wait for their realm. Not done, and not kept. `merpati \
+         outbox` lists the entries, `outbox wait` waits for them, `outbox cancel` cancels one"
     )]
     OutboxFull {
         /// The size of the entries in it, in bytes.
@@ -161,8 +172,8 @@ pub enum CallError {
     NotLoggedIn,
     /// The answer cannot be parsed by this version.
     #[error(
-        "the realm's answer makes no sense to this version: {what}; one of the two is too old{}",
-        if *.may_be_done { ". It may have been done: look before you repeat it" } else { "" }
+        "this version cannot read the realm's answer: {what}; another release of merpati may{}",
+        if *.may_be_done { ". The command may have been done: check before you repeat it" } else { "" }
     )]
     Misunderstood {
         /// What is wrong with it.
@@ -174,11 +185,46 @@ pub enum CallError {
     #[error(transparent)]
     Profile(#[from] ProfileError),
     /// The system provides no socket or no randomness.
-    #[error("the system refuses what a client needs: {0}")]
+    #[error("the system provides no socket or no randomness: {0}")]
     System(#[from] io::Error),
 }
 
 impl CallError {
+    /// Returns what the error says of the command.
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Self::Kept { id, .. } => Effect::Kept(*id),
+            Self::OutcomeUnknown { .. }
+            | Self::Busy(_)
+            | Self::Misunderstood {
+                may_be_done: true, ..
+            }
+            // The command may have been executed before the profile failed.
+            | Self::Profile(_) => Effect::Unknown,
+            Self::Refused(_)
+            | Self::Unreachable { .. }
+            | Self::Behind { .. }
+            | Self::NoAnswer { .. }
+            | Self::NotDone { .. }
+            | Self::Cancelled
+            | Self::AnotherUser
+            | Self::TokenReused
+            | Self::TokensFull
+            | Self::NotWritten(_)
+            | Self::OutboxFull { .. }
+            | Self::Resolve { .. }
+            | Self::KeyChanged { .. }
+            | Self::OtherVersion(_)
+            | Self::NoKey
+            | Self::NoServer
+            | Self::NotLoggedIn
+            | Self::Misunderstood {
+                may_be_done: false, ..
+            }
+            | Self::System(_) => Effect::None,
+        }
+    }
+
     /// True if bytes of the command itself may have been sent.
     pub(super) const fn may_have_left(&self) -> bool {
         !matches!(
@@ -214,53 +260,51 @@ impl CallError {
 
 fn kept(id: EntryId, is_unknown: bool, waited: &Duration, why: Option<&str>) -> String {
     let what = if is_unknown {
-        format!("no answer within {waited:?}: whether it was done is not known yet")
+        format!("no answer in {waited:?}: it may have been done or not")
     } else {
-        format!("not done within {waited:?}")
+        format!("not done in {waited:?}")
     };
     let why = why.map_or_else(String::new, |why| format!(" ({why})"));
     format!(
-        "{what}{why}. It is kept as number {} of the outbox and goes on whenever merpati runs: do not repeat it. `merpati \
-         outbox wait {0}` waits for it, `merpati outbox cancel {0}` takes it back",
+        "{what}{why}. It is kept as entry {} of the outbox and sent again whenever merpati runs: do not repeat it. `merpati \
+         outbox wait {0}` waits for it, `merpati outbox cancel {0}` cancels it",
         id.0
     )
 }
 
 fn unreachable(address: &SocketAddr, waited: &Duration, refused: bool) -> String {
     let why = if refused {
-        "nothing listens there"
+        ", and its host says that nothing listens there"
     } else {
-        "nothing was heard from there"
+        ""
     };
     format!(
-        "cannot reach the realm at {address}: {why} in {waited:?}; is it running, and is the address right?"
+        "cannot reach the realm at {address}: no answer in {waited:?}{why}; is it running, and is the address right?"
     )
 }
 
-/// Why a profile cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ProfileError {
-    /// The file system reported an error.
-    #[error("cannot use the profile file {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error of the file system.
-        source: io::Error,
-    },
-    /// The records were not written by this or an older version.
-    #[error(
-        "the profile file {} is damaged, or was written by a newer merpati; restore it from a backup, \
-         or remove it and log in again", .0.display()
-    )]
-    Damaged(PathBuf),
-    /// The device's key cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The home directory is unknown.
-    #[error("cannot tell where your home directory is; pass --home or set MERPATI_HOME")]
-    NoHome,
-    /// An invalid profile name.
-    #[error("{0:?} is not a name for a profile: {1}")]
-    Name(String, crate::wire::InvalidName),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// EXACT-7: a program may repeat a command only if it has certainly not taken effect.
+    #[test]
+    fn call_error_tells_whether_command_may_be_repeated() {
+        let waited = Duration::from_secs(1);
+        let kept = |is_unknown| CallError::Kept {
+            id: EntryId(7),
+            is_unknown,
+            waited,
+            why: None,
+        };
+        for (error, effect) in [
+            (CallError::NotDone { waited }, Effect::None),
+            (CallError::Cancelled, Effect::None),
+            (kept(false), Effect::Kept(EntryId(7))),
+            (kept(true), Effect::Kept(EntryId(7))),
+            (CallError::OutcomeUnknown { waited }, Effect::Unknown),
+        ] {
+            assert_eq!(error.effect(), effect, "{error}");
+        }
+    }
 }

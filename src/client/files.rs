@@ -76,7 +76,9 @@ pub fn adopt(path: &Path) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::{MetadataExt as _, lchown};
-        let parent = path.parent().unwrap_or(path);
+        let Some(parent) = path.parent() else {
+            return;
+        };
         if let (Ok(own), Ok(parent)) = (fs::symlink_metadata(path), fs::symlink_metadata(parent))
             && own.uid() == 0
             && parent.uid() != 0

@@ -26,7 +26,8 @@ impl Receipt {
 pub struct Message<'a> {
     /// UTF-8 text.
     pub body: &'a [u8],
-    /// Its time to live, in whole seconds, from one second to seven days. `None` for no limit. A
+    /// Its time to live, from one second to seven days; a fraction of a second is left out. `None`
+    /// for no limit. A
     /// message to another realm that expires comes back as a notice (PEER-17). In its own realm a
     /// message is in the mailbox as soon as it is sent.
     pub ttl: Option<Duration>,

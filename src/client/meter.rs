@@ -24,7 +24,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Adds a datagram of this many bytes.
-    pub const fn add_datagram(&mut self, bytes: usize) {
+    pub(super) const fn add_datagram(&mut self, bytes: usize) {
         self.datagrams += 1;
         self.bytes += bytes as u64;
     }
@@ -115,7 +115,7 @@ pub struct Spending {
 
 impl Spending {
     /// Adds a finished run.
-    pub fn add(&mut self, command: &str, spent: Spent) {
+    pub(super) fn add(&mut self, command: &str, spent: Spent) {
         self.command = command.into();
         self.last = spent;
         self.runs += 1;

@@ -24,6 +24,12 @@
 //!
 //! Reads are not outbox entries and do not wait for any.
 //!
+//! # Errors
+//!
+//! Each call fails with a [`CallError`]. [`CallError::effect`] says what a program needs to know
+//! first: whether the command has certainly not taken effect and may be repeated, is kept in the
+//! outbox and must not be repeated, or may have taken effect and is not sent again.
+//!
 //! # The carrier
 //!
 //! The carrier is a task of the client that sends the outbox. It starts with the first call and
@@ -88,13 +94,17 @@ mod entries;
 mod error;
 mod files;
 mod life;
+mod link_record;
 mod message;
 mod meter;
 mod outbox;
 mod paths;
 mod peerings;
 mod profile;
+mod profile_error;
+mod progress;
 mod reading;
+mod realm_address;
 mod route;
 mod secrets;
 mod state;
@@ -108,31 +118,33 @@ mod watching;
 mod who;
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use rand::rngs::StdRng;
-use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 
 pub use ask::Status as LinkStatus;
+pub use commands::Registration;
 use connection::Connection;
 pub use entries::{Awaited, OutboxEntry, OutboxState, Withdrawn};
-pub use error::{CallError, ProfileError};
+pub use error::{CallError, Effect};
 pub use message::{Message, Receipt};
 pub use meter::{Meter, Spending, Spent, Traffic};
-pub use outbox::{EntryId, Token};
+pub use outbox::{EntryId, InvalidToken, Token};
 pub use profile::{Profile, default_home};
-pub use reading::Delivery;
+pub use profile_error::ProfileError;
+pub use reading::{Delivery, DeliveryPage};
+pub use realm_address::RealmAddress;
 pub use state::State;
 #[cfg(test)]
 pub(crate) use store::Memory;
-pub use unmanaged::{Direct, Outcome};
+pub use unmanaged::{Direct, DirectOutcome};
 pub use watching::{WatchEvent, Watching};
 
 pub use crate::link::trace::TARGET as TRACE_TARGET;
@@ -141,24 +153,30 @@ pub use crate::link::{
     Silence,
 };
 
+use link_record::LinkRecord;
+use progress::Progress;
 use state::{Account, RealmNumber};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::LINK_LIFETIME,
     host::Host,
-    wire::{Life, Refusal, SessionId},
+    wire::{Refusal, SessionId},
 };
 
 /// The default for how long a call keeps trying.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_mins(2);
 
 /// Returns a random number generator seeded by the operating system.
+///
+/// # Errors
+/// If the system provides no randomness.
 pub fn system_rng() -> io::Result<StdRng> {
     Host::Real.rng()
 }
 
-/// The settings of a client.
+/// The settings of a client. Fields are added in later versions: name the ones that matter, and
+/// take the others from [`Options::default`].
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The realm. Without it, the realm that the profile remembers.
@@ -171,18 +189,19 @@ pub struct Options {
     /// Use no encryption, for a realm with a plain listener. Anyone who can see or send packets on
     /// the path can then read and forge everything.
     pub plain: bool,
-    /// How long a call keeps trying. [`Sending::keep`] decides what happens to the command
-    /// afterwards.
+    /// How long a call keeps trying, 2 minutes by default. [`Sending::keep`] decides what happens
+    /// to the command afterwards.
     pub deadline: Duration,
-    /// A session to name in full, instead of the profile's own.
+    /// A session to name in full, instead of the profile's own. Its user need not be the
+    /// profile's.
     pub session: Option<SessionId>,
     /// Commands may be sent as early data, in the first packet. They are safe against replay, but
     /// have no forward secrecy. Passwords are never sent as early data.
     pub early_data: bool,
-    /// The age at which a link in use is replaced by a new one with new keys.
+    /// The age at which a link in use is replaced by a new one with new keys, 24 hours by default.
     pub lifetime: Duration,
     /// The initial parameters of the link.
-    pub traits: LinkParameters,
+    pub link: LinkParameters,
     /// Counts the traffic.
     pub meter: Meter,
 }
@@ -198,7 +217,7 @@ impl Default for Options {
             session: None,
             early_data: true,
             lifetime: LINK_LIFETIME,
-            traits: LinkParameters::default(),
+            link: LinkParameters::default(),
             meter: Meter::default(),
         }
     }
@@ -206,6 +225,7 @@ impl Default for Options {
 
 /// An event that a user should see besides the answer. Returned by [`Client::take_notices`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Notice {
     /// The realm's key was trusted on first use.
     Trusted(PublicKey),
@@ -229,7 +249,7 @@ pub enum Notice {
     AskedToWait(Refusal),
 }
 
-/// The outcome of a command.
+/// The outcome of a command. There are no others: a program decides about each of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// The command was executed.
@@ -287,33 +307,11 @@ struct Shared {
     /// The realm that commands go to, and its connection string.
     target: Option<(RealmNumber, ConnectionString)>,
     connection: tokio::sync::Mutex<Option<Connection>>,
+    link_record: LinkRecord,
     notices: Mutex<Vec<Notice>>,
-    /// Notified when an entry is added or changed, for the carrier. `settled` is notified for
-    /// waiting calls.
-    added: Notify,
-    settled: Notify,
     /// True if this process is the carrier.
     is_carrier: AtomicBool,
-    /// The link (counted by openings) on which the realm was last heard. It is written to disk. 0
-    /// if none.
-    heard: AtomicU64,
-    /// The link (counted by openings) on which the realm has reported the numbers it has seen, once
-    /// that is written to disk.
-    told: AtomicU64,
-    /// The life of the realm's store on the link that answered last.
-    life: Mutex<Option<Life>>,
-    /// True once a command of this process with a number that was new to the realm has been
-    /// answered.
-    is_answered: AtomicBool,
-    /// Why entries that this process has tried are not finished yet.
-    troubles: Mutex<BTreeMap<EntryId, CallError>>,
-    /// Entries of which nothing was sent before this process started, and which the realm has
-    /// always answered with a request to retry later.
-    deferred: Mutex<Vec<EntryId>>,
-    /// How often and when unfinished entries got a new number.
-    renumbered: Mutex<BTreeMap<EntryId, (u32, Instant)>>,
-    /// Entries that this process waits for, and since when.
-    waited: Mutex<BTreeMap<EntryId, Instant>>,
+    progress: Progress,
 }
 
 /// The task that sends the outbox. It ends with the last client that shares it.
@@ -335,6 +333,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Client {
     /// Opens a client for `profile`. Nothing is sent before the first call, which also sends the
     /// outbox.
+    ///
+    /// # Errors
+    /// [`CallError::Profile`] if the profile cannot be used.
     pub fn open(profile: Profile, options: Options) -> Result<Self, CallError> {
         Self::open_on(Host::Real, profile, options)
     }
@@ -363,18 +364,10 @@ impl Client {
                 options,
                 target,
                 connection: tokio::sync::Mutex::new(None),
+                link_record: LinkRecord::default(),
                 notices: Mutex::new(Vec::new()),
-                added: Notify::new(),
-                settled: Notify::new(),
                 is_carrier: AtomicBool::new(false),
-                heard: AtomicU64::new(0),
-                told: AtomicU64::new(0),
-                life: Mutex::default(),
-                is_answered: AtomicBool::new(false),
-                troubles: Mutex::new(BTreeMap::new()),
-                deferred: Mutex::new(Vec::new()),
-                renumbered: Mutex::new(BTreeMap::new()),
-                waited: Mutex::new(BTreeMap::new()),
+                progress: Progress::default(),
             }),
             carrier: Arc::default(),
             sending: Sending::default(),
@@ -396,6 +389,10 @@ impl Client {
     }
 
     /// Returns the stored state of the realm that this client's commands go to.
+    ///
+    /// # Errors
+    /// [`CallError::NoServer`] if the client has no realm, and [`CallError::Profile`] if the
+    /// profile cannot be read.
     pub fn state(&self) -> Result<State, CallError> {
         self.shared.state()
     }
@@ -453,8 +450,7 @@ impl Shared {
     /// Returns the account that is logged in, or was last.
     fn account(&self) -> Result<Account, CallError> {
         let (realm, _) = self.target()?;
-        let username = self.state()?.username.unwrap_or_default();
-        Ok(Account { realm, username })
+        Ok(Account::new(realm, self.state()?.username))
     }
 
     fn is_carrier(&self) -> bool {

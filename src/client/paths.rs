@@ -50,11 +50,12 @@ fn is_young(at: u64, now: Duration) -> bool {
 pub struct Paths(Vec<PathRecord>);
 
 impl Paths {
-    /// Loads the known paths. An unreadable record counts as none.
-    pub fn load(records: &dyn Records, realm: RealmNumber) -> Self {
+    /// Loads the known paths. A damaged record counts as none: links measure their paths anew.
+    pub fn load(records: &dyn Records, realm: RealmNumber) -> Result<Self, ProfileError> {
         match store::get_bytes(records, &key(realm)) {
-            Ok(Some(bytes)) => Self(bytes.as_chunks().0.to_vec()),
-            Ok(None) | Err(_) => Self::default(),
+            Ok(Some(bytes)) => Ok(Self(bytes.as_chunks().0.to_vec())),
+            Ok(None) | Err(ProfileError::Damaged(_)) => Ok(Self::default()),
+            Err(error) => Err(error),
         }
     }
 
@@ -86,10 +87,11 @@ impl Paths {
     pub fn save(
         records: &mut dyn Records,
         realm: RealmNumber,
-        (network, now): (Subnet, Duration),
+        network: Subnet,
+        now: Duration,
         memory: &PathMemory,
     ) -> Result<(), ProfileError> {
-        let mut paths = Self::load(records, realm);
+        let mut paths = Self::load(records, realm)?;
         // Records older than a month are deleted for privacy.
         paths.0.retain(|record| is_young(numbers(record)[1], now));
         let is_full = paths.0.len() >= NETWORKS_MAX;
@@ -139,9 +141,9 @@ mod tests {
         };
         let outcome = write(&Memory::default(), |records| {
             for (n, ms) in [(0, 9), (1, 10), (2, 20), (3, 30), (1, 11), (4, 40)] {
-                Paths::save(records, realm, (network(n), now), &memory(ms))?;
+                Paths::save(records, realm, network(n), now, &memory(ms))?;
             }
-            let known = Paths::load(records, realm);
+            let known = Paths::load(records, realm)?;
             let later = now + Duration::from_hours(700);
             let found = [0, 1, 2, 3, 4, 5].map(|n| known.of(network(n), later));
             assert_eq!(
@@ -158,11 +160,11 @@ mod tests {
             assert_eq!(known.of(network(1), now + LIFETIME), None);
             let before = now.checked_sub(Duration::from_secs(1)).unwrap();
             assert_eq!(known.of(network(1), before), None);
-            let other = Paths::load(records, RealmNumber(1));
+            let other = Paths::load(records, RealmNumber(1))?;
             assert_eq!(other.of(network(1), now), None);
             records.put(&key(realm), b"damaged")?;
-            assert_eq!(Paths::load(records, realm).of(network(1), now), None);
-            Paths::save(records, realm, (network(1), now), &memory(10))
+            assert_eq!(Paths::load(records, realm)?.of(network(1), now), None);
+            Paths::save(records, realm, network(1), now, &memory(10))
         });
         outcome.unwrap();
     }

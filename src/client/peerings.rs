@@ -1,15 +1,48 @@
 //! An operator's commands about other realms.
 
-use super::{CallError, Client, calls::unexpected, commands::UNNUMBERED};
+use super::{CallError, Client, RealmAddress, calls::unexpected, commands::UNNUMBERED};
 use crate::{
     crypto::PublicKey,
     wire::{
         Answer, FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options, Peer, PeerDetail,
-        PeerList, Peered, Port, RealmId, Sent, Text, command,
+        PeerList, Peered, RealmId, Sent, command,
     },
 };
 
 impl Client {
+    /// Peers the realm with another one, which is at `address` and has `key`. Without a key, the
+    /// key found there is trusted. `source` is the address at which the other realm can reach this
+    /// one; the default is this realm's first address.
+    ///
+    /// [`Peered::Accepted`]: the other realm has accepted. [`Peered::Queued`]: it has not yet, and
+    /// this realm keeps asking.
+    pub async fn addrealm(
+        &self,
+        realm: RealmId,
+        address: RealmAddress<'_>,
+        source: Option<RealmAddress<'_>>,
+        key: Option<PublicKey>,
+    ) -> Result<Peered, CallError> {
+        let ((address, port), (src_address, src_port)) = (
+            address.fields(),
+            source.unwrap_or(RealmAddress::OWN).fields(),
+        );
+        let command = command::AddRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+            address,
+            port,
+            src_address,
+            src_port,
+        };
+        let options = Options {
+            key: key.map(|key| key.0),
+            ..Options::NONE
+        };
+        self.call(options, command).await
+    }
+
     /// Ends a peering. Messages queued for the peer are returned to their senders.
     pub async fn removerealm(&self, realm: RealmId) -> Result<(), CallError> {
         self.remove(realm, Options::NONE).await
@@ -41,7 +74,7 @@ impl Client {
             key: Some(key.0),
             ..Options::NONE
         };
-        self.about_address(realm, ("", 0), options).await
+        self.about_address(realm, RealmAddress::OWN, options).await
     }
 
     /// Refuses a realm that has introduced itself, by the name that it calls itself.
@@ -54,7 +87,11 @@ impl Client {
     }
 
     /// Changes the address of a peer.
-    pub async fn moverealm(&self, realm: RealmId, address: (&str, u16)) -> Result<(), CallError> {
+    pub async fn moverealm(
+        &self,
+        realm: RealmId,
+        address: RealmAddress<'_>,
+    ) -> Result<(), CallError> {
         let options = Options {
             form: Some(FORM_MOVE),
             ..Options::NONE
@@ -65,17 +102,19 @@ impl Client {
     async fn about_address(
         &self,
         realm: RealmId,
-        (address, port): (&str, u16),
+        address: RealmAddress<'_>,
         options: Options,
     ) -> Result<(), CallError> {
+        let (address, port) = address.fields();
+        let (src_address, src_port) = RealmAddress::OWN.fields();
         let command = command::AddRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
-            address: Text(address),
-            port: Port(port),
-            src_address: Text(""),
-            src_port: Port(0),
+            address,
+            port,
+            src_address,
+            src_port,
         };
         match self.call(options, command).await? {
             Peered::Accepted => Ok(()),

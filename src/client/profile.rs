@@ -28,10 +28,13 @@ use super::{
 };
 use crate::{
     crypto::{SecretKey, load_or_create_identity},
-    wire::RealmId,
+    wire::{OperationNumber, RealmId},
 };
 
 /// Returns the default directory of profiles: `merpati` in the user's XDG data directory.
+///
+/// # Errors
+/// [`ProfileError::NoHome`] if the home directory is unknown.
 pub fn default_home() -> Result<PathBuf, ProfileError> {
     let strategy = etcetera::choose_base_strategy().map_err(|_| ProfileError::NoHome)?;
     Ok(strategy.data_dir().join("merpati"))
@@ -47,6 +50,11 @@ pub struct Profile {
 
 impl Profile {
     /// Opens the profile `name` in `home`. Creates it with a new device key if it does not exist.
+    /// `name` is 1 to 32 bytes, by the rules for the name of a realm. Waits while another process
+    /// opens the profile.
+    ///
+    /// # Errors
+    /// If the name is invalid, or a file of the profile cannot be used.
     pub fn open(home: &Path, name: &str, rng: &mut impl CryptoRng) -> Result<Self, ProfileError> {
         let name: RealmId = name
             .parse()
@@ -101,6 +109,14 @@ impl Profile {
         &self.directory
     }
 
+    /// Returns the error for a record that makes no sense.
+    pub(super) fn damaged(&self) -> ProfileError {
+        match self.read(|records| Ok(records.damaged())) {
+            Ok(damaged) => damaged,
+            Err(error) => error,
+        }
+    }
+
     pub(super) fn store(&self) -> &dyn Store {
         &*self.store
     }
@@ -119,7 +135,11 @@ impl Profile {
         store::write(&*self.store, work)
     }
 
-    /// Loads the state of the realm that commands are for.
+    /// Returns the state of the realm that commands go to by default. If there is none yet,
+    /// nothing is known in it.
+    ///
+    /// # Errors
+    /// If the profile cannot be read.
     pub fn load(&self) -> Result<State, ProfileError> {
         self.read(|records| match state::remembered(records)? {
             Some(realm) => state::load(records, realm),
@@ -128,31 +148,43 @@ impl Profile {
     }
 
     /// Records that operation numbers up to `highest` were used elsewhere with the realm that
-    /// commands are for.
-    pub fn note_highest(&self, highest: u64) -> Result<(), ProfileError> {
+    /// commands go to by default, as by a [`Direct`](super::Direct) link.
+    ///
+    /// # Errors
+    /// If the profile cannot be written.
+    pub fn note_highest(&self, highest: OperationNumber) -> Result<(), ProfileError> {
         self.write(|records| match state::remembered(records)? {
             Some(realm) => state::update(records, realm, |state| {
-                state.highest = state.highest.max(highest);
+                state.highest = state.highest.max(highest.0);
             }),
             None => Ok(()),
         })
     }
 
-    /// Records the traffic of a finished run.
+    /// Records the traffic of a finished run. `command` names it for people.
+    ///
+    /// # Errors
+    /// If the profile cannot be written.
     pub fn note_spent(&self, command: &str, spent: Spent) -> Result<(), ProfileError> {
         self.write(|records| {
-            let mut spending = state::spending(records);
+            let mut spending = state::spending(records)?;
             spending.add(command, spent);
             state::save_spending(records, &spending)
         })
     }
 
     /// Returns the traffic of all runs since the last reset.
+    ///
+    /// # Errors
+    /// If the profile cannot be read.
     pub fn spending(&self) -> Result<Spending, ProfileError> {
-        self.read(|records| Ok(state::spending(records)))
+        self.read(state::spending)
     }
 
     /// Resets the recorded traffic.
+    ///
+    /// # Errors
+    /// If the profile cannot be written.
     pub fn forget_spending(&self) -> Result<(), ProfileError> {
         self.write(|records| state::save_spending(records, &Spending::default()))
     }

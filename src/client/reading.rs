@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     CallError, Client, Shared,
     calls::{accepted, content},
-    cursors, lock,
+    cursors,
     state::{self, Account},
 };
 use crate::{
@@ -22,7 +22,9 @@ use crate::{
 /// The number of entries requested per page.
 const PAGE_ENTRIES: u64 = 100;
 
-/// An entry of a mailbox, or a fragment of one, as delivered to its reader.
+/// An entry of a mailbox, or a fragment of one, as delivered to its reader. It dereferences to the
+/// entry. A watch brings a long entry as fragments ([`Entry::fragment`]), in order;
+/// [`Client::unread`] puts them together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The mailbox.
@@ -33,6 +35,16 @@ pub struct Delivery {
     pub(super) account: Account,
     /// The life of the realm's store in which the entry has its position.
     pub(super) life: Option<Life>,
+}
+
+/// One page of a mailbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeliveryPage {
+    /// The entries, in the order of their positions.
+    pub entries: Vec<Delivery>,
+    /// More entries follow.
+    pub more: bool,
 }
 
 impl Deref for Delivery {
@@ -94,12 +106,15 @@ impl Client {
     /// Reads one page of a mailbox with `options`. `after` confirms everything up to that position,
     /// unless there is an `offset`, which continues a long entry in its middle. `limit` and `bytes`
     /// limit the page (READ-3, READ-4). Without `after`, the page begins after the last message
-    /// passed to [`Client::shown`]. Returns true if more entries follow.
+    /// passed to [`Client::shown`].
+    ///
+    /// # Errors
+    /// [`CallError::AnotherUser`] if another process of the profile logs in another user meanwhile.
     pub async fn read(
         &self,
         mailbox: Mailbox,
         options: Options,
-    ) -> Result<(Vec<Delivery>, bool), CallError> {
+    ) -> Result<DeliveryPage, CallError> {
         let account = self.reading_account().await?;
         let mut options = options;
         loop {
@@ -112,7 +127,10 @@ impl Client {
             let page = self.read_page(&account, mailbox, from, began).await?;
             if let Some((page, life)) = page {
                 let entries = deliveries(page.entries, mailbox, &account, life);
-                return Ok((entries, page.more));
+                return Ok(DeliveryPage {
+                    entries,
+                    more: page.more,
+                });
             }
             // No position can be believed (READ-9).
             options.after = options.after.filter(|after| *after == 0);
@@ -153,7 +171,7 @@ impl Client {
             if !self.knows_life(began)? {
                 return Ok(None);
             }
-            let (now, at) = (self.state()?, *lock(&self.shared.life));
+            let (now, at) = (self.state()?, self.shared.link_record.life());
             if self.session()? != named
                 || (now.names_session && !before.names_session)
                 || (answer.is_ok() && !self.knows_life(at)?)
@@ -192,22 +210,28 @@ impl Client {
 
     /// Returns all entries of a mailbox after the last one passed to [`Client::shown`], each in
     /// full.
+    ///
+    /// # Errors
+    /// As [`Client::read`].
     pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Delivery>, CallError> {
         self.read_whole(mailbox, None, usize::MAX).await
     }
 
     /// Returns at most `limit` entries of a mailbox after `after`, each in full. Without `after`,
-    /// after the last one passed to [`Client::shown`].
+    /// after the last one passed to [`Client::shown`]; after position 0, from the first entry on.
+    ///
+    /// # Errors
+    /// As [`Client::read`].
     pub async fn read_whole(
         &self,
         mailbox: Mailbox,
-        after: Option<u64>,
+        after: Option<Position>,
         limit: usize,
     ) -> Result<Vec<Delivery>, CallError> {
         let account = self.reading_account().await?;
         let mut began = self.life()?;
         let mut whole = Whole::new(match after {
-            Some(after) => Some(after),
+            Some(after) => Some(after.0),
             None => self.cursor(&account, &mailbox)?.after,
         });
         loop {
@@ -231,6 +255,9 @@ impl Client {
     /// Records that an entry, or this fragment of one, has been shown to its reader. The next read
     /// continues after it, and tells the realm that it arrived. If the realm has been restored
     /// without it, nothing is recorded.
+    ///
+    /// # Errors
+    /// [`CallError::Profile`] if that cannot be written.
     pub fn shown(&self, delivery: &Delivery) -> Result<(), CallError> {
         let Delivery {
             mailbox,
@@ -241,14 +268,14 @@ impl Client {
         Ok(self
             .shared
             .profile
-            .write(|records| state::show(records, account, mailbox, (entry, *life)))?)
+            .write(|records| state::show(records, account, mailbox, entry, *life))?)
     }
 
     /// Returns how many messages in each mailbox have not been shown on this device. Mailboxes
     /// without such messages are left out.
     ///
     /// # Errors
-    /// As any call.
+    /// As [`Client::read`].
     pub async fn unread_counts(&self) -> Result<Vec<Unread>, CallError> {
         let account = self.reading_account().await?;
         let session = self.reading_session()?;

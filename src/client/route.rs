@@ -86,12 +86,7 @@ pub struct Route {
 impl Route {
     /// Returns a route to port `port` of the host `name`. `rtt` is the round-trip time when it was
     /// last used. Nothing is resolved before [`Route::advance`].
-    pub fn new(
-        host: Host,
-        meter: Meter,
-        (name, port): (String, u16),
-        rtt: Option<Duration>,
-    ) -> Self {
+    pub fn new(host: Host, meter: Meter, name: String, port: u16, rtt: Option<Duration>) -> Self {
         Self {
             host,
             meter,

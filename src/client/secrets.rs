@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{
     CallError, Client, EntryId, Shared,
     calls::{Waits, accepted, is_used_up},
-    outbox::{self, Added, Left, Outcome},
+    outbox::{self, Left, Outcome},
 };
 use crate::wire::{Answer, Command, ErrorCode, OperationNumber, Request};
 
@@ -21,16 +21,10 @@ impl Client {
         &self,
         request: &mut Request<'_>,
         deadline: Instant,
-    ) -> Result<(Answer, EntryId), CallError> {
+    ) -> Result<Answer, CallError> {
         let shared = &*self.shared;
         let account = shared.account()?;
-        let id = match shared.add(request, None, deadline)? {
-            Added::Entry(id) => id,
-            Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
-            Added::Done(..) | Added::TokenReused | Added::TokensFull => {
-                return Err(CallError::TokenReused);
-            }
-        };
+        let id = shared.add_unnamed(request, deadline)?;
         let mut waits = Waits {
             shared,
             id,
@@ -40,18 +34,22 @@ impl Client {
         // Earlier entries about the same subject are sent first. A login need not wait: entries of
         // another user remain that user's (EXACT-6).
         let is_login = matches!(request.command, Command::Auth(_) | Command::Register(_));
-        shared.added.notify_one();
+        shared.progress.notify_added();
         if !is_login {
             shared.unblocked(id, deadline).await?;
         }
         for _ in 0..RENUMBERED_MAX {
             if !is_login {
                 let named = shared.name_own_session(request, &account, deadline).await;
-                if !matches!(named, Ok(true)) {
+                let failed = match named {
+                    Ok(true) => None,
+                    Ok(false) => Some(CallError::AnotherUser),
+                    Err(error) => Some(shared.not_done(error)),
+                };
+                if let Some(error) = failed {
                     waits.is_over = true;
                     shared.stop_waiting(id, false)?;
-                    return Err(named
-                        .map_or_else(|error| shared.not_done(error), |_| CallError::AnotherUser));
+                    return Err(error);
                 }
                 shared.without_login(id, deadline).await?;
             }
@@ -83,7 +81,7 @@ impl Client {
                 && is_used_up(*refusal, true)
             {
                 let named = request.command.session();
-                shared.renumber((id, number), *refusal)?;
+                shared.renumber(id, number, *refusal)?;
                 shared
                     .learn_who_came(*refusal, number.0, named, deadline)
                     .await
@@ -91,8 +89,8 @@ impl Client {
                 continue;
             }
             shared.note_answered(number);
-            let begun = (id, since);
-            match shared.note_done(begun, request, &answer, deadline).await {
+            let noted = shared.note_done(id, since, request, &answer, deadline);
+            match noted.await {
                 Ok(is_over) => waits.is_over = is_over,
                 // The device's session must be recorded. The carrier finds out which account is
                 // logged in.
@@ -103,7 +101,7 @@ impl Client {
                 Err(CallError::Profile(_)) => {}
                 Err(error) => return Err(error),
             }
-            return accepted(answer).map(|answer| (answer, id));
+            return accepted(answer);
         }
         Err(CallError::Refused(ErrorCode::NumberReused.into()))
     }
@@ -120,13 +118,14 @@ impl Shared {
     /// to find out which account is logged in.
     async fn note_done(
         &self,
-        (id, since): (EntryId, u64),
+        id: EntryId,
+        since: u64,
         request: &Request<'_>,
         answer: &Answer,
         deadline: Instant,
     ) -> Result<bool, CallError> {
         if !self
-            .learn_own_login((id, since), request, answer, deadline)
+            .learn_own_login(id, since, request, answer, deadline)
             .await?
         {
             return Ok(false);
@@ -136,8 +135,8 @@ impl Shared {
             outbox::settle(records, id, &answered)?;
             outbox::take_done(records, id)
         })?;
-        self.settled.notify_waiters();
-        self.added.notify_one();
+        self.progress.notify_settled();
+        self.progress.notify_added();
         Ok(true)
     }
 

@@ -10,7 +10,10 @@ use super::{
     state::{self, Account, Cursor},
     store::Records,
 };
-use crate::{crypto::ConnectionString, wire::Request};
+use crate::{
+    crypto::ConnectionString,
+    wire::{Mailbox, Request},
+};
 
 /// A profile from before the outbox: one record in one file.
 #[derive(Deserialize)]
@@ -34,25 +37,27 @@ struct FormerUnfinished {
 }
 
 impl Former {
+    /// Parses the file. `None` if it is damaged.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        match bytes.split_first() {
-            Some((1, state)) => postcard::from_bytes(state).ok(),
-            _ => None,
-        }
+        let Some((1, state)) = bytes.split_first() else {
+            return None;
+        };
+        let former: Self = postcard::from_bytes(state).ok()?;
+        let mut server = former.server.iter();
+        let mut mailboxes = former.shown.keys();
+        let is_whole = server.all(|server| server.parse::<ConnectionString>().is_ok())
+            && mailboxes.all(|name| name.parse::<Mailbox>().is_ok());
+        is_whole.then_some(former)
     }
 
     pub fn take_over(self, records: &mut dyn Records) -> Result<(), ProfileError> {
-        let Some(server) = self
-            .server
-            .and_then(|server| server.parse::<ConnectionString>().ok())
-        else {
+        let Some(server) = self.server else {
+            // It knew no realm.
             return Ok(());
         };
+        let server: ConnectionString = server.parse().map_err(|_| records.damaged())?;
         let (realm, _) = state::find_or_add(records, &server, self.plain)?;
-        let account = Account {
-            realm,
-            username: self.username.clone().unwrap_or_default(),
-        };
+        let account = Account::new(realm, self.username.clone());
         state::update(records, realm, |state| {
             state.username = self.username;
             state.session = self.session;
@@ -63,14 +68,13 @@ impl Former {
         })?;
         state::remember(records, realm)?;
         for (name, (position, offset)) in self.shown {
-            if let Ok(mailbox) = name.parse() {
-                let cursor = Cursor {
-                    position,
-                    offset,
-                    confirmed: 0,
-                };
-                state::set_cursor(records, &account, &mailbox, cursor)?;
-            }
+            let mailbox: Mailbox = name.parse().map_err(|_| records.damaged())?;
+            let cursor = Cursor {
+                position,
+                offset,
+                confirmed: 0,
+            };
+            state::set_cursor(records, &account, &mailbox, cursor)?;
         }
         for unfinished in self.unfinished {
             // It was numbered by that version: its outcome can no longer be found out.

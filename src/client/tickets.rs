@@ -38,22 +38,28 @@ pub enum Found {
     Nothing,
     /// A valid ticket, and the time of day of its handshake.
     Good(Ticket, Duration),
-    /// The ticket is too old, belongs to another key of the realm, or cannot be read. It must be
+    /// The ticket is too old, belongs to another key of the realm, or is damaged. It must be
     /// deleted, because with it recorded traffic could be decrypted.
     Over,
 }
 
 /// Loads the ticket for the realm with the key `of`, at the time of day `now`. For the endpoint
 /// that resumes, `now` is the time 0.
-pub fn load(records: &dyn Records, realm: RealmNumber, (of, now): (PublicKey, Duration)) -> Found {
+pub fn load(
+    records: &dyn Records,
+    realm: RealmNumber,
+    of: PublicKey,
+    now: Duration,
+) -> Result<Found, ProfileError> {
     let record = match store::get::<TicketRecord>(records, &key(realm)) {
         Ok(Some(record)) => record,
-        Ok(None) => return Found::Nothing,
-        Err(_) => return Found::Over,
+        Ok(None) => return Ok(Found::Nothing),
+        Err(ProfileError::Damaged(_)) => return Ok(Found::Over),
+        Err(error) => return Err(error),
     };
     let since = Duration::from_secs(record.since);
     let size = |bytes: u32| usize::try_from(bytes).unwrap_or(usize::MAX);
-    match left(since, now) {
+    Ok(match left(since, now) {
         Some(left) if record.realm == of.0 => {
             let ticket = Ticket {
                 id: ConnectionId(record.id),
@@ -64,8 +70,8 @@ pub fn load(records: &dyn Records, realm: RealmNumber, (of, now): (PublicKey, Du
             };
             Found::Good(ticket, since)
         }
-        _ => Found::Over,
-    }
+        Some(_) | None => Found::Over,
+    })
 }
 
 /// Returns for how long a ticket may still be used, by the time of day. `None` if it is too old, or
@@ -83,7 +89,8 @@ pub fn delete(records: &mut dyn Records, realm: RealmNumber) -> Result<(), Profi
 pub fn save(
     records: &mut dyn Records,
     realm: RealmNumber,
-    (of, since): (PublicKey, Duration),
+    of: PublicKey,
+    since: Duration,
     ticket: &Ticket,
 ) -> Result<(), ProfileError> {
     let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -120,15 +127,15 @@ mod tests {
             until: Time(0),
         };
         let outcome = write(&Memory::default(), |records| {
-            assert!(matches!(load(records, realm, (key, since)), Found::Nothing));
-            save(records, realm, (key, since), &ticket)?;
+            assert!(matches!(load(records, realm, key, since)?, Found::Nothing));
+            save(records, realm, key, since, &ticket)?;
             for (age, of, is_good) in [
                 (Duration::ZERO, key, true),
                 (Duration::from_mins(24 * 60 - 11), key, true),
                 (Duration::from_mins(24 * 60 - 9), key, false),
                 (Duration::ZERO, PublicKey([8; 32]), false),
             ] {
-                let found = load(records, realm, (of, since + age));
+                let found = load(records, realm, of, since + age)?;
                 match found {
                     Found::Good(found, of_day) => {
                         assert_eq!(of_day, since);
@@ -141,9 +148,9 @@ mod tests {
             }
             // A clock that was set back does not show how old it is.
             let before = since.checked_sub(Duration::from_secs(1)).unwrap();
-            assert!(matches!(load(records, realm, (key, before)), Found::Over));
+            assert!(matches!(load(records, realm, key, before)?, Found::Over));
             delete(records, realm)?;
-            assert!(matches!(load(records, realm, (key, since)), Found::Nothing));
+            assert!(matches!(load(records, realm, key, since)?, Found::Nothing));
             Ok(())
         });
         outcome.unwrap();

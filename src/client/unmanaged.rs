@@ -22,14 +22,14 @@ use crate::{
 /// After this time a command counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The outcome of a command.
+/// The outcome of a command on a [`Direct`] link.
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome {
+pub enum DirectOutcome {
     /// It was answered after this time.
     Done(Duration),
     /// It was refused.
     Refused(ErrorCode),
-    /// No answer came in half a minute.
+    /// No answer came in 30 s.
     Unanswered,
 }
 
@@ -45,10 +45,8 @@ pub struct Direct {
     next_operation: u64,
     buffer: Vec<u8>,
     out: Vec<u8>,
-    /// The traffic sent.
-    pub sent: Traffic,
-    /// The traffic received.
-    pub received: Traffic,
+    sent: Traffic,
+    received: Traffic,
 }
 
 impl Direct {
@@ -110,6 +108,16 @@ impl Direct {
         })
     }
 
+    /// Returns the traffic sent since the last reset.
+    pub const fn sent(&self) -> Traffic {
+        self.sent
+    }
+
+    /// Returns the traffic received since the last reset.
+    pub const fn received(&self) -> Traffic {
+        self.received
+    }
+
     /// Resets the traffic counters.
     pub fn reset_traffic(&mut self) {
         (self.sent, self.received) = (Traffic::default(), Traffic::default());
@@ -121,7 +129,8 @@ impl Direct {
         OperationNumber(self.next_operation - 1)
     }
 
-    /// Sends a command. False if the link accepts no more at present.
+    /// Sends a command, given as its bytes. Returns false if the link accepts no more at present:
+    /// [`Direct::step`] makes room.
     pub fn ask(&mut self, command: Vec<u8>) -> bool {
         let now = self.now();
         let number = self
@@ -135,7 +144,10 @@ impl Direct {
 
     /// Sends what is due, waits for a datagram or a timeout, and adds the outcomes of commands to
     /// `told`.
-    pub async fn step(&mut self, told: &mut Vec<Outcome>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// If the link has ended.
+    pub async fn step(&mut self, told: &mut Vec<DirectOutcome>) -> io::Result<()> {
         self.take_events(told)?;
         self.transmit().await;
         if !told.is_empty() || self.endpoint.has_events() {
@@ -194,7 +206,7 @@ impl Direct {
         }
     }
 
-    fn take_events(&mut self, told: &mut Vec<Outcome>) -> io::Result<()> {
+    fn take_events(&mut self, told: &mut Vec<DirectOutcome>) -> io::Result<()> {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
                 Event::Opened { welcome, .. } => {
@@ -206,18 +218,35 @@ impl Direct {
                         continue;
                     };
                     told.push(match Answer::parse(&bytes) {
-                        Ok(Answer::Refused(refusal)) => Outcome::Refused(refusal.code),
-                        _ => Outcome::Done(asked.elapsed()),
+                        Ok(Answer::Refused(refusal)) => DirectOutcome::Refused(refusal.code),
+                        Ok(_) => DirectOutcome::Done(asked.elapsed()),
+                        Err(error) => {
+                            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                        }
                     });
                 }
                 Event::Expired { number, .. } => {
                     self.in_flight.remove(&number);
-                    told.push(Outcome::Unanswered);
+                    told.push(DirectOutcome::Unanswered);
                 }
                 Event::Closed { .. } => {
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
-                _ => {}
+                // It watches nothing, remembers nothing, and gets no requests.
+                Event::Standing { .. }
+                | Event::Pushed { .. }
+                | Event::Hello { .. }
+                | Event::TicketRefused { .. }
+                | Event::Moved { .. }
+                | Event::Incoming { .. }
+                | Event::Proven { .. }
+                | Event::Request { .. }
+                | Event::Oversized { .. }
+                | Event::PathProven { .. }
+                | Event::UnknownTicket { .. }
+                | Event::TicketDue { .. }
+                | Event::TicketPlace { .. }
+                | Event::Delivered { .. } => {}
             }
         }
         Ok(())

@@ -32,6 +32,7 @@ pub struct Watching<'a> {
     clippy::large_enum_variant,
     reason = "one at a time, and nearly all are messages"
 )]
+#[non_exhaustive]
 pub enum WatchEvent {
     /// A message.
     Message(Delivery),
@@ -43,10 +44,11 @@ pub enum WatchEvent {
 }
 
 impl Client {
-    /// Watches all of the user's mailboxes: first the messages not shown yet, then new ones.
+    /// Watches all of the user's mailboxes: first the messages not shown yet, then new ones. A
+    /// client, with its clones, has one watch at a time: two would take the link from each other.
     ///
     /// # Errors
-    /// As any call.
+    /// As [`Client::read`].
     pub async fn watch(&self) -> Result<Watching<'_>, CallError> {
         let (tell, told) = mpsc::channel(WAITING_MAX);
         let mut watching = Watching {

@@ -43,17 +43,24 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.trim_end().parse::<u64>().ok()?.checked_mul(*scale)
 }
 
-/// Formats a duration in the largest unit that gives a whole number.
+/// Formats a duration in the largest unit that gives a whole number, as [`parse_span`] reads it.
+/// Less than a millisecond is left out.
 pub fn whole(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let units = [("d", 86_400), ("h", 3600), ("m", 60)];
+    let millis = span.as_millis();
+    let units = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+    ];
     let found = units
         .into_iter()
-        .find(|(_, unit)| seconds.is_multiple_of(*unit) && seconds > 0);
-    found.map_or_else(
-        || format!("{seconds}s"),
-        |(name, unit)| format!("{}{name}", seconds / unit),
-    )
+        .find(|(_, unit)| millis.is_multiple_of(*unit) && millis > 0);
+    match found {
+        Some((name, unit)) => format!("{}{name}", millis / unit),
+        None if millis == 0 => "0s".into(),
+        None => format!("{millis}ms"),
+    }
 }
 
 /// The error for a text that is not a bitrate.
@@ -128,6 +135,14 @@ impl<'de> Deserialize<'de> for Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn config_duration_is_printed_as_it_is_written() {
+        for text in ["1500ms", "1ms", "0s", "1s", "90s", "2m", "36h", "30d"] {
+            assert_eq!(parse_span(text).map(whole), Ok(text.into()));
+        }
+        assert_eq!(whole(Duration::from_secs(60 * 60 * 48)), "2d");
+    }
 
     #[test]
     fn config_durations_rates_and_sizes_need_units() {

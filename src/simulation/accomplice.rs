@@ -23,7 +23,7 @@ use crate::{
     client::{CallError, Client, Delivery, Memory, Options, Profile},
     crypto::{ConnectionString, SecretKey},
     host::Host,
-    wire::{CONTENT_NOTICE, CONTENT_TEXT, GroupName, Mailbox, RealmId, Username},
+    wire::{CONTENT_NOTICE, CONTENT_TEXT, GroupName, Mailbox, Position, RealmId, Username},
 };
 
 /// The name of the user who uses it.
@@ -220,7 +220,9 @@ async fn help(
     });
     tokio::time::sleep(SETTLES).await;
     let mailbox = Mailbox::RealmGroup(realm, group);
-    let entries = client.read_whole(mailbox, Some(0), usize::MAX).await;
+    let entries = client
+        .read_whole(mailbox, Some(Position(0)), usize::MAX)
+        .await;
     let entries = entries.unwrap_or_default();
     machine.note(|| format!("has {} entries in {mailbox}", entries.len()));
     wrong_with_copy(&entries, own, posted)

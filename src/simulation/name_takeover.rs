@@ -18,7 +18,7 @@ use super::{
     world::{Life, Outcome, World, fork},
 };
 use crate::{
-    client::{CallError, Client, Memory, Options, Profile, Receipt},
+    client::{CallError, Client, Memory, Options, Profile, RealmAddress, Receipt},
     crypto::{PublicKey, SecretKey},
     host::Host,
     wire::{ErrorCode, GroupName, RealmId, Username},
@@ -188,7 +188,8 @@ impl World {
         let (site, _) = &self.sites[which];
         let (host, port) = host_and_port(site.address());
         let key: PublicKey = site.key.public();
-        let act = || (ann.client).addrealm(realm, (&host, port), None, Some(key));
+        let address = RealmAddress { host: &host, port };
+        let act = || (ann.client).addrealm(realm, address, None, Some(key));
         let what = format!("adds {realm}, which is realm {which}");
         ann.persist(&[ErrorCode::RealmExists], &what, act).await;
     }

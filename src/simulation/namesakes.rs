@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     client::{CallError, Client, Delivery, Receipt},
-    wire::{CONTENT_NOTICE, CONTENT_TEXT, Mailbox, Sender},
+    wire::{CONTENT_NOTICE, CONTENT_TEXT, Mailbox, Position, Sender},
 };
 
 /// What the sender of a message was told.
@@ -129,7 +129,11 @@ impl World {
         let alpha = self.sites[0].0.id;
         let (mut private, mut group) = (Vec::new(), Vec::new());
         for (who, actor) in actors.iter().enumerate() {
-            let read = |mailbox| actor.client.read_whole(mailbox, Some(0), usize::MAX);
+            let read = |mailbox| {
+                actor
+                    .client
+                    .read_whole(mailbox, Some(Position(0)), usize::MAX)
+            };
             private.push(View::new(&read(Mailbox::Private).await?));
             let is_in = who != FIRST || story.comes_again;
             let mailbox = if who == ANN {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     client::{CallError, Client, Memory},
-    wire::{Entry, Mailbox, Role, Username},
+    wire::{Entry, Mailbox, Position, Role, Username},
 };
 
 /// The number of worlds that each test tries.
@@ -54,7 +54,7 @@ async fn mailbox_of(setting: &Setting, user: &str) -> Vec<Entry> {
     let device = setting.client_of([10; 32], &Memory::default());
     let logged_in = device.auth(name(user), PASSWORD).await;
     logged_in.expect("the password is right");
-    let all = device.read_whole(Mailbox::Private, Some(0), usize::MAX);
+    let all = device.read_whole(Mailbox::Private, Some(Position(0)), usize::MAX);
     let all = all.await.expect("a mailbox can be read");
     all.into_iter().map(|delivery| delivery.entry).collect()
 }

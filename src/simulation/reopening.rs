@@ -12,7 +12,7 @@ use crate::{
     crypto::SecretKey,
     server::{Config, Server, ServerError},
     store::{OpenError, fail_next_sync, hold_closing, panic_at_next_write},
-    wire::{Mailbox, Username},
+    wire::{Mailbox, Position, Username},
 };
 
 /// A server on a thread, with the means to stop it and a client.
@@ -64,7 +64,7 @@ async fn register(client: &Client) -> Username {
 }
 
 async fn texts(client: &Client) -> Vec<Vec<u8>> {
-    let read = client.read_whole(Mailbox::Private, Some(0), usize::MAX);
+    let read = client.read_whole(Mailbox::Private, Some(Position(0)), usize::MAX);
     let entries = read.await.unwrap();
     entries.into_iter().map(|one| one.entry.body).collect()
 }

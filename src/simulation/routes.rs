@@ -28,7 +28,7 @@ use crate::{
     crypto::{ConnectionString, SecretKey},
     endpoint::LINK_LIFETIME,
     host::Host,
-    wire::Mailbox,
+    wire::{Mailbox, Position},
 };
 
 const NAME: &str = "realm.test";
@@ -179,7 +179,7 @@ impl Setting {
         let options = Options {
             server: Some(server),
             deadline: self.deadline,
-            traits: LinkParameters {
+            link: LinkParameters {
                 keepalive: Silence::fixed(Duration::from_secs(5)),
                 ..LinkParameters::default()
             },
@@ -206,7 +206,7 @@ impl Setting {
 }
 
 async fn texts(client: &Client) -> Vec<String> {
-    let entries = client.read_whole(Mailbox::Private, Some(0), usize::MAX);
+    let entries = client.read_whole(Mailbox::Private, Some(Position(0)), usize::MAX);
     let entries = entries.await.unwrap().into_iter();
     let texts = entries.map(|one| one.entry.body);
     texts.map(|body| String::from_utf8(body).unwrap()).collect()

@@ -16,7 +16,9 @@ use crate::{
     },
     crypto::SecretKey,
     host::Host,
-    wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Sender, Sent, Username},
+    wire::{
+        Answer, Entry, ErrorCode, GroupName, Mailbox, Position, RealmId, Sender, Sent, Username,
+    },
 };
 
 /// A user tries this often to join a group again.
@@ -114,7 +116,7 @@ impl SimulatedUser {
                 self.deadline
             },
             lifetime: self.lifetime,
-            traits: self.traits,
+            link: self.traits,
             ..Options::default()
         };
         let host = Host::Simulated(machine.clone());
@@ -493,7 +495,9 @@ impl SimulatedUser {
         client: &Client,
         mailbox: Mailbox,
     ) -> Result<Vec<Entry>, CallError> {
-        let all = client.read_whole(mailbox, Some(0), usize::MAX).await?;
+        let all = client
+            .read_whole(mailbox, Some(Position(0)), usize::MAX)
+            .await?;
         Ok(all.into_iter().map(|delivery| delivery.entry).collect())
     }
 

@@ -31,7 +31,7 @@ pub fn draw(report: &Report, file: &Path) -> Result<(), Failure> {
     let svg = picture(report, &lines, &decades).map_err(Failure::local)?;
     fs::write(file, svg).map_err(|error| {
         Failure::local(format!(
-            "cannot write the picture {}: {error}",
+            "cannot write the chart {}: {error}",
             file.display()
         ))
     })
@@ -120,7 +120,7 @@ fn picture(
     }
     writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">so many commands take no longer</text>\n</svg>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">share of commands that take no longer</text>\n</svg>",
         f64::midpoint(LEFT, RIGHT),
         BOTTOM + 46.0
     )?;

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use merpati::{
     client::{CallError, Client, Options, Profile, system_rng},
     crypto::{ConnectionString, SecretKey},
-    wire::{ErrorCode, GroupName, Username},
+    wire::{ErrorCode, GroupName, OperationNumber, Username},
 };
 use rand::Rng as _;
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ pub struct Device {
     pub group: GroupName,
     pub key: SecretKey,
     /// The highest operation number that the device has used.
-    pub highest: u64,
+    pub highest: OperationNumber,
 }
 
 /// Returns a device for each connection.
@@ -79,7 +79,7 @@ async fn device(
     };
     let client = Client::open(profile, options)?;
     let mut state = client.state()?;
-    if state.session.is_none() {
+    if !state.is_logged_in() {
         let user = format!("b{:08x}", rng.next_u32());
         let user = user.parse().map_err(Failure::local)?;
         // The password is not kept, because the device's key is enough.
@@ -90,7 +90,7 @@ async fn device(
             .map_err(explain)?;
         state = client.state()?;
     }
-    let user = state.username.ok_or_else(|| no_account(&home, n))?;
+    let user = state.username().ok_or_else(|| no_account(&home, n))?;
     let user: Username = user.parse().map_err(Failure::local)?;
     // All clients share one group, which has the name of the first user.
     let group = first(&home, n, user)?;
@@ -106,7 +106,7 @@ async fn device(
             _ => {}
         }
     }
-    let highest = client.state()?.highest;
+    let highest = client.state()?.highest();
     Ok(Device {
         user,
         group,
@@ -120,9 +120,8 @@ fn first(home: &Path, n: usize, user: Username) -> Result<GroupName, Failure> {
     let name = if n == 0 {
         Some(user.as_str().to_owned())
     } else {
-        Profile::open(home, "0", &mut system_rng()?)?
-            .load()?
-            .username
+        let state = Profile::open(home, "0", &mut system_rng()?)?.load()?;
+        state.username().map(String::from)
     };
     let name = name.ok_or_else(|| no_account(home, 0))?;
     name.parse().map_err(Failure::local)
@@ -136,7 +135,11 @@ fn no_account(home: &Path, n: usize) -> Failure {
 }
 
 /// Records the operation numbers that were used.
-pub fn remember(home: &Path, devices: &[Device], highest: &[u64]) -> Result<(), Failure> {
+pub fn remember(
+    home: &Path,
+    devices: &[Device],
+    highest: &[OperationNumber],
+) -> Result<(), Failure> {
     for (n, (_, highest)) in devices.iter().zip(highest).enumerate() {
         let profile = Profile::open(home, &n.to_string(), &mut system_rng()?)?;
         profile.note_highest(*highest)?;

@@ -27,7 +27,7 @@ impl Process {
         let unseen = |why: &str| {
             let path = self.stat.display();
             Failure::local(format!(
-                "cannot see in {path} what the realm's process uses: {why}; --pid is for a process of this machine"
+                "cannot read in {path} how much CPU time the realm has used: {why}; give --pid a process of this machine"
             ))
         };
         let text = fs::read_to_string(&self.stat).map_err(|error| unseen(&error.to_string()))?;

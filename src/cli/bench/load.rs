@@ -12,7 +12,7 @@ use std::{
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use merpati::{
-    client::{Direct, Outcome, Traffic},
+    client::{Direct, DirectOutcome, Traffic},
     crypto::ConnectionString,
     wire::{Command, GroupName, OperationNumber, Request, SessionRef, Username, command},
 };
@@ -43,7 +43,7 @@ pub struct Load {
     /// The processor time of the realm's process, if it is known.
     pub used: Option<Duration>,
     /// The highest operation number of each device.
-    pub highest: Vec<u64>,
+    pub highest: Vec<OperationNumber>,
 }
 
 /// The state that all connections share.
@@ -72,16 +72,16 @@ impl Shared {
         })
     }
 
-    fn note(&self, outcome: Outcome) {
+    fn note(&self, outcome: DirectOutcome) {
         let mut tally = self.tally.borrow_mut();
         match outcome {
-            Outcome::Done(took) => {
+            DirectOutcome::Done(took) => {
                 tally.done += 1;
                 let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 tally.latency.saturating_record(took);
             }
-            Outcome::Refused(code) => *tally.refused.entry(code.name()).or_default() += 1,
-            Outcome::Unanswered => tally.unanswered += 1,
+            DirectOutcome::Refused(code) => *tally.refused.entry(code.name()).or_default() += 1,
+            DirectOutcome::Unanswered => tally.unanswered += 1,
         }
     }
 }
@@ -128,18 +128,18 @@ pub async fn run(
     }
     let (mut sent, mut received, mut repeats) = (Traffic::default(), Traffic::default(), 0);
     let mut ended = Vec::new();
-    let mut highest = vec![0; devices.len()];
+    let mut highest = vec![OperationNumber(0); devices.len()];
     loop {
         tokio::select! {
             next = driving.join_next() => {
                 let Some(next) = next else { break };
                 let (n, connection) = next.map_err(Failure::local)?;
                 let connection = connection?;
-                sent = sum(sent, connection.sent);
-                received = sum(received, connection.received);
+                sent = sum(sent, connection.sent());
+                received = sum(received, connection.received());
                 repeats += connection.repeats();
                 if let Some(place) = highest.get_mut(n) {
-                    *place = connection.highest().0;
+                    *place = connection.highest();
                 }
                 ended.push(connection);
             }
@@ -190,13 +190,7 @@ async fn open(
     let mut connections = Vec::with_capacity(devices.len());
     let mut told = Vec::new();
     for device in devices {
-        let mut connection = Direct::begin(
-            &device.key,
-            OperationNumber(device.highest),
-            address,
-            realm.key,
-        )
-        .await?;
+        let mut connection = Direct::begin(&device.key, device.highest, address, realm.key).await?;
         let opening = async {
             while !connection.is_open() {
                 connection.step(&mut told).await?;

@@ -55,9 +55,9 @@ impl Report {
             plan, load, echo, ..
         } = self;
         let whose = if self.is_own {
-            "its own, started for this"
+            "started for this run"
         } else {
-            "another's"
+            "already running"
         };
         let mut rows = vec![
             ("realm", format!("{}, {whose}", load.address)),
@@ -71,7 +71,7 @@ impl Report {
             (
                 "commands",
                 format!(
-                    "{} in {:.1} s, {:.0} a second",
+                    "{} in {:.1} s, {:.0} per second",
                     load.done,
                     load.took.as_secs_f64(),
                     rate(load.done, load.took)
@@ -93,7 +93,7 @@ impl Report {
         rows.push((
             "wire",
             format!(
-                "{:.1} bytes up and {:.1} down a command, {:.2} datagrams, {:.2} % sent again",
+                "{:.1} bytes up and {:.1} down per command, {:.2} datagrams, {:.2} % sent again",
                 self.a_command(load.sent.bytes),
                 self.a_command(load.received.bytes),
                 self.a_command(load.sent.datagrams + load.received.datagrams),
@@ -103,21 +103,21 @@ impl Report {
         if let Some(used) = load.used {
             let (each, of) = (micros(used, load.done), load.took.as_secs_f64());
             let busy = used.as_secs_f64() / of * 100.0;
-            let text = format!("{each:.2} µs of processor a command; {busy:.0} % of one busy");
+            let text = format!("{each:.2} µs of CPU time per command; one CPU {busy:.0} % busy");
             rows.push(("realm used", text));
         }
         rows.push((
             "bare echo",
             format!(
-                "{:.2} µs of processor a datagram, {:.0} a second; {}",
+                "{:.2} µs of CPU time per datagram, {:.0} per second; {}",
                 micros(echo.used, echo.done),
                 rate(echo.done, echo.took),
                 latency(&echo.latency)
             ),
         ));
         if let Some(part) = self.part_of_echo() {
-            let text = format!("{part:.3} of what the echo does in the same time of processor");
-            rows.push(("so it does", text));
+            let text = format!("{part:.3} commands for each datagram of the echo");
+            rows.push(("by CPU time", text));
         }
         let mut against = format!("p50 is {:.1} × the echo's", self.latency_ratio());
         if let Some(sync) = self.sync {
@@ -128,7 +128,7 @@ impl Report {
             against =
                 format!("{against}, or {ratio:.1} × and one sync of the disk, which takes {sync}");
         }
-        rows.push(("latency is", against));
+        rows.push(("by latency", against));
         rows
     }
 

@@ -15,9 +15,9 @@ use std::{
 };
 
 use merpati::{
-    client::{Client, LinkParameters, Options, Profile, system_rng},
+    client::{Client, LinkParameters, Options, Profile, RealmAddress, system_rng},
     server::{Config, Server},
-    wire::{GroupName, Mailbox, RealmId, Username},
+    wire::{GroupName, Mailbox, Peered, Position, RealmId, Username},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use relay::{Air, Carried, Relay};
@@ -116,7 +116,7 @@ fn client(directory: &Path, name: &str, server: &Server, rtt: Duration) -> Resul
     let options = Options {
         server: server.connection_string(),
         deadline: PATIENCE,
-        traits: LinkParameters {
+        link: LinkParameters {
             rtt: Some(rtt),
             ..LinkParameters::default()
         },
@@ -218,15 +218,14 @@ impl Stage {
         self.step("ann becomes alpha's operator", call, text("done"))
             .await?;
         let host = self.beta.ip().to_string();
-        let place = (host.as_str(), self.beta.port());
-        let call = self.ann.addrealm(beta, place, None, Some(beta_key));
-        let said = |accepted: &bool| {
-            if *accepted {
-                "accepted"
-            } else {
-                "noted; asked again until accepted"
-            }
-            .into()
+        let address = RealmAddress {
+            host: &host,
+            port: self.beta.port(),
+        };
+        let call = self.ann.addrealm(beta, address, None, Some(beta_key));
+        let said = |peered: &Peered| match peered {
+            Peered::Accepted => "accepted".into(),
+            Peered::Queued => "recorded; asked again until accepted".into(),
         };
         self.step("ann peers alpha with beta", call, said).await?;
         for n in 1..=3 {
@@ -317,7 +316,9 @@ impl Stage {
     ) -> Result<Vec<String>, Failure> {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
-            let entries = reader.read_whole(mailbox, Some(0), usize::MAX).await?;
+            let entries = reader
+                .read_whole(mailbox, Some(Position(0)), usize::MAX)
+                .await?;
             let bodies = entries
                 .iter()
                 .map(|entry| String::from_utf8_lossy(&entry.body));

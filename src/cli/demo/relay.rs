@@ -153,8 +153,8 @@ async fn carry(front: Arc<UdpSocket>, realm: SocketAddr, name: &'static str, air
                 upstream
             }
         };
-        let datagram = buffer.get(..len).unwrap_or_default();
-        if let Some(arrival) = air.carry(&there, datagram) {
+        let datagram = buffer.get(..len);
+        if let Some(arrival) = datagram.and_then(|datagram| air.carry(&there, datagram)) {
             send_later(upstream, realm, arrival);
         }
     }
@@ -171,8 +171,8 @@ async fn carry_back(
         let Ok((len, _)) = upstream.recv_from(&mut buffer).await else {
             continue;
         };
-        let datagram = buffer.get(..len).unwrap_or_default();
-        if let Some(arrival) = air.carry(&back, datagram) {
+        let datagram = buffer.get(..len);
+        if let Some(arrival) = datagram.and_then(|datagram| air.carry(&back, datagram)) {
             send_later(Arc::clone(&front), client, arrival);
         }
     }

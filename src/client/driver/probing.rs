@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Driver;
-
 /// The interval between checks while there is a watch. A check costs no datagram.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// If the time of day advances this much further than the machine's clock, the machine was asleep
@@ -24,33 +22,20 @@ impl Probing {
         self.0.map(|(at, _)| at + LOOK_EVERY)
     }
 
+    /// True if a check is due.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.timeout().is_none_or(|due| due <= now)
+    }
+
+    /// True before the first check.
+    pub const fn is_new(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Checks the clocks: true if they disagree about how much time has passed.
-    fn has_jumped(&mut self, now: Instant, of_day: Duration) -> bool {
+    pub fn has_jumped(&mut self, now: Instant, of_day: Duration) -> bool {
         let before = self.0.replace((now, of_day));
         before.is_some_and(|(at, then)| of_day.saturating_sub(then) > (now - at) + ASLEEP)
-    }
-}
-
-impl Driver {
-    /// Checks whether a watch may have stopped silently, if it is time.
-    pub(super) async fn look_around(&mut self) {
-        let link = self.link.filter(|link| self.endpoint.is_open(*link));
-        let Some(link) = link.filter(|_| self.watcher.is_some()) else {
-            self.probing = Probing::default();
-            return;
-        };
-        let now = Instant::now();
-        if self.probing.timeout().is_some_and(|due| due > now) {
-            return;
-        }
-        let is_first = self.probing.0.is_none();
-        let has_jumped = self.probing.has_jumped(now, self.route.time_of_day());
-        // Both are checked: a new socket sends from this machine's current address.
-        let has_moved = !is_first && self.route.has_moved().await;
-        if has_jumped || has_moved {
-            let now = self.now();
-            self.endpoint.probe(now, link);
-        }
     }
 }
 

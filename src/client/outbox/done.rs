@@ -2,12 +2,46 @@
 
 use std::time::Duration;
 
-use super::{DONE_MAX, Done, EntryId, Outcome, done_key, entry_key, id_in};
+use serde::{Deserialize, Serialize};
+
+use super::entry::{self, EntryId, Reason, Waiting, id_in};
 use crate::client::{
     ProfileError,
     state::Account,
     store::{self, Records},
 };
+
+/// The maximum number of outcomes that are kept until they are reported.
+const DONE_MAX: usize = 1000;
+
+/// The outcome of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The realm's answer.
+    Answer(Vec<u8>),
+    /// It has not been executed, and never will be.
+    NotDone(Reason),
+    /// The realm keeps no record of its number any more: it may have been executed or not.
+    Unknown,
+}
+
+/// The outcome of an entry, until it is reported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The account it belonged to.
+    pub account: Account,
+    /// A description for people.
+    pub what: String,
+    /// Its outcome.
+    pub outcome: Outcome,
+    /// While this wait lasts, only its caller takes the outcome. Afterwards any process may report
+    /// it.
+    pub waiting: Waiting,
+}
+
+pub(super) fn done_key(id: EntryId) -> Vec<u8> {
+    [b"d/".as_slice(), &id.0.to_be_bytes()].concat()
+}
 
 /// Removes and returns the outcome of an entry, to report it.
 pub fn take_done(records: &mut dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
@@ -26,7 +60,7 @@ pub fn done(records: &dyn Records, id: EntryId) -> Result<Option<Outcome>, Profi
 
 /// True if the outcome of an entry is known, or there is no such entry.
 pub fn is_done(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
-    Ok(records.get(&entry_key(id))?.is_none())
+    Ok(entry::find(records, id)?.is_none())
 }
 
 /// True if the outcome of an entry is known and has not been reported.

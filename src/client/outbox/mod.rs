@@ -15,6 +15,7 @@
 //! next. `carrier` sends it.
 
 mod done;
+mod entry;
 mod numbers;
 mod scope;
 mod tokens;
@@ -26,139 +27,29 @@ use serde::{Deserialize, Serialize};
 use super::{
     ProfileError,
     state::{self, Account, RealmNumber},
-    store::{self, Pair, Records},
+    store::{self, Records},
 };
 use crate::{
     faults::{Fault, is_planted},
     wire::{Answer, OperationNumber, Request, SessionRef},
 };
 
-pub use done::{done, has_done, has_done_of, is_done, take_done, take_untold};
-pub use numbers::{
-    ON_THE_WAY_MAX, PAUSE_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one, unname,
+use done::{Done, done_key};
+pub use done::{Outcome, done, has_done, has_done_of, is_done, take_done, take_untold};
+pub use entry::{
+    Aim, Entry, EntryId, PAUSE_MAX, Reason, Waiting, body, change, find, has_entries, list,
 };
-pub use scope::{Before, Scope, describe};
-pub use tokens::{TOKENS_MAX, Token};
+use entry::{save, save_body, seconds_up};
+pub use numbers::{
+    ON_THE_WAY_MAX, Picked, Situation, begin_now, first_before, is_blocked, pick, pick_one, unname,
+};
+pub use scope::describe;
+pub use tokens::{InvalidToken, TOKENS_MAX, Token};
 
 /// The maximum size of all entries in the outbox, in bytes.
 pub const OUTBOX_BYTES_MAX: u64 = 16 << 20;
 /// What an entry counts in addition to its command, in bytes.
 const ENTRY_BYTES: u64 = 128;
-/// An entry that could not be delivered for this long is given up. Sessions live longer (SES-4).
-pub const ENTRY_LIFETIME: Duration = Duration::from_hours(28 * 24);
-/// The maximum number of outcomes that are kept until they are reported.
-const DONE_MAX: usize = 1000;
-
-/// The id of an entry in a profile's outbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct EntryId(pub u64);
-
-/// What to do with an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Aim {
-    /// Execute it.
-    Do,
-    /// Cancel it, if it has not been executed: its number is used up (EXACT-11).
-    Cancel(Reason),
-}
-
-/// Why an entry is cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reason {
-    /// It was cancelled by a user.
-    Cancelled,
-    /// Its time to live or the lifetime of an entry is over.
-    Expired,
-    /// The caller did not want it kept, or it cannot be kept because it carried a password.
-    NotKept,
-    /// Nobody was logged in when it was typed, and a user has logged in since.
-    NoSession,
-}
-
-/// The time in which a process waits for an entry, in milliseconds since 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waiting {
-    from: u64,
-    until: u64,
-}
-
-impl Waiting {
-    /// Returns a wait of `span` from `now` on.
-    pub fn new(now: Duration, span: Duration) -> Self {
-        Self {
-            from: millis(now),
-            until: millis(now.saturating_add(span)),
-        }
-    }
-
-    /// True if the wait is not over. A clock set back by more than a minute ends it. A smaller step
-    /// is accepted: the time may have been read before this was written, as by another process that
-    /// had to wait for the records.
-    pub fn is_on(self, now: Duration) -> bool {
-        let slack = millis(Duration::from_mins(1));
-        (self.from.saturating_sub(slack)..self.until).contains(&millis(now))
-    }
-}
-
-/// An entry that is not settled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The account it belongs to.
-    pub account: Account,
-    /// A description for people.
-    pub what: String,
-    /// The scope of the command, as text ([`Scope::to_text`]).
-    scope: String,
-    /// Its operation number, if it has one.
-    pub number: Option<u64>,
-    /// Bytes of it may have been sent.
-    pub left: bool,
-    /// How many attempts were started.
-    pub attempts: u32,
-    /// When the last attempt started, in milliseconds since 1970.
-    begun: u64,
-    /// When it was typed, in seconds since 1970.
-    pub created: u64,
-    /// When its time to live ends, in seconds since 1970.
-    pub expires: Option<u64>,
-    /// No attempt starts before this time, in milliseconds since 1970.
-    pub not_before: u64,
-    /// The wait of its caller.
-    pub waiting: Waiting,
-    /// What to do with it.
-    pub aim: Aim,
-    /// It carries a password, which is not stored: only its caller can send it.
-    pub is_secret: bool,
-    /// The token of the call.
-    pub token: Option<[u8; 16]>,
-    /// The length of its command, in bytes.
-    pub bytes: u32,
-}
-
-/// The outcome of an entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// The realm's answer.
-    Answer(Vec<u8>),
-    /// It has not been executed, and never will be.
-    NotDone(Reason),
-    /// The realm keeps no record of its number any more: it may have been executed or not.
-    Unknown,
-}
-
-/// The outcome of an entry, until it is reported.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
-    /// The account it belonged to.
-    pub account: Account,
-    /// A description for people.
-    pub what: String,
-    /// Its outcome.
-    pub outcome: Outcome,
-    /// While this wait lasts, only its caller takes the outcome. Afterwards any process may report
-    /// it.
-    pub waiting: Waiting,
-}
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Counters {
@@ -174,8 +65,6 @@ pub struct New<'a> {
     pub account: Account,
     /// The command, with its salt, without a number.
     pub request: &'a Request<'a>,
-    /// The token of the call.
-    pub token: Option<&'a Token>,
     /// The wait of its caller.
     pub waiting: Waiting,
     /// The current time, since 1970.
@@ -197,33 +86,13 @@ pub enum Added {
     TokensFull,
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Rounds a time up to whole seconds. Rounding down would shorten the time to live that was asked
-/// for.
-fn seconds_up(time: Duration) -> u64 {
-    time.as_secs()
-        .saturating_add(u64::from(time.subsec_nanos() > 0))
-}
-
-fn entry_key(id: EntryId) -> Vec<u8> {
-    [b"e/".as_slice(), &id.0.to_be_bytes()].concat()
-}
-
-fn body_key(id: EntryId) -> Vec<u8> {
-    [b"b/".as_slice(), &id.0.to_be_bytes()].concat()
-}
-
-fn done_key(id: EntryId) -> Vec<u8> {
-    [b"d/".as_slice(), &id.0.to_be_bytes()].concat()
-}
-
-fn id_in(records: &dyn Records, key: &[u8]) -> Result<EntryId, ProfileError> {
-    let id = key.get(2..).and_then(|id| id.try_into().ok());
-    id.map(|id| EntryId(u64::from_be_bytes(id)))
-        .ok_or_else(|| records.damaged())
+/// The result of adding a command without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddedUnnamed {
+    /// It is an entry now.
+    Entry(EntryId),
+    /// The outbox is full. It holds this many bytes.
+    Full(u64),
 }
 
 fn counters(records: &dyn Records) -> Result<Counters, ProfileError> {
@@ -231,32 +100,70 @@ fn counters(records: &dyn Records) -> Result<Counters, ProfileError> {
 }
 
 /// Adds a command, unless its token is known already.
-pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileError> {
-    let mut counters = counters(records)?;
-    if let Some(token) = new.token {
-        token.free(records, &new.account, &mut counters.tokens)?;
-        if let Some(known) = token.find(records, &new.account, new.request)? {
-            return Ok(known);
-        }
-    }
-    let is_secret = new.request.command.carries_password();
-    let body = if is_secret {
-        Vec::new()
-    } else {
-        new.request.to_bytes()
+pub fn add(
+    records: &mut dyn Records,
+    new: &New<'_>,
+    token: Option<&Token>,
+) -> Result<Added, ProfileError> {
+    let Some(token) = token else {
+        return Ok(match add_unnamed(records, new)? {
+            AddedUnnamed::Entry(id) => Added::Entry(id),
+            AddedUnnamed::Full(bytes) => Added::Full(bytes),
+        });
     };
-    let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    if counters.bytes + u64::from(bytes) + ENTRY_BYTES > OUTBOX_BYTES_MAX {
+    let mut counters = counters(records)?;
+    token.free(records, &new.account, &mut counters.tokens)?;
+    if let Some(known) = token.find(records, &new.account, new.request)? {
+        return Ok(known);
+    }
+    let body = new.body();
+    if counters.is_full_for(body.as_deref()) {
         return Ok(Added::Full(counters.bytes));
     }
     let id = EntryId(counters.last + 1);
-    let token = match new.token {
-        Some(token) if !token.remember(records, &mut counters.tokens, id, new)? => {
-            return Ok(Added::TokensFull);
-        }
-        Some(token) => Some(token.hash()),
-        None => None,
-    };
+    if !token.remember(records, &mut counters.tokens, id, new)? {
+        return Ok(Added::TokensFull);
+    }
+    insert(records, new, counters, body, Some(token.hash())).map(Added::Entry)
+}
+
+/// Adds a command without a token.
+pub fn add_unnamed(records: &mut dyn Records, new: &New<'_>) -> Result<AddedUnnamed, ProfileError> {
+    let counters = counters(records)?;
+    let body = new.body();
+    if counters.is_full_for(body.as_deref()) {
+        return Ok(AddedUnnamed::Full(counters.bytes));
+    }
+    insert(records, new, counters, body, None).map(AddedUnnamed::Entry)
+}
+
+impl New<'_> {
+    /// Returns the bytes of the command to keep; none if it carries a password.
+    fn body(&self) -> Option<Vec<u8>> {
+        let is_secret = self.request.command.carries_password();
+        (!is_secret).then(|| self.request.to_bytes())
+    }
+}
+
+impl Counters {
+    /// True if there is no room for an entry with this command.
+    fn is_full_for(&self, body: Option<&[u8]>) -> bool {
+        let bytes = body.map_or(0, <[u8]>::len) as u64;
+        self.bytes + bytes + ENTRY_BYTES > OUTBOX_BYTES_MAX
+    }
+}
+
+/// Makes an entry of a command for which there is room.
+fn insert(
+    records: &mut dyn Records,
+    new: &New<'_>,
+    mut counters: Counters,
+    body: Option<Vec<u8>>,
+    token: Option<[u8; 16]>,
+) -> Result<EntryId, ProfileError> {
+    // At most `OUTBOX_BYTES_MAX`.
+    let bytes = u32::try_from(body.as_ref().map_or(0, Vec::len)).unwrap_or(u32::MAX);
+    let id = EntryId(counters.last + 1);
     counters.last = id.0;
     counters.bytes += u64::from(bytes) + ENTRY_BYTES;
     let created = new.now.as_secs();
@@ -280,46 +187,16 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
         not_before: 0,
         waiting: new.waiting,
         aim: Aim::Do,
-        is_secret,
+        is_secret: body.is_none(),
         token,
         bytes,
     };
     store::put(records, b"o", &counters)?;
-    store::put(records, &entry_key(id), &entry)?;
-    if !is_secret {
-        store::put(records, &body_key(id), &body)?;
+    save(records, id, &entry)?;
+    if let Some(body) = body {
+        save_body(records, id, &body)?;
     }
-    Ok(Added::Entry(id))
-}
-
-/// Returns an entry that is not settled.
-pub fn find(records: &dyn Records, id: EntryId) -> Result<Option<Entry>, ProfileError> {
-    store::get(records, &entry_key(id))
-}
-
-/// Returns all entries that are not settled, in the order in which they were typed.
-pub fn list(records: &dyn Records) -> Result<Vec<(EntryId, Entry)>, ProfileError> {
-    let found = records.scan(b"e/", b"", usize::MAX)?;
-    let one = |(key, value): &Pair| Ok((id_in(records, key)?, store::parse(records, key, value)?));
-    found.iter().map(one).collect()
-}
-
-/// Returns the command of an entry.
-pub fn body(records: &dyn Records, id: EntryId) -> Result<Option<Vec<u8>>, ProfileError> {
-    store::get(records, &body_key(id))
-}
-
-/// Changes an entry if it is not settled.
-pub fn change(
-    records: &mut dyn Records,
-    id: EntryId,
-    change: impl FnOnce(&mut Entry),
-) -> Result<(), ProfileError> {
-    if let Some(mut entry) = find(records, id)? {
-        change(&mut entry);
-        store::put(records, &entry_key(id), &entry)?;
-    }
-    Ok(())
+    Ok(id)
 }
 
 /// Records the outcome of an entry. A settled entry stays as it is.
@@ -331,8 +208,7 @@ pub fn settle(
     let Some(entry) = find(records, id)? else {
         return Ok(());
     };
-    records.delete(&entry_key(id))?;
-    records.delete(&body_key(id))?;
+    entry::remove(records, id)?;
     let mut counters = counters(records)?;
     counters.bytes = counters
         .bytes
@@ -385,11 +261,6 @@ pub fn add_done(
         waiting: Waiting::default(),
     };
     store::put(records, &done_key(EntryId(counters.last)), &done)
-}
-
-/// True if there are entries that are not settled.
-pub fn has_entries(records: &dyn Records) -> Result<bool, ProfileError> {
-    Ok(!records.scan(b"e/", b"", 1)?.is_empty())
 }
 
 /// The state of an entry whose caller has stopped waiting.
@@ -483,7 +354,8 @@ pub fn cancel(
 /// never will be. The entry gets another number, above `highest`.
 pub fn renumber(
     records: &mut dyn Records,
-    (id, realm): (EntryId, RealmNumber),
+    id: EntryId,
+    realm: RealmNumber,
     number: OperationNumber,
     highest: OperationNumber,
 ) -> Result<(), ProfileError> {
@@ -519,7 +391,7 @@ pub fn adopt(
             entry.aim = Aim::Cancel(Reason::NoSession);
             entry.not_before = 0;
         }
-        store::put(records, &entry_key(id), &entry)?;
+        save(records, id, &entry)?;
     }
     Ok(())
 }
@@ -534,15 +406,15 @@ fn names_session(records: &dyn Records, id: EntryId) -> Result<bool, ProfileErro
     ))
 }
 
-/// Returns the last entry other than `id` that may have logged a user in on a realm.
+/// Returns the last entry other than `except` that may have logged a user in on a realm.
 pub fn last_login(
     records: &dyn Records,
     realm: RealmNumber,
-    id: EntryId,
+    except: Option<EntryId>,
 ) -> Result<Option<EntryId>, ProfileError> {
     let mut last = None;
     for (other, entry) in list(records)? {
-        let is_there = other != id && entry.account.realm == realm && entry.left;
+        let is_there = Some(other) != except && entry.account.realm == realm && entry.left;
         if is_there && entry.is_login(records)? {
             last = Some(other);
         }

@@ -3,14 +3,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Aim, Before, ENTRY_LIFETIME, Entry, EntryId, Outcome, Reason, Scope, body, entry_key, list,
-    millis, seconds_up, settle,
+    done::Outcome,
+    entry::{self, Aim, Entry, EntryId, body, list, millis, seconds_up},
+    scope::Before,
+    settle,
 };
 use crate::{
     client::{
         ProfileError,
         state::{self, Account, RealmNumber},
-        store::{self, Records},
+        store::Records,
     },
     faults::{Fault, is_planted},
     wire::{OperationNumber, Request, SessionId, SessionRef},
@@ -21,8 +23,6 @@ use crate::{
 const WINDOW: u64 = 256;
 /// An entry that another process has started is left to it for this time.
 const STUCK: Duration = Duration::from_secs(45);
-/// The longest pause before the next attempt.
-pub const PAUSE_MAX: Duration = Duration::from_hours(1);
 /// Operation numbers are below this: 2^62 - 1.
 const VARINT_MAX: u64 = (1 << 62) - 1;
 /// The maximum number of entries in flight.
@@ -99,15 +99,30 @@ pub fn first_before(records: &dyn Records, id: EntryId) -> Result<Option<EntryId
     Ok(None)
 }
 
-/// Picks the entries of `account` to send, and assigns numbers. Skips those that are `on_the_way`
-/// with the same aim. If nobody is logged in, picks only entries with a waiting caller. At most
-/// `most` are in flight at once.
-pub fn pick(
-    records: &mut dyn Records,
-    account: &Account,
-    now: Duration,
-    (on_the_way, is_logged_in, most): (&BTreeMap<EntryId, Aim>, bool, usize),
-) -> Result<Due, ProfileError> {
+/// What the carrier knows when it picks entries.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The account whose entries are picked.
+    pub account: &'a Account,
+    /// The current time, since 1970.
+    pub now: Duration,
+    /// The entries in flight, and with which aim.
+    pub on_the_way: &'a BTreeMap<EntryId, Aim>,
+    /// Its user is logged in. Otherwise only entries with a waiting caller are picked.
+    pub is_logged_in: bool,
+    /// How many entries may be in flight at once.
+    pub most: usize,
+}
+
+/// Picks the entries to send, and assigns numbers. Skips those in flight with the same aim.
+pub fn pick(records: &mut dyn Records, situation: &Situation<'_>) -> Result<Due, ProfileError> {
+    let Situation {
+        account,
+        now,
+        on_the_way,
+        is_logged_in,
+        most,
+    } = *situation;
     let mut due = Due::default();
     let entries = list(records)?;
     let same_realm = |entry: &Entry| entry.account.realm == account.realm;
@@ -123,7 +138,7 @@ pub fn pick(
         // their user's login.
         let is_login = entry.is_login(records)?;
         if same_realm(&entry) && entry.account != *account && !is_login {
-            release(records, (id, &mut entry), now)?;
+            release(records, id, &mut entry, now)?;
         }
         // The logged-in user also cancels commands with passwords that nobody was logged in for.
         let is_ours = entry.account == *account
@@ -172,7 +187,7 @@ pub fn pick(
         if entry.number.is_none() && is_full {
             continue;
         }
-        match begin(records, (id, &mut entry), now)? {
+        match begin(records, id, &mut entry, now)? {
             Some(picked) => due.picked.push(picked),
             // It is checked again when an entry is settled.
             None => is_full = true,
@@ -186,7 +201,8 @@ pub fn pick(
 /// the numbers of the logged-in user (EXACT-12).
 fn release(
     records: &mut dyn Records,
-    (id, entry): (EntryId, &mut Entry),
+    id: EntryId,
+    entry: &mut Entry,
     now: Duration,
 ) -> Result<(), ProfileError> {
     if entry.end_if_over(now) && !entry.left {
@@ -198,7 +214,7 @@ fn release(
     let since = state::load(records, entry.account.realm)?.since;
     if !entry.left && entry.number.is_some_and(|number| number <= since) {
         entry.number = None;
-        store::put(records, &entry_key(id), entry)?;
+        entry::save(records, id, entry)?;
     }
     Ok(())
 }
@@ -209,7 +225,7 @@ pub fn pick_one(
     id: EntryId,
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
-    match super::find(records, id)? {
+    match entry::find(records, id)? {
         Some(entry)
             if !entry.is_secret
                 && entry.begun.saturating_add(millis(STUCK)) <= millis(now)
@@ -229,8 +245,8 @@ pub fn begin_now(
     id: EntryId,
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
-    match super::find(records, id)? {
-        Some(mut entry) => begin(records, (id, &mut entry), now),
+    match entry::find(records, id)? {
+        Some(mut entry) => begin(records, id, &mut entry, now),
         None => Ok(None),
     }
 }
@@ -282,12 +298,13 @@ fn take_above(
 /// available.
 fn begin(
     records: &mut dyn Records,
-    (id, entry): (EntryId, &mut Entry),
+    id: EntryId,
+    entry: &mut Entry,
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
     let is_login = entry.is_login(records)?;
     // While the outcome of a login is unknown, a number above it might belong to the next user.
-    let logs_in = super::last_login(records, entry.account.realm, id)?;
+    let logs_in = super::last_login(records, entry.account.realm, Some(id))?;
     if entry.number.is_none()
         && !is_login
         && logs_in.is_some()
@@ -305,15 +322,16 @@ fn begin(
             None => return Ok(None),
         },
     };
+    if !entry.is_secret && body(records, id)?.is_none() {
+        return Err(records.damaged());
+    }
     let (left, attempts) = (entry.left, entry.attempts);
     entry.number = Some(number);
     // From here on it may be sent, even if this process ends.
     entry.left = true;
     entry.attempts = attempts.saturating_add(1);
     entry.begun = millis(now);
-    store::put(records, &entry_key(id), entry)?;
-    let waited = entry.waiting.is_on(now);
-    let until = Duration::from_millis(entry.waiting.until);
+    entry::save(records, id, entry)?;
     Ok(Some(Picked {
         id,
         account: entry.account.clone(),
@@ -325,7 +343,7 @@ fn begin(
         is_first: attempts == 0,
         left,
         attempts,
-        waited: waited.then(|| until.saturating_sub(now)),
+        waited: entry.waiting.left(now),
     }))
 }
 
@@ -360,7 +378,7 @@ fn rename(
         Some((session, name)) => *session = name,
         None => return Ok(()),
     }
-    store::put(records, &super::body_key(id), &request.to_bytes())
+    entry::save_body(records, id, &request.to_bytes())
 }
 
 /// Rebinds a command that named the profile's ended session, so that it is sent in its user's next
@@ -407,49 +425,4 @@ fn shortened(
     // A clock that was set back does not extend the time to live.
     request.options.ttl = request.options.ttl.map(|ttl| ttl.min(left));
     Ok(Some(request.to_bytes()))
-}
-
-impl Entry {
-    fn scope(&self, records: &dyn Records) -> Result<Scope, ProfileError> {
-        Scope::from_text(&self.scope).ok_or_else(|| records.damaged())
-    }
-
-    /// True if it is a login or changes who may log in: a command with a password about the
-    /// account.
-    pub(super) fn is_login(&self, records: &dyn Records) -> Result<bool, ProfileError> {
-        Ok(self.is_secret && self.scope(records)? == Scope::Account)
-    }
-
-    /// Starts no attempt before `time`, since 1970.
-    pub fn wait_until(&mut self, time: Duration) {
-        self.not_before = millis(time);
-    }
-
-    /// Ends an entry that nobody can send any more, or whose lifetime is over. True if it must not
-    /// be executed.
-    fn end_if_over(&mut self, now: Duration) -> bool {
-        let lifetime = self.created.saturating_add(ENTRY_LIFETIME.as_secs());
-        let over = self.expires.unwrap_or(u64::MAX).min(lifetime) <= now.as_secs();
-        match self.aim {
-            Aim::Do if self.is_secret && !self.waiting.is_on(now) => {
-                self.aim = Aim::Cancel(Reason::NotKept);
-            }
-            Aim::Do if over => self.aim = Aim::Cancel(Reason::Expired),
-            Aim::Do | Aim::Cancel(_) => {}
-        }
-        self.aim != Aim::Do
-    }
-
-    /// Returns when to check the entry again, in milliseconds since 1970.
-    fn next_look(&self) -> u64 {
-        if self.is_secret && self.aim == Aim::Do {
-            return self.waiting.until;
-        }
-        self.not_before
-    }
-
-    /// True for an implausibly long wait: a clock was set back, or a realm misbehaves.
-    fn is_too_far(&self, look: u64, now: Duration) -> bool {
-        self.aim == Aim::Do && !self.is_secret && look > millis(now + PAUSE_MAX)
-    }
 }

@@ -156,7 +156,7 @@ impl Before {
         match scope {
             Scope::Account => !self.0.is_empty(),
             Scope::Realm(_) => self.0.contains(&Scope::Account) || self.0.iter().any(same_realm),
-            _ => {
+            Scope::User(_) | Scope::Group(_) | Scope::RealmUser(..) | Scope::RealmGroup(..) => {
                 self.0.contains(&Scope::Account)
                     || self.0.contains(&scope)
                     || scope

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{entry::body_key, *};
 use crate::{
     client::store::{Memory, Store, write},
     wire::{self, Body, Command, Operation, Password, SessionRef, command},
@@ -34,6 +34,20 @@ fn join(group: &str) -> Request<'static> {
     }))
 }
 
+fn situation<'a>(
+    account: &'a Account,
+    now: Duration,
+    on_the_way: &'a BTreeMap<EntryId, Aim>,
+) -> Situation<'a> {
+    Situation {
+        account,
+        now,
+        on_the_way,
+        is_logged_in: true,
+        most: ON_THE_WAY_MAX,
+    }
+}
+
 /// An outbox in memory.
 #[derive(Default)]
 struct Box(Memory);
@@ -52,11 +66,10 @@ impl Box {
         let new = New {
             account: account(user),
             request,
-            token: token.as_ref(),
             waiting: Waiting::new(NOW, SPAN),
             now: NOW,
         };
-        self.write(|records| add(records, &new))
+        self.write(|records| add(records, &new, token.as_ref()))
     }
 
     fn add(&self, request: &Request<'_>) -> EntryId {
@@ -69,12 +82,8 @@ impl Box {
     fn pick_at(&self, now: Duration, on_the_way: &[EntryId]) -> Vec<Picked> {
         let on_the_way = on_the_way.iter().map(|id| (*id, Aim::Do)).collect();
         self.write(|records| {
-            pick(
-                records,
-                &account("ann"),
-                now,
-                (&on_the_way, true, ON_THE_WAY_MAX),
-            )
+            let account = account("ann");
+            pick(records, &situation(&account, now, &on_the_way))
         })
         .picked
     }
@@ -261,14 +270,8 @@ fn outbox_is_bounded_in_bytes() {
 fn outbox_entries_of_other_account_are_not_sent() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
-    let other = outbox.write(|records| {
-        pick(
-            records,
-            &account("cid"),
-            NOW,
-            (&BTreeMap::new(), true, ON_THE_WAY_MAX),
-        )
-    });
+    let other =
+        outbox.write(|records| pick(records, &situation(&account("cid"), NOW, &BTreeMap::new())));
     assert!(other.picked.is_empty());
     assert_eq!(outbox.ids(&[]), [id]);
     // Without a login, entries that no caller waits for are held.
@@ -276,12 +279,12 @@ fn outbox_entries_of_other_account_are_not_sent() {
     let held = outbox.add(&send("bob", "b"));
     outbox.write(|records| stop_waiting(records, held, true));
     let nobody = outbox.write(|records| {
-        pick(
-            records,
-            &account("ann"),
-            NOW,
-            (&BTreeMap::new(), false, ON_THE_WAY_MAX),
-        )
+        let (account, nothing) = (account("ann"), BTreeMap::new());
+        let situation = Situation {
+            is_logged_in: false,
+            ..situation(&account, NOW, &nothing)
+        };
+        pick(records, &situation)
     });
     assert!(nobody.picked.is_empty());
     // Found by the simulator: the carrier looked again every millisecond.
@@ -308,11 +311,10 @@ fn outbox_ttl_typed_late_in_second_is_not_shortened() {
     let new = New {
         account: account("ann"),
         request: &request,
-        token: None,
         waiting: Waiting::new(now, SPAN),
         now,
     };
-    outbox.write(|records| add(records, &new));
+    outbox.write(|records| add_unnamed(records, &new));
     let picked = outbox.pick_at(now + Duration::from_millis(100), &[]);
     let body = picked[0].body.clone().unwrap();
     assert_eq!(Request::parse(&body).unwrap().options.ttl, Some(1));
@@ -331,12 +333,8 @@ fn outbox_ttl_ended_in_flight_cancels_entry() {
     let due = |after| {
         let now = NOW + Duration::from_secs(after);
         outbox.write(|records| {
-            pick(
-                records,
-                &account("ann"),
-                now,
-                (&on_the_way, true, ON_THE_WAY_MAX),
-            )
+            let account = account("ann");
+            pick(records, &situation(&account, now, &on_the_way))
         })
     };
     assert_eq!(due(1).next, Some(NOW + Duration::from_secs(5)));
@@ -377,10 +375,10 @@ fn outbox_used_number_is_replaced_once_by_two_processes() {
     let first = outbox.pick_at(NOW, &[]).remove(0).number;
     let realm = RealmNumber(0);
     let highest = OperationNumber(9);
-    outbox.write(|records| renumber(records, (id, realm), first, highest));
+    outbox.write(|records| renumber(records, id, realm, first, highest));
     let second = outbox.pick_at(NOW, &[]).remove(0).number;
     assert_eq!(second.0, 10);
-    outbox.write(|records| renumber(records, (id, realm), first, highest));
+    outbox.write(|records| renumber(records, id, realm, first, highest));
     let again = outbox.pick_at(NOW, &[]).remove(0);
     assert_eq!((again.number, again.left), (second, true));
 }
@@ -463,8 +461,24 @@ fn outbox_number_is_not_issued_while_login_outcome_is_unknown() {
     let first = outbox.pick_at(NOW, &[])[0].number;
     outbox.write(|records| begin_now(records, login, NOW));
     // The command was not executed under its number, because a session has been opened since.
-    outbox.write(|records| renumber(records, (sent, RealmNumber(0)), first, first));
+    outbox.write(|records| renumber(records, sent, RealmNumber(0), first, first));
     assert!(outbox.ids(&[]).is_empty());
     outbox.settle(login);
     assert_eq!(outbox.ids(&[]), [sent]);
+}
+
+/// An entry whose command is gone is not passed over as one that its caller sends.
+#[test]
+fn outbox_entry_without_its_command_is_damage() {
+    let outbox = Box::default();
+    let id = outbox.add(&send("bob", "a"));
+    outbox.write(|records| records.delete(&body_key(id)));
+    let store: &dyn Store = &outbox.0;
+    let picked = write(store, |records| {
+        pick(records, &situation(&account("ann"), NOW, &BTreeMap::new()))
+    });
+    assert!(
+        matches!(picked, Err(ProfileError::Damaged(_))),
+        "{picked:?}"
+    );
 }

@@ -6,7 +6,11 @@ use std::time::Duration;
 use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize};
 
-use super::{Added, EntryId, New, Outcome, Reason, take_done};
+use super::{
+    Added, New,
+    done::{Outcome, take_done},
+    entry::{EntryId, Reason},
+};
 use crate::{
     client::{
         ProfileError,
@@ -27,6 +31,9 @@ pub const TOKENS_MAX: u64 = 100_000;
 /// The number of old tokens that are forgotten when one is added.
 const FORGOTTEN_AT_ONCE: usize = 4;
 
+/// The maximum length of a token, in bytes.
+const TOKEN_LEN_MAX: usize = 128;
+
 /// Identifies a command for a caller that may repeat it: 1 to 128 bytes of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token(String);
@@ -42,14 +49,26 @@ struct Kept {
     outcome: Option<Outcome>,
 }
 
+/// Why a text is not a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidToken {
+    /// It is empty.
+    #[error("a token is not empty")]
+    Empty,
+    /// It has this many bytes.
+    #[error("a token has at most {TOKEN_LEN_MAX} bytes, this one has {0}")]
+    TooLong(usize),
+}
+
 impl std::str::FromStr for Token {
-    type Err = String;
+    type Err = InvalidToken;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.len() {
-            0 => Err("a token is not empty".into()),
-            1..=128 => Ok(Self(text.into())),
-            len => Err(format!("a token has at most 128 bytes, this one has {len}")),
+            0 => Err(InvalidToken::Empty),
+            1..=TOKEN_LEN_MAX => Ok(Self(text.into())),
+            len => Err(InvalidToken::TooLong(len)),
         }
     }
 }
