@@ -260,7 +260,6 @@ const CIRCLES: &[(&str, &[&str])] = &[
             "resume",
         ],
     ),
-    ("link", &["events", "item", "queue", "stats"]),
     ("wire", &["frame", "opening"]),
 ];
 

@@ -40,7 +40,10 @@ impl MayHibernate {
     /// limit on datagrams in bytes. Does not wake the link.
     pub fn responders_ticket(&self) -> Option<(ResumptionSecret, usize)> {
         match self {
-            Self::Awake(link) => Some((link.responders_secret()?, link.peer_max_datagram())),
+            Self::Awake(link) => Some((
+                link.responders_secret()?,
+                link.opening().peer_max_datagram(),
+            )),
             Self::DormantLink(resting, _) => resting.responders_ticket(),
         }
     }

@@ -36,9 +36,9 @@ pub const PUSHES_AT_ONCE: usize = 32;
 /// Packet numbers remembered below the largest; older ones count as seen.
 pub const REPLAY_WINDOW: u64 = 1024;
 /// Packets remembered for their requests: as many as an acknowledgement covers.
-pub const ASKING_KEPT: usize = 64;
+pub const REQUEST_PACKETS_KEPT: usize = 64;
 /// Request numbers remembered for these packets, if packets carry many.
-pub const ASKED_KEPT: usize = 2 * WORKING_MAX;
+pub const REQUESTS_REMEMBERED: usize = 2 * WORKING_MAX;
 /// Sent packets remembered. The oldest is forgotten for a newer one, and its items then wait for
 /// their own timeouts.
 pub const SENT_MAX: usize = 256;

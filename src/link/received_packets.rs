@@ -22,7 +22,7 @@ const LOSS_RUN_MAX: u64 = 64;
 const UNACKNOWLEDGED_MAX: u32 = 64;
 /// After this many packets, at least one of which has a fragment, an acknowledgement is sent at
 /// once.
-const PARTS_UNACKNOWLEDGED_MAX: u32 = 8;
+const FRAGMENTS_UNACKNOWLEDGED_MAX: u32 = 8;
 
 /// The packets received on a link.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ pub struct ReceivedPackets {
 
 /// The received packets of a dormant link.
 #[derive(Clone, Copy, Debug)]
-pub struct DormantLink {
+pub struct DormantPackets {
     largest: Option<u32>,
     /// Bit `n` of word `m` stands for the packet `64 m + n` before the largest: as far back as an
     /// acknowledgement covers.
@@ -58,7 +58,7 @@ impl ReceivedPackets {
     }
 
     /// Returns the compact state for a dormant link.
-    pub fn rest(&self) -> Option<DormantLink> {
+    pub fn rest(&self) -> Option<DormantPackets> {
         let largest = self.largest.map_or(0, |largest| largest.0);
         let mut recent = [0; 2];
         for (bits, from) in recent.iter_mut().zip([0, 64]) {
@@ -69,7 +69,7 @@ impl ReceivedPackets {
             }
         }
         let small = u32::try_from(largest).ok()?;
-        Some(DormantLink {
+        Some(DormantPackets {
             largest: self.largest.is_some().then_some(small),
             recent,
             loss: self.loss,
@@ -77,7 +77,7 @@ impl ReceivedPackets {
     }
 
     /// Restores the state of a dormant link. Packets before the remembered ones count as seen.
-    pub fn woken(resting: DormantLink) -> Self {
+    pub fn woken(resting: DormantPackets) -> Self {
         let largest = resting.largest.map(u64::from);
         let mut received = Self {
             largest: largest.map(PacketNumber),
@@ -167,8 +167,8 @@ impl ReceivedPackets {
 
     /// Owes an acknowledgement of a packet with a fragment: now, if several packets have arrived
     /// since the last one.
-    pub fn owe_for_part(&mut self, now: Time, rtt: &Rtt) {
-        let several = self.since_acknowledgement >= PARTS_UNACKNOWLEDGED_MAX;
+    pub fn owe_for_fragment(&mut self, now: Time, rtt: &Rtt) {
+        let several = self.since_acknowledgement >= FRAGMENTS_UNACKNOWLEDGED_MAX;
         self.owe(if several {
             now
         } else {
@@ -179,11 +179,6 @@ impl ReceivedPackets {
     /// When an acknowledgement must be sent, if one is owed.
     pub const fn due(&self) -> Option<Time> {
         self.due
-    }
-
-    /// Cancels an owed acknowledgement, because a reply has replaced it.
-    pub const fn settle(&mut self) {
-        self.due = None;
     }
 
     /// True if an acknowledgement should share the next packet.

@@ -87,7 +87,7 @@ pub(crate) fn held_back(rtt: Duration) -> Duration {
 
 /// The estimate of a dormant link: durations in microseconds, at most an hour.
 #[derive(Clone, Copy, Debug)]
-pub struct DormantLink {
+pub struct DormantRtt {
     certainty: Certainty,
     smoothed: Option<u32>,
     others: [u32; 5],
@@ -103,7 +103,7 @@ const fn from_micros(micros: u32) -> Duration {
 
 impl Rtt {
     /// Returns the compact estimate for a dormant link.
-    pub fn rest(&self) -> DormantLink {
+    pub fn rest(&self) -> DormantRtt {
         let others = [
             self.variation,
             self.min,
@@ -111,7 +111,7 @@ impl Rtt {
             self.latest,
             self.peer_delay,
         ];
-        DormantLink {
+        DormantRtt {
             certainty: self.certainty,
             smoothed: self.smoothed.map(to_micros),
             others: others.map(to_micros),
@@ -120,7 +120,7 @@ impl Rtt {
 
     /// Restores the estimate of a dormant link, on a path that carries at most `rate` bytes per
     /// second.
-    pub fn woken(resting: DormantLink, rate: Option<u64>) -> Self {
+    pub fn woken(resting: DormantRtt, rate: Option<u64>) -> Self {
         let [variation, min, base, latest, peer_delay] = resting.others.map(from_micros);
         Self {
             certainty: resting.certainty,
@@ -221,8 +221,8 @@ impl Rtt {
         }
     }
 
-    /// Adds a sample, of which the peer spent `delay` waiting.
-    pub fn sample(&mut self, latest: Duration, delay: Duration) {
+    /// Adds a sample, of which the peer spent `delay` waiting. Returns the smoothed estimate.
+    pub fn sample(&mut self, latest: Duration, delay: Duration) -> Duration {
         let delay = delay.min(DELAY_MAX);
         let Some(smoothed) = self.smoothed.filter(|_| self.is_near(latest)) else {
             *self = Self {
@@ -236,7 +236,7 @@ impl Rtt {
                 peer_delay: delay,
                 unsure: 0,
             };
-            return;
+            return latest;
         };
         self.certainty = Certainty::Measured;
         self.unsure = 0;
@@ -251,7 +251,9 @@ impl Rtt {
             latest
         };
         self.variation = (self.variation * 3 + smoothed.abs_diff(adjusted)) / 4;
-        self.smoothed = Some((smoothed * 7 + adjusted) / 8);
+        let smoothed = (smoothed * 7 + adjusted) / 8;
+        self.smoothed = Some(smoothed);
+        smoothed
     }
 
     /// Returns the retransmission timeout.
@@ -344,6 +346,11 @@ impl Rtt {
     #[must_use]
     pub const fn with_rate(self, rate: Option<u64>) -> Self {
         Self { rate, ..self }
+    }
+
+    /// The known maximum rate of the path, in bytes per second.
+    pub const fn rate(&self) -> Option<u64> {
+        self.rate
     }
 
     /// The extra wait for the answer to a message of `bytes` bytes: the time to carry both at the

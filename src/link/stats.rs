@@ -2,8 +2,7 @@
 
 use core::{ops::AddAssign, time::Duration};
 
-use super::{Ignored, Link, item::Item};
-use crate::wire::MessageId;
+use super::Ignored;
 
 /// The traffic in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,18 +39,6 @@ pub struct Repeats {
     pub controls: u64,
     /// Redundant copies (LINK-19). They do not count as retransmissions: no timeout preceded them.
     pub copies: u64,
-}
-
-impl Repeats {
-    /// Returns the count for the kind of `item`.
-    pub(super) const fn of(&mut self, item: Item) -> &mut u64 {
-        match item {
-            Item::Update | Item::Challenge | Item::Response | Item::Ping => &mut self.controls,
-            Item::Message(MessageId::Request(_)) => &mut self.requests,
-            Item::Message(MessageId::Reply(_)) => &mut self.replies,
-            Item::Message(MessageId::Event(_)) => &mut self.events,
-        }
-    }
 }
 
 /// Packets that reached their link and had no effect, by reason: [`Ignored`].
@@ -141,26 +128,4 @@ pub struct LinkStats {
     pub datagram: usize,
     /// Small packets are currently sent twice.
     pub is_redundant: bool,
-}
-
-impl Link {
-    /// Returns the counters and the path estimates.
-    pub fn stats(&self) -> LinkStats {
-        LinkStats {
-            counters: self.counters(),
-            rtt: self.rtt.smoothed().zip(Some(self.rtt.variation())),
-            timeout: self.rtt.timeout(),
-            loss: self.loss(),
-            datagram: self.path.size(self.datagram_max()),
-            is_redundant: self.is_redundant(),
-        }
-    }
-
-    /// Returns the counters.
-    pub fn counters(&self) -> Counters {
-        Counters {
-            repeats: self.queue.repeats,
-            ..self.counters
-        }
-    }
 }

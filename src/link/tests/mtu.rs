@@ -4,6 +4,7 @@ use super::{
     bulk::{Bulk, HOUR, message},
     *,
 };
+use crate::link::mtu::PathSize;
 
 /// LINK-15: a path whose size shrinks again and again while messages are in flight is followed.
 #[test]
@@ -11,10 +12,7 @@ fn mtu_of_path_that_shrinks_in_flight_is_followed() {
     let mut bulk = Bulk::new(1, 100_000, Duration::from_millis(100), 0.0);
     let messages = vec![message(19_000, 1); 6];
     for message in &messages {
-        bulk.pair
-            .client
-            .request(message.clone(), HOUR, false)
-            .unwrap();
+        bulk.pair.client.ask(message.clone(), HOUR, false).unwrap();
     }
     let mut whole = 0;
     while whole < messages.len() {
@@ -42,10 +40,7 @@ fn mtu_of_path_narrow_from_beginning_is_soon_found() {
         for seed in 0..10 {
             let mut bulk = Bulk::new(seed, 100_000_000, Duration::from_millis(rtt), 0.0);
             (bulk.up.size, bulk.down.size) = (size, size);
-            bulk.pair
-                .client
-                .request(message(20, 1), HOUR, false)
-                .unwrap();
+            bulk.pair.client.ask(message(20, 1), HOUR, false).unwrap();
             let mut reply = None;
             while reply.is_none() {
                 bulk.step();
@@ -68,10 +63,15 @@ fn mtu_of_path_narrow_from_beginning_is_soon_found() {
 #[test]
 fn mtu_shrinks_on_loss_of_whole_messages() {
     let mut pair = Pair::new();
-    pair.server.trust();
-    pair.client.path = PathSize::woken(1200);
+    pair.server.opening_mut().trust();
+    pair.client.begin_from(&PathMemory {
+        rtt: None,
+        losses: Losses::default(),
+        datagram: 1200,
+        unsure: 0,
+    });
     let end = pair.now + Duration::from_mins(2);
-    pair.client.request(vec![1; 1_000], end, false).unwrap();
+    pair.client.ask(vec![1; 1_000], end, false).unwrap();
     let mut got = vec![];
     while pair.now < end && got.is_empty() {
         while let Some(up) = transmit(&mut pair.client, pair.now) {
@@ -116,7 +116,10 @@ fn mtu_shrinks_on_lost_large_packets_beside_small_ones() {
 fn mtu_of_both_sides_far_above_path_costs_little() {
     for (size, rtt) in [(548, 1), (1232, 1), (1232, 60), (1452, 200)] {
         for seed in 0..10 {
-            let pair = Pair::with_datagrams(9000);
+            let pair = Pair::with(Config {
+                max_datagram: 9000,
+                ..UNKNOWN_PATH
+            });
             let rtt = Duration::from_millis(rtt);
             let mut bulk = Bulk::over(pair, seed, 100_000_000, rtt, 0.0);
             (bulk.up.size, bulk.down.size) = (size, size);
@@ -124,7 +127,7 @@ fn mtu_of_both_sides_far_above_path_costs_little() {
             for len in [20, 16_000] {
                 let begun = bulk.pair.now;
                 let request = message(len, 1);
-                bulk.pair.client.request(request, HOUR, false).unwrap();
+                bulk.pair.client.ask(request, HOUR, false).unwrap();
                 let mut reply = None;
                 while reply.is_none() {
                     bulk.step();
@@ -141,7 +144,7 @@ fn mtu_of_both_sides_far_above_path_costs_little() {
                 took < Time(1_500_000) + rtt * 30,
                 "{took:?} over {size} bytes"
             );
-            let found = bulk.pair.client.path.size(9000);
+            let found = bulk.pair.client.recovery.path_size(9000);
             assert!((548..=size).contains(&found), "{found} over {size} bytes");
         }
     }
