@@ -4,15 +4,10 @@ use core::time::Duration;
 
 use super::Redundancy;
 
-/// The smallest limit on datagrams that a party may set, in bytes (LINK-10).
-pub const DATAGRAM_MIN: usize = 160;
-/// The limit on datagrams unless a party sets another, in bytes.
-pub const DATAGRAM_DEFAULT: usize = 1200;
-
 /// The configuration of a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The largest datagram that this side receives and sends, in bytes; at least [`DATAGRAM_MIN`].
+    /// The largest datagram that this side receives and sends, in bytes; at least [`super::DATAGRAM_MIN`].
     pub max_datagram: usize,
     /// The longest message that is reassembled from fragments, in bytes.
     pub max_message: usize,

@@ -19,9 +19,9 @@ const RATE_ROUNDS: u64 = 6;
 const RTT_PERIOD: Duration = Duration::from_secs(30);
 /// The path is full when its rate has grown by less than a quarter in this many round trips.
 const FULL_ROUNDS: u32 = 3;
-/// The pace in per cent of the rate, per round trip, once the path is full. It probes for more
-/// rate, then drains the queue that this has built.
-const CYCLE: [u64; 8] = [125, 75, 100, 100, 100, 100, 100, 100];
+/// Once the path is full, one round trip of this many probes for more rate, and the next drains the
+/// queue that this has built.
+const CYCLE: u64 = 8;
 
 /// The delivery state that is recorded when a packet is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +189,7 @@ impl Pace {
             Some((known, _)) if best > known + known / 4 => Some((best, 0)),
             Some((known, rounds)) if limited => Some((known, rounds)),
             Some((known, rounds)) if rounds + 1 < FULL_ROUNDS => Some((known, rounds + 1)),
-            _ => None,
+            Some(_) | None => None,
         };
     }
 
@@ -210,10 +210,11 @@ impl Pace {
     fn gain(&self) -> u64 {
         match self.filling {
             Some(_) => 200,
-            None => {
-                let at = usize::try_from(self.round % CYCLE.len() as u64).unwrap_or(0);
-                CYCLE.get(at).copied().unwrap_or(100)
-            }
+            None => match self.round % CYCLE {
+                0 => 125,
+                1 => 75,
+                _ => 100,
+            },
         }
     }
 
@@ -229,7 +230,7 @@ impl Pace {
         let (rate, rtt) = match (self.rate.max(), self.rtt.min()) {
             (Some(rate), Some(rtt)) => (rate, rtt),
             (None, Some(_)) => return INITIAL_WINDOW * datagram,
-            _ => return UNKNOWN_WINDOW * datagram,
+            (Some(_) | None, None) => return UNKNOWN_WINDOW * datagram,
         };
         // Acknowledgements are delayed for a while (LINK-5).
         let until_known = rtt + held_back(rtt);

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::wire::{
     AckFrame, CloseReason, EventId, Frame, Frames, LinkPacket, MessageId, Open, Protection,
-    RequestId, Welcome,
+    RequestId,
 };
 
 /// A client-only build answers no requests and omits the code for that.
@@ -245,8 +245,19 @@ impl Link {
             }
             Frame::PathChallenge(data) => self.validation.respond(&mut self.queue, data),
             Frame::PathResponse(data) => self.validation.response_arrived(&mut self.queue, data),
-            Frame::Open(open) => self.handle_open(open),
-            Frame::Welcome(welcome) => self.handle_welcome(welcome),
+            Frame::Open(open) => {
+                if self.opening.open_arrived(open) {
+                    let Open { name, resumes, .. } = open;
+                    let remote = name.map(|name| name.connection);
+                    self.protection.set_remote(remote);
+                    self.events.push_back(Event::Opened { name, resumes });
+                }
+            }
+            Frame::Welcome(welcome) => {
+                if self.opening.welcome_arrived(welcome) {
+                    self.events.push_back(Event::Welcome(welcome));
+                }
+            }
             Frame::Update(update) => self.events.push_back(Event::Update(update)),
             // A CLOSE takes effect last.
             Frame::Close(_) => {}
@@ -377,19 +388,5 @@ impl Link {
             MessageId::Event(id) => self.handle_event(id, &bytes),
         }
         Ok(())
-    }
-
-    fn handle_open(&mut self, open: Open) {
-        if self.opening.open_arrived(open) {
-            let Open { name, resumes, .. } = open;
-            self.protection.set_remote(name.map(|name| name.connection));
-            self.events.push_back(Event::Opened { name, resumes });
-        }
-    }
-
-    fn handle_welcome(&mut self, welcome: Welcome) {
-        if self.opening.welcome_arrived(welcome) {
-            self.events.push_back(Event::Welcome(welcome));
-        }
     }
 }

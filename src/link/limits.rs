@@ -3,6 +3,10 @@
 
 use core::time::Duration;
 
+/// The smallest limit on datagrams that a party may set, in bytes (LINK-10).
+pub const DATAGRAM_MIN: usize = 160;
+/// The limit on datagrams unless a party sets another, in bytes.
+pub const DATAGRAM_DEFAULT: usize = 1200;
 /// Messages of one link that are reassembled at once.
 pub const ASSEMBLIES_MAX: usize = 2;
 /// Separate ranges of an incomplete message.

@@ -55,12 +55,13 @@ use core::time::Duration;
 
 use ack_tracker::AckTracker;
 pub use backoff::Jitter;
-pub use config::{Config, DATAGRAM_DEFAULT, DATAGRAM_MIN};
+pub use config::Config;
 pub use dormant::DormantLink;
 pub use event::{Event, Ignored};
 use incoming_messages::IncomingMessages;
 use keepalive::Keepalive;
 pub use keepalive::Silence;
+pub use limits::{DATAGRAM_DEFAULT, DATAGRAM_MIN};
 #[cfg(feature = "std")]
 pub(crate) use mtu::BEGINNING;
 pub use opening::Opening;
@@ -386,8 +387,7 @@ impl Link {
 
     /// The delay before the redundant copy of a handshake message, if it is sent twice (LINK-19).
     pub fn copy_after(&self) -> Option<Duration> {
-        let rtt = self.recovery.rtt();
-        self.is_redundant().then(|| rtt.copy_gap())
+        self.is_redundant().then(|| self.recovery.rtt().copy_gap())
     }
 
     /// True if small packets are sent twice: at such loss a wait costs more (LINK-19).

@@ -1,11 +1,13 @@
 //! Opening: the exchange of OPEN and WELCOME, or its replacement by a resumption (HS-18 … HS-21),
 //! and what the two sides have agreed on in it.
 
+use alloc::vec::Vec;
+
 use super::{
     DATAGRAM_MIN,
     queue::{Item, Queue},
 };
-use crate::wire::{LinkName, Open, Update, Welcome};
+use crate::wire::{Frame, LinkName, Open, Update, Welcome};
 
 /// The progress of the OPEN and WELCOME exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +144,15 @@ impl Opening {
     /// This side's OPEN, until it is answered.
     pub const fn open(&self) -> Option<Open> {
         self.open
+    }
+
+    /// The bytes of its frame.
+    pub fn open_len(&self) -> usize {
+        let mut frame = Vec::new();
+        if let Some(open) = self.open {
+            Frame::Open(open).emit(false, &mut frame);
+        }
+        frame.len()
     }
 
     /// Notes that the OPEN needs no answer any more: a handshake has carried it.

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{
     Event, Link, Time,
     protection::HEADER_MAX,
-    queue::{Entry, Item, Lossy},
+    queue::{Entry, Item, Lossy, Queue},
     sent_packets::Carried,
     trace::{FrameList, Trace, trace, trace_early},
 };
@@ -70,6 +70,58 @@ struct Packed {
 impl Packed {
     fn is_empty(&self) -> bool {
         self.items.is_empty() && self.fragments.is_empty()
+    }
+
+    /// Fills the remaining room with fragments of long messages. If the other side has no room for
+    /// one fragment, the whole packet counts as lost. A fragment that it may refuse is sent alone.
+    fn add_fragments<'a>(&mut self, queue: &'a Queue, packer: &mut PacketBuilder<'a, '_>) {
+        for (message, fragments) in queue.fragments_queued() {
+            let is_doubtful = fragments.is_doubtful();
+            if is_doubtful && !self.is_empty() {
+                continue;
+            }
+            let room = packer.room_left().saturating_sub(FRAGMENT_FRAME_MAX);
+            if room < FRAGMENT_MIN {
+                break;
+            }
+            let Some((offset, bytes)) = fragments.next_part(room) else {
+                break;
+            };
+            let ends = offset + bytes.len() as u64;
+            let pushed = packer.push(Frame::Fragment {
+                message,
+                total: fragments.total(),
+                offset,
+                bytes,
+            });
+            if !pushed {
+                break;
+            }
+            self.fragments.push((message, offset..ends));
+            if is_doubtful {
+                break;
+            }
+        }
+    }
+
+    /// Returns the contents that are sent again until they arrive, on a plain link or another one.
+    fn carried(&self, queue: &Queue, is_plain: bool) -> Vec<Carried> {
+        let is_tracked = |item: &&Item| match item {
+            // Its response proves its arrival.
+            Item::Challenge => false,
+            Item::Response => !is_plain,
+            Item::Message(MessageId::Reply(_)) => {
+                queue.get(**item).is_some_and(Entry::is_announced)
+            }
+            Item::Update | Item::Ping | Item::Message(_) => true,
+        };
+        let items = self.items.iter().filter(is_tracked);
+        let fragments = self.fragments.iter();
+        items
+            .map(|item| Carried::Whole(*item))
+            .chain(fragments.map(|(id, part)| Carried::Fragment(*id, part.start, part.end)))
+            .chain(self.measures.then_some(Carried::Measure))
+            .collect()
     }
 }
 
@@ -158,13 +210,19 @@ impl Link {
         if self.is_proven() {
             // A message longer than a datagram is fragmented once the address is proven.
             let len = message_max(size);
-            self.queue.fragment(len.saturating_sub(self.beside_len()));
+            // Beside it there may be an OPEN and a PING.
+            let beside = self.opening.open_len() + 1;
+            self.queue.fragment(len.saturating_sub(beside));
         }
         let bulk = self.queue.has_paced()
             && !self.queue.is_silent()
             && self.recovery.allows_paced(now, max);
+        let is_wanted = bulk
+            || self.has_control_queued()
+            || self.queue.has_prompt()
+            || self.acks.due().is_some_and(|due| due <= now);
         self.recovery.release();
-        if !(bulk || self.wants_to_send(now)) || self.recovery.hold_back(now) {
+        if !is_wanted || self.recovery.hold_back(now) {
             return false;
         }
         if bulk
@@ -215,24 +273,9 @@ impl Link {
         true
     }
 
-    /// Bytes of frames beside the message: a repeated OPEN, and a PING.
-    fn beside_len(&self) -> usize {
-        let mut opening = Vec::new();
-        if let Some(open) = self.opening.open() {
-            Frame::Open(open).emit(false, &mut opening);
-        }
-        opening.len() + 1
-    }
-
     /// True if a control frame is pending that is not in the queue.
     pub(super) const fn has_control_queued(&self) -> bool {
         self.opening.welcome_queued().is_some() || self.protection.close().is_some()
-    }
-
-    fn wants_to_send(&self, now: Time) -> bool {
-        self.has_control_queued()
-            || self.queue.has_prompt()
-            || self.acks.due().is_some_and(|due| due <= now)
     }
 
     /// True if the first pending frame fits the room that the credit allows. (A frame that does not
@@ -300,7 +343,7 @@ impl Link {
             }
         }
         if carrier == Carrier::Bulk {
-            self.pack_fragments(&mut packer, &mut packed);
+            packed.add_fragments(&self.queue, &mut packer);
         }
         let is_about_itself = ack.is_none() && welcome.is_none() && close.is_none();
         let frames = packer.out;
@@ -311,14 +354,17 @@ impl Link {
         }
         let asks = |item: &Item| matches!(item, Item::Message(MessageId::Request(_)));
         let least = match carrier {
-            Carrier::Packet | Carrier::Bulk => self.frames_min(packed.items.iter().any(asks)),
+            Carrier::Packet | Carrier::Bulk => {
+                let (is_plain, opens) = (self.protection.is_plain(), open.is_some());
+                frames_min(is_plain, opens, packed.items.iter().any(asks))
+            }
             Carrier::Init => INIT_PAYLOAD_MIN,
             Carrier::Resume => RESUME_PAYLOAD_MIN,
             Carrier::Accept => 0,
         };
         let missing = least.min(room).saturating_sub(frames.len());
         frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
-        let carried = self.carried(&packed);
+        let carried = packed.carried(&self.queue, self.protection.is_plain());
         self.note_packed(now, carrier, &packed, frames.len());
         carried
     }
@@ -358,27 +404,6 @@ impl Link {
         Some(ack)
     }
 
-    /// Returns the contents of a packet that are sent again until they arrive.
-    fn carried(&self, packed: &Packed) -> Vec<Carried> {
-        let is_tracked = |item: &&Item| match item {
-            // Its response proves its arrival.
-            Item::Challenge => false,
-            Item::Response => !self.protection.is_plain(),
-            Item::Message(MessageId::Reply(_)) => {
-                let entry = self.queue.get(**item);
-                entry.is_some_and(Entry::is_announced)
-            }
-            Item::Update | Item::Ping | Item::Message(_) => true,
-        };
-        let items = packed.items.iter().filter(is_tracked);
-        let fragments = packed.fragments.iter();
-        items
-            .map(|item| Carried::Whole(*item))
-            .chain(fragments.map(|(id, part)| Carried::Fragment(*id, part.start, part.end)))
-            .chain(packed.measures.then_some(Carried::Measure))
-            .collect()
-    }
-
     /// Notes that `packed` is sent in `len` bytes of frames.
     fn note_packed(&mut self, now: Time, carrier: Carrier, packed: &Packed, len: usize) {
         for (message, part) in &packed.fragments {
@@ -402,51 +427,6 @@ impl Link {
         }
         self.opening.welcome_left();
     }
-
-    /// Fills the remaining room with fragments of long messages. If the other side has no room for
-    /// one fragment, the whole packet counts as lost. A fragment that it may refuse is sent alone.
-    fn pack_fragments<'a>(&'a self, packer: &mut PacketBuilder<'a, '_>, packed: &mut Packed) {
-        for (message, fragments) in self.queue.fragments_queued() {
-            let is_doubtful = fragments.is_doubtful();
-            if is_doubtful && !packed.is_empty() {
-                continue;
-            }
-            let room = packer.room_left().saturating_sub(FRAGMENT_FRAME_MAX);
-            if room < FRAGMENT_MIN {
-                break;
-            }
-            let Some((offset, bytes)) = fragments.next_part(room) else {
-                break;
-            };
-            let ends = offset + bytes.len() as u64;
-            let pushed = packer.push(Frame::Fragment {
-                message,
-                total: fragments.total(),
-                offset,
-                bytes,
-            });
-            if !pushed {
-                break;
-            }
-            packed.fragments.push((message, offset..ends));
-            if is_doubtful {
-                break;
-            }
-        }
-    }
-
-    /// The least bytes of frames in a packet, so that the other side can answer it.
-    const fn frames_min(&self, asks: bool) -> usize {
-        if !self.protection.is_plain() {
-            0
-        } else if self.opening.open().is_some() {
-            OPEN_PAYLOAD_MIN
-        } else if asks {
-            REQUEST_PAYLOAD_MIN
-        } else {
-            0
-        }
-    }
 }
 
 /// True if a queued item may be sent with this carrier.
@@ -456,5 +436,14 @@ fn leaves_with(entry: &Entry, carrier: Carrier) -> bool {
         Carrier::Accept => entry.is_reply() || entry.item() == Item::Update,
         Carrier::Packet => !entry.item().is_paced(),
         Carrier::Bulk => true,
+    }
+}
+
+/// The least bytes of frames in a packet, so that the other side can answer it.
+const fn frames_min(is_plain: bool, opens: bool, asks: bool) -> usize {
+    match (is_plain, opens) {
+        (true, true) => OPEN_PAYLOAD_MIN,
+        (true, false) if asks => REQUEST_PAYLOAD_MIN,
+        (true | false, _) => 0,
     }
 }

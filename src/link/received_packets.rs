@@ -59,34 +59,37 @@ impl ReceivedPackets {
 
     /// Returns the compact state for a dormant link.
     pub fn rest(&self) -> Option<DormantPackets> {
-        let largest = self.largest.map_or(0, |largest| largest.0);
-        let mut recent = [0; 2];
-        for (bits, from) in recent.iter_mut().zip([0, 64]) {
+        let mut resting = DormantPackets {
+            largest: None,
+            recent: [0; 2],
+            loss: self.loss,
+        };
+        let Some(PacketNumber(largest)) = self.largest else {
+            return Some(resting);
+        };
+        resting.largest = Some(u32::try_from(largest).ok()?);
+        for (bits, from) in resting.recent.iter_mut().zip([0, 64]) {
             for n in 0..64 {
                 let number = largest.checked_sub(from + n);
                 let has_come = number.is_some_and(|number| self.bit(PacketNumber(number)));
                 *bits |= u64::from(has_come) << n;
             }
         }
-        let small = u32::try_from(largest).ok()?;
-        Some(DormantPackets {
-            largest: self.largest.is_some().then_some(small),
-            recent,
-            loss: self.loss,
-        })
+        Some(resting)
     }
 
     /// Restores the state of a dormant link. Packets before the remembered ones count as seen.
     pub fn woken(resting: DormantPackets) -> Self {
-        let largest = resting.largest.map(u64::from);
         let mut received = Self {
-            largest: largest.map(PacketNumber),
-            seen: [u64::MAX; WORDS],
             loss: resting.loss,
             lasting_loss: resting.loss * (LASTING_WHOLE / 1024),
             ..Self::default()
         };
-        let largest = largest.unwrap_or_default();
+        let Some(largest) = resting.largest.map(u64::from) else {
+            return received;
+        };
+        received.largest = Some(PacketNumber(largest));
+        received.seen = [u64::MAX; WORDS];
         for (bits, from) in resting.recent.into_iter().zip([0, 64]) {
             for n in 0..64 {
                 if let Some(number) = largest.checked_sub(from + n) {
@@ -109,7 +112,7 @@ impl ReceivedPackets {
             Some(largest) if number <= largest => {
                 largest.0 - number.0 < REPLAY_WINDOW && !self.bit(number)
             }
-            _ => true,
+            Some(_) | None => true,
         }
     }
 
@@ -119,10 +122,8 @@ impl ReceivedPackets {
         let is_largest = number.0 >= next;
         if is_largest {
             // The numbers that enter the window have not been seen yet.
-            for entering in (next..=number.0)
-                .rev()
-                .take(usize::try_from(REPLAY_WINDOW).unwrap_or(0))
-            {
+            let oldest = number.0.saturating_sub(REPLAY_WINDOW - 1);
+            for entering in next.max(oldest)..=number.0 {
                 self.set_bit(PacketNumber(entering), false);
             }
             // The estimate adapts fast at first, because a short exchange should detect a bad path
@@ -230,19 +231,24 @@ impl ReceivedPackets {
         now + rtt.acknowledgement_delay()
     }
 
-    fn place(number: PacketNumber) -> (usize, u64) {
-        let at = number.0 % REPLAY_WINDOW;
-        (usize::try_from(at / 64).unwrap_or(0), 1 << (at % 64))
+    /// Returns the number's word of the window.
+    fn word(number: PacketNumber) -> Option<usize> {
+        usize::try_from(number.0 % REPLAY_WINDOW / 64).ok()
+    }
+
+    /// Returns the number's bit in that word.
+    const fn mask(number: PacketNumber) -> u64 {
+        1 << (number.0 % 64)
     }
 
     fn bit(&self, number: PacketNumber) -> bool {
-        let (word, mask) = Self::place(number);
-        self.seen.get(word).is_some_and(|bits| bits & mask != 0)
+        let word = Self::word(number).and_then(|word| self.seen.get(word));
+        word.is_some_and(|bits| bits & Self::mask(number) != 0)
     }
 
     fn set_bit(&mut self, number: PacketNumber, value: bool) {
-        let (word, mask) = Self::place(number);
-        if let Some(bits) = self.seen.get_mut(word) {
+        let mask = Self::mask(number);
+        if let Some(bits) = Self::word(number).and_then(|word| self.seen.get_mut(word)) {
             *bits = if value { *bits | mask } else { *bits & !mask };
         }
     }

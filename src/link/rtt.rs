@@ -294,22 +294,18 @@ impl Rtt {
         let is_first = repeats == 0;
         let repeats = repeats.saturating_sub(if is_lossy { LOSSY_PATIENCE } else { 0 });
         // Another link's measurement holds for a few packets. Then it counts as only remembered.
-        let repeats = match self.certainty {
-            Certainty::Known if repeats < KNOWN_REPEATS => {
+        if let (Certainty::Known, Some(smoothed)) = (self.certainty, self.smoothed) {
+            let Some(repeats) = repeats.checked_sub(KNOWN_REPEATS) else {
                 let timeout = if is_first {
                     self.first_wait(timeout, is_lossy)
                 } else {
                     timeout
                 };
                 return interval(repeats, timeout, urge, jitter);
-            }
-            Certainty::Known => {
-                let remembered = self.smoothed.map(Self::remembered).unwrap_or_default();
-                let remembered = remembered.with_rate(self.rate);
-                return remembered.repeat_after(repeats - KNOWN_REPEATS, false, urge, jitter);
-            }
-            Certainty::Remembered | Certainty::Bounded | Certainty::Measured => repeats,
-        };
+            };
+            let remembered = Self::remembered(smoothed).with_rate(self.rate);
+            return remembered.repeat_after(repeats, false, urge, jitter);
+        }
         match self.smoothed {
             // Jitter spreads the first attempts of many clients.
             None if repeats == 0 => return jitter.spread(timeout, 100, 150),
@@ -319,7 +315,7 @@ impl Rtt {
                 let unknown = interval(repeats, RTO_INITIAL, urge, jitter);
                 return jitter.spread(doubled, 100, 110).min(unknown.max(timeout));
             }
-            _ => {}
+            None | Some(_) => {}
         }
         if self.is_filling() {
             let longest = RTO_MAX.max(timeout);

@@ -23,6 +23,7 @@ impl Traffic {
 
 /// Retransmissions by kind: sent again for lack of an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Repeats {
     /// First messages of handshakes, Inits and Resumes, including those sent again with a requested
     /// cookie.
@@ -43,6 +44,7 @@ pub struct Repeats {
 
 /// Packets that reached their link and had no effect, by reason: [`Ignored`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Drops {
     /// The seal or the checksum was wrong.
     pub not_authentic: u64,
@@ -72,6 +74,7 @@ impl Drops {
 /// Counters of a link since it was opened. A responder's link starts at zero after it was dormant.
 /// Traffic counts packets of an open link, and no handshake messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Packets sent.
     pub sent: Traffic,

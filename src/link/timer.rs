@@ -72,7 +72,12 @@ impl Link {
             Timer::Retransmit => self.queue.timeout(),
             Timer::Loss => self.recovery.loss_due(),
             Timer::Paced => self.recovery.paced_due().filter(|_| is_ready),
-            Timer::Pace => self.pace_due().filter(|_| is_ready).map(unless_held),
+            Timer::Pace if self.queue.has_paced() && !self.queue.is_silent() => self
+                .recovery
+                .pace_timeout(self.opening.datagram_max())
+                .filter(|_| is_ready)
+                .map(unless_held),
+            Timer::Pace => None,
             Timer::Limit => held_back,
             Timer::Acknowledge => self.acks.due().filter(|_| is_ready).map(unless_held),
             Timer::Work => self.acks.work_due().filter(|_| is_ready),
@@ -82,12 +87,6 @@ impl Link {
                 .filter(|_| self.is_open())
                 .and_then(|keepalive| keepalive.due()),
         }
-    }
-
-    fn pace_due(&self) -> Option<Time> {
-        let has_waiting = self.queue.has_paced() && !self.queue.is_silent();
-        let due = has_waiting.then(|| self.recovery.pace_timeout(self.opening.datagram_max()));
-        due.flatten()
     }
 
     /// Handles a timer that is due.

@@ -406,6 +406,8 @@ impl World {
                 | Event::Update(_)
                 | Event::Welcome(_)
                 | Event::Delivered { .. } => {}
+                // The link may learn further events.
+                _ => {}
             }
         }
         self.pushed = pushed;

@@ -376,17 +376,17 @@ impl Queue {
             self.timeouts = 0;
         }
         for entry in &mut self.entries {
-            let is_given_up = entry.attempts.count() > REPEATS_MAX;
-            match entry.item {
-                Item::Message(MessageId::Request(_) | MessageId::Reply(_)) => {}
-                _ if is_given_up => {
-                    entry.attempts.forget();
-                    entry.queue();
-                }
-                Item::Ping => entry.attempts.forget(),
+            if entry.is_reply() || entry.request_state().is_some() {
+                continue;
+            }
+            if entry.count() > REPEATS_MAX {
+                entry.attempts.forget();
+                entry.queue();
+            } else if entry.item == Item::Ping {
+                entry.attempts.forget();
+            } else if entry.item.is_event() && entry.attempts.is_idle() {
                 // It was sent once while the other side was silent.
-                _ if entry.item.is_event() && entry.attempts.is_idle() => entry.queue(),
-                Item::Update | Item::Challenge | Item::Response | Item::Message(_) => {}
+                entry.queue();
             }
         }
     }
