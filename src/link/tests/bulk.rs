@@ -1,23 +1,14 @@
 //! Long messages over a path with a bottleneck, a queue, a delay and losses.
 
-use alloc::collections::BTreeMap;
-
-use rand::RngExt as _;
-
 use super::*;
+#[cfg(test)]
+use crate::simulation::path::{InFlight, Node, Rate, carry};
 use crate::wire::{Frame, MessageId};
 
-/// One direction of a path.
+/// One direction of a path, and what was sent in it.
 pub struct Pipe {
-    /// Bits a second.
-    rate: u64,
-    delay: Duration,
-    loss: f64,
-    /// The largest datagram that gets through.
-    pub size: usize,
-    busy_until: Time,
-    /// The datagrams in flight by arrival time.
-    on_the_way: BTreeMap<(Time, u64), Vec<u8>>,
+    nodes: [Node; 4],
+    in_flight: InFlight<Vec<u8>>,
     carried: u64,
     bytes: u64,
     /// The longest that a datagram waited for others.
@@ -25,31 +16,50 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    fn new(rate: u64, delay: Duration, loss: f64) -> Self {
+    fn new(bits_per_second: u64, delay: Duration, loss: f64) -> Self {
         Self {
-            rate,
-            delay,
-            loss,
-            size: 9000,
-            busy_until: Time(0),
-            on_the_way: BTreeMap::new(),
+            nodes: [
+                Node::Rate(Rate::new(bits_per_second)),
+                Node::Mtu(9000),
+                Node::Loss(loss),
+                Node::Delay(delay),
+            ],
+            in_flight: InFlight::new(),
             carried: 0,
             bytes: 0,
             waited: Duration::ZERO,
         }
     }
 
-    fn send(&mut self, now: Time, datagram: Vec<u8>, rng: &mut ChaCha20Rng) {
+    /// Sets the largest datagram that gets through.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.nodes[1] = Node::Mtu(mtu);
+    }
+
+    fn send(&mut self, now: Time, datagram: &[u8], rng: &mut ChaCha20Rng) {
         self.carried += 1;
         self.bytes += datagram.len() as u64;
-        let begins = self.busy_until.max(now);
-        self.waited = self.waited.max(begins - now);
-        let takes = Duration::from_micros(datagram.len() as u64 * 8_000_000 / self.rate);
-        self.busy_until = begins + takes;
-        if datagram.len() <= self.size && !rng.random_bool(self.loss) {
-            let arrives = self.busy_until + self.delay;
-            self.on_the_way.insert((arrives, self.carried), datagram);
+        let sent = now - Time(0);
+        for fate in carry(&mut self.nodes, sent, datagram.len(), rng) {
+            if let Some((at, bytes)) = fate.arrival(datagram) {
+                self.waited = self.waited.max(at - sent - self.takes(datagram.len()));
+                self.in_flight.push(at, bytes);
+            }
         }
+    }
+
+    /// How long a datagram takes that waits for no others.
+    fn takes(&self, len: usize) -> Duration {
+        let each = self.nodes.iter().map(|node| match node {
+            Node::Rate(rate) => rate.takes(len),
+            Node::Delay(delay) => *delay,
+            _ => Duration::ZERO,
+        });
+        each.sum()
+    }
+
+    fn next(&self) -> Option<Time> {
+        self.in_flight.next_at().map(|at| Time(0) + at)
     }
 }
 
@@ -84,13 +94,12 @@ impl Bulk {
             server,
         } = &mut self.pair;
         while let Some(datagram) = transmit(client, *now) {
-            self.up.send(*now, datagram, &mut self.rng);
+            self.up.send(*now, &datagram, &mut self.rng);
         }
         while let Some(datagram) = transmit(server, *now) {
-            self.down.send(*now, datagram, &mut self.rng);
+            self.down.send(*now, &datagram, &mut self.rng);
         }
-        let arrivals =
-            [&self.up, &self.down].map(|pipe| pipe.on_the_way.keys().next().map(|(at, _)| *at));
+        let arrivals = [&self.up, &self.down].map(Pipe::next);
         let timers = [client.poll_timeout(), server.poll_timeout()];
         let next = arrivals.into_iter().chain(timers).flatten().min();
         // A timer that is already due has had its chance. What is left waits for something else.
@@ -98,11 +107,7 @@ impl Bulk {
             .expect("something happens")
             .max(*now + Duration::from_micros(1));
         for (pipe, link) in [(&mut self.up, &mut *server), (&mut self.down, &mut *client)] {
-            while let Some(entry) = pipe.on_the_way.first_entry() {
-                if entry.key().0 > *now {
-                    break;
-                }
-                let datagram = entry.remove();
+            while let Some(datagram) = pipe.in_flight.take(*now - Time(0)) {
                 match deliver(link, *now, &datagram) {
                     Ok(()) | Err(Ignored::NoRoom) => {}
                     Err(error) => panic!("{error}"),

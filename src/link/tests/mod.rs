@@ -1,7 +1,12 @@
 //! Two links and a network between them.
 
+// They use the simulator's model of a path.
+#[cfg(all(feature = "client", feature = "embedded"))]
 mod bulk;
+#[cfg(all(feature = "client", feature = "embedded"))]
+mod congestion;
 mod incoming;
+#[cfg(all(feature = "client", feature = "embedded"))]
 mod mtu;
 mod packet_builder;
 mod queue;

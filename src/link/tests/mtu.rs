@@ -24,7 +24,7 @@ fn mtu_of_path_that_shrinks_in_flight_is_followed() {
             assert_eq!(bytes, messages[0]);
             bulk.pair.server.reply(number, b"ok".to_vec());
             whole += 1;
-            bulk.up.size = [1200, 900, 548, 400, 160, 160][whole - 1];
+            bulk.up.set_mtu([1200, 900, 548, 400, 160, 160][whole - 1]);
         }
         assert!(bulk.pair.now < HOUR);
     }
@@ -39,7 +39,8 @@ fn mtu_of_path_narrow_from_beginning_is_soon_found() {
     for (size, rtt) in [(548, 1), (548, 60), (700, 1), (1200, 1), (9000, 1)] {
         for seed in 0..10 {
             let mut bulk = Bulk::new(seed, 100_000_000, Duration::from_millis(rtt), 0.0);
-            (bulk.up.size, bulk.down.size) = (size, size);
+            bulk.up.set_mtu(size);
+            bulk.down.set_mtu(size);
             bulk.pair.client.ask(message(20, 1), HOUR, false).unwrap();
             let mut reply = None;
             while reply.is_none() {
@@ -122,7 +123,8 @@ fn mtu_of_both_sides_far_above_path_costs_little() {
             });
             let rtt = Duration::from_millis(rtt);
             let mut bulk = Bulk::over(pair, seed, 100_000_000, rtt, 0.0);
-            (bulk.up.size, bulk.down.size) = (size, size);
+            bulk.up.set_mtu(size);
+            bulk.down.set_mtu(size);
             let mut took = Time(0);
             for len in [20, 16_000] {
                 let begun = bulk.pair.now;
