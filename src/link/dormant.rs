@@ -102,8 +102,8 @@ impl Link {
             replies_next: self.incoming.next_request().try_into().ok()?,
             event_ids: self.queue.rest_events()?,
             pushed: self.incoming.rest_pushed()?,
-            max_message: self.config.max_message.try_into().ok()?,
-            max_datagram: self.config.max_datagram.try_into().ok()?,
+            max_message: self.incoming.max_message().try_into().ok()?,
+            max_datagram: self.opening.max_datagram().try_into().ok()?,
             // A limit above this side's own has no effect.
             peer_max_datagram: self.opening.datagram_max().try_into().ok()?,
             path: self
@@ -126,8 +126,8 @@ impl Link {
         Some(DormantLink {
             protection,
             numbers: self.numbers()?,
-            rate: self.config.rate.and_then(NonZeroU64::new),
-            redundancy: self.config.redundancy,
+            rate: self.recovery.rtt().rate().and_then(NonZeroU64::new),
+            redundancy: self.recovery.redundancy(),
             remote: self.protection.remote(),
             received: self.acks.rest()?,
             rtt: self.recovery.rtt().rest(),
@@ -192,7 +192,7 @@ impl DormantLink {
             queue: Queue::woken(numbers.requests, numbers.event_ids),
             incoming,
             trace_id: self.trace_id,
-            ..Link::new(config, opening, PathValidation::proven())
+            ..Link::new(&config, opening, PathValidation::proven())
         }
     }
 }

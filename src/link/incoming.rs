@@ -344,7 +344,7 @@ impl Link {
     /// and it deserves an answer.
     fn longest_message(&self) -> usize {
         if self.opening.is_trusted() {
-            self.config.max_message
+            self.incoming.max_message()
         } else {
             self.message_max()
         }

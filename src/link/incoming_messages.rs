@@ -39,6 +39,8 @@ pub struct IncomingMessages {
     reassembler: Reassembler,
     /// Recently reassembled messages; further fragments of them are ignored.
     assembled: VecDeque<MessageId>,
+    /// The longest message that is reassembled, in bytes.
+    max_message: usize,
     /// True while this side does not accept pushed events.
     is_holding: bool,
 }
@@ -51,6 +53,7 @@ impl IncomingMessages {
             pushed: Pushed::default(),
             reassembler: Reassembler::new(2 * max_message),
             assembled: VecDeque::new(),
+            max_message,
             is_holding: false,
         }
     }
@@ -77,6 +80,11 @@ impl IncomingMessages {
     /// Returns the compact numbers of the next events for a dormant link.
     pub fn rest_pushed(&self) -> Option<[u32; 2]> {
         self.pushed.next_in_order().rest()
+    }
+
+    /// The longest message that is reassembled, in bytes.
+    pub const fn max_message(&self) -> usize {
+        self.max_message
     }
 
     /// True while this side does not accept pushed events.
@@ -325,9 +333,9 @@ impl IncomingMessages {
     }
 
     /// Asserts the invariants of the messages held.
-    pub fn check(&self, max_message: usize) {
+    pub fn check(&self) {
         self.replies.check();
-        let room = max_message.saturating_mul(2);
+        let room = self.max_message.saturating_mul(2);
         debug_assert!(
             self.reassembler.held() <= room.max(self.reassembler.room()),
             "more is held of messages in parts than there is room for"

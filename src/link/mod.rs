@@ -90,14 +90,12 @@ use crate::{
 
 /// Capacity for this many elements belongs to every link and is not counted as memory.
 const FEW: usize = 4;
-/// A larger capacity is freed once the collection is empty, so that a burst leaves no memory
-/// behind.
+/// A larger capacity, as a burst leaves it, is freed once the collection is empty.
 const BURST: usize = 16;
 
 /// An encrypted conversation between two keys.
 #[derive(Clone, Debug)]
 pub struct Link {
-    config: Config,
     /// The keys and packet numbers.
     protection: PacketProtection,
     /// Whether the other side receives at its address.
@@ -122,12 +120,12 @@ pub struct Link {
 }
 
 impl Link {
-    fn new(config: Config, opening: Opening, validation: PathValidation) -> Self {
+    fn new(config: &Config, opening: Opening, validation: PathValidation) -> Self {
         Self {
             protection: PacketProtection::new(),
             validation,
             opening,
-            recovery: Recovery::new(&config),
+            recovery: Recovery::new(config),
             acks: AckTracker::default(),
             queue: Queue::default(),
             incoming: IncomingMessages::new(config.max_message),
@@ -135,20 +133,19 @@ impl Link {
             events: VecDeque::new(),
             counters: Counters::default(),
             trace_id: TraceId::default(),
-            config,
         }
     }
 
     /// Creates a link as the initiator, which knows it by `name` if it needs one.
     pub fn initiate(config: Config, name: Option<LinkName>) -> Self {
         let opening = Opening::initiate(config.max_datagram, name);
-        Self::new(config, opening, PathValidation::proven())
+        Self::new(&config, opening, PathValidation::proven())
     }
 
     /// Creates a link as the responder. The initiator has sent `credit` bytes so far.
     pub fn respond(config: Config, credit: usize) -> Self {
         let opening = Opening::respond(config.max_datagram);
-        Self::new(config, opening, PathValidation::unproven(credit))
+        Self::new(&config, opening, PathValidation::unproven(credit))
     }
 
     /// Opens the link with the keys of a handshake. Every later packet carries `remote`.
@@ -168,12 +165,17 @@ impl Link {
     pub fn restart(self, name: Option<LinkName>) -> Self {
         trace(self.trace_id, || Trace::Restarted);
         Self {
-            recovery: self.recovery.restart(&self.config, self.acks.packets()),
+            protection: PacketProtection::new(),
+            validation: PathValidation::proven(),
+            opening: Opening::initiate(self.opening.max_datagram(), name),
+            recovery: self.recovery.restart(self.acks.packets()),
+            acks: AckTracker::default(),
             queue: self.queue.restart(),
+            incoming: IncomingMessages::new(self.incoming.max_message()),
             keepalive: self.keepalive.map(Keepalive::again),
+            events: VecDeque::new(),
             counters: self.counters,
             trace_id: self.trace_id,
-            ..Self::initiate(self.config, name)
         }
     }
 
@@ -253,7 +255,7 @@ impl Link {
     fn check(&self) {
         if cfg!(debug_assertions) {
             self.queue.check(self.is_open());
-            self.incoming.check(self.config.max_message);
+            self.incoming.check();
             self.recovery.check(self.protection.next_number());
         }
     }
@@ -319,9 +321,8 @@ impl Link {
         self.validation.has_moved()
     }
 
-    /// Notes that `bytes` bytes came from another address. The other side must return `data` to
-    /// prove that address. Until then at most three times the bytes received from there are sent
-    /// (LINK-18).
+    /// Notes `bytes` bytes from another address, which only the return of `data` proves. Until then
+    /// at most three times the bytes received from there are sent (LINK-18).
     pub fn path_moved(&mut self, bytes: usize, data: [u8; 8]) {
         self.validation.moved(&mut self.queue, bytes, data);
     }
@@ -444,7 +445,8 @@ impl Link {
 
     /// Begins with the memory of an earlier link. Called before anything is sent.
     pub fn begin_from(&mut self, memory: &PathMemory) {
-        self.recovery.begin_from(memory, self.config.max_datagram);
+        let max_datagram = self.opening.max_datagram();
+        self.recovery.begin_from(memory, max_datagram);
     }
 
     /// Notes a successful handshake.
@@ -515,8 +517,7 @@ impl Link {
     }
 
     /// Sends a request. The reply arrives as [`Event::Reply`] with the returned number, unless its
-    /// deadline passes before. Returns `None` if too many requests wait for replies: try again
-    /// after the next event.
+    /// deadline passes before. `None`: too many wait for replies; try again after the next event.
     pub fn request(&mut self, request: PendingRequest) -> Option<RequestId> {
         self.queue.push_request(request)
     }
@@ -526,8 +527,7 @@ impl Link {
         self.queue.has_requests()
     }
 
-    /// Removes and returns the unanswered requests with their numbers, to send them on another
-    /// link.
+    /// Removes and returns the unanswered requests with their numbers, to move to another link.
     pub fn take_requests(&mut self) -> Vec<(RequestId, PendingRequest)> {
         self.queue.take_requests()
     }

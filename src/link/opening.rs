@@ -122,6 +122,11 @@ impl Opening {
         self.trusted = true;
     }
 
+    /// This side's limit on datagrams, in bytes.
+    pub const fn max_datagram(&self) -> usize {
+        self.max_datagram
+    }
+
     /// The other side's limit on datagrams, as far as it is known, in bytes.
     pub const fn peer_max_datagram(&self) -> usize {
         self.peer_max_datagram

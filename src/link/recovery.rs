@@ -79,13 +79,14 @@ impl Recovery {
 
     /// Returns the state for a new handshake on the same path: its estimates remain.
     #[must_use]
-    pub fn restart(self, config: &Config, received: &ReceivedPackets) -> Self {
+    pub fn restart(self, received: &ReceivedPackets) -> Self {
         Self {
+            sent: SentPackets::default(),
             losses: self.recent_losses(received),
-            rtt: self.rtt,
-            mtu: self.mtu,
-            jitter: self.jitter,
-            ..Self::new(config)
+            pace: Pace::new(self.rtt.rate()),
+            paced_due: None,
+            held_back: None,
+            ..self
         }
     }
 
@@ -97,6 +98,11 @@ impl Recovery {
     /// The round-trip time.
     pub const fn rtt(&self) -> &Rtt {
         &self.rtt
+    }
+
+    /// Whether small packets are sent twice.
+    pub const fn redundancy(&self) -> Redundancy {
+        self.redundancy
     }
 
     /// The generator of jitter.
