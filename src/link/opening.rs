@@ -42,7 +42,7 @@ pub struct Opening {
 
 impl Opening {
     /// Creates the state of an initiator, which knows the link by `name` if it needs one.
-    pub const fn initiate(max_datagram: usize, name: Option<LinkName>) -> Self {
+    pub(super) const fn initiate(max_datagram: usize, name: Option<LinkName>) -> Self {
         Self {
             open: Some(Open {
                 max_datagram: max_datagram as u64,
@@ -56,7 +56,7 @@ impl Opening {
     }
 
     /// Creates the state of a responder.
-    pub const fn respond(max_datagram: usize) -> Self {
+    pub(super) const fn respond(max_datagram: usize) -> Self {
         Self {
             progress: Progress::Unheard,
             open: None,
@@ -72,7 +72,7 @@ impl Opening {
     }
 
     /// Restores the state of a dormant link. `sent`: the WELCOME that answers a repeated OPEN.
-    pub fn woken(
+    pub(super) fn woken(
         sent: Option<Welcome>,
         max_datagram: usize,
         peer_max_datagram: usize,
@@ -97,7 +97,7 @@ impl Opening {
     }
 
     /// True if both sides have sent what opens the link.
-    pub const fn is_complete(&self) -> bool {
+    pub(super) const fn is_complete(&self) -> bool {
         matches!(
             self.progress,
             Progress::WelcomeSent(_) | Progress::WelcomeReceived
@@ -105,7 +105,7 @@ impl Opening {
     }
 
     /// The WELCOME that this side has sent.
-    pub const fn sent_welcome(&self) -> Option<Welcome> {
+    pub(super) const fn sent_welcome(&self) -> Option<Welcome> {
         match self.progress {
             Progress::WelcomeSent(welcome) => Some(welcome),
             Progress::Unheard | Progress::OpenReceived | Progress::WelcomeReceived => None,
@@ -123,7 +123,7 @@ impl Opening {
     }
 
     /// This side's limit on datagrams, in bytes.
-    pub const fn max_datagram(&self) -> usize {
+    pub(super) const fn max_datagram(&self) -> usize {
         self.max_datagram
     }
 
@@ -133,7 +133,7 @@ impl Opening {
     }
 
     /// The largest datagram of this link: the smaller of both sides' limits.
-    pub fn datagram_max(&self) -> usize {
+    pub(super) fn datagram_max(&self) -> usize {
         self.max_datagram
             .min(self.peer_max_datagram)
             .max(DATAGRAM_MIN)
@@ -147,12 +147,12 @@ impl Opening {
     }
 
     /// This side's OPEN, until it is answered.
-    pub const fn open(&self) -> Option<Open> {
+    pub(super) const fn open(&self) -> Option<Open> {
         self.open
     }
 
     /// The bytes of its frame.
-    pub fn open_len(&self) -> usize {
+    pub(super) fn open_len(&self) -> usize {
         let mut frame = Vec::new();
         if let Some(open) = self.open {
             Frame::Open(open).emit(false, &mut frame);
@@ -161,22 +161,22 @@ impl Opening {
     }
 
     /// Notes that the OPEN needs no answer any more: a handshake has carried it.
-    pub const fn open_answered(&mut self) {
+    pub(super) const fn open_answered(&mut self) {
         self.open = None;
     }
 
     /// The WELCOME that is sent with the next packet.
-    pub const fn welcome_queued(&self) -> Option<Welcome> {
+    pub(super) const fn welcome_queued(&self) -> Option<Welcome> {
         self.welcome
     }
 
     /// Notes that the queued WELCOME has been sent.
-    pub const fn welcome_left(&mut self) {
+    pub(super) const fn welcome_left(&mut self) {
         self.welcome = None;
     }
 
     /// Handles the other side's OPEN. True if it is the first.
-    pub fn open_arrived(&mut self, open: Open) -> bool {
+    pub(super) fn open_arrived(&mut self, open: Open) -> bool {
         match self.progress {
             Progress::Unheard => {
                 self.resume(saturated(open.max_datagram));
@@ -191,13 +191,13 @@ impl Opening {
     }
 
     /// Answers the other side's OPEN.
-    pub const fn send_welcome(&mut self, welcome: Welcome) {
+    pub(super) const fn send_welcome(&mut self, welcome: Welcome) {
         self.accept_resumption(welcome);
         self.welcome = Some(welcome);
     }
 
     /// Handles the WELCOME. True if it is the first.
-    pub fn welcome_arrived(&mut self, welcome: Welcome) -> bool {
+    pub(super) fn welcome_arrived(&mut self, welcome: Welcome) -> bool {
         let is_first = self.progress == Progress::Unheard;
         if is_first {
             self.resumption_accepted(saturated(welcome.max_datagram));
@@ -207,13 +207,13 @@ impl Opening {
 
     /// Notes that the other side, whose limit on datagrams is `max_datagram` bytes, resumes the
     /// link.
-    pub const fn resume(&mut self, max_datagram: usize) {
+    pub(super) const fn resume(&mut self, max_datagram: usize) {
         self.progress = Progress::OpenReceived;
         self.peer_max_datagram = max_datagram;
     }
 
     /// Accepts a resumption. The other side already knows `welcome`.
-    pub const fn accept_resumption(&mut self, welcome: Welcome) {
+    pub(super) const fn accept_resumption(&mut self, welcome: Welcome) {
         self.progress = Progress::WelcomeSent(welcome);
         self.trusted |= welcome.known;
     }
@@ -227,13 +227,13 @@ impl Opening {
     }
 
     /// Sends the other side an UPDATE until it is acknowledged.
-    pub fn send_update(&mut self, queue: &mut Queue, update: Update) {
+    pub(super) fn send_update(&mut self, queue: &mut Queue, update: Update) {
         self.update = update;
         queue.control(Item::Update);
     }
 
     /// The contents of [`Item::Update`].
-    pub const fn update(&self) -> Update {
+    pub(super) const fn update(&self) -> Update {
         self.update
     }
 }

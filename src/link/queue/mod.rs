@@ -234,8 +234,11 @@ impl Queue {
             let is_small = !entry.is_fragmented() && entry.len() <= REPLY_KEPT_BYTES;
             entry.is_reply() && is_small && !entry.is_queued() && entry.count() > 0
         };
-        let oldest = self.entries.iter_mut().find(has_left);
-        oldest.map(|entry| entry.attempts.stop()).is_some()
+        let Some(oldest) = self.entries.iter_mut().find(has_left) else {
+            return false;
+        };
+        oldest.attempts.stop();
+        true
     }
 
     /// The items queued for the next packet, in order.
