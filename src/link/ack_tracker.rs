@@ -29,21 +29,21 @@ pub struct AckTracker {
 
 impl AckTracker {
     /// Restores the state of a dormant link.
-    pub fn woken(resting: DormantPackets) -> Self {
+    pub fn from_dormant(dormant: DormantPackets) -> Self {
         Self {
-            packets: ReceivedPackets::woken(resting),
+            packets: ReceivedPackets::from_dormant(dormant),
             ..Self::default()
         }
     }
 
     /// Returns the compact state for a dormant link.
-    pub fn rest(&self) -> Option<DormantPackets> {
-        self.packets.rest()
+    pub fn hibernate(&self) -> Option<DormantPackets> {
+        self.packets.hibernate()
     }
 
     /// True if no acknowledgement is owed, and no number is too large for the dormant form.
-    pub fn may_rest(&self) -> bool {
-        self.work_due.is_none() && self.packets.may_rest()
+    pub fn may_hibernate(&self) -> bool {
+        self.work_due.is_none() && self.packets.may_hibernate()
     }
 
     /// The packets received.

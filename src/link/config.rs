@@ -7,7 +7,8 @@ use super::Redundancy;
 /// The configuration of a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The largest datagram that this side receives and sends, in bytes; at least [`super::DATAGRAM_MIN`].
+    /// The largest datagram that this side receives and sends, in bytes; at least
+    /// [`super::DATAGRAM_MIN`].
     pub max_datagram: usize,
     /// The longest message that is reassembled from fragments, in bytes.
     pub max_message: usize,

@@ -74,7 +74,7 @@ enum Protection {
 
 impl Link {
     /// True if the link has no work and waits for nothing.
-    pub fn may_rest(&self) -> bool {
+    pub fn may_hibernate(&self) -> bool {
         self.is_open()
             && self.opening.is_complete()
             && self.is_idle()
@@ -82,9 +82,9 @@ impl Link {
             && !self.has_moved()
             && !self.is_closing()
             && self.keepalive.is_none()
-            && self.recovery.may_rest()
-            && self.acks.may_rest()
-            && self.incoming.may_rest()
+            && self.recovery.may_hibernate()
+            && self.acks.may_hibernate()
+            && self.incoming.may_hibernate()
             && self.events.is_empty()
             && self.queue.is_empty()
             && !self.has_control_queued()
@@ -98,10 +98,10 @@ impl Link {
         Some(Numbers {
             next: self.protection.next_number().try_into().ok()?,
             acknowledged: acknowledged.transpose().ok()?,
-            requests: self.queue.rest_requests()?,
+            requests: self.queue.dormant_requests()?,
             replies_next: self.incoming.next_request().try_into().ok()?,
-            event_ids: self.queue.rest_events()?,
-            pushed: self.incoming.rest_pushed()?,
+            event_ids: self.queue.dormant_events()?,
+            pushed: self.incoming.dormant_pushed()?,
             max_message: self.incoming.max_message().try_into().ok()?,
             max_datagram: self.opening.max_datagram().try_into().ok()?,
             // A limit above this side's own has no effect.
@@ -115,8 +115,8 @@ impl Link {
     }
 
     /// Returns the compact state of the link, or `None` if it may not hibernate.
-    pub fn rest(&self) -> Option<DormantLink> {
-        if !self.may_rest() {
+    pub fn hibernate(&self) -> Option<DormantLink> {
+        if !self.may_hibernate() {
             return None;
         }
         let protection = match self.protection.keys()? {
@@ -129,8 +129,8 @@ impl Link {
             rate: self.recovery.rtt().rate().and_then(NonZeroU64::new),
             redundancy: self.recovery.redundancy(),
             remote: self.protection.remote(),
-            received: self.acks.rest()?,
-            rtt: self.recovery.rtt().rest(),
+            received: self.acks.hibernate()?,
+            rtt: self.recovery.rtt().hibernate(),
             trusted: self.opening.is_trusted(),
             is_holding: self.incoming.is_holding(),
             jitter: self.recovery.jitter().clone(),
@@ -170,26 +170,29 @@ impl DormantLink {
             Protection::Sealed(keys) => (Keys::Sealed(keys.clone()), None),
             Protection::Plain(sent) => (Keys::Plain, sent.as_deref().copied()),
         };
-        let opening = Opening::woken(
+        let opening = Opening::from_dormant(
             sent_welcome,
             config.max_datagram,
             numbers.peer_max_datagram.into(),
             self.trusted,
         );
-        let mut incoming =
-            IncomingMessages::woken(max_message, numbers.replies_next.into(), numbers.pushed);
+        let mut incoming = IncomingMessages::from_dormant(
+            max_message,
+            numbers.replies_next.into(),
+            numbers.pushed,
+        );
         incoming.hold(self.is_holding);
         Link {
-            protection: PacketProtection::woken(keys, self.remote, numbers.next.into()),
-            recovery: Recovery::woken(
+            protection: PacketProtection::from_dormant(keys, self.remote, numbers.next.into()),
+            recovery: Recovery::from_dormant(
                 &config,
                 acknowledged.map(PacketNumber),
-                Rtt::woken(self.rtt, rate),
+                Rtt::from_dormant(self.rtt, rate),
                 numbers.path.into(),
                 self.jitter.clone(),
             ),
-            acks: AckTracker::woken(self.received),
-            queue: Queue::woken(numbers.requests, numbers.event_ids),
+            acks: AckTracker::from_dormant(self.received),
+            queue: Queue::from_dormant(numbers.requests, numbers.event_ids),
             incoming,
             trace_id: self.trace_id,
             ..Link::new(&config, opening, PathValidation::proven())

@@ -59,16 +59,16 @@ impl IncomingMessages {
     }
 
     /// Restores the state of a dormant link. All requests from `next_request` on are new.
-    pub fn woken(max_message: usize, next_request: u64, pushed: [u32; 2]) -> Self {
+    pub fn from_dormant(max_message: usize, next_request: u64, pushed: [u32; 2]) -> Self {
         Self {
-            replies: Replies::woken(next_request),
-            pushed: Pushed::woken(EventNumbers::woken(pushed)),
+            replies: Replies::from_dormant(next_request),
+            pushed: Pushed::from_dormant(EventNumbers::from_dormant(pushed)),
             ..Self::new(max_message)
         }
     }
 
     /// True if no message is incomplete or out of order.
-    pub fn may_rest(&self) -> bool {
+    pub fn may_hibernate(&self) -> bool {
         self.reassembler.is_empty() && self.pushed.is_in_order()
     }
 
@@ -78,8 +78,8 @@ impl IncomingMessages {
     }
 
     /// Returns the compact numbers of the next events for a dormant link.
-    pub fn rest_pushed(&self) -> Option<[u32; 2]> {
-        self.pushed.next_in_order().rest()
+    pub fn dormant_pushed(&self) -> Option<[u32; 2]> {
+        self.pushed.next_in_order().hibernate()
     }
 
     /// The longest message that is reassembled, in bytes.

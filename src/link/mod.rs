@@ -3,7 +3,7 @@
 //!
 //! Sans-IO: the caller passes in time and datagrams and takes out datagrams and events. Nothing
 //! here has a clock, a socket or hidden randomness. A [`Link`] coordinates components, each in its
-//! own file with its own state. It has no other state, and no component knows the link. Normative text: `spec/link.md`.
+//! own file with its own state; none knows the link. Normative text: `spec/link.md`.
 //!
 //! The driver's loop: pass in packets ([`Link::handle_packet`]) and the time
 //! ([`Link::handle_timeout`]). Take out events ([`Link::poll_event`]) and datagrams

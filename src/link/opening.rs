@@ -72,7 +72,7 @@ impl Opening {
     }
 
     /// Restores the state of a dormant link. `sent`: the WELCOME that answers a repeated OPEN.
-    pub(super) fn woken(
+    pub(super) fn from_dormant(
         sent: Option<Welcome>,
         max_datagram: usize,
         peer_max_datagram: usize,

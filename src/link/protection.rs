@@ -72,7 +72,7 @@ impl PacketProtection {
     }
 
     /// Restores the state of a dormant link.
-    pub const fn woken(keys: Keys, remote: Option<ConnectionId>, next_number: u64) -> Self {
+    pub const fn from_dormant(keys: Keys, remote: Option<ConnectionId>, next_number: u64) -> Self {
         Self {
             state: State::Open(keys),
             remote,

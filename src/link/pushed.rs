@@ -31,7 +31,7 @@ impl Pushed {
     }
 
     /// Restores the state of a dormant link, without events out of order.
-    pub fn woken(next: EventNumbers) -> Self {
+    pub fn from_dormant(next: EventNumbers) -> Self {
         Self {
             next,
             ..Self::default()

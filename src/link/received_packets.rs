@@ -52,45 +52,45 @@ pub struct DormantPackets {
 
 impl ReceivedPackets {
     /// True if no acknowledgement is owed, and no number is too large for the dormant form.
-    pub fn may_rest(&self) -> bool {
+    pub fn may_hibernate(&self) -> bool {
         let largest = self.largest.map(|largest| u32::try_from(largest.0));
         self.due.is_none() && largest.is_none_or(|largest| largest.is_ok())
     }
 
     /// Returns the compact state for a dormant link.
-    pub fn rest(&self) -> Option<DormantPackets> {
-        let mut resting = DormantPackets {
+    pub fn hibernate(&self) -> Option<DormantPackets> {
+        let mut dormant = DormantPackets {
             largest: None,
             recent: [0; 2],
             loss: self.loss,
         };
         let Some(PacketNumber(largest)) = self.largest else {
-            return Some(resting);
+            return Some(dormant);
         };
-        resting.largest = Some(u32::try_from(largest).ok()?);
-        for (bits, from) in resting.recent.iter_mut().zip([0, 64]) {
+        dormant.largest = Some(u32::try_from(largest).ok()?);
+        for (bits, from) in dormant.recent.iter_mut().zip([0, 64]) {
             for n in 0..64 {
                 let number = largest.checked_sub(from + n);
                 let has_come = number.is_some_and(|number| self.bit(PacketNumber(number)));
                 *bits |= u64::from(has_come) << n;
             }
         }
-        Some(resting)
+        Some(dormant)
     }
 
     /// Restores the state of a dormant link. Packets before the remembered ones count as seen.
-    pub fn woken(resting: DormantPackets) -> Self {
+    pub fn from_dormant(dormant: DormantPackets) -> Self {
         let mut received = Self {
-            loss: resting.loss,
-            lasting_loss: resting.loss * (LASTING_WHOLE / 1024),
+            loss: dormant.loss,
+            lasting_loss: dormant.loss * (LASTING_WHOLE / 1024),
             ..Self::default()
         };
-        let Some(largest) = resting.largest.map(u64::from) else {
+        let Some(largest) = dormant.largest.map(u64::from) else {
             return received;
         };
         received.largest = Some(PacketNumber(largest));
         received.seen = [u64::MAX; WORDS];
-        for (bits, from) in resting.recent.into_iter().zip([0, 64]) {
+        for (bits, from) in dormant.recent.into_iter().zip([0, 64]) {
             for n in 0..64 {
                 if let Some(number) = largest.checked_sub(from + n) {
                     received.set_bit(PacketNumber(number), bits >> n & 1 == 1);
@@ -290,21 +290,21 @@ mod tests {
         /// link that never hibernates.
         #[test]
         fn dormant_replay_window_forgets_only_old_packets(steps in prop::collection::vec((0u64..2000, any::<bool>()), 1..100)) {
-            let (mut rested, mut other) = (ReceivedPackets::default(), ReceivedPackets::default());
-            for (number, rests) in steps {
-                if rests {
-                    rested = ReceivedPackets::woken(rested.rest().unwrap());
+            let (mut woken, mut other) = (ReceivedPackets::default(), ReceivedPackets::default());
+            for (number, hibernates) in steps {
+                if hibernates {
+                    woken = ReceivedPackets::from_dormant(woken.hibernate().unwrap());
                 }
                 let number = PacketNumber(number);
-                prop_assert!(other.is_new(number) || !rested.is_new(number));
+                prop_assert!(other.is_new(number) || !woken.is_new(number));
                 let largest = other.largest().map_or(0, |largest| largest.0);
                 if largest < number.0 + 128 {
-                    prop_assert_eq!(rested.is_new(number), other.is_new(number));
+                    prop_assert_eq!(woken.is_new(number), other.is_new(number));
                 }
-                if rested.is_new(number) {
-                    rested.record(Time(0), number);
+                if woken.is_new(number) {
+                    woken.record(Time(0), number);
                     other.record(Time(0), number);
-                    let acks = [&mut rested, &mut other].map(|one| one.acknowledge(Time(0), |_| false));
+                    let acks = [&mut woken, &mut other].map(|one| one.acknowledge(Time(0), |_| false));
                     prop_assert_eq!(acks[0].as_ref(), acks[1].as_ref());
                 }
             }

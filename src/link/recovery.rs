@@ -61,7 +61,7 @@ impl Recovery {
     }
 
     /// Restores the state of a dormant link.
-    pub fn woken(
+    pub fn from_dormant(
         config: &Config,
         acknowledged: Option<PacketNumber>,
         rtt: Rtt,
@@ -69,9 +69,9 @@ impl Recovery {
         jitter: Jitter,
     ) -> Self {
         Self {
-            sent: SentPackets::woken(acknowledged),
+            sent: SentPackets::from_dormant(acknowledged),
             rtt,
-            mtu: PathSize::woken(datagram),
+            mtu: PathSize::proven(datagram),
             jitter,
             ..Self::new(config)
         }
@@ -91,8 +91,8 @@ impl Recovery {
     }
 
     /// True if nothing is in flight and no timer runs.
-    pub fn may_rest(&self) -> bool {
-        self.paced_due.is_none() && self.held_back.is_none() && self.sent.may_rest()
+    pub fn may_hibernate(&self) -> bool {
+        self.paced_due.is_none() && self.held_back.is_none() && self.sent.may_hibernate()
     }
 
     /// The round-trip time.
@@ -127,8 +127,8 @@ impl Recovery {
         self.rtt.bound(bound);
     }
 
-    /// Adds a round-trip time sample, which includes `delay` at the other side. Returns the smoothed
-    /// round-trip time.
+    /// Adds a round-trip time sample, which includes `delay` at the other side. Returns the
+    /// smoothed round-trip time.
     pub fn sample(&mut self, round_trip: Duration, delay: Duration) -> Duration {
         self.rtt.sample(round_trip, delay)
     }
@@ -204,7 +204,7 @@ impl Recovery {
             self.rtt = Rtt::known(rtt, variation, memory.unsure).with_rate(self.rtt.rate());
         }
         let largest = max_datagram.max(DATAGRAM_MIN);
-        self.mtu = PathSize::woken(memory.datagram.clamp(DATAGRAM_MIN, largest));
+        self.mtu = PathSize::proven(memory.datagram.clamp(DATAGRAM_MIN, largest));
         self.losses = memory.losses;
     }
 
@@ -259,7 +259,8 @@ impl Recovery {
         self.sent.acknowledged()
     }
 
-    /// Records a packet of `len` bytes with these contents. `max`: the largest datagram of the link.
+    /// Records a packet of `len` bytes with these contents. `max`: the largest datagram of the
+    /// link.
     pub fn packet_sent(
         &mut self,
         now: Time,

@@ -48,7 +48,7 @@ impl Replies {
     }
 
     /// Restores the state of a dormant link, without replies.
-    pub fn woken(next: u64) -> Self {
+    pub fn from_dormant(next: u64) -> Self {
         Self {
             next,
             ..Self::default()

@@ -103,7 +103,7 @@ const fn from_micros(micros: u32) -> Duration {
 
 impl Rtt {
     /// Returns the compact estimate for a dormant link.
-    pub fn rest(&self) -> DormantRtt {
+    pub fn hibernate(&self) -> DormantRtt {
         let others = [
             self.variation,
             self.min,
@@ -120,12 +120,12 @@ impl Rtt {
 
     /// Restores the estimate of a dormant link, on a path that carries at most `rate` bytes per
     /// second.
-    pub fn woken(resting: DormantRtt, rate: Option<u64>) -> Self {
-        let [variation, min, base, latest, peer_delay] = resting.others.map(from_micros);
+    pub fn from_dormant(dormant: DormantRtt, rate: Option<u64>) -> Self {
+        let [variation, min, base, latest, peer_delay] = dormant.others.map(from_micros);
         Self {
-            certainty: resting.certainty,
+            certainty: dormant.certainty,
             rate,
-            smoothed: resting.smoothed.map(from_micros),
+            smoothed: dormant.smoothed.map(from_micros),
             variation,
             min,
             base,

@@ -94,7 +94,7 @@ impl SentPackets {
     }
 
     /// Restores the largest acknowledged number of a dormant link.
-    pub fn woken(acknowledged: Option<PacketNumber>) -> Self {
+    pub fn from_dormant(acknowledged: Option<PacketNumber>) -> Self {
         Self {
             acknowledged,
             ..Self::default()
@@ -102,7 +102,7 @@ impl SentPackets {
     }
 
     /// True if no packet is in flight.
-    pub fn may_rest(&self) -> bool {
+    pub fn may_hibernate(&self) -> bool {
         self.packets.is_empty()
     }
 

@@ -19,14 +19,14 @@ pub struct EventNumbers([u64; 2]);
 
 impl EventNumbers {
     /// Returns the compact numbers for a dormant link.
-    pub fn rest(self) -> Option<[u32; 2]> {
+    pub fn hibernate(self) -> Option<[u32; 2]> {
         let [backlog, live] = self.0;
         Some([backlog.try_into().ok()?, live.try_into().ok()?])
     }
 
     /// Restores the numbers of a dormant link.
-    pub fn woken(resting: [u32; 2]) -> Self {
-        Self(resting.map(u64::from))
+    pub fn from_dormant(dormant: [u32; 2]) -> Self {
+        Self(dormant.map(u64::from))
     }
 
     /// The next number of one kind.
@@ -55,15 +55,15 @@ impl EventNumbers {
 
 impl Queue {
     /// Returns the compact numbers of the next events for a dormant link.
-    pub fn rest_events(&self) -> Option<[u32; 2]> {
-        self.next_events.rest()
+    pub fn dormant_events(&self) -> Option<[u32; 2]> {
+        self.next_events.hibernate()
     }
 
     /// Restores the numbers of a dormant link. The queue is empty.
-    pub fn woken(next_request: u32, next_events: [u32; 2]) -> Self {
+    pub fn from_dormant(next_request: u32, next_events: [u32; 2]) -> Self {
         Self {
             next_request: next_request.into(),
-            next_events: EventNumbers::woken(next_events),
+            next_events: EventNumbers::from_dormant(next_events),
             ..Self::default()
         }
     }

@@ -22,7 +22,7 @@ pub struct PendingRequest {
 
 impl Queue {
     /// Returns the compact number of the next request for a dormant link.
-    pub fn rest_requests(&self) -> Option<u32> {
+    pub fn dormant_requests(&self) -> Option<u32> {
         self.next_request.try_into().ok()
     }
 

@@ -573,13 +573,13 @@ fn dormant_is_refused_to_link_with_too_large_counters() {
     pair.settle();
     let link = &mut pair.server;
     link.opening.resumption_accepted(1200);
-    assert!(link.may_rest() && link.rest().is_some());
+    assert!(link.may_hibernate() && link.hibernate().is_some());
     let last = u64::from(u32::MAX);
     link.protection.skip_to(last);
     let woken = link
-        .rest()
-        .map(|resting| resting.wake().protection.next_number());
+        .hibernate()
+        .map(|dormant| dormant.wake().protection.next_number());
     assert_eq!(woken, Some(last));
     link.protection.skip_to(last + 1);
-    assert!(!link.may_rest() && link.rest().is_none());
+    assert!(!link.may_hibernate() && link.hibernate().is_none());
 }

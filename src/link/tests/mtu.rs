@@ -92,7 +92,7 @@ fn mtu_shrinks_on_loss_of_whole_messages() {
 /// LINK-15: lost large packets shrink the path size, also while small ones are acknowledged.
 #[test]
 fn mtu_shrinks_on_lost_large_packets_beside_small_ones() {
-    let mut path = PathSize::woken(1200);
+    let mut path = PathSize::proven(1200);
     for lost in 0..24 {
         assert_eq!(path.size(1200), if lost < 12 { 1200 } else { 548 });
         let len = path.size(1200);
@@ -100,7 +100,7 @@ fn mtu_shrinks_on_lost_large_packets_beside_small_ones() {
         path.lost(Time(lost), len);
     }
     assert_eq!(path.size(1200), 160);
-    let mut path = PathSize::woken(1200);
+    let mut path = PathSize::proven(1200);
     for lost in 0..40 {
         path.lost(Time(lost), 1200);
         if lost % 9 == 8 {
