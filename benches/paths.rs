@@ -13,7 +13,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use merpati::{
     crypto::{Initiator, Responder, SecretKey},
-    link::{Config, Event, Link, Redundancy, Time},
+    link::{Config, Event, Link, PendingRequest, Redundancy, Time},
     wire::{ConnectionId, OperationNumber, Packet, Welcome},
 };
 use path::{InFlight, Node, Rate};
@@ -136,7 +136,11 @@ impl Run {
     fn ask(&mut self, bytes: usize) -> bool {
         let deadline = self.now + Duration::from_hours(10);
         self.client
-            .request(vec![7; bytes], deadline, false)
+            .request(PendingRequest {
+                bytes: vec![7; bytes],
+                deadline,
+                early: false,
+            })
             .is_some()
     }
 

@@ -258,7 +258,6 @@ const CIRCLES: &[(&str, &[&str])] = &[
             "resume",
         ],
     ),
-    ("link", &["events", "item", "queue", "stats"]),
 ];
 
 /// Returns the paths that a file uses, with their groups written out. Tests in the file do not

@@ -40,7 +40,10 @@ impl MayHibernate {
     /// limit on datagrams in bytes. Does not wake the link.
     pub fn responders_ticket(&self) -> Option<(ResumptionSecret, usize)> {
         match self {
-            Self::Awake(link) => Some((link.responders_secret()?, link.peer_max_datagram())),
+            Self::Awake(link) => Some((
+                link.responders_secret()?,
+                link.opening().peer_max_datagram(),
+            )),
             Self::DormantLink(resting, _) => resting.responders_ticket(),
         }
     }
@@ -97,7 +100,7 @@ impl LinkEntry {
             && !self.link.is_resting()
             && self.left.is_none()
             && self.held.is_empty()
-            && self.link.may_rest();
+            && self.link.may_hibernate();
         // Rounded to the granularity, so that the timer does not change with each packet.
         let grain = u64::try_from(GRAIN.as_micros()).unwrap_or(u64::MAX);
         let at = (self.heard.unwrap_or(self.opened) + RESTS_AFTER).0;
@@ -115,7 +118,7 @@ impl Endpoint {
         if slot.rests_at().is_none_or(|at| at > now) {
             return false;
         }
-        let Some(resting) = slot.link.rest() else {
+        let Some(resting) = slot.link.hibernate() else {
             return false;
         };
         self.stats.links += slot.link.counters();

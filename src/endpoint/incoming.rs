@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
-    link::{INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX, trace::trace_stray},
+    link::{
+        Exchange, INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX, trace::trace_stray,
+    },
     wire::{
         ACCEPT_HEADER, CloseReason, ConnectionId, Cookie, HandshakeId, Hello, HelloReply, Init,
         LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber, Protection, RESET_LEN, RETRY_LEN,
@@ -172,7 +174,7 @@ impl Endpoint {
             return Ok(Some(0));
         }
         let mut link = Link::respond(self.link_config(None), 0);
-        if link.handle_early(now, &payload).is_err() || !link.is_asked() {
+        if link.handle_early(now, &payload).is_err() || !link.opening().is_asked() {
             return Err(Dropped::Malformed);
         }
         if !self.make_room() {
@@ -245,7 +247,10 @@ impl Endpoint {
             payload.get(CONNECTION_LEN..),
         );
         let lost = dial.lost(now, slot.link.rtt());
-        slot.link.note_exchange(lost, dial.sent().0 > 1);
+        slot.link.note_exchange(Exchange {
+            lost,
+            was_repeated: dial.sent().0 > 1,
+        });
         if let Some(round_trip) = dial.round_trip(now) {
             slot.link.sample(round_trip);
         }
@@ -262,7 +267,7 @@ impl Endpoint {
         slot.link.establish(keys, Some(connection));
         slot.link.early_arrived(now);
         let understood = slot.link.handle_early(now, payload).is_ok();
-        if !understood || !slot.link.is_welcomed() {
+        if !understood || !slot.link.opening().is_welcomed() {
             self.end(id, Some(CloseReason::Violation));
             return Err(Dropped::Malformed);
         }
@@ -520,7 +525,7 @@ impl Endpoint {
         let was_resting = slot.link.is_resting();
         let held = slot.link.assembling();
         // Strangers get little reassembly memory.
-        let own = if slot.link.is_trusted() {
+        let own = if slot.link.opening().is_trusted() {
             ASSEMBLIES_MAX.saturating_mul(self.config.max_message)
         } else {
             slot.link.message_max()

@@ -225,7 +225,7 @@ impl Endpoint {
     /// reassemble long messages here (LINK-13).
     pub fn trust(&mut self, link: LinkId, account: AccountId) {
         if let Some(slot) = self.slots.get_mut(&link) {
-            slot.link.trust();
+            slot.link.opening_mut().trust();
             slot.account.get_or_insert(account);
             self.stand_account(link);
         }

@@ -81,7 +81,8 @@ use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
     link::{
-        self, DATAGRAM_MIN, Jitter, Link, PathMemory, Silence, Time, Urgency, earliest,
+        self, DATAGRAM_MIN, Jitter, Link, PathMemory, PendingRequest, Silence, Time, Urgency,
+        earliest,
         trace::{FrameList, Trace, TraceId, trace},
     },
     wire::{CloseReason, ConnectionId, EventId, OperationNumber, RequestId, Welcome},
@@ -249,11 +250,11 @@ impl Endpoint {
     ) -> Option<RequestId> {
         let early = early && self.config.early_data;
         self.come_back_again(now, link);
-        let number = self
-            .slots
-            .get_mut(&link)?
-            .link
-            .request(bytes, deadline, early);
+        let number = self.slots.get_mut(&link)?.link.request(PendingRequest {
+            bytes,
+            deadline,
+            early,
+        });
         self.touch(now, link);
         number
     }
@@ -286,7 +287,11 @@ impl Endpoint {
     /// While `held`, pushes over `link` count as lost in transit and are retransmitted later.
     pub fn hold_pushes(&mut self, link: LinkId, held: bool) {
         if let Some(slot) = self.slots.get_mut(&link) {
-            slot.link.hold_pushes(held);
+            if held {
+                slot.link.hold_pushes();
+            } else {
+                slot.link.accept_pushes();
+            }
         }
     }
 

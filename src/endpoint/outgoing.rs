@@ -89,7 +89,7 @@ impl Endpoint {
                 return false;
             };
             if self.config.resumes && !slot.is_shared {
-                slot.link.ask_for_ticket();
+                slot.link.opening_mut().ask_for_ticket();
             }
             if slot.ticket().is_some_and(|ticket| ticket.until <= now) {
                 slot.resumption = None;

@@ -191,7 +191,9 @@ impl Endpoint {
     /// True if the other side has accepted this side and packets can be exchanged.
     pub fn is_open(&self, link: LinkId) -> bool {
         let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| matches!(slot.stage, Stage::Open) && slot.link.is_welcomed())
+        slot.is_some_and(|slot| {
+            matches!(slot.stage, Stage::Open) && slot.link.opening().is_welcomed()
+        })
     }
 
     /// True while a keepalive on `link` is unanswered.

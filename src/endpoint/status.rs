@@ -9,7 +9,7 @@ impl Endpoint {
     /// True if long messages may travel on `link`.
     pub fn is_trusted(&self, link: LinkId) -> bool {
         let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| slot.link.is_trusted() && slot.link.is_proven())
+        slot.is_some_and(|slot| slot.link.opening().is_trusted() && slot.link.is_proven())
     }
 
     /// True if a device has opened `link` and no sealed packet has arrived on it yet. Until then

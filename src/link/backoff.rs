@@ -31,8 +31,9 @@ impl Jitter {
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let steps = u64::from(high.saturating_sub(low)) + 1;
-        let percent = low + u32::try_from((bits ^ (bits >> 31)) % steps).unwrap_or(0);
+        let span = high.saturating_sub(low);
+        let drawn = (bits ^ (bits >> 31)) % (u64::from(span) + 1);
+        let percent = low + u32::try_from(drawn).unwrap_or(span);
         duration * percent / 100
     }
 }

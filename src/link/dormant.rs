@@ -12,14 +12,18 @@ use alloc::boxed::Box;
 use core::num::NonZeroU64;
 
 use super::{
-    Config, Keys, Link, Opening, Redundancy, State,
+    Config, Link,
+    ack_tracker::AckTracker,
     backoff::Jitter,
-    events::{Next, Pushed},
-    mtu::PathSize,
-    received_packets::{self, ReceivedPackets},
-    replies::Replies,
-    requests::Requests,
-    rtt::{self, Rtt},
+    incoming_messages::IncomingMessages,
+    opening::Opening,
+    path_validation::PathValidation,
+    profile::Redundancy,
+    protection::{Keys, PacketProtection},
+    queue::Queue,
+    received_packets::DormantPackets,
+    recovery::Recovery,
+    rtt::{DormantRtt, Rtt},
     trace::TraceId,
 };
 use crate::{
@@ -35,8 +39,8 @@ pub struct DormantLink {
     rate: Option<NonZeroU64>,
     redundancy: Redundancy,
     remote: Option<ConnectionId>,
-    received: received_packets::DormantLink,
-    rtt: rtt::DormantLink,
+    received: DormantPackets,
+    rtt: DormantRtt,
     trusted: bool,
     is_holding: bool,
     jitter: Jitter,
@@ -70,67 +74,66 @@ enum Protection {
 
 impl Link {
     /// True if the link has no work and waits for nothing.
-    pub fn may_rest(&self) -> bool {
+    pub fn may_hibernate(&self) -> bool {
         self.is_open()
-            && matches!(self.opening, Opening::Given(_) | Opening::Welcomed)
+            && self.opening.is_complete()
             && self.is_idle()
             && self.is_proven()
-            && !self.has_moved
+            && !self.has_moved()
             && !self.is_closing()
             && self.keepalive.is_none()
-            && self.paced_due.is_none()
-            && self.held_back.is_none()
-            && self.work_due.is_none()
+            && self.recovery.may_hibernate()
+            && self.acks.may_hibernate()
+            && self.incoming.may_hibernate()
             && self.events.is_empty()
-            && self.assemblies.is_empty()
-            && self.pushed.is_in_order()
             && self.queue.is_empty()
-            && self.received.may_rest()
-            && self.sent.may_rest()
-            && !self.controls.has_queued()
+            && !self.has_control_queued()
             && self.numbers().is_some()
     }
 
     /// Returns its counters, if they are small enough.
     fn numbers(&self) -> Option<Numbers> {
-        let acknowledged = self.sent.acknowledged().map(|number| number.0.try_into());
+        let acknowledged = self.recovery.acknowledged();
+        let acknowledged = acknowledged.map(|number| number.0.try_into());
         Some(Numbers {
-            next: self.next_number.try_into().ok()?,
+            next: self.protection.next_number().try_into().ok()?,
             acknowledged: acknowledged.transpose().ok()?,
-            requests: self.requests.rest()?,
-            replies_next: self.replies.next().try_into().ok()?,
-            event_ids: self.event_ids.rest()?,
-            pushed: self.pushed.next_in_order().rest()?,
-            max_message: self.config.max_message.try_into().ok()?,
-            max_datagram: self.config.max_datagram.try_into().ok()?,
+            requests: self.queue.dormant_requests()?,
+            replies_next: self.incoming.next_request().try_into().ok()?,
+            event_ids: self.queue.dormant_events()?,
+            pushed: self.incoming.dormant_pushed()?,
+            max_message: self.incoming.max_message().try_into().ok()?,
+            max_datagram: self.opening.max_datagram().try_into().ok()?,
             // A limit above this side's own has no effect.
-            peer_max_datagram: self.datagram_max().try_into().ok()?,
-            path: self.path.size(usize::from(u16::MAX)).try_into().ok()?,
+            peer_max_datagram: self.opening.datagram_max().try_into().ok()?,
+            path: self
+                .recovery
+                .path_size(usize::from(u16::MAX))
+                .try_into()
+                .ok()?,
         })
     }
 
     /// Returns the compact state of the link, or `None` if it may not hibernate.
-    pub fn rest(&self) -> Option<DormantLink> {
-        let protection = match &self.state {
-            _ if !self.may_rest() => return None,
-            State::Open(Keys::Sealed(keys)) => Protection::Sealed(keys.clone()),
-            State::Open(Keys::Plain) => Protection::Plain(match self.opening {
-                Opening::Given(welcome) => Some(Box::new(welcome)),
-                _ => None,
-            }),
-            _ => return None,
+    pub fn hibernate(&self) -> Option<DormantLink> {
+        if !self.may_hibernate() {
+            return None;
+        }
+        let protection = match self.protection.keys()? {
+            Keys::Sealed(keys) => Protection::Sealed(keys.clone()),
+            Keys::Plain => Protection::Plain(self.opening.sent_welcome().map(Box::new)),
         };
         Some(DormantLink {
             protection,
             numbers: self.numbers()?,
-            rate: self.config.rate.and_then(NonZeroU64::new),
-            redundancy: self.config.redundancy,
-            remote: self.remote,
-            received: self.received.rest()?,
-            rtt: self.rtt.rest(),
-            trusted: self.trusted,
-            is_holding: self.is_holding,
-            jitter: self.jitter.clone(),
+            rate: self.recovery.rtt().rate().and_then(NonZeroU64::new),
+            redundancy: self.recovery.redundancy(),
+            remote: self.protection.remote(),
+            received: self.acks.hibernate()?,
+            rtt: self.recovery.rtt().hibernate(),
+            trusted: self.opening.is_trusted(),
+            is_holding: self.incoming.is_holding(),
+            jitter: self.recovery.jitter().clone(),
             trace_id: self.trace_id,
         })
     }
@@ -154,38 +157,45 @@ impl DormantLink {
         let rate = self.rate.map(NonZeroU64::get);
         let numbers = self.numbers;
         let acknowledged = numbers.acknowledged.map(u64::from);
-        let mut link = Link::new(Config {
+        let max_message = usize::try_from(numbers.max_message).unwrap_or(usize::MAX);
+        let config = Config {
             max_datagram: numbers.max_datagram.into(),
-            max_message: usize::try_from(numbers.max_message).unwrap_or(usize::MAX),
+            max_message,
             rate,
             redundancy: self.redundancy,
             rtt: None,
             seed: 0,
-        });
-        let (keys, opening) = match &self.protection {
-            Protection::Sealed(keys) => (Keys::Sealed(keys.clone()), Opening::Welcomed),
-            Protection::Plain(given) => {
-                let given = given.as_deref().copied();
-                (Keys::Plain, given.map_or(Opening::Welcomed, Opening::Given))
-            }
         };
-        link.state = State::Open(keys);
-        link.opening = opening;
-        link.peer_max_datagram = numbers.peer_max_datagram.into();
-        link.remote = self.remote;
-        link.next_number = numbers.next.into();
-        link.received = ReceivedPackets::woken(self.received);
-        link.sent.set_acknowledged(acknowledged.map(PacketNumber));
-        link.rtt = Rtt::woken(self.rtt, rate);
-        link.requests = Requests::woken(numbers.requests);
-        link.replies = Replies::woken(numbers.replies_next.into());
-        link.event_ids = Next::woken(numbers.event_ids);
-        link.pushed = Pushed::woken(Next::woken(numbers.pushed));
-        link.path = PathSize::woken(numbers.path.into());
-        link.trusted = self.trusted;
-        link.is_holding = self.is_holding;
-        link.jitter = self.jitter.clone();
-        link.trace_id = self.trace_id;
-        link
+        let (keys, sent_welcome) = match &self.protection {
+            Protection::Sealed(keys) => (Keys::Sealed(keys.clone()), None),
+            Protection::Plain(sent) => (Keys::Plain, sent.as_deref().copied()),
+        };
+        let opening = Opening::from_dormant(
+            sent_welcome,
+            config.max_datagram,
+            numbers.peer_max_datagram.into(),
+            self.trusted,
+        );
+        let mut incoming = IncomingMessages::from_dormant(
+            max_message,
+            numbers.replies_next.into(),
+            numbers.pushed,
+        );
+        incoming.hold(self.is_holding);
+        Link {
+            protection: PacketProtection::from_dormant(keys, self.remote, numbers.next.into()),
+            recovery: Recovery::from_dormant(
+                &config,
+                acknowledged.map(PacketNumber),
+                Rtt::from_dormant(self.rtt, rate),
+                numbers.path.into(),
+                self.jitter.clone(),
+            ),
+            acks: AckTracker::from_dormant(self.received),
+            queue: Queue::from_dormant(numbers.requests, numbers.event_ids),
+            incoming,
+            trace_id: self.trace_id,
+            ..Link::new(&config, opening, PathValidation::proven())
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::wire::{CloseReason, EventId, LinkName, RequestId, Update, Welcome};
 
 /// An event for the driver of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// The other side has sent a request; answer with [`super::Link::reply`].
     Request {
@@ -62,6 +63,7 @@ pub enum Event {
 
 /// Why a packet had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Ignored {
     /// The seal or the checksum is wrong, or the packet is of the other kind.
     #[error("not authentic")]

@@ -1,4 +1,4 @@
-//! Incoming packets: a packet is decrypted, duplicates are dropped, and its frames take effect.
+//! Receiving a packet: it is opened, duplicates are dropped, and its frames take effect.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -6,16 +6,18 @@ use core::time::Duration;
 use smallvec::SmallVec;
 
 use super::{
-    Asking, Event, Ignored, Item, Keys, Link, NUMBERS_MAX, Opening, ReceivedPackets, State, Time,
-    limits::{ASKED_KEPT, ASKING_KEPT, WORKING_MAX},
-    reassembly::Begun,
+    Event, Ignored, Link, Time,
+    ack_tracker::CarriedRequests,
+    incoming_messages::FragmentTaken,
+    protection::{NUMBERS_MAX, Opened},
+    queue::Item,
+    reassembly::{Begun, Fragment},
     replies::Arrival,
-    rtt::DELAY_MAX,
     trace::{FrameList, Trace, trace},
 };
 use crate::wire::{
-    AckFrame, CloseReason, Frame, Frames, LinkPacket, MessageId, Open, PacketNumber, Protection,
-    RequestId, Welcome, crc_holds,
+    AckFrame, CloseReason, EventId, Frame, Frames, LinkPacket, MessageId, Open, Protection,
+    RequestId,
 };
 
 /// A client-only build answers no requests and omits the code for that.
@@ -32,8 +34,8 @@ struct Contents<'a> {
     has_ping: bool,
     has_challenge: bool,
     /// Its only ack-eliciting frames are requests.
-    only_asks: bool,
-    requests: Asking,
+    has_only_requests: bool,
+    requests: CarriedRequests,
 }
 
 impl Link {
@@ -41,7 +43,7 @@ impl Link {
     /// is not allowed there (WIRE-9).
     pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
         // The responder does not know yet that the initiator receives at its address.
-        let is_called = ANSWERS && self.credit.is_some();
+        let is_called = ANSWERS && !self.is_proven();
         let mut frames = Contained::new();
         for frame in Frames::of(payload) {
             let frame = frame.map_err(|_| Ignored::Violation)?;
@@ -74,7 +76,7 @@ impl Link {
         datagram: &[u8],
         opened: &mut Vec<u8>,
     ) -> Result<(), Ignored> {
-        let outcome = self.take_packet(now, packet, datagram, opened);
+        let outcome = self.receive(now, packet, datagram, opened);
         self.check();
         match outcome {
             Ok(()) => self.counters.received.add(datagram.len()),
@@ -89,37 +91,23 @@ impl Link {
         outcome
     }
 
-    fn take_packet(
+    fn receive(
         &mut self,
         now: Time,
         packet: &LinkPacket<'_>,
         datagram: &[u8],
         opened: &mut Vec<u8>,
     ) -> Result<(), Ignored> {
-        let State::Open(keys) = &self.state else {
-            return Err(Ignored::NotOpen);
-        };
-        let number = packet.number(self.received.largest());
-        opened.clear();
-        opened.extend_from_slice(packet.body);
-        let payload = match (keys, packet.protection) {
-            (Keys::Sealed(keys), Protection::Sealed) => keys
-                .open
-                .open(number.0, packet.header, opened)
-                .map_err(|_| Ignored::NotAuthentic)?,
-            (Keys::Plain, Protection::Plain) if crc_holds(datagram) => opened
-                .split_last_chunk::<4>()
-                .map_or(&[][..], |(payload, _)| payload),
-            _ => return Err(Ignored::NotAuthentic),
-        };
-        if !self.received.is_new(number) {
+        let largest = self.acks.largest();
+        let Opened { number, payload } = self.protection.open(packet, datagram, largest, opened)?;
+        if !self.acks.packets().is_new(number) {
             return Err(Ignored::Replayed);
         }
         if number.0 >= NUMBERS_MAX {
             return Err(self.violate());
         }
         if packet.protection == Protection::Plain {
-            self.add_credit(datagram.len());
+            self.validation.add_credit(datagram.len());
         }
         let Some(contents) = self.look_through(payload) else {
             self.show_path();
@@ -130,35 +118,29 @@ impl Link {
             return Err(Ignored::NoRoom);
         }
         self.show_path();
-        trace(self.trace_id, || Trace::ReceivedPackets {
+        trace(self.trace_id, || Trace::Received {
             number,
             bytes: datagram.len(),
             frames: FrameList(payload),
         });
-        if self.received.record(now, number) {
-            // A packet before this one is missing. The sender should learn that soon, with the next
-            // packet.
-            self.received.owe(ReceivedPackets::patience(now, &self.rtt));
-        }
+        self.acks.record(now, number, self.recovery.rtt());
         if let Some(keepalive) = &mut self.keepalive {
             if contents.has_challenge {
                 keepalive.moved();
             }
-            let ping = self.queue.get(Item::Ping);
-            let asked = ping.map_or(0, |ping| ping.attempts.count());
-            keepalive.heard(now, asked);
+            keepalive.heard(now, self.queue.count(Item::Ping));
         }
-        self.queue.heard(&self.rtt);
+        self.queue.heard(self.recovery.rtt());
         if contents.has_ping {
-            // The reply may soon carry the acknowledgement.
-            self.received.owe(if contents.requests.is_empty() {
-                now
+            if contents.requests.is_empty() {
+                self.acks.owe_now(now);
             } else {
-                ReceivedPackets::patience(now, &self.rtt)
-            });
+                // The reply may soon carry the acknowledgement.
+                self.acks.owe(now, self.recovery.rtt());
+            }
         }
-        if contents.only_asks {
-            self.note_asking(number, contents.requests);
+        if contents.has_only_requests {
+            self.acks.remember_requests(number, contents.requests);
         }
         self.handle_frames(now, contents.frames, false)
     }
@@ -171,10 +153,11 @@ impl Link {
             has_room: true,
             has_ping: false,
             has_challenge: false,
-            only_asks: true,
-            requests: Asking::new(),
+            has_only_requests: true,
+            requests: CarriedRequests::new(),
         };
         let mut begun = Begun::default();
+        let longest = self.longest_message();
         for frame in Frames::of(payload) {
             let frame = frame.ok()?;
             match &frame {
@@ -183,8 +166,10 @@ impl Link {
                 Frame::PathChallenge(_) => contents.has_challenge = true,
                 Frame::Request { number, .. } => contents.requests.push(*number),
                 Frame::Fragment { .. } | Frame::Event { .. } | Frame::Reply { .. } => {
-                    contents.only_asks = false;
-                    contents.has_room &= self.has_room_for(&frame, &mut begun);
+                    contents.has_only_requests = false;
+                    contents.has_room &=
+                        self.incoming
+                            .has_room_for(&self.queue, &frame, &mut begun, longest);
                 }
                 Frame::Ack(_)
                 | Frame::PathResponse(_)
@@ -196,7 +181,10 @@ impl Link {
             contents.frames.push(frame);
         }
         // An acknowledgement of a refused request would say that it is in work (LINK-9).
-        contents.has_room &= !ANSWERS || self.replies.has_room_for(&self.queue, &contents.requests);
+        contents.has_room &= !ANSWERS
+            || self
+                .incoming
+                .has_room_for_requests(&self.queue, &contents.requests);
         Some(contents)
     }
 
@@ -215,54 +203,14 @@ impl Link {
             }
         }
         if let Some(reason) = close {
-            self.state = State::Closed;
+            self.protection.end();
             self.events.push_back(Event::Closed(reason));
         }
         Ok(())
     }
 
-    /// Remembers a packet whose only ack-eliciting frames are these requests.
-    fn note_asking(&mut self, number: PacketNumber, mut requests: Asking) {
-        // A sender that repeats all its requests in each packet names more than may wait for
-        // replies. That packet is acknowledged.
-        if requests.is_empty() || requests.len() > WORKING_MAX {
-            return;
-        }
-        if self.asking.len() == ASKING_KEPT {
-            self.asking.pop_front();
-        }
-        if requests.spilled() {
-            requests.shrink_to_fit();
-            let mut others: usize = self.asking.iter().map(|(_, other)| other.len()).sum();
-            while others + requests.len() > ASKED_KEPT
-                && let Some((_, oldest)) = self.asking.pop_front()
-            {
-                others -= oldest.len();
-            }
-        }
-        self.asking.push_back((number, requests));
-    }
-
-    /// Memory of the packets remembered for their requests, in bytes.
-    pub(super) fn asking_memory(&self) -> usize {
-        let spilled = self
-            .asking
-            .iter()
-            .filter(|(_, requests)| requests.spilled());
-        let numbers: usize = spilled.map(|(_, requests)| requests.capacity()).sum();
-        self.asking.len() * size_of::<(PacketNumber, Asking)>() + numbers * size_of::<RequestId>()
-    }
-
-    /// Ends the link, after the other side was told if possible.
-    pub(super) fn has_closed(&mut self, reason: CloseReason) {
-        self.state = State::Closed;
-        if reason == CloseReason::Violation {
-            // The opener of another link must wait (LINK-22).
-            self.events.push_back(Event::Closed(reason));
-        }
-    }
-
-    pub(super) fn violate(&mut self) -> Ignored {
+    /// Closes the link, because the other side violates the protocol.
+    fn violate(&mut self) -> Ignored {
         self.close(CloseReason::Violation);
         Ignored::Violation
     }
@@ -273,7 +221,8 @@ impl Link {
             Frame::Padding | Frame::Ping => {}
             Frame::Ack(ack) => self.handle_ack(now, &ack)?,
             Frame::Request { number, command } => {
-                self.handle_request(now, number, command, early);
+                let arrival = self.incoming.request_arrived(&mut self.queue, number);
+                self.handle_request(now, number, arrival, command, early);
             }
             Frame::Reply { number, answer } => self.handle_reply(now, number, answer),
             Frame::Fragment {
@@ -281,22 +230,34 @@ impl Link {
                 total,
                 offset,
                 bytes,
-            } => self.handle_part(now, message, total, offset, bytes)?,
+            } => {
+                let fragment = Fragment {
+                    message,
+                    total,
+                    offset,
+                    bytes,
+                };
+                self.handle_fragment(now, &fragment)?;
+            }
             Frame::Event { number, event } => {
-                self.received.owe(ReceivedPackets::patience(now, &self.rtt));
+                self.acks.owe(now, self.recovery.rtt());
                 self.handle_event(number, event);
             }
-            Frame::PathChallenge(data) => {
-                self.controls.response = Some(data);
-                self.queue.control(Item::Response);
-            }
-            Frame::PathResponse(data) => {
-                if self.controls.is_answered_by(&data) {
-                    self.path_proven();
+            Frame::PathChallenge(data) => self.validation.respond(&mut self.queue, data),
+            Frame::PathResponse(data) => self.validation.response_arrived(&mut self.queue, data),
+            Frame::Open(open) => {
+                if self.opening.open_arrived(open) {
+                    let Open { name, resumes, .. } = open;
+                    let remote = name.map(|name| name.connection);
+                    self.protection.set_remote(remote);
+                    self.events.push_back(Event::Opened { name, resumes });
                 }
             }
-            Frame::Open(open) => self.handle_open(open),
-            Frame::Welcome(welcome) => self.handle_welcome(welcome),
+            Frame::Welcome(welcome) => {
+                if self.opening.welcome_arrived(welcome) {
+                    self.events.push_back(Event::Welcome(welcome));
+                }
+            }
             Frame::Update(update) => self.events.push_back(Event::Update(update)),
             // A CLOSE takes effect last.
             Frame::Close(_) => {}
@@ -305,40 +266,32 @@ impl Link {
     }
 
     fn handle_ack(&mut self, now: Time, ack: &AckFrame) -> Result<(), Ignored> {
-        if ack.largest.0 >= self.next_number {
+        if ack.largest.0 >= self.protection.next_number() {
             return Err(self.violate());
         }
-        let told = self.sent.acknowledge(now, ack, &self.rtt);
-        // A long-delayed acknowledgement, whose first copy was lost, does not measure the path.
-        let delay = Duration::from_millis(ack.delay_ms);
-        if let Some(round_trip) = told.round_trip.filter(|_| delay <= DELAY_MAX) {
-            self.measured(round_trip, delay);
+        let acknowledged = self.recovery.acknowledge(now, ack);
+        if let Some(round_trip) = acknowledged.round_trip {
+            self.measured(round_trip, Duration::from_millis(ack.delay_ms));
         }
-        for packet in told.arrived {
-            self.path.arrived(packet.len);
-            if let Some(stamp) = packet.stamp {
-                self.pace.arrived(now, stamp, packet.at, packet.len);
-            }
-            for item in packet.items {
-                self.carried_arrived(now, item);
-            }
+        for packet in acknowledged.arrived {
+            self.packet_arrived(now, packet);
         }
-        for packet in told.lost {
+        for packet in acknowledged.lost {
             self.packet_lost(now, packet);
         }
-        let wait = self.paced_wait();
-        self.paced_due = self.sent.last_bulk().map(|at| at + wait);
+        self.recovery.acknowledgement_handled(self.queue.timeouts());
         Ok(())
     }
 
-    pub(super) fn handle_request(
+    /// Handles a request, whose arrival has been recorded.
+    fn handle_request(
         &mut self,
         now: Time,
         number: RequestId,
+        arrival: Arrival,
         command: &[u8],
         early: bool,
-    ) -> Arrival {
-        let arrival = self.replies.arrive(&mut self.queue, number);
+    ) {
         match arrival {
             Arrival::New => {
                 self.events.push_back(Event::Request {
@@ -348,29 +301,28 @@ impl Link {
                 });
             }
             Arrival::Known => {}
-            Arrival::Refused => return arrival,
+            Arrival::Refused => return,
         }
-        if self.replies.is_working() && self.work_due.is_none() {
-            self.work_due = Some(ReceivedPackets::patience(now, &self.rtt));
+        if self.incoming.is_working() {
+            self.acks.work_begins(now, self.recovery.rtt());
         }
-        arrival
     }
 
-    pub(super) fn handle_reply(&mut self, now: Time, number: RequestId, answer: &[u8]) {
+    fn handle_reply(&mut self, now: Time, number: RequestId, answer: &[u8]) {
         if !self.queue.awaits(number) {
             // No sent packet carries that request.
             return;
         }
         let once = self.queue.was_sent_once(number);
-        let (round_trip, lost) = self.sent.answered(now, number, &self.rtt);
-        for packet in lost {
+        let answered = self.recovery.answered(now, number);
+        for packet in answered.lost {
             self.packet_lost(now, packet);
         }
-        if let Some(round_trip) = round_trip.filter(|_| once) {
+        if let Some(round_trip) = answered.round_trip.filter(|_| once) {
             self.measured(round_trip, Duration::ZERO);
         }
         if self.queue.remove(Item::request(number)).is_some() {
-            self.assemblies.forget(MessageId::Reply(number));
+            self.incoming.forget_reply(number);
             self.events.push_back(Event::Reply {
                 number,
                 bytes: answer.to_vec(),
@@ -378,26 +330,63 @@ impl Link {
         }
     }
 
-    fn handle_open(&mut self, open: Open) {
-        match self.opening {
-            Opening::Unheard => {
-                self.opening = Opening::Asked;
-                self.peer_max_datagram = usize::try_from(open.max_datagram).unwrap_or(usize::MAX);
-                self.remote = open.name.map(|name| name.connection);
-                let Open { name, resumes, .. } = open;
-                self.events.push_back(Event::Opened { name, resumes });
+    /// Handles an event that the other side has pushed.
+    fn handle_event(&mut self, id: EventId, event: &[u8]) {
+        if self.opening.is_trusted() {
+            for bytes in self.incoming.event_arrived(id, event) {
+                self.events.push_back(Event::Pushed { bytes });
             }
-            Opening::Given(welcome) => self.controls.welcome = Some(welcome),
-            Opening::Asked | Opening::Welcomed => {}
         }
     }
 
-    fn handle_welcome(&mut self, welcome: Welcome) {
-        if self.opening == Opening::Unheard {
-            self.opening = Opening::Welcomed;
-            self.controls.open = None;
-            self.peer_max_datagram = usize::try_from(welcome.max_datagram).unwrap_or(usize::MAX);
-            self.events.push_back(Event::Welcome(welcome));
+    /// The longest message that is reassembled for the other side, in bytes. A stranger's message
+    /// must fit a datagram. It came in fragments because the path is not known to carry that size,
+    /// and it deserves an answer.
+    fn longest_message(&self) -> usize {
+        if self.opening.is_trusted() {
+            self.incoming.max_message()
+        } else {
+            self.message_max()
         }
+    }
+
+    fn handle_fragment(&mut self, now: Time, fragment: &Fragment<'_>) -> Result<(), Ignored> {
+        let limit = self.longest_message();
+        let is_event = matches!(fragment.message, MessageId::Event(_));
+        if is_event && self.opening.is_trusted() && fragment.total > limit as u64 {
+            // An acknowledged event is never sent again, so it would be lost silently. An event has
+            // no answer that could report the error.
+            return Err(self.violate());
+        }
+        self.acks.owe_for_fragment(now, self.recovery.rtt());
+        let taken = self
+            .incoming
+            .take_fragment(now, &mut self.queue, fragment, limit);
+        let bytes = match taken {
+            FragmentTaken::Needless => return Ok(()),
+            FragmentTaken::Oversized(number) => {
+                self.events.push_back(Event::Oversized { number, limit });
+                return Ok(());
+            }
+            FragmentTaken::Partly => None,
+            FragmentTaken::Whole(bytes) => Some(bytes),
+        };
+        if let MessageId::Reply(id) = fragment.message {
+            // The rest of the reply arrives without another request.
+            self.request_acknowledged(now, id);
+        }
+        let Some(bytes) = bytes else {
+            return Ok(());
+        };
+        match fragment.message {
+            MessageId::Request(id) => {
+                let queue = &mut self.queue;
+                let arrival = self.incoming.reassembled_request_arrived(queue, id);
+                self.handle_request(now, id, arrival, &bytes, false);
+            }
+            MessageId::Reply(id) => self.handle_reply(now, id, &bytes),
+            MessageId::Event(id) => self.handle_event(id, &bytes),
+        }
+        Ok(())
     }
 }

@@ -87,9 +87,15 @@ impl Keepalive {
         true
     }
 
-    /// True if the answer has not arrived for so long that none will.
-    pub const fn is_dead(&self) -> bool {
-        self.is_dead
+    /// True if the answer to `pings` PINGs in a row has not arrived for so long that none will.
+    /// Before the first round-trip sample (`is_measured`), the answers may be in flight: then only
+    /// the time counts.
+    pub const fn is_dead(&self, pings: u32, is_measured: bool) -> bool {
+        if is_measured {
+            pings > UNANSWERED_MAX
+        } else {
+            self.is_dead
+        }
     }
 
     /// Notes that the other side was heard after `asked` PINGs. An answer to the first one shows
@@ -193,12 +199,12 @@ mod tests {
     fn keepalive_ping_is_awaited_long_on_unmeasured_path() {
         let mut keepalive = Keepalive::new(Silence::fixed(s(30)));
         assert!(keepalive.ask(Time(0)));
-        assert!(!keepalive.is_dead());
+        assert!(!keepalive.is_dead(1, false));
         let due = keepalive.due().unwrap();
         assert_eq!(due, Time(0) + s(75));
-        assert!(!keepalive.ask(due) && keepalive.is_dead());
+        assert!(!keepalive.ask(due) && keepalive.is_dead(1, false));
         assert_eq!(keepalive.due(), None);
         // Found by the simulator: a link that had been reopened was dead at once, again and again.
-        assert!(!keepalive.again().is_dead());
+        assert!(!keepalive.again().is_dead(1, false));
     }
 }

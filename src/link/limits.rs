@@ -3,6 +3,10 @@
 
 use core::time::Duration;
 
+/// The smallest limit on datagrams that a party may set, in bytes (LINK-10).
+pub const DATAGRAM_MIN: usize = 160;
+/// The limit on datagrams unless a party sets another, in bytes.
+pub const DATAGRAM_DEFAULT: usize = 1200;
 /// Messages of one link that are reassembled at once.
 pub const ASSEMBLIES_MAX: usize = 2;
 /// Separate ranges of an incomplete message.
@@ -36,9 +40,9 @@ pub const PUSHES_AT_ONCE: usize = 32;
 /// Packet numbers remembered below the largest; older ones count as seen.
 pub const REPLAY_WINDOW: u64 = 1024;
 /// Packets remembered for their requests: as many as an acknowledgement covers.
-pub const ASKING_KEPT: usize = 64;
+pub const REQUEST_PACKETS_KEPT: usize = 64;
 /// Request numbers remembered for these packets, if packets carry many.
-pub const ASKED_KEPT: usize = 2 * WORKING_MAX;
+pub const REQUESTS_REMEMBERED: usize = 2 * WORKING_MAX;
 /// Sent packets remembered. The oldest is forgotten for a newer one, and its items then wait for
 /// their own timeouts.
 pub const SENT_MAX: usize = 256;

@@ -57,7 +57,7 @@ impl Default for PathSize {
 
 impl PathSize {
     /// Creates the state of a path that carries datagrams of this size; nothing else is known.
-    pub fn woken(size: usize) -> Self {
+    pub fn proven(size: usize) -> Self {
         Self {
             size,
             ..Self::default()

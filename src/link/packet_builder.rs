@@ -1,40 +1,34 @@
-//! Outgoing packets: which frames go into the next packet, in which order (LINK-4), and sealing.
+//! Building a packet: which frames go into the next one, in which order (LINK-4).
 
 use alloc::vec::Vec;
-use core::{ops::Range, time::Duration};
+use core::ops::Range;
 
 use smallvec::SmallVec;
 
 use super::{
-    Carried, Item, Keys, Link, Redundancy, SentPacket, State, Time,
-    queue::{Body, Entry, Lossy},
-    sorted_map::sorted,
+    Event, Link, Time,
+    protection::HEADER_MAX,
+    queue::{Entry, Item, Lossy, Queue},
+    sent_packets::Carried,
     trace::{FrameList, Trace, trace, trace_early},
 };
 use crate::{
     crypto::TAG_LEN,
-    wire::{
-        AckFrame, CloseReason, Frame, MessageId, Open, PADDING, PacketNumber, Protection,
-        RequestId, Update, Welcome, append_crc, link_header,
-    },
+    wire::{AckFrame, CloseReason, Frame, MessageId, PADDING},
 };
 
-/// The longest clear header in bytes: form, connection id, packet number.
-const HEADER_MAX: usize = 9;
 /// The least bytes of frames in a plain packet that opens a link, so that the answer fits the
 /// credit that it brings (LINK-11).
-const OPENING_MIN: usize = 64;
+const OPEN_PAYLOAD_MIN: usize = 64;
 /// The least bytes of frames in a plain packet with requests. It is then longer than the Reset that
 /// a realm sends if it has forgotten the link (HS-8).
-const ASKING_MIN: usize = 12;
+const REQUEST_PAYLOAD_MIN: usize = 12;
 /// The least bytes in a handshake's first message, so that the answer fits its credit (HS-2).
 pub const INIT_PAYLOAD_MIN: usize = 8;
 /// The least bytes in a Resume, so that its answer may report another life (HS-19).
 const RESUME_PAYLOAD_MIN: usize = 2;
 /// The largest overhead of a fragment frame in bytes: kind, message kind, number, total, offset.
 const FRAGMENT_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
-/// The loss, in 1/1024, above which small packets are sent twice: about 15 %.
-pub(super) const REDUNDANT_LOSS: u32 = 154;
 /// The largest packet that is sent twice, in bytes of frames.
 const COPIED_MAX: usize = 256;
 /// The least room for a fragment, in bytes.
@@ -47,32 +41,6 @@ const FRAME_MAX: usize = 1 + 8;
 /// The largest message that always fits a datagram of `datagram_max` bytes.
 pub const fn message_max(datagram_max: usize) -> usize {
     datagram_max.saturating_sub(HEADER_MAX + FRAME_MAX + TAG_LEN)
-}
-
-/// The contents of control frames. The repeated ones are in the retransmission queue.
-#[derive(Clone, Debug, Default)]
-pub struct Controls {
-    /// Repeated in every packet of a plain link until it is answered.
-    pub open: Option<Open>,
-    pub welcome: Option<Welcome>,
-    pub update: Update,
-    /// The data that the other side must return.
-    pub challenge: Option<[u8; 8]>,
-    /// The data that this side must return.
-    pub response: Option<[u8; 8]>,
-    pub close: Option<CloseReason>,
-}
-
-impl Controls {
-    /// True if `data` answers the challenge.
-    pub fn is_answered_by(&self, data: &[u8; 8]) -> bool {
-        self.challenge.is_some_and(|challenge| challenge == *data)
-    }
-
-    /// True if a control frame is pending that is not in the retransmission queue.
-    pub const fn has_queued(&self) -> bool {
-        self.welcome.is_some() || self.close.is_some()
-    }
 }
 
 /// The kind of message that carries frames.
@@ -102,6 +70,58 @@ struct Packed {
 impl Packed {
     fn is_empty(&self) -> bool {
         self.items.is_empty() && self.fragments.is_empty()
+    }
+
+    /// Fills the remaining room with fragments of long messages. If the other side has no room for
+    /// one fragment, the whole packet counts as lost. A fragment that it may refuse is sent alone.
+    fn add_fragments<'a>(&mut self, queue: &'a Queue, packer: &mut PacketBuilder<'a, '_>) {
+        for (message, fragments) in queue.fragments_queued() {
+            let is_doubtful = fragments.is_doubtful();
+            if is_doubtful && !self.is_empty() {
+                continue;
+            }
+            let room = packer.room_left().saturating_sub(FRAGMENT_FRAME_MAX);
+            if room < FRAGMENT_MIN {
+                break;
+            }
+            let Some((offset, bytes)) = fragments.next_part(room) else {
+                break;
+            };
+            let ends = offset + bytes.len() as u64;
+            let pushed = packer.push(Frame::Fragment {
+                message,
+                total: fragments.total(),
+                offset,
+                bytes,
+            });
+            if !pushed {
+                break;
+            }
+            self.fragments.push((message, offset..ends));
+            if is_doubtful {
+                break;
+            }
+        }
+    }
+
+    /// Returns the contents that are sent again until they arrive, on a plain link or another one.
+    fn carried(&self, queue: &Queue, is_plain: bool) -> Vec<Carried> {
+        let is_tracked = |item: &&Item| match item {
+            // Its response proves its arrival.
+            Item::Challenge => false,
+            Item::Response => !is_plain,
+            Item::Message(MessageId::Reply(_)) => {
+                queue.get(**item).is_some_and(Entry::is_announced)
+            }
+            Item::Update | Item::Ping | Item::Message(_) => true,
+        };
+        let items = self.items.iter().filter(is_tracked);
+        let fragments = self.fragments.iter();
+        items
+            .map(|item| Carried::Whole(*item))
+            .chain(fragments.map(|(id, part)| Carried::Fragment(*id, part.start, part.end)))
+            .chain(self.measures.then_some(Carried::Measure))
+            .collect()
     }
 }
 
@@ -182,162 +202,91 @@ impl Link {
     /// Writes the next datagram into `out`, which is cleared first. False if there is none.
     pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> bool {
         out.clear();
-        let State::Open(keys) = &self.state else {
+        let Some(overhead) = self.protection.overhead() else {
             return false;
         };
-        let (protection, overhead) = match keys {
-            Keys::Sealed(_) => (Protection::Sealed, HEADER_MAX + TAG_LEN),
-            Keys::Plain => (Protection::Plain, HEADER_MAX + 4),
-        };
-        if self.credit.is_none() {
+        let max = self.opening.datagram_max();
+        let mut size = self.recovery.path_size(max);
+        if self.is_proven() {
             // A message longer than a datagram is fragmented once the address is proven.
-            let max = message_max(self.path.size(self.datagram_max()));
-            self.queue.fragment(max.saturating_sub(self.beside_len()));
+            let len = message_max(size);
+            // Beside it there may be an OPEN and a PING.
+            let beside = self.opening.open_len() + 1;
+            self.queue.fragment(len.saturating_sub(beside));
         }
-        let bulk = self.may_send_paced(now);
-        self.held_back = None;
-        if !(bulk || self.wants_to_send(now)) {
+        let bulk = self.queue.has_paced()
+            && !self.queue.is_silent()
+            && self.recovery.allows_paced(now, max);
+        let is_wanted = bulk
+            || self.has_control_queued()
+            || self.queue.has_prompt()
+            || self.acks.due().is_some_and(|due| due <= now);
+        self.recovery.release();
+        if !is_wanted || self.recovery.hold_back(now) {
             return false;
         }
-        if let Some(until) = self.pace.holds_back(now) {
-            self.held_back = Some(until);
-            return false;
-        }
-        let max = self.datagram_max();
-        let mut size = self.path.size(max);
         if bulk
             && self.queue.next_fragmented_len() > size as u64
-            && let max = max.min(self.pace.probe_max(size))
             && let waiting = self.queue.fragments_queued_len()
-            && let Some(probe) = self.path.next_probe(now, max, waiting)
+            && let Some(probe) = self.recovery.next_probe(now, max, waiting)
         {
             size = probe;
         }
-        let credit = self.credit.unwrap_or(usize::MAX);
-        let room = size.min(credit).saturating_sub(overhead);
-        if credit != usize::MAX && !self.fits_credit(room) {
+        let credit = self.validation.credit();
+        let longest = credit.map_or(size, |credit| size.min(credit));
+        let room = longest.saturating_sub(overhead);
+        if credit.is_some() && !self.fits_credit(room) {
             return false;
         }
         let carrier = if bulk { Carrier::Bulk } else { Carrier::Packet };
         let items = self.pack(now, room, carrier, out);
         if out.is_empty() {
-            self.check_unpacked(bulk);
+            // Its timer would be due again at once, endlessly.
+            debug_assert!(
+                !bulk || credit.is_some(),
+                "a fragment may leave and cannot be packed"
+            );
             return false;
         }
-        let Some(number) = self.take_number() else {
+        let Some(number) = self.protection.take_number() else {
+            self.protection.end();
+            self.events.push_back(Event::Closed(CloseReason::Replaced));
             return false;
         };
-        let frames_len = out.len();
-        link_header(
-            protection,
-            self.remote,
-            number,
-            self.sent.acknowledged(),
-            out,
-        );
-        // The header's length depends on the packet number: it is written last, then moved.
-        let header_len = out.len() - frames_len;
-        out.rotate_right(header_len);
+        let acknowledged = self.recovery.acknowledged();
+        let header_len = self.protection.write_header(number, acknowledged, out);
         trace(self.trace_id, || Trace::Sent {
             number,
             bytes: out.len() + overhead - HEADER_MAX,
             frames: FrameList(out.get(header_len..).unwrap_or_default()),
         });
-        match &self.state {
-            State::Open(Keys::Sealed(keys)) => keys.seal.seal(number.0, header_len, out),
-            _ => append_crc(out),
-        }
-        debug_assert!(out.len() <= size.min(credit), "it is longer than it may be");
-        if let Some(credit) = &mut self.credit {
-            *credit = credit.saturating_sub(out.len());
-        }
+        self.protection.seal(number, header_len, out);
+        debug_assert!(out.len() <= longest, "it is longer than it may be");
+        self.validation.spend(out.len());
         self.counters.sent.add(out.len());
-        self.note_sent(now, number, out.len(), items);
-        if let Some(reason) = self.controls.close.take() {
+        self.recovery
+            .packet_sent(now, number, out.len(), items, &self.queue, max);
+        if let Some(reason) = self.protection.close_sent() {
             self.has_closed(reason);
         }
         self.check();
         true
     }
 
-    /// Bytes of frames beside the message: a repeated OPEN, and a PING.
-    fn beside_len(&self) -> usize {
-        let mut opening = Vec::new();
-        if let Some(open) = self.controls.open {
-            Frame::Open(open).emit(false, &mut opening);
-        }
-        opening.len() + 1
-    }
-
-    /// Records the contents of a packet that are sent again until they arrive.
-    fn note_sent(&mut self, now: Time, number: PacketNumber, len: usize, items: Vec<Carried>) {
-        let is_paced = |carried: &Carried| match carried {
-            Carried::Fragment(..) => true,
-            Carried::Whole(item) => item.is_paced(),
-            Carried::Measure => false,
-        };
-        let stamp = if items.iter().any(is_paced) {
-            if len > self.path.size(self.datagram_max()) {
-                self.path.probed();
-            }
-            let limited = !self.queue.has_paced();
-            Some(self.pace.sent(now, len, self.sent.in_flight(), limited))
-        } else {
-            self.pace.spend(now, len);
-            None
-        };
-        if !items.is_empty() {
-            self.sent.record(SentPacket {
-                number,
-                at: now,
-                len,
-                items,
-                stamp,
-            });
-        }
-        if stamp.is_some() {
-            self.paced_due = Some(now + self.paced_wait());
-        }
-    }
-
-    /// The wait for an acknowledgement of fragments and backlog.
-    pub(super) fn paced_wait(&mut self) -> Duration {
-        let is_known = self.pace.knows_rate();
-        let unpaced = (!is_known).then(|| self.sent.in_flight());
-        self.rtt
-            .paced_repeat_after(self.queue.timeouts(), unpaced, &mut self.jitter)
-    }
-
-    /// True if a fragment or backlog may be sent now.
-    fn may_send_paced(&self, now: Time) -> bool {
-        let size = self.path.size(self.datagram_max());
-        self.queue.has_paced()
-            && !self.queue.is_silent()
-            && self.pace.allows(now, self.sent.in_flight(), size)
-    }
-
-    /// When a fragment or backlog may be sent, if only the time is missing.
-    pub(super) fn pace_timeout(&self) -> Option<Time> {
-        if !self.queue.has_paced() || self.queue.is_silent() {
-            return None;
-        }
-        let size = self.path.size(self.datagram_max());
-        self.pace.timeout(self.sent.in_flight(), size)
-    }
-
-    fn wants_to_send(&self, now: Time) -> bool {
-        self.controls.has_queued()
-            || self.queue.has_prompt()
-            || self.received.due().is_some_and(|due| due <= now)
+    /// True if a control frame is pending that is not in the queue.
+    pub(super) const fn has_control_queued(&self) -> bool {
+        self.opening.welcome_queued().is_some() || self.protection.close().is_some()
     }
 
     /// True if the first pending frame fits the room that the credit allows. (A frame that does not
     /// fit waits until the address is proven; packing would treat it as unsendable.)
     fn fits_credit(&self, room: usize) -> bool {
-        let needed = match self.queue.queued().next() {
-            _ if self.controls.has_queued() => WELCOME_ROOM,
-            Some(first) if first.is_reply() => first.len() + FRAME_MAX,
-            _ => FRAME_MAX,
+        let needed = if self.has_control_queued() {
+            WELCOME_ROOM
+        } else {
+            let first = self.queue.queued().next();
+            let reply = first.filter(|first| first.is_reply());
+            reply.map_or(0, Entry::len) + FRAME_MAX
         };
         needed <= room
     }
@@ -354,12 +303,14 @@ impl Link {
         let ack = is_packet.then(|| self.acknowledgement(now)).flatten();
         let mut packer = PacketBuilder::new(room, out);
         let opens = !matches!(carrier, Carrier::Accept | Carrier::Resume);
-        let opening = self.controls.open.filter(|_| opens);
+        let open = self.opening.open().filter(|_| opens);
+        let welcome = self.opening.welcome_queued();
+        let close = self.protection.close();
         let abouts = [
-            opening.map(Frame::Open),
+            open.map(Frame::Open),
             ack.map(Frame::Ack),
-            self.controls.welcome.map(Frame::Welcome),
-            self.controls.close.map(Frame::Close),
+            welcome.map(Frame::Welcome),
+            close.map(Frame::Close),
         ];
         for about in abouts.into_iter().flatten() {
             packer.push(about);
@@ -369,11 +320,10 @@ impl Link {
             measures: is_packet && self.queue.has_repeated_requests(),
             ..Packed::default()
         };
-        let is_pinging = |entry: &Entry| match entry.item {
-            Item::Ping => true,
+        let is_pinging = |entry: &Entry| match entry.item() {
+            Item::Ping | Item::Update => true,
             // On a plain link the challenge is repeated until its response arrives, which suffices.
-            Item::Response => self.is_sealed(),
-            Item::Update => true,
+            Item::Response => !self.protection.is_plain(),
             Item::Challenge => false,
             Item::Message(_) => entry.is_announced(),
         };
@@ -382,21 +332,20 @@ impl Link {
         }
         // Live events are sent before backlog; their ids are interleaved.
         let (backlog, prompt) = (
-            self.queue.queued().filter(|entry| entry.item.is_paced()),
-            self.queue.queued().filter(|entry| !entry.item.is_paced()),
+            self.queue.queued().filter(|entry| entry.item().is_paced()),
+            self.queue.queued().filter(|entry| !entry.item().is_paced()),
         );
         for entry in prompt.chain(backlog) {
             if leaves_with(entry, carrier)
                 && self.frame(entry).is_none_or(|frame| packer.push(frame))
             {
-                packed.items.push(entry.item);
+                packed.items.push(entry.item());
             }
         }
         if carrier == Carrier::Bulk {
-            self.pack_fragments(&mut packer, &mut packed);
+            packed.add_fragments(&self.queue, &mut packer);
         }
-        let is_about_itself =
-            ack.is_none() && self.controls.welcome.is_none() && self.controls.close.is_none();
+        let is_about_itself = ack.is_none() && welcome.is_none() && close.is_none();
         let frames = packer.out;
         if is_packet && is_about_itself && packed.is_empty() {
             // An OPEN or a PING is never sent alone. It would be sent again at once, endlessly.
@@ -405,28 +354,28 @@ impl Link {
         }
         let asks = |item: &Item| matches!(item, Item::Message(MessageId::Request(_)));
         let least = match carrier {
-            Carrier::Packet | Carrier::Bulk => self.frames_min(packed.items.iter().any(asks)),
+            Carrier::Packet | Carrier::Bulk => {
+                let (is_plain, opens) = (self.protection.is_plain(), open.is_some());
+                frames_min(is_plain, opens, packed.items.iter().any(asks))
+            }
             Carrier::Init => INIT_PAYLOAD_MIN,
             Carrier::Resume => RESUME_PAYLOAD_MIN,
             Carrier::Accept => 0,
         };
         let missing = least.min(room).saturating_sub(frames.len());
         frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
-        let carried = self.carried(&packed);
+        let carried = packed.carried(&self.queue, self.protection.is_plain());
         self.note_packed(now, carrier, &packed, frames.len());
         carried
     }
 
     /// Returns the frame of an item; `None` for a PING, which is written separately.
     fn frame<'a>(&self, entry: &'a Entry) -> Option<Frame<'a>> {
-        let bytes = match &entry.body {
-            Body::Whole(bytes) => bytes.as_slice(),
-            Body::Fragments(_) => return None,
-        };
-        match entry.item {
-            Item::Update => Some(Frame::Update(self.controls.update)),
-            Item::Challenge => self.controls.challenge.map(Frame::PathChallenge),
-            Item::Response => self.controls.response.map(Frame::PathResponse),
+        let bytes = entry.whole()?;
+        match entry.item() {
+            Item::Update => Some(Frame::Update(self.opening.update())),
+            Item::Challenge => self.validation.challenge_frame(),
+            Item::Response => self.validation.response_frame(),
             Item::Ping => None,
             Item::Message(MessageId::Reply(number)) => Some(Frame::Reply {
                 number,
@@ -445,40 +394,14 @@ impl Link {
 
     /// Returns the acknowledgement that is owed, if any.
     fn acknowledgement(&mut self, now: Time) -> Option<AckFrame> {
-        if !self.received.is_owing() {
+        if !self.acks.is_owing() {
             return None;
         }
         // Looked up once: many packets may be checked, and each may hold many requests.
-        let unmissable = self.replies.unmissable(&self.queue);
-        let may_be_missed = |request: &RequestId| unmissable.binary_search(request).is_err();
-        let asking = self.asking.iter();
-        let answered = asking.filter(|(_, requests)| requests.iter().all(may_be_missed));
-        let answered = sorted(answered.map(|(number, _)| *number));
-        let is_answered = |number| answered.binary_search(&number).is_ok();
-        let ack = self.received.acknowledge(now, is_answered)?;
-        self.replies.announce();
+        let unmissable = self.incoming.unmissable(&self.queue);
+        let ack = self.acks.acknowledge(now, &unmissable)?;
+        self.incoming.announce();
         Some(ack)
-    }
-
-    /// Returns the contents of a packet that are sent again until they arrive.
-    fn carried(&self, packed: &Packed) -> Vec<Carried> {
-        let is_tracked = |item: &&Item| match item {
-            // Its response proves its arrival.
-            Item::Challenge => false,
-            Item::Response => self.is_sealed(),
-            Item::Message(MessageId::Reply(_)) => {
-                let entry = self.queue.get(**item);
-                entry.is_some_and(Entry::is_announced)
-            }
-            Item::Update | Item::Ping | Item::Message(_) => true,
-        };
-        let items = packed.items.iter().filter(is_tracked);
-        let fragments = packed.fragments.iter();
-        items
-            .map(|item| Carried::Whole(*item))
-            .chain(fragments.map(|(id, part)| Carried::Fragment(*id, part.start, part.end)))
-            .chain(packed.measures.then_some(Carried::Measure))
-            .collect()
     }
 
     /// Notes that `packed` is sent in `len` bytes of frames.
@@ -491,105 +414,36 @@ impl Link {
         } else {
             let small = len <= COPIED_MAX;
             let lossy = self.is_redundant().then_some(Lossy { small });
-            self.queue
-                .sent(now, &packed.items, &self.rtt, &mut self.jitter, lossy);
-            let forgotten = self.replies.settle(&mut self.queue);
-            self.forget_assembled(&forgotten);
+            let (rtt, jitter) = self.recovery.timing();
+            self.queue.sent(now, &packed.items, rtt, jitter, lossy);
+            self.incoming.replies_sent(&mut self.queue);
         }
-        if !self.is_sealed() {
+        if self.protection.is_plain() {
             self.queue.remove(Item::Response);
         }
         if carrier == Carrier::Accept && packed.items.contains(&Item::Update) {
             // The Accept delivers the UPDATE.
             self.queue.remove(Item::Update);
         }
-        self.controls.welcome = None;
-    }
-
-    /// Fills the remaining room with fragments of long messages. If the other side has no room for
-    /// one fragment, the whole packet counts as lost. A fragment that it may refuse is sent alone.
-    fn pack_fragments<'a>(&'a self, packer: &mut PacketBuilder<'a, '_>, packed: &mut Packed) {
-        for (message, fragments) in self.queue.fragments_queued() {
-            let is_doubtful = fragments.is_doubtful();
-            if is_doubtful && !packed.is_empty() {
-                continue;
-            }
-            let room = packer.room_left().saturating_sub(FRAGMENT_FRAME_MAX);
-            if room < FRAGMENT_MIN {
-                break;
-            }
-            let Some((offset, bytes)) = fragments.next_part(room) else {
-                break;
-            };
-            let ends = offset + bytes.len() as u64;
-            let pushed = packer.push(Frame::Fragment {
-                message,
-                total: fragments.total(),
-                offset,
-                bytes,
-            });
-            if !pushed {
-                break;
-            }
-            packed.fragments.push((message, offset..ends));
-            if is_doubtful {
-                break;
-            }
-        }
-    }
-
-    /// True if packets are sealed.
-    const fn is_sealed(&self) -> bool {
-        !matches!(self.state, State::Open(Keys::Plain))
-    }
-
-    /// True if small packets are sent twice: at such loss a wait costs more (LINK-19).
-    pub(super) fn is_redundant(&self) -> bool {
-        match self.config.redundancy {
-            Redundancy::On => true,
-            Redundancy::Off => false,
-            Redundancy::Auto => {
-                self.config.rate.is_none() && self.loss() > REDUNDANT_LOSS && !self.rtt.is_filling()
-            }
-        }
-    }
-
-    /// The least bytes of frames in a packet, so that the other side can answer it.
-    const fn frames_min(&self, asks: bool) -> usize {
-        match &self.state {
-            State::Open(Keys::Plain) if self.controls.open.is_some() => OPENING_MIN,
-            State::Open(Keys::Plain) if asks => ASKING_MIN,
-            _ => 0,
-        }
-    }
-
-    /// Notes that the handshake is complete, so that its first message has arrived.
-    pub fn early_arrived(&mut self, now: Time) {
-        let is_lossy = self.is_redundant();
-        self.queue
-            .early_arrived(now, (&self.rtt, is_lossy), &mut self.jitter);
-    }
-
-    /// True if a request may not be sent as early data (HS-7).
-    pub fn asks_in_secret(&self) -> bool {
-        self.queue.asks_in_secret()
-    }
-
-    /// True if a request sent as early data has no reply yet.
-    pub fn awaits_early(&self) -> bool {
-        self.queue.awaits_early()
+        self.opening.welcome_left();
     }
 }
 
 /// True if a queued item may be sent with this carrier.
 fn leaves_with(entry: &Entry, carrier: Carrier) -> bool {
-    let is_early = entry.ask().is_some_and(|ask| ask.early);
-    match (entry.item, carrier) {
-        (Item::Message(MessageId::Reply(_)), Carrier::Accept) => true,
-        (Item::Update, Carrier::Accept) => true,
-        (Item::Message(MessageId::Request(_)), Carrier::Init | Carrier::Resume) => is_early,
-        (_, Carrier::Init | Carrier::Resume | Carrier::Accept) => false,
-        (_, Carrier::Bulk) => true,
-        (item, Carrier::Packet) => !item.is_paced(),
+    match carrier {
+        Carrier::Init | Carrier::Resume => entry.is_early(),
+        Carrier::Accept => entry.is_reply() || entry.item() == Item::Update,
+        Carrier::Packet => !entry.item().is_paced(),
+        Carrier::Bulk => true,
+    }
+}
+
+/// The least bytes of frames in a packet, so that the other side can answer it.
+const fn frames_min(is_plain: bool, opens: bool, asks: bool) -> usize {
+    match (is_plain, opens) {
+        (true, true) => OPEN_PAYLOAD_MIN,
+        (true, false) if asks => REQUEST_PAYLOAD_MIN,
+        (true | false, _) => 0,
     }
 }

@@ -3,15 +3,12 @@
 
 use core::time::Duration;
 
-use super::{DATAGRAM_MIN, Link, mtu::PathSize, packet_builder::REDUNDANT_LOSS, rtt::Rtt};
-use crate::faults::{Fault, is_planted};
-
+/// The loss, in 1/1024, above which small packets are sent twice: about 15 %.
+pub(super) const REDUNDANT_LOSS: u32 = 154;
 /// The most exchanges that are counted; beyond that the counts are halved.
 const EXCHANGES_MAX: u32 = 32;
 /// This many exchanges count as successful before any was seen.
 const EXCHANGES_BEFORE: u32 = 4;
-/// This many packets must have arrived before their loss rate shows the loss of an exchange.
-const PACKETS_MIN: u64 = 32;
 /// The denominator of shares.
 const WHOLE: u32 = 1024;
 
@@ -43,6 +40,15 @@ impl PathMemory {
     }
 }
 
+/// A handshake that has succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// The number of packets of its first exchange that were certainly lost.
+    pub lost: u32,
+    /// Its packet was sent again.
+    pub was_repeated: bool,
+}
+
 /// How many recent exchanges of one packet each way failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
@@ -66,7 +72,7 @@ impl Losses {
     }
 
     /// Returns the losses of exchanges whose loss each way is `loss`, in 1/1024.
-    fn of_each_way(loss: u32) -> Self {
+    pub(super) fn of_each_way(loss: u32) -> Self {
         let kept = WHOLE.saturating_sub(loss);
         let failed = WHOLE - kept * kept / WHOLE;
         Self {
@@ -80,63 +86,6 @@ impl Losses {
         let of = self.of + EXCHANGES_BEFORE;
         let kept = of.saturating_sub(self.lost) * WHOLE / of;
         WHOLE - (kept * WHOLE).isqrt()
-    }
-}
-
-impl Link {
-    /// Returns the memory that the next link to the same side may begin with.
-    pub fn path_memory(&self) -> PathMemory {
-        let losses = if self.has_seen_many() {
-            Losses::of_each_way(self.received.lasting_loss())
-        } else {
-            self.losses
-        };
-        PathMemory {
-            rtt: self.rtt.to_remember(),
-            losses,
-            datagram: self.path.size(usize::MAX),
-            unsure: self.rtt.unsure(),
-        }
-    }
-
-    /// Begins with the memory of an earlier link. Called before anything is sent.
-    pub fn begin_from(&mut self, memory: &PathMemory) {
-        if is_planted(Fault::ForgetPath) {
-            return;
-        }
-        if let Some((rtt, variation)) = memory.rtt {
-            self.rtt = Rtt::known(rtt, variation, memory.unsure).with_rate(self.config.rate);
-        }
-        let largest = self.config.max_datagram.max(DATAGRAM_MIN);
-        self.path = PathSize::woken(memory.datagram.clamp(DATAGRAM_MIN, largest));
-        self.losses = memory.losses;
-    }
-
-    /// Notes a successful handshake. `lost`: the number of packets of its first exchange that were
-    /// certainly lost. `again`: its packet was sent again.
-    pub const fn note_exchange(&mut self, lost: u32, again: bool) {
-        self.losses.note(lost);
-        self.rtt.note_exchange(again);
-    }
-
-    /// Notes that the first message of a handshake was sent again.
-    pub const fn note_opened_again(&mut self) {
-        self.counters.repeats.openings = self.counters.repeats.openings.wrapping_add(1);
-    }
-
-    /// The loss on the way to this side, in 1/1024, as far as it is known.
-    pub(super) fn loss(&self) -> u32 {
-        let seen = self.received.loss();
-        if self.has_seen_many() {
-            seen
-        } else {
-            seen.max(self.losses.each_way())
-        }
-    }
-
-    fn has_seen_many(&self) -> bool {
-        let largest = self.received.largest();
-        largest.is_some_and(|largest| largest.0 >= PACKETS_MIN)
     }
 }
 

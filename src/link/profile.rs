@@ -8,6 +8,7 @@ use super::{DATAGRAM_DEFAULT, DATAGRAM_MIN, Silence};
 
 /// A kind of path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LinkProfile {
     /// Long-range radio: tiny datagrams, and little airtime.
     Lora,

@@ -2,6 +2,7 @@
 //! by the declared length, in gaps, in concurrent messages and in time.
 
 use alloc::{collections::BTreeMap, vec, vec::Vec};
+use core::ops::Range;
 
 use smallvec::SmallVec;
 
@@ -25,6 +26,26 @@ pub struct Reassembler {
     by_message: BTreeMap<MessageId, Reassembly>,
     /// The bytes that concurrent reassemblies may hold.
     room: usize,
+}
+
+/// A fragment of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Fragment<'a> {
+    /// The message.
+    pub message: MessageId,
+    /// The length of the whole message, in bytes.
+    pub total: u64,
+    /// The offset of the fragment in the message, in bytes.
+    pub offset: u64,
+    /// The bytes of the fragment.
+    pub bytes: &'a [u8],
+}
+
+impl Fragment<'_> {
+    /// The bytes of the message that it contains.
+    const fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.bytes.len() as u64
+    }
 }
 
 /// The messages that one packet begins, and their lengths.
@@ -77,20 +98,13 @@ impl Reassembler {
 
     /// True if a fragment can be accepted beside the messages that its packet begins; it is added
     /// to them. A refused fragment counts as lost.
-    pub fn takes(
-        &self,
-        begun: &mut Begun,
-        message: MessageId,
-        total: u64,
-        offset: u64,
-        len: usize,
-    ) -> bool {
+    pub fn takes(&self, begun: &mut Begun, fragment: &Fragment<'_>) -> bool {
+        let message = fragment.message;
         if let Some(known) = self.by_message.get(&message) {
-            let part = offset..offset + len as u64;
-            return known.bytes.len() as u64 == total
-                && known.arrived.count_with(&part) <= PIECES_MAX;
+            return known.bytes.len() as u64 == fragment.total
+                && known.arrived.count_with(&fragment.range()) <= PIECES_MAX;
         }
-        let total = usize::try_from(total).unwrap_or(usize::MAX);
+        let total = usize::try_from(fragment.total).unwrap_or(usize::MAX);
         if let Some((_, of_known)) = begun.0.iter().find(|(known, _)| *known == message) {
             return *of_known == total;
         }
@@ -128,15 +142,17 @@ impl Reassembler {
     }
 
     /// Stores a fragment that [`Reassembler::takes`] accepts.
-    pub fn take(
-        &mut self,
-        now: Time,
-        message: MessageId,
-        total: u64,
-        offset: u64,
-        part: &[u8],
-    ) -> Reassembled {
-        let len = usize::try_from(total).unwrap_or(0);
+    pub fn take(&mut self, now: Time, fragment: &Fragment<'_>) -> Reassembled {
+        let Fragment {
+            message,
+            total,
+            offset,
+            bytes: part,
+        } = *fragment;
+        let Ok(len) = usize::try_from(total) else {
+            debug_assert!(false, "a message of {total} bytes was accepted");
+            return Reassembled::Partly;
+        };
         if let Some(given_up) = self.given_up(message) {
             self.by_message.remove(&given_up);
         }
@@ -148,7 +164,7 @@ impl Reassembler {
                 arrived: Ranges::default(),
                 progress: now,
             });
-        let range = offset..offset + part.len() as u64;
+        let range = fragment.range();
         if !one.arrived.covers(&range) {
             one.progress = now;
         }
@@ -171,8 +187,9 @@ impl Reassembler {
         if !one.arrived.covers(&(0..total)) {
             return Reassembled::Partly;
         }
-        let whole = self.by_message.remove(&message);
-        Reassembled::Whole(whole.map_or_else(Vec::new, |one| one.bytes))
+        let whole = core::mem::take(&mut one.bytes);
+        self.by_message.remove(&message);
+        Reassembled::Whole(whole)
     }
 
     /// Forgets a message that is no longer awaited.
@@ -208,9 +225,35 @@ mod tests {
         Reassembler::new(1000)
     }
 
+    const fn fragment(message: MessageId, total: u64, offset: u64, bytes: &[u8]) -> Fragment<'_> {
+        Fragment {
+            message,
+            total,
+            offset,
+            bytes,
+        }
+    }
+
     /// True if a fragment that is alone in its packet is accepted.
     fn takes(all: &Reassembler, message: MessageId, total: u64, offset: u64, len: usize) -> bool {
-        all.takes(&mut Begun::default(), message, total, offset, len)
+        let bytes = vec![0; len];
+        all.takes(
+            &mut Begun::default(),
+            &fragment(message, total, offset, &bytes),
+        )
+    }
+
+    impl Reassembler {
+        fn take_part(
+            &mut self,
+            now: Time,
+            message: MessageId,
+            total: u64,
+            offset: u64,
+            part: &[u8],
+        ) -> Reassembled {
+            self.take(now, &fragment(message, total, offset, part))
+        }
     }
 
     /// LINK-13: the bounds hold for all messages that one packet begins. Found by the fuzzer: each
@@ -221,7 +264,7 @@ mod tests {
         let mut begun = Begun::default();
         let mut takes = |number, total, offset| {
             let message = MessageId::Request(RequestId(number));
-            all.takes(&mut begun, message, total, offset, 1)
+            all.takes(&mut begun, &fragment(message, total, offset, b"x"))
         };
         assert!(takes(1, 400, 0));
         assert!(takes(1, 400, 7), "more of it");
@@ -238,11 +281,11 @@ mod tests {
         let message = MessageId::Request(RequestId(7));
         for (offset, part) in [(6, &b"world"[..]), (0, b"hel"), (6, b"world")] {
             assert!(takes(&all, message, 11, offset, part.len()));
-            let taken = all.take(Time(0), message, 11, offset, part);
+            let taken = all.take_part(Time(0), message, 11, offset, part);
             assert_eq!(taken, Reassembled::Partly);
         }
         assert_eq!(all.held(), 11);
-        let taken = all.take(Time(0), message, 11, 2, b"llo ");
+        let taken = all.take_part(Time(0), message, 11, 2, b"llo ");
         assert_eq!(taken, Reassembled::Whole(b"hello world".to_vec()));
         assert_eq!(all.held(), 0);
     }
@@ -254,10 +297,10 @@ mod tests {
         let message = MessageId::Request(RequestId(7));
         for (offset, part) in [(0, &b"he"[..]), (4, b"o w"), (1, b"XllXXXo"), (0, b"XX")] {
             assert!(takes(&all, message, 11, offset, part.len()));
-            let taken = all.take(Time(0), message, 11, offset, part);
+            let taken = all.take_part(Time(0), message, 11, offset, part);
             assert_eq!(taken, Reassembled::Partly);
         }
-        let taken = all.take(Time(0), message, 11, 6, b"XXrld");
+        let taken = all.take_part(Time(0), message, 11, 6, b"XXrld");
         assert_eq!(taken, Reassembled::Whole(b"hello world".to_vec()));
     }
 
@@ -269,7 +312,7 @@ mod tests {
         let id = |number| MessageId::Request(RequestId(number));
         let begin = |all: &mut Reassembler, seconds: u64, number, total| {
             assert!(takes(all, id(number), total, 0, 1));
-            let taken = all.take(Time(seconds), id(number), total, 0, b"x");
+            let taken = all.take_part(Time(seconds), id(number), total, 0, b"x");
             assert_eq!(taken, Reassembled::Partly);
         };
         begin(&mut all, 1, 2, 400);
@@ -298,7 +341,7 @@ mod tests {
             0,
             10
         ));
-        all.take(Time(0), MessageId::Request(RequestId(1)), 400, 0, b"x");
+        all.take_part(Time(0), MessageId::Request(RequestId(1)), 400, 0, b"x");
         assert!(
             !takes(&all, MessageId::Request(RequestId(1)), 401, 0, 1),
             "another length"
@@ -307,7 +350,7 @@ mod tests {
             !takes(&all, MessageId::Request(RequestId(2)), 601, 0, 1),
             "too much together"
         );
-        all.take(Time(5), MessageId::Event(EventId(1)), 400, 0, b"x");
+        all.take_part(Time(5), MessageId::Event(EventId(1)), 400, 0, b"x");
         assert!(
             !takes(&all, MessageId::Request(RequestId(0)), 10, 0, 1),
             "too many"
@@ -320,7 +363,7 @@ mod tests {
                 piece * 2,
                 1
             ));
-            all.take(
+            all.take_part(
                 Time(0),
                 MessageId::Request(RequestId(1)),
                 400,

@@ -22,7 +22,7 @@ const LOSS_RUN_MAX: u64 = 64;
 const UNACKNOWLEDGED_MAX: u32 = 64;
 /// After this many packets, at least one of which has a fragment, an acknowledgement is sent at
 /// once.
-const PARTS_UNACKNOWLEDGED_MAX: u32 = 8;
+const FRAGMENTS_UNACKNOWLEDGED_MAX: u32 = 8;
 
 /// The packets received on a link.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ pub struct ReceivedPackets {
 
 /// The received packets of a dormant link.
 #[derive(Clone, Copy, Debug)]
-pub struct DormantLink {
+pub struct DormantPackets {
     largest: Option<u32>,
     /// Bit `n` of word `m` stands for the packet `64 m + n` before the largest: as far back as an
     /// acknowledgement covers.
@@ -52,42 +52,45 @@ pub struct DormantLink {
 
 impl ReceivedPackets {
     /// True if no acknowledgement is owed, and no number is too large for the dormant form.
-    pub fn may_rest(&self) -> bool {
+    pub fn may_hibernate(&self) -> bool {
         let largest = self.largest.map(|largest| u32::try_from(largest.0));
         self.due.is_none() && largest.is_none_or(|largest| largest.is_ok())
     }
 
     /// Returns the compact state for a dormant link.
-    pub fn rest(&self) -> Option<DormantLink> {
-        let largest = self.largest.map_or(0, |largest| largest.0);
-        let mut recent = [0; 2];
-        for (bits, from) in recent.iter_mut().zip([0, 64]) {
+    pub fn hibernate(&self) -> Option<DormantPackets> {
+        let mut dormant = DormantPackets {
+            largest: None,
+            recent: [0; 2],
+            loss: self.loss,
+        };
+        let Some(PacketNumber(largest)) = self.largest else {
+            return Some(dormant);
+        };
+        dormant.largest = Some(u32::try_from(largest).ok()?);
+        for (bits, from) in dormant.recent.iter_mut().zip([0, 64]) {
             for n in 0..64 {
                 let number = largest.checked_sub(from + n);
                 let has_come = number.is_some_and(|number| self.bit(PacketNumber(number)));
                 *bits |= u64::from(has_come) << n;
             }
         }
-        let small = u32::try_from(largest).ok()?;
-        Some(DormantLink {
-            largest: self.largest.is_some().then_some(small),
-            recent,
-            loss: self.loss,
-        })
+        Some(dormant)
     }
 
     /// Restores the state of a dormant link. Packets before the remembered ones count as seen.
-    pub fn woken(resting: DormantLink) -> Self {
-        let largest = resting.largest.map(u64::from);
+    pub fn from_dormant(dormant: DormantPackets) -> Self {
         let mut received = Self {
-            largest: largest.map(PacketNumber),
-            seen: [u64::MAX; WORDS],
-            loss: resting.loss,
-            lasting_loss: resting.loss * (LASTING_WHOLE / 1024),
+            loss: dormant.loss,
+            lasting_loss: dormant.loss * (LASTING_WHOLE / 1024),
             ..Self::default()
         };
-        let largest = largest.unwrap_or_default();
-        for (bits, from) in resting.recent.into_iter().zip([0, 64]) {
+        let Some(largest) = dormant.largest.map(u64::from) else {
+            return received;
+        };
+        received.largest = Some(PacketNumber(largest));
+        received.seen = [u64::MAX; WORDS];
+        for (bits, from) in dormant.recent.into_iter().zip([0, 64]) {
             for n in 0..64 {
                 if let Some(number) = largest.checked_sub(from + n) {
                     received.set_bit(PacketNumber(number), bits >> n & 1 == 1);
@@ -109,7 +112,7 @@ impl ReceivedPackets {
             Some(largest) if number <= largest => {
                 largest.0 - number.0 < REPLAY_WINDOW && !self.bit(number)
             }
-            _ => true,
+            Some(_) | None => true,
         }
     }
 
@@ -119,10 +122,8 @@ impl ReceivedPackets {
         let is_largest = number.0 >= next;
         if is_largest {
             // The numbers that enter the window have not been seen yet.
-            for entering in (next..=number.0)
-                .rev()
-                .take(usize::try_from(REPLAY_WINDOW).unwrap_or(0))
-            {
+            let oldest = number.0.saturating_sub(REPLAY_WINDOW - 1);
+            for entering in next.max(oldest)..=number.0 {
                 self.set_bit(PacketNumber(entering), false);
             }
             // The estimate adapts fast at first, because a short exchange should detect a bad path
@@ -167,8 +168,8 @@ impl ReceivedPackets {
 
     /// Owes an acknowledgement of a packet with a fragment: now, if several packets have arrived
     /// since the last one.
-    pub fn owe_for_part(&mut self, now: Time, rtt: &Rtt) {
-        let several = self.since_acknowledgement >= PARTS_UNACKNOWLEDGED_MAX;
+    pub fn owe_for_fragment(&mut self, now: Time, rtt: &Rtt) {
+        let several = self.since_acknowledgement >= FRAGMENTS_UNACKNOWLEDGED_MAX;
         self.owe(if several {
             now
         } else {
@@ -179,11 +180,6 @@ impl ReceivedPackets {
     /// When an acknowledgement must be sent, if one is owed.
     pub const fn due(&self) -> Option<Time> {
         self.due
-    }
-
-    /// Cancels an owed acknowledgement, because a reply has replaced it.
-    pub const fn settle(&mut self) {
-        self.due = None;
     }
 
     /// True if an acknowledgement should share the next packet.
@@ -235,19 +231,24 @@ impl ReceivedPackets {
         now + rtt.acknowledgement_delay()
     }
 
-    fn place(number: PacketNumber) -> (usize, u64) {
-        let at = number.0 % REPLAY_WINDOW;
-        (usize::try_from(at / 64).unwrap_or(0), 1 << (at % 64))
+    /// Returns the number's word of the window.
+    fn word(number: PacketNumber) -> Option<usize> {
+        usize::try_from(number.0 % REPLAY_WINDOW / 64).ok()
+    }
+
+    /// Returns the number's bit in that word.
+    const fn mask(number: PacketNumber) -> u64 {
+        1 << (number.0 % 64)
     }
 
     fn bit(&self, number: PacketNumber) -> bool {
-        let (word, mask) = Self::place(number);
-        self.seen.get(word).is_some_and(|bits| bits & mask != 0)
+        let word = Self::word(number).and_then(|word| self.seen.get(word));
+        word.is_some_and(|bits| bits & Self::mask(number) != 0)
     }
 
     fn set_bit(&mut self, number: PacketNumber, value: bool) {
-        let (word, mask) = Self::place(number);
-        if let Some(bits) = self.seen.get_mut(word) {
+        let mask = Self::mask(number);
+        if let Some(bits) = Self::word(number).and_then(|word| self.seen.get_mut(word)) {
             *bits = if value { *bits | mask } else { *bits & !mask };
         }
     }
@@ -289,21 +290,21 @@ mod tests {
         /// link that never hibernates.
         #[test]
         fn dormant_replay_window_forgets_only_old_packets(steps in prop::collection::vec((0u64..2000, any::<bool>()), 1..100)) {
-            let (mut rested, mut other) = (ReceivedPackets::default(), ReceivedPackets::default());
-            for (number, rests) in steps {
-                if rests {
-                    rested = ReceivedPackets::woken(rested.rest().unwrap());
+            let (mut woken, mut other) = (ReceivedPackets::default(), ReceivedPackets::default());
+            for (number, hibernates) in steps {
+                if hibernates {
+                    woken = ReceivedPackets::from_dormant(woken.hibernate().unwrap());
                 }
                 let number = PacketNumber(number);
-                prop_assert!(other.is_new(number) || !rested.is_new(number));
+                prop_assert!(other.is_new(number) || !woken.is_new(number));
                 let largest = other.largest().map_or(0, |largest| largest.0);
                 if largest < number.0 + 128 {
-                    prop_assert_eq!(rested.is_new(number), other.is_new(number));
+                    prop_assert_eq!(woken.is_new(number), other.is_new(number));
                 }
-                if rested.is_new(number) {
-                    rested.record(Time(0), number);
+                if woken.is_new(number) {
+                    woken.record(Time(0), number);
                     other.record(Time(0), number);
-                    let acks = [&mut rested, &mut other].map(|one| one.acknowledge(Time(0), |_| false));
+                    let acks = [&mut woken, &mut other].map(|one| one.acknowledge(Time(0), |_| false));
                     prop_assert_eq!(acks[0].as_ref(), acks[1].as_ref());
                 }
             }

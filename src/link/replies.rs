@@ -6,40 +6,28 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use super::{
     BURST, FEW,
-    item::Item,
     limits::{LEAVING_ALL_MAX, LEAVING_MAX, REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
-    queue::{Body, Detail, Entry, Queue},
-    retransmit::Attempts,
+    queue::{Entry, Item, Queue, SentReply},
     sorted_map::{Sorted, sorted},
 };
-use crate::wire::{MessageId, RequestId};
+use crate::wire::RequestId;
 
 /// A reply that was sent this often and is requested again becomes announced.
 const LOST_AFTER: u32 = 2;
-
-/// A sent reply, kept in case it is requested again.
-#[derive(Clone, Debug)]
-pub(super) struct Kept {
-    id: RequestId,
-    pub(super) bytes: Vec<u8>,
-    pub(super) announced: bool,
-    /// How often it was sent.
-    sends: u32,
-}
 
 /// The other side's requests and this side's replies to them.
 #[derive(Clone, Debug, Default)]
 pub struct Replies {
     /// Requests in work, and whether the other side knows that they have arrived.
-    pub(super) working: Vec<(RequestId, bool)>,
+    working: Vec<(RequestId, bool)>,
     /// All requests from this number on are new.
-    pub(super) next: u64,
-    /// Sent replies; the oldest first.
-    pub(super) kept: VecDeque<Kept>,
+    next: u64,
+    /// Sent replies, kept in case they are requested again; the oldest first.
+    kept: VecDeque<SentReply>,
     /// Bytes of the kept replies.
-    pub(super) kept_bytes: usize,
+    kept_bytes: usize,
     /// The number of kept replies that are announced.
-    pub(super) kept_announced: usize,
+    kept_announced: usize,
 }
 
 /// What to do with a request that has arrived.
@@ -53,15 +41,6 @@ pub enum Arrival {
     Refused,
 }
 
-fn reply_entry(id: RequestId, bytes: Vec<u8>, announced: bool, attempts: Attempts) -> Entry {
-    Entry {
-        item: Item::reply(id),
-        attempts,
-        body: Body::Whole(bytes),
-        detail: Detail::Reply { announced },
-    }
-}
-
 impl Replies {
     /// All requests from this number on are new.
     pub const fn next(&self) -> u64 {
@@ -69,7 +48,7 @@ impl Replies {
     }
 
     /// Restores the state of a dormant link, without replies.
-    pub fn woken(next: u64) -> Self {
+    pub fn from_dormant(next: u64) -> Self {
         Self {
             next,
             ..Self::default()
@@ -85,8 +64,8 @@ impl Replies {
             if let Some(reply) = self.wake(queue, id) {
                 reply.queue();
                 // It was lost more than once: this side retransmits it from here on.
-                if reply.attempts.count() >= LOST_AFTER {
-                    reply.detail = Detail::Reply { announced: true };
+                if reply.count() >= LOST_AFTER {
+                    reply.announce();
                 }
                 return Arrival::Known;
             }
@@ -125,13 +104,12 @@ impl Replies {
             && let Some(kept) = self.kept.remove(at)
         {
             self.keeps_no_more(&kept);
-            let attempts = Attempts::made(kept.sends);
-            queue.insert(reply_entry(id, kept.bytes, kept.announced, attempts));
+            queue.restore_reply(kept);
         }
         queue.get_mut(Item::reply(id))
     }
 
-    const fn keeps_no_more(&mut self, kept: &Kept) {
+    const fn keeps_no_more(&mut self, kept: &SentReply) {
         self.kept_bytes -= kept.bytes.len();
         self.kept_announced -= kept.announced as usize;
     }
@@ -141,37 +119,22 @@ impl Replies {
     /// again (LINK-9).
     pub fn settle(&mut self, queue: &mut Queue) -> Vec<RequestId> {
         let mut forgotten = Vec::new();
-        let is_idle = |entry: &mut Entry| {
-            let is_reply = matches!(entry.detail, Detail::Reply { .. });
-            is_reply && !entry.is_fragmented() && entry.attempts.is_idle()
-        };
-        for mut entry in queue.entries.extract_if(.., is_idle) {
-            let announced = entry.is_announced();
-            let (bytes, sends) = (entry.take_bytes(), entry.attempts.count());
-            let Item::Message(MessageId::Reply(id)) = entry.item else {
-                continue;
-            };
-            if bytes.len() <= REPLY_KEPT_BYTES {
-                self.kept_bytes += bytes.len();
-                self.kept_announced += usize::from(announced);
-                self.kept.push_back(Kept {
-                    id,
-                    bytes,
-                    announced,
-                    sends,
-                });
-            } else if announced {
-                forgotten.push(id);
+        queue.drain_idle_replies(|reply| {
+            if reply.bytes.len() <= REPLY_KEPT_BYTES {
+                self.kept_bytes += reply.bytes.len();
+                self.kept_announced += usize::from(reply.announced);
+                self.kept.push_back(reply);
+            } else if reply.announced {
+                forgotten.push(reply.id);
             }
-        }
-        queue.give_back();
+        });
         forgotten
     }
 
     /// Memory of the kept replies and the requests in work, in bytes.
     pub fn memory(&self) -> usize {
         let working = self.working.capacity().saturating_sub(FEW) * size_of::<(RequestId, bool)>();
-        self.kept.len() * size_of::<Kept>() + working + self.kept_bytes
+        self.kept.len() * size_of::<SentReply>() + working + self.kept_bytes
     }
 
     /// Stores the reply to a request in work; at most `kept` are held. False if the request is not
@@ -195,20 +158,14 @@ impl Replies {
         {
             self.keeps_no_more(&oldest);
         }
-        queue.insert(reply_entry(id, bytes, announced, Attempts::queued()));
+        queue.push_reply(id, bytes, announced);
         true
     }
 
     /// Stops retransmitting the oldest small sent reply, and keeps it no longer than others. Its
     /// receiver acknowledges nothing, so the replies to retransmit would grow without bound.
     fn see_to_fewer(&mut self, queue: &mut Queue) {
-        let has_left = |entry: &&mut Entry| {
-            let is_small = !entry.is_fragmented() && entry.len() <= REPLY_KEPT_BYTES;
-            let is_reply = matches!(entry.detail, Detail::Reply { .. });
-            is_reply && is_small && !entry.attempts.is_queued() && entry.attempts.count() > 0
-        };
-        if let Some(oldest) = queue.entries.iter_mut().find(has_left) {
-            oldest.attempts.stop();
+        if queue.stop_oldest_small_reply() {
             self.settle(queue);
         }
     }
@@ -230,14 +187,7 @@ impl Replies {
         // The kept replies are many, and few or none of them are announced.
         let kept = (self.kept_announced > 0).then_some(&self.kept);
         let kept = kept.into_iter().flatten().filter(|kept| kept.announced);
-        let leaving = queue.replies().filter_map(|entry| {
-            let is_sure =
-                entry.attempts.is_queued() || entry.is_fragmented() || entry.is_announced();
-            match entry.item {
-                Item::Message(MessageId::Reply(id)) if is_sure => Some(id),
-                _ => None,
-            }
-        });
+        let leaving = queue.unmissable_replies();
         sorted(working.chain(leaving).chain(kept.map(|kept| kept.id)))
     }
 
@@ -265,8 +215,7 @@ impl Replies {
             queue.remove(Item::reply(id));
             return;
         }
-        reply.attempts.stop();
-        reply.detail = Detail::Reply { announced: false };
+        reply.reply_arrived();
         self.settle(queue);
     }
 
@@ -277,6 +226,20 @@ impl Replies {
             queue.lost(Item::reply(id));
         }
         self.settle(queue)
+    }
+
+    /// Asserts that the counts of the kept replies are right.
+    pub fn check(&self) {
+        let bytes: usize = self.kept.iter().map(|kept| kept.bytes.len()).sum();
+        debug_assert_eq!(self.kept_bytes, bytes, "bytes of replies are miscounted");
+        let announced = self.kept.iter().filter(|kept| kept.announced);
+        debug_assert_eq!(
+            self.kept_announced,
+            announced.count(),
+            "announced replies are miscounted"
+        );
+        let are_old = self.working.iter().all(|(id, _)| id.0 < self.next);
+        debug_assert!(are_old, "a request is in work and counts as new");
     }
 }
 
@@ -324,7 +287,7 @@ mod tests {
         }
 
         fn queued(&self) -> Vec<Item> {
-            self.queue.queued().map(|entry| entry.item).collect()
+            self.queue.queued().map(Entry::item).collect()
         }
 
         /// Sends all queued items in one packet.
@@ -536,9 +499,9 @@ mod tests {
                 for number in 0..24 {
                     let id = RequestId(number);
                     let leaves = queue.get(Item::reply(id)).is_some_and(|reply| {
-                        reply.attempts.is_queued() || reply.is_fragmented() || reply.is_announced()
+                        reply.is_queued() || reply.is_fragmented() || reply.is_announced()
                     });
-                    let is_kept = |kept: &Kept| kept.id == id && kept.announced;
+                    let is_kept = |kept: &SentReply| kept.id == id && kept.announced;
                     let expected = replies.is_worked_on(id)
                         || leaves
                         || replies.kept.iter().any(is_kept);

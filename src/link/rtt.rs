@@ -87,7 +87,7 @@ pub(crate) fn held_back(rtt: Duration) -> Duration {
 
 /// The estimate of a dormant link: durations in microseconds, at most an hour.
 #[derive(Clone, Copy, Debug)]
-pub struct DormantLink {
+pub struct DormantRtt {
     certainty: Certainty,
     smoothed: Option<u32>,
     others: [u32; 5],
@@ -103,7 +103,7 @@ const fn from_micros(micros: u32) -> Duration {
 
 impl Rtt {
     /// Returns the compact estimate for a dormant link.
-    pub fn rest(&self) -> DormantLink {
+    pub fn hibernate(&self) -> DormantRtt {
         let others = [
             self.variation,
             self.min,
@@ -111,7 +111,7 @@ impl Rtt {
             self.latest,
             self.peer_delay,
         ];
-        DormantLink {
+        DormantRtt {
             certainty: self.certainty,
             smoothed: self.smoothed.map(to_micros),
             others: others.map(to_micros),
@@ -120,12 +120,12 @@ impl Rtt {
 
     /// Restores the estimate of a dormant link, on a path that carries at most `rate` bytes per
     /// second.
-    pub fn woken(resting: DormantLink, rate: Option<u64>) -> Self {
-        let [variation, min, base, latest, peer_delay] = resting.others.map(from_micros);
+    pub fn from_dormant(dormant: DormantRtt, rate: Option<u64>) -> Self {
+        let [variation, min, base, latest, peer_delay] = dormant.others.map(from_micros);
         Self {
-            certainty: resting.certainty,
+            certainty: dormant.certainty,
             rate,
-            smoothed: resting.smoothed.map(from_micros),
+            smoothed: dormant.smoothed.map(from_micros),
             variation,
             min,
             base,
@@ -221,8 +221,8 @@ impl Rtt {
         }
     }
 
-    /// Adds a sample, of which the peer spent `delay` waiting.
-    pub fn sample(&mut self, latest: Duration, delay: Duration) {
+    /// Adds a sample, of which the peer spent `delay` waiting. Returns the smoothed estimate.
+    pub fn sample(&mut self, latest: Duration, delay: Duration) -> Duration {
         let delay = delay.min(DELAY_MAX);
         let Some(smoothed) = self.smoothed.filter(|_| self.is_near(latest)) else {
             *self = Self {
@@ -236,7 +236,7 @@ impl Rtt {
                 peer_delay: delay,
                 unsure: 0,
             };
-            return;
+            return latest;
         };
         self.certainty = Certainty::Measured;
         self.unsure = 0;
@@ -251,7 +251,9 @@ impl Rtt {
             latest
         };
         self.variation = (self.variation * 3 + smoothed.abs_diff(adjusted)) / 4;
-        self.smoothed = Some((smoothed * 7 + adjusted) / 8);
+        let smoothed = (smoothed * 7 + adjusted) / 8;
+        self.smoothed = Some(smoothed);
+        smoothed
     }
 
     /// Returns the retransmission timeout.
@@ -292,22 +294,18 @@ impl Rtt {
         let is_first = repeats == 0;
         let repeats = repeats.saturating_sub(if is_lossy { LOSSY_PATIENCE } else { 0 });
         // Another link's measurement holds for a few packets. Then it counts as only remembered.
-        let repeats = match self.certainty {
-            Certainty::Known if repeats < KNOWN_REPEATS => {
+        if let (Certainty::Known, Some(smoothed)) = (self.certainty, self.smoothed) {
+            let Some(repeats) = repeats.checked_sub(KNOWN_REPEATS) else {
                 let timeout = if is_first {
                     self.first_wait(timeout, is_lossy)
                 } else {
                     timeout
                 };
                 return interval(repeats, timeout, urge, jitter);
-            }
-            Certainty::Known => {
-                let remembered = self.smoothed.map(Self::remembered).unwrap_or_default();
-                let remembered = remembered.with_rate(self.rate);
-                return remembered.repeat_after(repeats - KNOWN_REPEATS, false, urge, jitter);
-            }
-            Certainty::Remembered | Certainty::Bounded | Certainty::Measured => repeats,
-        };
+            };
+            let remembered = Self::remembered(smoothed).with_rate(self.rate);
+            return remembered.repeat_after(repeats, false, urge, jitter);
+        }
         match self.smoothed {
             // Jitter spreads the first attempts of many clients.
             None if repeats == 0 => return jitter.spread(timeout, 100, 150),
@@ -317,7 +315,7 @@ impl Rtt {
                 let unknown = interval(repeats, RTO_INITIAL, urge, jitter);
                 return jitter.spread(doubled, 100, 110).min(unknown.max(timeout));
             }
-            _ => {}
+            None | Some(_) => {}
         }
         if self.is_filling() {
             let longest = RTO_MAX.max(timeout);
@@ -344,6 +342,11 @@ impl Rtt {
     #[must_use]
     pub const fn with_rate(self, rate: Option<u64>) -> Self {
         Self { rate, ..self }
+    }
+
+    /// The known maximum rate of the path, in bytes per second.
+    pub const fn rate(&self) -> Option<u64> {
+        self.rate
     }
 
     /// The extra wait for the answer to a message of `bytes` bytes: the time to carry both at the

@@ -6,12 +6,15 @@ use core::time::Duration;
 
 use super::{
     congestion::Stamp,
-    item::Item,
     limits::{GIVEN_UP_MAX, SENT_MAX},
+    queue::Item,
     rtt::Rtt,
     time::Time,
 };
-use crate::wire::{AckFrame, MessageId, PacketNumber, RequestId};
+use crate::{
+    faults::{Fault, is_planted},
+    wire::{AckFrame, MessageId, PacketNumber, RequestId},
+};
 
 /// A packet is lost when one sent this many later has arrived.
 const PACKET_THRESHOLD: u64 = 3;
@@ -25,6 +28,17 @@ pub enum Carried {
     Fragment(MessageId, u64, u64),
     /// No content: its arrival measures the round-trip time.
     Measure,
+}
+
+impl Carried {
+    /// True for a fragment or backlog.
+    pub const fn is_paced(&self) -> bool {
+        match self {
+            Self::Fragment(..) => true,
+            Self::Whole(item) => item.is_paced(),
+            Self::Measure => false,
+        }
+    }
 }
 
 /// A packet in flight.
@@ -45,12 +59,12 @@ pub struct SentPacket {
 /// The packets in flight.
 #[derive(Clone, Debug, Default)]
 pub struct SentPackets {
-    pub(super) packets: VecDeque<SentPacket>,
+    packets: VecDeque<SentPacket>,
     /// Packets with fragments that were declared lost after a timeout: they may only have been
     /// slow.
     given_up: VecDeque<SentPacket>,
     /// The largest packet number that the peer has acknowledged.
-    pub(super) acknowledged: Option<PacketNumber>,
+    acknowledged: Option<PacketNumber>,
 }
 
 /// The result of an acknowledgement.
@@ -64,19 +78,31 @@ pub struct Acknowledged {
     pub round_trip: Option<Duration>,
 }
 
+/// What a reply says about the packets that carried its request.
+#[derive(Clone, Debug, Default)]
+pub struct Answered {
+    /// The time since the first of them was sent.
+    pub round_trip: Option<Duration>,
+    /// The packets that are lost.
+    pub lost: Vec<SentPacket>,
+}
+
 impl SentPackets {
     /// The largest packet number that the peer has acknowledged.
     pub const fn acknowledged(&self) -> Option<PacketNumber> {
         self.acknowledged
     }
 
-    /// Sets the largest acknowledged number of a link that was dormant.
-    pub const fn set_acknowledged(&mut self, largest: Option<PacketNumber>) {
-        self.acknowledged = largest;
+    /// Restores the largest acknowledged number of a dormant link.
+    pub fn from_dormant(acknowledged: Option<PacketNumber>) -> Self {
+        Self {
+            acknowledged,
+            ..Self::default()
+        }
     }
 
     /// True if no packet is in flight.
-    pub fn may_rest(&self) -> bool {
+    pub fn may_hibernate(&self) -> bool {
         self.packets.is_empty()
     }
 
@@ -221,21 +247,15 @@ impl SentPackets {
         lost
     }
 
-    /// Notes that `request` was answered: one of the packets that carried it has arrived. Returns
-    /// the time since the first of them was sent, and the packets that must be lost.
-    pub fn answered(
-        &mut self,
-        now: Time,
-        request: RequestId,
-        rtt: &Rtt,
-    ) -> (Option<Duration>, Vec<SentPacket>) {
+    /// Notes that `request` was answered: one of the packets that carried it has arrived.
+    pub fn answered(&mut self, now: Time, request: RequestId, rtt: &Rtt) -> Answered {
         let request = Carried::Whole(Item::request(request));
         let mut carriers = self
             .packets
             .iter()
             .filter(|packet| packet.items.contains(&request));
         let Some((number, at)) = carriers.next().map(|packet| (packet.number, packet.at)) else {
-            return (None, Vec::new());
+            return Answered::default();
         };
         self.acknowledged = self.acknowledged.max(Some(number));
         for packet in &mut self.packets {
@@ -246,7 +266,30 @@ impl SentPackets {
         let lost = self.packets.iter().filter(|one| is_lost(one));
         let lost: Vec<_> = lost.cloned().collect();
         self.packets.retain(|packet| !is_lost(packet));
-        (Some(now - at), lost)
+        Answered {
+            round_trip: Some(now - at),
+            lost,
+        }
+    }
+
+    /// Asserts the order of the packets in flight, below the number `next` of the next packet.
+    pub fn check(&self, next: u64) {
+        if is_planted(Fault::ReusePacketNumber) {
+            return;
+        }
+        let numbers = self.packets.iter().map(|one| one.number);
+        debug_assert!(
+            numbers.is_sorted_by(|one, next| one < next),
+            "packets are out of their order"
+        );
+        debug_assert!(
+            self.packets.iter().all(|one| one.number.0 < next),
+            "a packet is on its way whose number has not been given out"
+        );
+        debug_assert!(
+            self.acknowledged.is_none_or(|number| number.0 < next),
+            "a number counts as received that has not been given out"
+        );
     }
 }
 
@@ -347,7 +390,8 @@ mod tests {
         let mut sent = SentPackets::default();
         sent.record(packet(Time(0), 0, 7));
         assert_eq!(
-            sent.answered(Time(5), RequestId(7), &Rtt::default()).0,
+            sent.answered(Time(5), RequestId(7), &Rtt::default())
+                .round_trip,
             Some(Duration::from_micros(5))
         );
         assert_eq!(sent.acknowledged(), Some(PacketNumber(0)));
@@ -355,7 +399,8 @@ mod tests {
         sent.record(packet(Time(6), 1, 8));
         sent.record(packet(Time(7), 2, 8));
         assert_eq!(
-            sent.answered(Time(9), RequestId(8), &Rtt::default()).0,
+            sent.answered(Time(9), RequestId(8), &Rtt::default())
+                .round_trip,
             Some(Duration::from_micros(3))
         );
     }

@@ -2,11 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::limits::ASKING_KEPT;
+use super::limits::REQUEST_PACKETS_KEPT;
 
 /// A sorted collection. It nearly always fits as many items as packets are remembered for their
 /// requests.
-pub type Sorted<T> = SmallVec<[T; ASKING_KEPT]>;
+pub type Sorted<T> = SmallVec<[T; REQUEST_PACKETS_KEPT]>;
 
 /// Sorts the items, which are nearly sorted: each place is searched from the end, which needs less
 /// code than a sort.

@@ -2,8 +2,7 @@
 
 use core::{ops::AddAssign, time::Duration};
 
-use super::{Ignored, Link, item::Item};
-use crate::wire::MessageId;
+use super::Ignored;
 
 /// The traffic in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +23,7 @@ impl Traffic {
 
 /// Retransmissions by kind: sent again for lack of an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Repeats {
     /// First messages of handshakes, Inits and Resumes, including those sent again with a requested
     /// cookie.
@@ -42,20 +42,9 @@ pub struct Repeats {
     pub copies: u64,
 }
 
-impl Repeats {
-    /// Returns the count for the kind of `item`.
-    pub(super) const fn of(&mut self, item: Item) -> &mut u64 {
-        match item {
-            Item::Update | Item::Challenge | Item::Response | Item::Ping => &mut self.controls,
-            Item::Message(MessageId::Request(_)) => &mut self.requests,
-            Item::Message(MessageId::Reply(_)) => &mut self.replies,
-            Item::Message(MessageId::Event(_)) => &mut self.events,
-        }
-    }
-}
-
 /// Packets that reached their link and had no effect, by reason: [`Ignored`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Drops {
     /// The seal or the checksum was wrong.
     pub not_authentic: u64,
@@ -85,6 +74,7 @@ impl Drops {
 /// Counters of a link since it was opened. A responder's link starts at zero after it was dormant.
 /// Traffic counts packets of an open link, and no handshake messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Packets sent.
     pub sent: Traffic,
@@ -141,26 +131,4 @@ pub struct LinkStats {
     pub datagram: usize,
     /// Small packets are currently sent twice.
     pub is_redundant: bool,
-}
-
-impl Link {
-    /// Returns the counters and the path estimates.
-    pub fn stats(&self) -> LinkStats {
-        LinkStats {
-            counters: self.counters(),
-            rtt: self.rtt.smoothed().zip(Some(self.rtt.variation())),
-            timeout: self.rtt.timeout(),
-            loss: self.loss(),
-            datagram: self.path.size(self.datagram_max()),
-            is_redundant: self.is_redundant(),
-        }
-    }
-
-    /// Returns the counters.
-    pub fn counters(&self) -> Counters {
-        Counters {
-            repeats: self.queue.repeats,
-            ..self.counters
-        }
-    }
 }

@@ -2,15 +2,13 @@
 
 use super::{
     Event, Link, Time, earliest,
-    item::Item,
-    queue::Entry,
+    queue::Item,
     trace::{Trace, trace},
 };
-use crate::wire::{MessageId, RequestId};
 
 /// A timer of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Timer {
+enum Timer {
     /// An item of the retransmission queue is sent again, or a request's deadline has passed
     /// (LINK-8).
     Retransmit,
@@ -63,21 +61,27 @@ impl Timer {
 
 impl Link {
     /// Returns when a timer is due, if it runs.
-    pub(super) fn due(&self, timer: Timer) -> Option<Time> {
+    fn due(&self, timer: Timer) -> Option<Time> {
         // A packet delayed by the rate limit cannot be sent earlier, even if it is due.
-        let unless_held = |due: Time| self.held_back.map_or(due, |until| due.max(until));
+        let held_back = self.recovery.held_back();
+        let unless_held = |due: Time| held_back.map_or(due, |until| due.max(until));
         // To an unproven address an acknowledgement is only sent with another packet, and nothing
         // is paced.
         let is_ready = self.is_open() && self.is_proven();
         match timer {
             Timer::Retransmit => self.queue.timeout(),
-            Timer::Loss => self.sent.timeout(&self.rtt),
-            Timer::Paced => self.paced_due.filter(|_| is_ready),
-            Timer::Pace => self.pace_timeout().filter(|_| is_ready).map(unless_held),
-            Timer::Limit => self.held_back,
-            Timer::Acknowledge => self.received.due().filter(|_| is_ready).map(unless_held),
-            Timer::Work => self.work_due.filter(|_| is_ready),
-            Timer::Reassembly => self.assemblies.timeout(),
+            Timer::Loss => self.recovery.loss_due(),
+            Timer::Paced => self.recovery.paced_due().filter(|_| is_ready),
+            Timer::Pace if self.queue.has_paced() && !self.queue.is_silent() => self
+                .recovery
+                .pace_timeout(self.opening.datagram_max())
+                .filter(|_| is_ready)
+                .map(unless_held),
+            Timer::Pace => None,
+            Timer::Limit => held_back,
+            Timer::Acknowledge => self.acks.due().filter(|_| is_ready).map(unless_held),
+            Timer::Work => self.acks.work_due().filter(|_| is_ready),
+            Timer::Reassembly => self.incoming.timeout(),
             Timer::Keepalive => self
                 .keepalive
                 .filter(|_| self.is_open())
@@ -92,28 +96,29 @@ impl Link {
         });
         match timer {
             Timer::Retransmit => {
-                // The length of its packet, or else its own length.
-                let len = |one: &Entry| self.sent.len_with(one.item).unwrap_or(one.len());
-                if let Some(smallest) = self.queue.due(now).map(len).min() {
-                    self.path.whole_timed_out(now, smallest);
-                }
-                for id in self.queue.expire(now) {
-                    self.deadline_over(id);
+                self.recovery.items_timed_out(now, &self.queue);
+                for number in self.queue.expire(now) {
+                    self.recovery.forget(Item::request(number));
+                    self.incoming.forget_reply(number);
+                    self.events.push_back(Event::Expired { number });
                 }
             }
             Timer::Loss => {
-                for packet in self.sent.expire(now, &self.rtt) {
+                for packet in self.recovery.expire(now) {
                     self.packet_lost(now, packet);
                 }
             }
-            Timer::Paced => self.paced_timed_out(now),
+            Timer::Paced => {
+                let max = self.opening.datagram_max();
+                let queue = &mut self.queue;
+                for packet in self.recovery.paced_timed_out(now, queue, max) {
+                    self.packet_lost(now, packet);
+                }
+            }
             // `poll_transmit` returns the packets that may be sent now.
             Timer::Pace | Timer::Limit | Timer::Acknowledge => {}
-            Timer::Work => {
-                self.work_due = None;
-                self.received.owe(now);
-            }
-            Timer::Reassembly => self.assemblies.expire(now),
+            Timer::Work => self.acks.work_lasts(now),
+            Timer::Reassembly => self.incoming.expire(now),
             Timer::Keepalive => {
                 let keepalive = self.keepalive.as_mut();
                 if keepalive.is_some_and(|keepalive| keepalive.ask(now)) {
@@ -123,10 +128,26 @@ impl Link {
         }
     }
 
-    fn deadline_over(&mut self, id: RequestId) {
-        self.sent.forget(Item::request(id));
-        self.assemblies.forget(MessageId::Reply(id));
-        self.events.push_back(Event::Expired { number: id });
+    /// Asserts that none of the timers that only [`Link::handle_timeout`] serves is still due after
+    /// it. The driver would be called again at once, endlessly.
+    fn check_timers(&self, now: Time) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let by_time = [
+            Timer::Retransmit,
+            Timer::Loss,
+            Timer::Paced,
+            Timer::Work,
+            Timer::Reassembly,
+            Timer::Keepalive,
+        ];
+        for timer in by_time {
+            debug_assert!(
+                self.due(timer).is_none_or(|due| due > now),
+                "{timer:?} is due and stays so"
+            );
+        }
     }
 
     /// Advances time to `now` and handles the timers that are due.

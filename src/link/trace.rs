@@ -71,7 +71,7 @@ pub(crate) enum Trace<'a> {
         frames: FrameList<'a>,
     },
     /// An authentic and new packet was received.
-    ReceivedPackets {
+    Received {
         /// Its number.
         number: PacketNumber,
         /// Its length.
@@ -320,7 +320,7 @@ fn tell(TraceId { link }: TraceId, what: &Trace<'_>) {
             bytes,
             frames,
         } => tell!(number = number.0, bytes, %frames, "packet_sent"),
-        Trace::ReceivedPackets {
+        Trace::Received {
             number,
             bytes,
             frames,

@@ -33,7 +33,7 @@ mod nat;
 mod network;
 mod node;
 mod owners;
-mod path;
+pub mod path;
 mod path_tests;
 mod plan;
 mod planted;

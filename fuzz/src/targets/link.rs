@@ -11,7 +11,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SealKey, SessionKeys},
     link::{
-        Config, Event, Link, Redundancy, Silence, Time, Urgency,
+        Config, Event, Link, PendingRequest, Redundancy, Silence, Time, Urgency,
         limits::{REPLY_KEPT_BYTES, REQUEST_SPAN},
     },
     wire::{ConnectionId, Packet, PacketNumber, Protection, RequestId, link_header},
@@ -175,7 +175,7 @@ impl World {
         client.establish(up.clone(), Some(ConnectionId(9)));
         let mut server = Link::respond(config, 100);
         server.establish(down.clone(), None);
-        server.trust();
+        server.opening_mut().trust();
         server.set_assembly_room(2 * MESSAGE_MAX);
         client.set_assembly_room(2 * MESSAGE_MAX);
         Self {
@@ -215,7 +215,12 @@ impl World {
                 let bytes = self.bytes(len);
                 let deadline = now + Duration::from_secs(seconds.into());
                 let (side, _) = self.sides(client);
-                if let Some(number) = side.link.request(bytes.clone(), deadline, false) {
+                let request = PendingRequest {
+                    bytes: bytes.clone(),
+                    deadline,
+                    early: false,
+                };
+                if let Some(number) = side.link.request(request) {
                     side.asked.insert(number, (bytes, false));
                 }
             }
@@ -261,7 +266,8 @@ impl World {
                 let silence = Silence::fixed(Duration::from_secs(30));
                 self.client.link.keep_alive(on.then_some(silence));
             }
-            Step::Hold(held) => self.client.link.hold_pushes(held),
+            Step::Hold(true) => self.client.link.hold_pushes(),
+            Step::Hold(false) => self.client.link.accept_pushes(),
             Step::Move => self.server.link.path_moved(100, [3; 8]),
             Step::Forge { client, frames } => self.forge(client, &frames),
             Step::Close { client } => {
@@ -400,6 +406,8 @@ impl World {
                 | Event::Update(_)
                 | Event::Welcome(_)
                 | Event::Delivered { .. } => {}
+                // The link may learn further events.
+                _ => {}
             }
         }
         self.pushed = pushed;

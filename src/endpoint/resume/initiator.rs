@@ -8,7 +8,7 @@ use crate::{
         limits::UNPROVEN_LIFETIME,
         link_entry::{Role, Stage},
     },
-    link::Time,
+    link::{Exchange, Time},
     wire::{ConnectionId, OperationNumber, RESET_LEN, ResetToken, ResumeNonce, Welcome},
 };
 
@@ -54,7 +54,7 @@ impl Endpoint {
             .filter(|_| welcome.successor.is_none() && !welcome.is_final)
             .zip(slot.remote)
             .map(|(secret, id)| {
-                let max_datagrams = (own, slot.link.peer_max_datagram());
+                let max_datagrams = (own, slot.link.opening().peer_max_datagram());
                 Box::new(Resumption::Ticket(Ticket {
                     id,
                     token: welcome.token,
@@ -127,7 +127,10 @@ impl Endpoint {
             let keys = ticket.secret.initiators_keys(device, nonce);
             let max_datagram = ticket.max_datagrams.1;
             let lost = dial.lost(now, slot.link.rtt());
-            slot.link.note_exchange(lost, dial.sent().0 > 1);
+            slot.link.note_exchange(Exchange {
+                lost,
+                was_repeated: dial.sent().0 > 1,
+            });
             if let Some(round_trip) = dial.round_trip(now) {
                 slot.link.sample(round_trip);
             }
@@ -144,7 +147,7 @@ impl Endpoint {
             slot.heard = Some(now);
             slot.remote = Some(connection);
             slot.link.establish(keys, Some(connection));
-            slot.link.is_let_in_again(max_datagram);
+            slot.link.opening_mut().resumption_accepted(max_datagram);
             slot.link.early_arrived(now);
             if slot.link.handle_early(now, frames).is_err() {
                 // A repeat with the same ticket would get the same answer.

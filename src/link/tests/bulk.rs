@@ -1,23 +1,14 @@
 //! Long messages over a path with a bottleneck, a queue, a delay and losses.
 
-use alloc::collections::BTreeMap;
-
-use rand::RngExt as _;
-
 use super::*;
-use crate::wire::Frame;
+#[cfg(test)]
+use crate::simulation::path::{InFlight, Node, Rate, carry};
+use crate::wire::{Frame, MessageId};
 
-/// One direction of a path.
+/// One direction of a path, and what was sent in it.
 pub struct Pipe {
-    /// Bits a second.
-    rate: u64,
-    delay: Duration,
-    loss: f64,
-    /// The largest datagram that gets through.
-    pub size: usize,
-    busy_until: Time,
-    /// The datagrams in flight by arrival time.
-    on_the_way: BTreeMap<(Time, u64), Vec<u8>>,
+    nodes: [Node; 4],
+    in_flight: InFlight<Vec<u8>>,
     carried: u64,
     bytes: u64,
     /// The longest that a datagram waited for others.
@@ -25,31 +16,50 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    fn new(rate: u64, delay: Duration, loss: f64) -> Self {
+    fn new(bits_per_second: u64, delay: Duration, loss: f64) -> Self {
         Self {
-            rate,
-            delay,
-            loss,
-            size: 9000,
-            busy_until: Time(0),
-            on_the_way: BTreeMap::new(),
+            nodes: [
+                Node::Rate(Rate::new(bits_per_second)),
+                Node::Mtu(9000),
+                Node::Loss(loss),
+                Node::Delay(delay),
+            ],
+            in_flight: InFlight::new(),
             carried: 0,
             bytes: 0,
             waited: Duration::ZERO,
         }
     }
 
-    fn send(&mut self, now: Time, datagram: Vec<u8>, rng: &mut ChaCha20Rng) {
+    /// Sets the largest datagram that gets through.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.nodes[1] = Node::Mtu(mtu);
+    }
+
+    fn send(&mut self, now: Time, datagram: &[u8], rng: &mut ChaCha20Rng) {
         self.carried += 1;
         self.bytes += datagram.len() as u64;
-        let begins = self.busy_until.max(now);
-        self.waited = self.waited.max(begins - now);
-        let takes = Duration::from_micros(datagram.len() as u64 * 8_000_000 / self.rate);
-        self.busy_until = begins + takes;
-        if datagram.len() <= self.size && !rng.random_bool(self.loss) {
-            let arrives = self.busy_until + self.delay;
-            self.on_the_way.insert((arrives, self.carried), datagram);
+        let sent = now - Time(0);
+        for fate in carry(&mut self.nodes, sent, datagram.len(), rng) {
+            if let Some((at, bytes)) = fate.arrival(datagram) {
+                self.waited = self.waited.max(at - sent - self.takes(datagram.len()));
+                self.in_flight.push(at, bytes);
+            }
         }
+    }
+
+    /// How long a datagram takes that waits for no others.
+    fn takes(&self, len: usize) -> Duration {
+        let each = self.nodes.iter().map(|node| match node {
+            Node::Rate(rate) => rate.takes(len),
+            Node::Delay(delay) => *delay,
+            _ => Duration::ZERO,
+        });
+        each.sum()
+    }
+
+    fn next(&self) -> Option<Time> {
+        self.in_flight.next_at().map(|at| Time(0) + at)
     }
 }
 
@@ -62,15 +72,12 @@ pub struct Bulk {
 
 impl Bulk {
     pub fn new(seed: u64, rate: u64, rtt: Duration, loss: f64) -> Self {
-        Self::over(Pair::new(), seed, rate, rtt, loss)
+        Self::over(Pair::with(UNKNOWN_PATH), seed, rate, rtt, loss)
     }
 
     /// Puts a path between the two links.
     pub fn over(mut pair: Pair, seed: u64, rate: u64, rtt: Duration, loss: f64) -> Self {
-        pair.server.trust();
-        for link in [&mut pair.client, &mut pair.server] {
-            link.rtt = Rtt::default();
-        }
+        pair.server.opening_mut().trust();
         Self {
             pair,
             up: Pipe::new(rate, rtt / 2, loss),
@@ -87,13 +94,12 @@ impl Bulk {
             server,
         } = &mut self.pair;
         while let Some(datagram) = transmit(client, *now) {
-            self.up.send(*now, datagram, &mut self.rng);
+            self.up.send(*now, &datagram, &mut self.rng);
         }
         while let Some(datagram) = transmit(server, *now) {
-            self.down.send(*now, datagram, &mut self.rng);
+            self.down.send(*now, &datagram, &mut self.rng);
         }
-        let arrivals =
-            [&self.up, &self.down].map(|pipe| pipe.on_the_way.keys().next().map(|(at, _)| *at));
+        let arrivals = [&self.up, &self.down].map(Pipe::next);
         let timers = [client.poll_timeout(), server.poll_timeout()];
         let next = arrivals.into_iter().chain(timers).flatten().min();
         // A timer that is already due has had its chance. What is left waits for something else.
@@ -101,11 +107,7 @@ impl Bulk {
             .expect("something happens")
             .max(*now + Duration::from_micros(1));
         for (pipe, link) in [(&mut self.up, &mut *server), (&mut self.down, &mut *client)] {
-            while let Some(entry) = pipe.on_the_way.first_entry() {
-                if entry.key().0 > *now {
-                    break;
-                }
-                let datagram = entry.remove();
+            while let Some(datagram) = pipe.in_flight.take(*now - Time(0)) {
                 match deliver(link, *now, &datagram) {
                     Ok(()) | Err(Ignored::NoRoom) => {}
                     Err(error) => panic!("{error}"),
@@ -121,7 +123,7 @@ impl Bulk {
         for message in messages {
             self.pair
                 .client
-                .request(message.clone(), deadline, false)
+                .ask(message.clone(), deadline, false)
                 .unwrap();
         }
         let mut replies = vec![];
@@ -184,10 +186,7 @@ fn congestion_on_slow_link_uses_it_and_keeps_its_queue_short() {
     let messages = vec![message(19_000, 1); 8];
     let total = 8 * 19_000_u64;
     for message in &messages {
-        bulk.pair
-            .client
-            .request(message.clone(), HOUR, false)
-            .unwrap();
+        bulk.pair.client.ask(message.clone(), HOUR, false).unwrap();
     }
     let mut whole = 0;
     while whole < messages.len() {
@@ -216,7 +215,7 @@ fn fragments_of_too_long_message_are_refused() {
     let mut pair = Pair::new();
     let limit = pair.server.message_max();
     let refuse = |pair: &mut Pair, len, limit| {
-        let number = pair.client.request(vec![0; len], END, false).unwrap();
+        let number = pair.client.ask(vec![0; len], END, false).unwrap();
         pair.settle();
         let told = events(&mut pair.server);
         assert_eq!(told, [Event::Oversized { number, limit }]);
@@ -230,7 +229,7 @@ fn fragments_of_too_long_message_are_refused() {
         pair.settle();
     };
     refuse(&mut pair, 5_000, limit);
-    pair.server.trust();
+    pair.server.opening_mut().trust();
     refuse(&mut pair, 20_001, 20_000);
 }
 
@@ -238,10 +237,10 @@ fn fragments_of_too_long_message_are_refused() {
 #[test]
 fn reassembly_of_requests_given_up_makes_room_for_next() {
     let mut pair = Pair::new();
-    pair.server.trust();
+    pair.server.opening_mut().trust();
     for held in [5_000, 10_000] {
         let brief = pair.now + Duration::from_secs(5);
-        pair.client.request(vec![1; 5_000], brief, false).unwrap();
+        pair.client.ask(vec![1; 5_000], brief, false).unwrap();
         while pair.server.assembling() < held {
             match transmit(&mut pair.client, pair.now) {
                 Some(up) => deliver(&mut pair.server, pair.now, &up).unwrap(),
@@ -258,7 +257,7 @@ fn reassembly_of_requests_given_up_makes_room_for_next() {
     assert_eq!(pair.server.assembling(), 10_000);
     events(&mut pair.client);
     let end = pair.now + Duration::from_mins(1);
-    let number = pair.client.request(vec![2; 5_000], end, false).unwrap();
+    let number = pair.client.ask(vec![2; 5_000], end, false).unwrap();
     let mut got = vec![];
     while pair.now < end && got.is_empty() {
         pair.carry_what_is_taken();
@@ -282,9 +281,9 @@ fn reassembly_of_requests_given_up_makes_room_for_next() {
 #[test]
 fn fragments_of_request_are_sent_again_when_reply_is_forgotten() {
     let mut pair = Pair::new();
-    pair.server.trust();
+    pair.server.opening_mut().trust();
     let end = pair.now + Duration::from_mins(10);
-    let number = pair.client.request(vec![1; 5_000], end, false).unwrap();
+    let number = pair.client.ask(vec![1; 5_000], end, false).unwrap();
     let (mut done, mut got) = (0, vec![]);
     while pair.now < end && got.is_empty() {
         while let Some(up) = transmit(&mut pair.client, pair.now) {
@@ -314,11 +313,11 @@ fn fragments_of_request_are_sent_again_when_reply_is_forgotten() {
 fn push_of_long_event_held_off_comes_again() {
     let mut pair = Pair::new();
     // Its address is proven, and it sends keepalives.
-    pair.client.request(vec![0], END, false).unwrap();
+    pair.client.ask(vec![0], END, false).unwrap();
     pair.settle();
     pair.client
         .keep_alive(Some(Silence::fixed(Duration::from_secs(30))));
-    pair.client.hold_pushes(true);
+    pair.client.hold_pushes();
     for event in [vec![1; 5_000], vec![2]] {
         pair.server.push(event, Urgency::Live).unwrap();
     }
@@ -326,7 +325,7 @@ fn push_of_long_event_held_off_comes_again() {
     for step in 0..12_000 {
         if step == 200 {
             assert!(got.is_empty(), "{got:?}");
-            pair.client.hold_pushes(false);
+            pair.client.accept_pushes();
         }
         pair.carry_what_is_taken();
         pair.advance(50);
@@ -364,8 +363,9 @@ fn redundancy_sends_small_packets_twice_at_high_loss() {
         (On, 0.0, 2.0, 2.1),
     ];
     for (redundancy, loss, least, most) in cases {
-        let mut bulk = Bulk::new(3, 10_000_000, Duration::from_millis(60), loss);
-        bulk.pair.client.config.redundancy = redundancy;
+        let mut pair = Pair::with(UNKNOWN_PATH);
+        pair.client.recovery.set_redundancy(redundancy);
+        let mut bulk = Bulk::over(pair, 3, 10_000_000, Duration::from_millis(60), loss);
         for round in 0..40_u8 {
             let before = bulk.up.carried;
             bulk.exchange_one(round);
@@ -387,7 +387,7 @@ fn redundancy_sends_small_packets_twice_at_high_loss() {
 impl Bulk {
     /// Sends one small request and waits for its reply.
     fn exchange_one(&mut self, n: u8) {
-        self.pair.client.request(vec![n; 20], HOUR, false).unwrap();
+        self.pair.client.ask(vec![n; 20], HOUR, false).unwrap();
         let (mut asked, mut answered) = (0, false);
         while !answered {
             self.step();
@@ -432,9 +432,8 @@ fn rtt_longer_than_first_timeout_is_measured() {
 /// answer to the repeat.
 #[test]
 fn rtt_is_not_sampled_by_answer_to_early_data() {
-    let mut pair = Pair::new();
-    pair.client.rtt = Rtt::default();
-    let number = pair.client.request(b"ask".to_vec(), END, true).unwrap();
+    let mut pair = Pair::with(UNKNOWN_PATH);
+    let number = pair.client.ask(b"ask".to_vec(), END, true).unwrap();
     let carried = pair.client.init_payload(pair.now, 500);
     pair.server.handle_early(pair.now, &carried).unwrap();
     pair.client.early_arrived(pair.now);
@@ -454,7 +453,7 @@ fn rtt_is_not_sampled_by_answer_to_early_data() {
 #[test]
 fn fragments_in_handshake_are_refused() {
     let mut pair = Pair::new();
-    pair.client.request(vec![1; 20], END, true).unwrap();
+    pair.client.ask(vec![1; 20], END, true).unwrap();
     let mut carried = Vec::new();
     for offset in [0, 5] {
         let part = Frame::Fragment {
@@ -479,7 +478,7 @@ fn retransmission_of_request_stops_while_long_reply_is_in_flight() {
     let number = bulk
         .pair
         .client
-        .request(vec![1; 20], Time(3_600_000_000), false)
+        .ask(vec![1; 20], Time(3_600_000_000), false)
         .unwrap();
     let mut has_come = false;
     while !has_come {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     link::limits::WORKING_MAX,
-    wire::{Frame, PADDING, Update},
+    wire::{Frame, Open, PADDING, Update},
 };
 
 /// Returns a pair whose server executes the greatest number of requests at once. The client has
@@ -13,9 +13,7 @@ fn busy() -> Pair {
     let soon = pair.now + Duration::from_millis(500);
     for number in 0..WORKING_MAX {
         let deadline = if number < 2 { soon } else { END };
-        pair.client
-            .request(b"ask".to_vec(), deadline, false)
-            .unwrap();
+        pair.client.ask(b"ask".to_vec(), deadline, false).unwrap();
     }
     for _ in 0..40 {
         pair.settle();
@@ -40,9 +38,7 @@ fn requests(link: &mut Link) -> usize {
 #[test]
 fn acknowledgement_of_refused_request_is_never_sent() {
     let mut pair = busy();
-    pair.client
-        .request(b"another".to_vec(), END, false)
-        .unwrap();
+    pair.client.ask(b"another".to_vec(), END, false).unwrap();
     pair.client.push(b"news".to_vec(), Urgency::Live).unwrap();
     let up = transmit(&mut pair.client, pair.now).unwrap();
     let taken = deliver(&mut pair.server, pair.now, &up);
@@ -71,7 +67,6 @@ fn payload(frames: &[Frame<'_>]) -> Vec<u8> {
 /// WIRE-9: a handshake payload with a frame that is not allowed there has no effect at all.
 #[test]
 fn handshake_with_forbidden_frame_has_no_effect() {
-    let config = Pair::new().client.config;
     let open = Frame::Open(Open {
         max_datagram: 1200,
         name: None,
@@ -107,7 +102,7 @@ fn handshake_with_forbidden_frame_has_no_effect() {
         Frame::PathResponse([1; 8]),
         Frame::Close(CloseReason::Done),
     ];
-    let respond = || Link::respond(config, 100);
+    let respond = || Link::respond(CONFIG, 100);
     assert_eq!(
         respond().handle_early(Time(0), &payload(&[open, request])),
         Ok(())
@@ -119,8 +114,8 @@ fn handshake_with_forbidden_frame_has_no_effect() {
         assert_eq!(events(&mut link), [], "{wrong:?}");
     }
     let initiate = || {
-        let mut link = Link::initiate(config, None);
-        link.request(b"ask".to_vec(), END, true).unwrap();
+        let mut link = Link::initiate(CONFIG, None);
+        link.ask(b"ask".to_vec(), END, true).unwrap();
         link
     };
     assert_eq!(

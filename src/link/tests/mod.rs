@@ -1,7 +1,12 @@
 //! Two links and a network between them.
 
+// They use the simulator's model of a path.
+#[cfg(all(feature = "client", feature = "embedded"))]
 mod bulk;
+#[cfg(all(feature = "client", feature = "embedded"))]
+mod congestion;
 mod incoming;
+#[cfg(all(feature = "client", feature = "embedded"))]
 mod mtu;
 mod packet_builder;
 mod queue;
@@ -10,7 +15,7 @@ use alloc::{vec, vec::Vec};
 
 use rand::{SeedableRng, rngs::ChaCha20Rng};
 
-use super::*;
+use super::{keepalive::UNANSWERED_MAX, protection::NUMBERS_MAX, rtt::Rtt, *};
 use crate::{
     crypto::{Initiator, Responder, SecretKey},
     wire::{OperationNumber, Packet},
@@ -41,13 +46,38 @@ fn events(link: &mut Link) -> Vec<Event> {
     core::iter::from_fn(|| link.poll_event()).collect()
 }
 
+impl Link {
+    fn ask(&mut self, bytes: Vec<u8>, deadline: Time, early: bool) -> Option<RequestId> {
+        self.request(PendingRequest {
+            bytes,
+            deadline,
+            early,
+        })
+    }
+}
+
+/// The configuration of links that remember a round trip of 60 ms.
+const CONFIG: Config = Config {
+    max_datagram: 1200,
+    max_message: 20_000,
+    rate: None,
+    redundancy: Redundancy::Auto,
+    rtt: Some(Duration::from_millis(60)),
+    seed: 7,
+};
+/// The configuration of links that know nothing of their path.
+const UNKNOWN_PATH: Config = Config {
+    rtt: None,
+    ..CONFIG
+};
+
 impl Pair {
     fn new() -> Self {
-        Self::with_datagrams(1200)
+        Self::with(CONFIG)
     }
 
-    /// Returns two links that take datagrams of `max_datagram` bytes.
-    fn with_datagrams(max_datagram: usize) -> Self {
+    /// Returns two links of this configuration.
+    fn with(config: Config) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let (device, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
         let (mut initiator, one) =
@@ -55,14 +85,6 @@ impl Pair {
         let (responder, _) = Responder::read(&mut rng, &realm, &one).unwrap();
         let (server_keys, two) = responder.finish(b"").unwrap();
         let (client_keys, _) = initiator.finish(&two).unwrap();
-        let config = Config {
-            max_datagram,
-            max_message: 20_000,
-            rate: None,
-            redundancy: Redundancy::Auto,
-            rtt: Some(Duration::from_millis(60)),
-            seed: 7,
-        };
         let mut client = Link::initiate(config, None);
         client.establish(client_keys, Some(ConnectionId(9)));
         let mut server = Link::respond(config, 100);
@@ -106,7 +128,7 @@ impl Pair {
 fn exchange_isolated_takes_two_datagrams() {
     let mut pair = Pair::new();
     for round in 0..100 {
-        let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+        let number = pair.client.ask(b"ask".to_vec(), END, false).unwrap();
         let up = transmit(&mut pair.client, pair.now).unwrap();
         // Once in 64 packets an acknowledgement rides along, to keep the other side's packet
         // numbers short.
@@ -152,7 +174,7 @@ fn exchange_isolated_takes_two_datagrams() {
 fn retransmission_after_loss_executes_request_once() {
     for lose_reply in [false, true] {
         let mut pair = Pair::new();
-        let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+        let number = pair.client.ask(b"ask".to_vec(), END, false).unwrap();
         let first = transmit(&mut pair.client, pair.now).unwrap();
         let mut done = 0;
         if lose_reply {
@@ -186,7 +208,7 @@ fn retransmission_after_loss_executes_request_once() {
 #[test]
 fn replay_of_packet_or_corrupted_copy_has_no_effect() {
     let mut pair = Pair::new();
-    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    pair.client.ask(b"ask".to_vec(), END, false).unwrap();
     let up = transmit(&mut pair.client, pair.now).unwrap();
     assert_eq!(deliver(&mut pair.server, pair.now, &up), Ok(()));
     assert_eq!(
@@ -207,7 +229,7 @@ fn replay_of_packet_or_corrupted_copy_has_no_effect() {
 fn retransmission_on_short_path_none_while_request_is_in_work() {
     let mut pair = Pair::new();
     let exchange = |pair: &mut Pair, work: u64| {
-        let asked = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+        let asked = pair.client.ask(b"ask".to_vec(), END, false).unwrap();
         for passed in 0..=work + 1 {
             while let Some(up) = transmit(&mut pair.client, pair.now) {
                 deliver(&mut pair.server, pair.now, &up).unwrap();
@@ -240,7 +262,7 @@ fn retransmission_on_short_path_none_while_request_is_in_work() {
 #[test]
 fn acknowledgement_of_slow_request_delays_its_repeat() {
     let mut pair = Pair::new();
-    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    pair.client.ask(b"ask".to_vec(), END, false).unwrap();
     assert_eq!(pair.settle().len(), 1);
     pair.advance(30);
     assert_eq!(
@@ -260,8 +282,9 @@ fn acknowledgement_of_packet_never_sent_closes_link() {
     let mut pair = Pair::new();
     pair.server.challenge([1; 8]);
     let mut forged = pair.server.clone();
-    forged.received.record(pair.now, PacketNumber(77));
-    forged.received.owe(pair.now);
+    let rtt = Rtt::default();
+    forged.acks.record(pair.now, PacketNumber(77), &rtt);
+    forged.acks.owe_now(pair.now);
     let down = transmit(&mut forged, pair.now).unwrap();
     assert_eq!(
         deliver(&mut pair.client, pair.now, &down),
@@ -277,7 +300,7 @@ fn deadline_passed_expires_request_with_unknown_outcome() {
     let mut pair = Pair::new();
     let number = pair
         .client
-        .request(b"ask".to_vec(), Time(1_000_000), false)
+        .ask(b"ask".to_vec(), Time(1_000_000), false)
         .unwrap();
     while pair.now < Time(1_000_000) {
         transmit(&mut pair.client, pair.now);
@@ -292,21 +315,15 @@ fn deadline_passed_expires_request_with_unknown_outcome() {
 /// was returned as the next timeout, so that a client spun.
 #[test]
 fn congestion_rate_limit_on_idle_link_sets_no_past_timer() {
-    let mut link = Link::initiate(
-        Config {
-            max_datagram: 1200,
-            max_message: 20_000,
-            rate: Some(1000),
-            redundancy: Redundancy::Auto,
-            rtt: None,
-            seed: 7,
-        },
-        None,
-    );
+    let limited = Config {
+        rate: Some(1000),
+        ..UNKNOWN_PATH
+    };
+    let mut link = Link::initiate(limited, None);
     link.establish_plain(Some(ConnectionId(9)));
     assert_eq!(link.poll_timeout(), None);
-    link.request(vec![1; 500], END, false);
-    link.request(vec![2; 500], END, false);
+    link.ask(vec![1; 500], END, false);
+    link.ask(vec![2; 500], END, false);
     let now = Time(5);
     assert!(transmit(&mut link, now).is_some());
     assert_eq!(transmit(&mut link, now), None);
@@ -316,20 +333,13 @@ fn congestion_rate_limit_on_idle_link_sets_no_past_timer() {
     assert_eq!(transmit(&mut link, held_until), None);
     assert!(link.poll_timeout().is_some_and(|next| next > held_until));
     // An acknowledgement that may not leave yet is not due either.
-    let mut other = Link::respond(
-        Config {
-            rate: None,
-            redundancy: Redundancy::Auto,
-            ..link.config
-        },
-        1000,
-    );
+    let mut other = Link::respond(UNKNOWN_PATH, 1000);
     other.establish_plain(Some(ConnectionId(9)));
     link.establish_plain(None);
-    other.request(vec![3; 9], END, false);
+    other.ask(vec![3; 9], END, false);
     let asks = transmit(&mut other, held_until).unwrap();
     deliver(&mut link, held_until, &asks).unwrap();
-    link.request(vec![4; 9], END, false);
+    link.ask(vec![4; 9], END, false);
     let later = held_until + Duration::from_millis(300);
     link.handle_timeout(later);
     assert_eq!(transmit(&mut link, later), None);
@@ -350,7 +360,7 @@ fn close_is_told_to_other_side() {
 #[test]
 fn close_takes_effect_after_other_frames_of_its_packet() {
     let mut pair = Pair::new();
-    let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    let number = pair.client.ask(b"ask".to_vec(), END, false).unwrap();
     let up = transmit(&mut pair.client, pair.now).unwrap();
     deliver(&mut pair.server, pair.now, &up).unwrap();
     pair.server.reply(number, b"done".to_vec());
@@ -370,20 +380,12 @@ fn close_takes_effect_after_other_frames_of_its_packet() {
 /// LINK-11: on a plain link, an unproven address gets no more bytes than came from it.
 #[test]
 fn plain_link_sends_no_more_than_received_to_unproven_address() {
-    let config = Config {
-        max_datagram: 1200,
-        max_message: 20_000,
-        rate: None,
-        redundancy: Redundancy::Auto,
-        rtt: None,
-        seed: 7,
-    };
     let now = Time(0);
-    let mut client = Link::initiate(config, None);
+    let mut client = Link::initiate(UNKNOWN_PATH, None);
     client.establish_plain(Some(ConnectionId(9)));
-    let mut server = Link::respond(config, 0);
+    let mut server = Link::respond(UNKNOWN_PATH, 0);
     server.establish_plain(None);
-    client.request(vec![1; 30], END, false).unwrap();
+    client.ask(vec![1; 30], END, false).unwrap();
     let up = transmit(&mut client, now).unwrap();
     deliver(&mut server, now, &up).unwrap();
     assert_eq!(events(&mut server).len(), 2);
@@ -427,10 +429,10 @@ fn plain_link_sends_no_more_than_received_to_unproven_address() {
 #[test]
 fn packet_number_last_closes_link() {
     let mut pair = Pair::new();
-    pair.client.next_number = NUMBERS_MAX - 1;
-    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    pair.client.protection.skip_to(NUMBERS_MAX - 1);
+    pair.client.ask(b"ask".to_vec(), END, false).unwrap();
     assert!(transmit(&mut pair.client, pair.now).is_some());
-    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    pair.client.ask(b"ask".to_vec(), END, false).unwrap();
     assert!(transmit(&mut pair.client, pair.now).is_none());
     assert!(pair.client.is_closed());
     assert_eq!(
@@ -493,8 +495,7 @@ fn keepalive_unanswered_makes_link_dead() {
 /// link counted as dead at each silence.
 #[test]
 fn keepalive_answered_late_on_long_path_is_not_dead() {
-    let mut pair = Pair::new();
-    pair.client.rtt = Rtt::default();
+    let mut pair = Pair::with(UNKNOWN_PATH);
     pair.client.sample(Duration::from_secs(100));
     pair.client
         .keep_alive(Some(Silence::fixed(Duration::from_secs(30))));
@@ -560,7 +561,7 @@ fn path_validation_response_lost_costs_one_timeout() {
 #[test]
 fn dormant_is_refused_to_link_with_too_large_counters() {
     let mut pair = Pair::new();
-    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    pair.client.ask(b"ask".to_vec(), END, false).unwrap();
     pair.settle();
     let Some(Event::Request { number, .. }) = pair.server.poll_event() else {
         panic!("it was asked")
@@ -571,11 +572,14 @@ fn dormant_is_refused_to_link_with_too_large_counters() {
     pair.advance(60_000);
     pair.settle();
     let link = &mut pair.server;
-    link.opening = Opening::Welcomed;
-    assert!(link.may_rest() && link.rest().is_some());
-    link.next_number = u64::from(u32::MAX);
-    let woken = link.rest().map(|resting| resting.wake().next_number);
-    assert_eq!(woken, Some(link.next_number));
-    link.next_number += 1;
-    assert!(!link.may_rest() && link.rest().is_none());
+    link.opening.resumption_accepted(1200);
+    assert!(link.may_hibernate() && link.hibernate().is_some());
+    let last = u64::from(u32::MAX);
+    link.protection.skip_to(last);
+    let woken = link
+        .hibernate()
+        .map(|dormant| dormant.wake().protection.next_number());
+    assert_eq!(woken, Some(last));
+    link.protection.skip_to(last + 1);
+    assert!(!link.may_hibernate() && link.hibernate().is_none());
 }

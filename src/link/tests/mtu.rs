@@ -4,6 +4,7 @@ use super::{
     bulk::{Bulk, HOUR, message},
     *,
 };
+use crate::link::mtu::PathSize;
 
 /// LINK-15: a path whose size shrinks again and again while messages are in flight is followed.
 #[test]
@@ -11,10 +12,7 @@ fn mtu_of_path_that_shrinks_in_flight_is_followed() {
     let mut bulk = Bulk::new(1, 100_000, Duration::from_millis(100), 0.0);
     let messages = vec![message(19_000, 1); 6];
     for message in &messages {
-        bulk.pair
-            .client
-            .request(message.clone(), HOUR, false)
-            .unwrap();
+        bulk.pair.client.ask(message.clone(), HOUR, false).unwrap();
     }
     let mut whole = 0;
     while whole < messages.len() {
@@ -26,7 +24,7 @@ fn mtu_of_path_that_shrinks_in_flight_is_followed() {
             assert_eq!(bytes, messages[0]);
             bulk.pair.server.reply(number, b"ok".to_vec());
             whole += 1;
-            bulk.up.size = [1200, 900, 548, 400, 160, 160][whole - 1];
+            bulk.up.set_mtu([1200, 900, 548, 400, 160, 160][whole - 1]);
         }
         assert!(bulk.pair.now < HOUR);
     }
@@ -41,11 +39,9 @@ fn mtu_of_path_narrow_from_beginning_is_soon_found() {
     for (size, rtt) in [(548, 1), (548, 60), (700, 1), (1200, 1), (9000, 1)] {
         for seed in 0..10 {
             let mut bulk = Bulk::new(seed, 100_000_000, Duration::from_millis(rtt), 0.0);
-            (bulk.up.size, bulk.down.size) = (size, size);
-            bulk.pair
-                .client
-                .request(message(20, 1), HOUR, false)
-                .unwrap();
+            bulk.up.set_mtu(size);
+            bulk.down.set_mtu(size);
+            bulk.pair.client.ask(message(20, 1), HOUR, false).unwrap();
             let mut reply = None;
             while reply.is_none() {
                 bulk.step();
@@ -68,10 +64,15 @@ fn mtu_of_path_narrow_from_beginning_is_soon_found() {
 #[test]
 fn mtu_shrinks_on_loss_of_whole_messages() {
     let mut pair = Pair::new();
-    pair.server.trust();
-    pair.client.path = PathSize::woken(1200);
+    pair.server.opening_mut().trust();
+    pair.client.begin_from(&PathMemory {
+        rtt: None,
+        losses: Losses::default(),
+        datagram: 1200,
+        unsure: 0,
+    });
     let end = pair.now + Duration::from_mins(2);
-    pair.client.request(vec![1; 1_000], end, false).unwrap();
+    pair.client.ask(vec![1; 1_000], end, false).unwrap();
     let mut got = vec![];
     while pair.now < end && got.is_empty() {
         while let Some(up) = transmit(&mut pair.client, pair.now) {
@@ -91,7 +92,7 @@ fn mtu_shrinks_on_loss_of_whole_messages() {
 /// LINK-15: lost large packets shrink the path size, also while small ones are acknowledged.
 #[test]
 fn mtu_shrinks_on_lost_large_packets_beside_small_ones() {
-    let mut path = PathSize::woken(1200);
+    let mut path = PathSize::proven(1200);
     for lost in 0..24 {
         assert_eq!(path.size(1200), if lost < 12 { 1200 } else { 548 });
         let len = path.size(1200);
@@ -99,7 +100,7 @@ fn mtu_shrinks_on_lost_large_packets_beside_small_ones() {
         path.lost(Time(lost), len);
     }
     assert_eq!(path.size(1200), 160);
-    let mut path = PathSize::woken(1200);
+    let mut path = PathSize::proven(1200);
     for lost in 0..40 {
         path.lost(Time(lost), 1200);
         if lost % 9 == 8 {
@@ -116,15 +117,19 @@ fn mtu_shrinks_on_lost_large_packets_beside_small_ones() {
 fn mtu_of_both_sides_far_above_path_costs_little() {
     for (size, rtt) in [(548, 1), (1232, 1), (1232, 60), (1452, 200)] {
         for seed in 0..10 {
-            let pair = Pair::with_datagrams(9000);
+            let pair = Pair::with(Config {
+                max_datagram: 9000,
+                ..UNKNOWN_PATH
+            });
             let rtt = Duration::from_millis(rtt);
             let mut bulk = Bulk::over(pair, seed, 100_000_000, rtt, 0.0);
-            (bulk.up.size, bulk.down.size) = (size, size);
+            bulk.up.set_mtu(size);
+            bulk.down.set_mtu(size);
             let mut took = Time(0);
             for len in [20, 16_000] {
                 let begun = bulk.pair.now;
                 let request = message(len, 1);
-                bulk.pair.client.request(request, HOUR, false).unwrap();
+                bulk.pair.client.ask(request, HOUR, false).unwrap();
                 let mut reply = None;
                 while reply.is_none() {
                     bulk.step();
@@ -141,7 +146,7 @@ fn mtu_of_both_sides_far_above_path_costs_little() {
                 took < Time(1_500_000) + rtt * 30,
                 "{took:?} over {size} bytes"
             );
-            let found = bulk.pair.client.path.size(9000);
+            let found = bulk.pair.client.recovery.path_size(9000);
             assert!((548..=size).contains(&found), "{found} over {size} bytes");
         }
     }

@@ -10,11 +10,11 @@ fn named() -> Pair {
         connection: ConnectionId(8),
         token: [7; 16],
     };
-    let mut client = Link::initiate(pair.client.config, Some(name));
+    let mut client = Link::initiate(CONFIG, Some(name));
     client.establish_plain(Some(ConnectionId(9)));
-    let mut server = Link::respond(pair.server.config, 0);
+    let mut server = Link::respond(CONFIG, 0);
     server.establish_plain(Some(ConnectionId(8)));
-    server.trust();
+    server.opening_mut().trust();
     Pair {
         client,
         server,
@@ -28,7 +28,7 @@ fn named() -> Pair {
 fn fragments_carry_request_that_does_not_fit_beside_open() {
     for len in 400..600 {
         let mut pair = named();
-        pair.client.request(vec![1; len], END, false).unwrap();
+        pair.client.ask(vec![1; len], END, false).unwrap();
         let mut lens = vec![];
         while let Some(up) = transmit(&mut pair.client, pair.now) {
             assert!(lens.len() < 4, "{len}: {lens:?}");
@@ -48,7 +48,7 @@ fn fragments_carry_request_that_does_not_fit_beside_open() {
 #[test]
 fn push_backlog_after_timeouts_leaves_once_something_is_heard() {
     let mut pair = Pair::new();
-    let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    let number = pair.client.ask(b"ask".to_vec(), END, false).unwrap();
     pair.settle();
     events(&mut pair.server);
     pair.server.tell_update(crate::wire::Update {
@@ -73,7 +73,7 @@ fn push_backlog_after_timeouts_leaves_once_something_is_heard() {
             }
         }
     }
-    assert!(!pair.server.rtt.is_measured());
+    assert!(!pair.server.recovery.rtt().is_measured());
     pair.server.push(vec![2; 600], Urgency::Backlog).unwrap();
     while transmit(&mut pair.client, pair.now).is_some() {}
     pair.client.ping();
@@ -91,7 +91,7 @@ fn push_backlog_after_timeouts_leaves_once_something_is_heard() {
 #[test]
 fn push_of_too_long_event_closes_link() {
     let mut pair = Pair::new();
-    pair.server.credit = None;
+    pair.server.path_proven();
     pair.server.push(vec![1; 20_001], Urgency::Live).unwrap();
     let mut refused = None;
     while let Some(down) = transmit(&mut pair.server, pair.now) {

@@ -2,18 +2,20 @@
 
 use alloc::vec;
 
-use super::super::{queue::*, *};
-use crate::link::{
-    events::{Next, Pushed},
+use super::super::{
+    backoff::Jitter,
     limits::{PUSHES_AT_ONCE, REQUEST_SPAN},
-    requests::{Asked, Requests},
+    pushed::Pushed,
+    queue::{Entry, Item, Lossy, PendingRequest, Queue, REPEATS_MAX, Urgency},
+    rtt::Rtt,
+    *,
 };
+use crate::wire::MessageId;
 
 const END: Time = Time(120_000_000);
 
 struct Sender {
     queue: Queue,
-    requests: Requests,
     rtt: Rtt,
     jitter: Jitter,
 }
@@ -22,7 +24,6 @@ impl Sender {
     fn new(rtt: Rtt) -> Self {
         Self {
             queue: Queue::default(),
-            requests: Requests::default(),
             rtt,
             jitter: Jitter::new(1),
         }
@@ -33,16 +34,16 @@ impl Sender {
     }
 
     fn ask(&mut self, bytes: Vec<u8>, deadline: Time, early: bool) -> RequestId {
-        let asked = Asked {
+        let request = PendingRequest {
             bytes,
             deadline,
             early,
         };
-        self.requests.push(&mut self.queue, asked)
+        self.queue.push_request(request).unwrap()
     }
 
     fn queued(&self) -> Vec<Item> {
-        self.queue.queued().map(|entry| entry.item).collect()
+        self.queue.queued().map(Entry::item).collect()
     }
 
     /// Sends everything that is queued in one packet.
@@ -204,7 +205,7 @@ fn early_data_request_is_sent_again_after_link_restart() {
     let rtt = sender.rtt.clone();
     sender
         .queue
-        .early_arrived(Time(0), (&rtt, false), &mut sender.jitter);
+        .early_arrived(Time(0), &rtt, false, &mut sender.jitter);
     assert_eq!(sender.queued(), requests(&[1]), "the first has arrived");
     assert!(sender.queue.awaits_early());
     sender.queue = sender.queue.restart();
@@ -221,7 +222,7 @@ fn retransmission_of_early_data_request_is_as_soon_as_any() {
     let rtt = sender.rtt.clone();
     sender
         .queue
-        .early_arrived(Time(0), (&rtt, false), &mut sender.jitter);
+        .early_arrived(Time(0), &rtt, false, &mut sender.jitter);
     let mut waits = Vec::new();
     let mut now = Time(0);
     for _ in 0..4 {
@@ -245,18 +246,22 @@ fn retransmission_of_early_data_request_is_as_soon_as_any() {
 #[test]
 fn request_numbers_run_no_further_than_other_side_remembers() {
     let mut sender = Sender::near();
+    let ask = |sender: &mut Sender| {
+        let request = PendingRequest {
+            bytes: vec![],
+            deadline: END,
+            early: false,
+        };
+        sender.queue.push_request(request)
+    };
     for _ in 0..REQUEST_SPAN {
-        assert!(sender.requests.has_room(&sender.queue));
-        sender.ask(vec![], END, false);
+        assert!(ask(&mut sender).is_some());
     }
-    assert!(!sender.requests.has_room(&sender.queue));
+    assert_eq!(ask(&mut sender), None);
     sender.queue.remove(Item::request(RequestId(5)));
-    assert!(
-        !sender.requests.has_room(&sender.queue),
-        "the oldest is still unanswered"
-    );
+    assert_eq!(ask(&mut sender), None, "the oldest is still unanswered");
     sender.queue.remove(Item::request(RequestId(0)));
-    assert!(sender.requests.has_room(&sender.queue));
+    assert!(ask(&mut sender).is_some());
 }
 
 /// LINK-19: a redundant copy leaves an eighth of a round trip later, and once.
@@ -264,7 +269,7 @@ fn request_numbers_run_no_further_than_other_side_remembers() {
 fn redundancy_copy_follows_once_after_eighth_of_round_trip() {
     let mut sender = Sender::near();
     sender.ask(vec![1], END, false);
-    Next::default().push(&mut sender.queue, vec![2], Urgency::Backlog);
+    sender.queue.push_event(vec![2], Urgency::Backlog).unwrap();
     let lossy = Some(Lossy { small: true });
     let items = sender.send(Time(0), lossy);
     assert_eq!(items.len(), 2);
@@ -285,13 +290,12 @@ fn redundancy_copy_follows_once_after_eighth_of_round_trip() {
 #[test]
 fn push_to_silent_reader_is_bounded_until_heard() {
     let mut sender = Sender::near();
-    let mut ids = Next::default();
     for _ in 0..PUSHES_AT_ONCE {
-        ids.push(&mut sender.queue, vec![1], Urgency::Live).unwrap();
+        sender.queue.push_event(vec![1], Urgency::Live).unwrap();
     }
-    let live = ids.push(&mut sender.queue, vec![1], Urgency::Live);
+    let live = sender.queue.push_event(vec![1], Urgency::Live);
     assert_eq!(live, None, "too many are on their way");
-    let backlog = ids.push(&mut sender.queue, vec![1], Urgency::Backlog);
+    let backlog = sender.queue.push_event(vec![1], Urgency::Backlog);
     assert_eq!(backlog, Some(EventId(0)));
     assert!(!Pushed::default().takes(EventId(2 * PUSHES_AT_ONCE as u64)));
     let (mut backlogs, mut lives) = (0, 0);
@@ -336,9 +340,8 @@ fn retransmission_of_event_waits_for_held_back_acknowledgement() {
             .rtt
             .sample(Duration::from_millis(1), Duration::from_millis(3));
     }
-    let mut ids = Next::default();
     for urgency in [Urgency::Live, Urgency::Backlog] {
-        ids.push(&mut sender.queue, vec![1], urgency).unwrap();
+        sender.queue.push_event(vec![1], urgency).unwrap();
     }
     let held = sender.rtt.acknowledgement_delay();
     sender.send(Time(0), None);
@@ -357,8 +360,7 @@ fn retransmission_of_event_waits_for_held_back_acknowledgement() {
 #[test]
 fn push_to_silent_side_leaves_once_until_heard() {
     let mut sender = Sender::near();
-    let mut ids = Next::default();
-    ids.push(&mut sender.queue, vec![1], Urgency::Live).unwrap();
+    sender.queue.push_event(vec![1], Urgency::Live).unwrap();
     sender.send(Time(0), None);
     let mut now = Time(0);
     while let Some(due) = sender.queue.timeout() {
@@ -369,11 +371,11 @@ fn push_to_silent_side_leaves_once_until_heard() {
             break;
         }
         // Events that come before the side is known to be silent are repeated.
-        ids.push(&mut sender.queue, vec![2], Urgency::Live);
+        sender.queue.push_event(vec![2], Urgency::Live);
         sender.send(now, None);
     }
     assert!(sender.queue.is_silent());
-    let late = ids.push(&mut sender.queue, vec![3], Urgency::Live).unwrap();
+    let late = sender.queue.push_event(vec![3], Urgency::Live).unwrap();
     let mut sent = 0;
     loop {
         sent += sender

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::ranges::Ranges;
+use crate::link::ranges::Ranges;
 
 /// A long message in flight.
 #[derive(Clone, Debug)]
@@ -24,6 +24,11 @@ impl Fragments {
             lost: Ranges::default(),
             arrived: Ranges::default(),
         }
+    }
+
+    /// The length of the whole message in bytes.
+    pub const fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The length of the whole message.

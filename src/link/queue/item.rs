@@ -1,7 +1,34 @@
 //! What is sent until it has arrived.
 
-use super::{Urgency, time::Time};
 use crate::wire::{EventId, MessageId, RequestId};
+
+/// How urgent a pushed entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Urgency {
+    /// The entry is new: it is sent before all backlog.
+    Live,
+    /// The entry has been waiting.
+    Backlog,
+}
+
+impl Urgency {
+    /// The low bit of the ids of this kind: live events have odd ids.
+    pub(in crate::link) const fn low_bit(self) -> u64 {
+        match self {
+            Self::Live => 1,
+            Self::Backlog => 0,
+        }
+    }
+
+    /// Returns the kind of the event with that id.
+    pub const fn of(id: EventId) -> Self {
+        if id.0 & 1 == 1 {
+            Self::Live
+        } else {
+            Self::Backlog
+        }
+    }
+}
 
 /// An item that is sent until it has arrived. The order is the sending order (LINK-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,17 +70,4 @@ impl Item {
     pub const fn is_paced(self) -> bool {
         matches!(self, Self::Message(MessageId::Event(id)) if matches!(Urgency::of(id), Urgency::Backlog))
     }
-}
-
-/// The state of a request in flight.
-#[derive(Clone, Copy, Debug)]
-pub struct Ask {
-    /// The deadline of its reply.
-    pub deadline: Time,
-    /// It may be sent as early data.
-    pub early: bool,
-    /// It was sent as early data.
-    pub was_early: bool,
-    /// How often it was sent again since the other side works on it; `None` before that.
-    pub in_work: Option<u32>,
 }

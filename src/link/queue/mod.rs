@@ -1,15 +1,27 @@
 //! The retransmission queue: every item until it is acknowledged, and requests until they are
 //! answered. One policy sets retransmission (LINK-8, LINK-12, LINK-16, LINK-18) and redundant
-//! copies (LINK-19).
+//! copies (LINK-19). The queue numbers this side's requests and events.
+
+mod entry;
+mod events;
+mod fragments;
+mod item;
+mod requests;
 
 use alloc::{boxed::Box, vec::Vec};
 use core::{ops::Range, time::Duration};
 
+use entry::{Body, Detail, RequestState};
+pub use entry::{Entry, SentReply};
+pub use events::EventNumbers;
+pub(super) use events::PUSHES_MAX;
+use fragments::Fragments;
+pub use item::{Item, Urgency};
+pub use requests::PendingRequest;
+
 use super::{
     BURST, FEW,
     backoff::{Jitter, RTO_MAX, Urge},
-    fragments::Fragments,
-    item::{Ask, Item},
     limits::{ASSEMBLIES_MAX, REPLY_KEPT_BYTES},
     retransmit::Attempts,
     rtt::Rtt,
@@ -37,103 +49,21 @@ pub struct Lossy {
     pub small: bool,
 }
 
-/// The bytes of a message.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// The message fits a datagram.
-    Whole(Vec<u8>),
-    /// The message is sent in fragments only.
-    Fragments(Box<Fragments>),
-}
-
-/// The state of an item apart from its transmissions.
-#[derive(Clone, Copy, Debug)]
-pub enum Detail {
-    /// A reply.
-    Reply {
-        /// The request was acknowledged and is not repeated soon, so this side must retransmit the
-        /// reply.
-        announced: bool,
-    },
-    /// A request.
-    Request(Ask),
-    /// Anything else.
-    Other,
-}
-
-/// An item in the queue.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    pub item: Item,
-    pub attempts: Attempts,
-    pub body: Body,
-    pub detail: Detail,
-}
-
-impl Entry {
-    /// The length of the message in bytes.
-    pub fn len(&self) -> usize {
-        match &self.body {
-            Body::Whole(bytes) => bytes.len(),
-            Body::Fragments(fragments) => usize::try_from(fragments.total()).unwrap_or(usize::MAX),
-        }
-    }
-
-    /// True if the message is sent in fragments.
-    pub const fn is_fragmented(&self) -> bool {
-        matches!(self.body, Body::Fragments(_))
-    }
-
-    /// Removes and returns the message.
-    pub fn take_bytes(&mut self) -> Vec<u8> {
-        match core::mem::replace(&mut self.body, Body::Whole(Vec::new())) {
-            Body::Whole(bytes) => bytes,
-            Body::Fragments(fragments) => fragments.into_bytes(),
-        }
-    }
-
-    /// Queues the item for (re)transmission, unless it is fragmented: fragments are queued singly.
-    pub const fn queue(&mut self) {
-        if !self.is_fragmented() {
-            self.attempts.queue();
-        }
-    }
-
-    /// The state of a request; `None` for another item.
-    pub const fn ask(&self) -> Option<&Ask> {
-        match &self.detail {
-            Detail::Request(ask) => Some(ask),
-            Detail::Reply { .. } | Detail::Other => None,
-        }
-    }
-
-    /// True for a reply.
-    pub const fn is_reply(&self) -> bool {
-        matches!(self.detail, Detail::Reply { .. })
-    }
-
-    /// True for a request that is not known to have arrived.
-    pub const fn is_unheard_request(&self) -> bool {
-        matches!(&self.detail, Detail::Request(Ask { in_work: None, .. }))
-    }
-
-    /// True for a reply that this side retransmits.
-    pub const fn is_announced(&self) -> bool {
-        matches!(self.detail, Detail::Reply { announced: true })
-    }
-}
-
 /// The retransmission queue.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     /// Sorted by item.
-    pub(super) entries: Vec<Entry>,
+    entries: Vec<Entry>,
     /// Consecutive timeouts since the other side was heard on a measured path.
-    pub(super) timeouts: u32,
+    timeouts: u32,
     /// Consecutive timeouts since anything was heard, measured path or not.
-    pub(super) unheard: u32,
+    unheard: u32,
     /// Counts of retransmissions.
-    pub(super) repeats: Repeats,
+    repeats: Repeats,
+    /// The number of the next request.
+    next_request: u64,
+    /// The numbers of the next events.
+    next_events: EventNumbers,
 }
 
 impl Queue {
@@ -146,21 +76,19 @@ impl Queue {
         self.entries.get(self.position(item).ok()?)
     }
 
+    /// The number of transmissions of an item; 0 if it is not in the queue.
+    pub fn count(&self, item: Item) -> u32 {
+        self.get(item).map_or(0, Entry::count)
+    }
+
     /// Returns the entry of an item for modification.
     pub fn get_mut(&mut self, item: Item) -> Option<&mut Entry> {
         let at = self.position(item).ok()?;
         self.entries.get_mut(at)
     }
 
-    /// True if a request waits that may not be sent as early data.
-    pub fn asks_in_secret(&self) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.ask().is_some_and(|ask| !ask.early))
-    }
-
     /// Inserts an item, or replaces the one that is there.
-    pub fn insert(&mut self, entry: Entry) {
+    fn insert(&mut self, entry: Entry) {
         match self.position(entry.item) {
             Ok(at) => {
                 if let Some(known) = self.entries.get_mut(at) {
@@ -175,12 +103,7 @@ impl Queue {
     pub fn control(&mut self, item: Item) {
         match self.get_mut(item) {
             Some(entry) => entry.queue(),
-            None => self.insert(Entry {
-                item,
-                attempts: Attempts::queued(),
-                body: Body::Whole(Vec::new()),
-                detail: Detail::Other,
-            }),
+            None => self.insert(Entry::control(item)),
         }
     }
 
@@ -193,7 +116,7 @@ impl Queue {
     }
 
     /// Frees the capacity that a burst has left.
-    pub fn give_back(&mut self) {
+    fn give_back(&mut self) {
         if self.entries.is_empty() && self.entries.capacity() > BURST {
             self.entries = Vec::new();
         }
@@ -215,9 +138,9 @@ impl Queue {
 
     /// Returns whether a request is awaited, by its deadline.
     pub fn urge(&self, now: Time) -> Urge {
-        let asks = self.entries.iter().filter_map(Entry::ask);
+        let requests = self.entries.iter().filter_map(Entry::request_state);
         let soon = now + AWAITED_FOR;
-        if asks.into_iter().any(|ask| ask.deadline <= soon) {
+        if requests.into_iter().any(|state| state.deadline <= soon) {
             Urge::Awaited
         } else {
             Urge::Patient
@@ -235,6 +158,11 @@ impl Queue {
         self.unheard >= SILENT_AFTER && !self.has_requests()
     }
 
+    /// Counts of retransmissions.
+    pub const fn repeats(&self) -> Repeats {
+        self.repeats
+    }
+
     /// Counts another timeout.
     pub const fn time_out(&mut self) {
         self.timeouts = self.timeouts.saturating_add(1);
@@ -243,7 +171,7 @@ impl Queue {
 
     /// Memory held for the other side, in bytes: replies and events.
     pub fn memory(&self) -> usize {
-        let is_theirs = |entry: &&Entry| entry.ask().is_none();
+        let is_theirs = |entry: &&Entry| entry.request_state().is_none();
         let each = self.entries.iter().filter(is_theirs).map(Entry::len);
         let room = self.entries.capacity().saturating_sub(FEW);
         room * size_of::<Entry>() + each.sum::<usize>()
@@ -257,8 +185,60 @@ impl Queue {
 
     /// The replies.
     pub fn replies(&self) -> impl Iterator<Item = &Entry> {
-        let is_reply = |entry: &&Entry| matches!(entry.detail, Detail::Reply { .. });
-        self.entries.iter().filter(is_reply)
+        self.entries.iter().filter(|entry| entry.is_reply())
+    }
+
+    /// The requests, in the order of their numbers, whose replies cannot be lost unnoticed.
+    pub fn unmissable_replies(&self) -> impl Iterator<Item = RequestId> {
+        let replies = self.entries.iter().filter(|one| one.is_unmissable_reply());
+        replies.filter_map(Entry::reply_id)
+    }
+
+    /// Queues the first transmission of a reply.
+    pub fn push_reply(&mut self, id: RequestId, bytes: Vec<u8>, announced: bool) {
+        self.insert(Entry::reply(id, bytes, announced, Attempts::queued()));
+    }
+
+    /// Takes a sent reply back, idle as it was.
+    pub fn restore_reply(&mut self, reply: SentReply) {
+        let attempts = Attempts::made(reply.sends);
+        self.insert(Entry::reply(
+            reply.id,
+            reply.bytes,
+            reply.announced,
+            attempts,
+        ));
+    }
+
+    /// Removes the idle replies that are not fragmented, and passes each to `each`.
+    pub fn drain_idle_replies(&mut self, mut each: impl FnMut(SentReply)) {
+        let is_idle = |entry: &mut Entry| {
+            entry.is_reply() && !entry.is_fragmented() && entry.attempts.is_idle()
+        };
+        for mut entry in self.entries.extract_if(.., is_idle) {
+            if let Some(id) = entry.reply_id() {
+                each(SentReply {
+                    id,
+                    announced: entry.is_announced(),
+                    sends: entry.count(),
+                    bytes: entry.take_bytes(),
+                });
+            }
+        }
+        self.give_back();
+    }
+
+    /// Stops retransmitting the oldest small sent reply. True if there was one.
+    pub fn stop_oldest_small_reply(&mut self) -> bool {
+        let has_left = |entry: &&mut Entry| {
+            let is_small = !entry.is_fragmented() && entry.len() <= REPLY_KEPT_BYTES;
+            entry.is_reply() && is_small && !entry.is_queued() && entry.count() > 0
+        };
+        let Some(oldest) = self.entries.iter_mut().find(has_left) else {
+            return false;
+        };
+        oldest.attempts.stop();
+        true
     }
 
     /// The items queued for the next packet, in order.
@@ -281,7 +261,7 @@ impl Queue {
     /// trip.
     pub fn has_repeated_requests(&self) -> bool {
         let mut entries = self.entries.iter();
-        entries.any(|entry| entry.ask().is_some() && entry.attempts.is_repeat())
+        entries.any(|entry| entry.request_state().is_some() && entry.attempts.is_repeat())
     }
 
     /// Notes that a packet with these items was sent.
@@ -300,7 +280,8 @@ impl Queue {
         let replies_twice = items.iter().filter(is_reply).count() >= COPIED_TOGETHER;
         let is_silent = self.is_silent();
         for item in items {
-            let Ok(at) = self.entries.binary_search_by_key(item, |entry| entry.item) else {
+            let Ok(at) = self.position(*item) else {
+                debug_assert!(false, "{item:?} was sent and is not in the queue");
                 continue;
             };
             let Some(entry) = self.entries.get_mut(at) else {
@@ -313,12 +294,12 @@ impl Queue {
                 continue;
             }
             if is_again {
-                *self.repeats.of(*item) += 1;
+                *count_of(&mut self.repeats, *item) += 1;
             }
             let count = entry.attempts.count();
             let again = wait + rtt.allowance(len);
             let (again, twice) = match &mut entry.detail {
-                Detail::Request(Ask {
+                Detail::Request(RequestState {
                     in_work: Some(asked_again),
                     ..
                 }) => {
@@ -340,7 +321,9 @@ impl Queue {
                     let is_timed = count <= REPEATS_MAX && !item.is_paced() && !waits;
                     let held = match item {
                         Item::Message(_) => rtt.may_be_held(),
-                        _ => Duration::ZERO,
+                        Item::Update | Item::Challenge | Item::Response | Item::Ping => {
+                            Duration::ZERO
+                        }
                     };
                     (is_timed.then_some(again + held), is_small || count > 1)
                 }
@@ -357,10 +340,10 @@ impl Queue {
             return;
         };
         let (len, is_fragmented) = (entry.len(), entry.is_fragmented());
-        if let Detail::Request(ask) = &mut entry.detail
-            && ask.in_work.is_none()
+        if let Some(state) = entry.request_state_mut()
+            && state.in_work.is_none()
         {
-            ask.in_work = Some(0);
+            state.in_work = Some(0);
             // A long request is costly to resend, and its reply is probably in flight.
             let patience = if is_fragmented {
                 RTO_MAX.max(rtt.timeout() * 4)
@@ -377,7 +360,7 @@ impl Queue {
     pub fn lost(&mut self, item: Item) {
         if let Some(entry) = self.get_mut(item) {
             let leaves = match entry.detail {
-                Detail::Request(ask) => ask.in_work.is_none(),
+                Detail::Request(state) => state.in_work.is_none(),
                 Detail::Reply { announced } => announced,
                 Detail::Other => entry.attempts.count() <= REPEATS_MAX,
             };
@@ -396,17 +379,17 @@ impl Queue {
             self.timeouts = 0;
         }
         for entry in &mut self.entries {
-            let is_given_up = entry.attempts.count() > REPEATS_MAX;
-            match entry.item {
-                Item::Message(MessageId::Request(_) | MessageId::Reply(_)) => {}
-                _ if is_given_up => {
-                    entry.attempts.forget();
-                    entry.queue();
-                }
-                Item::Ping => entry.attempts.forget(),
+            if entry.is_reply() || entry.request_state().is_some() {
+                continue;
+            }
+            if entry.count() > REPEATS_MAX {
+                entry.attempts.forget();
+                entry.queue();
+            } else if entry.item == Item::Ping {
+                entry.attempts.forget();
+            } else if entry.item.is_event() && entry.attempts.is_idle() {
                 // It was sent once while the other side was silent.
-                _ if entry.item.is_event() && entry.attempts.is_idle() => entry.queue(),
-                Item::Update | Item::Challenge | Item::Response | Item::Message(_) => {}
+                entry.queue();
             }
         }
     }
@@ -414,7 +397,7 @@ impl Queue {
     /// Returns the earliest timer or deadline.
     pub fn timeout(&self) -> Option<Time> {
         let each = |entry: &Entry| {
-            let deadline = entry.ask().map(|ask| ask.deadline);
+            let deadline = entry.request_state().map(|state| state.deadline);
             earliest(entry.attempts.timeout(), deadline)
         };
         self.entries.iter().map(each).fold(None, earliest)
@@ -431,12 +414,12 @@ impl Queue {
     pub fn expire(&mut self, now: Time) -> Vec<RequestId> {
         let mut over = Vec::new();
         self.entries
-            .retain(|entry| match (entry.item, entry.ask()) {
-                (Item::Message(MessageId::Request(id)), Some(ask)) if ask.deadline <= now => {
+            .retain(|entry| match (entry.item, entry.request_state()) {
+                (Item::Message(MessageId::Request(id)), Some(state)) if state.deadline <= now => {
                     over.push(id);
                     false
                 }
-                _ => true,
+                (_, Some(_) | None) => true,
             });
         let mut is_any_due = false;
         for entry in &mut self.entries {
@@ -452,8 +435,8 @@ impl Queue {
                 Body::Fragments(fragments) => {
                     fragments.restart();
                     entry.attempts.stop();
-                    if let Detail::Request(ask) = &mut entry.detail {
-                        ask.in_work = None;
+                    if let Some(state) = entry.request_state_mut() {
+                        state.in_work = None;
                     }
                 }
             }
@@ -470,10 +453,7 @@ impl Queue {
         }
         over
     }
-}
 
-/// Fragments.
-impl Queue {
     /// Fragments the queued messages that are longer than `max` bytes.
     pub fn fragment(&mut self, max: usize) {
         for entry in &mut self.entries {
@@ -492,15 +472,7 @@ impl Queue {
     /// once. A message that has begun is completed before another begins, whatever their order.
     /// Else the other side would hold incomplete messages and have no room for the rest.
     pub fn fragments_queued(&self) -> impl Iterator<Item = (MessageId, &Fragments)> {
-        let fragmented = self
-            .entries
-            .iter()
-            .filter_map(|entry| match (entry.item, &entry.body) {
-                (Item::Message(message), Body::Fragments(fragments)) => {
-                    Some((message, &**fragments))
-                }
-                _ => None,
-            });
+        let fragmented = self.entries.iter().filter_map(Entry::fragments);
         let missing = fragmented.filter(|(_, fragments)| !fragments.is_arrived());
         let begun = missing.clone().filter(|(_, one)| one.is_begun()).count();
         let mut room = ASSEMBLIES_MAX.saturating_sub(begun);
@@ -548,10 +520,49 @@ impl Queue {
         })
     }
 
-    /// Notes that a fragment is lost.
+    /// Notes that a fragment is lost. It will be sent again.
     pub fn fragment_lost(&mut self, message: MessageId, part: Range<u64>) {
+        self.repeats.fragments += 1;
         if let Some(fragments) = self.fragments_mut(message) {
             fragments.lose(part);
         }
+    }
+
+    /// Handles a move of the other side: the packets in flight went to its old address, so no
+    /// acknowledgement will arrive.
+    pub fn moved(&mut self) {
+        for entry in &mut self.entries {
+            let is_timed = entry.attempts.again().is_some();
+            let state = entry.request_state();
+            let is_in_work = state.is_some_and(|state| state.in_work.is_some());
+            if is_timed && !is_in_work {
+                entry.queue();
+            }
+        }
+    }
+
+    /// Asserts that the entries are in order. With `is_open`, also that each request is queued, has
+    /// a timer, or is fragmented: fragments have their own timers.
+    pub fn check(&self, is_open: bool) {
+        debug_assert!(
+            self.entries.is_sorted_by(|one, next| one.item < next.item),
+            "items are out of their order, or twice in it"
+        );
+        let mut requests = self.requests().map(|(_, entry)| entry);
+        let has_nothing_idle = requests.all(|one| one.is_fragmented() || !one.attempts.is_idle());
+        debug_assert!(
+            !is_open || has_nothing_idle || is_planted(Fault::NeverRepeat),
+            "a request neither leaves nor has a timer"
+        );
+    }
+}
+
+/// Returns the count of retransmissions for the kind of `item`.
+const fn count_of(repeats: &mut Repeats, item: Item) -> &mut u64 {
+    match item {
+        Item::Update | Item::Challenge | Item::Response | Item::Ping => &mut repeats.controls,
+        Item::Message(MessageId::Request(_)) => &mut repeats.requests,
+        Item::Message(MessageId::Reply(_)) => &mut repeats.replies,
+        Item::Message(MessageId::Event(_)) => &mut repeats.events,
     }
 }
