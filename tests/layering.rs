@@ -242,24 +242,6 @@ fn layering_check_sees_imports_of_every_shape() {
 const CIRCLES: &[(&str, &[&str])] = &[
     ("client", &["error", "files", "outbox", "state", "store"]),
     ("crypto", &["handshake", "resume"]),
-    (
-        "endpoint",
-        &[
-            "accept_cache",
-            "config",
-            "cookies",
-            "dial",
-            "dormant",
-            "event",
-            "limits",
-            "link_entry",
-            "link_slots",
-            "memory",
-            "rate_limits",
-            "rekey",
-            "resume",
-        ],
-    ),
     ("link", &["events", "item", "queue", "stats"]),
     ("wire", &["frame", "opening"]),
 ];

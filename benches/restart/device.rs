@@ -9,7 +9,7 @@ use std::{
 use merpati::{
     client::{PathMemory, Silence, system_rng},
     crypto::SecretKey,
-    endpoint::{Config, Endpoint, Event, LinkId, Ticket},
+    endpoint::{Config, EarlyData, Endpoint, Event, LinkId, Ticket},
     link::Time,
     wire::{
         Answer, Body, Command, ErrorCode, Life, Operation, Password, Request, RequestId,
@@ -244,6 +244,7 @@ impl Device {
 impl Link {
     fn ask(&mut self, request: Vec<u8>, deadline: Time, early: bool) -> RequestId {
         let now = self.now();
+        let early = EarlyData::allowed_if(early);
         let asked = self
             .endpoint
             .request(now, self.id, request, deadline, early);

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
-    endpoint::{Endpoint, Event, LinkId},
+    endpoint::{EarlyData, Endpoint, Event, LinkId},
     link::{
         Silence, Time,
         trace::{Trace, TraceId, trace},
@@ -233,7 +233,8 @@ impl Driver {
             };
             let deadline = self.time(ask.deadline);
             let bytes = ask.bytes.clone();
-            match self.endpoint.request(now, link, bytes, deadline, ask.early) {
+            let early = EarlyData::allowed_if(ask.early);
+            match self.endpoint.request(now, link, bytes, deadline, early) {
                 Some(number) => {
                     self.asked.insert(number, ask);
                 }
@@ -301,7 +302,7 @@ impl Driver {
                     self.opened(link, &welcome);
                     self.learn_ticket(link, is_resumed);
                 }
-                Event::Standing { highest, .. } => self.status.send_modify(|status| {
+                Event::HighestOperation { highest, .. } => self.status.send_modify(|status| {
                     status.highest = status.highest.max(highest);
                     status.is_highest_told = true;
                 }),
@@ -361,7 +362,7 @@ impl Driver {
                 | Event::PathProven { .. }
                 | Event::UnknownTicket { .. }
                 | Event::TicketDue { .. }
-                | Event::TicketPlace { .. }
+                | Event::TicketAddress { .. }
                 | Event::Delivered { .. } => {}
             }
         }

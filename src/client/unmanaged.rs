@@ -13,7 +13,7 @@ use rand::Rng as _;
 use super::{Traffic, driver::RECEIVED_AT_ONCE, route::sleep_until, system_rng};
 use crate::{
     crypto::{PublicKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, LinkId},
+    endpoint::{Config, EarlyData, Endpoint, Event, LinkId},
     host::{Host, Socket},
     link::Time,
     wire::{Answer, ErrorCode, OperationNumber, RequestId},
@@ -124,9 +124,13 @@ impl Direct {
     /// Sends a command. False if the link accepts no more at present.
     pub fn ask(&mut self, command: Vec<u8>) -> bool {
         let now = self.now();
-        let number = self
-            .endpoint
-            .request(now, self.link, command, now + PATIENCE, false);
+        let number = self.endpoint.request(
+            now,
+            self.link,
+            command,
+            now + PATIENCE,
+            EarlyData::Forbidden,
+        );
         number.is_some_and(|number| {
             self.in_flight.insert(number, Instant::now());
             true

@@ -72,8 +72,8 @@ impl Listener {
         let count = bound.len();
         let mut workers: Vec<(Bound, endpoint::Endpoint)> = Vec::with_capacity(count);
         for (own, socket) in bound.into_iter().enumerate() {
-            let place = worker_id(own, count)?;
-            let config = endpoint_config(config, &listen, id, place, count);
+            let worker = worker_id(own, count)?;
+            let config = endpoint_config(config, &listen, id, worker, count);
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
             let mut endpoint = endpoint::Endpoint::new(config, identity, seed);
@@ -118,7 +118,7 @@ fn endpoint_config(
     config: &Config,
     listen: &ListenConfig,
     id: RealmId,
-    place: endpoint::WorkerId,
+    worker: endpoint::WorkerId,
     count: usize,
 ) -> endpoint::Config {
     let accept = match listen.security {
@@ -132,7 +132,7 @@ fn endpoint_config(
         hello: config.realm.hello.then_some(id),
         early_data: config.link.early_data,
         resumes: false,
-        place,
+        worker,
         max_datagram: traits.max_datagram,
         max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)
             + AROUND_MESSAGE,

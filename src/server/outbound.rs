@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::peer_link_table::Seated;
 use crate::{
     crypto::PublicKey,
-    endpoint::{Endpoint, LinkId},
+    endpoint::{AddressSource, EarlyData, Endpoint, LinkId},
     faults::{Fault, is_planted},
     link::Time,
     wire::{HelloReply, PROTOCOL_VERSION, PeerRequest, RequestId},
@@ -154,7 +154,12 @@ impl OutboundRequests {
                         is_back,
                     } => {
                         if is_once || is_back {
-                            Some(endpoint.link_to(now, &own, (key, address), is_once))
+                            let source = if is_once {
+                                AddressSource::Claimed
+                            } else {
+                                AddressSource::Vouched
+                            };
+                            Some(endpoint.link_to(now, &own, key, address, source))
                         } else {
                             Some(endpoint.link_with(now, &own, key, address))
                         }
@@ -166,8 +171,9 @@ impl OutboundRequests {
                 };
                 let is_back = matches!(by, By::Address { is_back: true, .. });
                 let is_only = matches!(by, By::Address { is_once: true, .. });
-                let early =
-                    PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early());
+                let early = EarlyData::allowed_if(
+                    PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early()),
+                );
                 let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
                 // Where the round trip is long, opening a link takes long, too.
                 let there = endpoint.link_there(&own, &key);
@@ -394,7 +400,7 @@ mod tests {
             hello: None,
             early_data: true,
             resumes: false,
-            place: endpoint::WorkerId::ALONE,
+            worker: endpoint::WorkerId::ALONE,
             max_datagram: 1200,
             max_message: 20_000,
             rate: None,

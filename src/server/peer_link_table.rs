@@ -209,9 +209,9 @@ impl Seated {
     pub fn look(&mut self, now: Time, endpoint: &mut Endpoint, peers: &[PublicKey]) {
         self.noted.retain(|_, (peer, _)| peers.contains(peer));
         for peer in peers {
-            let (theirs, ours) = endpoint.links_with(peer);
-            let theirs = theirs.into_iter().map(|link| (link, Opener::Peer));
-            let ours = ours.into_iter().map(|link| (link, Opener::This));
+            let links = endpoint.links_with(peer);
+            let theirs = links.accepted.into_iter().map(|link| (link, Opener::Peer));
+            let ours = links.dialed.into_iter().map(|link| (link, Opener::This));
             // This realm's links come first: a peer that was dialled needs no dial-back.
             for (link, opener) in ours.chain(theirs) {
                 if !self.noted.contains_key(&link) {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{completion::Completion, worker::Worker};
 use crate::{
-    endpoint::{Known, Path, TicketFound},
+    endpoint::{Path, TicketFound, TicketRecord},
     link::Time,
     realm::{FoundTicket, Returning},
     store::Store,
@@ -25,15 +25,15 @@ impl<S: Store> Worker<S> {
     }
 
     /// Stores the ticket of a device that can resume its link later.
-    pub(super) fn keep_ticket(&self, ticket: ConnectionId, opened: Time, known: Known) {
+    pub(super) fn keep_ticket(&self, ticket: ConnectionId, opened: Time, record: TicketRecord) {
         let age = self.now() - opened;
         let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
         let returning = Returning {
-            device: known.peer,
-            own: known.own,
-            secret: known.secret,
-            max_datagram: u32::try_from(known.max_datagram).unwrap_or(u32::MAX),
-            place: known.place,
+            device: record.peer,
+            own: record.own,
+            secret: record.secret,
+            max_datagram: u32::try_from(record.max_datagram).unwrap_or(u32::MAX),
+            place: record.address,
         };
         tokio::spawn(async move {
             realm
@@ -56,13 +56,13 @@ impl<S: Store> Worker<S> {
         match found {
             FoundTicket::Good(found) => {
                 let (returning, account) = *found;
-                TicketFound::Good(Known {
+                TicketFound::Good(TicketRecord {
                     peer: returning.device,
                     own: returning.own,
                     secret: returning.secret,
                     max_datagram: usize::try_from(returning.max_datagram).unwrap_or(usize::MAX),
                     account: Some(self.account_id(&account)),
-                    place: returning.place,
+                    address: returning.place,
                 })
             }
             FoundTicket::NotGood => TicketFound::NotGood,

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
-    endpoint::{AccountId, Endpoint, Event, LinkId, Path},
+    endpoint::{AccountId, ClaimedLife, Endpoint, Event, IncomingRequest, LinkId, Path},
     host::{Listening, Received, SendBatch},
     link::{Time, earliest},
     realm::{Account, Caller, Effect, Greeting, LifeNews, Realm, TooLong},
@@ -275,7 +275,12 @@ impl<S: Store> Worker<S> {
                     // for the greeting.
                     let LifeNews { life, is_unknown } =
                         self.realm.lives.judge_claim(claim.as_ref());
-                    self.endpoint.tell_life(link, life, is_unknown);
+                    let claimed = if is_unknown {
+                        ClaimedLife::Unknown
+                    } else {
+                        ClaimedLife::Known
+                    };
+                    self.endpoint.tell_life(link, life, claimed);
                     self.greet(link, peer);
                 }
                 Event::Request {
@@ -344,9 +349,9 @@ impl<S: Store> Worker<S> {
                 Event::TicketDue {
                     ticket,
                     opened,
-                    known,
-                } => self.keep_ticket(ticket, opened, known),
-                Event::TicketPlace { ticket, place } => self.note_place(ticket, place),
+                    record,
+                } => self.keep_ticket(ticket, opened, record),
+                Event::TicketAddress { ticket, address } => self.note_place(ticket, address),
                 Event::Opened { link, .. } => {
                     self.calls.opened(link);
                     let now = self.now();
@@ -354,7 +359,9 @@ impl<S: Store> Worker<S> {
                     seated.dialled(now, &mut self.endpoint, link);
                 }
                 // Nobody pushes to a realm, and a realm resumes no links as initiator.
-                Event::Pushed { .. } | Event::Standing { .. } | Event::TicketRefused { .. } => {}
+                Event::Pushed { .. }
+                | Event::HighestOperation { .. }
+                | Event::TicketRefused { .. } => {}
             }
         }
     }
@@ -368,11 +375,14 @@ impl<S: Store> Worker<S> {
         (number, bytes): (RequestId, Vec<u8>),
     ) -> Option<(RequestId, Vec<u8>)> {
         let command = Request::parse(&bytes).map(|request| request.command);
-        if let Ok(Command::Watch(_)) = command {
-            self.endpoint.hold(now, link, (number, bytes));
+        let is_watch = matches!(command, Ok(Command::Watch(_)));
+        let request = IncomingRequest { number, bytes };
+        if is_watch {
+            self.endpoint.hold(now, link, request);
             return None;
         }
-        self.endpoint.keep_for_proof(now, link, (number, bytes))
+        let request = self.endpoint.keep_for_proof(now, link, request)?;
+        Some((request.number, request.bytes))
     }
 
     fn greet(&mut self, link: LinkId, peer: Option<PublicKey>) {
@@ -487,7 +497,8 @@ impl<S: Store> Worker<S> {
                 }
                 Completion::Unproven(link, number, bytes) => {
                     self.in_work -= 1;
-                    self.endpoint.hold(now, link, (number, bytes));
+                    let request = IncomingRequest { number, bytes };
+                    self.endpoint.hold(now, link, request);
                 }
                 Completion::Answer {
                     link,

@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::Driver;
-use crate::{client::ask::Told, wire::CloseReason};
+use crate::{client::ask::Told, endpoint::Pushes, wire::CloseReason};
 
 impl Driver {
     pub(super) fn begin_telling(&mut self, watcher: mpsc::Sender<Told>) {
@@ -50,7 +50,12 @@ impl Driver {
             }
         }
         if let Some(link) = self.link {
-            self.endpoint.hold_pushes(link, !self.pushed.is_empty());
+            let pushes = if self.pushed.is_empty() {
+                Pushes::Accepted
+            } else {
+                Pushes::Refused
+            };
+            self.endpoint.set_pushes(link, pushes);
         }
     }
 }

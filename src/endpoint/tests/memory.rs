@@ -62,7 +62,9 @@ fn process(
     pair.client.begin_from(link, memory);
     let deadline = pair.now + Duration::from_mins(10);
     let ask = b"ask".to_vec();
-    let asked = pair.client.request(pair.now, link, ask, deadline, true);
+    let asked = pair
+        .client
+        .request(pair.now, link, ask, deadline, EarlyData::Allowed);
     assert!(asked.is_some());
     let (mut left, mut out, mut told) = (0, Vec::new(), Vec::new());
     let mut arriving = std::collections::VecDeque::new();

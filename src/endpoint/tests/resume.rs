@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    endpoint::{Known, TicketFound},
+    endpoint::{TicketFound, TicketRecord},
     wire::{ConnectionId, RESUMED_HEADER},
 };
 
@@ -10,7 +10,7 @@ use crate::{
 pub struct Returning {
     pub pair: Pair,
     pub ticket: Option<Ticket>,
-    pub kept: BTreeMap<ConnectionId, Known>,
+    pub kept: BTreeMap<ConnectionId, TicketRecord>,
     /// The number of processes so far. Each has its own random seed.
     runs: u8,
 }
@@ -84,18 +84,18 @@ impl Returning {
     pub fn keep(&mut self, told: &[Event]) {
         for event in told {
             match event {
-                Event::TicketDue { ticket, known, .. } => {
-                    self.kept.insert(*ticket, known.clone());
+                Event::TicketDue { ticket, record, .. } => {
+                    self.kept.insert(*ticket, record.clone());
                 }
                 Event::UnknownTicket {
                     ticket,
                     path,
                     datagram,
                 } => {
-                    let known = self.kept.get(ticket).cloned();
-                    let known = known.map_or(TicketFound::NotGood, TicketFound::Good);
+                    let record = self.kept.get(ticket).cloned();
+                    let found = record.map_or(TicketFound::NotGood, TicketFound::Good);
                     let now = self.pair.now;
-                    self.pair.server.ticket_found(now, *path, datagram, known);
+                    self.pair.server.ticket_found(now, *path, datagram, found);
                 }
                 _ => {}
             }
@@ -155,7 +155,7 @@ fn resumption_link_goes_on_and_update_tells_standing() {
     let told = returning.pair.settle(|_| false);
     assert_eq!(replies(&told), 1);
     let standing = told.iter().find_map(|event| match event {
-        Event::Standing { highest, .. } => Some(*highest),
+        Event::HighestOperation { highest, .. } => Some(*highest),
         _ => None,
     });
     assert_eq!(standing, Some(OperationNumber(9)));

@@ -12,7 +12,7 @@ fn ask_long(pair: &mut Pair, link: LinkId) {
     let deadline = pair.now + Duration::from_mins(2);
     let asked = pair
         .client
-        .request(pair.now, link, vec![1; LONG], deadline, true);
+        .request(pair.now, link, vec![1; LONG], deadline, EarlyData::Allowed);
     assert!(asked.is_some());
 }
 
@@ -124,7 +124,7 @@ fn mtu_bounds_answer_to_resume() {
         let deadline = pair.now + Duration::from_mins(2);
         let asked = pair
             .client
-            .request(pair.now, link, vec![1; 20], deadline, true);
+            .request(pair.now, link, vec![1; 20], deadline, EarlyData::Allowed);
         assert!(asked.is_some());
     }
     let mut out = vec![];

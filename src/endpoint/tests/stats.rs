@@ -139,9 +139,9 @@ fn metrics_of_dormant_link_are_kept_and_not_counted_twice() {
     pair.server.handle_timeout(pair.now);
     assert!(
         pair.server
-            .slots
+            .links
             .values()
-            .all(|slot| slot.link.is_resting())
+            .all(|entry| entry.link.is_dormant())
     );
     assert_eq!(pair.server.stats().links, before.links);
     pair.ask(link, false);
