@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
-    endpoint::{EarlyData, Endpoint, Event, LinkId},
+    endpoint::{EarlyData, Endpoint, Event, LinkId, LinkStatus},
     link::{
         Silence, Time,
         trace::{Trace, TraceId, trace},
@@ -159,7 +159,7 @@ impl Driver {
                     Some(Job::Tell(watcher)) => self.begin_telling(watcher),
                     Some(Job::Leave(left)) => self.leave(left).await,
                     Some(Job::Stats(tell)) => {
-                        let stats = self.link.and_then(|link| self.endpoint.link_stats(link));
+                        let stats = self.link.and_then(|link| self.endpoint.link(link)).map(LinkStatus::stats);
                         // The caller may have gone.
                         let _ = tell.send(stats);
                     }
@@ -178,7 +178,9 @@ impl Driver {
     /// Early data is sent with each retransmission of the Init. A request that was cancelled in the
     /// meantime must not be: the others are sent with another Init.
     fn drop_withdrawn(&mut self) {
-        let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
+        let opening = self
+            .link
+            .filter(|link| !self.endpoint.link(*link).is_some_and(LinkStatus::is_open));
         let is_withdrawn = |ask: &Ask| ask.early && ask.changes && ask.answer.is_closed();
         if let Some(link) = opening
             && self.asked.values().any(is_withdrawn)
@@ -256,7 +258,7 @@ impl Driver {
             self.target.ticket = None;
             return false;
         };
-        if !self.endpoint.is_resumed(link) {
+        if !self.endpoint.link(link).is_some_and(LinkStatus::is_resumed) {
             return false;
         }
         if self.asked.is_empty() {
@@ -394,7 +396,10 @@ impl Driver {
         self.doubt = None;
         self.changed = None;
         self.endpoint.stop_asking(REALM);
-        let rtt = self.link.and_then(|link| self.endpoint.rtt(link));
+        let rtt = self
+            .link
+            .and_then(|link| self.endpoint.link(link))
+            .and_then(LinkStatus::rtt);
         self.learn_path();
         self.status
             .send_modify(|status| status.rtt = rtt.or(status.rtt));
@@ -416,7 +421,9 @@ impl Driver {
             // The caller is told that the request was not sent. So it must not be sent later:
             // neither in a copy of the last datagram nor as early data of a retransmitted Init.
             self.route.forget_last();
-            let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
+            let opening = self
+                .link
+                .filter(|link| !self.endpoint.link(*link).is_some_and(LinkStatus::is_open));
             if let Some(link) = opening.filter(|_| ask.early) {
                 let now = self.now();
                 self.endpoint.close(now, link, CloseReason::Done);
@@ -429,7 +436,9 @@ impl Driver {
     /// Records that a datagram was sent: it may have carried any request that may be sent now.
     fn note_left(&mut self) {
         let link = self.link;
-        let is_open = link.is_some_and(|link| self.endpoint.is_open(link));
+        let is_open = link
+            .and_then(|link| self.endpoint.link(link))
+            .is_some_and(LinkStatus::is_open);
         let is_plain = self.target.key.is_none();
         for ask in self.asked.values_mut() {
             ask.left |= ask.early || is_open || is_plain;
@@ -458,9 +467,13 @@ impl Driver {
             };
             let now = self.now();
             let link = self.link;
-            let before = link.and_then(|link| self.endpoint.heard(link));
+            let before = link
+                .and_then(|link| self.endpoint.link(link))
+                .and_then(LinkStatus::heard);
             self.endpoint.handle_datagram(now, REALM, datagram);
-            let heard = link.and_then(|link| self.endpoint.heard(link));
+            let heard = link
+                .and_then(|link| self.endpoint.link(link))
+                .and_then(LinkStatus::heard);
             if heard > before {
                 self.route.heard(which);
                 self.heard_at = Some(Instant::now());
@@ -474,8 +487,12 @@ impl Driver {
     fn observe(&mut self) {
         let now = Instant::now();
         let link = self.link;
-        let is_open = link.is_some_and(|link| self.endpoint.is_open(link));
-        let awaits_sign = link.is_some_and(|link| self.endpoint.awaits_sign(link));
+        let is_open = link
+            .and_then(|link| self.endpoint.link(link))
+            .is_some_and(LinkStatus::is_open);
+        let awaits_sign = link
+            .and_then(|link| self.endpoint.link(link))
+            .is_some_and(LinkStatus::awaits_sign);
         let due = match (self.watcher.is_some(), self.asked.is_empty()) {
             (true, _) if !is_open => Due::Opening,
             (true, _) if awaits_sign => Due::Keepalive,

@@ -13,7 +13,7 @@ use rand::Rng as _;
 use super::{Traffic, driver::RECEIVED_AT_ONCE, route::sleep_until, system_rng};
 use crate::{
     crypto::{PublicKey, SecretKey},
-    endpoint::{Config, EarlyData, Endpoint, Event, LinkId},
+    endpoint::{Config, EarlyData, Endpoint, Event, LinkId, LinkStatus},
     host::{Host, Socket},
     link::Time,
     wire::{Answer, ErrorCode, OperationNumber, RequestId},
@@ -103,7 +103,7 @@ impl Direct {
 
     /// Returns how often a command, or the handshake with the first command, was retransmitted.
     pub fn repeats(&self) -> u64 {
-        let stats = self.endpoint.link_stats(self.link);
+        let stats = self.endpoint.link(self.link).map(LinkStatus::stats);
         stats.map_or(0, |stats| {
             let repeats = stats.counters.repeats;
             repeats.requests + repeats.openings

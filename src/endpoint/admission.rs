@@ -30,6 +30,14 @@ const REFUSALS_PER_SUBNET: RateLimit = RateLimit::per_second(20);
 /// The same for all subnets together.
 const REFUSALS: RateLimit = RateLimit::per_second(1000);
 
+/// Whether the sender of a first packet has shown by a cookie that it receives at its source
+/// address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    Verified,
+    Unverified,
+}
+
 /// Admits handshakes and resumptions, and limits the answers that refuse them.
 #[derive(Debug)]
 pub(super) struct HandshakeAdmission {
@@ -85,7 +93,7 @@ impl HandshakeAdmission {
 
     /// True if `cookie` is valid for this handshake and the rate with cookies is not exceeded.
     /// Counts it.
-    pub fn admits_with(
+    fn admits_with(
         &self,
         now: Time,
         source: SocketAddr,
@@ -98,6 +106,20 @@ impl HandshakeAdmission {
             self.cookies.is_valid(now, source, handshake, cookie)
                 && counts.proven.take(now.0, &subnet, rate).is_ok()
         })
+    }
+
+    /// Returns whether the sender of a first packet has shown its address. Counts a valid cookie.
+    pub fn sender(
+        &self,
+        now: Time,
+        source: SocketAddr,
+        handshake: HandshakeId,
+        cookie: Option<&Cookie>,
+    ) -> Sender {
+        match cookie {
+            Some(cookie) if self.admits_with(now, source, handshake, cookie) => Sender::Verified,
+            Some(_) | None => Sender::Unverified,
+        }
     }
 
     /// True if another link may be resumed from the address of its ticket. Counts it.

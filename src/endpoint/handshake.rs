@@ -8,6 +8,7 @@ use rand::Rng as _;
 use super::{
     Dropped, Endpoint, LinkId, Path, SERVES,
     accept_cache::{AcceptCache, CachedAccept},
+    admission::Sender,
     holder::AddressProof,
     link_table::{Accepting, Answering, LinkEntry, Role, Stage},
     outgoing::CONNECTION_LEN,
@@ -55,12 +56,11 @@ impl Endpoint {
             CachedAccept::No => {}
         }
         // HS-12: the handshake is expensive. A source that begins many has to prove its address.
-        let has_shown = init.cookie.is_some_and(|cookie| {
-            self.admission
-                .admits_with(now, from, init.handshake, &cookie)
-        });
+        let sender = self
+            .admission
+            .sender(now, from, init.handshake, init.cookie.as_ref());
         // If all link slots are taken, only an initiator with a proven address causes an eviction.
-        let is_admitted = has_shown
+        let is_admitted = sender == Sender::Verified
             || !self.accounting.is_full(&self.config) && self.admission.admits(now, from.ip());
         if !is_admitted {
             self.send_retry(now, path, init.handshake);
@@ -84,7 +84,11 @@ impl Endpoint {
         entry.own = own;
         let id = self.insert(entry);
         trace_handshake(id, false, ("init", datagram.len()), Some(&payload));
-        self.give_slot(id, AddressProof::of_init(has_shown))?;
+        let proof = match sender {
+            Sender::Verified => AddressProof::Cookie,
+            Sender::Unverified => AddressProof::None,
+        };
+        self.give_slot(id, proof)?;
         // Links whose Inits are evicted from the cache stay. A repeat of such an Init opens another
         // link.
         self.accept_cache.insert(now, (hash, from.ip()), id);

@@ -33,13 +33,6 @@ pub(super) enum AddressProof {
     Cookie,
 }
 
-impl AddressProof {
-    /// Returns what an Init has shown.
-    pub const fn of_init(has_cookie: bool) -> Self {
-        if has_cookie { Self::Cookie } else { Self::None }
-    }
-}
-
 /// The holder of a link's slot and of its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Holder {

@@ -4,7 +4,7 @@
 use super::ids::LinkId;
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey, mac1, same},
-    wire::{ConnectionId, Init, LinkName, ResetToken},
+    wire::{ConnectionId, Init, LinkName, Packet, ResetToken},
 };
 
 /// The keys of one party.
@@ -109,6 +109,13 @@ impl OwnKeys {
     /// Returns the token of a Reset of `connection`.
     pub fn reset_token(&self, connection: ConnectionId) -> ResetToken {
         self.reset_tokens.mac16(&[&connection.0.to_be_bytes()])
+    }
+
+    /// Returns the Reset of a link or of a ticket.
+    pub fn reset(&self, connection: ConnectionId) -> Vec<u8> {
+        let mut reset = Vec::new();
+        Packet::emit_reset(connection, &self.reset_token(connection), &mut reset);
+        reset
     }
 
     /// Returns the name of link `id`, which this side opens to a realm.

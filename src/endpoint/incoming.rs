@@ -3,12 +3,15 @@
 
 use std::net::SocketAddr;
 
-use super::{Dropped, Endpoint, Event, LinkId, Path, SERVES, link_table::Role};
+use super::{
+    Dropped, Endpoint, Event, LinkId, Path, SERVES, WorkerId,
+    link_table::{LinkTable, Role},
+};
 use crate::{
     link::{Ignored, Time, limits::ASSEMBLIES_MAX, trace::trace_stray},
     wire::{
-        ConnectionId, Hello, HelloReply, LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber,
-        Protection, crc_holds,
+        ConnectionId, Hello, HelloReply, LinkPacket, PROTOCOL_VERSION, Packet, Protection,
+        crc_holds,
     },
 };
 
@@ -48,7 +51,7 @@ impl Endpoint {
         // Other datagrams are noise.
         let packet = Packet::parse(datagram).map_err(|_| Dropped::NotAPacket)?;
         let from = path.remote;
-        if let Some(other) = self.other_owner(from, &packet) {
+        if let Some(other) = other_owner(self.config.worker, &self.links, from, &packet) {
             return Ok(Some(other));
         }
         match packet {
@@ -98,35 +101,6 @@ impl Endpoint {
             reply,
         });
         Ok(())
-    }
-
-    /// Returns the number of the endpoint that a packet belongs to, if that is not this one of
-    /// several behind one address.
-    fn other_owner(&self, from: SocketAddr, packet: &Packet<'_>) -> Option<u32> {
-        let worker = self.config.worker;
-        let has_opened = || self.links.opened_to(from).next().is_some();
-        let is_named = |name| self.links.with_name(from, name).next().is_some();
-        let owner = match packet {
-            Packet::Link(packet) => match (packet.connection, packet.protection) {
-                (Some(ConnectionId(id)), Protection::Sealed) => worker.of_id(id),
-                // On plain links the initiator chooses the id.
-                (Some(_), Protection::Plain) => worker.own(),
-                (None, _) if has_opened() => worker.own(),
-                (None, _) => 0,
-            },
-            // Answers go to the first endpoint, the only one that dials and sends Hellos. A link
-            // that another realm opened before it was known stays at the endpoint that it reached.
-            Packet::Accept { .. }
-            | Packet::Resumed { .. }
-            | Packet::Retry { .. }
-            | Packet::HelloReply(_) => 0,
-            Packet::Resume(resume) => worker.of_id(resume.ticket.0),
-            // It may belong to a link of this endpoint.
-            Packet::Reset { connection, .. } if is_named(*connection) => worker.own(),
-            Packet::Reset { .. } => 0,
-            Packet::Init(_) | Packet::Hello(_) => worker.own(),
-        };
-        (owner != worker.own()).then_some(owner)
     }
 
     fn handle_link_packet(
@@ -199,20 +173,17 @@ impl Endpoint {
         packet: &LinkPacket<'_>,
         datagram: &[u8],
     ) -> Result<(), Ignored> {
-        let newest = self.largest_received(id);
+        let entry = self.links.get(id).ok_or(Ignored::NotOpen)?;
+        let newest = entry.link.largest_received();
         let outcome = self.receive(now, id, packet, datagram);
         if is_theirs(outcome)
-            && self.largest_received(id) > newest
             && let Some(entry) = self.links.get_mut(id)
+            && entry.link.largest_received() > newest
             && entry.role() == Role::Responder
         {
             entry.set_local_address(path.local);
         }
         outcome
-    }
-
-    fn largest_received(&self, id: LinkId) -> Option<PacketNumber> {
-        self.links.get(id)?.link.largest_received()
     }
 
     /// Handles a packet of the link that it may belong to, at whose remote address it comes from.
@@ -327,6 +298,39 @@ impl Endpoint {
         }
         self.keep_one_link(now, id);
     }
+}
+
+/// Returns the number of the endpoint that a packet belongs to, if that is not `worker`,
+/// one of several behind one address.
+fn other_owner(
+    worker: WorkerId,
+    links: &LinkTable,
+    from: SocketAddr,
+    packet: &Packet<'_>,
+) -> Option<u32> {
+    let has_opened = || links.opened_to(from).next().is_some();
+    let is_named = |name| links.with_name(from, name).next().is_some();
+    let owner = match packet {
+        Packet::Link(packet) => match (packet.connection, packet.protection) {
+            (Some(ConnectionId(id)), Protection::Sealed) => worker.of_id(id),
+            // On plain links the initiator chooses the id.
+            (Some(_), Protection::Plain) => worker.own(),
+            (None, _) if has_opened() => worker.own(),
+            (None, _) => 0,
+        },
+        // Answers go to the first endpoint, the only one that dials and sends Hellos. A link
+        // that another realm opened before it was known stays at the endpoint that it reached.
+        Packet::Accept { .. }
+        | Packet::Resumed { .. }
+        | Packet::Retry { .. }
+        | Packet::HelloReply(_) => 0,
+        Packet::Resume(resume) => worker.of_id(resume.ticket.0),
+        // It may belong to a link of this endpoint.
+        Packet::Reset { connection, .. } if is_named(*connection) => worker.own(),
+        Packet::Reset { .. } => 0,
+        Packet::Init(_) | Packet::Hello(_) => worker.own(),
+    };
+    (owner != worker.own()).then_some(owner)
 }
 
 /// True if a packet belongs to the link that it was handed to, whatever the outcome.

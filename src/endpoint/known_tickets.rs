@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     accept_cache::InitHash,
+    admission::Sender,
     limits::{TICKETS_LOOKED_UP, TICKETS_UNPROVEN},
     ticket::{TICKET_LIFETIME, TicketRecord, is_valid},
 };
@@ -18,13 +19,6 @@ use crate::{
 const UNPROVEN_PER_DEVICE: usize = 4;
 /// The number of former lives of the store that a Resume may name.
 const LIVES_TRIED: usize = 8;
-
-/// Whether the sender of a Resume has shown by a cookie that it receives at its source address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sender {
-    Verified,
-    Unverified,
-}
 
 /// Whether a ticket is looked up now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -70,6 +70,7 @@ pub use peer_links::{AddressSource, PeerLinks};
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use schedule::Schedule;
 pub use stats::{Answers, Dropped, EndpointStats};
+pub use status::LinkStatus;
 pub use ticket::{TICKET_LIFETIME, TICKET_SHOWN, Ticket, TicketFound, TicketRecord};
 pub use worker_id::WorkerId;
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use smallvec::SmallVec;
 
 use super::{
-    EarlyData, Endpoint, Event, LinkId,
+    EarlyData, Endpoint, Event, LinkId, LinkStatus,
     identity::KeyIndex,
     link_table::{LinkEntry, Role, Stage},
 };
@@ -126,7 +126,10 @@ impl Endpoint {
     pub fn links_with(&self, peer: &PublicKey) -> PeerLinks {
         PeerLinks {
             accepted: SmallVec::from_slice(self.links.proven_of(peer)),
-            dialed: self.links.dialed(peer).filter(|id| self.is_open(*id)),
+            dialed: self
+                .links
+                .dialed(peer)
+                .filter(|id| self.link(*id).is_some_and(LinkStatus::is_open)),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     crypto::same,
     link::Time,
-    wire::{ConnectionId, Packet, RESET_LEN, ResetToken},
+    wire::{ConnectionId, RESET_LEN, ResetToken},
 };
 
 impl Endpoint {
@@ -89,7 +89,7 @@ impl Endpoint {
     /// one.
     pub(super) fn send_reset_of(&mut self, id: LinkId) {
         if let Some(entry) = self.links.get(id) {
-            let reset = self.reset_of(entry.connection(id));
+            let reset = self.keys.reset(entry.connection(id));
             self.outbox.send(entry.path(), reset);
         }
     }
@@ -98,7 +98,7 @@ impl Endpoint {
     /// link of that id exists again.
     pub fn tell_forgotten(&mut self, link: ConnectionId, path: Path) {
         if !self.links.contains(LinkId(link.0)) {
-            self.outbox.send(path, self.reset_of(link));
+            self.outbox.send(path, self.keys.reset(link));
         }
     }
 
@@ -115,17 +115,10 @@ impl Endpoint {
         if self.config.accept.is_none() || !self.admission.is_open() {
             return;
         }
-        let reset = self.reset_of(connection);
+        let reset = self.keys.reset(connection);
         if reset.len() < came && self.admission.admits_reset(now, path.remote.ip()) {
             self.outbox.answer(path, reset);
             self.stats.answers.resets += 1;
         }
-    }
-
-    /// Returns the Reset of a link or of a ticket.
-    pub(super) fn reset_of(&self, connection: ConnectionId) -> Vec<u8> {
-        let mut reset = Vec::new();
-        Packet::emit_reset(connection, &self.keys.reset_token(connection), &mut reset);
-        reset
     }
 }

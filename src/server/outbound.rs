@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::peer_link_table::Seated;
 use crate::{
     crypto::PublicKey,
-    endpoint::{AddressSource, EarlyData, Endpoint, LinkId},
+    endpoint::{AddressSource, EarlyData, Endpoint, LinkId, LinkStatus},
     faults::{Fault, is_planted},
     link::Time,
     wire::{HelloReply, PROTOCOL_VERSION, PeerRequest, RequestId},
@@ -116,10 +116,11 @@ impl Asked {
 
     /// Returns when the peer counts as silent. The path may be long or slow, and the request large.
     fn until(&self, endpoint: &Endpoint, link: LinkId) -> Time {
-        let heard = endpoint
-            .heard(link)
+        let link = endpoint.link(link);
+        let heard = link
+            .and_then(LinkStatus::heard)
             .map_or(self.since, |heard| heard.max(self.since));
-        match (self.is_awaited, endpoint.rtt(link)) {
+        match (self.is_awaited, link.and_then(LinkStatus::rtt)) {
             (true, rtt) => {
                 let until = heard + PATIENCE + rtt.unwrap_or_default() * 3;
                 until.min(self.since + AWAITED)
@@ -174,10 +175,16 @@ impl OutboundRequests {
                 let early = EarlyData::allowed_if(
                     PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early()),
                 );
-                let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
+                let deadline = now
+                    + endpoint
+                        .link(link)
+                        .and_then(LinkStatus::rtt)
+                        .map_or(FIRST, |_| LONGEST);
                 // Where the round trip is long, opening a link takes long, too.
                 let there = endpoint.link_there(&own, &key);
-                let rtt = there.and_then(|link| endpoint.rtt(link));
+                let rtt = there
+                    .and_then(|link| endpoint.link(link))
+                    .and_then(LinkStatus::rtt);
                 let opens_by = now + OPENING + rtt.unwrap_or_default() * 3;
                 if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
                     let asked = Asked {
@@ -233,7 +240,7 @@ impl OutboundRequests {
         let mut elsewhere = Vec::new();
         let asked = self.asked.iter().filter(|(_, asked)| !asked.is_only);
         for ((link, number), asked) in asked {
-            let is_better = if endpoint.is_dialing(*link) {
+            let is_better = if endpoint.link(*link).is_some_and(LinkStatus::is_dialing) {
                 // If the peer opens a link at this worker, the endpoint moves the request to it.
                 let latest = seated.links().latest(&asked.key);
                 let is_elsewhere = |seat| seat != seated.seat() && !asked.is_back;
@@ -287,8 +294,9 @@ impl OutboundRequests {
         asked
             .map(|((link, _), asked)| {
                 let until = asked.until(endpoint, *link);
-                let is_looked_at =
-                    asked.is_looked_at || asked.is_only || !endpoint.is_dialing(*link);
+                let is_looked_at = asked.is_looked_at
+                    || asked.is_only
+                    || !endpoint.link(*link).is_some_and(LinkStatus::is_dialing);
                 if is_looked_at {
                     until
                 } else {
@@ -318,7 +326,7 @@ impl OutboundRequests {
             }
             // A peer without a measured round trip may be far away. The request goes on, to measure
             // it.
-            if is_sure || endpoint.rtt(link).is_some() {
+            if is_sure || endpoint.link(link).and_then(LinkStatus::rtt).is_some() {
                 endpoint.give_up(now, link, number);
             }
         }

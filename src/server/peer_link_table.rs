@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     crypto::PublicKey,
-    endpoint::{Endpoint, LinkId},
+    endpoint::{Endpoint, LinkId, LinkStatus},
     faults::{Fault, is_planted},
     federation::{Happened, Opener, PeerLinks, Seat},
     link::{Silence, Time},
@@ -183,7 +183,7 @@ impl Seated {
 
     /// Adds a link to a peer that is open, or was opened anew.
     pub fn dialled(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId) {
-        if let Some(peer) = endpoint.peer(link) {
+        if let Some(peer) = endpoint.link(link).and_then(LinkStatus::peer) {
             self.note(link, peer, Opener::This);
             self.keep_open(now, endpoint);
         }
@@ -229,7 +229,7 @@ impl Seated {
         for (link, (peer, _)) in ours {
             let is_needed =
                 self.links.table().keeps_open(peer) && !is_planted(Fault::LetLinksIdleOut);
-            if endpoint.is_kept_alive(*link) != is_needed {
+            if endpoint.link(*link).is_some_and(LinkStatus::is_kept_alive) != is_needed {
                 endpoint.keep_alive(now, *link, is_needed.then_some(self.silence));
             }
         }

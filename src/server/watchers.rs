@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{completion::Completion, watcher_writer::WatcherWriter, worker::Worker};
 use crate::{
-    endpoint::{LinkId, Path},
+    endpoint::{LinkId, LinkStatus, Path},
     realm::Watcher,
     store::Store,
     wire::ConnectionId,
@@ -78,8 +78,10 @@ impl<S: Store> Worker<S> {
 
     /// Stores the path of the watch over `link` if it has changed.
     pub(super) fn note_watcher(&mut self, link: LinkId) {
-        let (Some((listener, start)), Some(path)) = (self.listener, self.endpoint.path(link))
-        else {
+        let (Some((listener, start)), Some(path)) = (
+            self.listener,
+            self.endpoint.link(link).and_then(LinkStatus::path),
+        ) else {
             return;
         };
         match self.watches.noted(link) {

@@ -403,11 +403,11 @@ impl<S: Store> Worker<S> {
 
     fn carry_out(&mut self, link: LinkId, number: RequestId, bytes: Vec<u8>, early: bool) {
         let now = self.now();
-        let Some(address) = self.endpoint.proven_address(link) else {
+        let Some(status) = self.endpoint.link(link) else {
             // The link has ended in the meantime.
             return;
         };
-        let subnet = Subnet::from(address.ip());
+        let subnet = Subnet::from(status.proven_address().ip());
         if let Err(refusal) = self.admission.take(now, self.in_work, (link, subnet)) {
             let refused = Answer::Refused(refusal).to_bytes();
             self.endpoint.reply(now, link, number, refused);
@@ -415,24 +415,24 @@ impl<S: Store> Worker<S> {
         }
         let caller = Caller {
             subnet,
-            device: self.endpoint.peer(link),
-            own: self.endpoint.own(link),
+            device: status.peer(),
+            own: status.own(),
             // A resumed link has no more forward secrecy than early data.
-            early: early || self.endpoint.is_resumed(link),
+            early: early || status.is_resumed(),
             operation: OperationNumber(0),
-            room: self.endpoint.message_max(link),
-            longest: if self.endpoint.is_trusted(link) {
+            room: status.message_max(),
+            longest: if status.is_trusted() {
                 LONGEST_ANSWER
             } else {
-                self.endpoint.message_max(link)
+                status.message_max()
             },
-            trusts_cursors: !self.endpoint.is_life_unknown(link),
-            asks_account: self.endpoint.account(link).is_none(),
+            trusts_cursors: !status.is_life_unknown(),
+            asks_account: status.account().is_none(),
             now: self.clock.now(),
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
         let links = Arc::clone(self.beside.seated.links());
-        let is_unproven = self.endpoint.is_unproven(link);
+        let is_unproven = status.is_unproven();
         self.in_work += 1;
         let carrying_out = async move {
             let mut outcome = realm.handle(&caller, &bytes).await;
@@ -515,7 +515,10 @@ impl<S: Store> Worker<S> {
                     if is_early
                         && let Some(operation) = handled.operation
                         && !Answer::is_refusal(&handled.answer)
-                        && self.endpoint.is_fresh(link, operation)
+                        && self
+                            .endpoint
+                            .link(link)
+                            .is_some_and(|link| link.is_fresh(operation))
                     {
                         self.endpoint.ticket_is_genuine(link);
                     }
@@ -523,7 +526,7 @@ impl<S: Store> Worker<S> {
                     match handled.effect {
                         Effect::None | Effect::Introduced | Effect::PeerAnswered => {}
                         // The link may have ended in the meantime.
-                        Effect::Watch(_) if !self.endpoint.has(link) => {}
+                        Effect::Watch(_) if self.endpoint.link(link).is_none() => {}
                         Effect::Watch(watch) => {
                             let done = self.done.clone();
                             self.watches.begin(link, *watch, self.clock.clone(), done);

@@ -10,7 +10,7 @@ use std::{fmt::Write as _, fs, net::SocketAddr, path::PathBuf, time::Duration};
 use data_encoding::HEXLOWER;
 use merpati::{
     crypto::SecretKey,
-    endpoint::{AccountId, Config, EarlyData, Endpoint, Event, LinkId},
+    endpoint::{AccountId, Config, EarlyData, Endpoint, Event, LinkId, LinkStatus},
     link::Time,
     wire::{
         Account, Answer, Body, Command, Cursors, DeviceSession, Entry, Mailbox, Member, Operation,
@@ -149,7 +149,12 @@ fn resumed(request: &Request<'_>, answer: &Answer) -> Option<Cost> {
     let mut talk = Talk::new(Protection::Sealed, answer);
     let link = talk.connect();
     talk.exchange(link, &bytes, true);
-    let ticket = talk.client.ticket(link).cloned().expect("it may come back");
+    let ticket = talk
+        .client
+        .link(link)
+        .and_then(LinkStatus::ticket)
+        .cloned()
+        .expect("it may come back");
     talk.client = endpoint_with(Config::default(), &SecretKey::from_bytes([1; 32]), 8);
     let link = talk.connect();
     talk.client.come_back(link, ticket);

@@ -6,8 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SecretKey, mac1},
     endpoint::{
-        AccountId, Config, EarlyData, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Path,
-        Ticket, TicketFound, TicketRecord, WorkerId,
+        AccountId, Config, EarlyData, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId,
+        LinkStatus, Path, Ticket, TicketFound, TicketRecord, WorkerId,
     },
     link::{Redundancy, Time},
     wire::{
@@ -468,7 +468,9 @@ impl World {
         while let Some(event) = self.client.poll_event() {
             match event {
                 Event::Closed { link, .. } if self.link == Some(link) => self.link = None,
-                Event::Opened { link, .. } => self.ticket = self.client.ticket(link).cloned(),
+                Event::Opened { link, .. } => {
+                    self.ticket = self.client.link(link).and_then(LinkStatus::ticket).cloned()
+                }
                 _ => {}
             }
         }

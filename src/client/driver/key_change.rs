@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 
 use super::{Ask, AskError, DOUBT, Driver, HelloReply};
-use crate::{client::who::found, wire::CloseReason};
+use crate::{client::who::found, endpoint::LinkStatus, wire::CloseReason};
 
 impl Driver {
     /// Handles the answer to the request for the realm's key. A realm does not answer a client with
@@ -46,7 +46,9 @@ impl Driver {
             let _ = ask.answer.send(Err(why));
         }
         // Early data must not be sent any more, and the next request must get this error as soon.
-        let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
+        let opening = self
+            .link
+            .filter(|link| !self.endpoint.link(*link).is_some_and(LinkStatus::is_open));
         if let Some(link) = opening {
             self.route.forget_last();
             let now = self.now();

@@ -4,7 +4,7 @@
 use super::{Driver, LinkId};
 use crate::{
     client::{ask::TicketNews, lock, tickets},
-    endpoint::Ticket,
+    endpoint::{LinkStatus, Ticket},
 };
 
 impl Driver {
@@ -22,7 +22,10 @@ impl Driver {
 
     /// Records the path memory of the link.
     pub(super) fn learn_path(&self) {
-        let memory = self.link.and_then(|link| self.endpoint.path_memory(link));
+        let memory = self
+            .link
+            .and_then(|link| self.endpoint.link(link))
+            .map(LinkStatus::path_memory);
         if let Some(path) = self.route.network().zip(memory) {
             lock(&self.target.news).learn_path(path);
         }
@@ -60,7 +63,11 @@ impl Driver {
         let before = self.target.ticket.take().map(|(_, since)| since);
         let since = before.filter(|_| is_resumed);
         let since = since.unwrap_or_else(|| self.route.time_of_day());
-        let ticket = self.endpoint.ticket(link).cloned();
+        let ticket = self
+            .endpoint
+            .link(link)
+            .and_then(LinkStatus::ticket)
+            .cloned();
         self.target.ticket = ticket.map(|ticket| (ticket, since));
         if !is_resumed {
             lock(&self.target.news).ticket = Some(match self.target.ticket.clone() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
+use crate::endpoint::LinkStatus;
 
 /// The interval between checks while there is a watch. A check costs no datagram.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -34,7 +35,9 @@ impl Probing {
 impl Driver {
     /// Checks whether a watch may have stopped silently, if it is time.
     pub(super) async fn look_around(&mut self) {
-        let link = self.link.filter(|link| self.endpoint.is_open(*link));
+        let link = self
+            .link
+            .filter(|link| self.endpoint.link(*link).is_some_and(LinkStatus::is_open));
         let Some(link) = link.filter(|_| self.watcher.is_some()) else {
             self.probing = Probing::default();
             return;

@@ -7,8 +7,9 @@ use crate::{
     endpoint::{
         Dropped, Endpoint, Event, LinkId, Path, SERVES, TicketFound, TicketRecord,
         accept_cache::{AcceptCache, CachedAccept, InitHash},
+        admission::Sender,
         holder::AddressProof,
-        known_tickets::{Lookup, OpenedResume, Sender},
+        known_tickets::{Lookup, OpenedResume},
         link_table::{Accepting, Answering, LinkEntry, Role, Stage},
         ticket::{Resumed, Resumption, TicketState, is_valid},
         trace_handshake,
@@ -67,6 +68,7 @@ impl Endpoint {
         if !same(&ticket_check(&token), &resume.check) {
             return Err(Dropped::NotForThisSide);
         }
+        let (handshake, cookie) = (Resume::handshake(&resume.nonce), resume.cookie.as_ref());
         let hash = AcceptCache::hash_of_resume(resume);
         match self.accept_cache.look_up(&hash) {
             CachedAccept::Answered(answer, link, from) => {
@@ -74,23 +76,27 @@ impl Endpoint {
                 // copy. Another copy may come from anywhere, and its link may have migrated there.
                 let is_there = from == path.remote.ip();
                 let (answer, is_longer) = (answer.to_vec(), answer.len() > datagram.len());
-                if is_there || !is_longer || self.sender_of(now, path, resume) == Sender::Verified {
+                if is_there
+                    || !is_longer
+                    || self.admission.sender(now, path.remote, handshake, cookie)
+                        == Sender::Verified
+                {
                     self.answer_again(path, link, answer);
                 } else {
-                    self.send_retry(now, path, Resume::handshake(&resume.nonce));
+                    self.send_retry(now, path, handshake);
                 }
                 return Ok(());
             }
             CachedAccept::Awaiting => return Err(Dropped::InWork),
             CachedAccept::No => {}
         }
-        let sender = self.sender_of(now, path, resume);
+        let sender = self.admission.sender(now, path.remote, handshake, cookie);
         // If all link slots are taken, only a sender with a proven address causes an eviction.
         if sender == Sender::Unverified
             && (self.accounting.is_full(&self.config)
                 || self.admission.has_refused_often(now, path.remote.ip()))
         {
-            self.send_retry(now, path, Resume::handshake(&resume.nonce));
+            self.send_retry(now, path, handshake);
             return Ok(());
         }
         if !self.config.early_data {
@@ -169,21 +175,6 @@ impl Endpoint {
         }
     }
 
-    /// Returns whether a Resume carries a valid cookie: then its sender receives at its source
-    /// address.
-    fn sender_of(&self, now: Time, path: Path, resume: &Resume<'_>) -> Sender {
-        let handshake = Resume::handshake(&resume.nonce);
-        let has_shown = resume.cookie.is_some_and(|cookie| {
-            self.admission
-                .admits_with(now, path.remote, handshake, &cookie)
-        });
-        if has_shown {
-            Sender::Verified
-        } else {
-            Sender::Unverified
-        }
-    }
-
     /// Continues a Resume with the result of a lookup ([`Event::UnknownTicket`]): accepts it, or
     /// refuses it. With [`TicketFound::Unknown`] no answer is sent, and the Resume comes again.
     pub fn ticket_found(&mut self, now: Time, path: Path, datagram: &[u8], found: TicketFound) {
@@ -213,7 +204,7 @@ impl Endpoint {
         if sender == Sender::Unverified {
             self.admission.count_refusal(now, path.remote.ip());
         }
-        self.outbox.answer(path, self.reset_of(ticket));
+        self.outbox.answer(path, self.keys.reset(ticket));
         self.stats.answers.refused += 1;
     }
 

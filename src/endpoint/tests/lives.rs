@@ -33,9 +33,19 @@ impl Pair {
         let Some(Event::Incoming { link, claim, .. }) = self.server.poll_event() else {
             panic!("no link was opened")
         };
-        assert!(!self.server.is_life_unknown(link));
+        assert!(
+            !self
+                .server
+                .link(link)
+                .is_some_and(LinkStatus::is_life_unknown)
+        );
         self.server.tell_life(link, life, claimed(is_unknown));
-        assert_eq!(self.server.is_life_unknown(link), is_unknown);
+        assert_eq!(
+            self.server
+                .link(link)
+                .is_some_and(LinkStatus::is_life_unknown),
+            is_unknown
+        );
         self.server.welcome(
             self.now,
             link,

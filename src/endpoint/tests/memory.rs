@@ -22,7 +22,11 @@ fn path_memory_is_used_by_next_process() {
             round % 3 > 0 && sent <= 2
         });
         assert_eq!(replies(&told), 1);
-        memory = returning.pair.client.path_memory(link);
+        memory = returning
+            .pair
+            .client
+            .link(link)
+            .map(LinkStatus::path_memory);
         let (rtt, _) = memory.unwrap().rtt.unwrap();
         assert!(rtt <= RTT * 5 / 4, "{rtt:?}");
     }
@@ -93,8 +97,8 @@ fn process(
         }
         told.extend(core::iter::from_fn(|| pair.client.poll_event()));
     }
-    let memory = pair.client.path_memory(link).unwrap();
-    returning.ticket = pair.client.ticket(link).cloned();
+    let memory = pair.client.link(link).unwrap().path_memory();
+    returning.ticket = pair.client.link(link).and_then(LinkStatus::ticket).cloned();
     (memory, left)
 }
 

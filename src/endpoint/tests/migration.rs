@@ -304,13 +304,20 @@ fn migration_without_proof_counts_requests_at_proven_address() {
         let mut told = vec![];
         pair.serve(&mut told);
         assert_eq!(requests(&told), 1);
-        assert_eq!(pair.server.proven_address(id), Some(counted), "from {at}");
+        assert_eq!(
+            pair.server.link(id).map(LinkStatus::proven_address),
+            Some(counted),
+            "from {at}"
+        );
     }
     // Once the client has answered at the new address, its requests count there.
     pair.from = elsewhere(1);
     pair.settle(|_| false);
     assert_eq!(address(&pair), elsewhere(1));
-    assert_eq!(pair.server.proven_address(id), Some(elsewhere(1)));
+    assert_eq!(
+        pair.server.link(id).map(LinkStatus::proven_address),
+        Some(elsewhere(1))
+    );
 }
 
 /// LINK-18: as long as no address has been proven, requests wait.
@@ -373,7 +380,10 @@ fn path_validation_does_not_prove_forged_address_of_init() {
         pair.wait();
     }
     assert_eq!(replies(&told), 20);
-    assert_eq!(pair.server.proven_address(id), Some(real));
+    assert_eq!(
+        pair.server.link(id).map(LinkStatus::proven_address),
+        Some(real)
+    );
 }
 
 /// LINK-18: a challenge may be answered from yet another address: then both addresses are proven,
@@ -407,7 +417,10 @@ fn path_validation_answered_from_other_address_proves_both_in_turn() {
         }
         pair.serve(&mut told);
         assert_eq!(requests(&told), 1);
-        assert_eq!(pair.server.proven_address(id), Some(elsewhere(1)));
+        assert_eq!(
+            pair.server.link(id).map(LinkStatus::proven_address),
+            Some(elsewhere(1))
+        );
         assert_eq!(address(&pair), elsewhere(2), "where it says it is now");
         let counts = |pair: &Pair| pair.server.links[id].slot;
         let there = Subnet::from(elsewhere(1));

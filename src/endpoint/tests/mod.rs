@@ -490,7 +490,7 @@ fn mtu_of_link_is_smaller_limit_of_both_sides() {
         pair.ask(link, false);
         let told = pair.settle(|_| false);
         assert_eq!(replies(&told), 1, "{ours}, {theirs}");
-        let fits = pair.client.message_max(link);
+        let fits = pair.client.link(link).unwrap().message_max();
         let deadline = pair.now + Duration::from_secs(30);
         let bytes = vec![1; fits];
         pair.client
@@ -564,10 +564,11 @@ fn key_rotation_former_key_is_answered_and_names_successor() {
             panic!("{told:?}")
         };
         assert_eq!(welcome.successor, successor);
-        assert_eq!(pair.client.peer(link), Some(realm));
+        assert_eq!(pair.client.link(link).unwrap().peer(), Some(realm));
     }
     let links = pair.server.links.ids().into_iter();
-    let own: BTreeSet<_> = links.filter_map(|link| pair.server.own(link)).collect();
+    let own = links.filter_map(|link| pair.server.link(link)?.own());
+    let own: BTreeSet<_> = own.collect();
     assert_eq!(own, BTreeSet::from([realm_key().public(), new.public()]));
 }
 

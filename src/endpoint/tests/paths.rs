@@ -220,5 +220,5 @@ fn path_of_link_opened_here_is_not_bound_to_local_address() {
             }
         }
     }
-    assert!(pair.client.is_open(link));
+    assert!(pair.client.link(link).is_some_and(LinkStatus::is_open));
 }

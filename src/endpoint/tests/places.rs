@@ -115,7 +115,7 @@ fn link_slots_of_account_with_many_links_make_room() {
             )
         })
         .collect();
-    let is_there = |id: &&LinkId| pair.server.has(**id);
+    let is_there = |id: &&LinkId| pair.server.link(**id).is_some();
     assert_eq!(honest.iter().filter(is_there).count(), 30);
     assert_eq!(again.iter().filter(is_there).count(), 54);
     assert_eq!(pair.server.accounting.slots().accounts().len(), 94);
@@ -148,8 +148,10 @@ fn link_slots_of_network_with_many_accounts_make_room() {
             )
         })
         .collect();
-    assert!(honest.iter().all(|id| pair.server.has(*id)));
-    let left: Vec<usize> = (0..100).filter(|n| pair.server.has(greedy[*n])).collect();
+    assert!(honest.iter().all(|id| pair.server.link(*id).is_some()));
+    let left: Vec<usize> = (0..100)
+        .filter(|n| pair.server.link(greedy[*n]).is_some())
+        .collect();
     assert_eq!(left, (46..100).collect::<Vec<_>>());
 }
 
@@ -356,8 +358,11 @@ fn eviction_takes_link_of_account_that_holds_most_memory() {
         .push(pair.now, ann, vec![1; 16_000], Urgency::Live);
     pair.server
         .push(pair.now, ann, vec![1; 8000], Urgency::Live);
-    assert!(pair.server.has(ann));
-    let left = eve.iter().filter(|link| pair.server.has(**link)).count();
+    assert!(pair.server.link(ann).is_some());
+    let left = eve
+        .iter()
+        .filter(|link| pair.server.link(**link).is_some())
+        .count();
     assert!((7..10).contains(&left), "{left}");
 }
 
@@ -377,7 +382,7 @@ fn eviction_is_not_caused_by_links_that_hold_little_memory() {
     let ann = open_as(&mut pair, 100, [192, 0, 2, 7], Some(AccountId::new(1)));
     pair.server
         .push(pair.now, ann, vec![1; 9000], Urgency::Live);
-    assert!(pair.server.has(ann));
+    assert!(pair.server.link(ann).is_some());
     let held = |link: &LinkId| pair.server.links.get(*link).map(|entry| entry.memory);
     let held: Vec<usize> = many.iter().filter_map(held).collect();
     assert_eq!(held.len(), many.len());
@@ -428,7 +433,7 @@ fn link_slots_of_silent_stranger_are_freed_soon() {
     for (wait, is_there) in [(STRANGER_IDLE / 2, true), (STRANGER_IDLE, false)] {
         pair.now = pair.now + wait;
         pair.server.handle_timeout(pair.now);
-        assert_eq!(pair.server.has(id), is_there);
+        assert_eq!(pair.server.link(id).is_some(), is_there);
     }
     assert_eq!(pair.server.accounting.slots().strangers(), 0);
 }

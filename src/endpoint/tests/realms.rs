@@ -453,12 +453,12 @@ fn claim_trial_of_unvouched_address_gets_three_datagrams() {
                 endpoint.handle_datagram(realms.now, nowhere(), &retry);
                 realms.sent_to(0, nowhere(), Duration::from_millis(10));
             }
-            assert!(!realms.sides[0].endpoint.has(link), "it is over");
+            assert!(realms.sides[0].endpoint.link(link).is_none(), "it is over");
             continue;
         }
         let sent = realms.sent_to(0, nowhere(), Duration::from_hours(2));
         assert_eq!(sent, 2, "after the first");
-        assert!(!realms.sides[0].endpoint.has(link));
+        assert!(realms.sides[0].endpoint.link(link).is_none());
         assert!(realms.sides[0].asked.is_empty(), "whoever asked is told");
     }
 }
@@ -478,7 +478,12 @@ fn claim_trial_answered_makes_address_dialed_like_any_other() {
     // The peer has forgotten the link. The link is opened again, and its Init is repeated as long
     // as a request waits.
     realms.carry();
-    assert!(realms.sides[0].endpoint.is_dialing(link));
+    assert!(
+        realms.sides[0]
+            .endpoint
+            .link(link)
+            .is_some_and(LinkStatus::is_dialing)
+    );
     let sent = realms.sent_to(0, address, Duration::from_mins(2));
     assert!(sent > 3, "{sent}");
     // An address that somebody vouches for meanwhile is dialed like any other at once.
@@ -510,10 +515,15 @@ fn claim_trial_takes_nothing_from_existing_link() {
             (realms.answered()[0], ours(&realms)),
             (answered, Some(before))
         );
-        assert!(realms.sides[0].endpoint.is_dialing(trial));
+        assert!(
+            realms.sides[0]
+                .endpoint
+                .link(trial)
+                .is_some_and(LinkStatus::is_dialing)
+        );
     }
     realms.settle();
-    assert!(!realms.sides[0].endpoint.has(trial));
+    assert!(realms.sides[0].endpoint.link(trial).is_none());
     // A trial that is answered replaces the other link and takes over what waits on it.
     let address = SocketAddr::from(([10, 0, 0, 7], 6377));
     let trial = realms.ask_once(0, address);
@@ -543,7 +553,13 @@ fn dial_back_unanswered_sends_requests_on_link_of_peer() {
     let link = side.endpoint.link_to(now, &side.key, key, address, source);
     assert_ne!(Some(link), there);
     realms.settle();
-    assert!(realms.sides[1].endpoint.is_open(link) || !realms.sides[1].endpoint.has(link));
+    assert!(
+        realms.sides[1]
+            .endpoint
+            .link(link)
+            .is_some_and(LinkStatus::is_open)
+            || realms.sides[1].endpoint.link(link).is_none()
+    );
 }
 
 /// PEER-24: the link of a realm that cannot be dialed is kept open, because nothing else leads to

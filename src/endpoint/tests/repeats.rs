@@ -135,7 +135,7 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
         let link = pair.connect();
         pair.ask(link, true);
         pair.settle(|_| false);
-        tickets.push((n, pair.client.ticket(link).unwrap().clone()));
+        tickets.push((n, pair.client.link(link).unwrap().ticket().unwrap().clone()));
     }
     let (other, stranger) = ([198, 51, 100, 1], [203, 0, 113, 1]);
     pair.from = SocketAddr::from((other, 7));
@@ -143,7 +143,7 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
     let link = pair.connect();
     pair.ask(link, true);
     pair.settle(|_| false);
-    let ticket = pair.client.ticket(link).unwrap().clone();
+    let ticket = pair.client.link(link).unwrap().ticket().unwrap().clone();
     let comes_back = |pair: &mut Pair, from, endpoint: Endpoint, ticket| {
         pair.from = from;
         pair.client = endpoint;

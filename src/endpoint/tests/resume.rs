@@ -76,7 +76,12 @@ impl Returning {
                 self.pair.wait();
             }
         }
-        self.ticket = self.pair.client.ticket(link).cloned();
+        self.ticket = self
+            .pair
+            .client
+            .link(link)
+            .and_then(LinkStatus::ticket)
+            .cloned();
         told
     }
 
@@ -518,7 +523,11 @@ fn ticket_is_stored_at_once_when_command_number_is_new() {
                         .welcome(pair.now, *link, account, OperationNumber(9));
                 }
                 Event::Request { link, number, .. } => {
-                    if pair.server.is_fresh(*link, OperationNumber(operation)) {
+                    if pair
+                        .server
+                        .link(*link)
+                        .is_some_and(|link| link.is_fresh(OperationNumber(operation)))
+                    {
                         pair.server.ticket_is_genuine(*link);
                     }
                     pair.server.reply(pair.now, *link, *number, b"ok".to_vec());
@@ -542,7 +551,14 @@ fn resumption_is_not_used_for_request_not_allowed_early() {
         let link = returning.open();
         returning.pair.ask(link, true);
         assert_eq!(replies(&returning.go_on(link, |_| false)), 1);
-        assert!(returning.pair.client.ticket(link).is_some());
+        assert!(
+            returning
+                .pair
+                .client
+                .link(link)
+                .and_then(LinkStatus::ticket)
+                .is_some()
+        );
         returning.pair.ask(link, early);
         let (now, mut out) = (returning.pair.now, Vec::new());
         returning.pair.client.dial_again(now, link);
@@ -579,7 +595,7 @@ fn ticket_with_malformed_answer_is_forgotten() {
         .answer_key(&device, &nonce)
         .seal(0, RESUMED_HEADER, &mut answer);
     client.handle_datagram(now, server_address(), &answer);
-    assert!(client.ticket(link).is_none());
+    assert!(client.link(link).and_then(LinkStatus::ticket).is_none());
     // The owner of the ticket is notified.
     let is_refused = |event: &Event| matches!(event, Event::TicketRefused { .. });
     assert!(core::iter::from_fn(|| client.poll_event()).any(|event| is_refused(&event)));

@@ -91,7 +91,7 @@ fn mtu_is_kept_when_link_is_opened_again() {
     let link = pair.connect();
     pair.client.begin_from(link, &remembered(1200));
     pair.client.dial_again(pair.now, link);
-    assert_eq!(pair.client.path_memory(link).unwrap().datagram, 1200);
+    assert_eq!(pair.client.link(link).unwrap().path_memory().datagram, 1200);
 }
 
 /// LINK-15: if the path has become narrower than remembered, a short handshake follows six long

@@ -277,7 +277,14 @@ fn ticket_with_failed_lookup_is_not_refused() {
         returning.pair.wait();
     }
     assert_eq!(looked_up, 3);
-    assert!(returning.pair.client.ticket(link).is_some());
+    assert!(
+        returning
+            .pair
+            .client
+            .link(link)
+            .and_then(LinkStatus::ticket)
+            .is_some()
+    );
 }
 
 /// HS-20: tickets in memory, whose age is measured in the realm's running time, are forgotten if
