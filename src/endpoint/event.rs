@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{ids::LinkId, path::Path, ticket::TicketRecord};
+use super::{ids::LinkId, path::Path, ticket::IssuedTicket};
 use crate::{
     crypto::{LifeClaim, PublicKey},
     link::Time,
@@ -90,7 +90,7 @@ pub enum Event {
         /// When its handshake began.
         opened: Time,
         /// The record to store.
-        record: TicketRecord,
+        issued: IssuedTicket,
     },
     /// A device that resumed with a ticket without a known address has proven its address.
     TicketAddress {

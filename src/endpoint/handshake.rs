@@ -160,7 +160,7 @@ impl Endpoint {
         };
         let connection = ConnectionId(u32::from_be_bytes(*connection));
         entry.stage = Stage::Open;
-        let was_tried = cfg!(feature = "server") && entry.is_once;
+        let was_tried = cfg!(feature = "server") && entry.is_trial;
         entry.heard = Some(now);
         entry.set_remote(connection);
         entry.link.establish(keys, Some(connection));

@@ -7,7 +7,7 @@ use super::{
     accept_cache::InitHash,
     admission::Sender,
     limits::{TICKETS_LOOKED_UP, TICKETS_UNPROVEN},
-    ticket::{TICKET_LIFETIME, TicketRecord, is_valid},
+    ticket::{IssuedTicket, TICKET_LIFETIME, is_valid},
 };
 use crate::{
     crypto::ResumptionSecret,
@@ -53,7 +53,7 @@ pub(super) struct KnownTickets {
     since: Time,
     /// Tickets of links that ended without a proof that their handshake was genuine. A resumption
     /// by one proves it.
-    unproven: BTreeMap<ConnectionId, (Time, TicketRecord)>,
+    unproven: BTreeMap<ConnectionId, (Time, IssuedTicket)>,
 }
 
 impl Default for KnownTickets {
@@ -93,10 +93,10 @@ impl KnownTickets {
     /// Remembers the ticket of a link that ends. Keeps few of one device, and the first ones stay,
     /// because an attacker may replay a recorded Init of it. When the table is full the oldest
     /// ticket of all is evicted.
-    pub fn remember(&mut self, opened: Time, ticket: ConnectionId, record: TicketRecord) {
+    pub fn remember(&mut self, opened: Time, ticket: ConnectionId, issued: IssuedTicket) {
         let theirs = self.unproven.values();
         let theirs = theirs
-            .filter(|(at, other)| other.peer == record.peer && opened - *at < TICKET_LIFETIME);
+            .filter(|(at, other)| other.peer == issued.peer && opened - *at < TICKET_LIFETIME);
         if theirs.count() >= UNPROVEN_PER_DEVICE {
             return;
         }
@@ -106,13 +106,13 @@ impl KnownTickets {
             let oldest = *oldest.0;
             self.unproven.remove(&oldest);
         }
-        self.unproven.insert(ticket, (opened, record));
+        self.unproven.insert(ticket, (opened, issued));
     }
 
-    /// Returns the record of a remembered ticket, if it is still valid.
-    pub fn remembered(&self, now: Time, ticket: ConnectionId) -> Option<&TicketRecord> {
-        let (opened, record) = self.unproven.get(&ticket)?;
-        is_valid(now, *opened).then_some(record)
+    /// Returns a remembered ticket, if it is still valid.
+    pub fn remembered(&self, now: Time, ticket: ConnectionId) -> Option<&IssuedTicket> {
+        let (opened, issued) = self.unproven.get(&ticket)?;
+        is_valid(now, *opened).then_some(issued)
     }
 
     /// Removes a remembered ticket. Returns when its handshake began.

@@ -36,8 +36,8 @@ impl Endpoint {
         }
         let newest = entry.link.largest_received();
         let is_newest = newest.is_none_or(|newest| packet.number(Some(newest)) > newest);
-        let former = entry.left.as_deref();
-        let goes_back = former.is_some_and(|(left, _)| left.remote == path.remote);
+        let previous = entry.previous_path.as_deref();
+        let goes_back = previous.is_some_and(|(previous, _)| previous.remote == path.remote);
         let (was_proven, had_moved) = (entry.link.is_proven(), entry.link.has_moved());
         let outcome = self.open_packet(now, id, packet, datagram);
         match outcome {
@@ -72,16 +72,16 @@ impl Endpoint {
                 remote: &path.remote,
             });
             if goes_back {
-                entry.left = None;
+                entry.previous_path = None;
                 entry.link.path_proven();
             } else {
                 let patience = (entry.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
                 // Keeps the last proven address, however often the link moves before it proves
                 // another. An Init proves none: an observer can send a copy from anywhere.
-                let left = entry.left.as_deref().map(|(left, _)| *left);
+                let previous = entry.previous_path.as_deref().map(|(path, _)| *path);
                 let was_proven = was_proven || has_answered;
-                let proven = left.or(was_proven.then_some(before));
-                entry.left = proven.map(|left| Box::new((left, now + patience)));
+                let proven = previous.or(was_proven.then_some(before));
+                entry.previous_path = proven.map(|path| Box::new((path, now + patience)));
                 entry.link.path_moved(datagram.len(), data);
             }
         }
@@ -95,13 +95,13 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(id) else {
             return;
         };
-        let Some((old, until)) = entry.left.as_deref().copied() else {
+        let Some((old, until)) = entry.previous_path.as_deref().copied() else {
             return;
         };
         if !entry.link.has_moved() {
-            entry.left = None;
+            entry.previous_path = None;
         } else if until <= now {
-            entry.left = None;
+            entry.previous_path = None;
             entry.link.path_proven();
             self.links.migrate(id, old);
         }

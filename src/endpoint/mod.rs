@@ -71,7 +71,7 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use schedule::Schedule;
 pub use stats::{Answers, Dropped, EndpointStats};
 pub use status::LinkStatus;
-pub use ticket::{TICKET_LIFETIME, TICKET_SHOWN, Ticket, TicketFound, TicketRecord};
+pub use ticket::{IssuedTicket, TICKET_LIFETIME, TICKET_SHOWN, Ticket, TicketFound};
 pub use worker_id::WorkerId;
 
 use crate::{
@@ -241,7 +241,7 @@ impl Endpoint {
         early_data: EarlyData,
     ) -> Option<RequestId> {
         let early = early_data == EarlyData::Allowed && self.config.early_data;
-        self.come_back_again(now, link);
+        self.resume_if_forgotten(now, link);
         let number = self
             .links
             .get_mut(link)?

@@ -102,8 +102,8 @@ impl Endpoint {
                 let mut wait = entry.link.repeat_after(now, repeats, bytes);
                 // The address is only tried and not verified: it gets no redundant copies
                 // (LINK-19).
-                let copy = entry.link.copy_after().filter(|_| !entry.is_once);
-                if cfg!(feature = "server") && entry.is_once && repeats + 1 >= DIALS_ONCE {
+                let copy = entry.link.copy_after().filter(|_| !entry.is_trial);
+                if cfg!(feature = "server") && entry.is_trial && repeats + 1 >= DIALS_ONCE {
                     // This was the last try. Its answer may take a long round trip.
                     wait = wait.max(DIALS_ONCE_PATIENCE);
                 }

@@ -100,7 +100,7 @@ impl Endpoint {
         }
         let link = self.dial_realm(now, own, peer, address);
         if let Some(entry) = self.links.get_mut(link) {
-            entry.is_once = true;
+            entry.is_trial = true;
         }
         link
     }
@@ -110,7 +110,7 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(id) else {
             return;
         };
-        entry.is_once = false;
+        entry.is_trial = false;
         if let Some(peer) = entry.peer() {
             self.replace_dialed(now, peer, id);
         }

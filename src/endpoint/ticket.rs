@@ -1,5 +1,5 @@
 //! Tickets (HS-18), as both sides see them. An initiator resumes with a [`Ticket`]; its responder
-//! accepts it by the [`TicketRecord`] of the same handshake.
+//! accepts it by the [`IssuedTicket`] of the same handshake.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -38,9 +38,9 @@ pub struct Ticket {
     pub until: Time,
 }
 
-/// What a responder knows of a ticket.
+/// A ticket as its responder knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TicketRecord {
+pub struct IssuedTicket {
     /// The device's key.
     pub peer: PublicKey,
     /// This side's key in the ticket's handshake.
@@ -59,7 +59,7 @@ pub struct TicketRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TicketFound {
     /// The ticket is valid.
-    Good(TicketRecord),
+    Good(IssuedTicket),
     /// The ticket is invalid or expired.
     NotGood,
     /// The records could not be read.
@@ -105,11 +105,11 @@ pub(super) struct Resumed {
 impl Resumed {
     /// Returns the state of a link resumed with `ticket`. `life` is the current life of the store,
     /// if the device knows another.
-    pub const fn new(ticket: ConnectionId, record: &TicketRecord, life: Option<Life>) -> Self {
+    pub const fn new(ticket: ConnectionId, issued: &IssuedTicket, life: Option<Life>) -> Self {
         Self {
-            account: record.account,
+            account: issued.account,
             ticket,
-            has_address: record.address.is_some(),
+            has_address: issued.address.is_some(),
             life,
             is_welcome: false,
             highest: OperationNumber(0),

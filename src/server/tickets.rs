@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{completion::Completion, worker::Worker};
 use crate::{
-    endpoint::{Path, TicketFound, TicketRecord},
+    endpoint::{IssuedTicket, Path, TicketFound},
     link::Time,
     realm::{FoundTicket, Returning},
     store::Store,
@@ -25,15 +25,15 @@ impl<S: Store> Worker<S> {
     }
 
     /// Stores the ticket of a device that can resume its link later.
-    pub(super) fn keep_ticket(&self, ticket: ConnectionId, opened: Time, record: TicketRecord) {
+    pub(super) fn keep_ticket(&self, ticket: ConnectionId, opened: Time, issued: IssuedTicket) {
         let age = self.now() - opened;
         let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
         let returning = Returning {
-            device: record.peer,
-            own: record.own,
-            secret: record.secret,
-            max_datagram: u32::try_from(record.max_datagram).unwrap_or(u32::MAX),
-            place: record.address,
+            device: issued.peer,
+            own: issued.own,
+            secret: issued.secret,
+            max_datagram: u32::try_from(issued.max_datagram).unwrap_or(u32::MAX),
+            place: issued.address,
         };
         tokio::spawn(async move {
             realm
@@ -56,7 +56,7 @@ impl<S: Store> Worker<S> {
         match found {
             FoundTicket::Good(found) => {
                 let (returning, account) = *found;
-                TicketFound::Good(TicketRecord {
+                TicketFound::Good(IssuedTicket {
                     peer: returning.device,
                     own: returning.own,
                     secret: returning.secret,

@@ -349,8 +349,8 @@ impl<S: Store> Worker<S> {
                 Event::TicketDue {
                     ticket,
                     opened,
-                    record,
-                } => self.keep_ticket(ticket, opened, record),
+                    issued,
+                } => self.keep_ticket(ticket, opened, issued),
                 Event::TicketAddress { ticket, address } => self.note_place(ticket, address),
                 Event::Opened { link, .. } => {
                     self.calls.opened(link);

@@ -6,8 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SecretKey, mac1},
     endpoint::{
-        AccountId, Config, EarlyData, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId,
-        LinkStatus, Path, Ticket, TicketFound, TicketRecord, WorkerId,
+        AccountId, Config, EarlyData, Endpoint, Event, Handshakes, IssuedTicket, LINK_LIFETIME,
+        LinkId, LinkStatus, Path, Ticket, TicketFound, WorkerId,
     },
     link::{Redundancy, Time},
     wire::{
@@ -143,7 +143,7 @@ struct World {
     /// The client's ticket for resumption, and the server's records for it, which survive a
     /// restart.
     ticket: Option<Ticket>,
-    kept: BTreeMap<ConnectionId, TicketRecord>,
+    kept: BTreeMap<ConnectionId, IssuedTicket>,
 }
 
 fn realm() -> SecretKey {
@@ -450,16 +450,16 @@ impl World {
                 Event::Oversized { link, number, .. } => {
                     self.server.reply(self.now, link, number, vec![0x50]);
                 }
-                Event::TicketDue { ticket, record, .. } => {
-                    self.kept.insert(ticket, record);
+                Event::TicketDue { ticket, issued, .. } => {
+                    self.kept.insert(ticket, issued);
                 }
                 Event::UnknownTicket {
                     ticket,
                     path,
                     datagram,
                 } => {
-                    let record = self.kept.get(&ticket).cloned();
-                    let found = record.map_or(TicketFound::NotGood, TicketFound::Good);
+                    let issued = self.kept.get(&ticket).cloned();
+                    let found = issued.map_or(TicketFound::NotGood, TicketFound::Good);
                     self.server.ticket_found(self.now, path, &datagram, found);
                 }
                 _ => {}

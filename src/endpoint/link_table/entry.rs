@@ -18,7 +18,7 @@ use super::super::{
     ids::LinkId,
     limits::{ACCEPT_PATIENCE, DIALS_ONCE, STRANGER_IDLE, UNPROVEN_LIFETIME},
     path::Path,
-    ticket::{Resumed, Resumption, Ticket, TicketRecord, TicketState},
+    ticket::{IssuedTicket, Resumed, Resumption, Ticket, TicketState},
 };
 use super::replacement::Rekey;
 use crate::{
@@ -128,12 +128,12 @@ pub(in crate::endpoint) struct LinkEntry {
     /// This side's key that the link is with; a realm has a few.
     pub own: KeyIndex,
     /// True if its Init is sent [`DIALS_ONCE`] times at most, because the address is unverified.
-    pub is_once: bool,
+    pub is_trial: bool,
     pub opened: Time,
     pub rekey: Rekey,
     /// While the new path is not validated: the former path, and until when the link may return to
     /// it.
-    pub left: Option<Box<(Path, Time)>>,
+    pub previous_path: Option<Box<(Path, Time)>>,
     /// Early requests that wait until the link is proven.
     pub held: Vec<IncomingRequest>,
     /// Memory held for the other side, in bytes.
@@ -184,10 +184,10 @@ impl LinkEntry {
             token: None,
             stage,
             own: KeyIndex::CURRENT,
-            is_once: false,
+            is_trial: false,
             opened: now,
             rekey: Rekey::default(),
-            left: None,
+            previous_path: None,
             held: Vec::new(),
             memory: 0,
             account: None,
@@ -288,7 +288,7 @@ impl LinkEntry {
             Stage::Dialing(dial) => Some(dial.timeout()),
             Stage::Accepting(accepting) => accepting.welcomed.map(|_| accepting.due),
         };
-        let proof = self.left.as_deref().map(|(_, until)| *until);
+        let proof = self.previous_path.as_deref().map(|(_, until)| *until);
         let stage = earliest(stage, proof);
         let rest = earliest(self.hibernates_at(), self.end(config));
         if self.link.is_dormant() {
@@ -336,7 +336,7 @@ impl LinkEntry {
         if self.link.is_proven() {
             return Some(self.path.remote);
         }
-        self.left.as_deref().map(|(left, _)| left.remote)
+        self.previous_path.as_deref().map(|(path, _)| path.remote)
     }
 
     /// True if requests wait until the other side's address is proven, except `early` ones where
@@ -366,7 +366,7 @@ impl LinkEntry {
         let Stage::Dialing(dial) = &self.stage else {
             return false;
         };
-        self.is_once && dial.sent().0 >= DIALS_ONCE && !is_planted(Fault::DialWithoutEnd)
+        self.is_trial && dial.sent().0 >= DIALS_ONCE && !is_planted(Fault::DialWithoutEnd)
     }
 
     /// True if the link is to end.
@@ -394,7 +394,7 @@ impl LinkEntry {
             && self.role == Role::Responder
             && matches!(self.stage, Stage::Open)
             && !self.link.is_dormant()
-            && self.left.is_none()
+            && self.previous_path.is_none()
             && self.held.is_empty()
             && self.link.may_rest();
         // Rounded to the granularity, so that the timer does not change with each packet.
@@ -491,9 +491,9 @@ impl LinkEntry {
         self.resumed().is_some_and(|resumed| !resumed.is_welcome())
     }
 
-    /// Returns the record of the link's ticket, made with this side's key `own`. With `is_settled`
+    /// Returns the link's ticket, made with this side's key `own`. With `is_settled`
     /// no later event can show that its device had the answer at another address.
-    pub fn ticket_record(&self, own: PublicKey, is_settled: bool) -> Option<TicketRecord> {
+    pub fn issued_ticket(&self, own: PublicKey, is_settled: bool) -> Option<IssuedTicket> {
         let is_wanted = match self.ticket_state {
             TicketState::Unwanted | TicketState::Used => false,
             TicketState::Wanted | TicketState::Genuine | TicketState::Due => true,
@@ -503,7 +503,7 @@ impl LinkEntry {
             return None;
         }
         let (secret, max_datagram) = self.link.responders_ticket()?;
-        Some(TicketRecord {
+        Some(IssuedTicket {
             peer: self.peer?,
             own,
             secret,

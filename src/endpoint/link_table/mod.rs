@@ -269,7 +269,7 @@ impl LinkTable {
     /// Returns the link that tries whether a realm is at that unverified address.
     pub fn trial(&self, own: KeyIndex, peer: &PublicKey, address: SocketAddr) -> Option<LinkId> {
         let is_trial = |entry: &LinkEntry| {
-            entry.is_once && entry.peer == Some(*peer) && entry.is_to(own, address)
+            entry.is_trial && entry.peer == Some(*peer) && entry.is_to(own, address)
         };
         let mut links = self.iter();
         links

@@ -65,7 +65,7 @@ impl Endpoint {
     /// Resumes a link again if it was resumed and has carried nothing since. By now the other side
     /// has forgotten it (HS-5), and a Reset of it is not believed at once (HS-19), so a request on
     /// it would be delayed.
-    pub(in crate::endpoint) fn come_back_again(&mut self, now: Time, link: LinkId) {
+    pub(in crate::endpoint) fn resume_if_forgotten(&mut self, now: Time, link: LinkId) {
         let is_forgotten = self.links.get(link).is_some_and(|entry| {
             entry.ticket_state == TicketState::Used
                 && entry.token.is_none()

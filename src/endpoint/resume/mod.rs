@@ -1,6 +1,6 @@
 //! Resumption (HS-18 … HS-21): a returning device opens a link in one round trip. The initiator
 //! resumes with a [`Ticket`](super::Ticket). The responder accepts it with a
-//! [`TicketRecord`](super::TicketRecord), found at the link that the ticket's handshake opened, or
+//! [`IssuedTicket`](super::IssuedTicket), found at the link that the ticket's handshake opened, or
 //! else in the caller's records ([`Event::UnknownTicket`](super::Event::UnknownTicket)).
 
 mod initiator;

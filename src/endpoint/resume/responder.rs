@@ -5,7 +5,7 @@ use rand::Rng as _;
 use crate::{
     crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
     endpoint::{
-        Dropped, Endpoint, Event, LinkId, Path, SERVES, TicketFound, TicketRecord,
+        Dropped, Endpoint, Event, IssuedTicket, LinkId, Path, SERVES, TicketFound,
         accept_cache::{AcceptCache, CachedAccept, InitHash},
         admission::Sender,
         holder::AddressProof,
@@ -35,21 +35,21 @@ impl Endpoint {
         self.tickets.forget_all(now);
     }
 
-    /// Returns the record of the handshake of `link` to store, so that its device may resume after
+    /// Returns the ticket of the handshake of `link` to store, so that its device may resume after
     /// a restart. `None` if the device does not want to, or if the link is itself resumed.
-    pub fn ticket_record(&self, link: LinkId) -> Option<TicketRecord> {
+    pub fn issued_ticket(&self, link: LinkId) -> Option<IssuedTicket> {
         let entry = self.links.get(link)?;
         // An unproven link may turn out to have had its answer elsewhere.
-        self.record_of(entry, entry.link.is_proven())
+        self.issued_for(entry, entry.link.is_proven())
     }
 
-    /// Returns the ticket record of a link. With `is_settled` no later event can show that its
+    /// Returns the ticket of a link. With `is_settled` no later event can show that its
     /// device had the answer at another address.
-    fn record_of(&self, entry: &LinkEntry, is_settled: bool) -> Option<TicketRecord> {
+    fn issued_for(&self, entry: &LinkEntry, is_settled: bool) -> Option<IssuedTicket> {
         if !self.tickets.is_age_known(entry.opened) {
             return None;
         }
-        entry.ticket_record(self.keys.current().public, is_settled)
+        entry.issued_ticket(self.keys.current().public, is_settled)
     }
 
     /// HS-20: an invalid Resume costs one hash. A Resume with a known ticket costs no more than a
@@ -103,8 +103,8 @@ impl Endpoint {
             self.refuse_ticket(now, path, resume.ticket, sender);
             return Ok(());
         }
-        if let Some(record) = self.ticket_known_here(now, resume.ticket) {
-            return self.accept_resume(now, path, (hash, datagram), record, sender);
+        if let Some(issued) = self.ticket_known_here(now, resume.ticket) {
+            return self.accept_resume(now, path, (hash, datagram), issued, sender);
         }
         match self.tickets.begin_lookup(hash, sender) {
             Lookup::Begun => {
@@ -121,10 +121,10 @@ impl Endpoint {
     }
 
     /// Returns what this endpoint itself knows of a ticket.
-    fn ticket_known_here(&self, now: Time, ticket: ConnectionId) -> Option<TicketRecord> {
+    fn ticket_known_here(&self, now: Time, ticket: ConnectionId) -> Option<IssuedTicket> {
         if let Some(entry) = self.links.get(LinkId(ticket.0)) {
-            let record = self.record_of(entry, true);
-            return record.filter(|_| is_valid(now, entry.opened));
+            let issued = self.issued_for(entry, true);
+            return issued.filter(|_| is_valid(now, entry.opened));
         }
         self.tickets.remembered(now, ticket).cloned()
     }
@@ -143,23 +143,23 @@ impl Endpoint {
         }
         // From here on its Accept is sent to no other address.
         self.accept_cache.forget_link(id);
-        let Some(record) = self.record_of(entry, true) else {
+        let Some(issued) = self.issued_for(entry, true) else {
             return;
         };
         let ticket = ConnectionId(id.0);
         if is_wanted {
-            self.tickets.remember(entry.opened, ticket, record);
-        } else if record.address.is_some() {
+            self.tickets.remember(entry.opened, ticket, issued);
+        } else if issued.address.is_some() {
             self.events.push_back(Event::TicketDue {
                 ticket,
                 opened: entry.opened,
-                record,
+                issued,
             });
         }
     }
 
     /// Records that the handshake of a ticket was genuine, because its device has resumed with it.
-    fn record_genuine(&mut self, ticket: ConnectionId, record: &TicketRecord) {
+    fn record_genuine(&mut self, ticket: ConnectionId, issued: &IssuedTicket) {
         let of_link = self.links.get_mut(LinkId(ticket.0)).and_then(|entry| {
             let state = core::mem::replace(&mut entry.ticket_state, TicketState::Due);
             let is_news = matches!(state, TicketState::Wanted | TicketState::Genuine);
@@ -170,7 +170,7 @@ impl Endpoint {
             self.events.push_back(Event::TicketDue {
                 ticket,
                 opened,
-                record: record.clone(),
+                issued: issued.clone(),
             });
         }
     }
@@ -187,8 +187,8 @@ impl Endpoint {
             return;
         };
         match found {
-            TicketFound::Good(record) => {
-                let accepted = self.accept_resume(now, path, (hash, datagram), record, sender);
+            TicketFound::Good(issued) => {
+                let accepted = self.accept_resume(now, path, (hash, datagram), issued, sender);
                 if let Err(reason) = accepted {
                     self.stats.count_dropped(reason);
                 }
@@ -214,20 +214,20 @@ impl Endpoint {
         now: Time,
         path: Path,
         (hash, datagram): (InitHash, &[u8]),
-        record: TicketRecord,
+        issued: IssuedTicket,
         sender: Sender,
     ) -> Result<(), Dropped> {
         let Ok(Packet::Resume(resume)) = Packet::parse(datagram) else {
             return Err(Dropped::NotAPacket);
         };
-        let is_current = self.keys.current().public == record.own;
-        let opened = self.tickets.open(&resume, &record.secret);
+        let is_current = self.keys.current().public == issued.own;
+        let opened = self.tickets.open(&resume, &issued.secret);
         let Some(OpenedResume { payload, life }) = opened.filter(|_| is_current) else {
             self.refuse_ticket(now, path, resume.ticket, sender);
             return Ok(());
         };
         let source = path.remote.ip();
-        let is_there = record.address == Some(source) || is_planted(Fault::AnyPlaceIsKnown);
+        let is_there = issued.address == Some(source) || is_planted(Fault::AnyPlaceIsKnown);
         let (proof, is_admitted) = match (sender, is_there) {
             (Sender::Verified, _) => (AddressProof::Cookie, true),
             (Sender::Unverified, true) if is_planted(Fault::PushOutOthers) => {
@@ -245,18 +245,18 @@ impl Endpoint {
             self.send_retry(now, path, Resume::handshake(&resume.nonce));
             return Ok(());
         }
-        self.record_genuine(resume.ticket, &record);
+        self.record_genuine(resume.ticket, &issued);
         let mut link = Link::respond(self.link_config(None), 0);
-        link.is_resumed_by(record.max_datagram);
+        link.is_resumed_by(issued.max_datagram);
         link.handle_early(now, &payload)
             .map_err(|_| Dropped::Malformed)?;
         self.make_room()?;
-        let resumed = Resumed::new(resume.ticket, &record, life);
+        let resumed = Resumed::new(resume.ticket, &issued, life);
         let factor = if is_there { PROVEN_ADDRESS_FACTOR } else { 1 };
-        let answering = Answering::Resumed(record.secret, resume.nonce);
+        let answering = Answering::Resumed(issued.secret, resume.nonce);
         let room = (datagram.len(), factor);
         let stage = Stage::Accepting(Box::new(Accepting::new(now, answering, hash, room)));
-        let peer = Some(record.peer);
+        let peer = Some(issued.peer);
         let mut entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
         entry.resumption = Some(Box::new(Resumption::Resumed(resumed)));
         let id = self.insert(entry);
@@ -347,8 +347,8 @@ impl Endpoint {
         if !SERVES {
             return;
         }
-        if let Some(record) = self.ticket_record(link) {
-            self.record_genuine(ConnectionId(link.0), &record);
+        if let Some(issued) = self.issued_ticket(link) {
+            self.record_genuine(ConnectionId(link.0), &issued);
         } else if let Some(entry) = self.links.get_mut(link)
             && entry.ticket_state == TicketState::Wanted
         {

@@ -1,6 +1,6 @@
 //! Path memory: what one process measures of a path, and the next one starts with (LINK-25).
 
-use super::{resume::Returning, *};
+use super::{resume::Returning, tickets::ticket_of, *};
 use crate::link::{Losses, PathMemory};
 
 /// LINK-25: a process uses the path memory of the one before. Its first retransmission leaves after
@@ -98,7 +98,7 @@ fn process(
         told.extend(core::iter::from_fn(|| pair.client.poll_event()));
     }
     let memory = pair.client.link(link).unwrap().path_memory();
-    returning.ticket = pair.client.link(link).and_then(LinkStatus::ticket).cloned();
+    returning.ticket = ticket_of(&pair.client, link);
     (memory, left)
 }
 

@@ -183,7 +183,12 @@ fn migration_back_is_answered_from_address_asked() {
             .all(|path| *path == elsewhere)
     );
     // It does not answer there, and the link goes back to the proven address.
-    while pair.server.links.values().any(|entry| entry.left.is_some()) {
+    while pair
+        .server
+        .links
+        .values()
+        .any(|entry| entry.previous_path.is_some())
+    {
         pair.now = pair.now + Duration::from_secs(1);
         pair.server.handle_timeout(pair.now);
         while pair.server.poll_transmit(pair.now, &mut vec![]).is_some() {}

@@ -7,6 +7,11 @@ use super::{
     *,
 };
 
+/// Returns the ticket of a link.
+pub fn ticket_of(endpoint: &Endpoint, link: LinkId) -> Option<Ticket> {
+    endpoint.link(link)?.ticket().cloned()
+}
+
 impl Returning {
     /// Returns the unanswered Resume of a new process.
     fn resume(&mut self) -> Vec<u8> {
@@ -38,7 +43,7 @@ impl Returning {
 
     /// Returns the device addresses in the stored tickets.
     fn addresses(&self) -> Vec<Option<std::net::IpAddr>> {
-        self.kept.values().map(|record| record.address).collect()
+        self.kept.values().map(|issued| issued.address).collect()
     }
 }
 
@@ -277,14 +282,7 @@ fn ticket_with_failed_lookup_is_not_refused() {
         returning.pair.wait();
     }
     assert_eq!(looked_up, 3);
-    assert!(
-        returning
-            .pair
-            .client
-            .link(link)
-            .and_then(LinkStatus::ticket)
-            .is_some()
-    );
+    assert!(ticket_of(&returning.pair.client, link).is_some());
 }
 
 /// HS-20: tickets in memory, whose age is measured in the realm's running time, are forgotten if
@@ -390,8 +388,8 @@ fn ticket_without_address_gets_one_once_proven() {
         told.iter().filter_map(address).collect::<Vec<_>>()
     };
     for is_known in [false, true] {
-        for record in returning.kept.values_mut() {
-            record.address = record.address.filter(|_| is_known);
+        for issued in returning.kept.values_mut() {
+            issued.address = issued.address.filter(|_| is_known);
         }
         returning.pair.server = server(Protection::Sealed);
         let link = returning.open();
@@ -403,7 +401,7 @@ fn ticket_without_address_gets_one_once_proven() {
         told = returning.go_on(link, |_| false);
         let expected = [client_address().ip()];
         assert_eq!(addresses(&told), expected[usize::from(is_known)..]);
-        let record = returning.kept.values_mut().next().unwrap();
-        record.address.get_or_insert(client_address().ip());
+        let issued = returning.kept.values_mut().next().unwrap();
+        issued.address.get_or_insert(client_address().ip());
     }
 }
