@@ -78,7 +78,7 @@ impl Endpoint {
         self.make_room()?;
         let peer = Some(responder.peer);
         let answering = Answering::Accept(Box::new(responder), init.handshake);
-        let accepting = Accepting::new(now, answering, hash, (datagram.len(), 1));
+        let accepting = Accepting::new(now, answering, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting));
         let mut entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
         entry.own = own;

@@ -69,21 +69,23 @@ pub(in crate::endpoint) struct Accepting {
 }
 
 impl Accepting {
-    /// Returns a handshake whose answer may be `factor` times as long as `brought`, in bytes.
-    pub fn new(
-        now: Time,
-        answering: Answering,
-        init: InitHash,
-        (brought, factor): (usize, usize),
-    ) -> Self {
+    /// Returns a handshake whose first packet has `brought` bytes, and whose answer may be no
+    /// longer.
+    pub fn new(now: Time, answering: Answering, init: InitHash, brought: usize) -> Self {
         Self {
             answering,
             init,
             brought,
-            room: brought.saturating_mul(factor),
+            room: brought,
             due: now + ACCEPT_PATIENCE,
             welcomed: None,
         }
+    }
+
+    /// Allows the answer to be `factor` times as long as the first packet.
+    pub fn amplified(mut self, factor: usize) -> Self {
+        self.room = self.brought.saturating_mul(factor);
+        self
     }
 }
 

@@ -254,8 +254,8 @@ impl Endpoint {
         let resumed = Resumed::new(resume.ticket, &issued, life);
         let factor = if is_there { PROVEN_ADDRESS_FACTOR } else { 1 };
         let answering = Answering::Resumed(issued.secret, resume.nonce);
-        let room = (datagram.len(), factor);
-        let stage = Stage::Accepting(Box::new(Accepting::new(now, answering, hash, room)));
+        let accepting = Accepting::new(now, answering, hash, datagram.len());
+        let stage = Stage::Accepting(Box::new(accepting.amplified(factor)));
         let peer = Some(issued.peer);
         let mut entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
         entry.resumption = Some(Box::new(Resumption::Resumed(resumed)));
