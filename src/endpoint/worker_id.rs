@@ -24,8 +24,7 @@ impl WorkerId {
     };
 
     /// Returns number `own`, from 0 on, of `of` endpoints. `None` if there is no such number.
-    pub fn new(own: u32, of: u32) -> Option<Self> {
-        let of = NonZeroU32::new(of)?;
+    pub fn new(own: u32, of: NonZeroU32) -> Option<Self> {
         (own < of.get()).then_some(Self { own, of })
     }
 

@@ -109,7 +109,10 @@ impl Listener {
 
 /// Returns the number of one of several workers.
 fn worker_id(own: usize, of: usize) -> io::Result<endpoint::WorkerId> {
-    let id = || endpoint::WorkerId::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
+    let id = || {
+        let of = u32::try_from(of).ok()?.try_into().ok()?;
+        endpoint::WorkerId::new(u32::try_from(own).ok()?, of)
+    };
     id().ok_or_else(|| io::Error::other(format!("a listener cannot have a worker {own} of {of}")))
 }
 

@@ -127,8 +127,10 @@ impl Node {
         };
         let mut endpoints: Vec<Endpoint> = Vec::with_capacity(count);
         for own in 0..count {
-            let worker =
-                |of| endpoint::WorkerId::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
+            let worker = |of| {
+                let of = u32::try_from(of).ok()?.try_into().ok()?;
+                endpoint::WorkerId::new(u32::try_from(own).ok()?, of)
+            };
             let config = endpoint::Config {
                 accept: Some(Protection::Sealed),
                 hello: Some(self.id),

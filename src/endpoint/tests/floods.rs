@@ -73,7 +73,7 @@ fn limits_are_shared_by_endpoints_behind_one_address() {
     let mut servers: Vec<Endpoint> = Vec::new();
     for own in 0..4 {
         let config = Config {
-            worker: WorkerId::new(own, 4).unwrap(),
+            worker: WorkerId::new(own, 4_u32.try_into().unwrap()).unwrap(),
             ..pair.server.config
         };
         let mut server = Endpoint::new(config, &realm_key().into(), [4; 32]);

@@ -14,7 +14,7 @@ impl Split {
     fn new() -> Self {
         let worker = |own: u8| {
             let config = Config {
-                worker: WorkerId::new(own.into(), 2).unwrap(),
+                worker: WorkerId::new(own.into(), 2_u32.try_into().unwrap()).unwrap(),
                 ..config(Some(Protection::Sealed))
             };
             Endpoint::new(config, &realm_key().into(), [own + 4; 32])
