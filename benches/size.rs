@@ -25,7 +25,7 @@ use std::{
 use merpati::{
     client::system_rng,
     crypto::{PublicKey, SecretKey},
-    endpoint::{AccountId, Config, Endpoint, Event, Handshakes},
+    endpoint::{AccountId, Config, EarlyData, Endpoint, Event, Handshakes},
     link::Time,
     wire::{Command, OperationNumber, Protection, Request, SessionRef, command},
 };
@@ -124,7 +124,7 @@ fn open_in(server: &mut Endpoint, key: PublicKey, begin: Time, count: usize) {
         let realm = SocketAddr::from(([10, 0, 0, 1], 6377));
         let link = client.connect(now, realm, key, None);
         let deadline = now + Duration::from_mins(1);
-        client.request(now, link, command(), deadline, false);
+        client.request(now, link, command(), deadline, EarlyData::Forbidden);
         settle(now, from, &mut client, server, n as u64);
     }
     assert_eq!(server.links(), all);

@@ -8,7 +8,7 @@ use std::{hint::black_box, net::SocketAddr, time::Duration};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use merpati::{
     crypto::{Initiator, Responder, SealKey, SecretKey},
-    endpoint::{AccountId, Config, Endpoint, Event, LinkId},
+    endpoint::{AccountId, Config, EarlyData, Endpoint, Event, LinkId},
     link::Time,
     store::{Batch, Embedded, Key, Log, Store as _},
     wire::{
@@ -156,9 +156,9 @@ impl Talk {
         let deadline = self.now + Duration::from_secs(30);
         for _ in 0..count {
             let (now, command) = (self.now, command.to_vec());
-            let asked = self
-                .client
-                .request(now, self.link, command, deadline, false);
+            let asked =
+                self.client
+                    .request(now, self.link, command, deadline, EarlyData::Forbidden);
             assert!(asked.is_some());
         }
         let mut answered = 0;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use merpati::{
     crypto::SecretKey,
-    endpoint::{AccountId, Config, Endpoint, Event, LinkId},
+    endpoint::{AccountId, Config, EarlyData, Endpoint, Event, LinkId},
     link::Time,
     wire::{OperationNumber, Protection},
 };
@@ -53,7 +53,7 @@ impl Talk {
         let deadline = self.now + Duration::from_secs(30);
         let asked = vec![7; 30];
         self.client
-            .request(self.now, self.link, asked, deadline, false)
+            .request(self.now, self.link, asked, deadline, EarlyData::Forbidden)
             .unwrap();
         let mut is_answered = false;
         while !is_answered {

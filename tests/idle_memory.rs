@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use merpati::{
     client::system_rng,
     crypto::SecretKey,
-    endpoint::{AccountId, Config, Endpoint, Event, Handshakes},
+    endpoint::{AccountId, Config, EarlyData, Endpoint, Event, Handshakes},
     link::Time,
     wire::{Command, OperationNumber, Protection, Request, SessionRef, command},
 };
@@ -51,7 +51,7 @@ fn open(realm: &mut Endpoint, key: &SecretKey, now: Time, n: u64) {
         link,
         Request::from(command).to_bytes(),
         deadline,
-        false,
+        EarlyData::Forbidden,
     );
     let mut out = Vec::new();
     let mut is_quiet = false;

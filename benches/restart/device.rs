@@ -9,7 +9,7 @@ use std::{
 use merpati::{
     client::{PathMemory, Silence, system_rng},
     crypto::SecretKey,
-    endpoint::{Config, Endpoint, Event, LinkId, Ticket},
+    endpoint::{Config, EarlyData, Endpoint, Event, LinkId, LinkStatus, Ticket},
     link::Time,
     wire::{
         Answer, Body, Command, ErrorCode, Life, Operation, Password, Request, RequestId,
@@ -157,7 +157,7 @@ impl Device {
                 }
             }
         };
-        self.path = link.endpoint.path_memory(link.id);
+        self.path = link.endpoint.link(link.id).map(LinkStatus::path_memory);
         answer
     }
 
@@ -174,7 +174,7 @@ impl Device {
     pub async fn finish(&mut self, link: &mut Link, asked: RequestId) {
         let told = self.until_answered(link, asked).await;
         assert!(matches!(told, Told::Answer(_)), "it is answered");
-        self.path = link.endpoint.path_memory(link.id);
+        self.path = link.endpoint.link(link.id).map(LinkStatus::path_memory);
     }
 
     async fn until_answered(&mut self, link: &mut Link, asked: RequestId) -> Told {
@@ -188,7 +188,11 @@ impl Device {
                     } => {
                         self.highest = self.highest.max(welcome.highest.0);
                         self.life = welcome.life.or(self.life);
-                        self.ticket = link.endpoint.ticket(link.id).cloned();
+                        self.ticket = link
+                            .endpoint
+                            .link(link.id)
+                            .and_then(LinkStatus::ticket)
+                            .cloned();
                         link.is_resumed = is_resumed;
                     }
                     Event::Reply { number, bytes, .. } if number == asked => {
@@ -244,6 +248,7 @@ impl Device {
 impl Link {
     fn ask(&mut self, request: Vec<u8>, deadline: Time, early: bool) -> RequestId {
         let now = self.now();
+        let early = EarlyData::allowed_if(early);
         let asked = self
             .endpoint
             .request(now, self.id, request, deadline, early);

@@ -22,7 +22,7 @@ fn realm() -> SecretKey {
 
 fn endpoint(protection: Protection) -> Endpoint {
     let config = Config {
-        place: WorkerId::ALONE,
+        worker: WorkerId::ALONE,
         accept: Some(protection),
         hello: Some("alpha".parse().unwrap()),
         early_data: true,

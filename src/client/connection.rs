@@ -333,7 +333,7 @@ impl Shared {
             early_data: self.options.early_data,
             // A resumed link has no forward secrecy either.
             resumes: self.options.early_data,
-            place: endpoint::WorkerId::ALONE,
+            worker: endpoint::WorkerId::ALONE,
             max_datagram: self.options.link.max_datagram,
             max_message: LONGEST_ANSWER,
             rate: self.options.link.rate,

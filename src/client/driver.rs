@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
-    endpoint::{Endpoint, Event, LinkId},
+    endpoint::{Endpoint, Event, LinkId, Pushes},
     link::Silence,
     wire::{CloseReason, Life, RequestId, Welcome},
 };
@@ -258,7 +258,7 @@ impl Driver {
                     self.memory
                         .learn_ticket(ticket, is_resumed, || self.route.time_of_day());
                 }
-                Event::Standing { highest, .. } => self.status.send_modify(|status| {
+                Event::HighestOperation { highest, .. } => self.status.send_modify(|status| {
                     status.highest = status.highest.max(highest);
                     status.is_highest_told = true;
                 }),
@@ -302,7 +302,7 @@ impl Driver {
                 | Event::PathProven { .. }
                 | Event::UnknownTicket { .. }
                 | Event::TicketDue { .. }
-                | Event::TicketPlace { .. }
+                | Event::TicketAddress { .. }
                 | Event::Delivered { .. } => {}
             }
         }
@@ -521,7 +521,11 @@ impl Driver {
     /// Passes on pushes while the watcher has room. The rest counts as lost on the path.
     fn tell(&mut self) {
         self.watcher.tell();
-        self.link.hold_pushes(self.watcher.has_untold());
+        self.link.set_pushes(if self.watcher.has_untold() {
+            Pushes::Refused
+        } else {
+            Pushes::Accepted
+        });
     }
 
     /// Tells the watcher the state of the link.

@@ -65,7 +65,8 @@ pub fn load(
                 id: ConnectionId(record.id),
                 token: record.token,
                 secret: ResumptionSecret::from_bytes(record.secret),
-                max_datagrams: (size(record.max_datagrams.0), size(record.max_datagrams.1)),
+                max_datagram: size(record.max_datagrams.0),
+                peer_max_datagram: size(record.max_datagrams.1),
                 until: Time(0) + left,
             };
             Found::Good(ticket, since)
@@ -98,7 +99,7 @@ pub fn save(
         id: ticket.id.0,
         token: ticket.token,
         secret: *ticket.secret.as_bytes(),
-        max_datagrams: (size(ticket.max_datagrams.0), size(ticket.max_datagrams.1)),
+        max_datagrams: (size(ticket.max_datagram), size(ticket.peer_max_datagram)),
         realm: of.0,
         since: since.as_secs(),
     };
@@ -123,7 +124,8 @@ mod tests {
             id: ConnectionId(7),
             token: [1; 16],
             secret: ResumptionSecret::from_bytes([2; 32]),
-            max_datagrams: (1200, 1200),
+            max_datagram: 1200,
+            peer_max_datagram: 1200,
             until: Time(0),
         };
         let outcome = write(&Memory::default(), |records| {

@@ -13,7 +13,7 @@ use rand::Rng as _;
 use super::{Traffic, driver::RECEIVED_AT_ONCE, route::sleep_until, system_rng};
 use crate::{
     crypto::{PublicKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, LinkId},
+    endpoint::{Config, EarlyData, Endpoint, Event, LinkId, LinkStatus},
     host::{Host, Socket},
     link::Time,
     wire::{Answer, ErrorCode, OperationNumber, RequestId},
@@ -101,7 +101,7 @@ impl Direct {
 
     /// Returns how often a command, or the handshake with the first command, was retransmitted.
     pub fn repeats(&self) -> u64 {
-        let stats = self.endpoint.link_stats(self.link);
+        let stats = self.endpoint.link(self.link).map(LinkStatus::stats);
         stats.map_or(0, |stats| {
             let repeats = stats.counters.repeats;
             repeats.requests + repeats.openings
@@ -133,9 +133,13 @@ impl Direct {
     /// [`Direct::step`] makes room.
     pub fn ask(&mut self, command: Vec<u8>) -> bool {
         let now = self.now();
-        let number = self
-            .endpoint
-            .request(now, self.link, command, now + PATIENCE, false);
+        let number = self.endpoint.request(
+            now,
+            self.link,
+            command,
+            now + PATIENCE,
+            EarlyData::Forbidden,
+        );
         number.is_some_and(|number| {
             self.in_flight.insert(number, Instant::now());
             true
@@ -233,7 +237,7 @@ impl Direct {
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
                 // It watches nothing, remembers nothing, and gets no requests.
-                Event::Standing { .. }
+                Event::HighestOperation { .. }
                 | Event::Pushed { .. }
                 | Event::Hello { .. }
                 | Event::TicketRefused { .. }
@@ -245,7 +249,7 @@ impl Direct {
                 | Event::PathProven { .. }
                 | Event::UnknownTicket { .. }
                 | Event::TicketDue { .. }
-                | Event::TicketPlace { .. }
+                | Event::TicketAddress { .. }
                 | Event::Delivered { .. } => {}
             }
         }

@@ -10,7 +10,7 @@ use std::{
 use blake2::{Blake2s256, Digest};
 
 use super::{
-    LinkId,
+    ids::LinkId,
     limits::{ACCEPT_LIFETIME, ACCEPTS_MAX},
 };
 use crate::{link::Time, wire::Resume};
@@ -36,7 +36,7 @@ pub(super) struct AcceptCache {
 
 /// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Known<'a> {
+pub(super) enum CachedAccept<'a> {
     /// It has not come before.
     No,
     /// It is being answered.
@@ -66,15 +66,15 @@ impl AcceptCache {
         )
     }
 
-    pub fn look_up(&self, init: &InitHash) -> Known<'_> {
+    pub fn look_up(&self, init: &InitHash) -> CachedAccept<'_> {
         match self.by_init.get(init) {
-            None => Known::No,
-            Some(Accepted { accept: None, .. }) => Known::Awaiting,
+            None => CachedAccept::No,
+            Some(Accepted { accept: None, .. }) => CachedAccept::Awaiting,
             Some(Accepted {
                 accept: Some(accept),
                 link,
                 from,
-            }) => Known::Answered(accept, *link, *from),
+            }) => CachedAccept::Answered(accept, *link, *from),
         }
     }
 
@@ -150,13 +150,13 @@ mod tests {
     fn handshake_init_is_cached_for_limited_time_in_bounded_table() {
         let mut accepts = AcceptCache::default();
         let (hash, from) = (AcceptCache::hash(b"init"), IpAddr::from([10, 0, 0, 1]));
-        assert_eq!(accepts.look_up(&hash), Known::No);
+        assert_eq!(accepts.look_up(&hash), CachedAccept::No);
         assert_eq!(accepts.insert(Time(0), (hash, from), LinkId(7)), None);
-        assert_eq!(accepts.look_up(&hash), Known::Awaiting);
+        assert_eq!(accepts.look_up(&hash), CachedAccept::Awaiting);
         accepts.answer(&hash, vec![9]);
         assert_eq!(
             accepts.look_up(&hash),
-            Known::Answered(&[9], LinkId(7), from)
+            CachedAccept::Answered(&[9], LinkId(7), from)
         );
         for other in 1..ACCEPTS_MAX {
             let other = AcceptCache::hash(&other.to_be_bytes());
@@ -166,7 +166,7 @@ mod tests {
             accepts.insert(Time(2), (AcceptCache::hash(b"more"), from), LinkId(9)),
             Some(LinkId(7))
         );
-        assert_eq!(accepts.look_up(&hash), Known::No);
+        assert_eq!(accepts.look_up(&hash), CachedAccept::No);
         accepts.expire(Time(2) + ACCEPT_LIFETIME);
         assert_eq!(accepts.timeout(), None);
         assert!(accepts.by_init.is_empty());

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, num::NonZeroU64};
 
-use super::{LinkId, largest_holder::Ranking};
+use super::{ids::LinkId, largest_holder::Ranking};
 use crate::subnet::Network;
 
 /// Identifies a user who is logged in over a link, or a peer. The caller assigns the numbers.

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Handshakes, LINK_LIFETIME, WorkerId};
+use super::worker_id::WorkerId;
 use crate::{
     link::{DATAGRAM_DEFAULT, Redundancy},
+    rate_limit::RateLimit,
     wire::{Protection, RealmId},
 };
+
+/// Age at which a link is replaced.
+pub const LINK_LIFETIME: Duration = Duration::from_hours(24);
 
 /// The configuration of an endpoint.
 #[derive(Clone, Debug)]
@@ -22,7 +26,7 @@ pub struct Config {
     /// Links that this side opens are resumed, if the other side allows it (HS-18).
     pub resumes: bool,
     /// This endpoint's number among several behind one address.
-    pub place: WorkerId,
+    pub worker: WorkerId,
     /// The largest datagram taken and sent, in bytes; at least [`crate::link::DATAGRAM_MIN`].
     pub max_datagram: usize,
     /// The longest message that is reassembled, in bytes.
@@ -54,7 +58,7 @@ impl Default for Config {
             hello: None,
             early_data: true,
             resumes: true,
-            place: WorkerId::ALONE,
+            worker: WorkerId::ALONE,
             max_datagram: DATAGRAM_DEFAULT,
             max_message: 65 << 10,
             rate: None,
@@ -65,6 +69,24 @@ impl Default for Config {
             handshakes: Handshakes::default(),
             idle: Duration::MAX,
             shared_idle: Duration::MAX,
+        }
+    }
+}
+
+/// The rates of handshakes without a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handshakes {
+    /// All subnets together.
+    pub all: RateLimit,
+    /// One subnet: an IPv4 /24, or an IPv6 /64.
+    pub per_subnet: RateLimit,
+}
+
+impl Default for Handshakes {
+    fn default() -> Self {
+        Self {
+            all: RateLimit::per_second(100),
+            per_subnet: RateLimit::per_second(5),
         }
     }
 }

@@ -3,23 +3,16 @@
 
 use std::time::Duration;
 
-use rand::Rng as _;
 use rand_core::CryptoRng;
 
-use super::{
-    Endpoint, LinkId, Ticket,
-    link_entry::{ACCEPT_PATIENCE, Stage},
-};
+use super::{limits::ACCEPT_PATIENCE, ticket::Ticket};
 use crate::{
     crypto::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, TAG_LEN,
         mac1, ticket_check,
     },
     link::{Attempts, BEGINNING, Link, Time},
-    wire::{
-        ConnectionId, Cookie, HandshakeId, INIT_OVERHEAD, Init, Life, RESUME_HEADER, Resume,
-        ResumeNonce,
-    },
+    wire::{Cookie, HandshakeId, INIT_OVERHEAD, Init, Life, RESUME_HEADER, Resume, ResumeNonce},
 };
 
 /// The largest number of cookies returned in one handshake.
@@ -223,8 +216,11 @@ impl Dial {
 
     /// True if the packet left too recently for any answer to it.
     pub fn is_unanswerable(&self, now: Time, rtt: Option<Duration>) -> bool {
-        let is_early = |tries: Tries| rtt.is_some_and(|rtt| (now - tries.first_at) * 2 < rtt);
-        self.tries.map_or(rtt.is_some(), is_early)
+        match (self.tries, rtt) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(tries), Some(rtt)) => (now - tries.first_at) * 2 < rtt,
+        }
     }
 
     /// Adds a cookie to the packet and sends it at once. Forged cookies have no further effect
@@ -277,47 +273,5 @@ impl Dial {
     /// Returns the round-trip time, if it is certain which Init was answered.
     pub fn round_trip(&self, now: Time) -> Option<Duration> {
         (self.attempts.count() == 1).then(|| now - self.first_sent)
-    }
-}
-
-impl Endpoint {
-    /// Reopens a link that the other side has forgotten. Requests without a reply are sent again.
-    pub(super) fn dial_again(&mut self, now: Time, id: LinkId) {
-        let renewal = self.slots.get(&id).map(|slot| &slot.renewal);
-        let new = renewal.and_then(|renewal| renewal.replaced_by);
-        let is_opening = |new: &LinkId| {
-            let slot = self.slots.get(new);
-            slot.is_some_and(|slot| !matches!(slot.stage, Stage::Open))
-        };
-        if let Some(new) = new.filter(is_opening) {
-            // One of the two is enough, and the requests wait on this one.
-            self.end(new, None);
-        }
-        let Some(mut slot) = self.slots.remove(&id) else {
-            return;
-        };
-        self.assembling
-            .change(slot.holder(), slot.link.assembling(), 0);
-        let name = slot.is_shared.then(|| self.name_of(id));
-        let link = slot.link.into_awake().restart(name);
-        if link.asks_in_secret() {
-            // HS-7: a request with a password is sent again, but not on a link without forward
-            // secrecy.
-            slot.resumption = None;
-        }
-        slot.link = link.into();
-        slot.opened = now;
-        if slot.is_shared {
-            slot.token = None;
-        }
-        if slot.peer.is_some() {
-            slot.stage = Stage::Calling;
-        } else {
-            let remote = ConnectionId(self.rng.next_u32());
-            slot.link.establish_plain(Some(remote));
-            slot.remote = Some(remote);
-        }
-        self.slots.insert(id, slot);
-        self.touch(now, id);
     }
 }

@@ -1,6 +1,8 @@
 //! Passes the events of links on as events of the endpoint.
 
-use super::{Endpoint, Event, LinkId, SERVES, link_entry::Role, resume::TicketState};
+use super::{
+    Endpoint, Event, IncomingRequest, LinkId, SERVES, link_table::Role, ticket::TicketState,
+};
 use crate::{
     link::{self, Time},
     wire::CloseReason,
@@ -8,77 +10,75 @@ use crate::{
 
 impl Endpoint {
     /// Passes on the events of one link.
-    pub(super) fn tell(&mut self, now: Time, id: LinkId) {
-        self.settle_path(now, id);
+    pub(super) fn pass_on_events(&mut self, now: Time, id: LinkId) {
+        self.settle_migration(now, id);
         while let Some(event) = self
-            .slots
-            .get_mut(&id)
-            .and_then(|slot| slot.link.poll_event())
+            .links
+            .get_mut(id)
+            .and_then(|entry| entry.link.poll_event())
         {
-            self.pass_on(now, id, event);
+            self.pass_on_event(now, id, event);
         }
         if self
-            .slots
-            .get(&id)
-            .is_some_and(|slot| slot.link.is_closed())
+            .links
+            .get(id)
+            .is_some_and(|entry| entry.link.is_closed())
         {
             self.end(id, None);
         }
     }
 
-    fn pass_on(&mut self, now: Time, link: LinkId, event: link::Event) {
-        let Some(slot) = self.slots.get_mut(&link) else {
+    fn pass_on_event(&mut self, now: Time, link: LinkId, event: link::Event) {
+        let Some(entry) = self.links.get_mut(link) else {
             return;
         };
         let event = match event {
             link::Event::Opened { name, resumes } => {
                 // A resumed link has no more forward secrecy than early data.
                 if resumes && self.config.early_data {
-                    slot.ticket_state = TicketState::Wanted;
+                    entry.ticket_state = TicketState::Wanted;
                 }
-                let claim = slot.life_claim(name.as_ref());
-                if let Some(name) = name.filter(|_| slot.peer.is_some()) {
-                    slot.remote = Some(name.connection);
-                    slot.token = Some(name.token);
-                    self.by_name
-                        .insert((slot.path.remote, name.connection), link);
+                let claim = entry.life_claim(name.as_ref());
+                let (peer, address) = (entry.peer(), entry.path().remote);
+                if let Some(name) = name.filter(|_| peer.is_some()) {
+                    entry.token = Some(name.token);
+                    self.links.set_name(link, name.connection);
                 }
                 Event::Incoming {
                     link,
-                    peer: slot.peer,
-                    address: slot.path.remote,
+                    peer,
+                    address,
                     claim,
                 }
             }
             link::Event::Welcome(welcome) => {
-                slot.token = Some(welcome.token);
-                slot.learn_life(&welcome);
+                entry.token = Some(welcome.token);
+                entry.learn_life(&welcome);
                 self.keep_ticket(link, &welcome);
-                let is_resumed = false;
                 self.events.push_back(Event::Opened {
                     link,
                     welcome,
-                    is_resumed,
+                    is_resumed: false,
                 });
-                self.renewed(now, link);
+                self.finish_rekey(now, link);
                 return;
             }
             link::Event::Update(update) => {
                 let Some((token, highest)) = update.standing else {
                     return;
                 };
-                slot.token = Some(token);
-                Event::Standing { link, highest }
+                entry.token = Some(token);
+                Event::HighestOperation { link, highest }
             }
             link::Event::Request {
                 number,
                 bytes,
                 early,
             } if SERVES
-                && (slot.waits_for_proof(early && self.config.early_data)
-                    || slot.waits_for_welcome()) =>
+                && (entry.waits_for_proof(early && self.config.early_data)
+                    || entry.waits_for_welcome()) =>
             {
-                slot.held.push((number, bytes));
+                entry.held.push(IncomingRequest { number, bytes });
                 return;
             }
             link::Event::Request {
@@ -101,7 +101,7 @@ impl Endpoint {
             link::Event::Expired { number } => Event::Expired {
                 link,
                 number,
-                heard: slot.heard.is_some(),
+                heard: entry.heard.is_some(),
             },
             link::Event::Oversized { number, limit } => Event::Oversized {
                 link,
@@ -110,11 +110,11 @@ impl Endpoint {
             },
             link::Event::Closed(reason) => {
                 let comes_again = matches!(reason, CloseReason::Shutdown | CloseReason::Replaced);
-                if slot.role == Role::Initiator && slot.link.is_waiting() && comes_again {
+                if entry.role() == Role::Initiator && entry.link.is_waiting() && comes_again {
                     self.dial_again(now, link);
                 } else {
                     if reason == CloseReason::Replaced
-                        && let Some(other) = self.other_link(link)
+                        && let Some(other) = self.links.other_than(link)
                     {
                         self.move_requests(now, link, other);
                     }

@@ -5,35 +5,26 @@
 use core::{
     cell::OnceCell,
     ops::{Deref, DerefMut},
-    time::Duration,
 };
 
-use super::{
-    Endpoint, LinkId, SERVES,
-    link_entry::{LinkEntry, Role, Stage},
-};
+use super::SERVES;
 use crate::{
     crypto::ResumptionSecret,
-    link::{DormantLink, Link, Time},
+    link::{Counters, DormantLink, Link},
 };
-
-/// Silence after which a link may become dormant: no packet is in flight for longer.
-const RESTS_AFTER: Duration = Duration::from_mins(3);
-/// Granularity of the silence.
-const GRAIN: Duration = Duration::from_secs(30);
 
 /// A link, awake or dormant.
 #[derive(Debug)]
 pub(super) enum MayHibernate {
     Awake(Box<Link>),
     /// A dormant link, with a woken copy for read access.
-    DormantLink(Box<DormantLink>, OnceCell<Box<Link>>),
+    Dormant(Box<DormantLink>, OnceCell<Box<Link>>),
 }
 
 impl MayHibernate {
     /// True while the link is dormant and unchanged.
-    pub const fn is_resting(&self) -> bool {
-        matches!(self, Self::DormantLink(..))
+    pub const fn is_dormant(&self) -> bool {
+        matches!(self, Self::Dormant(..))
     }
 
     /// Returns the responder's side of the initiator's ticket: its secret, and the initiator's
@@ -44,15 +35,26 @@ impl MayHibernate {
                 link.responders_secret()?,
                 link.opening().peer_max_datagram(),
             )),
-            Self::DormantLink(resting, _) => resting.responders_ticket(),
+            Self::Dormant(dormant, _) => dormant.responders_ticket(),
         }
+    }
+
+    /// Makes the link dormant, and returns its counters, which a dormant link does not keep. `None`
+    /// if it is dormant, or may not become so.
+    pub fn hibernate(&mut self) -> Option<Counters> {
+        let Self::Awake(link) = self else {
+            return None;
+        };
+        let (dormant, counters) = (link.hibernate()?, link.counters());
+        *self = Self::Dormant(Box::new(dormant), OnceCell::new());
+        Some(counters)
     }
 
     /// Returns the link, awake.
     pub fn into_awake(self) -> Link {
         match self {
             Self::Awake(link) => *link,
-            Self::DormantLink(resting, _) => resting.wake(),
+            Self::Dormant(dormant, _) => dormant.wake(),
         }
     }
 }
@@ -66,12 +68,12 @@ impl From<Link> for MayHibernate {
 impl Deref for MayHibernate {
     type Target = Link;
 
-    #[expect(clippy::unreachable, reason = "only who serves lays links to rest")]
+    #[expect(clippy::unreachable, reason = "only who serves lets links hibernate")]
     fn deref(&self) -> &Link {
         match self {
             Self::Awake(link) => link,
-            Self::DormantLink(..) if !SERVES => unreachable!(),
-            Self::DormantLink(resting, woken) => woken.get_or_init(|| Box::new(resting.wake())),
+            Self::Dormant(..) if !SERVES => unreachable!(),
+            Self::Dormant(dormant, woken) => woken.get_or_init(|| Box::new(dormant.wake())),
         }
     }
 }
@@ -79,54 +81,14 @@ impl Deref for MayHibernate {
 impl DerefMut for MayHibernate {
     #[expect(clippy::unreachable, reason = "it has just been woken")]
     fn deref_mut(&mut self) -> &mut Link {
-        if let Self::DormantLink(resting, _) = self
+        if let Self::Dormant(dormant, _) = self
             && SERVES
         {
-            *self = resting.wake().into();
+            *self = dormant.wake().into();
         }
         match self {
             Self::Awake(link) => link,
-            Self::DormantLink(..) => unreachable!(),
+            Self::Dormant(..) => unreachable!(),
         }
-    }
-}
-
-impl LinkEntry {
-    /// Returns when the link may become dormant, if it may.
-    pub fn rests_at(&self) -> Option<Time> {
-        let may_rest = SERVES
-            && self.role == Role::Responder
-            && matches!(self.stage, Stage::Open)
-            && !self.link.is_resting()
-            && self.left.is_none()
-            && self.held.is_empty()
-            && self.link.may_hibernate();
-        // Rounded to the granularity, so that the timer does not change with each packet.
-        let grain = u64::try_from(GRAIN.as_micros()).unwrap_or(u64::MAX);
-        let at = (self.heard.unwrap_or(self.opened) + RESTS_AFTER).0;
-        may_rest.then(|| Time(at.checked_next_multiple_of(grain).unwrap_or(u64::MAX)))
-    }
-}
-
-impl Endpoint {
-    /// Makes a link dormant if it is due, and releases the memory that it held for the other side.
-    /// False if it is not due.
-    pub(super) fn lay_to_rest(&mut self, now: Time, id: LinkId) -> bool {
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return false;
-        };
-        if slot.rests_at().is_none_or(|at| at > now) {
-            return false;
-        }
-        let Some(resting) = slot.link.hibernate() else {
-            return false;
-        };
-        self.stats.links += slot.link.counters();
-        slot.link = MayHibernate::DormantLink(Box::new(resting), OnceCell::new());
-        let before = core::mem::take(&mut slot.memory);
-        let holder = slot.holder();
-        self.schedule.set(id, slot.timeout(&self.config));
-        self.memory.change(id, holder, before, 0);
-        true
     }
 }

@@ -2,15 +2,25 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Known, LinkId, Path};
+use super::{ids::LinkId, path::Path, ticket::IssuedTicket};
 use crate::{
     crypto::{LifeClaim, PublicKey},
     link::Time,
     wire::{CloseReason, ConnectionId, EventId, HelloReply, OperationNumber, RequestId, Welcome},
 };
 
+/// A request of the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncomingRequest {
+    /// The number to name in the reply.
+    pub number: RequestId,
+    /// The command.
+    pub bytes: Vec<u8>,
+}
+
 /// An event for the endpoint's driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// Another side opens a link; answer with [`super::Endpoint::welcome`].
     Incoming {
@@ -50,7 +60,7 @@ pub enum Event {
     },
     /// The other side of a resumed link has told the highest operation number that it has seen from
     /// this side's key.
-    Standing {
+    HighestOperation {
         /// The link.
         link: LinkId,
         /// The number.
@@ -80,14 +90,14 @@ pub enum Event {
         /// When its handshake began.
         opened: Time,
         /// The record to store.
-        known: Known,
+        issued: IssuedTicket,
     },
-    /// A device that resumed with a ticket without a known place has proven its address.
-    TicketPlace {
+    /// A device that resumed with a ticket without a known address has proven its address.
+    TicketAddress {
         /// The ticket's name.
         ticket: ConnectionId,
         /// The device's address.
-        place: IpAddr,
+        address: IpAddr,
     },
     /// The other side sent a request; answer with [`super::Endpoint::reply`].
     Request {

@@ -1,12 +1,14 @@
-//! Hash tables by link. Ids are random and chosen by this side, so no attacker can cause
-//! collisions. The hash is one multiplication.
+//! The ids of links, and hash tables by id. Ids are random and chosen by this side, so no attacker
+//! can cause collisions. The hash is one multiplication.
 
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
 };
 
-use super::LinkId;
+/// Identifies a link at this endpoint. A responder's is also the connection id it chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u32);
 
 /// A map by link.
 pub(super) type ById<T> = HashMap<LinkId, T, BuildHasherDefault<IdHasher>>;

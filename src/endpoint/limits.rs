@@ -3,11 +3,6 @@
 
 use std::time::Duration;
 
-pub use super::{
-    link_entry::{HANDSHAKE_BYTES, LINK_BYTES},
-    memory::WORTH_ENDING,
-};
-
 /// The largest number of Inits remembered.
 pub const ACCEPTS_MAX: usize = 4096;
 /// How long an Init is remembered: a repeat may be in transit for a minute, and may have left late.
@@ -43,8 +38,12 @@ pub const TICKETS_LOOKED_UP: usize = 1024;
 pub const RESUMED_PER_TICKET: usize = 8;
 /// The largest number of tickets remembered from links that ended unproven.
 pub const TICKETS_UNPROVEN: usize = 1024;
+/// How long an Accept waits for the answers to early data (HS-5).
+pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(50);
+/// Links that hold less memory are not worth ending, in bytes.
+pub const WORTH_ENDING: usize = 1 << 10;
 /// The largest number of Hellos that wait for an answer.
-pub const ASKING_MAX: usize = 16;
+pub const HELLOS_MAX: usize = 16;
 /// Bytes of messages in reassembly on all links of accounts and on links that this side opened
 /// (LINK-13).
 pub const ASSEMBLING_MAX: usize = 16 << 20;

@@ -5,109 +5,42 @@
 use std::collections::BTreeSet;
 
 use super::{
-    AccountId, Endpoint, LinkId, Path, SERVES,
     accounts::Accounts,
+    holder::{AddressProof, SlotKind},
+    ids::LinkId,
     largest_holder::Ranking,
     limits::{
         HALF_OPEN_MAX, NEWCOMERS_PART, RESUMED_PER_TICKET, RETURNED_MAX, STRANGERS_PER_SUBNET,
         STRANGERS_PER_WORKER,
     },
-    link_entry::LinkEntry,
+    link_table::LinkEntry,
+    worker_id::WorkerId,
 };
 use crate::{
     faults::{Fault, is_planted},
     link::Time,
     subnet::{Network, Subnet},
-    wire::{ConnectionId, Packet},
+    wire::ConnectionId,
 };
 
-/// The kind of a link's slot. The subnet is that of the last proven address of the other side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// This side opened it.
-    #[default]
-    Own,
-    /// Not proven; its Init may have a forged address.
-    Unshown,
-    /// Not proven, and resumed from the place of its ticket, the device's proven address. Anyone
-    /// with the ticket can forge that address.
-    Returned(Subnet),
-    /// Not proven; a cookie came from its subnet.
-    HalfOpen(Subnet),
-    /// Proven, from a device without a known account.
-    Stranger(Subnet),
-    /// A user is logged in, or it is a peer's link: its account does not change any more. The
-    /// number is the link's serial number of arrival.
-    Account(Subnet, u32),
-}
-
-/// What an unproven link has shown of the other side's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
-    Nothing,
-    /// It came from the place of its ticket.
-    WorkerId,
-    /// It came with a cookie.
-    Cookie,
-}
-
-impl Shown {
-    pub fn of_init(has_cookie: bool) -> Self {
-        if has_cookie {
-            Self::Cookie
-        } else {
-            Self::Nothing
-        }
-    }
-}
-
-/// The holder of a link's slot and of its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Holder {
-    /// This side.
-    Own,
-    /// All links whose address is unproven.
-    Nobody,
-    /// All links of a network without an account.
-    Network(Network),
-    Account(AccountId),
-}
-
-impl LinkEntry {
-    /// Returns the holder of the link's memory.
-    pub fn holder(&self) -> Holder {
-        match (self.standing, self.account) {
-            (Standing::Own, _) => Holder::Own,
-            (Standing::Unshown | Standing::Returned(_), _) => Holder::Nobody,
-            (Standing::Account(..), Some(account)) => Holder::Account(account),
-            (
-                Standing::HalfOpen(subnet)
-                | Standing::Stranger(subnet)
-                | Standing::Account(subnet, _),
-                _,
-            ) => Holder::Network(subnet.into()),
-        }
-    }
-}
-
-/// All link slots.
+/// The slots of all links that others opened.
 #[derive(Debug, Default)]
-pub(super) struct Standings {
-    /// Links of [`Standing::Unshown`], oldest first.
-    unshown: BTreeSet<(Time, LinkId)>,
-    /// Links of [`Standing::Returned`], by network, then oldest first.
+pub(super) struct LinkSlots {
+    /// Links of [`SlotKind::Unverified`], oldest first.
+    unverified: BTreeSet<(Time, LinkId)>,
+    /// Links of [`SlotKind::TicketAddress`], by network, then oldest first.
     returned: BTreeSet<(Network, Time, LinkId)>,
     /// The number of links in `returned`, by network.
     returned_from: Ranking<Network>,
-    /// Links of [`Standing::HalfOpen`] and [`Standing::Stranger`], by network, then oldest first.
+    /// Links of [`SlotKind::Cookie`] and [`SlotKind::Stranger`], by network, then oldest first.
     newcomers: BTreeSet<(Network, Time, LinkId)>,
     /// The number of links in `newcomers`, by network.
     by_network: Ranking<Network>,
-    /// The links of [`Standing::Stranger`] among them by subnet, then oldest first.
+    /// The links of [`SlotKind::Stranger`] among them by subnet, then oldest first.
     strangers: BTreeSet<(Subnet, Time, LinkId)>,
     /// Links that were resumed and are not proven, by ticket, then oldest first.
     resumed: BTreeSet<(ConnectionId, Time, LinkId)>,
-    pub accounts: Accounts,
+    accounts: Accounts,
 }
 
 /// Returns the oldest link of a subnet or of a network.
@@ -117,66 +50,72 @@ fn oldest<K: Ord + Copy>(links: &BTreeSet<(K, Time, LinkId)>, key: K) -> Option<
     theirs.map(|(_, _, link)| *link)
 }
 
-impl Standings {
+impl LinkSlots {
     /// Removes a link from its slot.
-    fn take(&mut self, link: LinkId, slot: &LinkEntry) {
-        let opened = slot.opened;
-        if let Some(resumed) = slot.resumed() {
-            self.resumed.remove(&(resumed.ticket, opened, link));
+    pub fn remove(&mut self, link: LinkId, entry: &LinkEntry) {
+        let opened = entry.opened;
+        if let Some(resumed) = entry.resumed() {
+            self.resumed.remove(&(resumed.ticket(), opened, link));
         }
-        match slot.standing {
-            Standing::Own => {}
-            Standing::Unshown => drop(self.unshown.remove(&(opened, link))),
-            Standing::Returned(subnet) => {
+        match entry.slot {
+            SlotKind::Own => {}
+            SlotKind::Unverified => drop(self.unverified.remove(&(opened, link))),
+            SlotKind::TicketAddress(subnet) => {
                 let network = Network::from(subnet);
                 self.returned.remove(&(network, opened, link));
                 self.returned_from.change(network, 1, 0);
             }
-            Standing::HalfOpen(subnet) | Standing::Stranger(subnet) => {
+            SlotKind::Cookie(subnet) | SlotKind::Stranger(subnet) => {
                 let network = Network::from(subnet);
                 self.newcomers.remove(&(network, opened, link));
                 self.by_network.change(network, 1, 0);
                 self.strangers.remove(&(subnet, opened, link));
             }
-            Standing::Account(subnet, came) => {
-                if let Some(account) = slot.account {
+            SlotKind::Account(subnet, came) => {
+                if let Some(account) = entry.account {
                     self.accounts.remove(link, account, (subnet.into(), came));
                 }
             }
         }
     }
 
+    /// Moves a link to a slot of another kind.
+    pub fn move_to(&mut self, link: LinkId, entry: &mut LinkEntry, to: SlotKind) {
+        self.remove(link, entry);
+        self.insert(link, entry, to);
+    }
+
     /// Gives a slot to a link that has none.
-    fn give(&mut self, link: LinkId, slot: &mut LinkEntry, to: Standing) {
-        let opened = slot.opened;
-        slot.standing = to;
+    fn insert(&mut self, link: LinkId, entry: &mut LinkEntry, to: SlotKind) {
+        let opened = entry.opened;
+        entry.slot = to;
         let is_unproven = matches!(
             to,
-            Standing::Unshown | Standing::Returned(_) | Standing::HalfOpen(_)
+            SlotKind::Unverified | SlotKind::TicketAddress(_) | SlotKind::Cookie(_)
         );
-        if let Some(resumed) = slot.resumed().filter(|_| is_unproven) {
-            self.resumed.insert((resumed.ticket, opened, link));
+        if let Some(resumed) = entry.resumed().filter(|_| is_unproven) {
+            self.resumed.insert((resumed.ticket(), opened, link));
         }
         match to {
-            Standing::Own => {}
-            Standing::Unshown => drop(self.unshown.insert((opened, link))),
-            Standing::Returned(subnet) => {
+            SlotKind::Own => {}
+            SlotKind::Unverified => drop(self.unverified.insert((opened, link))),
+            SlotKind::TicketAddress(subnet) => {
                 let network = Network::from(subnet);
                 self.returned.insert((network, opened, link));
                 self.returned_from.change(network, 0, 1);
             }
-            Standing::HalfOpen(subnet) | Standing::Stranger(subnet) => {
+            SlotKind::Cookie(subnet) | SlotKind::Stranger(subnet) => {
                 let network = Network::from(subnet);
                 self.newcomers.insert((network, opened, link));
                 self.by_network.change(network, 0, 1);
-                if matches!(to, Standing::Stranger(_)) {
+                if matches!(to, SlotKind::Stranger(_)) {
                     self.strangers.insert((subnet, opened, link));
                 }
             }
-            Standing::Account(subnet, _) => {
-                if let Some(account) = slot.account {
+            SlotKind::Account(subnet, _) => {
+                if let Some(account) = entry.account {
                     let came = self.accounts.add(link, account, Network::from(subnet));
-                    slot.standing = Standing::Account(subnet, came);
+                    entry.slot = SlotKind::Account(subnet, came);
                 }
             }
         }
@@ -184,12 +123,17 @@ impl Standings {
 
     /// Returns the number of links without an account.
     pub fn newcomers(&self) -> usize {
-        self.unshown.len() + self.returned.len() + self.newcomers.len()
+        self.unverified.len() + self.returned.len() + self.newcomers.len()
     }
 
     /// Returns the number of links that others opened.
     pub fn len(&self) -> usize {
         self.newcomers() + self.accounts.len()
+    }
+
+    #[cfg(test)]
+    pub const fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     #[cfg(test)]
@@ -202,12 +146,13 @@ impl Standings {
         self.newcomers() - self.strangers.len()
     }
 
-    /// Returns the oldest link of [`Standing::Unshown`].
-    pub fn first_unshown(&self) -> Option<LinkId> {
-        self.unshown.first().map(|(_, link)| *link)
+    /// Returns the oldest link of [`SlotKind::Unverified`].
+    pub fn first_unverified(&self) -> Option<LinkId> {
+        self.unverified.first().map(|(_, link)| *link)
     }
 
-    /// Returns the oldest link of [`Standing::Returned`], from the network with the most of them.
+    /// Returns the oldest link of [`SlotKind::TicketAddress`], from the network with the most of
+    /// them.
     fn first_returned(&self) -> Option<LinkId> {
         let (_, network) = self.returned_from.first()?;
         oldest(&self.returned, network)
@@ -218,197 +163,73 @@ impl Standings {
         let (_, network) = self.by_network.first()?;
         oldest(&self.newcomers, network)
     }
-}
 
-impl Endpoint {
-    /// Records that `account` is logged in on the other side of `link`. From now on the link may
-    /// reassemble long messages here (LINK-13).
-    pub fn trust(&mut self, link: LinkId, account: AccountId) {
-        if let Some(slot) = self.slots.get_mut(&link) {
-            slot.link.opening_mut().trust();
-            slot.account.get_or_insert(account);
-            self.stand_account(link);
-        }
-    }
-
-    /// Moves a link to another slot.
-    fn stand(&mut self, id: LinkId, to: Standing) {
-        if !SERVES {
-            return;
-        }
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return;
-        };
-        let before = slot.holder();
-        self.standings.take(id, slot);
-        self.standings.give(id, slot, to);
-        let (held, holders) = (slot.memory, (before, slot.holder()));
-        self.memory.hand_over(id, held, holders);
-        self.assembling.hand_over(slot.link.assembling(), holders);
-        if let Standing::Account(..) = to {
-            self.keep_accounts_in_their_places(id);
-        }
-    }
-
-    /// Reserves a part of the slots for newcomers: a new account link beyond that evicts another
-    /// account's link.
-    fn keep_accounts_in_their_places(&mut self, newest: LinkId) {
-        let kept = (self.config.links_max / NEWCOMERS_PART).max(1);
-        while self.standings.accounts.len() > self.config.links_max.saturating_sub(kept)
-            && !is_planted(Fault::AccountsStay)
-        {
-            let heard = |id: &LinkId| {
-                let heard = self.slots.get(id).and_then(|slot| slot.heard);
-                (*id == newest, heard)
-            };
-            let Some(first) = self.standings.accounts.first(heard) else {
-                return;
-            };
-            self.tell_reset(first);
-            self.end(first, None);
-        }
-    }
-
-    /// Sends a Reset to the other side of an ending link, so that it opens another when it needs
-    /// one.
-    fn tell_reset(&mut self, id: LinkId) {
-        let Some(slot) = self.slots.get(&id) else {
-            return;
-        };
-        let name = match slot.peer {
-            Some(_) => ConnectionId(id.0),
-            None => slot.remote.unwrap_or(ConnectionId(id.0)),
-        };
-        let mut reset = Vec::new();
-        Packet::emit_reset(name, &self.resets.token(name), &mut reset);
-        self.outbox.push_back((slot.path, reset));
-    }
-
-    /// Sends a Reset for a link that was forgotten, as after a restart (HS-22). Does nothing if a
-    /// link of that id exists again.
-    pub fn tell_forgotten(&mut self, link: ConnectionId, path: Path) {
-        if self.slots.contains_key(&LinkId(link.0)) {
-            return;
-        }
-        let mut reset = Vec::new();
-        Packet::emit_reset(link, &self.resets.token(link), &mut reset);
-        self.outbox.push_back((path, reset));
-    }
-
-    /// Removes the slot of a link that ended.
-    pub(super) fn leave_standing(&mut self, id: LinkId, slot: &LinkEntry) {
-        if SERVES {
-            self.standings.take(id, slot);
-        }
-    }
-
-    /// Gives a slot to a link that another side opens. Unproven links have a limit, and beyond it
-    /// one is evicted. Resumed links are counted apart: they cost less than handshakes and would
-    /// evict them.
-    pub(super) fn stand_half_open(&mut self, id: LinkId, shown: Shown) {
-        let Some(slot) = self.slots.get(&id) else {
-            return;
-        };
-        let subnet = slot.path.remote.into();
-        let to = match shown {
-            Shown::Nothing => Standing::Unshown,
-            Shown::WorkerId => Standing::Returned(subnet),
-            Shown::Cookie => Standing::HalfOpen(subnet),
-        };
-        self.stand(id, to);
-        let surplus = match shown {
-            Shown::Nothing if self.standings.unshown.len() > HALF_OPEN_MAX => {
-                self.standings.first_unshown()
+    /// Returns the link to end after a link with `proof` was opened. Unproven links have a limit.
+    /// Resumed links are counted apart: they cost less than handshakes and would evict them.
+    pub fn surplus_unproven(&self, proof: AddressProof) -> Option<LinkId> {
+        match proof {
+            AddressProof::None if self.unverified.len() > HALF_OPEN_MAX => self.first_unverified(),
+            AddressProof::TicketAddress if self.returned.len() > RETURNED_MAX => {
+                self.first_returned()
             }
-            Shown::WorkerId if self.standings.returned.len() > RETURNED_MAX => {
-                self.standings.first_returned()
-            }
-            Shown::Nothing | Shown::WorkerId | Shown::Cookie => None,
-        };
-        if let Some(first) = surplus {
-            self.end(first, None);
+            AddressProof::None | AddressProof::TicketAddress | AddressProof::Cookie => None,
         }
     }
 
-    /// Evicts an unproven link of a ticket that has resumed too many.
-    pub(super) fn keep_few_of(&mut self, ticket: ConnectionId) {
+    /// Returns the oldest stranger's link of a subnet, if the subnet has too many.
+    pub fn surplus_stranger(&self, subnet: Subnet, worker: WorkerId) -> Option<LinkId> {
+        if is_planted(Fault::StrangersStay) {
+            return None;
+        }
+        let theirs = (subnet, Time(0), LinkId(0))..=(subnet, Time(u64::MAX), LinkId(u32::MAX));
+        // The subnet's slots are divided among the endpoints behind one address, rounded up, with a
+        // minimum for each.
+        let kept = STRANGERS_PER_SUBNET
+            .div_ceil(worker.count())
+            .max(STRANGERS_PER_WORKER);
+        let has_too_many = self.strangers.range(theirs).count() > kept;
+        has_too_many
+            .then(|| oldest(&self.strangers, subnet))
+            .flatten()
+    }
+
+    /// Returns the account's link to evict, if links of accounts take more of the `max` slots than
+    /// they may: a part is reserved for newcomers.
+    pub fn surplus_account<H: Ord>(
+        &self,
+        max: usize,
+        heard: impl Fn(&LinkId) -> H,
+    ) -> Option<LinkId> {
+        let kept = (max / NEWCOMERS_PART).max(1);
+        let has_too_many = self.accounts.len() > max.saturating_sub(kept);
+        if !has_too_many || is_planted(Fault::AccountsStay) {
+            return None;
+        }
+        self.accounts.first(heard)
+    }
+
+    /// Returns the unproven link to evict of a ticket that has resumed too many. An answered link
+    /// goes first: on another a client may wait.
+    pub fn surplus_resumed(
+        &self,
+        ticket: ConnectionId,
+        is_idle: impl Fn(LinkId) -> bool,
+    ) -> Option<LinkId> {
         let all = (ticket, Time(0), LinkId(0))..=(ticket, Time(u64::MAX), LinkId(u32::MAX));
-        let theirs = self.standings.resumed.range(all).map(|(_, _, id)| *id);
+        let theirs = self.resumed.range(all).map(|(_, _, id)| *id);
         let theirs: Vec<LinkId> = theirs.collect();
         if theirs.len() <= RESUMED_PER_TICKET {
-            return;
+            return None;
         }
-        // An answered link goes first: on another a client may wait.
-        let is_idle = |id: &&LinkId| {
-            let slot = self.slots.get(id);
-            slot.is_some_and(|slot| slot.link.is_idle())
-        };
-        if let Some(id) = theirs.iter().find(is_idle).or_else(|| theirs.first()) {
-            self.end(*id, None);
-        }
+        let idle = theirs.iter().find(|id| is_idle(**id));
+        idle.or_else(|| theirs.first()).copied()
     }
 
-    /// Gives a slot to a link whose address was proven, the first time or after a migration. Until
-    /// then it keeps its former slot. If it is a stranger's, the oldest stranger's link of its
-    /// subnet may be evicted, which may be the link itself.
-    pub(super) fn stand_proven(&mut self, id: LinkId) {
-        let Some(slot) = self.slots.get(&id) else {
-            return;
-        };
-        let subnet = Subnet::from(slot.path.remote);
-        let to = match (slot.account, slot.standing) {
-            (Some(_), Standing::Account(there, _)) if there == subnet => return,
-            (Some(_), _) => Standing::Account(subnet, 0),
-            (None, _) => Standing::Stranger(subnet),
-        };
-        if slot.standing == to {
-            return;
-        }
-        self.stand(id, to);
-        if to == Standing::Stranger(subnet) && !is_planted(Fault::StrangersStay) {
-            let theirs = (subnet, Time(0), LinkId(0))..=(subnet, Time(u64::MAX), LinkId(u32::MAX));
-            // The subnet's slots are divided among the endpoints behind one address, rounded up,
-            // with a minimum for each.
-            let kept = STRANGERS_PER_SUBNET
-                .div_ceil(self.config.place.count())
-                .max(STRANGERS_PER_WORKER);
-            if self.standings.strangers.range(theirs).count() > kept
-                && let Some(first) = oldest(&self.standings.strangers, subnet)
-            {
-                self.end(first, None);
-            }
-        }
-    }
-
-    /// Moves a link to its account's slots once the account is known. An unproven link may come
-    /// from a recorded Init, and counts for no account.
-    pub(super) fn stand_account(&mut self, id: LinkId) {
-        let Some(slot) = self.slots.get(&id) else {
-            return;
-        };
-        if let (Some(_), Standing::Stranger(subnet)) = (slot.account, slot.standing) {
-            self.stand(id, Standing::Account(subnet, 0));
-        }
-    }
-
-    /// True if another link may be opened. If all slots are taken, evicts one for it.
-    pub(super) fn make_room(&mut self) -> bool {
-        if !self.is_full() {
-            return true;
-        }
-        // Accounts leave a part of the slots to newcomers, so newcomers evict none of theirs.
-        let first = self.standings.first_unshown();
-        let first = first.or_else(|| self.standings.first_returned());
-        let first = first.or_else(|| self.standings.first_newcomer());
-        if let Some(id) = first {
-            self.end(id, None);
-        }
-        first.is_some()
-    }
-
-    /// True if all slots are taken. Links that this side opens take no slot: they would take those
-    /// of newcomers.
-    pub(super) fn is_full(&self) -> bool {
-        self.standings.len() >= self.config.links_max
+    /// Returns the link to evict for a newcomer. Accounts leave a part of the slots to newcomers,
+    /// so newcomers evict none of theirs.
+    pub fn for_newcomer(&self) -> Option<LinkId> {
+        self.first_unverified()
+            .or_else(|| self.first_returned())
+            .or_else(|| self.first_newcomer())
     }
 }

@@ -3,12 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    Endpoint, LinkId, SERVES, largest_holder::Ranking, link_entry::Role, link_slots::Holder,
-};
-
-/// Links that hold less are not worth ending, in bytes.
-pub const WORTH_ENDING: usize = 1 << 10;
+use super::{SERVES, holder::Holder, ids::LinkId, largest_holder::Ranking, limits::WORTH_ENDING};
 
 /// The links by holder and memory.
 #[derive(Debug, Default)]
@@ -60,30 +55,5 @@ impl Memory {
         let beyond = (holder, usize::MAX, LinkId(u32::MAX));
         let theirs = self.large.range(..=beyond).next_back();
         theirs.map(|(_, _, link)| *link)
-    }
-}
-
-impl Endpoint {
-    /// Updates the memory that a link holds for its other side. Beyond the limit, ends the largest
-    /// link of the largest holder. Its initiator learns of it by a Reset, opens another link, and
-    /// repeats its requests.
-    pub(super) fn count_memory(&mut self, id: LinkId) {
-        let Some(slot) = self.slots.get_mut(&id).filter(|_| SERVES) else {
-            return;
-        };
-        if slot.role == Role::Initiator {
-            return;
-        }
-        let now = slot.link.memory() + slot.held_bytes();
-        let before = core::mem::replace(&mut slot.memory, now);
-        if slot.memory != before {
-            let holder = slot.holder();
-            self.memory.change(id, holder, before, slot.memory);
-            while self.memory.total() > self.config.memory_max
-                && let Some(largest) = self.memory.largest()
-            {
-                self.end(largest, None);
-            }
-        }
     }
 }

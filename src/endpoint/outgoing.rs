@@ -3,9 +3,11 @@
 use super::{
     Endpoint, LinkId, Path, SERVES,
     dial::{Dial, LAST_RESUME_TIMEOUTS},
-    limits::{ANSWERS_MAX, DIALS_ONCE, DIALS_ONCE_PATIENCE},
-    link_entry::{Answering, Stage},
-    resume::{RESUMED_AROUND, TicketState},
+    limits::{DIALS_ONCE, DIALS_ONCE_PATIENCE},
+    link_table::{Answering, LinkEntry, Stage},
+    resume::RESUMED_AROUND,
+    ticket::TicketState,
+    trace_handshake,
 };
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
@@ -22,55 +24,28 @@ pub(super) const CONNECTION_LEN: usize = 4;
 impl Endpoint {
     /// Writes the next datagram into `out` and returns its path. `None` if there is none.
     pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
-        let path = self.next_datagram(now, out)?;
+        let path = self
+            .outbox
+            .poll_in_turn(out)
+            .or_else(|| self.poll_transmit_links(now, out))
+            .or_else(|| self.outbox.poll(out))?;
         self.stats.sent.add(out.len());
         Some(path)
     }
 
-    /// Queues a stateless answer to a datagram. When the queue is full the answer is dropped, and
-    /// the sender asks again.
-    pub(super) fn answer(&mut self, path: Path, datagram: Vec<u8>) {
-        if self.outbox.len() < ANSWERS_MAX {
-            self.outbox.push_back((path, datagram));
-        }
-    }
-
-    /// Writes the next datagram into `out`. Alternates between answers to strangers and links, so
-    /// that links send however many answers wait.
-    fn next_datagram(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
-        if !core::mem::replace(&mut self.has_answered, false)
-            && let Some(path) = self.next_answer(out)
-        {
-            self.has_answered = true;
-            return Some(path);
-        }
-        self.next_of_links(now, out)
-            .or_else(|| self.next_answer(out))
-    }
-
-    fn next_answer(&mut self, out: &mut Vec<u8>) -> Option<Path> {
-        let (path, datagram) = self.outbox.pop_front()?;
-        out.clear();
-        out.extend_from_slice(&datagram);
-        trace_answer(&path.remote, out);
-        Some(path)
-    }
-
-    fn next_of_links(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
-        for asking in &mut self.asking {
-            if let Some((address, datagram)) = asking.ask(now, &mut self.jitter) {
-                *out = datagram;
-                trace_answer(&address, out);
-                return Some(address.into());
-            }
+    /// Writes the next Hello or datagram of a link into `out`.
+    fn poll_transmit_links(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
+        if let Some(address) = self.hellos.poll_transmit(now, out) {
+            trace_answer(&address, out);
+            return Some(address.into());
         }
         while let Some(id) = self.schedule.next_ready() {
-            let path = self.slots.get(&id).map(|slot| slot.path);
+            let path = self.links.get(id).map(LinkEntry::path);
             if self.transmit(now, id, out) {
                 self.touch(now, id);
                 return path;
             }
-            self.settle(now, id);
+            self.set_timer(now, id);
         }
         self.check();
         None
@@ -78,66 +53,66 @@ impl Endpoint {
 
     /// Writes the next datagram of one link into `out`. False if there is none.
     fn transmit(&mut self, now: Time, id: LinkId, out: &mut Vec<u8>) -> bool {
-        let Some(slot) = self.slots.get_mut(&id) else {
+        let Some(entry) = self.links.get_mut(id) else {
             return false;
         };
-        if matches!(slot.stage, Stage::Calling)
-            && let Some(realm) = &slot.peer
+        if matches!(entry.stage, Stage::Calling)
+            && let Some(realm) = entry.peer()
         {
-            let max = slot.link.path_size();
-            let Some(own) = self.keys.get(usize::from(slot.own)) else {
+            let max = entry.link.path_size();
+            let Some(own) = self.keys.get(entry.own) else {
                 return false;
             };
-            if self.config.resumes && !slot.is_shared {
-                slot.link.opening_mut().ask_for_ticket();
+            if self.config.resumes && !entry.is_shared() {
+                entry.link.opening_mut().ask_for_ticket();
             }
-            if slot.ticket().is_some_and(|ticket| ticket.until <= now) {
-                slot.resumption = None;
+            if entry.ticket().is_some_and(|ticket| ticket.until <= now) {
+                entry.resumption = None;
             }
-            let ticket = slot.ticket().cloned();
-            let link = (&mut *slot.link, slot.life);
+            let ticket = entry.ticket().cloned();
+            let link = (&mut *entry.link, entry.life);
             let dial = match ticket {
                 Some(ticket) => Ok(Dial::resume(now, &mut self.rng, ticket, link, max)),
-                None => Dial::begin(now, &mut self.rng, &own.secret, realm, link, max),
+                None => Dial::begin(now, &mut self.rng, &own.secret, &realm, link, max),
             };
             match dial {
-                Ok(dial) => slot.stage = Stage::Dialing(Box::new(dial)),
+                Ok(dial) => entry.stage = Stage::Dialing(Box::new(dial)),
                 // The realm's key is not a point on the curve, so no secret key belongs to it.
-                Err(_) => slot.link.close(CloseReason::Violation),
+                Err(_) => entry.link.close(CloseReason::Violation),
             }
         }
-        if SERVES && slot.accept_is_due(now) {
+        if SERVES && entry.accept_is_due(now) {
             return self.accept(now, id, out);
         }
-        if slot.is_dialled_out() {
+        if entry.is_dialled_out() {
             return false;
         }
-        if let Stage::Dialing(dial) = &slot.stage
+        if let Stage::Dialing(dial) = &entry.stage
             && dial.is_in_vain(now)
         {
             if dial.sent().1 > BEGINNING {
-                slot.link.forget_path_size();
+                entry.link.forget_path_size();
             }
             self.forget_ticket(now, id);
             return self.transmit(now, id, out);
         }
-        match &mut slot.stage {
+        match &mut entry.stage {
             Stage::Dialing(dial) => {
                 let (repeats, bytes) = dial.sent();
-                let mut wait = slot.link.repeat_after(now, repeats, bytes);
+                let mut wait = entry.link.repeat_after(now, repeats, bytes);
                 // The address is only tried and not verified: it gets no redundant copies
                 // (LINK-19).
-                let copy = slot.link.copy_after().filter(|_| !slot.is_once);
-                if cfg!(feature = "server") && slot.is_once && repeats + 1 >= DIALS_ONCE {
+                let copy = entry.link.copy_after().filter(|_| !entry.is_trial);
+                if cfg!(feature = "server") && entry.is_trial && repeats + 1 >= DIALS_ONCE {
                     // This was the last try. Its answer may take a long round trip.
                     wait = wait.max(DIALS_ONCE_PATIENCE);
                 }
                 if dial.is_last_resume() {
-                    wait = wait.max(slot.link.timeout() * LAST_RESUME_TIMEOUTS);
+                    wait = wait.max(entry.link.timeout() * LAST_RESUME_TIMEOUTS);
                 }
                 let sends = dial.transmit(now, wait, copy, out);
                 if repeats > 0 && dial.sent().0 > repeats {
-                    slot.link.note_opened_again();
+                    entry.link.note_opened_again();
                 }
                 if sends {
                     let is_resumption = dial.resumption().is_some();
@@ -153,9 +128,9 @@ impl Endpoint {
                 sends
             }
             Stage::Open => {
-                let sends = slot.link.poll_transmit(now, out);
-                if sends && slot.wants_renewal(now, self.config.lifetime) {
-                    self.renew(now, id);
+                let sends = entry.link.poll_transmit(now, out);
+                if sends && entry.wants_rekey(now, self.config.lifetime) {
+                    self.begin_rekey(now, id);
                 }
                 sends
             }
@@ -165,23 +140,23 @@ impl Endpoint {
 
     /// Sends the answer that completes a handshake of the other side.
     fn accept(&mut self, now: Time, id: LinkId, out: &mut Vec<u8>) -> bool {
-        let Some(slot) = self.slots.get_mut(&id) else {
+        let Some(entry) = self.links.get_mut(id) else {
             return false;
         };
-        let Stage::Accepting(accepting) = core::mem::replace(&mut slot.stage, Stage::Open) else {
+        let Stage::Accepting(accepting) = core::mem::replace(&mut entry.stage, Stage::Open) else {
             return false;
         };
         // WIRE-11: a stranger gets no more bytes than it sent.
         let room = self.config.max_datagram.min(accepting.room);
         // LINK-15: the path has carried the first packet. Beyond that, only the known path size is
         // assumed.
-        let carried = slot.link.path_size().max(accepting.brought);
+        let carried = entry.link.path_size().max(accepting.brought);
         let room = room.min(carried);
         let around = match &accepting.answering {
             Answering::Accept(..) => ACCEPT_HEADER + MESSAGE_2_OVERHEAD + CONNECTION_LEN,
             Answering::Resumed(..) => RESUMED_AROUND,
         };
-        let frames = slot.link.accept_payload(now, room.saturating_sub(around));
+        let frames = entry.link.accept_payload(now, room.saturating_sub(around));
         let (packet, keys) = match accepting.answering {
             Answering::Accept(responder, handshake) => {
                 // The connection id is in the sealed payload, where it cannot be changed in transit
@@ -201,24 +176,25 @@ impl Endpoint {
                 ("resumed", Ok(keys))
             }
         };
-        let Some(slot) = self.slots.get_mut(&id) else {
+        let Some(entry) = self.links.get_mut(id) else {
             return false;
         };
         let Ok(keys) = keys else {
-            slot.link.close(CloseReason::Violation);
+            entry.link.close(CloseReason::Violation);
             return false;
         };
-        slot.link.establish(keys, None);
-        slot.accepted = Some(now);
+        entry.link.establish(keys, None);
+        entry.accepted = Some(now);
         debug_assert!(
             out.len() <= accepting.room,
             "an answer is longer than it may be (WIRE-11)"
         );
-        slot.link
+        entry
+            .link
             .add_credit(accepting.room.saturating_sub(out.len()));
-        self.accepts.answer(&accepting.init, out.clone());
-        Self::trace_handshake(id, true, (packet, out.len()), Some(&frames));
-        if slot.ticket_state == TicketState::Genuine {
+        self.accept_cache.answer(&accepting.init, out.clone());
+        trace_handshake(id, true, (packet, out.len()), Some(&frames));
+        if entry.ticket_state == TicketState::Genuine {
             self.ticket_is_genuine(id);
         }
         true

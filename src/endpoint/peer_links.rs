@@ -6,21 +6,54 @@
 
 use std::net::SocketAddr;
 
-use rand::Rng as _;
 use smallvec::SmallVec;
 
 use super::{
-    Endpoint, Event, LinkId,
-    link_entry::{LinkEntry, Role, Stage},
+    EarlyData, Endpoint, Event, LinkId, LinkStatus,
+    identity::KeyIndex,
+    link_table::{LinkEntry, Role, Stage},
 };
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
     link::{Link, Time},
-    wire::{CloseReason, ConnectionId, LinkName, RequestId},
+    wire::{CloseReason, RequestId},
 };
 
+/// Where the address of a realm comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressSource {
+    /// An operator or a name vouches for it.
+    Vouched,
+    /// Only the peer itself has claimed it (PEER-23). It is called [`DIALS_ONCE`] times at most,
+    /// and until the answer arrives the link takes no requests from a link to another address.
+    ///
+    /// [`DIALS_ONCE`]: super::limits::DIALS_ONCE
+    Claimed,
+}
+
+/// The links with a realm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerLinks {
+    /// The proven links that the realm has opened.
+    pub accepted: SmallVec<[LinkId; 2]>,
+    /// The open link that this side has opened.
+    pub dialed: Option<LinkId>,
+}
+
 impl Endpoint {
+    /// Sets the keys of other realms. Handshakes with them belong to the first endpoint from now
+    /// on, and links that they open are reported ([`Event::Proven`]).
+    pub fn leave_to_first(&mut self, realms: impl IntoIterator<Item = PublicKey>) {
+        self.links.set_realms(realms);
+    }
+
+    /// True for the first endpoint behind its address.
+    pub const fn is_first(&self) -> bool {
+        self.config.worker.own() == 0
+    }
+
     /// Returns the link for requests to the realm with the key `peer`, which knows this side by its
     /// key `own`: a link that the realm has opened, one that this side has opened to `address`, or
     /// a new one.
@@ -31,116 +64,81 @@ impl Endpoint {
         peer: PublicKey,
         address: SocketAddr,
     ) -> LinkId {
-        let own = self.own_key(own);
-        let dialed = self.dialed_to(own, (peer, address));
+        let own = self.keys.index_of(own);
+        let dialed = self.links.dialed_to(own, &peer, address);
         let is_open = |id: &LinkId| {
-            self.slots
-                .get(id)
-                .is_some_and(|slot| matches!(slot.stage, Stage::Open))
+            let entry = self.links.get(*id);
+            entry.is_some_and(|entry| matches!(entry.stage, Stage::Open))
         };
-        let ours = dialed.filter(|id| is_open(id) && self.ours_stays(own, &peer));
-        let theirs = self.accepted_from(own, &peer);
+        let ours = dialed.filter(|id| is_open(id) && self.keys.link_stays(own, &peer));
+        let theirs = self.links.accepted_from(own, &peer);
         match ours.or(theirs).or(dialed) {
             Some(link) => link,
-            None => self.dial_instead(now, own, (peer, address)),
+            None => self.dial_instead(now, own, peer, address),
         }
     }
 
     /// Returns a link to the realm with the key `peer` that this side opened to `address`. An open
-    /// one shows the other realm that it can be called. With `is_once` the Init is sent
-    /// [`DIALS_ONCE`] times at most. Until the answer arrives such a link takes no requests from a
-    /// link to another address, because the address is unverified.
-    ///
-    /// [`DIALS_ONCE`]: super::limits::DIALS_ONCE
+    /// one shows the other realm that it can be called.
     pub fn link_to(
         &mut self,
         now: Time,
         own: &PublicKey,
-        (peer, address): (PublicKey, SocketAddr),
-        is_once: bool,
+        peer: PublicKey,
+        address: SocketAddr,
+        source: AddressSource,
     ) -> LinkId {
-        let own = self.own_key(own);
-        if let Some(link) = self.dialed_to(own, (peer, address)) {
+        let own = self.keys.index_of(own);
+        if let Some(link) = self.links.dialed_to(own, &peer, address) {
             return link;
         }
-        if !is_once || is_planted(Fault::TrialTakesLink) {
-            return self.dial_instead(now, own, (peer, address));
+        if source == AddressSource::Vouched || is_planted(Fault::TrialTakesLink) {
+            return self.dial_instead(now, own, peer, address);
         }
-        let is_tried =
-            |slot: &LinkEntry| slot.is_once && slot.peer == Some(peer) && slot.is_to(own, address);
-        let mut slots = self.slots.iter();
-        if let Some((link, _)) = slots.find(|(_, slot)| is_tried(slot)) {
-            return *link;
+        if let Some(link) = self.links.trial(own, &peer, address) {
+            return link;
         }
         let link = self.dial_realm(now, own, peer, address);
-        if let Some(slot) = self.slots.get_mut(&link) {
-            slot.is_once = true;
+        if let Some(entry) = self.links.get_mut(link) {
+            entry.is_trial = true;
         }
         link
     }
 
-    /// Records that a realm answered at a tried address. It is called there from now on.
-    pub(super) fn is_there(&mut self, now: Time, id: LinkId) {
-        let Some(slot) = self.slots.get_mut(&id) else {
+    /// Records that a realm answered at a claimed address. It is called there from now on.
+    pub(super) fn confirm_address(&mut self, now: Time, id: LinkId) {
+        let Some(entry) = self.links.get_mut(id) else {
             return;
         };
-        slot.is_once = false;
-        if let Some(peer) = slot.peer {
-            self.take_place(now, peer, id);
+        entry.is_trial = false;
+        if let Some(peer) = entry.peer() {
+            self.replace_dialed(now, peer, id);
         }
-    }
-
-    /// Returns the link that this side has opened to a realm at that address.
-    fn dialed_to(&self, own: u16, (peer, address): (PublicKey, SocketAddr)) -> Option<LinkId> {
-        let id = self.dialed.get(&peer)?;
-        let slot = self.slots.get(id)?;
-        slot.is_to(own, address).then_some(*id)
     }
 
     /// Returns the open link with the realm with the key `peer`, opened by either side, on which it
     /// was heard last.
     pub fn link_there(&self, own: &PublicKey, peer: &PublicKey) -> Option<LinkId> {
-        self.open_link(self.own_key(own), peer)
+        self.links.open_with(self.keys.index_of(own), peer)
     }
 
-    fn open_link(&self, own: u16, peer: &PublicKey) -> Option<LinkId> {
-        let theirs = self.by_peer.get(peer).map_or(&[][..], |links| links);
-        let all = theirs.iter().chain(self.dialed.get(peer)).copied();
-        let open = all.filter_map(|id| {
-            let slot = self.slots.get(&id)?;
-            let is_open = matches!(slot.stage, Stage::Open) && !slot.link.is_closing();
-            (slot.own == own && is_open).then_some((slot.heard, id))
-        });
-        open.max().map(|(_, id)| id)
-    }
-
-    /// Returns the proven links that the holder of `peer` has opened, and the open link of this
-    /// side.
-    pub fn links_with(&self, peer: &PublicKey) -> (SmallVec<[LinkId; 2]>, Option<LinkId>) {
-        let ours = self.dialed.get(peer).copied();
-        let ours = ours.filter(|id| self.is_open(*id));
-        (self.by_peer.get(peer).cloned().unwrap_or_default(), ours)
-    }
-
-    /// True while this side waits for the other to accept the link.
-    pub fn is_dialing(&self, link: LinkId) -> bool {
-        let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| slot.role == Role::Initiator && !matches!(slot.stage, Stage::Open))
-    }
-
-    /// True if the path of `link` is kept alive.
-    pub fn is_kept_alive(&self, link: LinkId) -> bool {
-        let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| slot.link.is_kept_alive())
+    /// Returns the links with the realm with the key `peer`.
+    pub fn links_with(&self, peer: &PublicKey) -> PeerLinks {
+        PeerLinks {
+            accepted: SmallVec::from_slice(self.links.proven_of(peer)),
+            dialed: self
+                .links
+                .dialed(peer)
+                .filter(|id| self.link(*id).is_some_and(LinkStatus::is_open)),
+        }
     }
 
     /// Handles a dial without an answer: its requests move to another link, if there is one.
     pub(super) fn give_up_dial(&mut self, now: Time, id: LinkId) {
-        let Some(slot) = self.slots.get(&id).filter(|_| self.is_dialing(id)) else {
-            return;
-        };
-        if let Some(peer) = slot.peer
-            && let Some(other) = self.open_link(slot.own, &peer)
+        if let Some(entry) = self.links.get(id)
+            && entry.is_dialing()
+            && let Some(peer) = entry.peer()
+            && let Some(other) = self.links.open_with(entry.own, &peer)
         {
             self.move_requests(now, id, other);
         }
@@ -150,17 +148,18 @@ impl Endpoint {
     fn dial_instead(
         &mut self,
         now: Time,
-        own: u16,
-        (peer, address): (PublicKey, SocketAddr),
+        own: KeyIndex,
+        peer: PublicKey,
+        address: SocketAddr,
     ) -> LinkId {
         let link = self.dial_realm(now, own, peer, address);
-        self.take_place(now, peer, link);
+        self.replace_dialed(now, peer, link);
         link
     }
 
     /// Makes `link` the link to a realm, and closes the one to another address.
-    fn take_place(&mut self, now: Time, peer: PublicKey, link: LinkId) {
-        if let Some(elsewhere) = self.dialed.insert(peer, link) {
+    fn replace_dialed(&mut self, now: Time, peer: PublicKey, link: LinkId) {
+        if let Some(elsewhere) = self.links.set_dialed(peer, link) {
             self.move_requests(now, elsewhere, link);
             self.close(now, elsewhere, CloseReason::Done);
         }
@@ -170,42 +169,18 @@ impl Endpoint {
     /// forgotten the link, and only it can reopen it.
     pub fn distrust(&mut self, now: Time, link: LinkId) {
         if self
-            .slots
-            .get(&link)
-            .is_some_and(|slot| slot.role == Role::Responder)
+            .links
+            .get(link)
+            .is_some_and(|entry| entry.role() == Role::Responder)
         {
             self.close(now, link, CloseReason::Done);
         }
     }
 
-    /// True while `link` exists.
-    pub fn has(&self, link: LinkId) -> bool {
-        self.slots.contains_key(&link)
-    }
-
-    /// Returns when a packet last arrived on `link`.
-    pub fn heard(&self, link: LinkId) -> Option<Time> {
-        self.slots.get(&link)?.heard
-    }
-
-    /// True if the other side has accepted this side and packets can be exchanged.
-    pub fn is_open(&self, link: LinkId) -> bool {
-        let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| {
-            matches!(slot.stage, Stage::Open) && slot.link.opening().is_welcomed()
-        })
-    }
-
-    /// True while a keepalive on `link` is unanswered.
-    pub fn awaits_sign(&self, link: LinkId) -> bool {
-        let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| slot.link.awaits_sign())
-    }
-
     /// Cancels a request.
     pub fn give_up(&mut self, now: Time, link: LinkId, number: RequestId) {
-        if let Some(slot) = self.slots.get_mut(&link) {
-            slot.link.ask_until(number, now);
+        if let Some(entry) = self.links.get_mut(link) {
+            entry.link.ask_until(number, now);
             self.let_time_pass(now, link);
             self.touch(now, link);
         }
@@ -213,16 +188,22 @@ impl Endpoint {
 
     /// Stops dialing a link without open requests.
     pub fn end_idle_dial(&mut self, link: LinkId) {
-        let slot = self.slots.get(&link);
-        if self.is_dialing(link) && slot.is_some_and(|slot| !slot.link.is_waiting()) {
+        let entry = self.links.get(link);
+        if entry.is_some_and(|entry| entry.is_dialing() && !entry.link.is_waiting()) {
             self.end(link, None);
         }
     }
 
-    fn dial_realm(&mut self, now: Time, own: u16, peer: PublicKey, address: SocketAddr) -> LinkId {
+    fn dial_realm(
+        &mut self,
+        now: Time,
+        own: KeyIndex,
+        peer: PublicKey,
+        address: SocketAddr,
+    ) -> LinkId {
         let id = self.free_id();
-        let link = Link::initiate(self.link_config(None), Some(self.name_of(id)));
-        let mut slot = LinkEntry::new(
+        let link = Link::initiate(self.link_config(None), Some(self.keys.link_name(id)));
+        let mut entry = LinkEntry::new(
             now,
             link,
             Role::Initiator,
@@ -230,80 +211,43 @@ impl Endpoint {
             Some(peer),
             Stage::Calling,
         );
-        slot.own = own;
-        slot.is_shared = true;
-        self.place(id, slot);
+        entry.own = own;
+        self.insert_as(id, entry.shared());
         id
-    }
-
-    /// Returns the name of link `id`, which this side opens to a realm.
-    pub(super) fn name_of(&self, id: LinkId) -> LinkName {
-        let connection = ConnectionId(id.0);
-        LinkName {
-            connection,
-            token: self.resets.token(connection),
-        }
-    }
-
-    /// Returns a free link id.
-    pub(super) fn free_id(&mut self) -> LinkId {
-        let mut id = LinkId(self.rng.next_u32());
-        while self.slots.contains_key(&id) || !self.config.place.may_give(id) {
-            id = LinkId(self.rng.next_u32());
-        }
-        id
-    }
-
-    /// Returns the latest proven link that the holder of `peer` has opened to this side's key
-    /// `own`.
-    fn accepted_from(&self, own: u16, peer: &PublicKey) -> Option<LinkId> {
-        let links = self.by_peer.get(peer)?;
-        let usable = |id: &&LinkId| {
-            self.slots
-                .get(id)
-                .is_some_and(|slot| slot.own == own && !slot.link.is_closing())
-        };
-        links.iter().rev().find(usable).copied()
-    }
-
-    /// True if, of two links opened by both sides, this side's stays.
-    fn ours_stays(&self, own: u16, peer: &PublicKey) -> bool {
-        let own = self.keys.get(usize::from(own));
-        own.is_some_and(|key| key.public < *peer)
     }
 
     /// Keeps only one link with a realm whose link has just been proven.
-    pub(super) fn settle_for_one(&mut self, now: Time, theirs: LinkId) {
-        let Some(slot) = self.slots.get(&theirs) else {
+    pub(super) fn keep_one_link(&mut self, now: Time, theirs: LinkId) {
+        let Some(entry) = self.links.get(theirs) else {
             return;
         };
-        let (own, Some(peer)) = (slot.own, slot.peer) else {
+        let (own, Some(peer)) = (entry.own, entry.peer()) else {
             return;
         };
         // The realm may have forgotten its earlier links, and requests on those would never be
         // answered.
-        let links = self.by_peer.get(&peer).map_or(&[][..], |links| links);
-        let is_asked = |id: &&LinkId| {
-            let slot = self.slots.get(id);
-            **id != theirs && slot.is_some_and(|slot| slot.own == own && slot.link.is_waiting())
+        let is_asked = |id: &LinkId| {
+            let entry = self.links.get(*id);
+            *id != theirs && entry.is_some_and(|entry| entry.own == own && entry.link.is_waiting())
         };
-        let asked: SmallVec<[LinkId; 2]> = links.iter().filter(is_asked).copied().collect();
+        let links = self.links.proven_of(&peer).iter().copied();
+        let asked: SmallVec<[LinkId; 2]> = links.filter(is_asked).collect();
         for before in asked {
             if !is_planted(Fault::WaitOnDeadLink) {
                 self.move_requests(now, before, theirs);
             }
         }
-        let Some(ours) = self.dialed.get(&peer).copied() else {
+        let Some(ours) = self.links.dialed(&peer) else {
             return;
         };
-        let stays = self.ours_stays(own, &peer);
-        let Some(slot) = self.slots.get_mut(&ours).filter(|slot| slot.own == own) else {
+        let stays = self.keys.link_stays(own, &peer);
+        let Some(entry) = self.links.get_mut(ours).filter(|entry| entry.own == own) else {
             return;
         };
-        let is_open = matches!(slot.stage, Stage::Open);
+        let is_open = matches!(entry.stage, Stage::Open);
         if is_open && stays {
             // The other side has to learn that this link is genuine, before it ends its own.
-            slot.link.ping();
+            entry.link.ping();
             self.touch(now, ours);
             return;
         }
@@ -315,28 +259,19 @@ impl Endpoint {
         }
     }
 
-    /// Returns another link with the other side of `link`, which has ended.
-    pub(super) fn other_link(&self, link: LinkId) -> Option<LinkId> {
-        let slot = self.slots.get(&link)?;
-        let peer = slot.peer?;
-        let dialed = self.dialed.get(&peer).copied();
-        dialed
-            .or_else(|| self.accepted_from(slot.own, &peer))
-            .filter(|other| *other != link)
-    }
-
     /// Moves the open requests of `from` to `to`.
     pub(super) fn move_requests(&mut self, now: Time, from: LinkId, to: LinkId) {
-        let Some(slot) = self.slots.get_mut(&from) else {
+        let Some(entry) = self.links.get_mut(from) else {
             return;
         };
-        let asked = slot.link.take_requests();
+        let asked = entry.link.take_requests();
         if !asked.is_empty() {
             // Packets that waited for a long request may leave now.
             self.schedule.wake(from);
         }
         for (number, asked) in asked {
-            let moved = self.request(now, to, asked.bytes, asked.deadline, asked.early);
+            let early_data = EarlyData::allowed_if(asked.early);
+            let moved = self.request(now, to, asked.bytes, asked.deadline, early_data);
             self.events.push_back(match moved {
                 Some(as_number) => Event::Moved {
                     link: from,

@@ -3,14 +3,8 @@
 
 use rand_core::CryptoRng;
 
-use super::{
-    Endpoint,
-    limits::{HANDSHAKE_SUBNETS, RESET_SUBNETS},
-};
-use crate::{
-    faults::{Fault, is_planted},
-    rate_limit::{SubnetRateLimiter, TokenBucket},
-};
+use super::limits::{HANDSHAKE_SUBNETS, RESET_SUBNETS};
+use crate::rate_limit::{SubnetRateLimiter, TokenBucket};
 
 /// The rate-limit state of all endpoints behind one address.
 #[derive(Debug)]
@@ -21,7 +15,7 @@ pub(super) struct Counts {
     pub strangers: SubnetRateLimiter,
     /// Handshakes with a cookie, from each subnet.
     pub proven: SubnetRateLimiter,
-    /// Resumes from the places of their tickets, from each subnet.
+    /// Resumes from the addresses of their tickets, from each subnet.
     pub returned: SubnetRateLimiter,
     /// Resets to each subnet.
     pub resets: SubnetRateLimiter,
@@ -41,15 +35,6 @@ impl Counts {
             resets: SubnetRateLimiter::new(RESET_SUBNETS, rng),
             refused: SubnetRateLimiter::new(RESET_SUBNETS, rng),
             all_refused: TokenBucket::default(),
-        }
-    }
-}
-
-impl Endpoint {
-    /// Shares the counts of another endpoint behind the same address. Both must get the same time.
-    pub fn count_with(&mut self, other: &Self) {
-        if !is_planted(Fault::CountPerWorker) {
-            self.counts.clone_from(&other.counts);
         }
     }
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::{
     SERVES,
+    holder::Holder,
     limits::{ASSEMBLING_MAX, STRANGERS_ASSEMBLING_MAX},
-    link_slots::Holder,
 };
 
 /// The divisor of a holder's share of the free bytes.

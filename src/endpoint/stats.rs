@@ -1,10 +1,10 @@
 //! What an endpoint has sent, received and dropped, and how handshakes have ended.
 
-use super::{Endpoint, LinkId};
-use crate::link::{Counters, Ignored, LinkStats, Traffic};
+use crate::link::{Counters, Ignored, Traffic};
 
 /// Why an incoming datagram had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Dropped {
     /// It is no packet of this protocol (WIRE-1).
     NotAPacket,
@@ -106,6 +106,7 @@ impl From<Ignored> for Dropped {
 
 /// The number of answers to initiators, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Answers {
     /// Links that others opened with a handshake.
     pub accepts: u64,
@@ -121,6 +122,7 @@ pub struct Answers {
 
 /// The counters of an endpoint since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EndpointStats {
     /// Datagrams received, whatever they were.
     pub received: Traffic,
@@ -137,30 +139,14 @@ pub struct EndpointStats {
 impl EndpointStats {
     /// Returns how many datagrams had no effect for that reason.
     pub fn dropped_for(&self, reason: Dropped) -> u64 {
-        self.dropped.get(reason as usize).copied().unwrap_or(0)
-    }
-}
-
-impl Endpoint {
-    /// Returns the counters of this endpoint. Iterates over all links.
-    pub fn stats(&self) -> EndpointStats {
-        let mut stats = self.stats;
-        for slot in self.slots.values() {
-            if !slot.link.is_resting() {
-                stats.links += slot.link.counters();
-            }
-        }
-        stats
-    }
-
-    /// Returns the counters of `link`, and the measurements of its path.
-    pub fn link_stats(&self, link: LinkId) -> Option<LinkStats> {
-        Some(self.slots.get(&link)?.link.stats())
+        let count = self.dropped.get(reason as usize).copied();
+        debug_assert!(count.is_some(), "a reason has no counter");
+        count.unwrap_or(0)
     }
 
     /// Counts a datagram without effect.
-    pub(super) fn note_dropped(&mut self, reason: Dropped) {
-        if let Some(count) = self.stats.dropped.get_mut(reason as usize) {
+    pub(super) fn count_dropped(&mut self, reason: Dropped) {
+        if let Some(count) = self.dropped.get_mut(reason as usize) {
             *count += 1;
         }
     }

@@ -1,71 +1,142 @@
-//! The state of an endpoint's links.
+//! What an endpoint tells of one of its links.
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{AccountId, Endpoint, LinkId, Path};
-use crate::{crypto::PublicKey, link::PathMemory};
+use super::{
+    AccountId, Endpoint, LinkId, Path, Ticket,
+    identity::OwnKeys,
+    link_table::{LinkEntry, Stage},
+};
+use crate::{
+    crypto::PublicKey,
+    link::{LinkStats, PathMemory, Time},
+    wire::OperationNumber,
+};
+
+/// A link of an endpoint, to read.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkStatus<'a> {
+    entry: &'a LinkEntry,
+    keys: &'a OwnKeys,
+}
 
 impl Endpoint {
-    /// True if long messages may travel on `link`.
-    pub fn is_trusted(&self, link: LinkId) -> bool {
-        let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| slot.link.opening().is_trusted() && slot.link.is_proven())
+    /// Returns a link, if it exists.
+    pub fn link(&self, link: LinkId) -> Option<LinkStatus<'_>> {
+        let entry = self.links.get(link)?;
+        Some(LinkStatus {
+            entry,
+            keys: &self.keys,
+        })
+    }
+}
+
+impl<'a> LinkStatus<'a> {
+    /// True if the other side has accepted this side and packets can be exchanged.
+    pub fn is_open(self) -> bool {
+        matches!(self.entry.stage, Stage::Open) && self.entry.link.opening().is_welcomed()
     }
 
-    /// True if a device has opened `link` and no sealed packet has arrived on it yet. Until then
+    /// True while this side waits for the other to accept the link.
+    pub fn is_dialing(self) -> bool {
+        self.entry.is_dialing()
+    }
+
+    /// True if long messages may travel on the link.
+    pub fn is_trusted(self) -> bool {
+        self.entry.link.opening().is_trusted() && self.entry.link.is_proven()
+    }
+
+    /// True if a device has opened the link and no sealed packet has arrived on it yet. Until then
     /// the answer to its handshake is all that it gets (HS-5).
-    pub fn is_unproven(&self, link: LinkId) -> bool {
-        let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| slot.waits_for_proof(false))
+    pub fn is_unproven(self) -> bool {
+        self.entry.waits_for_proof(false)
     }
 
-    /// Returns the account of the user logged in over `link`, or of its peer, if known.
-    pub fn account(&self, link: LinkId) -> Option<AccountId> {
-        self.slots.get(&link)?.account
+    /// True if the link was resumed or is about to be: its contents have no forward secrecy
+    /// (HS-19).
+    pub fn is_resumed(self) -> bool {
+        self.entry.is_resumed()
     }
 
-    /// Returns the largest answer that fits one datagram of `link`, in bytes. A longer one is
-    /// fragmented.
-    pub fn message_max(&self, link: LinkId) -> usize {
-        self.slots
-            .get(&link)
-            .map_or(0, |slot| slot.link.message_max())
+    /// True if the link is being accepted and its device is known to have used no number as high as
+    /// `operation`. Then the Init is not a replayed recording.
+    pub fn is_fresh(self, operation: OperationNumber) -> bool {
+        self.entry.is_fresh(operation)
     }
 
-    /// Returns the address that `link`'s other side last proved, or else the source address of its
+    /// True if the other side claimed a life that is unknown here, as set with
+    /// [`Endpoint::tell_life`].
+    pub const fn is_life_unknown(self) -> bool {
+        self.entry.is_life_unknown
+    }
+
+    /// True if the path is kept alive.
+    pub fn is_kept_alive(self) -> bool {
+        self.entry.link.is_kept_alive()
+    }
+
+    /// True while a keepalive is unanswered.
+    pub fn awaits_sign(self) -> bool {
+        self.entry.link.awaits_sign()
+    }
+
+    /// Returns when a packet last arrived.
+    pub const fn heard(self) -> Option<Time> {
+        self.entry.heard
+    }
+
+    /// Returns the account of the user logged in over the link, or of its peer, if known.
+    pub const fn account(self) -> Option<AccountId> {
+        self.entry.account
+    }
+
+    /// Returns the key of the other side; `None` on a plain link.
+    pub const fn peer(self) -> Option<PublicKey> {
+        self.entry.peer()
+    }
+
+    /// Returns this side's key; `None` on a plain link.
+    pub fn own(self) -> Option<PublicKey> {
+        self.entry.peer()?;
+        self.keys.get(self.entry.own).map(|key| key.public)
+    }
+
+    /// Returns the ticket for the other side; `None` if there is none, or if it was refused.
+    pub fn ticket(self) -> Option<&'a Ticket> {
+        self.entry.ticket()
+    }
+
+    /// Returns the largest answer that fits one datagram, in bytes. A longer one is fragmented.
+    pub fn message_max(self) -> usize {
+        self.entry.link.message_max()
+    }
+
+    /// Returns the address that the other side last proved, or else the source address of its
     /// handshake. The cost of its requests counts for that address (LINK-18).
-    pub fn proven_address(&self, link: LinkId) -> Option<SocketAddr> {
-        let slot = self.slots.get(&link)?;
-        Some(slot.proven_address().unwrap_or(slot.path.remote))
+    pub fn proven_address(self) -> SocketAddr {
+        let proven = self.entry.proven_address();
+        proven.unwrap_or(self.entry.path().remote)
     }
 
-    /// Returns the key of `link`'s other side; `None` on a plain link.
-    pub fn peer(&self, link: LinkId) -> Option<PublicKey> {
-        self.slots.get(&link)?.peer
+    /// Returns the path, if the other side's address is proven.
+    pub fn path(self) -> Option<Path> {
+        let is_there = self.entry.link.is_proven() && !self.entry.link.has_moved();
+        is_there.then_some(self.entry.path())
     }
 
-    /// Returns this side's key of `link`; `None` on a plain link.
-    pub fn own(&self, link: LinkId) -> Option<PublicKey> {
-        let slot = self.slots.get(&link)?;
-        slot.peer?;
-        self.keys.get(usize::from(slot.own)).map(|key| key.public)
+    /// Returns the round-trip time, once there is an estimate.
+    pub fn rtt(self) -> Option<Duration> {
+        self.entry.link.rtt()
     }
 
-    /// Returns the round-trip time of `link`, once there is an estimate.
-    pub fn rtt(&self, link: LinkId) -> Option<Duration> {
-        self.slots.get(&link)?.link.rtt()
+    /// Returns the path memory.
+    pub fn path_memory(self) -> PathMemory {
+        self.entry.link.path_memory()
     }
 
-    /// Returns the path memory of `link`.
-    pub fn path_memory(&self, link: LinkId) -> Option<PathMemory> {
-        let slot = self.slots.get(&link)?;
-        Some(slot.link.path_memory())
-    }
-
-    /// Returns the path of `link`, if the other side's address is proven.
-    pub fn path(&self, link: LinkId) -> Option<Path> {
-        let slot = self.slots.get(&link)?;
-        let is_there = slot.link.is_proven() && !slot.link.has_moved();
-        is_there.then_some(slot.path)
+    /// Returns the counters, and the measurements of the path.
+    pub fn stats(self) -> LinkStats {
+        self.entry.link.stats()
     }
 }

@@ -273,7 +273,7 @@ impl Federation {
                     self.push_maintenance(step);
                 }
                 (Some(Owner::Maintenance), StepResult::Searched(peers)) => {
-                    self.maintenance.found(now, peers)
+                    self.maintenance.found(now, peers);
                 }
                 (Some(Owner::Maintenance), StepResult::ExpiredReturned(next)) => {
                     self.maintenance.returned();

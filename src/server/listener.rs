@@ -72,8 +72,8 @@ impl Listener {
         let count = bound.len();
         let mut workers: Vec<(Bound, endpoint::Endpoint)> = Vec::with_capacity(count);
         for (own, socket) in bound.into_iter().enumerate() {
-            let place = worker_id(own, count)?;
-            let config = endpoint_config(config, &listen, id, place, count);
+            let worker = worker_id(own, count)?;
+            let config = endpoint_config(config, &listen, id, worker, count);
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
             let mut endpoint = endpoint::Endpoint::new(config, identity, seed);
@@ -109,7 +109,10 @@ impl Listener {
 
 /// Returns the number of one of several workers.
 fn worker_id(own: usize, of: usize) -> io::Result<endpoint::WorkerId> {
-    let id = || endpoint::WorkerId::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
+    let id = || {
+        let of = u32::try_from(of).ok()?.try_into().ok()?;
+        endpoint::WorkerId::new(u32::try_from(own).ok()?, of)
+    };
     id().ok_or_else(|| io::Error::other(format!("a listener cannot have a worker {own} of {of}")))
 }
 
@@ -118,7 +121,7 @@ fn endpoint_config(
     config: &Config,
     listen: &ListenConfig,
     id: RealmId,
-    place: endpoint::WorkerId,
+    worker: endpoint::WorkerId,
     count: usize,
 ) -> endpoint::Config {
     let accept = match listen.security {
@@ -132,7 +135,7 @@ fn endpoint_config(
         hello: config.realm.hello.then_some(id),
         early_data: config.link.early_data,
         resumes: false,
-        place,
+        worker,
         max_datagram: traits.max_datagram,
         max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)
             + AROUND_MESSAGE,

@@ -17,9 +17,9 @@ use crate::store::{
 };
 use crate::{
     endpoint::limits::{
-        ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_BYTES, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS,
-        RETURNED_MAX, WORTH_ENDING,
+        ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, RESET_SUBNETS, RETURNED_MAX, WORTH_ENDING,
     },
+    endpoint::{HANDSHAKE_BYTES, LINK_BYTES},
     host::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SEND_BATCH},
     rate_limit::{Guesses, RateLimit, RateLimiter, SubnetRateLimiter},
     realm::limits::{

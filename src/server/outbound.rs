@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::peer_link_table::WorkerLinks;
 use crate::{
     crypto::PublicKey,
-    endpoint::{Endpoint, LinkId},
+    endpoint::{AddressSource, EarlyData, Endpoint, LinkId, LinkStatus},
     faults::{Fault, is_planted},
     link::Time,
     wire::{HelloReply, PROTOCOL_VERSION, PeerRequest, RequestId},
@@ -118,10 +118,11 @@ impl PendingRequest {
 
     /// Returns when the peer counts as silent. The path may be long or slow, and the request large.
     fn until(&self, endpoint: &Endpoint, link: LinkId) -> Time {
-        let heard = endpoint
-            .heard(link)
+        let link = endpoint.link(link);
+        let heard = link
+            .and_then(LinkStatus::heard)
             .map_or(self.since, |heard| heard.max(self.since));
-        match (self.is_awaited, endpoint.rtt(link)) {
+        match (self.is_awaited, link.and_then(LinkStatus::rtt)) {
             (true, rtt) => {
                 let until = heard + PATIENCE + rtt.unwrap_or_default() * 3;
                 until.min(self.since + AWAITED)
@@ -154,10 +155,10 @@ impl OutboundRequests {
                         let link = match purpose {
                             DialPurpose::Request => endpoint.link_with(now, &own, key, address),
                             DialPurpose::DialBack => {
-                                endpoint.link_to(now, &own, (key, address), false)
+                                endpoint.link_to(now, &own, key, address, AddressSource::Vouched)
                             }
                             DialPurpose::AddressTest => {
-                                endpoint.link_to(now, &own, (key, address), true)
+                                endpoint.link_to(now, &own, key, address, AddressSource::Claimed)
                             }
                         };
                         (Some(link), purpose)
@@ -167,12 +168,16 @@ impl OutboundRequests {
                     let _ = answer.send(RequestResult::OtherLink);
                     return;
                 };
-                let early =
-                    PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early());
-                let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
+                let early = EarlyData::allowed_if(
+                    PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early()),
+                );
+                let rtt = endpoint.link(link).and_then(LinkStatus::rtt);
+                let deadline = now + rtt.map_or(FIRST, |_| LONGEST);
                 // Where the round trip is long, opening a link takes long, too.
                 let there = endpoint.link_there(&own, &key);
-                let rtt = there.and_then(|link| endpoint.rtt(link));
+                let rtt = there
+                    .and_then(|link| endpoint.link(link))
+                    .and_then(LinkStatus::rtt);
                 let opens_by = now + OPENING + rtt.unwrap_or_default() * 3;
                 if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
                     let request = PendingRequest {
@@ -230,7 +235,7 @@ impl OutboundRequests {
             .iter()
             .filter(|(_, request)| request.purpose != DialPurpose::AddressTest);
         for ((link, number), request) in pending {
-            let is_better = if endpoint.is_dialing(*link) {
+            let is_better = if endpoint.link(*link).is_some_and(LinkStatus::is_dialing) {
                 // If the peer opens a link at this worker, the endpoint moves the request to it.
                 let latest = links.table().latest(&request.key);
                 let is_back = request.purpose == DialPurpose::DialBack;
@@ -290,7 +295,7 @@ impl OutboundRequests {
                 let until = request.until(endpoint, *link);
                 let is_looked_at = request.is_looked_at
                     || request.purpose == DialPurpose::AddressTest
-                    || !endpoint.is_dialing(*link);
+                    || !endpoint.link(*link).is_some_and(LinkStatus::is_dialing);
                 if is_looked_at {
                     until
                 } else {
@@ -320,7 +325,7 @@ impl OutboundRequests {
             }
             // A peer without a measured round trip may be far away. The request goes on, to measure
             // it.
-            if is_sure || endpoint.rtt(link).is_some() {
+            if is_sure || endpoint.link(link).and_then(LinkStatus::rtt).is_some() {
                 endpoint.give_up(now, link, number);
             }
         }
@@ -398,7 +403,7 @@ mod tests {
             hello: None,
             early_data: true,
             resumes: false,
-            place: endpoint::WorkerId::ALONE,
+            worker: endpoint::WorkerId::ALONE,
             max_datagram: 1200,
             max_message: 20_000,
             rate: None,

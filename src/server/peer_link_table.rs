@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     crypto::PublicKey,
-    endpoint::{Endpoint, LinkId},
+    endpoint::{Endpoint, LinkId, LinkStatus},
     faults::{Fault, is_planted},
     federation::{Opener, PeerLinkCounters, PeerLinks, Seat, SeatSearch},
     link::{Silence, Time},
@@ -184,7 +184,7 @@ impl WorkerLinks {
 
     /// Adds a link to a peer that is open, or was opened anew.
     pub fn dialled(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId) {
-        if let Some(peer) = endpoint.peer(link) {
+        if let Some(peer) = endpoint.link(link).and_then(LinkStatus::peer) {
             self.note(link, peer, Opener::This);
             self.keep_open(now, endpoint);
         }
@@ -210,9 +210,9 @@ impl WorkerLinks {
     pub fn peers_listed(&mut self, now: Time, endpoint: &mut Endpoint, peers: &[PublicKey]) {
         self.noted.retain(|_, (peer, _)| peers.contains(peer));
         for peer in peers {
-            let (theirs, ours) = endpoint.links_with(peer);
-            let theirs = theirs.into_iter().map(|link| (link, Opener::Peer));
-            let ours = ours.into_iter().map(|link| (link, Opener::This));
+            let links = endpoint.links_with(peer);
+            let theirs = links.accepted.into_iter().map(|link| (link, Opener::Peer));
+            let ours = links.dialed.into_iter().map(|link| (link, Opener::This));
             // This realm's links come first: a peer that was dialled needs no dial-back.
             for (link, opener) in ours.chain(theirs) {
                 if !self.noted.contains_key(&link) {
@@ -230,7 +230,7 @@ impl WorkerLinks {
         for (link, (peer, _)) in ours {
             let is_needed =
                 self.table.links().keeps_open(peer) && !is_planted(Fault::LetLinksIdleOut);
-            if endpoint.is_kept_alive(*link) != is_needed {
+            if endpoint.link(*link).is_some_and(LinkStatus::is_kept_alive) != is_needed {
                 endpoint.keep_alive(now, *link, is_needed.then_some(self.silence));
             }
         }

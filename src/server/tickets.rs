@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{clock::Clock, completion::Completion};
 use crate::{
-    endpoint::{AccountId, Known, Path, TicketFound},
+    endpoint::{AccountId, IssuedTicket, Path, TicketFound},
     realm::{Account, FoundTicket, Realm, Returning},
     store::Store,
     wire::ConnectionId,
@@ -46,14 +46,14 @@ impl<S: Store> Tickets<S> {
     }
 
     /// Stores the ticket, of that age, of a device that can resume its link later.
-    pub fn store(&self, ticket: ConnectionId, age: Duration, known: Known) {
+    pub fn store(&self, ticket: ConnectionId, age: Duration, issued: IssuedTicket) {
         let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
         let returning = Returning {
-            device: known.peer,
-            own: known.own,
-            secret: known.secret,
-            max_datagram: u32::try_from(known.max_datagram).unwrap_or(u32::MAX),
-            place: known.place,
+            device: issued.peer,
+            own: issued.own,
+            secret: issued.secret,
+            max_datagram: u32::try_from(issued.max_datagram).unwrap_or(u32::MAX),
+            place: issued.address,
         };
         tokio::spawn(async move {
             realm.tickets.keep(ticket, returning, age, now).await;
@@ -77,13 +77,13 @@ pub fn for_endpoint(
     match found {
         FoundTicket::Good(found) => {
             let (returning, account) = *found;
-            TicketFound::Good(Known {
+            TicketFound::Good(IssuedTicket {
                 peer: returning.device,
                 own: returning.own,
                 secret: returning.secret,
                 max_datagram: usize::try_from(returning.max_datagram).unwrap_or(usize::MAX),
                 account: Some(account_id(&account)),
-                place: returning.place,
+                address: returning.place,
             })
         }
         FoundTicket::NotGood => TicketFound::NotGood,

@@ -141,7 +141,7 @@ mod tests {
         for text in ["1500ms", "1ms", "0s", "1s", "90s", "2m", "36h", "30d"] {
             assert_eq!(parse_span(text).map(whole), Ok(text.into()));
         }
-        assert_eq!(whole(Duration::from_secs(60 * 60 * 48)), "2d");
+        assert_eq!(whole(Duration::from_hours(48)), "2d");
     }
 
     #[test]

@@ -29,8 +29,10 @@ use super::{
     watchers::{ListenerStart, Watchers},
 };
 use crate::{
-    crypto::PublicKey,
-    endpoint::{AccountId, Endpoint, Event, LinkId, Path},
+    crypto::{LifeClaim, PublicKey},
+    endpoint::{
+        AccountId, ClaimedLife, Endpoint, Event, IncomingRequest, LinkId, LinkStatus, Path,
+    },
     host::{Listening, Received, SendBatch},
     link::{Time, earliest},
     realm::{Account, Caller, Effect, Greeting, LifeNews, Realm, TooLong},
@@ -261,6 +263,18 @@ impl<S: Store> Worker<S> {
         false
     }
 
+    /// Tells a device that opens a link the life of the store, and whether the one that it claims
+    /// is known.
+    fn tell_life(&mut self, link: LinkId, claim: Option<&LifeClaim>) {
+        let LifeNews { life, is_unknown } = self.realm.lives.judge_claim(claim);
+        let claimed = if is_unknown {
+            ClaimedLife::Unknown
+        } else {
+            ClaimedLife::Known
+        };
+        self.endpoint.tell_life(link, life, claimed);
+    }
+
     /// Passes the endpoint's events to the realm.
     fn pass_on(&mut self) {
         while let Some(event) = self.endpoint.poll_event() {
@@ -274,9 +288,7 @@ impl<S: Store> Worker<S> {
                     tracing::debug!(link = link.0, %address, "link opened");
                     // Before the greeting, which waits for the store: early requests do not wait
                     // for the greeting.
-                    let LifeNews { life, is_unknown } =
-                        self.realm.lives.judge_claim(claim.as_ref());
-                    self.endpoint.tell_life(link, life, is_unknown);
+                    self.tell_life(link, claim.as_ref());
                     self.greet(link, peer);
                 }
                 Event::Request {
@@ -345,9 +357,11 @@ impl<S: Store> Worker<S> {
                 Event::TicketDue {
                     ticket,
                     opened,
-                    known,
-                } => self.tickets.store(ticket, self.now() - opened, known),
-                Event::TicketPlace { ticket, place } => self.tickets.store_address(ticket, place),
+                    issued,
+                } => self.tickets.store(ticket, self.now() - opened, issued),
+                Event::TicketAddress { ticket, address } => {
+                    self.tickets.store_address(ticket, address);
+                }
                 Event::Opened { link, .. } => {
                     self.outbound.opened(link);
                     let now = self.now();
@@ -355,7 +369,9 @@ impl<S: Store> Worker<S> {
                     links.dialled(now, &mut self.endpoint, link);
                 }
                 // Nobody pushes to a realm, and a realm resumes no links as initiator.
-                Event::Pushed { .. } | Event::Standing { .. } | Event::TicketRefused { .. } => {}
+                Event::Pushed { .. }
+                | Event::HighestOperation { .. }
+                | Event::TicketRefused { .. } => {}
             }
         }
     }
@@ -369,11 +385,14 @@ impl<S: Store> Worker<S> {
         (number, bytes): (RequestId, Vec<u8>),
     ) -> Option<(RequestId, Vec<u8>)> {
         let command = Request::parse(&bytes).map(|request| request.command);
-        if let Ok(Command::Watch(_)) = command {
-            self.endpoint.hold(now, link, (number, bytes));
+        let is_watch = matches!(command, Ok(Command::Watch(_)));
+        let request = IncomingRequest { number, bytes };
+        if is_watch {
+            self.endpoint.hold(now, link, request);
             return None;
         }
-        self.endpoint.keep_for_proof(now, link, (number, bytes))
+        let request = self.endpoint.keep_for_proof(now, link, request)?;
+        Some((request.number, request.bytes))
     }
 
     fn greet(&mut self, link: LinkId, peer: Option<PublicKey>) {
@@ -393,11 +412,11 @@ impl<S: Store> Worker<S> {
 
     fn execute(&mut self, link: LinkId, number: RequestId, bytes: Vec<u8>, early: bool) {
         let now = self.now();
-        let Some(address) = self.endpoint.proven_address(link) else {
+        let Some(status) = self.endpoint.link(link) else {
             // The link has ended in the meantime.
             return;
         };
-        let subnet = Subnet::from(address.ip());
+        let subnet = Subnet::from(status.proven_address().ip());
         if let Err(refusal) = self
             .admission
             .take(now, self.tasks.in_progress(), link, subnet)
@@ -408,24 +427,24 @@ impl<S: Store> Worker<S> {
         }
         let caller = Caller {
             subnet,
-            device: self.endpoint.peer(link),
-            own: self.endpoint.own(link),
+            device: status.peer(),
+            own: status.own(),
             // A resumed link has no more forward secrecy than early data.
-            early: early || self.endpoint.is_resumed(link),
+            early: early || status.is_resumed(),
             operation: OperationNumber(0),
-            room: self.endpoint.message_max(link),
-            longest: if self.endpoint.is_trusted(link) {
+            room: status.message_max(),
+            longest: if status.is_trusted() {
                 LONGEST_ANSWER
             } else {
-                self.endpoint.message_max(link)
+                status.message_max()
             },
-            trusts_cursors: !self.endpoint.is_life_unknown(link),
-            asks_account: self.endpoint.account(link).is_none(),
+            trusts_cursors: !status.is_life_unknown(),
+            asks_account: status.account().is_none(),
             now: self.clock.now(),
         };
         let realm = Arc::clone(&self.realm);
         let links = Arc::clone(self.handoff.links.table());
-        let is_unproven = self.endpoint.is_unproven(link);
+        let is_unproven = status.is_unproven();
         let completions = self.tasks.begin();
         let executing = async move {
             let mut outcome = realm.handle(&caller, &bytes).await;
@@ -498,7 +517,8 @@ impl<S: Store> Worker<S> {
                 }
                 Completion::Unproven(link, number, bytes) => {
                     self.tasks.end();
-                    self.endpoint.hold(now, link, (number, bytes));
+                    let request = IncomingRequest { number, bytes };
+                    self.endpoint.hold(now, link, request);
                 }
                 Completion::Answer {
                     link,
@@ -515,7 +535,10 @@ impl<S: Store> Worker<S> {
                     if is_early
                         && let Some(operation) = handled.operation
                         && !Answer::is_refusal(&handled.answer)
-                        && self.endpoint.is_fresh(link, operation)
+                        && self
+                            .endpoint
+                            .link(link)
+                            .is_some_and(|link| link.is_fresh(operation))
                     {
                         self.endpoint.ticket_is_genuine(link);
                     }
@@ -523,7 +546,7 @@ impl<S: Store> Worker<S> {
                     match handled.effect {
                         Effect::None | Effect::Introduced | Effect::PeerAnswered => {}
                         // The link may have ended in the meantime.
-                        Effect::Watch(_) if !self.endpoint.has(link) => {}
+                        Effect::Watch(_) if self.endpoint.link(link).is_none() => {}
                         Effect::Watch(watch) => {
                             let (clock, completions) = (self.clock.clone(), self.tasks.sender());
                             self.subscriptions.begin(link, *watch, clock, completions);
@@ -540,7 +563,7 @@ impl<S: Store> Worker<S> {
     /// Stores the path of the watch over `link` if it has changed.
     fn note_watcher(&mut self, link: LinkId) {
         if self.watchers.are_stored()
-            && let Some(path) = self.endpoint.path(link)
+            && let Some(path) = self.endpoint.link(link).and_then(LinkStatus::path)
             && self.subscriptions.has_moved(link, path)
         {
             self.watchers.store(link, path);

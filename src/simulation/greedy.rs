@@ -20,7 +20,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{machine::Machine, network::Socket, node::MESSAGE_MAX};
 use crate::{
     crypto::{PublicKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, LinkId},
+    endpoint::{Config, EarlyData, Endpoint, Event, LinkId, Pushes},
     link::Time,
     rate_limit::RateLimit,
     wire::{
@@ -163,7 +163,7 @@ impl Device {
     /// Performs its task until its link ends.
     async fn live(mut self, aim: Aim) {
         if aim == Aim::Watch {
-            self.endpoint.hold_pushes(self.link, true);
+            self.endpoint.set_pushes(self.link, Pushes::Refused);
         }
         let mut next = Instant::now();
         let mut buffer = vec![0; 2000];
@@ -267,9 +267,9 @@ impl Device {
         self.next_operation += 1;
         let bytes = Request::from(command).to_bytes();
         let now = self.now();
-        self.waits_for = self
-            .endpoint
-            .request(now, self.link, bytes, now + PATIENCE, false);
+        self.waits_for =
+            self.endpoint
+                .request(now, self.link, bytes, now + PATIENCE, EarlyData::Forbidden);
         let most = match aim {
             _ if rests => return KEEPS,
             Aim::Fill => 2000,

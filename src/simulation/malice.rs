@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{greedy::Target, machine::Machine, network::Socket, user::GROUP_PASSWORD};
 use crate::{
     crypto::{PublicKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, LinkId},
+    endpoint::{Config, EarlyData, Endpoint, Event, LinkId},
     link::Time,
     wire::{
         Answer, Body, Entry, ErrorCode, GroupName, Life, OperationNumber, Page, Password,
@@ -269,7 +269,7 @@ impl Liar {
                 }
             }
         };
-        let early = self.rng.random_bool(0.5);
+        let early = EarlyData::allowed_if(self.rng.random_bool(0.5));
         self.endpoint
             .request(now, link, bytes, now + PATIENCE, early);
     }

@@ -127,14 +127,16 @@ impl Node {
         };
         let mut endpoints: Vec<Endpoint> = Vec::with_capacity(count);
         for own in 0..count {
-            let place =
-                |of| endpoint::WorkerId::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
+            let worker = |of| {
+                let of = u32::try_from(of).ok()?.try_into().ok()?;
+                endpoint::WorkerId::new(u32::try_from(own).ok()?, of)
+            };
             let config = endpoint::Config {
                 accept: Some(Protection::Sealed),
                 hello: Some(self.id),
                 early_data: self.early_data,
                 resumes: false,
-                place: place(count).expect("there are so many"),
+                worker: worker(count).expect("there are so many"),
                 max_datagram: 1200,
                 max_message: MESSAGE_MAX + 1024,
                 rate: None,

@@ -23,7 +23,7 @@ fn address(n: u8) -> SocketAddr {
 
 fn realm(n: u8, protection: Protection) -> Endpoint {
     let config = Config {
-        place: WorkerId::ALONE,
+        worker: WorkerId::ALONE,
         accept: Some(protection),
         hello: Some("alpha".parse().unwrap()),
         early_data: true,

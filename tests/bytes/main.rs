@@ -10,7 +10,7 @@ use std::{fmt::Write as _, fs, net::SocketAddr, path::PathBuf, time::Duration};
 use data_encoding::HEXLOWER;
 use merpati::{
     crypto::SecretKey,
-    endpoint::{AccountId, Config, Endpoint, Event, LinkId},
+    endpoint::{AccountId, Config, EarlyData, Endpoint, Event, LinkId, LinkStatus},
     link::Time,
     wire::{
         Account, Answer, Body, Command, Cursors, DeviceSession, Entry, Mailbox, Member, Operation,
@@ -87,6 +87,7 @@ impl Talk {
     /// Sends a request, and runs both sides until nothing is in flight.
     fn exchange(&mut self, link: LinkId, request: &[u8], early: bool) -> Cost {
         let deadline = self.now + Duration::from_secs(30);
+        let early = EarlyData::allowed_if(early);
         let asked = self
             .client
             .request(self.now, link, request.to_vec(), deadline, early);
@@ -148,7 +149,12 @@ fn resumed(request: &Request<'_>, answer: &Answer) -> Option<Cost> {
     let mut talk = Talk::new(Protection::Sealed, answer);
     let link = talk.connect();
     talk.exchange(link, &bytes, true);
-    let ticket = talk.client.ticket(link).cloned().expect("it may come back");
+    let ticket = talk
+        .client
+        .link(link)
+        .and_then(LinkStatus::ticket)
+        .cloned()
+        .expect("it may come back");
     talk.client = endpoint_with(Config::default(), &SecretKey::from_bytes([1; 32]), 8);
     let link = talk.connect();
     talk.client.come_back(link, ticket);

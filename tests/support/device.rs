@@ -13,7 +13,7 @@ use std::{
 use merpati::{
     client::system_rng,
     crypto::{PublicKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, LinkId},
+    endpoint::{Config, EarlyData, Endpoint, Event, LinkId, Pushes},
     link::Time,
     wire::{
         Answer, Body, Command, Operation, Packet, Password, Request, RequestId, SessionRef, Text,
@@ -120,14 +120,19 @@ impl Device {
 
     /// Drops all pushed messages as if lost, so that they are never acknowledged.
     pub fn takes_nothing_pushed(&mut self) {
-        self.endpoint.hold_pushes(self.link, true);
+        self.endpoint.set_pushes(self.link, Pushes::Refused);
     }
 
     /// Sends a request. `None` if the link accepts no more at present.
     pub fn ask(&mut self, request: Vec<u8>) -> Option<RequestId> {
         let now = self.now();
-        self.endpoint
-            .request(now, self.link, request, now + PATIENCE, false)
+        self.endpoint.request(
+            now,
+            self.link,
+            request,
+            now + PATIENCE,
+            EarlyData::Forbidden,
+        )
     }
 
     /// Sends a request and waits for its answer.

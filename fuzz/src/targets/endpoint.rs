@@ -6,8 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SecretKey, mac1},
     endpoint::{
-        AccountId, Config, Endpoint, Event, Handshakes, Known, LINK_LIFETIME, LinkId, Path, Ticket,
-        TicketFound, WorkerId,
+        AccountId, Config, EarlyData, Endpoint, Event, Handshakes, IssuedTicket, LINK_LIFETIME,
+        LinkId, LinkStatus, Path, Ticket, TicketFound, WorkerId,
     },
     link::{Redundancy, Time},
     wire::{
@@ -143,7 +143,7 @@ struct World {
     /// The client's ticket for resumption, and the server's records for it, which survive a
     /// restart.
     ticket: Option<Ticket>,
-    kept: BTreeMap<ConnectionId, Known>,
+    kept: BTreeMap<ConnectionId, IssuedTicket>,
 }
 
 fn realm() -> SecretKey {
@@ -156,7 +156,7 @@ fn config(accept: Option<Protection>) -> Config {
         hello: accept.is_some().then(|| "alpha".parse().expect("a name")),
         early_data: true,
         resumes: accept.is_none(),
-        place: WorkerId::ALONE,
+        worker: WorkerId::ALONE,
         max_datagram: 1200,
         max_message: MESSAGE_MAX,
         rate: None,
@@ -226,6 +226,7 @@ impl World {
                 if let Some(link) = self.link {
                     let bytes = vec![1; usize::from(len) % (MESSAGE_MAX + 100)];
                     let deadline = now + Duration::from_mins(1);
+                    let early = EarlyData::allowed_if(early);
                     self.client.request(now, link, bytes, deadline, early);
                 }
             }
@@ -449,17 +450,17 @@ impl World {
                 Event::Oversized { link, number, .. } => {
                     self.server.reply(self.now, link, number, vec![0x50]);
                 }
-                Event::TicketDue { ticket, known, .. } => {
-                    self.kept.insert(ticket, known);
+                Event::TicketDue { ticket, issued, .. } => {
+                    self.kept.insert(ticket, issued);
                 }
                 Event::UnknownTicket {
                     ticket,
                     path,
                     datagram,
                 } => {
-                    let known = self.kept.get(&ticket).cloned();
-                    let known = known.map_or(TicketFound::NotGood, TicketFound::Good);
-                    self.server.ticket_found(self.now, path, &datagram, known);
+                    let issued = self.kept.get(&ticket).cloned();
+                    let found = issued.map_or(TicketFound::NotGood, TicketFound::Good);
+                    self.server.ticket_found(self.now, path, &datagram, found);
                 }
                 _ => {}
             }
@@ -467,7 +468,9 @@ impl World {
         while let Some(event) = self.client.poll_event() {
             match event {
                 Event::Closed { link, .. } if self.link == Some(link) => self.link = None,
-                Event::Opened { link, .. } => self.ticket = self.client.ticket(link).cloned(),
+                Event::Opened { link, .. } => {
+                    self.ticket = self.client.link(link).and_then(LinkStatus::ticket).cloned()
+                }
                 _ => {}
             }
         }

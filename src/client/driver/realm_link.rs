@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::{
     client::{ask::Ask, route::REALM},
     crypto::PublicKey,
-    endpoint::{Endpoint, Event, LinkId, Ticket},
+    endpoint::{EarlyData, Endpoint, Event, LinkId, LinkStatus, Pushes, Ticket},
     link::{
         LinkStats, PathMemory, Silence, Time,
         trace::{Trace, TraceId, trace},
@@ -78,9 +78,13 @@ impl RealmLink {
         self.current == Some(link)
     }
 
+    fn status(&self) -> Option<LinkStatus<'_>> {
+        self.endpoint.link(self.current?)
+    }
+
     /// True if the link is open.
     pub(super) fn is_open(&self) -> bool {
-        self.current.is_some_and(|link| self.endpoint.is_open(link))
+        self.status().is_some_and(LinkStatus::is_open)
     }
 
     /// True if the link is being opened.
@@ -90,8 +94,7 @@ impl RealmLink {
 
     /// True if the link was resumed, and so has no forward secrecy.
     pub(super) fn is_resumed(&self) -> bool {
-        let link = self.current;
-        link.is_some_and(|link| self.endpoint.is_resumed(link))
+        self.status().is_some_and(LinkStatus::is_resumed)
     }
 
     /// Opens a link to the realm, which is at `address`.
@@ -153,10 +156,10 @@ impl RealmLink {
         }
     }
 
-    /// Accepts no pushes while they are held.
-    pub(super) fn hold_pushes(&mut self, are_held: bool) {
+    /// Accepts or refuses pushes from now on.
+    pub(super) fn set_pushes(&mut self, pushes: Pushes) {
         if let Some(link) = self.current {
-            self.endpoint.hold_pushes(link, are_held);
+            self.endpoint.set_pushes(link, pushes);
         }
     }
 
@@ -172,8 +175,9 @@ impl RealmLink {
     pub(super) fn request(&mut self, ask: &Ask) -> Option<RequestId> {
         let (now, deadline) = (self.now(), self.time(ask.deadline));
         let bytes = ask.bytes.clone();
+        let early = EarlyData::allowed_if(ask.early);
         self.endpoint
-            .request(now, self.current?, bytes, deadline, ask.early)
+            .request(now, self.current?, bytes, deadline, early)
     }
 
     /// Asks for the key at the realm's address.
@@ -188,34 +192,33 @@ impl RealmLink {
 
     /// Returns the ticket of a link.
     pub(super) fn ticket(&self, link: LinkId) -> Option<Ticket> {
-        self.endpoint.ticket(link).cloned()
+        let status = self.endpoint.link(link);
+        status.and_then(LinkStatus::ticket).cloned()
     }
 
     pub(super) fn rtt(&self) -> Option<Duration> {
-        self.endpoint.rtt(self.current?)
+        self.status().and_then(LinkStatus::rtt)
     }
 
     pub(super) fn path_memory(&self) -> Option<PathMemory> {
-        self.endpoint.path_memory(self.current?)
+        self.status().map(LinkStatus::path_memory)
     }
 
     pub(super) fn stats(&self) -> Option<LinkStats> {
-        self.endpoint.link_stats(self.current?)
+        self.status().map(LinkStatus::stats)
     }
 
     /// True if the realm owes a sign of life.
     pub(super) fn awaits_sign(&self) -> bool {
-        let link = self.current;
-        link.is_some_and(|link| self.endpoint.awaits_sign(link))
+        self.status().is_some_and(LinkStatus::awaits_sign)
     }
 
     /// Handles a datagram. True if it is authentic.
     pub(super) fn handle_datagram(&mut self, datagram: &[u8]) -> bool {
-        let (now, link) = (self.now(), self.current);
-        let before = link.and_then(|link| self.endpoint.heard(link));
+        let now = self.now();
+        let before = self.status().and_then(LinkStatus::heard);
         self.endpoint.handle_datagram(now, REALM, datagram);
-        let heard = link.and_then(|link| self.endpoint.heard(link));
-        heard > before
+        self.status().and_then(LinkStatus::heard) > before
     }
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {

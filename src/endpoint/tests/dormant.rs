@@ -17,7 +17,7 @@ fn at_rest(protection: Protection) -> (Pair, LinkId) {
     }
     pair.now = pair.now + Duration::from_mins(4);
     pass(&mut pair);
-    assert!(is_resting(&pair), "{protection:?}");
+    assert!(is_dormant(&pair), "{protection:?}");
     (pair, link)
 }
 
@@ -32,10 +32,10 @@ fn pass(pair: &mut Pair) {
     assert!(due.is_none_or(|due| due > pair.now), "it never rests");
 }
 
-fn is_resting(pair: &Pair) -> bool {
+fn is_dormant(pair: &Pair) -> bool {
     // Looks at the oldest link, because a replayed Init may have opened another.
-    let first = pair.server.slots.values().min_by_key(|slot| slot.opened);
-    first.is_some_and(|slot| slot.link.is_resting())
+    let first = pair.server.links.values().min_by_key(|entry| entry.opened);
+    first.is_some_and(|entry| entry.link.is_dormant())
 }
 
 /// LINK-24: a dormant link goes on when either side sends something.
@@ -43,7 +43,7 @@ fn is_resting(pair: &Pair) -> bool {
 fn dormant_link_wakes_when_either_side_sends() {
     for protection in [Protection::Sealed, Protection::Plain] {
         let (mut pair, link) = at_rest(protection);
-        assert_eq!(pair.server.memory.total(), 0);
+        assert_eq!(pair.server.accounting.memory(), 0);
         pair.ask(link, false);
         let told = pair.settle(|_| false);
         assert_eq!(
@@ -51,12 +51,12 @@ fn dormant_link_wakes_when_either_side_sends() {
             (1, 1),
             "{protection:?} {told:?}"
         );
-        assert!(!is_resting(&pair));
+        assert!(!is_dormant(&pair));
         // Once more, with something that the server sends first.
         pair.now = pair.now + Duration::from_mins(4);
         pass(&mut pair);
-        assert!(is_resting(&pair));
-        let at_server = *pair.server.slots.keys().next().unwrap();
+        assert!(is_dormant(&pair));
+        let at_server = pair.server.links.any();
         for urgency in [Urgency::Live, Urgency::Backlog] {
             let event = vec![1];
             pair.server.push(pair.now, at_server, event, urgency);
@@ -81,9 +81,9 @@ fn dormant_link_ignores_packets_from_before_hibernation() {
         pair.serve(&mut told);
         assert_eq!(requests(&told), 0, "{told:?}");
         pass(&mut pair);
-        assert!(is_resting(&pair), "{from}");
+        assert!(is_dormant(&pair), "{from}");
     }
-    let mut addresses = pair.server.slots.values().map(|slot| slot.path.remote);
+    let mut addresses = pair.server.links.values().map(|entry| entry.path().remote);
     assert!(addresses.any(|address| address == client_address()));
 }
 
@@ -97,16 +97,16 @@ fn dormant_link_does_not_acknowledge_packets_lost_before() {
     let mut out = vec![];
     pair.ask(link, false);
     assert!(pair.client.poll_transmit(pair.now, &mut out).is_some());
-    assert!(pair.client.slots[&link].link.is_waiting());
+    assert!(pair.client.links[link].link.is_waiting());
     pair.now = pair.now + Duration::from_mins(4);
     pass(&mut pair);
-    assert!(is_resting(&pair));
+    assert!(is_dormant(&pair));
     // The repeats of the request come late, and get their reply.
     pair.client.handle_timeout(pair.now);
     pair.ask(link, false);
     let told = pair.settle(|_| false);
     assert_eq!(replies(&told), 2, "{told:?}");
-    assert!(pair.client.slots[&link].link.is_idle());
+    assert!(pair.client.links[link].link.is_idle());
 }
 
 /// LINK-24: a dormant link takes little memory, so that a realm can hold many.

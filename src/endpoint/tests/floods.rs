@@ -73,7 +73,7 @@ fn limits_are_shared_by_endpoints_behind_one_address() {
     let mut servers: Vec<Endpoint> = Vec::new();
     for own in 0..4 {
         let config = Config {
-            place: WorkerId::new(own, 4).unwrap(),
+            worker: WorkerId::new(own, 4_u32.try_into().unwrap()).unwrap(),
             ..pair.server.config
         };
         let mut server = Endpoint::new(config, &realm_key().into(), [4; 32]);
@@ -139,22 +139,25 @@ fn link_slots_of_half_open_links_are_bounded_in_flood() {
         knock(&mut pair, SocketAddr::from((n.to_be_bytes(), 4000)));
         assert!(pair.server.links() <= HALF_OPEN_MAX + 1);
     }
-    assert_eq!(pair.server.standings.half_open(), HALF_OPEN_MAX);
+    assert_eq!(pair.server.accounting.slots().half_open(), HALF_OPEN_MAX);
     pair.ask(link, false);
     let told = pair.settle(|_| false);
     assert_eq!(replies(&told), 1, "who is in stays in");
     // With all link slots taken, an Init without a cookie is answered with a Retry. An Init with a
     // cookie takes the slot of the oldest half-open link.
     pair.server.config.links_max = pair.server.links();
-    let first = pair.server.standings.first_unshown().unwrap();
+    let first = pair.server.accounting.slots().first_unverified().unwrap();
     pair.now = pair.now + Duration::from_secs(1);
     knock(&mut pair, SocketAddr::from(([203, 0, 113, 9], 4000)));
-    assert!(pair.server.has(first), "it has to show where it is first");
+    assert!(
+        pair.server.link(first).is_some(),
+        "it has to show where it is first"
+    );
     let mut answers = vec![];
     let key = SecretKey::from_bytes([10; 32]);
     pair.client = Endpoint::new(config(None), &key.into(), [1; 32]);
     knock_with_cookie(&mut pair.server, pair.now, 1, &mut answers);
-    assert!(!pair.server.has(first));
+    assert!(pair.server.link(first).is_none());
 }
 
 /// HS-12: a forged Retry delays a handshake by no more than a round trip.
@@ -175,7 +178,11 @@ fn cookie_retry_forged_does_not_delay_handshake() {
         let from = server_address();
         pair.client.handle_datagram(pair.now, from, &forged);
     }
-    assert_eq!(pair.client.rtt(link), Some(RTT), "it measures nothing");
+    assert_eq!(
+        pair.client.link(link).and_then(LinkStatus::rtt),
+        Some(RTT),
+        "it measures nothing"
+    );
     assert_eq!(replies(&pair.settle(|_| false)), 1);
 }
 
@@ -196,12 +203,12 @@ fn link_lookup_does_not_try_links_named_by_strangers() {
         assert_eq!(replies(&pair.settle(|_| false)), 1);
     }
     assert_eq!(pair.server.links(), usize::from(links));
-    assert_eq!(pair.server.by_name.len(), usize::from(links));
-    assert_eq!(pair.server.opened_to(client_address()).count(), 0);
+    assert_eq!(pair.server.links.named(), usize::from(links));
+    assert_eq!(pair.server.links.opened_to(client_address()).count(), 0);
     // Each of these links is found by its connection id alone, and the id is removed with the link.
     pair.server.close_all(pair.now);
     pair.settle(|_| false);
-    assert!(pair.server.by_name.is_empty());
+    assert!(pair.server.links.named() == 0);
 }
 
 /// LINK-13: a client without a session is answered, however long its message is.
@@ -214,7 +221,7 @@ fn stranger_message_of_any_length_is_answered() {
         let deadline = pair.now + Duration::from_secs(30);
         let bytes = vec![7; len];
         pair.client
-            .request(pair.now, link, bytes, deadline, false)
+            .request(pair.now, link, bytes, deadline, EarlyData::Forbidden)
             .unwrap();
         let (mut answered, mut too_long) = (0, 0);
         for _ in 0..40 {

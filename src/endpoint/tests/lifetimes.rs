@@ -52,22 +52,28 @@ fn reassembly_memory_is_freed_when_its_link_ends() {
         let (mut pair, link) = in_use();
         let deadline = pair.now + Duration::from_hours(2);
         pair.client
-            .request(pair.now, link, vec![7; 5000], deadline, false)
+            .request(
+                pair.now,
+                link,
+                vec![7; 5000],
+                deadline,
+                EarlyData::Forbidden,
+            )
             .unwrap();
         let mut out = vec![];
         pair.client.poll_transmit(pair.now, &mut out).unwrap();
         pair.server.handle_datagram(pair.now, pair.from, &out);
-        let held = |server: &Endpoint| server.assembling.total();
+        let held = |server: &Endpoint| server.accounting.reassembly();
         assert!(held(&pair.server) > 0, "{ends}");
         match ends {
             "by itself" => wait(&mut pair, 16 * 60),
             "with its link" => {
-                let link = *pair.server.slots.keys().next().unwrap();
+                let link = pair.server.links.any();
                 pair.server.close(pair.now, link, CloseReason::Done);
                 while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
             }
             _ => {
-                let link = *pair.server.slots.keys().next().unwrap();
+                let link = pair.server.links.any();
                 pair.server.dial_again(pair.now, link);
             }
         }
@@ -84,13 +90,13 @@ fn eviction_when_memory_is_short_takes_links_that_hold_most() {
     let small = pair.connect();
     pair.ask(small, false);
     pair.settle(|_| false);
-    let known: Vec<_> = pair.server.slots.keys().copied().collect();
+    let known: Vec<_> = pair.server.links.ids();
     let mut hogs = vec![];
     for _ in 0..4 {
         let hog = pair.connect();
         pair.ask(hog, false);
         pair.settle(|_| false);
-        let ids = pair.server.slots.keys().copied();
+        let ids = pair.server.links.ids().into_iter();
         let mut new = ids.filter(|id| !known.contains(id) && hogs.iter().all(|(_, hog)| hog != id));
         let id = new.next().unwrap();
         pair.server.trust(id, AccountId::new(1));
@@ -106,7 +112,7 @@ fn eviction_when_memory_is_short_takes_links_that_hold_most() {
                 pair.server.handle_datagram(pair.now, from, &out);
             }
             pair.server.reply(pair.now, *id, number, vec![7; 30_000]);
-            assert!(pair.server.memory.total() <= 100_000);
+            assert!(pair.server.accounting.memory() <= 100_000);
         }
     }
     assert!(pair.server.links() < 5, "{}", pair.server.links());
@@ -114,5 +120,8 @@ fn eviction_when_memory_is_short_takes_links_that_hold_most() {
     assert!(replies(&pair.settle(|_| false)) > 0);
     pair.now = pair.now + Duration::from_hours(3);
     pair.server.handle_timeout(pair.now);
-    assert_eq!((pair.server.links(), pair.server.memory.total()), (0, 0));
+    assert_eq!(
+        (pair.server.links(), pair.server.accounting.memory()),
+        (0, 0)
+    );
 }

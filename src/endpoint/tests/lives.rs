@@ -9,6 +9,14 @@ use crate::{
 const OLD: Life = Life([1, 2, 3, 4]);
 const NEW: Life = Life([5, 6, 7, 8]);
 
+fn claimed(is_unknown: bool) -> ClaimedLife {
+    if is_unknown {
+        ClaimedLife::Unknown
+    } else {
+        ClaimedLife::Known
+    }
+}
+
 impl Pair {
     /// Carries the client's Init, which the server answers with `life`, `is_unknown` and `highest`.
     /// Returns the claim and the WELCOME.
@@ -25,9 +33,19 @@ impl Pair {
         let Some(Event::Incoming { link, claim, .. }) = self.server.poll_event() else {
             panic!("no link was opened")
         };
-        assert!(!self.server.is_life_unknown(link));
-        self.server.tell_life(link, life, is_unknown);
-        assert_eq!(self.server.is_life_unknown(link), is_unknown);
+        assert!(
+            !self
+                .server
+                .link(link)
+                .is_some_and(LinkStatus::is_life_unknown)
+        );
+        self.server.tell_life(link, life, claimed(is_unknown));
+        assert_eq!(
+            self.server
+                .link(link)
+                .is_some_and(LinkStatus::is_life_unknown),
+            is_unknown
+        );
         self.server.welcome(
             self.now,
             link,
@@ -82,7 +100,7 @@ fn early_data_with_unknown_life_waits_until_link_is_proven() {
         let Some(Event::Incoming { link, .. }) = pair.server.poll_event() else {
             panic!("no link was opened")
         };
-        pair.server.tell_life(link, Some(NEW), is_unknown);
+        pair.server.tell_life(link, Some(NEW), claimed(is_unknown));
         let Some(Event::Request {
             number,
             bytes,
@@ -92,7 +110,8 @@ fn early_data_with_unknown_life_waits_until_link_is_proven() {
         else {
             panic!("nothing was asked early")
         };
-        let given = pair.server.keep_for_proof(pair.now, link, (number, bytes));
+        let request = IncomingRequest { number, bytes };
+        let given = pair.server.keep_for_proof(pair.now, link, request);
         assert_eq!(given.is_none(), is_unknown);
         if is_unknown {
             let number = OperationNumber(9);

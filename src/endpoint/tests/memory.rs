@@ -1,6 +1,6 @@
 //! Path memory: what one process measures of a path, and the next one starts with (LINK-25).
 
-use super::{resume::Returning, *};
+use super::{resume::Returning, tickets::ticket_of, *};
 use crate::link::{Losses, PathMemory};
 
 /// LINK-25: a process uses the path memory of the one before. Its first retransmission leaves after
@@ -22,7 +22,11 @@ fn path_memory_is_used_by_next_process() {
             round % 3 > 0 && sent <= 2
         });
         assert_eq!(replies(&told), 1);
-        memory = returning.pair.client.path_memory(link);
+        memory = returning
+            .pair
+            .client
+            .link(link)
+            .map(LinkStatus::path_memory);
         let (rtt, _) = memory.unwrap().rtt.unwrap();
         assert!(rtt <= RTT * 5 / 4, "{rtt:?}");
     }
@@ -62,7 +66,9 @@ fn process(
     pair.client.begin_from(link, memory);
     let deadline = pair.now + Duration::from_mins(10);
     let ask = b"ask".to_vec();
-    let asked = pair.client.request(pair.now, link, ask, deadline, true);
+    let asked = pair
+        .client
+        .request(pair.now, link, ask, deadline, EarlyData::Allowed);
     assert!(asked.is_some());
     let (mut left, mut out, mut told) = (0, Vec::new(), Vec::new());
     let mut arriving = std::collections::VecDeque::new();
@@ -91,8 +97,8 @@ fn process(
         }
         told.extend(core::iter::from_fn(|| pair.client.poll_event()));
     }
-    let memory = pair.client.path_memory(link).unwrap();
-    returning.ticket = pair.client.ticket(link).cloned();
+    let memory = pair.client.link(link).unwrap().path_memory();
+    returning.ticket = ticket_of(&pair.client, link);
     (memory, left)
 }
 

@@ -18,7 +18,7 @@ pub fn in_use() -> (Pair, LinkId) {
 }
 
 fn address(pair: &Pair) -> SocketAddr {
-    pair.server.slots.values().next().unwrap().path.remote
+    pair.server.links.values().next().unwrap().path().remote
 }
 
 /// LINK-18: a client that migrates every five seconds for ten minutes loses no request, also over a
@@ -54,13 +54,14 @@ fn migration_every_five_seconds_loses_no_request() {
 #[test]
 fn migration_happens_on_packet_without_reassembly_room() {
     let (mut pair, link) = in_use();
-    let (_, slot) = pair.server.slots.iter().next().unwrap();
-    let holder = slot.holder();
-    pair.server.assembling.change(holder, 0, ASSEMBLING_MAX);
+    let holder = pair.server.links.values().next().unwrap().holder();
+    pair.server
+        .accounting
+        .change_reassembly(holder, 0, ASSEMBLING_MAX);
     let deadline = pair.now + Duration::from_mins(1);
     let long = vec![7; 3000];
     pair.client
-        .request(pair.now, link, long, deadline, false)
+        .request(pair.now, link, long, deadline, EarlyData::Forbidden)
         .unwrap();
     let mut out = vec![];
     while out.len() < 400 {
@@ -71,7 +72,9 @@ fn migration_happens_on_packet_without_reassembly_room() {
     assert_eq!((no_room, address(&pair)), (1, elsewhere(1)));
     // The same packet from a third address is not the newest any more once another has arrived.
     pair.from = elsewhere(1);
-    pair.server.assembling.change(holder, ASSEMBLING_MAX, 0);
+    pair.server
+        .accounting
+        .change_reassembly(holder, ASSEMBLING_MAX, 0);
     let mut told = vec![];
     while replies(&told) == 0 {
         told.extend(pair.settle(|_| false));
@@ -86,7 +89,7 @@ fn migration_happens_on_packet_without_reassembly_room() {
 #[test]
 fn migration_retransmits_event_sent_to_former_address_at_once() {
     let (mut pair, link) = in_use();
-    let at_server = *pair.server.slots.keys().next().unwrap();
+    let at_server = pair.server.links.any();
     pair.server
         .push(pair.now, at_server, vec![7; 20], Urgency::Live);
     let mut out = vec![];
@@ -99,7 +102,7 @@ fn migration_retransmits_event_sent_to_former_address_at_once() {
     while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
     let deadline = pair.now + Duration::from_secs(30);
     pair.client
-        .request(pair.now, link, vec![1; 60], deadline, false);
+        .request(pair.now, link, vec![1; 60], deadline, EarlyData::Forbidden);
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
     pair.server.handle_datagram(pair.now, elsewhere(1), &out);
     // The client cannot have answered that yet.
@@ -122,15 +125,20 @@ fn migration_right_after_handshake_is_followed() {
     assert_eq!(replies(&pair.settle(|_| false)), 1);
     assert!(
         pair.server
-            .slots
+            .links
             .values()
-            .all(|slot| !slot.link.is_proven())
+            .all(|entry| !entry.link.is_proven())
     );
     pair.from = elsewhere(1);
     pair.ask(link, false);
     assert_eq!(replies(&pair.settle(|_| false)), 1);
     assert_eq!(address(&pair), elsewhere(1));
-    assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
+    assert!(
+        pair.server
+            .links
+            .values()
+            .all(|entry| entry.link.is_proven())
+    );
 }
 
 /// LINK-18: until a new address has answered, it gets at most three times the bytes that came from
@@ -147,7 +155,7 @@ fn migration_to_unproven_address_sends_at_most_three_times_received() {
     pair.from = elsewhere(2);
     let mut told = vec![];
     pair.serve(&mut told);
-    let link_at_server = *pair.server.slots.keys().next().unwrap();
+    let link_at_server = pair.server.links.any();
     for _ in 0..30 {
         pair.server
             .push(pair.now, link_at_server, vec![7; 300], Urgency::Live);
@@ -167,7 +175,12 @@ fn migration_to_unproven_address_sends_at_most_three_times_received() {
     let stolen = pair.sent_to.get(&elsewhere(1)).copied().unwrap_or(0);
     assert!(stolen <= 3 * out.len().max(60), "{stolen} bytes");
     assert_eq!(address(&pair), client_address(), "given up again");
-    assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
+    assert!(
+        pair.server
+            .links
+            .values()
+            .all(|entry| entry.link.is_proven())
+    );
 }
 
 /// LINK-18: a link does not go back to the unproven address of its Init. Found by a fuzzer: the
@@ -206,7 +219,7 @@ fn migration_does_not_go_back_to_unproven_address_of_init() {
     pair.server
         .handle_datagram(pair.now, client_address(), &request);
     pair.serve(&mut vec![]);
-    let id = *pair.server.slots.keys().next().unwrap();
+    let id = pair.server.links.any();
     for _ in 0..10 {
         pair.server.push(pair.now, id, vec![7; 300], Urgency::Live);
     }
@@ -227,7 +240,12 @@ fn migration_does_not_go_back_to_unproven_address_of_init() {
     pair.ask(link, false);
     let told = pair.settle(|_| false);
     assert!(replies(&told) >= 1, "{told:?}");
-    assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
+    assert!(
+        pair.server
+            .links
+            .values()
+            .all(|entry| entry.link.is_proven())
+    );
 }
 
 /// LINK-18: a replayed packet, or one that a newer packet has overtaken, does not migrate the link.
@@ -271,7 +289,7 @@ fn carry_down(pair: &mut Pair) -> usize {
 #[test]
 fn migration_without_proof_counts_requests_at_proven_address() {
     let (mut pair, link) = in_use();
-    let id = *pair.server.slots.keys().next().unwrap();
+    let id = pair.server.links.any();
     let mut out = vec![];
     for (at, counted) in [
         (elsewhere(1), client_address()),
@@ -286,13 +304,20 @@ fn migration_without_proof_counts_requests_at_proven_address() {
         let mut told = vec![];
         pair.serve(&mut told);
         assert_eq!(requests(&told), 1);
-        assert_eq!(pair.server.proven_address(id), Some(counted), "from {at}");
+        assert_eq!(
+            pair.server.link(id).map(LinkStatus::proven_address),
+            Some(counted),
+            "from {at}"
+        );
     }
     // Once the client has answered at the new address, its requests count there.
     pair.from = elsewhere(1);
     pair.settle(|_| false);
     assert_eq!(address(&pair), elsewhere(1));
-    assert_eq!(pair.server.proven_address(id), Some(elsewhere(1)));
+    assert_eq!(
+        pair.server.link(id).map(LinkStatus::proven_address),
+        Some(elsewhere(1))
+    );
 }
 
 /// LINK-18: as long as no address has been proven, requests wait.
@@ -332,7 +357,7 @@ fn path_validation_does_not_prove_forged_address_of_init() {
     went += carry_down(&mut pair);
     pair.server.handle_datagram(pair.now, real, &out);
     went += carry_down(&mut pair);
-    let id = *pair.server.slots.keys().next().unwrap();
+    let id = pair.server.links.any();
     let mut told = vec![];
     for _ in 0..20 {
         pair.ask(link, false);
@@ -355,7 +380,10 @@ fn path_validation_does_not_prove_forged_address_of_init() {
         pair.wait();
     }
     assert_eq!(replies(&told), 20);
-    assert_eq!(pair.server.proven_address(id), Some(real));
+    assert_eq!(
+        pair.server.link(id).map(LinkStatus::proven_address),
+        Some(real)
+    );
 }
 
 /// LINK-18: a challenge may be answered from yet another address: then both addresses are proven,
@@ -372,8 +400,8 @@ fn path_validation_answered_from_other_address_proves_both_in_turn() {
         } else {
             (pair, _) = in_use();
         }
-        let link = *pair.client.slots.keys().next().unwrap();
-        let id = *pair.server.slots.keys().next().unwrap();
+        let link = pair.client.links.any();
+        let id = pair.server.links.any();
         pair.ask(link, false);
         let mut out = vec![];
         while pair.client.poll_transmit(pair.now, &mut out).is_some() {
@@ -389,12 +417,15 @@ fn path_validation_answered_from_other_address_proves_both_in_turn() {
         }
         pair.serve(&mut told);
         assert_eq!(requests(&told), 1);
-        assert_eq!(pair.server.proven_address(id), Some(elsewhere(1)));
+        assert_eq!(
+            pair.server.link(id).map(LinkStatus::proven_address),
+            Some(elsewhere(1))
+        );
         assert_eq!(address(&pair), elsewhere(2), "where it says it is now");
-        let counts = |pair: &Pair| pair.server.slots[&id].standing;
+        let counts = |pair: &Pair| pair.server.links[id].slot;
         let there = Subnet::from(elsewhere(1));
         assert!(
-            matches!(counts(&pair), super::super::link_slots::Standing::Account(at, _) if at == there)
+            matches!(counts(&pair), super::super::holder::SlotKind::Account(at, _) if at == there)
         );
         // If it does not answer at the newest address, the link goes back to the one before.
         carry_down(&mut pair);

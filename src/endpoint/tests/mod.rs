@@ -18,6 +18,8 @@ mod stats;
 mod tickets;
 mod worker_id;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{limits::*, *};
 use crate::{
     crypto::SecretKey,
@@ -60,7 +62,7 @@ fn config(accept: Option<Protection>) -> Config {
         hello: accept.is_some().then(|| "alpha".parse().unwrap()),
         early_data: true,
         resumes: false,
-        place: WorkerId::ALONE,
+        worker: WorkerId::ALONE,
         max_datagram: 1200,
         max_message: 20_000,
         rate: None,
@@ -105,9 +107,10 @@ impl Pair {
     }
 
     fn ask(&mut self, link: LinkId, early: bool) -> RequestId {
-        let deadline = self.now + Duration::from_secs(30);
+        let (now, early) = (self.now, EarlyData::allowed_if(early));
+        let deadline = now + Duration::from_secs(30);
         self.client
-            .request(self.now, link, b"ask".to_vec(), deadline, early)
+            .request(now, link, b"ask".to_vec(), deadline, early)
             .unwrap()
     }
 
@@ -294,7 +297,7 @@ fn reset_forged_does_not_end_link() {
     let link = pair.connect();
     pair.ask(link, true);
     pair.settle(|_| false);
-    let remote = pair.client.slots[&link].remote.unwrap();
+    let remote = pair.client.links[link].remote().unwrap();
     let mut forged = vec![];
     Packet::emit_reset(remote, &[7; 16], &mut forged);
     pair.client
@@ -451,7 +454,7 @@ fn link_slots_of_unproven_links_and_of_one_key_are_bounded() {
     pair.server.handle_timeout(pair.now);
     assert_eq!(pair.server.links(), 0);
     assert_eq!(
-        pair.server.by_peer.len() + pair.server.accepts.timeout().iter().count(),
+        pair.server.links.keys() + pair.server.accept_cache.timeout().iter().count(),
         0
     );
 }
@@ -466,7 +469,7 @@ fn close_by_server_is_told_and_request_is_sent_again() {
     pair.ask(link, false);
     pair.server.close_all(pair.now);
     let told = pair.settle(|at| at == 4);
-    assert!(pair.server.slots.is_empty(), "{told:?}");
+    assert!(pair.server.links() == 0, "{told:?}");
     pair.server = server(Protection::Sealed);
     let mut told = vec![];
     while replies(&told) == 0 {
@@ -487,11 +490,11 @@ fn mtu_of_link_is_smaller_limit_of_both_sides() {
         pair.ask(link, false);
         let told = pair.settle(|_| false);
         assert_eq!(replies(&told), 1, "{ours}, {theirs}");
-        let fits = pair.client.message_max(link);
+        let fits = pair.client.link(link).unwrap().message_max();
         let deadline = pair.now + Duration::from_secs(30);
         let bytes = vec![1; fits];
         pair.client
-            .request(pair.now, link, bytes, deadline, false)
+            .request(pair.now, link, bytes, deadline, EarlyData::Forbidden)
             .unwrap();
         assert_eq!(replies(&pair.settle(|_| false)), 1);
         let longest = pair
@@ -561,13 +564,11 @@ fn key_rotation_former_key_is_answered_and_names_successor() {
             panic!("{told:?}")
         };
         assert_eq!(welcome.successor, successor);
-        assert_eq!(pair.client.peer(link), Some(realm));
+        assert_eq!(pair.client.link(link).unwrap().peer(), Some(realm));
     }
-    let own: Vec<_> = pair.server.slots.keys().copied().collect();
-    let own: BTreeSet<_> = own
-        .iter()
-        .filter_map(|link| pair.server.own(*link))
-        .collect();
+    let links = pair.server.links.ids().into_iter();
+    let own = links.filter_map(|link| pair.server.link(link)?.own());
+    let own: BTreeSet<_> = own.collect();
     assert_eq!(own, BTreeSet::from([realm_key().public(), new.public()]));
 }
 

@@ -142,8 +142,8 @@ fn path_of_link_leaves_from_address_of_newest_packet() {
         }
         carry_down(&mut pair);
         pair.now = pair.now + Duration::from_secs(10);
-        let at_server = *pair.server.slots.keys().next().unwrap();
-        pair.server.slots.get_mut(&at_server).unwrap().link.ping();
+        let at_server = pair.server.links.any();
+        pair.server.links.get_mut(at_server).unwrap().link.ping();
         pair.server.schedule.wake(at_server);
         assert!(!one_from(&mut pair, 6).is_empty());
         // The local address of a datagram is not always known.
@@ -183,12 +183,22 @@ fn migration_back_is_answered_from_address_asked() {
             .all(|path| *path == elsewhere)
     );
     // It does not answer there, and the link goes back to the proven address.
-    while pair.server.slots.values().any(|slot| slot.left.is_some()) {
+    while pair
+        .server
+        .links
+        .values()
+        .any(|entry| entry.previous_path.is_some())
+    {
         pair.now = pair.now + Duration::from_secs(1);
         pair.server.handle_timeout(pair.now);
         while pair.server.poll_transmit(pair.now, &mut vec![]).is_some() {}
     }
-    assert!(pair.server.slots.values().all(|slot| slot.path == to(4)));
+    assert!(
+        pair.server
+            .links
+            .values()
+            .all(|entry| entry.path() == to(4))
+    );
     assert!(sent(&mut pair, to(6)).iter().all(|path| *path == to(6)));
 }
 
@@ -215,5 +225,5 @@ fn path_of_link_opened_here_is_not_bound_to_local_address() {
             }
         }
     }
-    assert!(pair.client.is_open(link));
+    assert!(pair.client.link(link).is_some_and(LinkStatus::is_open));
 }

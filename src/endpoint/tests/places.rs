@@ -1,10 +1,10 @@
 //! Link slots, when more links want one than there are slots.
 
-use super::super::link_slots::Standing;
+use super::super::holder::SlotKind;
 use super::{floods::strict, *};
 
 /// Returns the subnet at which a link from `address` counts.
-fn standing_subnet(address: [u8; 4]) -> Subnet {
+fn slot_subnet(address: [u8; 4]) -> Subnet {
     SocketAddr::from((address, 0)).into()
 }
 
@@ -56,8 +56,8 @@ fn link_slots_of_strangers_are_few_and_make_room_for_users() {
     for n in 200..500 {
         open_as(&mut pair, n, address, None);
     }
-    let standings = &pair.server.standings;
-    assert_eq!(standings.strangers(), STRANGERS_PER_SUBNET);
+    let slots = pair.server.accounting.slots();
+    assert_eq!(slots.strangers(), STRANGERS_PER_SUBNET);
     assert_eq!(pair.server.links(), 200 + STRANGERS_PER_SUBNET);
     // Users from the strangers' address take the strangers' slots, except those reserved for
     // newcomers.
@@ -71,8 +71,8 @@ fn link_slots_of_strangers_are_few_and_make_room_for_users() {
     }
     let kept = 320 / NEWCOMERS_PART;
     let counts = |pair: &Pair| {
-        let standings = &pair.server.standings;
-        (standings.accounts.len(), standings.newcomers() <= kept)
+        let slots = pair.server.accounting.slots();
+        (slots.accounts().len(), slots.newcomers() <= kept)
     };
     assert_eq!(counts(&pair), (320 - kept, true));
     // Any number of strangers, from any address, use the reserved slots only.
@@ -103,7 +103,7 @@ fn link_slots_of_account_with_many_links_make_room() {
         let [high, low] = n.to_be_bytes();
         open_as(&mut pair, n, [high, low, 2, 7], Some(greedy));
     }
-    assert_eq!(pair.server.standings.accounts.len(), 94);
+    assert_eq!(pair.server.accounting.slots().accounts().len(), 94);
     // The others come again and again with several devices each, and keep their links.
     let again: Vec<LinkId> = (400..454)
         .map(|n| {
@@ -115,10 +115,10 @@ fn link_slots_of_account_with_many_links_make_room() {
             )
         })
         .collect();
-    let is_there = |id: &&LinkId| pair.server.has(**id);
+    let is_there = |id: &&LinkId| pair.server.link(**id).is_some();
     assert_eq!(honest.iter().filter(is_there).count(), 30);
     assert_eq!(again.iter().filter(is_there).count(), 54);
-    assert_eq!(pair.server.standings.accounts.len(), 94);
+    assert_eq!(pair.server.accounting.slots().accounts().len(), 94);
 }
 
 /// HS-13: a network with many accounts makes room for users from elsewhere, however many subnets it
@@ -148,8 +148,10 @@ fn link_slots_of_network_with_many_accounts_make_room() {
             )
         })
         .collect();
-    assert!(honest.iter().all(|id| pair.server.has(*id)));
-    let left: Vec<usize> = (0..100).filter(|n| pair.server.has(greedy[*n])).collect();
+    assert!(honest.iter().all(|id| pair.server.link(*id).is_some()));
+    let left: Vec<usize> = (0..100)
+        .filter(|n| pair.server.link(greedy[*n]).is_some())
+        .collect();
     assert_eq!(left, (46..100).collect::<Vec<_>>());
 }
 
@@ -161,11 +163,15 @@ fn link_slots_count_link_at_last_proven_address() {
     let (ann, here, there) = (AccountId::new(1), [192, 0, 2, 7], [198, 51, 100, 7]);
     let id = open_as(&mut pair, 1, here, Some(ann));
     let counts = |pair: &Pair, at: [u8; 4]| {
-        let subnet = standing_subnet(at);
-        pair.server.standings.accounts.counts(ann, subnet.into())
+        let subnet = slot_subnet(at);
+        pair.server
+            .accounting
+            .slots()
+            .accounts()
+            .counts(ann, subnet.into())
     };
     assert_eq!(counts(&pair, [192, 0, 2, 99]), (1, 1));
-    let link = pair.client.slots.keys().next().copied().unwrap();
+    let link = pair.client.links.any();
     let mut out = vec![];
     for port in 6000..6040 {
         // Nothing that is sent to the new address arrives.
@@ -181,7 +187,7 @@ fn link_slots_count_link_at_last_proven_address() {
             (counts(&pair, here), counts(&pair, there)),
             ((1, 1), (1, 0))
         );
-        assert_eq!(pair.server.standings.len(), pair.server.links());
+        assert_eq!(pair.server.accounting.slots().len(), pair.server.links());
     }
     // The new address is proven.
     pair.from = (there, 6039).into();
@@ -197,7 +203,10 @@ fn link_slots_count_link_at_last_proven_address() {
     pair.settle(|_| false);
     pair.now = pair.now + Duration::from_hours(48);
     pair.server.handle_timeout(pair.now);
-    assert_eq!((pair.server.links(), pair.server.standings.len()), (0, 0));
+    assert_eq!(
+        (pair.server.links(), pair.server.accounting.slots().len()),
+        (0, 0)
+    );
 }
 
 /// HS-13: a newcomer on a slow path gets in while others begin handshake after handshake from a few
@@ -251,8 +260,8 @@ fn link_slots_admit_slow_newcomer_during_flood_of_newcomers() {
         }
     }
     assert_eq!(answered, 1);
-    assert_eq!(pair.server.standings.len(), pair.server.links());
-    let users = pair.server.standings.accounts.len();
+    assert_eq!(pair.server.accounting.slots().len(), pair.server.links());
+    let users = pair.server.accounting.slots().accounts().len();
     assert_eq!(users, 200 - 200 / NEWCOMERS_PART);
 }
 
@@ -297,7 +306,13 @@ fn eviction_of_stranger_at_once_leaves_no_trace() {
     let address = SocketAddr::from((from, 4999));
     let link = slow.connect(pair.now, server_address(), pair.realm, Some(RTT));
     let deadline = pair.now + Duration::from_mins(5);
-    slow.request(pair.now, link, b"ask".to_vec(), deadline, false);
+    slow.request(
+        pair.now,
+        link,
+        b"ask".to_vec(),
+        deadline,
+        EarlyData::Forbidden,
+    );
     let mut out = vec![];
     while slow.poll_transmit(pair.now, &mut out).is_some() {
         pair.server.handle_datagram(pair.now, address, &out);
@@ -312,7 +327,7 @@ fn eviction_of_stranger_at_once_leaves_no_trace() {
     for n in 0..u16::try_from(STRANGERS_PER_SUBNET).unwrap() {
         open_as(&mut pair, n, from, None);
     }
-    let (links, keys) = (pair.server.links(), pair.server.by_peer.len());
+    let (links, keys) = (pair.server.links(), pair.server.links.keys());
     for datagram in accept {
         slow.handle_datagram(pair.now, server_address(), &datagram);
     }
@@ -320,7 +335,7 @@ fn eviction_of_stranger_at_once_leaves_no_trace() {
         pair.server.handle_datagram(pair.now, address, &out);
     }
     assert_eq!(
-        (pair.server.links(), pair.server.by_peer.len()),
+        (pair.server.links(), pair.server.links.keys()),
         (links - 1, keys)
     );
 }
@@ -343,8 +358,11 @@ fn eviction_takes_link_of_account_that_holds_most_memory() {
         .push(pair.now, ann, vec![1; 16_000], Urgency::Live);
     pair.server
         .push(pair.now, ann, vec![1; 8000], Urgency::Live);
-    assert!(pair.server.has(ann));
-    let left = eve.iter().filter(|link| pair.server.has(**link)).count();
+    assert!(pair.server.link(ann).is_some());
+    let left = eve
+        .iter()
+        .filter(|link| pair.server.link(**link).is_some())
+        .count();
     assert!((7..10).contains(&left), "{left}");
 }
 
@@ -364,8 +382,8 @@ fn eviction_is_not_caused_by_links_that_hold_little_memory() {
     let ann = open_as(&mut pair, 100, [192, 0, 2, 7], Some(AccountId::new(1)));
     pair.server
         .push(pair.now, ann, vec![1; 9000], Urgency::Live);
-    assert!(pair.server.has(ann));
-    let held = |link: &LinkId| pair.server.slots.get(link).map(|slot| slot.memory);
+    assert!(pair.server.link(ann).is_some());
+    let held = |link: &LinkId| pair.server.links.get(*link).map(|entry| entry.memory);
     let held: Vec<usize> = many.iter().filter_map(held).collect();
     assert_eq!(held.len(), many.len());
     assert!(held.iter().all(|held| *held < WORTH_ENDING));
@@ -389,18 +407,18 @@ fn link_slots_are_not_taken_at_forged_address_of_init() {
     pair.from = SocketAddr::from((real, 5000));
     // The repeat comes from another address, so the Accept is sent there.
     pair.server.handle_datagram(pair.now, pair.from, &out);
-    let id = *pair.server.slots.keys().next().unwrap();
-    let standing = |pair: &Pair| pair.server.slots[&id].standing;
+    let id = pair.server.links.any();
+    let slot = |pair: &Pair| pair.server.links[id].slot;
     while pair.server.poll_transmit(pair.now, &mut out).is_some() {
         pair.client
             .handle_datagram(pair.now, server_address(), &out);
     }
     while pair.client.poll_transmit(pair.now, &mut out).is_some() {
         pair.server.handle_datagram(pair.now, pair.from, &out);
-        assert!(!matches!(standing(&pair), Standing::Stranger(_)));
+        assert!(!matches!(slot(&pair), SlotKind::Stranger(_)));
     }
     assert_eq!(replies(&pair.settle(|_| false)), 1);
-    assert_eq!(standing(&pair), Standing::Stranger(standing_subnet(real)));
+    assert_eq!(slot(&pair), SlotKind::Stranger(slot_subnet(real)));
 }
 
 /// HS-13: a stranger's silent link ends soon.
@@ -411,13 +429,13 @@ fn link_slots_of_silent_stranger_are_freed_soon() {
     let link = pair.connect();
     pair.ask(link, false);
     pair.settle(|_| false);
-    let id = *pair.server.slots.keys().next().unwrap();
+    let id = pair.server.links.any();
     for (wait, is_there) in [(STRANGER_IDLE / 2, true), (STRANGER_IDLE, false)] {
         pair.now = pair.now + wait;
         pair.server.handle_timeout(pair.now);
-        assert_eq!(pair.server.has(id), is_there);
+        assert_eq!(pair.server.link(id).is_some(), is_there);
     }
-    assert_eq!(pair.server.standings.strangers(), 0);
+    assert_eq!(pair.server.accounting.slots().strangers(), 0);
 }
 
 /// HS-13: links that this side opens to other realms take no slots of newcomers.
@@ -455,22 +473,24 @@ fn link_slots_count_link_as_proven_by_packet_without_room() {
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
     pair.server.handle_datagram(pair.now, pair.from, &out);
     pair.serve(&mut vec![]);
-    let id = *pair.server.slots.keys().next().unwrap();
+    let id = pair.server.links.any();
     pair.now = pair.now + RTT;
     pair.server.handle_timeout(pair.now);
     pair.server.poll_transmit(pair.now, &mut out).unwrap();
     pair.client
         .handle_datagram(pair.now, server_address(), &out);
     // A fragment of a message for which there is no reassembly memory.
-    let holder = pair.server.slots[&id].holder();
-    pair.server.assembling.change(holder, 0, ASSEMBLING_MAX);
+    let holder = pair.server.links[id].holder();
+    pair.server
+        .accounting
+        .change_reassembly(holder, 0, ASSEMBLING_MAX);
     pair.client
         .request(
             pair.now,
             link,
             vec![7; 900],
             pair.now + Duration::from_mins(1),
-            false,
+            EarlyData::Forbidden,
         )
         .unwrap();
     out.clear();
@@ -478,11 +498,11 @@ fn link_slots_count_link_as_proven_by_packet_without_room() {
         pair.client.poll_transmit(pair.now, &mut out).unwrap();
     }
     pair.server.handle_datagram(pair.now, pair.from, &out);
-    assert_eq!(pair.server.slots[&id].link.assembling(), 0);
+    assert_eq!(pair.server.links[id].link.assembling(), 0);
     let mut told = vec![];
     pair.serve(&mut told);
     assert_eq!(requests(&told), 1, "what came early");
-    let standing = pair.server.slots[&id].standing;
-    assert!(matches!(standing, Standing::Stranger(_)), "{standing:?}");
-    assert_eq!(pair.server.by_peer.len(), 1);
+    let slot = pair.server.links[id].slot;
+    assert!(matches!(slot, SlotKind::Stranger(_)), "{slot:?}");
+    assert_eq!(pair.server.links.keys(), 1);
 }

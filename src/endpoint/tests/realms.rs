@@ -1,8 +1,6 @@
 //! Two realms and the network between them: both send requests on a link that either opened
 //! (PEER-12).
 
-use std::collections::BTreeSet;
-
 use rand::RngExt as _;
 
 use super::*;
@@ -30,7 +28,7 @@ struct Realms {
 
 fn endpoint(n: u8, seed: u64) -> Endpoint {
     let config = Config {
-        place: WorkerId::ALONE,
+        worker: WorkerId::ALONE,
         accept: Some(Protection::Sealed),
         hello: None,
         early_data: true,
@@ -114,9 +112,13 @@ impl Realms {
         let side = &mut self.sides[from];
         let link = side.endpoint.link_with(self.now, &side.key, key, address);
         let deadline = self.now + Duration::from_hours(1);
-        let number = side
-            .endpoint
-            .request(self.now, link, b"ask".to_vec(), deadline, true);
+        let number = side.endpoint.request(
+            self.now,
+            link,
+            b"ask".to_vec(),
+            deadline,
+            EarlyData::Allowed,
+        );
         side.asked.insert((link, number.unwrap()));
     }
 
@@ -188,7 +190,7 @@ impl Realms {
             let side = &mut self.sides[n];
             side.endpoint.link_with(self.now, &side.key, key, address)
         });
-        let remote = |n: usize, link| self.sides[n].endpoint.slots[&link].remote;
+        let remote = |n: usize, link| self.sides[n].endpoint.links[link].remote();
         remote(0, a) == Some(ConnectionId(b.0)) && remote(1, b) == Some(ConnectionId(a.0))
     }
 
@@ -239,8 +241,8 @@ fn peer_links_opened_at_same_time_become_one() {
         if loss == 0.0 {
             // An unproven link is not used for requests, and ends by itself.
             for side in &realms.sides {
-                let proven = side.endpoint.slots.values();
-                let proven = proven.filter(|slot| slot.link.is_proven()).count();
+                let proven = side.endpoint.links.values();
+                let proven = proven.filter(|entry| entry.link.is_proven()).count();
                 assert_eq!(proven, 1, "seed {seed}");
             }
         }
@@ -359,7 +361,7 @@ fn peer_link_event_behind_moved_long_request_leaves_at_once() {
     realms.settle();
     let other = SocketAddr::from(([10, 0, 0, 9], 6377));
     let (now, side) = (realms.now, &mut realms.sides[0]);
-    let [(&from, _)] = side.endpoint.slots.iter().collect::<Vec<_>>()[..] else {
+    let [from] = side.endpoint.links.ids()[..] else {
         panic!("one link");
     };
     let to = side.endpoint.link_with(
@@ -371,7 +373,7 @@ fn peer_link_event_behind_moved_long_request_leaves_at_once() {
     let deadline = now + Duration::from_hours(1);
     let request = side
         .endpoint
-        .request(now, from, vec![1; 2000], deadline, false);
+        .request(now, from, vec![1; 2000], deadline, EarlyData::Forbidden);
     let event = side
         .endpoint
         .push(now, from, vec![2; 2000], Urgency::Backlog);
@@ -393,12 +395,16 @@ impl Realms {
     fn ask_once(&mut self, from: usize, address: SocketAddr) -> LinkId {
         let key = self.sides[1 - from].key;
         let side = &mut self.sides[from];
-        let to = (key, address);
-        let link = side.endpoint.link_to(self.now, &side.key, to, true);
+        let (now, source) = (self.now, AddressSource::Claimed);
+        let link = side.endpoint.link_to(now, &side.key, key, address, source);
         let deadline = self.now + Duration::from_hours(1);
-        let asked = side
-            .endpoint
-            .request(self.now, link, b"ask".to_vec(), deadline, false);
+        let asked = side.endpoint.request(
+            self.now,
+            link,
+            b"ask".to_vec(),
+            deadline,
+            EarlyData::Forbidden,
+        );
         side.asked.insert((link, asked.unwrap()));
         link
     }
@@ -447,12 +453,12 @@ fn claim_trial_of_unvouched_address_gets_three_datagrams() {
                 endpoint.handle_datagram(realms.now, nowhere(), &retry);
                 realms.sent_to(0, nowhere(), Duration::from_millis(10));
             }
-            assert!(!realms.sides[0].endpoint.has(link), "it is over");
+            assert!(realms.sides[0].endpoint.link(link).is_none(), "it is over");
             continue;
         }
         let sent = realms.sent_to(0, nowhere(), Duration::from_hours(2));
         assert_eq!(sent, 2, "after the first");
-        assert!(!realms.sides[0].endpoint.has(link));
+        assert!(realms.sides[0].endpoint.link(link).is_none());
         assert!(realms.sides[0].asked.is_empty(), "whoever asked is told");
     }
 }
@@ -472,7 +478,12 @@ fn claim_trial_answered_makes_address_dialed_like_any_other() {
     // The peer has forgotten the link. The link is opened again, and its Init is repeated as long
     // as a request waits.
     realms.carry();
-    assert!(realms.sides[0].endpoint.is_dialing(link));
+    assert!(
+        realms.sides[0]
+            .endpoint
+            .link(link)
+            .is_some_and(LinkStatus::is_dialing)
+    );
     let sent = realms.sent_to(0, address, Duration::from_mins(2));
     assert!(sent > 3, "{sent}");
     // An address that somebody vouches for meanwhile is dialed like any other at once.
@@ -492,7 +503,7 @@ fn claim_trial_takes_nothing_from_existing_link() {
     realms.ask(0);
     realms.settle();
     let key = realms.sides[1].key;
-    let ours = |realms: &Realms| realms.sides[0].endpoint.links_with(&key).1;
+    let ours = |realms: &Realms| realms.sides[0].endpoint.links_with(&key).dialed;
     let before = ours(&realms).unwrap();
     let trial = realms.ask_once(0, nowhere());
     assert_eq!(realms.ask_once(0, nowhere()), trial, "it is one trial");
@@ -504,10 +515,15 @@ fn claim_trial_takes_nothing_from_existing_link() {
             (realms.answered()[0], ours(&realms)),
             (answered, Some(before))
         );
-        assert!(realms.sides[0].endpoint.is_dialing(trial));
+        assert!(
+            realms.sides[0]
+                .endpoint
+                .link(trial)
+                .is_some_and(LinkStatus::is_dialing)
+        );
     }
     realms.settle();
-    assert!(!realms.sides[0].endpoint.has(trial));
+    assert!(realms.sides[0].endpoint.link(trial).is_none());
     // A trial that is answered replaces the other link and takes over what waits on it.
     let address = SocketAddr::from(([10, 0, 0, 7], 6377));
     let trial = realms.ask_once(0, address);
@@ -533,12 +549,12 @@ fn dial_back_unanswered_sends_requests_on_link_of_peer() {
     let there = side.endpoint.link_there(&side.key, &key);
     assert!(there.is_some());
     // A realm that can be dialed is dialed.
-    let link = side
-        .endpoint
-        .link_to(realms.now, &side.key, (key, address), true);
+    let (now, source) = (realms.now, AddressSource::Claimed);
+    let link = side.endpoint.link_to(now, &side.key, key, address, source);
     assert_ne!(Some(link), there);
     realms.settle();
-    assert!(realms.sides[1].endpoint.is_open(link) || !realms.sides[1].endpoint.has(link));
+    let tried = realms.sides[1].endpoint.link(link);
+    assert!(tried.is_none_or(LinkStatus::is_open));
 }
 
 /// PEER-24: the link of a realm that cannot be dialed is kept open, because nothing else leads to
@@ -549,7 +565,7 @@ fn keepalive_of_peer_link_keeps_it_open_when_requested() {
     realms.ask(0);
     realms.settle();
     let key = realms.sides[1].key;
-    let ours = realms.sides[0].endpoint.links_with(&key).1.unwrap();
+    let ours = realms.sides[0].endpoint.links_with(&key).dialed.unwrap();
     let silence = Silence::fixed(Duration::from_secs(30));
     let now = realms.now;
     let endpoint = &mut realms.sides[0].endpoint;

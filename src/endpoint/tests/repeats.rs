@@ -34,7 +34,7 @@ fn handshake_init_copies_from_elsewhere_do_not_keep_link_unproven() {
     let init = init.clone();
     pair.server.handle_datagram(pair.now, pair.from, &init);
     pair.serve(&mut Vec::new());
-    let id = *pair.server.slots.keys().next().unwrap();
+    let id = pair.server.links.any();
     for _ in 0..20 {
         for (to, datagram) in pair.server.sends(pair.now) {
             if to == pair.from {
@@ -54,8 +54,8 @@ fn handshake_init_copies_from_elsewhere_do_not_keep_link_unproven() {
         pair.server.handle_timeout(pair.now);
         pair.client.handle_timeout(pair.now);
     }
-    assert!(pair.server.slots[&id].link.is_proven());
-    assert!(!pair.server.slots[&id].link.has_moved());
+    assert!(pair.server.links[id].link.is_proven());
+    assert!(!pair.server.links[id].link.has_moved());
 }
 
 /// HS-20, HS-21, WIRE-11: after a link has migrated, a repeated Resume gets no longer answer at the
@@ -135,7 +135,7 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
         let link = pair.connect();
         pair.ask(link, true);
         pair.settle(|_| false);
-        tickets.push((n, pair.client.ticket(link).unwrap().clone()));
+        tickets.push((n, pair.client.link(link).unwrap().ticket().unwrap().clone()));
     }
     let (other, stranger) = ([198, 51, 100, 1], [203, 0, 113, 1]);
     pair.from = SocketAddr::from((other, 7));
@@ -143,7 +143,7 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
     let link = pair.connect();
     pair.ask(link, true);
     pair.settle(|_| false);
-    let ticket = pair.client.ticket(link).unwrap().clone();
+    let ticket = pair.client.link(link).unwrap().ticket().unwrap().clone();
     let comes_back = |pair: &mut Pair, from, endpoint: Endpoint, ticket| {
         pair.from = from;
         pair.client = endpoint;
@@ -152,11 +152,11 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
             pair.client.come_back(link, ticket);
         }
         pair.ask(link, true);
-        let known: Vec<LinkId> = pair.server.slots.keys().copied().collect();
+        let known: Vec<LinkId> = pair.server.links.ids();
         let told = pair.settle(|_| false);
-        let mut now = pair.server.slots.keys();
+        let mut now = pair.server.links.ids().into_iter();
         let new = now.find(|link| !known.contains(link));
-        (new.copied(), is_resumed(&told))
+        (new, is_resumed(&told))
     };
     let (theirs, is_back) =
         comes_back(pair, SocketAddr::from((other, 8)), device(99), Some(ticket));
@@ -178,7 +178,7 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
     }
     assert_eq!(back, 800);
     for link in [theirs.unwrap(), strangers.unwrap()] {
-        assert!(pair.server.slots.contains_key(&link), "{link:?}");
+        assert!(pair.server.links.contains(link), "{link:?}");
     }
     // Their own links are bounded.
     assert!(pair.server.links() <= 512 + 90);

@@ -1,8 +1,8 @@
 //! Resumption (HS-18 … HS-21).
 
-use super::*;
+use super::{tickets::ticket_of, *};
 use crate::{
-    endpoint::{Known, TicketFound},
+    endpoint::{IssuedTicket, TicketFound},
     wire::{ConnectionId, RESUMED_HEADER},
 };
 
@@ -10,7 +10,7 @@ use crate::{
 pub struct Returning {
     pub pair: Pair,
     pub ticket: Option<Ticket>,
-    pub kept: BTreeMap<ConnectionId, Known>,
+    pub kept: BTreeMap<ConnectionId, IssuedTicket>,
     /// The number of processes so far. Each has its own random seed.
     runs: u8,
 }
@@ -76,7 +76,7 @@ impl Returning {
                 self.pair.wait();
             }
         }
-        self.ticket = self.pair.client.ticket(link).cloned();
+        self.ticket = ticket_of(&self.pair.client, link);
         told
     }
 
@@ -84,18 +84,18 @@ impl Returning {
     pub fn keep(&mut self, told: &[Event]) {
         for event in told {
             match event {
-                Event::TicketDue { ticket, known, .. } => {
-                    self.kept.insert(*ticket, known.clone());
+                Event::TicketDue { ticket, issued, .. } => {
+                    self.kept.insert(*ticket, issued.clone());
                 }
                 Event::UnknownTicket {
                     ticket,
                     path,
                     datagram,
                 } => {
-                    let known = self.kept.get(ticket).cloned();
-                    let known = known.map_or(TicketFound::NotGood, TicketFound::Good);
+                    let issued = self.kept.get(ticket).cloned();
+                    let found = issued.map_or(TicketFound::NotGood, TicketFound::Good);
                     let now = self.pair.now;
-                    self.pair.server.ticket_found(now, *path, datagram, known);
+                    self.pair.server.ticket_found(now, *path, datagram, found);
                 }
                 _ => {}
             }
@@ -155,7 +155,7 @@ fn resumption_link_goes_on_and_update_tells_standing() {
     let told = returning.pair.settle(|_| false);
     assert_eq!(replies(&told), 1);
     let standing = told.iter().find_map(|event| match event {
-        Event::Standing { highest, .. } => Some(*highest),
+        Event::HighestOperation { highest, .. } => Some(*highest),
         _ => None,
     });
     assert_eq!(standing, Some(OperationNumber(9)));
@@ -518,7 +518,8 @@ fn ticket_is_stored_at_once_when_command_number_is_new() {
                         .welcome(pair.now, *link, account, OperationNumber(9));
                 }
                 Event::Request { link, number, .. } => {
-                    if pair.server.is_fresh(*link, OperationNumber(operation)) {
+                    let status = pair.server.link(*link).unwrap();
+                    if status.is_fresh(OperationNumber(operation)) {
                         pair.server.ticket_is_genuine(*link);
                     }
                     pair.server.reply(pair.now, *link, *number, b"ok".to_vec());
@@ -542,7 +543,7 @@ fn resumption_is_not_used_for_request_not_allowed_early() {
         let link = returning.open();
         returning.pair.ask(link, true);
         assert_eq!(replies(&returning.go_on(link, |_| false)), 1);
-        assert!(returning.pair.client.ticket(link).is_some());
+        assert!(ticket_of(&returning.pair.client, link).is_some());
         returning.pair.ask(link, early);
         let (now, mut out) = (returning.pair.now, Vec::new());
         returning.pair.client.dial_again(now, link);
@@ -579,7 +580,7 @@ fn ticket_with_malformed_answer_is_forgotten() {
         .answer_key(&device, &nonce)
         .seal(0, RESUMED_HEADER, &mut answer);
     client.handle_datagram(now, server_address(), &answer);
-    assert!(client.ticket(link).is_none());
+    assert!(ticket_of(client, link).is_none());
     // The owner of the ticket is notified.
     let is_refused = |event: &Event| matches!(event, Event::TicketRefused { .. });
     assert!(core::iter::from_fn(|| client.poll_event()).any(|event| is_refused(&event)));

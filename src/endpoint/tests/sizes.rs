@@ -12,7 +12,7 @@ fn ask_long(pair: &mut Pair, link: LinkId) {
     let deadline = pair.now + Duration::from_mins(2);
     let asked = pair
         .client
-        .request(pair.now, link, vec![1; LONG], deadline, true);
+        .request(pair.now, link, vec![1; LONG], deadline, EarlyData::Allowed);
     assert!(asked.is_some());
 }
 
@@ -91,7 +91,7 @@ fn mtu_is_kept_when_link_is_opened_again() {
     let link = pair.connect();
     pair.client.begin_from(link, &remembered(1200));
     pair.client.dial_again(pair.now, link);
-    assert_eq!(pair.client.path_memory(link).unwrap().datagram, 1200);
+    assert_eq!(pair.client.link(link).unwrap().path_memory().datagram, 1200);
 }
 
 /// LINK-15: if the path has become narrower than remembered, a short handshake follows six long
@@ -124,7 +124,7 @@ fn mtu_bounds_answer_to_resume() {
         let deadline = pair.now + Duration::from_mins(2);
         let asked = pair
             .client
-            .request(pair.now, link, vec![1; 20], deadline, true);
+            .request(pair.now, link, vec![1; 20], deadline, EarlyData::Allowed);
         assert!(asked.is_some());
     }
     let mut out = vec![];

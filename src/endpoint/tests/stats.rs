@@ -100,7 +100,7 @@ fn metrics_count_datagrams_and_retransmissions_on_both_sides() {
     assert_eq!(client.links.sent.datagrams, client.sent.datagrams - 1);
     assert_eq!(client.links.received, server.links.sent);
     assert_eq!(client.links.repeats, link::Repeats::default());
-    let of_link = pair.client.link_stats(link).unwrap();
+    let of_link = pair.client.link(link).unwrap().stats();
     assert_eq!(of_link.counters, client.links);
     assert_eq!(of_link.rtt.unwrap().0, RTT);
 
@@ -110,7 +110,7 @@ fn metrics_count_datagrams_and_retransmissions_on_both_sides() {
     pair.settle(|at| at == lost);
     pair.wait();
     assert_eq!(replies(&pair.settle(|_| false)), 1);
-    let of_link = pair.client.link_stats(link).unwrap();
+    let of_link = pair.client.link(link).unwrap().stats();
     assert_eq!(of_link.counters.repeats.requests, 1);
 
     // The counts of closed links stay.
@@ -139,9 +139,9 @@ fn metrics_of_dormant_link_are_kept_and_not_counted_twice() {
     pair.server.handle_timeout(pair.now);
     assert!(
         pair.server
-            .slots
+            .links
             .values()
-            .all(|slot| slot.link.is_resting())
+            .all(|entry| entry.link.is_dormant())
     );
     assert_eq!(pair.server.stats().links, before.links);
     pair.ask(link, false);

@@ -7,6 +7,11 @@ use super::{
     *,
 };
 
+/// Returns the ticket of a link.
+pub fn ticket_of(endpoint: &Endpoint, link: LinkId) -> Option<Ticket> {
+    endpoint.link(link)?.ticket().cloned()
+}
+
 impl Returning {
     /// Returns the unanswered Resume of a new process.
     fn resume(&mut self) -> Vec<u8> {
@@ -37,8 +42,8 @@ impl Returning {
     }
 
     /// Returns the device addresses in the stored tickets.
-    fn places(&self) -> Vec<Option<std::net::IpAddr>> {
-        self.kept.values().map(|known| known.place).collect()
+    fn addresses(&self) -> Vec<Option<std::net::IpAddr>> {
+        self.kept.values().map(|issued| issued.address).collect()
     }
 }
 
@@ -142,13 +147,15 @@ fn ticket_address_does_not_count_as_cookie() {
     let resume = returning.resume();
     returning.answers(client_address(), &resume);
     let server = &returning.pair.server;
-    let stands = server
-        .slots
+    let resumed = server
+        .links
         .values()
-        .filter(|slot| slot.resumed().is_some());
-    let stands: Vec<_> = stands.map(|slot| slot.standing).collect();
-    let standing = stands.first();
-    assert!(matches!(standing, Some(link_slots::Standing::Returned(_))));
+        .filter(|entry| entry.resumed().is_some());
+    let slots: Vec<_> = resumed.map(|entry| entry.slot).collect();
+    assert!(matches!(
+        slots.first(),
+        Some(holder::SlotKind::TicketAddress(_))
+    ));
 }
 
 /// HS-21: an Init from a forged address, with a copy from the sender's own address, does not make
@@ -163,23 +170,22 @@ fn ticket_does_not_record_forged_address_of_copied_init() {
         let (now, forged) = (returning.pair.now, SocketAddr::from(([10, 0, 5, 5], 7)));
         assert_eq!(returning.answers(forged, &init).len(), 1);
         // Its command has a new number, so the ticket is stored at once.
-        let slots = &returning.pair.server.slots;
-        let (newest, _) = slots
+        let links = &returning.pair.server.links;
+        let (newest, _) = links
             .iter()
-            .find(|(_, slot)| slot.path.remote == forged)
+            .find(|(_, entry)| entry.path().remote == forged)
             .unwrap();
-        let newest = *newest;
         returning.pair.server.ticket_is_genuine(newest);
         returning.answers(forged, &[]);
-        assert_eq!(returning.places(), [None]);
+        assert_eq!(returning.addresses(), [None]);
         if is_copied {
             assert_eq!(returning.answers(client_address(), &init).len(), 1);
         }
         returning.pair.now = now + Duration::from_mins(4);
         returning.pair.server.handle_timeout(returning.pair.now);
         returning.answers(forged, &[]);
-        let place = (!is_copied).then(|| forged.ip());
-        assert_eq!(returning.places(), [place], "copied: {is_copied}");
+        let address = (!is_copied).then(|| forged.ip());
+        assert_eq!(returning.addresses(), [address], "copied: {is_copied}");
     }
 }
 
@@ -189,7 +195,7 @@ fn ticket_records_address_once_proven() {
     let mut returning = Returning::new();
     returning.ticket = None;
     returning.ask_once(false, |_| false);
-    assert_eq!(returning.places(), [Some(client_address().ip())]);
+    assert_eq!(returning.addresses(), [Some(client_address().ip())]);
 }
 
 /// HS-18: a device, also one that runs for days, does not show a ticket after its lifetime.
@@ -276,7 +282,7 @@ fn ticket_with_failed_lookup_is_not_refused() {
         returning.pair.wait();
     }
     assert_eq!(looked_up, 3);
-    assert!(returning.pair.client.ticket(link).is_some());
+    assert!(ticket_of(&returning.pair.client, link).is_some());
 }
 
 /// HS-20: tickets in memory, whose age is measured in the realm's running time, are forgotten if
@@ -315,7 +321,7 @@ fn resumption_keeps_datagram_size_stated_before() {
     for _ in 0..3 {
         let deadline = returning.pair.now + Duration::from_mins(1);
         let (client, now) = (&mut returning.pair.client, returning.pair.now);
-        client.request(now, link, vec![7; 1000], deadline, false);
+        client.request(now, link, vec![7; 1000], deadline, EarlyData::Forbidden);
         let told = returning.go_on(link, |_| false);
         assert_eq!((requests(&told), replies(&told)), (1, 1));
     }
@@ -374,28 +380,28 @@ fn ticket_without_address_gets_one_once_proven() {
     let mut returning = Returning::new();
     returning.ticket = None;
     returning.ask_once(false, |_| false);
-    let places = |told: &[Event]| {
-        let place = |event: &Event| match event {
-            Event::TicketPlace { place, .. } => Some(*place),
+    let addresses = |told: &[Event]| {
+        let address = |event: &Event| match event {
+            Event::TicketAddress { address, .. } => Some(*address),
             _ => None,
         };
-        told.iter().filter_map(place).collect::<Vec<_>>()
+        told.iter().filter_map(address).collect::<Vec<_>>()
     };
     for is_known in [false, true] {
-        for known in returning.kept.values_mut() {
-            known.place = known.place.filter(|_| is_known);
+        for issued in returning.kept.values_mut() {
+            issued.address = issued.address.filter(|_| is_known);
         }
         returning.pair.server = server(Protection::Sealed);
         let link = returning.open();
         returning.pair.ask(link, true);
         let mut told = returning.go_on(link, |_| false);
-        assert!(is_resumed(&told) && places(&told).is_empty());
+        assert!(is_resumed(&told) && addresses(&told).is_empty());
         // The next packet proves it.
         returning.pair.ask(link, false);
         told = returning.go_on(link, |_| false);
         let expected = [client_address().ip()];
-        assert_eq!(places(&told), expected[usize::from(is_known)..]);
-        let known = returning.kept.values_mut().next().unwrap();
-        known.place.get_or_insert(client_address().ip());
+        assert_eq!(addresses(&told), expected[usize::from(is_known)..]);
+        let issued = returning.kept.values_mut().next().unwrap();
+        issued.address.get_or_insert(client_address().ip());
     }
 }

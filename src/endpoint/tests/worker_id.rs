@@ -12,18 +12,18 @@ struct Split {
 
 impl Split {
     fn new() -> Self {
-        let place = |own: u8| {
+        let worker = |own: u8| {
             let config = Config {
-                place: WorkerId::new(own.into(), 2).unwrap(),
+                worker: WorkerId::new(own.into(), 2_u32.try_into().unwrap()).unwrap(),
                 ..config(Some(Protection::Sealed))
             };
             Endpoint::new(config, &realm_key().into(), [own + 4; 32])
         };
         let mut pair = Pair::new(Protection::Sealed);
-        pair.server = place(0);
+        pair.server = worker(0);
         Self {
             pair,
-            second: place(1),
+            second: worker(1),
         }
     }
 
@@ -49,7 +49,14 @@ fn worker_of_link_is_named_by_connection_id() {
     core::mem::swap(&mut split.pair.server, &mut split.second);
     split.pair.serve(&mut vec![]);
     assert_eq!(replies(&split.pair.settle(|_| false)), 1);
-    let ids: Vec<u32> = split.pair.server.slots.keys().map(|id| id.0).collect();
+    let ids: Vec<u32> = split
+        .pair
+        .server
+        .links
+        .ids()
+        .iter()
+        .map(|id| id.0)
+        .collect();
     assert_eq!(ids.iter().map(|id| id % 2).collect::<Vec<_>>(), [1]);
     split.pair.ask(link, false);
     // Now to the first endpoint.
@@ -62,7 +69,7 @@ fn worker_of_link_is_named_by_connection_id() {
 #[test]
 fn worker_first_gets_handshakes_of_realms() {
     let mut split = Split::new();
-    let client = split.pair.client.keys[0].public;
+    let client = split.pair.client.keys.current().public;
     split.second.leave_to_first([client]);
     let link = split.pair.connect();
     split.pair.ask(link, true);

@@ -112,7 +112,7 @@ impl Queue {
     /// True if a request sent as early data waits for its reply.
     pub fn awaits_early(&self) -> bool {
         let mut entries = self.entries.iter();
-        entries.any(|entry| was_early(entry))
+        entries.any(was_early)
     }
 
     /// Limits a request's deadline to `deadline` at the latest.

@@ -42,7 +42,8 @@ impl Pipe {
         let sent = now - Time(0);
         for fate in carry(&mut self.nodes, sent, datagram.len(), rng) {
             if let Some((at, bytes)) = fate.arrival(datagram) {
-                self.waited = self.waited.max(at - sent - self.takes(datagram.len()));
+                let on_the_way = at.saturating_sub(sent + self.takes(datagram.len()));
+                self.waited = self.waited.max(on_the_way);
                 self.in_flight.push(at, bytes);
             }
         }

@@ -33,7 +33,8 @@ fn run(rate: u64, delay: Duration, loss: f64, limit: Option<u64>, seconds: u64) 
                 panic!("its queue has no bound");
             };
             if now > Time(end.0 / 2) {
-                longest = longest.max(at - (now - Time(0)) - bottleneck.takes(1000) - delay);
+                let least = (now - Time(0)) + bottleneck.takes(1000) + delay;
+                longest = longest.max(at.saturating_sub(least));
             }
             let is_lost = carry(&mut [Node::Loss(loss)], at, 1000, &mut rng) == [Fate::Lost];
             in_flight.push_back(Flying {
