@@ -17,6 +17,17 @@ pub enum ClaimedLife {
     Unknown,
 }
 
+impl ClaimedLife {
+    /// Returns [`ClaimedLife::Unknown`] if `is_unknown`.
+    pub const fn unknown_if(is_unknown: bool) -> Self {
+        if is_unknown {
+            Self::Unknown
+        } else {
+            Self::Known
+        }
+    }
+}
+
 impl Endpoint {
     /// Sets the life that the handshakes of `link` claim, until the realm tells another. Without
     /// it, and with `None`, they claim to know no life. Call it before anything of the link is

@@ -29,7 +29,7 @@ use super::{
     watchers::{ListenerStart, Watchers},
 };
 use crate::{
-    crypto::{LifeClaim, PublicKey},
+    crypto::PublicKey,
     endpoint::{
         AccountId, ClaimedLife, Endpoint, Event, IncomingRequest, LinkId, LinkStatus, Path,
     },
@@ -263,18 +263,6 @@ impl<S: Store> Worker<S> {
         false
     }
 
-    /// Tells a device that opens a link the life of the store, and whether the one that it claims
-    /// is known.
-    fn tell_life(&mut self, link: LinkId, claim: Option<&LifeClaim>) {
-        let LifeNews { life, is_unknown } = self.realm.lives.judge_claim(claim);
-        let claimed = if is_unknown {
-            ClaimedLife::Unknown
-        } else {
-            ClaimedLife::Known
-        };
-        self.endpoint.tell_life(link, life, claimed);
-    }
-
     /// Passes the endpoint's events to the realm.
     fn pass_on(&mut self) {
         while let Some(event) = self.endpoint.poll_event() {
@@ -288,7 +276,10 @@ impl<S: Store> Worker<S> {
                     tracing::debug!(link = link.0, %address, "link opened");
                     // Before the greeting, which waits for the store: early requests do not wait
                     // for the greeting.
-                    self.tell_life(link, claim.as_ref());
+                    let LifeNews { life, is_unknown } =
+                        self.realm.lives.judge_claim(claim.as_ref());
+                    let claimed = ClaimedLife::unknown_if(is_unknown);
+                    self.endpoint.tell_life(link, life, claimed);
                     self.greet(link, peer);
                 }
                 Event::Request {

@@ -9,14 +9,6 @@ use crate::{
 const OLD: Life = Life([1, 2, 3, 4]);
 const NEW: Life = Life([5, 6, 7, 8]);
 
-fn claimed(is_unknown: bool) -> ClaimedLife {
-    if is_unknown {
-        ClaimedLife::Unknown
-    } else {
-        ClaimedLife::Known
-    }
-}
-
 impl Pair {
     /// Carries the client's Init, which the server answers with `life`, `is_unknown` and `highest`.
     /// Returns the claim and the WELCOME.
@@ -39,7 +31,8 @@ impl Pair {
                 .link(link)
                 .is_some_and(LinkStatus::is_life_unknown)
         );
-        self.server.tell_life(link, life, claimed(is_unknown));
+        self.server
+            .tell_life(link, life, ClaimedLife::unknown_if(is_unknown));
         assert_eq!(
             self.server
                 .link(link)
@@ -100,7 +93,8 @@ fn early_data_with_unknown_life_waits_until_link_is_proven() {
         let Some(Event::Incoming { link, .. }) = pair.server.poll_event() else {
             panic!("no link was opened")
         };
-        pair.server.tell_life(link, Some(NEW), claimed(is_unknown));
+        pair.server
+            .tell_life(link, Some(NEW), ClaimedLife::unknown_if(is_unknown));
         let Some(Event::Request {
             number,
             bytes,
