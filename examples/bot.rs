@@ -6,7 +6,7 @@
 //! bot <home>                                                from then on
 //! ```
 
-use std::{env, error::Error, path::Path};
+use std::{env, error::Error, path::Path, process::ExitCode};
 
 use merpati::{
     client::{CallError, Client, Delivery, Options, Profile, Sending, system_rng},
@@ -31,10 +31,11 @@ async fn answer(client: &Client, message: &Delivery) -> Result<(), Box<dyn Error
     Ok(())
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn run() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = env::args().skip(1).collect();
-    let (home, account) = words.split_first().ok_or("name the bot's home")?;
+    let (home, account) = words
+        .split_first()
+        .ok_or("usage: bot <home> [<connection string> <username> <password>]")?;
     let options = Options {
         server: account.first().map(|text| text.parse()).transpose()?,
         ..Options::default()
@@ -57,4 +58,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         client.shown(&message)?;
     }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Err(error) = run().await else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("bot: {error}");
+    ExitCode::FAILURE
 }

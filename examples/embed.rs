@@ -25,8 +25,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The keys last as long as the store. With a store that lasts, `Secrets::load` keeps them.
     let secrets = Secrets::generate(&config)?;
     let server = Server::over(InMemory::default(), secrets, &config, Start::default())?;
-    for address in server.addresses() {
-        println!("listening on {address}, with the key {}", server.key());
+    if let Some(connect) = server.connection_string() {
+        println!("connect with {connect}");
     }
     let stop = async {
         if let Err(error) = tokio::signal::ctrl_c().await {

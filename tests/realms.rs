@@ -710,7 +710,7 @@ fn key_rotation_is_followed_by_clients_and_peers() {
     let run = pair.home.run("ann", &["whoami"]);
     assert!(run.err.is_empty(), "said once: {run:?}");
     pair.until("beta follows", || {
-        pair.beta.log().contains("a peer has a new key")
+        pair.beta.log().contains("peer changed its key")
     });
     assert_eq!(
         pair.send("bob", "alpha", "ann", "to the new key").ok()["state"],

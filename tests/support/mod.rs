@@ -348,6 +348,19 @@ pub fn finished(command: &mut Command) -> Run {
     }
 }
 
+/// Builds an example if necessary, and returns its program.
+pub fn example(name: &str) -> PathBuf {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--example", name])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    // This test is target/debug/deps/NAME-…
+    let this = std::env::current_exe().unwrap();
+    let target = this.ancestors().nth(2).unwrap();
+    target.join("examples").join(name)
+}
+
 /// Copies a directory with all its content.
 pub fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
