@@ -1,6 +1,7 @@
 //! Merpati: a federated chat server over UDP for constrained networks, and its clients.
 //!
-//! A datagram's way through the house is one straight line, and back the same way:
+//! A datagram passes through the layers in one straight line, and the answer takes the same line
+//! back:
 //!
 //! ```text
 //! socket → endpoint → link → wire → realm → store

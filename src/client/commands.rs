@@ -29,9 +29,9 @@ pub struct Registration<'a> {
     pub code: Option<RegistrationCode>,
 }
 
-/// The commands. Each fails with a [`CallError`], of which [`CallError::effect`] tells whether the
-/// command may have taken effect. A realm's refusal is [`CallError::Refused`]; `spec/commands.md`
-/// lists the refusals of each command.
+/// The commands. Each fails with a [`CallError`]. [`CallError::effect`] tells whether the command
+/// may have taken effect. A realm's refusal is [`CallError::Refused`]; `spec/commands.md` lists the
+/// refusals of each command.
 impl Client {
     /// Creates an account and opens a session. `full_name` and `country` are 1 to 64 bytes, the
     /// password 8 to 128 bytes. If this device has taken the name itself and the answer was lost,

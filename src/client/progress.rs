@@ -26,8 +26,8 @@ pub struct Progress {
     is_answered: AtomicBool,
     /// Why entries that this process has tried are not finished yet.
     troubles: Mutex<BTreeMap<EntryId, CallError>>,
-    /// Entries of which nothing was sent before this process started, and which the realm has
-    /// always answered with a request to retry later.
+    /// Entries that were never sent before this process started, and that the realm has always
+    /// answered with a request to retry later.
     deferred: Mutex<Vec<EntryId>>,
     /// How often and when unfinished entries got a new number.
     renumbered: Mutex<BTreeMap<EntryId, (u32, Instant)>>,

@@ -1,6 +1,6 @@
-//! What others hold here: the slots of their links (HS-13), memory (LINK-23), and bytes in
-//! reassembly (LINK-13), all counted for the same holders. It says which link is to be evicted; the
-//! endpoint ends it.
+//! Accounting of what other parties hold at this endpoint: link slots (HS-13), memory (LINK-23) and
+//! bytes in reassembly (LINK-13), all counted for the same holders. It names the link to evict; the
+//! endpoint ends that link.
 
 use super::{
     SERVES,

@@ -1,5 +1,5 @@
-//! Who gets a slot and memory here, and which link ends for another (HS-13, LINK-23). The choice is
-//! made by `accounting`; here links end, and hibernate.
+//! Eviction: ends or hibernates links when link slots or memory run out (HS-13, LINK-23).
+//! `accounting` chooses the link.
 
 use super::{
     AccountId, Dropped, Endpoint, LinkId,

@@ -190,7 +190,7 @@ mod tests {
         "beta".parse().unwrap()
     }
 
-    /// Advances to the next timer, of which only one may be due. Returns its second and its step.
+    /// Advances to the next timer. Only one may be due. Returns its second and its step.
     fn wait(maintenance: &mut Maintenance) -> (u64, Step) {
         let next = maintenance
             .timeout()

@@ -20,8 +20,8 @@ const LOSS_RUN_MAX: u64 = 64;
 /// After this many packets an acknowledgement is piggybacked, so that the peer's numbers stay
 /// short.
 const UNACKNOWLEDGED_MAX: u32 = 64;
-/// After this many packets, at least one of which has a fragment, an acknowledgement is sent at
-/// once.
+/// After this many packets an acknowledgement is sent at once, if at least one of them has a
+/// fragment.
 const FRAGMENTS_UNACKNOWLEDGED_MAX: u32 = 8;
 
 /// The packets received on a link.

@@ -221,7 +221,8 @@ impl Rtt {
         }
     }
 
-    /// Adds a sample, of which the peer spent `delay` waiting. Returns the smoothed estimate.
+    /// Adds a sample, which includes the peer's acknowledgement delay `delay`. Returns the smoothed
+    /// estimate.
     pub fn sample(&mut self, latest: Duration, delay: Duration) -> Duration {
         let delay = delay.min(DELAY_MAX);
         let Some(smoothed) = self.smoothed.filter(|_| self.is_near(latest)) else {

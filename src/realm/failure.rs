@@ -22,7 +22,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Returns the refusal of what has met a conflict at each of its attempts.
+    /// Returns the refusal of a command that has met a conflict at each of its attempts.
     pub(super) fn contended() -> Self {
         Refusal::busy(CONTENDED_MS).into()
     }

@@ -289,7 +289,7 @@ impl Limiter {
         self.stored_peers.charge(now.micros, &realm, often, bytes);
     }
 
-    /// Counts another epoch of a peer's queue, of which something will be remembered.
+    /// Counts another epoch of a peer's queue. The store keeps a record of each epoch.
     pub fn epoch(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
         if is_planted(Fault::EpochsWithoutEnd) {
             return Ok(());

@@ -68,7 +68,7 @@ impl Caller {
     }
 }
 
-/// The lives of the store, of which each opening begins one.
+/// The lives of the store. Each opening of the store begins one.
 #[derive(Debug)]
 pub struct Lives<S> {
     storage: Arc<Storage<S>>,

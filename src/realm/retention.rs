@@ -73,7 +73,7 @@ pub enum Keeping {
     Forever,
 }
 
-/// What was decided when the store was opened.
+/// The retention that was decided when the store was opened.
 #[derive(Debug)]
 pub(super) struct Decided {
     retention: Retention,

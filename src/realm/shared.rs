@@ -12,7 +12,8 @@ use super::{
     storage::Storage,
 };
 
-/// What several services use. Each takes of it what it needs when it is built.
+/// The dependencies that several services share. Each service copies those that it needs when it is
+/// built.
 pub(super) struct Shared<S> {
     pub storage: Arc<Storage<S>>,
     pub random: Arc<Random>,

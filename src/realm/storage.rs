@@ -374,8 +374,8 @@ impl<S: Store> Storage<S> {
         }
     }
 
-    /// Commits a batch that may as well be left out. Returns the version of what it wrote, or
-    /// `None` if it was left out: on a conflict, or because the disk is full.
+    /// Commits an optional batch. Returns its version, or `None` if it was not committed: after a
+    /// conflict, on a full disk, or when the store refuses it.
     pub(super) async fn commit_if_possible(
         &self,
         batch: Batch,

@@ -182,7 +182,7 @@ pub enum ServerError {
     Ended(SocketAddr),
     /// The realm's running time cannot be read.
     #[error(
-        "for how long this realm has been running cannot be read: {0}. Without it nothing that is kept would age. If starting again does not help, restore the whole data directory from a backup, or start once with --accept-damage to go on from when a session was used last (docs/disk.md)"
+        "the running time of this realm cannot be read: {0}. Without it nothing that is kept would age. If starting again does not help, restore the whole data directory from a backup, or start once with --accept-damage to go on from when a session was used last (docs/disk.md)"
     )]
     Time(StoreError),
     /// The store failed while serving.

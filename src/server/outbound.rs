@@ -507,7 +507,7 @@ mod tests {
     }
 
     /// PEER-22: a request that nobody waits for is not sent again. A message was delivered to a
-    /// removed realm after its sender was result that it would be returned.
+    /// removed realm after its sender was told that it would be returned.
     #[test]
     fn peer_request_without_waiter_is_not_sent_again() {
         let identity = SecretKey::from_bytes([1; 32]);

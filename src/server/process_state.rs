@@ -15,9 +15,8 @@ use crate::{
     crypto::SecretKey, endpoint::Identity, host::Host, realm::Registration, wire::RealmId,
 };
 
-/// What makes a realm this one and no other: its name, its keys and its codes. They belong to one
-/// store for good: over an empty store, the same keys would let recorded commands take effect again
-/// (EXACT-14).
+/// The identity of a realm: its name, its keys and its codes. They belong to one store for good.
+/// With the same keys over an empty store, recorded commands would take effect again (EXACT-14).
 #[non_exhaustive]
 pub struct Secrets {
     /// The name by which others know the realm.

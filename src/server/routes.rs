@@ -274,7 +274,11 @@ impl Routes {
         };
         let is_here = ip.is_loopback() && !route.is_local;
         if is_for_many || is_here || ip.is_unspecified() {
-            tracing::info!(peer = %peer.realm, %ip, "claimed address of peer was not tried: no realm is called there, or it is of this machine");
+            tracing::info!(
+                peer = %peer.realm, %ip,
+                reason = "a realm cannot have this address, or it is of this machine",
+                "claimed address of peer was not tried"
+            );
             return false;
         }
         // An attacker can have any number of addresses in an IPv6 subnet, so the subnet is counted.
@@ -285,7 +289,12 @@ impl Routes {
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let taken = self.claimed.take(now, &(place, peer.is_added()), CLAIMED);
         if taken.is_err() {
-            tracing::info!(peer = %peer.realm, %ip, "claimed address of peer was not tried: it was tried often lately; a later claim is tried again");
+            tracing::info!(
+                peer = %peer.realm, %ip,
+                limit = %CLAIMED,
+                retry = "at a later claim",
+                "claimed address of peer was not tried"
+            );
         }
         taken.is_ok()
     }
@@ -308,13 +317,13 @@ impl Routes {
                         host,
                         tried = CANDIDATES_MAX,
                         ignored,
-                        "addresses of peer's name were ignored; give the name fewer"
+                        "addresses of peer's name were ignored"
                     );
                 }
                 taken
             }
             Err(error) => {
-                tracing::warn!(host, %error, "peer's name did not resolve; it is tried again");
+                tracing::warn!(host, %error, "peer's name did not resolve");
                 return None;
             }
         };
@@ -329,7 +338,11 @@ impl Routes {
             }
         }
         let Some(first) = pairs.first().copied() else {
-            tracing::warn!(host, addresses = ?found, "peer was not called: no listener leads to its addresses; give [[listen]] one of their kind");
+            tracing::warn!(
+                host, addresses = ?found,
+                reason = "no [[listen]] address is of the same family (IPv4 or IPv6)",
+                "peer was not called"
+            );
             return None;
         };
         let key = match candidates {

@@ -320,7 +320,7 @@ async fn connect_without_network_waits_for_network() {
     );
 }
 
-/// HS-17: a command of which no datagram was sent is reported as not done, and never takes effect.
+/// HS-17: a command is reported as not done if no datagram of it was sent, and never takes effect.
 #[tokio::test(start_paused = true)]
 async fn connect_failed_before_any_datagram_is_reported_not_done() {
     let setting = Setting::new(&[LIVE]);

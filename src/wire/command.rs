@@ -259,9 +259,9 @@ commands! {
         /// Uses up its operation number and changes nothing else: a command that was sent before
         /// under that number has no effect any more.
         36 Void "void" { operation: Operation; session: SessionRef } -> ();
-        /// Keeps everything that a user writes from the session's user (BLK-1).
+        /// Blocks a user: the session's user sees nothing more of what that user writes (BLK-1).
         37 Block "block" { operation: Operation, session: SessionRef; user: Sender } -> ();
-        /// Ends that.
+        /// Ends a block of a user (BLK-1).
         38 Unblock "unblock" { operation: Operation, session: SessionRef; user: Sender } -> ();
     }
     reads {

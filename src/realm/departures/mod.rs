@@ -49,7 +49,7 @@ const NOTICE: &str = "an operator has removed the realm of this group: you are n
 const ANEW_NOTICE: &str =
     "the realm of this group has begun to peer anew: you are not in it any more";
 
-/// What is left of realms that are peers no more, until it is removed.
+/// The removal of the data of former peers.
 #[derive(Debug)]
 pub struct Departures<S> {
     storage: Arc<Storage<S>>,

@@ -181,8 +181,8 @@ impl<S: Store> Groups<S> {
         Ok(())
     }
 
-    /// Adds to `batch` that a user is in a group of another realm, of which a replica is kept from
-    /// now on. True if members of a former group of that name are left.
+    /// Adds to `batch` that a user is in a group of another realm. From now on a replica of that
+    /// group is kept. True if members of a former group of that name are left.
     pub(in crate::realm) async fn put_joined_elsewhere(
         &self,
         (realm, group): (RealmId, GroupName),

@@ -1,4 +1,4 @@
-//! `[limits]`: what bounds the realm's memory and work.
+//! `[limits]`: the bounds of the realm's memory and work.
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -14,76 +14,82 @@ use crate::{
     },
 };
 
-/// The least that links may hold all together, in bytes: some answers of the longest.
+/// The smallest memory limit of all links or watches together, in bytes. It holds some answers of
+/// the greatest length.
 const LINK_MEMORY_MIN: u64 = 1 << 20;
-/// The longest message that may be configured, in bytes: what clients put together (LINK-13).
+/// The largest message that may be configured, in bytes. Clients reassemble no longer ones
+/// (LINK-13).
 const MESSAGE_MAX: u64 = 64 << 10;
 
-/// What bounds the realm's memory and work.
+/// `[limits]`: the bounds of the realm's memory and work.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct LimitsConfig {
-    /// The longest message.
+    /// The largest message.
     #[serde(deserialize_with = "message")]
     pub max_message: Size,
-    /// Sessions a user may have; the one unused for longest makes room for another.
+    /// The largest number of sessions of one user. A further login ends the session that has been
+    /// unused longest.
     #[serde(deserialize_with = "positive")]
     pub sessions: usize,
-    /// Links of one listener at once.
+    /// The largest number of links of one listener at once.
     #[serde(deserialize_with = "positive")]
     pub links: usize,
-    /// What the links of one listener hold for their other sides, all together.
+    /// The memory that all links of one listener together hold for their other sides.
     #[serde(deserialize_with = "memory")]
     pub link_memory: Size,
-    /// What all watches hold together. Those of one account have an eighth of it at most.
+    /// The memory that all watches together hold. Those of one account hold at most an eighth of it.
     #[serde(deserialize_with = "memory")]
     pub watch_memory: Size,
-    /// Handshakes that one listener lets begin without a cookie, in all.
+    /// Handshakes that one listener begins without a cookie, in all.
     #[serde(deserialize_with = "frequency")]
     pub handshakes: RateLimit,
     /// The same from one subnet: an IPv4 /24, or an IPv6 /64.
     #[serde(deserialize_with = "frequency")]
     pub handshakes_per_subnet: RateLimit,
-    /// Commands of one listener in work at once; further ones are answered `busy`.
+    /// The largest number of commands that one listener executes at once. Further commands are
+    /// answered `busy`.
     #[serde(deserialize_with = "positive")]
     pub commands: usize,
-    /// Commands of one link.
+    /// Commands that the realm accepts from one link.
     #[serde(deserialize_with = "frequency")]
     pub commands_per_link: RateLimit,
-    /// Commands of one account, on all links.
+    /// Commands that the realm accepts from one account on all its links.
     #[serde(deserialize_with = "frequency")]
     pub commands_per_account: RateLimit,
-    /// Commands from one subnet that one listener takes up.
+    /// Commands that one listener accepts from one subnet.
     #[serde(deserialize_with = "frequency")]
     pub commands_per_subnet: RateLimit,
-    /// Accounts made from one subnet.
+    /// Accounts created from one subnet.
     #[serde(deserialize_with = "frequency")]
     pub registrations_per_subnet: RateLimit,
     /// Users' passwords tried from one subnet.
     #[serde(deserialize_with = "frequency")]
     pub logins_per_subnet: RateLimit,
-    /// Groups' passwords tried or set from one subnet, or tried by one realm.
+    /// Groups' passwords tried or set from one subnet, or tried by one peer.
     #[serde(deserialize_with = "frequency")]
     pub joins_per_subnet: RateLimit,
-    /// Bytes that one account has the realm keep.
+    /// The storage quota of one account, in bytes.
     #[serde(deserialize_with = "volume")]
     pub stored_per_account: RateLimit,
-    /// Bytes that the accounts of one subnet have it keep.
+    /// The storage quota of all accounts of one subnet, in bytes.
     #[serde(deserialize_with = "volume")]
     pub stored_per_subnet: RateLimit,
-    /// Bytes that one peer has it keep.
+    /// The storage quota of one peer, in bytes.
     #[serde(deserialize_with = "volume")]
     pub stored_per_peer: RateLimit,
-    /// Threads that carry packets for each listener; 0 stands for as many as there are processors.
+    /// The number of threads (workers) that carry packets for each listener. 0 means one for each
+    /// processor.
     #[serde(deserialize_with = "workers")]
     pub workers: usize,
-    /// Passwords hashed at once, each in 19 MiB; 0 stands for half the processors.
+    /// The number of passwords that are hashed at once. Each takes 19 MiB. 0 means half the
+    /// processors.
     pub password_threads: usize,
 }
 
 impl LimitsConfig {
-    /// Workers of each listener.
+    /// Returns the number of workers of each listener.
     pub fn workers(&self) -> usize {
         match self.workers {
             0 => std::thread::available_parallelism()
@@ -93,7 +99,7 @@ impl LimitsConfig {
         }
     }
 
-    /// How many handshakes begin without a cookie.
+    /// Returns the rate limits of handshakes without a cookie.
     pub const fn handshakes(&self) -> Handshakes {
         Handshakes {
             all: self.handshakes,
@@ -103,7 +109,7 @@ impl LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// What one listener takes up.
+    /// Returns the work limits of one listener. Its commands are divided among its workers.
     pub(crate) fn work(&self) -> WorkLimits {
         WorkLimits {
             commands_max: self.commands.div_ceil(self.workers()),
@@ -113,7 +119,7 @@ impl LimitsConfig {
         }
     }
 
-    /// How often the realm does what costs it something.
+    /// Returns the rate limits and storage quotas of the realm.
     pub const fn rates(&self) -> Rates {
         Rates {
             commands: self.commands_per_account,
@@ -165,8 +171,7 @@ fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D:
     Ok(frequency)
 }
 
-/// The least that somebody may have kept in a while, in bytes: some of the longest messages there
-/// are by default.
+/// The smallest storage quota, in bytes. It admits some messages of the longest default length.
 const VOLUME_MIN: u64 = 1 << 20;
 
 fn volume<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D::Error> {

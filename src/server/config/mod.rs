@@ -1,5 +1,5 @@
-//! `config.toml`: what an operator decides. Everything has a default; what is unknown or impossible
-//! is refused with the line and what to write instead.
+//! The configuration of a realm (`config.toml`). Every setting has a default. The realm refuses
+//! unknown settings and impossible values, and names the line and what to write instead.
 
 mod limits;
 mod retention;
@@ -31,12 +31,12 @@ use crate::{
     wire::RealmId,
 };
 
-/// The largest datagram that may be configured: what UDP over IPv4 carries on any path is far less.
+/// The largest datagram that may be configured, in bytes. Paths on the internet carry far less.
 const DATAGRAM_MAX: u64 = 9000;
-/// The shortest time after which something may end.
+/// The shortest duration that may be configured.
 const SPAN_MIN: Duration = Duration::from_secs(1);
 
-/// Why a configuration cannot be used.
+/// The reason why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -45,15 +45,15 @@ pub enum ConfigError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the file system said.
+        /// The I/O error.
         source: io::Error,
     },
-    /// The file says something unknown or impossible.
+    /// The file has an unknown setting or an impossible value.
     #[error("{}: {reason}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// Where, what, and what to write instead.
+        /// The line, what is wrong there, and what to write instead.
         reason: String,
     },
 }
@@ -65,7 +65,7 @@ pub enum ConfigError {
 pub struct Config {
     /// `[realm]`
     pub realm: RealmConfig,
-    /// `[[listen]]`; the default address when there is none.
+    /// `[[listen]]`. If there is none, the realm listens on the default address.
     pub listen: Vec<ListenConfig>,
     /// `[[peer]]`
     pub peer: Vec<PeerConfig>,
@@ -81,76 +81,78 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// Who the realm is, and what it lets others do.
+/// `[realm]`: the realm's name, and what it lets others do.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RealmConfig {
-    /// How it introduces itself; by default `r-` and the first characters of its first key.
+    /// The name by which the realm introduces itself. Default: `r-` and the first characters of the
+    /// realm's first key.
     #[serde(deserialize_with = "realm_id")]
     pub id: Option<RealmId>,
-    /// Which realms may peer with this one unasked.
+    /// Which realms may become peers of this realm by introducing themselves.
     pub peering: PeeringConfig,
-    /// Who may make an account.
+    /// Who may create an account.
     pub registration: RegistrationConfig,
-    /// It tells its key to whoever asks.
+    /// Whether the realm tells its key to anybody who asks.
     pub hello: bool,
-    /// A session unused for so long ends.
+    /// How long a session may stay unused. The realm then ends it.
     #[serde(deserialize_with = "lasting")]
     pub session_ttl: Span,
-    /// Who would join a group that does not exist is told that the password is wrong.
+    /// Whether a join of a group that does not exist is answered only with "wrong password".
     pub hide_groups: bool,
 }
 
-/// Where the realm listens.
+/// `[[listen]]`: an address on which the realm listens.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenConfig {
     /// The UDP address.
     #[serde(deserialize_with = "socket_address")]
     pub address: SocketAddr,
-    /// What clients and other realms are told to use instead, as `host` or `host:port`; for realms
-    /// behind a name or a translated address, and for those that listen at all addresses.
+    /// The address that clients and other realms are told to use, as `host` or `host:port`, if it
+    /// differs from `address`: for realms that have a name, are behind an address translator, or
+    /// listen on all addresses.
     #[serde(default, deserialize_with = "place")]
     pub advertise: Option<String>,
     /// How links are protected.
     #[serde(default)]
     pub security: Security,
-    /// Set to `true`, a plain listener may stand on an address that others can reach.
+    /// Whether a plain listener may use an address that other machines can reach.
     #[serde(default)]
     pub plain_beyond_loopback: bool,
 }
 
-/// A realm to peer with, at every start.
+/// `[[peer]]`: a peer that the realm adds at every start, as `addrealm` does.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerConfig {
-    /// The name by which this realm knows it.
+    /// The name by which this realm knows the peer.
     #[serde(deserialize_with = "peer_id")]
     pub realm: RealmId,
-    /// Its host and port, written as `host:port`.
+    /// The peer's host and port, written as `host` or `host:port`.
     #[serde(deserialize_with = "host_port")]
     address: (String, u16),
-    /// Its key.
+    /// The peer's public key.
     #[serde(deserialize_with = "key")]
     pub key: PublicKey,
-    /// At which of this realm's addresses it is to answer; the first where nothing is said.
+    /// The address of this realm at which the peer is to answer. Default: the first one.
     #[serde(default, deserialize_with = "source")]
     src: Option<(String, u16)>,
 }
 
 impl PeerConfig {
-    /// Where it is.
+    /// Returns the peer's host and port.
     pub fn address(&self) -> (String, u16) {
         self.address.clone()
     }
 
-    /// At which of this realm's addresses it is to answer.
+    /// Returns the address of this realm at which the peer is to answer, if one is configured.
     pub fn source(&self) -> Option<(String, u16)> {
         self.src.clone()
     }
 
-    /// Returns the peer as a server is started with it.
+    /// Returns the peer in the form that `ServerBuilder::add_peers` takes.
     pub(crate) fn configured(&self) -> ConfiguredPeer {
         ConfiguredPeer {
             realm: self.realm,
@@ -161,17 +163,17 @@ impl PeerConfig {
     }
 }
 
-/// Which realms may peer with this one unasked.
+/// Which realms may become peers of this realm by introducing themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum PeeringConfig {
-    /// Any.
+    /// Any realm.
     Open,
-    /// Those that an operator of this one has added, here or with `addrealm`.
+    /// The realms that the operator of this realm has added, here or with `addrealm`.
     #[default]
     Listed,
-    /// None: this realm seeks its peers itself.
+    /// None. This realm adds its peers itself.
     Closed,
 }
 
@@ -185,7 +187,7 @@ impl From<PeeringConfig> for realm::Peering {
     }
 }
 
-/// Who may make an account.
+/// Who may create an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -193,7 +195,7 @@ pub enum RegistrationConfig {
     /// Anybody.
     #[default]
     Open,
-    /// Who has the code in the file `registration-code` of the data directory.
+    /// Anybody who has the code in the file `registration-code` of the data directory.
     Code,
     /// Nobody.
     Closed,
@@ -206,80 +208,80 @@ pub enum Security {
     /// Encrypted and authenticated.
     #[default]
     Sealed,
-    /// Not at all: for networks that protect the traffic themselves, and for loopback.
+    /// Not protected, for networks that protect the traffic themselves, and for loopback.
     Plain,
 }
 
-/// Where the realm keeps what it must not forget.
+/// `[store]`: the storage engine and its settings.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct StoreConfig {
-    /// Which engine.
+    /// The storage engine.
     pub engine: Engine,
-    /// The directory; made if it is missing.
+    /// The store's directory. The realm creates it if it is missing.
     #[serde(deserialize_with = "path")]
     pub path: PathBuf,
-    /// Room on its disk that is left alone: with less nothing is written any more.
+    /// Free disk space that the store leaves. When less is free, the realm refuses writes.
     pub reserve: Size,
-    /// All of the store is read as often, to find what the disk has damaged.
+    /// The interval between two scrubs, which read all of the store to find damaged data.
     #[serde(deserialize_with = "lasting")]
     pub scrub: Span,
 }
 
-/// The store's engine.
+/// A storage engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Engine {
-    /// In a directory of this machine.
+    /// The embedded engine, in a directory of this machine.
     #[default]
     Embedded,
 }
 
-/// How links behave.
+/// `[link]`: how links behave.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct LinkConfig {
-    /// What kind of links there are; what follows wins over it.
+    /// The link profile. The settings below override it.
     #[serde(deserialize_with = "named")]
     pub kind: Option<LinkProfile>,
-    /// The largest datagram taken and sent.
+    /// The largest datagram that the realm accepts and sends.
     #[serde(deserialize_with = "datagram")]
     pub max_datagram: Option<Size>,
-    /// What no link exceeds.
+    /// The highest bitrate of each link.
     pub max_bitrate: Option<Rate>,
-    /// Whether small packets leave twice.
+    /// Whether small packets are sent twice (redundant copies).
     #[serde(deserialize_with = "named")]
     pub redundancy: Option<Redundancy>,
-    /// Take commands that come in a handshake's first message.
+    /// Whether the realm accepts early data: commands in the first message of a handshake.
     pub early_data: bool,
-    /// A link to another realm that is in use is replaced by a fresh one, with fresh keys, after so
-    /// long.
+    /// The lifetime of a link to another realm. An older link in use is replaced by a fresh one
+    /// with fresh keys (rekey).
     #[serde(deserialize_with = "lasting")]
     pub lifetime: Span,
-    /// A link that has been silent for so long is forgotten. Its client opens it again unasked.
+    /// How long a link may be silent. The realm then forgets it, and its client opens it again
+    /// without being asked.
     #[serde(deserialize_with = "lasting")]
     pub idle: Span,
-    /// A link to another realm that has been silent for so long is closed by the side that opened
-    /// it.
+    /// How long a link to another realm may be silent. The side that opened it then closes it.
     #[serde(deserialize_with = "lasting")]
     pub peer_idle: Span,
 }
 
-/// What is written to standard error.
+/// `[log]`: what is written to standard error.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct LogConfig {
     /// The least important level that is written: error, warn, info, debug, trace.
     pub level: Level,
-    /// How it is written.
+    /// The format of the log.
     pub format: LogFormat,
 }
 
-/// How important a line of the log is.
+/// The importance of a line of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the levels are those of every log")]
@@ -293,7 +295,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level's name.
+    /// Returns the level's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -305,14 +307,14 @@ impl Level {
     }
 }
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// A line of text an event.
+    /// One line of text for each event.
     #[default]
     Text,
-    /// A JSON object an event.
+    /// One JSON object for each event.
     Json,
 }
 
@@ -352,7 +354,8 @@ impl Default for StoreConfig {
 }
 
 impl LinkConfig {
-    /// What links begin with: what their kind says, but for what is set.
+    /// Returns the initial parameters of links: those of the link profile, overridden by the other
+    /// settings.
     pub fn traits(&self) -> LinkParameters {
         let known = self
             .kind
@@ -406,14 +409,15 @@ impl Config {
         })
     }
 
-    /// Reads settings from `text`. The error says where it is, what is wrong and what to write.
+    /// Reads settings from `text`. The error names the line, what is wrong there, and what to write
+    /// instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         config.check()?;
         Ok(config)
     }
 
-    /// Refuses settings that are fine one by one and impossible together.
+    /// Refuses settings that contradict each other.
     pub fn check(&self) -> Result<(), String> {
         for listen in &self.listen {
             let exposed = !listen.address.ip().is_loopback();
@@ -429,7 +433,7 @@ impl Config {
         self.retention.check()
     }
 
-    /// Where the realm listens: as configured, or the default address.
+    /// Returns the configured listeners, or one on the default address if there are none.
     pub fn listeners(&self) -> Vec<ListenConfig> {
         if self.listen.is_empty() {
             vec![ListenConfig::default()]
@@ -438,7 +442,7 @@ impl Config {
         }
     }
 
-    /// The bounds within which the realm works.
+    /// Returns the limits of the realm.
     pub fn realm_limits(&self) -> realm::Limits {
         let default = realm::Limits::default();
         realm::Limits {
@@ -488,7 +492,7 @@ fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     }
 }
 
-/// Why a text is neither `host` nor `host:port`.
+/// A text is neither `host` nor `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not the address of a host; write host or host:port, as in \"chat.example.org:6377\", the host with at most \
@@ -509,7 +513,7 @@ pub fn host_and_port(text: &str) -> Result<(String, u16), InvalidHost> {
     }
 }
 
-/// Reads where a realm listens.
+/// Reads the address of a listener.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
@@ -524,7 +528,8 @@ fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAd
     listen_address(&text).map_err(de::Error::custom)
 }
 
-/// What lasts no time at all ends before it can be used.
+/// Reads a duration of at least [`SPAN_MIN`]. With less, a session or link would end before it can
+/// be used.
 fn lasting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
     let span = Span::deserialize(deserializer)?;
     if span.0 < SPAN_MIN {

@@ -1,4 +1,4 @@
-//! `[retention]`: for how long, and how much of, a mailbox is kept.
+//! `[retention]`: how long, and how much of, each mailbox is kept.
 
 use std::{fmt, time::Duration};
 
@@ -9,40 +9,40 @@ use crate::{
     server::units::{parse_size, parse_span, whole},
 };
 
-/// What stands for no bound.
+/// The value that means no bound.
 const OFF: &str = "off";
 /// The shortest time for which messages are kept, in milliseconds.
 const AGE_MIN_MS: u128 = 1000;
 
-/// A bound that may be set to none.
+/// A setting of a bound: `None` if it is not set, `Some(None)` if it is "off".
 type Bound<T> = Option<Option<T>>;
 
-/// For how long, and how much of, a mailbox is kept. What is not set is as in
-/// [`Retention::DEFAULT`], if anything is.
+/// `[retention]`: how long, and how much of, each mailbox is kept. If any bound is set, those that
+/// are not set have the values of [`Retention::DEFAULT`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RetentionConfig {
-    /// What has been read is kept for so long.
+    /// How long messages that have been read are kept.
     #[serde(deserialize_with = "age")]
     pub age: Bound<Duration>,
-    /// What has not been read is kept for so long.
+    /// How long messages that have not been read are kept.
     #[serde(deserialize_with = "age")]
     pub unread_age: Bound<Duration>,
-    /// So many messages are kept in one mailbox.
+    /// The largest number of messages of one mailbox.
     #[serde(deserialize_with = "entries")]
     pub entries: Bound<u64>,
-    /// So many bytes are kept in one mailbox.
+    /// The largest size of one mailbox's messages, in bytes.
     #[serde(deserialize_with = "bytes")]
     pub bytes: Bound<u64>,
 }
 
 impl RetentionConfig {
-    /// What is configured, if anything is.
+    /// Returns the configured retention, or `None` if no bound is set.
     pub fn configured(&self) -> Option<Retention> {
         let default = Retention::DEFAULT;
         let age = self.age.unwrap_or(default.age);
-        // What has not been read is never dropped before what has.
+        // Unread messages are never dropped before read ones.
         let unread_age = default
             .unread_age
             .zip(age)
@@ -134,8 +134,8 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Er
     Ok(Some(Some(size)))
 }
 
-/// The least that a mailbox may be bounded to, in bytes: some of the longest messages there are by
-/// default.
+/// The smallest size bound of a mailbox, in bytes. It holds some messages of the longest default
+/// length.
 const BYTES_MIN: u64 = 1 << 20;
 
 fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Error> {

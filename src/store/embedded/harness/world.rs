@@ -52,7 +52,7 @@ pub enum End {
     PowerLoss,
 }
 
-/// A store that was written, and what it must hold after each commit.
+/// A written store, with its expected contents after each commit.
 pub struct Written {
     pub directory: TempDir,
     pub models: Vec<Model>,
@@ -60,7 +60,7 @@ pub struct Written {
     pub ends: Vec<u64>,
     /// The commit that was acknowledged last when the image was taken.
     pub acknowledged: usize,
-    /// The last of which the mark says that it is durable.
+    /// The last commit that the mark declares durable.
     pub marked: usize,
     pub end: End,
 }
