@@ -39,7 +39,8 @@ pub struct LimitsConfig {
     /// The memory that all links of one listener together hold for their other sides.
     #[serde(deserialize_with = "memory")]
     pub link_memory: Size,
-    /// The memory that all watches together hold. Those of one account hold at most an eighth of it.
+    /// The memory that all watches together hold. Those of one account hold at most an eighth of
+    /// it.
     #[serde(deserialize_with = "memory")]
     pub watch_memory: Size,
     /// Handshakes that one listener begins without a cookie, in all.
