@@ -91,24 +91,56 @@ pub struct Counters {
 
 impl AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
+        // Without `..`, so that the compiler asks for each new counter.
+        let Self {
+            sent:
+                Traffic {
+                    datagrams: sent,
+                    bytes: bytes_sent,
+                },
+            received:
+                Traffic {
+                    datagrams: received,
+                    bytes: bytes_received,
+                },
+            repeats:
+                Repeats {
+                    openings,
+                    requests,
+                    replies,
+                    events,
+                    fragments,
+                    controls,
+                    copies,
+                },
+            lost,
+            dropped:
+                Drops {
+                    not_authentic,
+                    replayed,
+                    no_room,
+                    violations,
+                    not_open,
+                },
+        } = other;
         let pairs = [
-            (&mut self.sent.datagrams, other.sent.datagrams),
-            (&mut self.sent.bytes, other.sent.bytes),
-            (&mut self.received.datagrams, other.received.datagrams),
-            (&mut self.received.bytes, other.received.bytes),
-            (&mut self.repeats.openings, other.repeats.openings),
-            (&mut self.repeats.requests, other.repeats.requests),
-            (&mut self.repeats.replies, other.repeats.replies),
-            (&mut self.repeats.events, other.repeats.events),
-            (&mut self.repeats.fragments, other.repeats.fragments),
-            (&mut self.repeats.controls, other.repeats.controls),
-            (&mut self.repeats.copies, other.repeats.copies),
-            (&mut self.lost, other.lost),
-            (&mut self.dropped.not_authentic, other.dropped.not_authentic),
-            (&mut self.dropped.replayed, other.dropped.replayed),
-            (&mut self.dropped.no_room, other.dropped.no_room),
-            (&mut self.dropped.violations, other.dropped.violations),
-            (&mut self.dropped.not_open, other.dropped.not_open),
+            (&mut self.sent.datagrams, sent),
+            (&mut self.sent.bytes, bytes_sent),
+            (&mut self.received.datagrams, received),
+            (&mut self.received.bytes, bytes_received),
+            (&mut self.repeats.openings, openings),
+            (&mut self.repeats.requests, requests),
+            (&mut self.repeats.replies, replies),
+            (&mut self.repeats.events, events),
+            (&mut self.repeats.fragments, fragments),
+            (&mut self.repeats.controls, controls),
+            (&mut self.repeats.copies, copies),
+            (&mut self.lost, lost),
+            (&mut self.dropped.not_authentic, not_authentic),
+            (&mut self.dropped.replayed, replayed),
+            (&mut self.dropped.no_room, no_room),
+            (&mut self.dropped.violations, violations),
+            (&mut self.dropped.not_open, not_open),
         ];
         for (mine, theirs) in pairs {
             *mine = mine.wrapping_add(theirs);
