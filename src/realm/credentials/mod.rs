@@ -33,6 +33,9 @@ pub(in crate::realm) struct Credentials {
 
 impl Credentials {
     /// Starts `threads` threads that hash.
+    ///
+    /// # Errors
+    /// The system provides no thread, or the parameters of the hash are invalid.
     pub fn start(
         random: Arc<Random>,
         limiter: Arc<Limiter>,
@@ -61,7 +64,8 @@ impl Credentials {
         Ok(made)
     }
 
-    /// True if `password` is the stored one. Each wrong guess makes the next wait longer (ACC-5).
+    /// True if `password` is the stored one. Each wrong guess makes the next wait longer (ACC-5). So
+    /// does a guess that is compared with a damaged hash: it takes as long to compare.
     pub(in crate::realm) async fn compare(
         &self,
         (now, guess): (Moment, &Guess),
@@ -76,11 +80,50 @@ impl Credentials {
         }
         self.limiter.guess(now, guess)?;
         let verified = self.passwords.verify(password.0, kept.clone()).await;
-        if !matches!(verified, Ok(false)) {
+        let is_wrong = match &verified {
+            Ok(fits) => !fits,
+            Err(failure) => failure.is_damage(),
+        };
+        if !is_wrong {
             self.limiter.was_right(guess);
         }
         let fits = verified?;
         done.compared = Some((kept, fits));
         Ok(fits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+    use crate::realm::Limits;
+
+    /// ACC-5: a guess that is compared with a damaged hash counts as a wrong one. Fixed fault: it
+    /// was not counted, and took the realm as much work as often as anybody liked.
+    #[tokio::test]
+    async fn password_guess_at_damaged_hash_counts_as_wrong() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let limiter = Arc::new(Limiter::new(Limits::default().rates, &mut rng));
+        let random = Arc::new(Random::new(rng));
+        let credentials = Credentials::start(random, limiter, 0).unwrap();
+        let now = Moment {
+            wall: 1_800_000_000,
+            running: 1,
+            micros: 1_000_000,
+        };
+        let guess = Guess::Login("ann".parse().unwrap());
+        let mut are_damage = Vec::new();
+        for _ in 0..4 {
+            let (kept, mut hashed) = (Some("spoilt".into()), Hashed::default());
+            let password = Password(b"battery staple");
+            let compared = credentials
+                .compare((now, &guess), &password, kept, &mut hashed)
+                .await;
+            are_damage.push(compared.unwrap_err().is_damage());
+        }
+        // The last one has to wait.
+        assert_eq!(are_damage, [true, true, true, false]);
     }
 }

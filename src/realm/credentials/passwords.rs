@@ -3,6 +3,7 @@
 //! of memory, and never delays messages.
 
 use std::{
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
@@ -73,7 +74,10 @@ impl std::fmt::Debug for Job {
 
 impl Passwords {
     /// Starts `threads` threads.
-    pub fn start(threads: usize) -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// The system provides no thread, or the parameters of the hash are invalid.
+    pub fn start(threads: usize) -> io::Result<Self> {
         #[cfg(test)]
         if threads == 0 {
             return Ok(Self { queue: Queue::Here });
@@ -82,9 +86,10 @@ impl Passwords {
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..threads.max(1) {
             let jobs = Arc::clone(&jobs);
+            let hasher = Hasher::new(PASSWORD_KIB, PASSES).map_err(io::Error::other)?;
             thread::Builder::new()
                 .name("passwords".into())
-                .spawn(move || work(&jobs))?;
+                .spawn(move || work(&jobs, hasher))?;
         }
         Ok(Self {
             queue: Queue::Threads(queue),
@@ -127,9 +132,8 @@ impl Passwords {
             Queue::Threads(queue) => queue,
             #[cfg(test)]
             Queue::Here => {
-                if let Some(mut hasher) = Hasher::new(Params::MIN_M_COST, 1) {
-                    job.run(&mut hasher);
-                }
+                let hasher = Hasher::new(Params::MIN_M_COST, 1);
+                job.run(&mut hasher.map_err(|_| ErrorCode::Internal)?);
                 return Ok(());
             }
         };
@@ -140,10 +144,7 @@ impl Passwords {
     }
 }
 
-fn work(jobs: &Mutex<Receiver<Job>>) {
-    let Some(mut hasher) = Hasher::new(PASSWORD_KIB, PASSES) else {
-        return;
-    };
+fn work(jobs: &Mutex<Receiver<Job>>, mut hasher: Hasher) {
     stand_back();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -188,9 +189,9 @@ struct Hasher {
 }
 
 impl Hasher {
-    fn new(memory_kib: u32, passes: u32) -> Option<Self> {
-        Some(Self {
-            params: Params::new(memory_kib, passes, LANES, None).ok()?,
+    fn new(memory_kib: u32, passes: u32) -> Result<Self, argon2::Error> {
+        Ok(Self {
+            params: Params::new(memory_kib, passes, LANES, None)?,
             blocks: Vec::new(),
         })
     }
