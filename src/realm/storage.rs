@@ -214,7 +214,15 @@ impl<S: Store> Storage<S> {
         &self,
         key: &Key,
     ) -> Result<Option<(R, Version)>, Failure> {
-        match self.value(key).await? {
+        Ok(self.read_record(key).await?)
+    }
+
+    /// Reads as [`Storage::record`], for callers to whom no command is refused.
+    pub(super) async fn read_record<R: Record>(
+        &self,
+        key: &Key,
+    ) -> Result<Option<(R, Version)>, StoreError> {
+        match self.store.get(key).await? {
             Some(found) => Ok(Some((R::from_value(&found.value)?, found.version))),
             None => Ok(None),
         }

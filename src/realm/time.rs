@@ -7,7 +7,7 @@ use super::{
     records::{self, Record as _, RunningRecord, SessionRecord},
     storage::Storage,
 };
-use crate::store::{Batch, Key, Store, Versioned};
+use crate::store::{Batch, Key, Store, StoreError, Versioned};
 
 /// The number of sessions that are listed at once.
 const SESSIONS_AT_ONCE: usize = 256;
@@ -49,20 +49,20 @@ impl<S: Store> RunningTime<S> {
     /// # Errors
     /// Neither can be read. That does not mean 0: continuing from 0 would make all records look
     /// newer than they are.
-    pub async fn read(&self) -> Result<u32, Failure> {
+    pub async fn read(&self) -> Result<u32, StoreError> {
         let first = self
             .storage
-            .record::<RunningRecord>(&records::running())
+            .read_record::<RunningRecord>(&records::running())
             .await;
         let first = match first {
             Ok(Some((record, _))) => return Ok(record.seconds),
             // A store of an earlier release has no second record.
             Ok(None) => Ok(0),
-            Err(failure) => Err(failure),
+            Err(error) => Err(error),
         };
         let again = self
             .storage
-            .record::<RunningRecord>(&records::running_again())
+            .read_record::<RunningRecord>(&records::running_again())
             .await;
         let found = match (again, first) {
             (Ok(Some((record, _))), first) => {
@@ -75,9 +75,9 @@ impl<S: Store> RunningTime<S> {
                 Ok(record.seconds)
             }
             (Ok(None), first) => first,
-            (Err(failure), _) => Err(failure),
+            (Err(error), _) => Err(error),
         };
-        found.inspect_err(|failure| self.storage.log_failure("running", failure))
+        found.inspect_err(|error| self.storage.log_failure("running", &error.clone().into()))
     }
 
     /// Returns a lower bound of the total running time, in seconds, for when its records are
@@ -86,7 +86,7 @@ impl<S: Store> RunningTime<S> {
     ///
     /// # Errors
     /// No session can be read either.
-    pub async fn at_least(&self) -> Result<u32, Failure> {
+    pub async fn at_least(&self) -> Result<u32, StoreError> {
         let (mut seconds, mut unread) = (None, None);
         let found = |_: &Key, session: Versioned| match SessionRecord::from_value(&session.value) {
             Ok(session) => seconds = seconds.max(Some(session.last)),
@@ -103,7 +103,7 @@ impl<S: Store> RunningTime<S> {
                 tracing::warn!(%error, "some sessions could not be read; when they were last used is unknown");
                 Ok(seconds)
             }
-            (_, Some(error)) => Err(error.into()),
+            (_, Some(error)) => Err(error),
         }
     }
 

@@ -110,7 +110,7 @@ impl<S: Store> ServerBuilder<S> {
         starting: Starting,
         work: WorkLimits,
         keepalive: Silence,
-    ) -> Result<(Self, Started), Failure> {
+    ) -> Result<(Self, Started), StoreError> {
         let clock = Clock::start(host, &realm, starting.accepts_damage).await;
         let clock = clock?.not_before(starting.ran);
         let keeping = realm.policy().begin_keeping(starting.retention).await;

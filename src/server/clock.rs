@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::{
     host::Host,
-    realm::{Failure, Moment, Pass, Realm},
-    store::Store,
+    realm::{Moment, Pass, Realm},
+    store::{Store, StoreError},
 };
 
 /// Data that nobody has requested for twice this time is dropped from memory.
@@ -73,8 +73,9 @@ impl Clock {
         host: Host,
         realm: &Realm<S>,
         accepts_damage: bool,
-    ) -> Result<Self, Failure> {
-        let is_damaged = |read: &Result<u32, Failure>| matches!(read, Err(Failure::Store(error)) if error.is_of_one_record());
+    ) -> Result<Self, StoreError> {
+        let is_damaged =
+            |read: &Result<u32, StoreError>| read.as_ref().is_err_and(StoreError::is_of_one_record);
         let mut before = realm.running.read().await;
         for _ in 0..READ_AGAIN {
             if !is_damaged(&before) {

@@ -62,7 +62,7 @@ use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey},
     host::{Host, Listening},
     link::Silence,
-    realm::{Failure, Keeping, Network, PeerCall, Realm, RealmIdentity, Retention},
+    realm::{Keeping, Network, PeerCall, Realm, RealmIdentity, Retention},
     store::{Store, StoreError},
     wire::RealmId,
 };
@@ -448,14 +448,11 @@ fn peers_unusable(error: PeerError) -> ServerError {
 }
 
 /// Converts a failure to read the running time. A failed store is reopened, which may help.
-fn time_unknown(failure: Failure) -> ServerError {
-    match failure {
-        Failure::Store(error) if error.is_of_one_record() => ServerError::Time(error),
-        Failure::Store(error) | Failure::Unknown(error) => ServerError::Store(error),
-        // A read is never refused.
-        Failure::Refused(refusal) => {
-            ServerError::Time(StoreError::Damaged(refusal.code.to_string()))
-        }
+fn time_unknown(error: StoreError) -> ServerError {
+    if error.is_of_one_record() {
+        ServerError::Time(error)
+    } else {
+        ServerError::Store(error)
     }
 }
 

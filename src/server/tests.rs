@@ -99,7 +99,7 @@ fn is_running_time(asked: Asked<'_>) -> bool {
     }
 }
 
-async fn start(realm: &Realm<Faulty>, accepts_damage: bool) -> Result<Clock, Failure> {
+async fn start(realm: &Realm<Faulty>, accepts_damage: bool) -> Result<Clock, StoreError> {
     Clock::start(Host::Real, realm, accepts_damage).await
 }
 
