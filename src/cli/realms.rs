@@ -2,7 +2,7 @@
 
 use merpati::{
     client::{CallError, Client, Message, RealmAddress},
-    server::config::host_and_port,
+    server::config::HostPort,
     wire::{GroupName, Mailbox, Peered, RealmId, Username},
 };
 use serde_json::json;
@@ -109,8 +109,9 @@ pub async fn once(
 
 /// Returns the source address in `--src`.
 fn named_source(src: Option<&str>) -> Result<Option<(String, u16)>, Failure> {
-    src.map(host_and_port)
+    src.map(str::parse::<HostPort>)
         .transpose()
+        .map(|named| named.map(Into::into))
         .map_err(|error| Failure::usage(format!("--src: {error}")))
 }
 

@@ -11,6 +11,7 @@ use super::{
     admission::{Admission, WorkLimits},
     clock::Clock,
     handoff::Handoff,
+    host_port::HostPort,
     limits::REQUESTS_MAX,
     peer_link_table::PeerLinkTable,
     peering::keep_in_touch,
@@ -32,7 +33,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Reached {
     /// The advertised host and port.
-    pub source: (String, u16),
+    pub source: HostPort,
     /// True if its socket reaches IPv6 addresses, false for IPv4.
     pub is_ipv6: bool,
     /// True if it serves this machine only.
@@ -44,10 +45,10 @@ pub struct Reached {
 pub struct ConfiguredPeer {
     pub realm: RealmId,
     pub key: PublicKey,
-    /// Its host and port. Empty and 0 if they are not known.
-    pub address: (String, u16),
+    /// Its host and port, if they are known.
+    pub address: Option<HostPort>,
     /// The address that it is told of this realm, if one is chosen.
-    pub source: Option<(String, u16)>,
+    pub source: Option<HostPort>,
 }
 
 /// How a realm starts.
@@ -151,10 +152,13 @@ impl<S: Store> ServerBuilder<S> {
             .await;
         let mut as_before = Vec::new();
         for peer in peers {
-            let adding =
-                self.realm
-                    .peers
-                    .list_peer(peer.realm, peer.key, peer.address, peer.source);
+            // A peer without an address has an empty one in its record.
+            let address = peer.address.map(Into::into).unwrap_or_default();
+            let source = peer.source.map(Into::into);
+            let adding = self
+                .realm
+                .peers
+                .list_peer(peer.realm, peer.key, address, source);
             match adding.await {
                 Ok(true) => {}
                 Ok(false) => return Err(PeerError::Known(peer.realm)),
@@ -190,7 +194,7 @@ impl<S: Store> ServerBuilder<S> {
         let start = reached.as_ref().map(|reached| {
             let family = u32::from(reached.is_ipv6) << 16;
             ListenerStart {
-                listener: family | u32::from(reached.source.1),
+                listener: family | u32::from(reached.source.port),
                 start,
             }
         });

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use super::{
     Config, ServerError,
-    config::{ListenConfig, Security, host_and_port},
+    config::{ListenConfig, Security},
+    host_port::HostPort,
     sockets::Sockets,
 };
 use crate::{
@@ -25,7 +26,7 @@ pub struct Listener {
     pub address: SocketAddr,
     pub config: ListenConfig,
     /// The host and port that others are told instead of the bound ones.
-    advertised: Option<(String, u16)>,
+    advertised: Option<HostPort>,
     /// The socket and endpoint of each worker.
     pub workers: Vec<(Bound, endpoint::Endpoint)>,
 }
@@ -66,7 +67,8 @@ impl Listener {
         rng: &mut rand::rngs::StdRng,
     ) -> Result<Listener, ServerError> {
         let listen = sockets.config.clone();
-        let advertised = listen.advertise.as_deref().map(host_and_port).transpose()?;
+        let advertised = listen.advertise.as_deref().map(str::parse::<HostPort>);
+        let advertised = advertised.transpose()?;
         let bound = sockets.each()?.into_iter().map(Bound::new);
         let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
         let count = bound.len();
@@ -92,17 +94,17 @@ impl Listener {
 
     /// Returns the host and port at which clients reach it: the advertised ones if known, which
     /// work from other machines, too.
-    pub fn reached_at(&self) -> (String, u16) {
+    pub fn reached_at(&self) -> HostPort {
         self.advertised.clone().unwrap_or_else(|| {
             let ip = reachable(self.address.ip());
-            (ip.to_string(), self.address.port())
+            SocketAddr::new(ip, self.address.port()).into()
         })
     }
 
     /// Returns the advertised host and port, or else the bound ones. A listener on all addresses
     /// (0.0.0.0 or ::) may be reached at an address that only others know.
-    pub fn announced(&self) -> (String, u16) {
-        let own = || (self.address.ip().to_string(), self.address.port());
+    pub fn announced(&self) -> HostPort {
+        let own = || self.address.into();
         self.advertised.clone().unwrap_or_else(own)
     }
 }

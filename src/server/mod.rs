@@ -12,6 +12,7 @@ pub mod config;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod handoff;
+mod host_port;
 mod keys;
 mod limits;
 mod listener;
@@ -45,7 +46,7 @@ use builder::PeerError;
 pub(crate) use builder::{Reached, ServerBuilder, Starting};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
-use config::{PeerConfig, Security};
+use config::{HostPort, PeerConfig, Security};
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
 use process_state::ProcessState;
@@ -291,7 +292,10 @@ impl<S: Store> Server<S> {
             former: identity.former.clone(),
             peering: config.realm.peering.into(),
             registration: *registration,
-            addresses: listeners.iter().map(Listener::announced).collect(),
+            addresses: listeners
+                .iter()
+                .map(|listener| listener.announced().into())
+                .collect(),
             operator_code: operator_code.clone(),
         };
         let (network, peer_calls) = Network::new();
@@ -347,7 +351,7 @@ impl<S: Store> Server<S> {
             Security::Sealed => Some(self.key),
             Security::Plain => None,
         };
-        let (host, port) = listener.reached_at();
+        let HostPort { host, port } = listener.reached_at();
         Some(ConnectionString { host, port, key })
     }
 

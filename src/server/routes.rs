@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    host_port::HostPort,
     outbound::{AWAITED, DialPurpose, LinkChoice, OutboundRequest, RequestResult},
     peer_link_table::PeerLinkTable,
 };
@@ -55,12 +56,12 @@ enum Candidates {
 }
 
 /// For the host and port of each peer with several addresses: when which address last answered.
-type Probed = Mutex<BTreeMap<(String, u16), (Instant, SocketAddr)>>;
+type Probed = Mutex<BTreeMap<HostPort, (Instant, SocketAddr)>>;
 
 /// A listener that sends requests to other realms, and the source address of these.
 #[derive(Clone, Debug)]
 pub struct Route {
-    pub source: (String, u16),
+    pub source: HostPort,
     /// True if its socket reaches IPv6 addresses, false for IPv4.
     pub is_ipv6: bool,
     /// True if it serves this machine only.
@@ -115,7 +116,11 @@ impl Routes {
                 port,
                 answer,
             } => {
-                let finding = self.find((&address, port), None, Candidates::Probed(None));
+                let name = HostPort {
+                    host: address,
+                    port,
+                };
+                let finding = self.find(&name, None, Candidates::Probed(None));
                 let found = tokio::time::timeout(FIND_PATIENCE, finding).await;
                 if let Ok(Some((route, address))) = found {
                     // After the server has stopped, nobody waits for the answer.
@@ -165,11 +170,9 @@ impl Routes {
     ) -> Option<(Vec<u8>, Option<IpAddr>)> {
         let has_address = !peer.address().0.is_empty() && peer.address().1 > 0;
         let mut dialing = if has_address { dialing } else { Dialing::Never };
-        let (key, (name, number)) = (peer.key(), peer.source());
+        let key = peer.key();
         let _request = self.links.begin_request(&key);
-        let source = (name.to_string(), number);
-        let listener = self.all.iter().position(|route| route.source == source);
-        let listener = listener.unwrap_or(0);
+        let listener = self.listener_of(peer);
         // An introduction opens a link if it may, so that the other side sees that it can.
         let is_back = matches!(
             PeerRequest::parse(&bytes),
@@ -206,6 +209,20 @@ impl Routes {
         None
     }
 
+    /// Returns the number of the listener whose address the peer is told: the first one if this
+    /// realm has that address no more. That happens when the configuration has changed since the
+    /// peering began.
+    fn listener_of(&self, peer: &Peer) -> usize {
+        let source = HostPort::from(peer.source());
+        let named = self.all.iter().position(|route| route.source == source);
+        named.unwrap_or_else(|| {
+            let HostPort { host, port } = source;
+            tracing::debug!(peer = %peer.realm, host, port, "source address of peering was not found, and the first listener was used");
+            // The first listener.
+            0
+        })
+    }
+
     /// Returns the listener, the worker and the link that the request takes.
     async fn route(
         &self,
@@ -232,14 +249,13 @@ impl Routes {
         if is_called {
             // A claimed name may have several addresses; none of them is verified, so they are not
             // probed.
-            let (name, number) = peer.source();
-            let source = (name.to_string(), number);
+            let (address, source) = (peer.address().into(), peer.source().into());
             let candidates = if is_once {
                 Candidates::First
             } else {
                 Candidates::Probed(Some(key))
             };
-            let finding = self.find(peer.address(), Some(&source), candidates);
+            let finding = self.find(&address, Some(&source), candidates);
             let found = tokio::time::timeout(FIND_PATIENCE, finding).await;
             let found = found.ok().flatten();
             let found = found.filter(|(route, at)| !is_once || self.may_try(peer, route, at.ip()));
@@ -299,16 +315,17 @@ impl Routes {
         taken.is_ok()
     }
 
-    /// Resolves `host` and returns an address with a listener that reaches it: the listener with
+    /// Resolves the host and returns an address with a listener that reaches it: the listener with
     /// the given source, or else the first one of the address's family.
     async fn find(
         &self,
-        (host, port): (&str, u16),
-        source: Option<&(String, u16)>,
+        name: &HostPort,
+        source: Option<&HostPort>,
         candidates: Candidates,
     ) -> Option<(&Route, SocketAddr)> {
         let (routes, probed) = (&self.all, &self.probed);
-        let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
+        let host = name.host.as_str();
+        let found: Vec<_> = match tokio::net::lookup_host((host, name.port)).await {
             Ok(mut found) => {
                 let taken = found.by_ref().take(CANDIDATES_MAX).collect();
                 let ignored = found.count();
@@ -349,11 +366,10 @@ impl Routes {
             Candidates::Probed(key) if pairs.len() > 1 => key,
             Candidates::Probed(_) | Candidates::First => return Some(first),
         };
-        let name = (host.to_string(), port);
         let known = {
             let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
             probed.retain(|_, (at, _)| at.elapsed() < PROBE_AGAIN);
-            probed.get(&name).map(|(_, address)| *address)
+            probed.get(name).map(|(_, address)| *address)
         };
         if let Some(pair) = pairs.iter().find(|(_, address)| Some(*address) == known) {
             return Some(*pair);
@@ -362,7 +378,7 @@ impl Routes {
             return Some(first);
         };
         let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
-        probed.insert(name, (Instant::now(), pair.1));
+        probed.insert(name.clone(), (Instant::now(), pair.1));
         Some(pair)
     }
 }

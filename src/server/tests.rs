@@ -340,7 +340,7 @@ async fn in_touch<T>(
 ) -> T {
     let (worker, sent) = mpsc::channel(16);
     let route = Route {
-        source: ("192.0.2.1".into(), 6377),
+        source: ("192.0.2.1", 6377).into(),
         is_ipv6: false,
         is_local: false,
         workers: vec![worker],

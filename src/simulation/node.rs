@@ -168,7 +168,7 @@ impl Node {
         let each = self.neighbours.iter().map(|peer| ConfiguredPeer {
             realm: peer.realm,
             key: peer.key,
-            address: peer.address.map(host_and_port).unwrap_or_default(),
+            address: peer.address.map(Into::into),
             source: None,
         });
         each.collect()
@@ -186,7 +186,6 @@ impl Node {
         let mut seed = [0; 32];
         machine.rng().fill_bytes(&mut seed);
         let address = self.address();
-        let place = host_and_port(address);
         let own = RealmIdentity {
             id: self.id,
             secret: self.key.clone(),
@@ -194,7 +193,7 @@ impl Node {
             peering: Peering::Listed,
             registration: Registration::Open,
             addresses: vec![if self.is_told {
-                place.clone()
+                host_and_port(address)
             } else {
                 host_and_port(SocketAddr::from(([0, 0, 0, 0], address.port())))
             }],
@@ -255,7 +254,7 @@ impl Node {
         let mut rng = machine.rng();
         let reached = Reached {
             is_local: false,
-            source: place,
+            source: address.into(),
             is_ipv6: false,
         };
         let endpoints = self.endpoints(&machine);

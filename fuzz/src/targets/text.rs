@@ -51,7 +51,7 @@ pub fn config(input: &[u8]) {
             assert!(!config.listeners().is_empty());
             let _ = (config.realm_limits(), config.link.traits());
             for peer in &config.peer {
-                let _ = (peer.address(), peer.source());
+                let _ = (&peer.address, &peer.src);
             }
         }
         Err(error) => assert!(!error.is_empty()),

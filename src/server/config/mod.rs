@@ -18,15 +18,17 @@ use serde::{Deserialize, Deserializer, de};
 pub use limits::LimitsConfig;
 pub use retention::RetentionConfig;
 
+pub use super::host_port::{HostPort, InvalidHost};
+
 use super::{
     builder::ConfiguredPeer,
     units::{Rate, Size, Span},
 };
 use crate::{
-    crypto::{ConnectionString, DEFAULT_PORT, PublicKey},
+    crypto::{DEFAULT_PORT, PublicKey},
     endpoint::LINK_LIFETIME,
     link::{DATAGRAM_MIN, LinkParameters, LinkProfile, Redundancy},
-    realm::{self, HOST_MAX},
+    realm,
     store::{RESERVE_BYTES, SCRUB},
     wire::RealmId,
 };
@@ -113,7 +115,7 @@ pub struct ListenConfig {
     /// The address that clients and other realms are told to use, as `host` or `host:port`, if it
     /// differs from `address`: for realms that have a name, are behind an address translator, or
     /// listen on all addresses.
-    #[serde(default, deserialize_with = "place")]
+    #[serde(default, deserialize_with = "advertised")]
     pub advertise: Option<String>,
     /// How links are protected.
     #[serde(default)]
@@ -131,34 +133,23 @@ pub struct PeerConfig {
     #[serde(deserialize_with = "peer_id")]
     pub realm: RealmId,
     /// The peer's host and port, written as `host` or `host:port`.
-    #[serde(deserialize_with = "host_port")]
-    address: (String, u16),
+    pub address: HostPort,
     /// The peer's public key.
     #[serde(deserialize_with = "key")]
     pub key: PublicKey,
     /// The address of this realm at which the peer is to answer. Default: the first one.
-    #[serde(default, deserialize_with = "source")]
-    src: Option<(String, u16)>,
+    #[serde(default)]
+    pub src: Option<HostPort>,
 }
 
 impl PeerConfig {
-    /// Returns the peer's host and port.
-    pub fn address(&self) -> (String, u16) {
-        self.address.clone()
-    }
-
-    /// Returns the address of this realm at which the peer is to answer, if one is configured.
-    pub fn source(&self) -> Option<(String, u16)> {
-        self.src.clone()
-    }
-
     /// Returns the peer in the form that `ServerBuilder::add_peers` takes.
     pub(crate) fn configured(&self) -> ConfiguredPeer {
         ConfiguredPeer {
             realm: self.realm,
             key: self.key,
-            address: self.address(),
-            source: self.source(),
+            address: Some(self.address.clone()),
+            source: self.src.clone(),
         }
     }
 }
@@ -475,41 +466,11 @@ fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D::Error
     text.parse().map_err(de::Error::custom)
 }
 
-fn host_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(String, u16), D::Error> {
+fn advertised<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    host_and_port(&text).map_err(de::Error::custom)
-}
-
-fn source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<(String, u16)>, D::Error> {
-    host_port(deserializer).map(Some)
-}
-
-fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match host_and_port(&text) {
+    match text.parse::<HostPort>() {
         Ok(_) => Ok(Some(text)),
         Err(error) => Err(de::Error::custom(error)),
-    }
-}
-
-/// A text is neither `host` nor `host:port`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not the address of a host; write host or host:port, as in \"chat.example.org:6377\", the host with at most \
-     {HOST_MAX} bytes"
-)]
-pub struct InvalidHost(String);
-
-/// Reads `host` or `host:port`.
-pub fn host_and_port(text: &str) -> Result<(String, u16), InvalidHost> {
-    let parsed: Result<ConnectionString, _> = format!("merpati://{text}").parse();
-    match parsed {
-        Ok(ConnectionString {
-            host,
-            port,
-            key: None,
-        }) if host.len() <= HOST_MAX => Ok((host, port)),
-        _ => Err(InvalidHost(text.into())),
     }
 }
 

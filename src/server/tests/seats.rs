@@ -35,7 +35,7 @@ impl Listeners {
             let (workers, each) = (0..3).map(|_| mpsc::channel(4)).unzip();
             called.push(each);
             routes.push(Route {
-                source: (format!("192.0.2.{host}"), 6377),
+                source: SocketAddr::from(([192, 0, 2, host], 6377)).into(),
                 is_ipv6: false,
                 is_local: false,
                 workers,
