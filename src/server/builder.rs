@@ -74,7 +74,7 @@ pub enum PeerError {
     Store(StoreError),
 }
 
-/// What was found out at the start of a realm.
+/// The outcome of the start of a realm.
 #[derive(Debug)]
 pub struct Started {
     /// The retention in force, and who has set it.

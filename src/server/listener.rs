@@ -130,7 +130,7 @@ fn endpoint_config(
         Security::Sealed => Protection::Sealed,
         Security::Plain => Protection::Plain,
     };
-    let traits = config.link.traits();
+    let link = config.link.parameters();
     let memory = usize::try_from(config.limits.link_memory.0).unwrap_or(usize::MAX);
     endpoint::Config {
         accept: Some(accept),
@@ -138,11 +138,11 @@ fn endpoint_config(
         early_data: config.link.early_data,
         resumes: false,
         worker,
-        max_datagram: traits.max_datagram,
+        max_datagram: link.max_datagram,
         max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)
             + AROUND_MESSAGE,
-        rate: traits.rate,
-        redundancy: traits.redundancy,
+        rate: link.rate,
+        redundancy: link.redundancy,
         lifetime: config.link.lifetime.0,
         links_max: config.limits.links.div_ceil(count),
         memory_max: memory / count,

@@ -211,7 +211,7 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
         #[cfg(feature = "embedded")]
         store_caches(),
         always(listeners),
-        by_strangers(workers, config.link.traits().max_datagram),
+        by_strangers(workers, config.link.parameters().max_datagram),
         by_devices(config, listeners, message),
         by_users(config, listeners, message),
         #[cfg(feature = "embedded")]

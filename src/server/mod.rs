@@ -191,7 +191,7 @@ pub enum ServerError {
     Store(StoreError),
 }
 
-/// What the caller knows about the store.
+/// The state of the store, as far as the caller knows it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Start {
     /// Serve without the unreadable parts of the store.
@@ -312,7 +312,7 @@ impl<S: Store> Server<S> {
             peer_calls,
             peers: config.peer.clone(),
             work: config.limits.work(),
-            keepalive: config.link.traits().keepalive,
+            keepalive: config.link.parameters().keepalive,
             seed: rng.next_u64(),
             is_restored: start.is_restored,
             accepts_damage: start.accepts_damage,

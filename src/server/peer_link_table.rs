@@ -17,7 +17,7 @@ use crate::{
     link::{Silence, Time},
 };
 
-/// Which worker has a link with which peer. See [`PeerLinks`] for what the calls mean.
+/// The workers that have links with peers. [`PeerLinks`] documents the calls.
 #[derive(Debug)]
 pub struct PeerLinkTable {
     links: Mutex<PeerLinks<LinkId>>,

@@ -298,12 +298,12 @@ impl Routes {
             return false;
         }
         // An attacker can have any number of addresses in an IPv6 subnet, so the subnet is counted.
-        let place = match ip {
+        let counted = match ip {
             IpAddr::V4(ip) => ip.octets().into(),
             IpAddr::V6(_) => Subnet::from(ip).as_bytes().to_vec(),
         };
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let taken = self.claimed.take(now, &(place, peer.is_added()), CLAIMED);
+        let taken = self.claimed.take(now, &(counted, peer.is_added()), CLAIMED);
         if taken.is_err() {
             tracing::info!(
                 peer = %peer.realm, %ip,

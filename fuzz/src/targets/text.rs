@@ -49,7 +49,7 @@ pub fn config(input: &[u8]) {
     match Config::parse(text) {
         Ok(config) => {
             assert!(!config.listeners().is_empty());
-            let _ = (config.realm_limits(), config.link.traits());
+            let _ = (config.realm_limits(), config.link.parameters());
             for peer in &config.peer {
                 let _ = (&peer.address, &peer.src);
             }

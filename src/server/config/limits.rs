@@ -44,41 +44,41 @@ pub struct LimitsConfig {
     #[serde(deserialize_with = "memory")]
     pub watch_memory: Size,
     /// Handshakes that one listener begins without a cookie, in all.
-    #[serde(deserialize_with = "frequency")]
+    #[serde(deserialize_with = "rate_limit")]
     pub handshakes: RateLimit,
     /// The same from one subnet: an IPv4 /24, or an IPv6 /64.
-    #[serde(deserialize_with = "frequency")]
+    #[serde(deserialize_with = "rate_limit")]
     pub handshakes_per_subnet: RateLimit,
     /// The largest number of commands that one listener executes at once. Further commands are
     /// answered `busy`.
     #[serde(deserialize_with = "positive")]
     pub commands: usize,
     /// Commands that the realm accepts from one link.
-    #[serde(deserialize_with = "frequency")]
+    #[serde(deserialize_with = "rate_limit")]
     pub commands_per_link: RateLimit,
     /// Commands that the realm accepts from one account on all its links.
-    #[serde(deserialize_with = "frequency")]
+    #[serde(deserialize_with = "rate_limit")]
     pub commands_per_account: RateLimit,
     /// Commands that one listener accepts from one subnet.
-    #[serde(deserialize_with = "frequency")]
+    #[serde(deserialize_with = "rate_limit")]
     pub commands_per_subnet: RateLimit,
     /// Accounts created from one subnet.
-    #[serde(deserialize_with = "frequency")]
+    #[serde(deserialize_with = "rate_limit")]
     pub registrations_per_subnet: RateLimit,
     /// Users' passwords tried from one subnet.
-    #[serde(deserialize_with = "frequency")]
+    #[serde(deserialize_with = "rate_limit")]
     pub logins_per_subnet: RateLimit,
     /// Groups' passwords tried or set from one subnet, or tried by one peer.
-    #[serde(deserialize_with = "frequency")]
+    #[serde(deserialize_with = "rate_limit")]
     pub joins_per_subnet: RateLimit,
     /// The storage quota of one account, in bytes.
-    #[serde(deserialize_with = "volume")]
+    #[serde(deserialize_with = "quota")]
     pub stored_per_account: RateLimit,
     /// The storage quota of all accounts of one subnet, in bytes.
-    #[serde(deserialize_with = "volume")]
+    #[serde(deserialize_with = "quota")]
     pub stored_per_subnet: RateLimit,
     /// The storage quota of one peer, in bytes.
-    #[serde(deserialize_with = "volume")]
+    #[serde(deserialize_with = "quota")]
     pub stored_per_peer: RateLimit,
     /// The number of threads (workers) that carry packets for each listener. 0 means one for each
     /// processor.
@@ -161,27 +161,27 @@ impl Default for LimitsConfig {
     }
 }
 
-fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D::Error> {
+fn rate_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let frequency: RateLimit = text.parse().map_err(de::Error::custom)?;
-    if frequency.is_never() {
+    let limit: RateLimit = text.parse().map_err(de::Error::custom)?;
+    if limit.is_never() {
         return Err(de::Error::custom(
             "nothing would ever be done: write at least 1, as in \"1/m\", or \"unlimited\"",
         ));
     }
-    Ok(frequency)
+    Ok(limit)
 }
 
 /// The smallest storage quota, in bytes. It admits some messages of the longest default length.
-const VOLUME_MIN: u64 = 1 << 20;
+const QUOTA_MIN: u64 = 1 << 20;
 
-fn volume<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D::Error> {
+fn quota<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text == "unlimited" {
         return Ok(RateLimit::UNLIMITED);
     }
     let parsed = text.split_once('/').and_then(|(size, period)| {
-        let bytes = parse_size(size).ok().filter(|bytes| *bytes >= VOLUME_MIN)?;
+        let bytes = parse_size(size).ok().filter(|bytes| *bytes >= QUOTA_MIN)?;
         let bytes = u32::try_from(bytes).ok()?;
         format!("{bytes}/{period}").parse().ok()
     });

@@ -347,7 +347,7 @@ impl Default for StoreConfig {
 impl LinkConfig {
     /// Returns the initial parameters of links: those of the link profile, overridden by the other
     /// settings.
-    pub fn traits(&self) -> LinkParameters {
+    pub fn parameters(&self) -> LinkParameters {
         let known = self
             .kind
             .map_or_else(LinkParameters::default, LinkProfile::traits);
