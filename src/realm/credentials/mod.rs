@@ -64,8 +64,8 @@ impl Credentials {
         Ok(made)
     }
 
-    /// True if `password` is the stored one. Each wrong guess makes the next wait longer (ACC-5). So
-    /// does a guess that is compared with a damaged hash: it takes as long to compare.
+    /// True if `password` is the stored one. Each wrong guess makes the next wait longer (ACC-5). A
+    /// guess at a damaged hash counts as wrong: it must not be tried without end.
     pub(in crate::realm) async fn compare(
         &self,
         (now, guess): (Moment, &Guess),
