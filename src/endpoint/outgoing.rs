@@ -112,7 +112,7 @@ impl Endpoint {
                 }
                 let sends = dial.transmit(now, wait, copy, out);
                 if repeats > 0 && dial.sent().0 > repeats {
-                    entry.link.note_opened_again();
+                    entry.link.count_repeated_opening();
                 }
                 if sends {
                     let is_resumption = dial.resumption().is_some();

@@ -114,7 +114,7 @@ pub struct Link {
     keepalive: Option<Keepalive>,
     /// The events that the driver has not taken yet.
     events: VecDeque<Event>,
-    /// Event counters; the queue counts retransmissions.
+    /// Event counters, without [`Counters::repeats`]: the queue counts all retransmissions.
     counters: Counters,
     trace_id: TraceId,
 }
@@ -454,9 +454,9 @@ impl Link {
         self.recovery.note_exchange(exchange);
     }
 
-    /// Notes that the first message of a handshake was sent again.
-    pub const fn note_opened_again(&mut self) {
-        self.counters.repeats.openings = self.counters.repeats.openings.wrapping_add(1);
+    /// Counts that the first message of a handshake was sent again.
+    pub const fn count_repeated_opening(&mut self) {
+        self.queue.count_repeated_opening();
     }
 
     /// Keeps the path to this side open: after this much silence a PING is sent. `None` stops that.

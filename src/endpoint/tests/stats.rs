@@ -1,6 +1,9 @@
 //! Statistics.
 
-use super::*;
+use super::{
+    resume::{Returning, is_resumed},
+    *,
+};
 use crate::wire::Init;
 
 /// Returns what the server has dropped since `before`.
@@ -125,6 +128,23 @@ fn metrics_count_datagrams_and_retransmissions_on_both_sides() {
         "the CLOSE"
     );
     assert_eq!(after.links.repeats, before.links.repeats);
+}
+
+/// The first packet of a handshake is counted when it is sent again: an Init, and a Resume.
+#[test]
+fn metrics_count_repeated_inits_and_resumes() {
+    let mut returning = Returning::new();
+    let openings = |returning: &Returning| returning.pair.client.stats().links.repeats.openings;
+    assert_eq!(openings(&returning), 0);
+    // Without a ticket the next process begins with an Init, and with its ticket the one after
+    // with a Resume.
+    returning.ticket = None;
+    for is_resumption in [false, true] {
+        let told = returning.ask_once(true, |at| at == 0);
+        assert_eq!(replies(&told), 1);
+        assert_eq!(is_resumed(&told), is_resumption);
+        assert_eq!(openings(&returning), 1, "resumption: {is_resumption}");
+    }
 }
 
 /// The counts of a link are kept while it is dormant, and are not counted twice when it wakes.

@@ -158,6 +158,12 @@ impl Queue {
         self.unheard >= SILENT_AFTER && !self.has_requests()
     }
 
+    /// Counts a retransmission of the first message of a handshake. It is no item of the queue, but
+    /// all retransmissions are counted here, so that no count is kept in two places.
+    pub const fn count_repeated_opening(&mut self) {
+        self.repeats.openings = self.repeats.openings.wrapping_add(1);
+    }
+
     /// Counts of retransmissions.
     pub const fn repeats(&self) -> Repeats {
         self.repeats
