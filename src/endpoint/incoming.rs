@@ -215,11 +215,11 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(id) else {
             return outcome;
         };
-        if entry.rekey.replaces.is_some() {
+        if entry.rekey().replaces().is_some() {
             self.end_replaced(now, id);
         } else if SERVES && entry.role() == Role::Responder && entry.link.is_proven() && !was_proven
         {
-            if let Some(accepted) = entry.accepted {
+            if let Some(accepted) = entry.accepted() {
                 // An immediate answer to the Accept shows the round-trip time; a later one, an
                 // upper bound.
                 entry.link.bound_round_trip(now - accepted);
@@ -257,7 +257,7 @@ impl Endpoint {
         self.accounting
             .change_reassembly(holder, held, entry.link.assembling());
         if outcome.is_ok() {
-            entry.heard = Some(now);
+            entry.on_packet(now);
         }
         if was_dormant {
             // It may have woken for nothing, and then becomes dormant again.
@@ -284,7 +284,7 @@ impl Endpoint {
             self.events.push_back(Event::Proven { link: id, peer });
         }
         if let Some(entry) = self.links.get_mut(id) {
-            let held = core::mem::take(&mut entry.held);
+            let held = entry.take_held();
             let requests = held.into_iter().map(|request| Event::Request {
                 link: id,
                 number: request.number,

@@ -36,8 +36,8 @@ impl Endpoint {
         }
         let newest = entry.link.largest_received();
         let is_newest = newest.is_none_or(|newest| packet.number(Some(newest)) > newest);
-        let previous = entry.previous_path.as_deref();
-        let goes_back = previous.is_some_and(|(previous, _)| previous.remote == path.remote);
+        let previous = entry.previous_path();
+        let goes_back = previous.is_some_and(|previous| previous.remote == path.remote);
         let (was_proven, had_moved) = (entry.link.is_proven(), entry.link.has_moved());
         let outcome = self.open_packet(now, id, packet, datagram);
         match outcome {
@@ -72,17 +72,13 @@ impl Endpoint {
                 remote: &path.remote,
             });
             if goes_back {
-                entry.previous_path = None;
-                entry.link.path_proven();
+                entry.on_moved_back();
             } else {
                 let patience = (entry.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
-                // Keeps the last proven address, however often the link moves before it proves
-                // another. An Init proves none: an observer can send a copy from anywhere.
-                let previous = entry.previous_path.as_deref().map(|(path, _)| *path);
+                // An Init proves no address: an observer can send a copy from anywhere.
                 let was_proven = was_proven || has_answered;
-                let proven = previous.or(was_proven.then_some(before));
-                entry.previous_path = proven.map(|path| Box::new((path, now + patience)));
-                entry.link.path_moved(datagram.len(), data);
+                let proven = was_proven.then_some(before);
+                entry.on_moved(now + patience, proven, datagram.len(), data);
             }
         }
         // An older packet says nothing about the current address.
@@ -92,18 +88,10 @@ impl Endpoint {
 
     /// Settles a migration if the new address is validated, or if its time is over.
     pub(super) fn settle_migration(&mut self, now: Time, id: LinkId) {
-        let Some(entry) = self.links.get_mut(id) else {
-            return;
-        };
-        let Some((old, until)) = entry.previous_path.as_deref().copied() else {
-            return;
-        };
-        if !entry.link.has_moved() {
-            entry.previous_path = None;
-        } else if until <= now {
-            entry.previous_path = None;
-            entry.link.path_proven();
-            self.links.migrate(id, old);
+        if let Some(entry) = self.links.get_mut(id)
+            && let Some(former) = entry.end_migration(now)
+        {
+            self.links.migrate(id, former);
         }
     }
 }

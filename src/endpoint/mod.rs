@@ -63,7 +63,7 @@ pub use ids::LinkId;
 use known_tickets::KnownTickets;
 pub use life::ClaimedLife;
 pub use link_table::{HANDSHAKE_BYTES, LINK_BYTES};
-use link_table::{LinkEntry, LinkTable, Role, Stage};
+use link_table::{LinkEntry, LinkTable, Role, Stage, lifetime};
 use outbox::Outbox;
 pub use path::Path;
 pub use peer_links::{AddressSource, PeerLinks};
@@ -318,8 +318,8 @@ impl Endpoint {
         };
         // A link to a former key is told the current one.
         let current = self.keys.current().public.0;
-        let successor = (entry.own != KeyIndex::CURRENT).then_some(current);
-        let life = entry.life_beside(successor.as_ref(), highest);
+        let successor = (entry.own() != KeyIndex::CURRENT).then_some(current);
+        let life = entry.life().beside(successor.as_ref(), highest);
         let welcome = Welcome {
             token: self.keys.reset_token(entry.connection(link)),
             max_datagram: self.config.max_datagram as u64,
@@ -327,10 +327,10 @@ impl Endpoint {
             highest,
             successor,
             life,
-            is_life_unknown: entry.is_life_unknown,
+            is_life_unknown: entry.life().is_claim_unknown(),
             is_final: !self.config.early_data,
         };
-        match entry.resumed_mut() {
+        match entry.resumption_mut().resumed_mut() {
             Some(resumed) if resumed.account() != account => {
                 self.refuse_resumed(now, link);
                 return;
@@ -342,10 +342,10 @@ impl Endpoint {
             None => entry.link.welcome(welcome),
         }
         // A command that ran before this may have set the account already.
-        entry.account = entry.account.or(account);
-        if let Stage::Accepting(accepting) = &mut entry.stage {
-            accepting.welcomed = Some(highest);
+        if let Some(account) = account {
+            entry.holding_mut().set_account(account);
         }
+        entry.on_admitted(highest);
         self.count_for_account(link);
         self.release_held(link);
         self.touch(now, link);
@@ -355,7 +355,7 @@ impl Endpoint {
     pub fn close(&mut self, now: Time, link: LinkId, reason: CloseReason) {
         if let Some(entry) = self.links.get_mut(link) {
             entry.link.close(reason);
-            let rekey = core::mem::take(&mut entry.rekey);
+            let rekey = entry.rekey_mut().take();
             self.touch(now, link);
             self.close_replacement(now, &rekey, reason);
         }
@@ -395,10 +395,10 @@ impl Endpoint {
             let Some(entry) = self.links.get(id) else {
                 continue;
             };
-            if entry.is_over(now, &self.config) {
+            if lifetime::is_over(entry, now, &self.config) {
                 if entry.link.is_dead() {
                     self.dial_again(now, id);
-                } else if SERVES && entry.is_shared() && matches!(entry.stage, Stage::Open) {
+                } else if SERVES && entry.is_shared() && entry.stage().is_open() {
                     self.close(now, id, CloseReason::Done);
                 } else {
                     self.give_up_dial(now, id);
@@ -503,7 +503,8 @@ impl Endpoint {
     fn set_timer(&mut self, now: Time, id: LinkId) {
         self.pass_on_events(now, id);
         if let Some(entry) = self.links.get(id) {
-            self.schedule.set(id, entry.timeout(&self.config));
+            let timeout = lifetime::timeout(entry, &self.config);
+            self.schedule.set(id, timeout);
             self.count_memory(id);
         }
     }
@@ -513,7 +514,7 @@ impl Endpoint {
         let Some(entry) = self.links.remove(id) else {
             return;
         };
-        if let Stage::Accepting(accepting) = &entry.stage {
+        if let Some(accepting) = entry.stage().accepting() {
             // If the same Init comes again, it is handled anew.
             self.accept_cache.forget(&accepting.init);
         }
@@ -522,7 +523,7 @@ impl Endpoint {
         }
         self.remember_ticket(id, &entry);
         self.accounting.remove(id, &entry);
-        self.end_replacement(&entry.rekey);
+        self.end_replacement(entry.rekey());
         self.schedule.forget(id);
         trace(TraceId::new(id.0), || Trace::Ended {
             reason: reason.map(CloseReason::name),

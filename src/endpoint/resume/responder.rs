@@ -11,7 +11,7 @@ use crate::{
         holder::AddressProof,
         known_tickets::{Lookup, OpenedResume},
         link_table::{Accepting, Answering, LinkEntry, Role, Stage},
-        ticket::{Resumed, Resumption, TicketState, is_valid},
+        ticket::{Resumed, TicketState, is_valid},
         trace_handshake,
     },
     faults::{Fault, is_planted},
@@ -46,7 +46,7 @@ impl Endpoint {
     /// Returns the ticket of a link. With `is_settled` no later event can show that its
     /// device had the answer at another address.
     fn issued_for(&self, entry: &LinkEntry, is_settled: bool) -> Option<IssuedTicket> {
-        if !self.tickets.is_age_known(entry.opened) {
+        if !self.tickets.is_age_known(entry.opened()) {
             return None;
         }
         entry.issued_ticket(self.keys.current().public, is_settled)
@@ -124,7 +124,7 @@ impl Endpoint {
     fn ticket_known_here(&self, now: Time, ticket: ConnectionId) -> Option<IssuedTicket> {
         if let Some(entry) = self.links.get(LinkId(ticket.0)) {
             let issued = self.issued_for(entry, true);
-            return issued.filter(|_| is_valid(now, entry.opened));
+            return issued.filter(|_| is_valid(now, entry.opened()));
         }
         self.tickets.remembered(now, ticket).cloned()
     }
@@ -133,8 +133,8 @@ impl Endpoint {
     /// nothing has shown that the handshake was not a replay, this endpoint remembers the ticket.
     /// Otherwise the stored record is updated, which may now include the device's address.
     pub(in crate::endpoint) fn remember_ticket(&mut self, id: LinkId, entry: &LinkEntry) {
-        let (is_wanted, is_due) = match entry.ticket_state {
-            TicketState::Wanted => (entry.account.is_some(), false),
+        let (is_wanted, is_due) = match entry.resumption().ticket_state() {
+            TicketState::Wanted => (entry.holding().account().is_some(), false),
             TicketState::Due => (false, true),
             TicketState::Unwanted | TicketState::Genuine | TicketState::Used => (false, false),
         };
@@ -148,11 +148,11 @@ impl Endpoint {
         };
         let ticket = ConnectionId(id.0);
         if is_wanted {
-            self.tickets.remember(entry.opened, ticket, issued);
+            self.tickets.remember(entry.opened(), ticket, issued);
         } else if issued.address.is_some() {
             self.events.push_back(Event::TicketDue {
                 ticket,
-                opened: entry.opened,
+                opened: entry.opened(),
                 issued,
             });
         }
@@ -161,9 +161,8 @@ impl Endpoint {
     /// Records that the handshake of a ticket was genuine, because its device has resumed with it.
     fn record_genuine(&mut self, ticket: ConnectionId, issued: &IssuedTicket) {
         let of_link = self.links.get_mut(LinkId(ticket.0)).and_then(|entry| {
-            let state = core::mem::replace(&mut entry.ticket_state, TicketState::Due);
-            let is_news = matches!(state, TicketState::Wanted | TicketState::Genuine);
-            is_news.then_some(entry.opened)
+            let is_news = entry.resumption_mut().pass_on();
+            is_news.then_some(entry.opened())
         });
         let remembered = self.tickets.take(ticket);
         if let Some(opened) = of_link.or(remembered) {
@@ -257,9 +256,8 @@ impl Endpoint {
         let accepting = Accepting::new(now, answering, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting.amplified(factor)));
         let peer = Some(issued.peer);
-        let mut entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
-        entry.resumption = Some(Box::new(Resumption::Resumed(resumed)));
-        let id = self.insert(entry);
+        let entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
+        let id = self.insert(entry.resumed_by(resumed));
         trace_handshake(id, false, ("resume", datagram.len()), Some(&payload));
         self.give_slot(id, proof)?;
         self.accept_cache.insert(now, (hash, source), id);
@@ -273,7 +271,7 @@ impl Endpoint {
         let Some(entry) = self.links.get(link) else {
             return;
         };
-        if let Some(resumed) = entry.resumed() {
+        if let Some(resumed) = entry.resumption().resumed() {
             let (path, ticket) = (entry.path(), resumed.ticket());
             self.refuse_ticket(now, path, ticket, Sender::Unverified);
         }
@@ -286,14 +284,14 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(link) else {
             return;
         };
-        let Some(resumed) = entry.resumed_mut() else {
+        let Some(resumed) = entry.resumption_mut().resumed_mut() else {
             return;
         };
         resumed.admit();
         if entry.waits_for_proof(early_data) {
             return;
         }
-        let held = core::mem::take(&mut entry.held);
+        let held = entry.take_held();
         let requests = held.into_iter().map(|request| Event::Request {
             link,
             number: request.number,
@@ -313,7 +311,7 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(link) else {
             return;
         };
-        if let Some(resumed) = entry.resumed() {
+        if let Some(resumed) = entry.resumption().resumed() {
             let (ticket, has_address) = (resumed.ticket(), resumed.has_address());
             let update = resumed.update(token);
             entry.link.tell_update(update);
@@ -323,10 +321,8 @@ impl Endpoint {
                     .push_back(Event::TicketAddress { ticket, address });
             }
         } else {
-            if entry.ticket_state == TicketState::Due {
-                // The record was stored before the device's address was known.
-                entry.ticket_state = TicketState::Wanted;
-            }
+            // A record that is stored already was stored before the device's address was known.
+            entry.resumption_mut().renew();
             self.ticket_is_genuine(link);
         }
     }
@@ -334,9 +330,8 @@ impl Endpoint {
     /// Stores the ticket of a link again, if allowed, after the session of its device has changed.
     pub fn ticket_is_due_again(&mut self, link: LinkId) {
         if let Some(entry) = self.links.get_mut(link)
-            && entry.ticket_state == TicketState::Due
+            && entry.resumption_mut().renew()
         {
-            entry.ticket_state = TicketState::Wanted;
             self.ticket_is_genuine(link);
         }
     }
@@ -349,10 +344,8 @@ impl Endpoint {
         }
         if let Some(issued) = self.issued_ticket(link) {
             self.record_genuine(ConnectionId(link.0), &issued);
-        } else if let Some(entry) = self.links.get_mut(link)
-            && entry.ticket_state == TicketState::Wanted
-        {
-            entry.ticket_state = TicketState::Genuine;
+        } else if let Some(entry) = self.links.get_mut(link) {
+            entry.resumption_mut().on_genuine();
         }
     }
 

@@ -34,7 +34,11 @@ fn pass(pair: &mut Pair) {
 
 fn is_dormant(pair: &Pair) -> bool {
     // Looks at the oldest link, because a replayed Init may have opened another.
-    let first = pair.server.links.values().min_by_key(|entry| entry.opened);
+    let first = pair
+        .server
+        .links
+        .values()
+        .min_by_key(|entry| entry.opened());
     first.is_some_and(|entry| entry.link.is_dormant())
 }
 

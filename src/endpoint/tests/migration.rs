@@ -422,7 +422,7 @@ fn path_validation_answered_from_other_address_proves_both_in_turn() {
             Some(elsewhere(1))
         );
         assert_eq!(address(&pair), elsewhere(2), "where it says it is now");
-        let counts = |pair: &Pair| pair.server.links[id].slot;
+        let counts = |pair: &Pair| pair.server.links[id].holding().slot();
         let there = Subnet::from(elsewhere(1));
         assert!(
             matches!(counts(&pair), super::super::holder::SlotKind::Account(at, _) if at == there)

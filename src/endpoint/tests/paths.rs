@@ -187,7 +187,7 @@ fn migration_back_is_answered_from_address_asked() {
         .server
         .links
         .values()
-        .any(|entry| entry.previous_path.is_some())
+        .any(|entry| entry.previous_path().is_some())
     {
         pair.now = pair.now + Duration::from_secs(1);
         pair.server.handle_timeout(pair.now);

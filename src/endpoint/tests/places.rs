@@ -383,7 +383,12 @@ fn eviction_is_not_caused_by_links_that_hold_little_memory() {
     pair.server
         .push(pair.now, ann, vec![1; 9000], Urgency::Live);
     assert!(pair.server.link(ann).is_some());
-    let held = |link: &LinkId| pair.server.links.get(*link).map(|entry| entry.memory);
+    let held = |link: &LinkId| {
+        pair.server
+            .links
+            .get(*link)
+            .map(|entry| entry.holding().memory())
+    };
     let held: Vec<usize> = many.iter().filter_map(held).collect();
     assert_eq!(held.len(), many.len());
     assert!(held.iter().all(|held| *held < WORTH_ENDING));
@@ -408,7 +413,7 @@ fn link_slots_are_not_taken_at_forged_address_of_init() {
     // The repeat comes from another address, so the Accept is sent there.
     pair.server.handle_datagram(pair.now, pair.from, &out);
     let id = pair.server.links.any();
-    let slot = |pair: &Pair| pair.server.links[id].slot;
+    let slot = |pair: &Pair| pair.server.links[id].holding().slot();
     while pair.server.poll_transmit(pair.now, &mut out).is_some() {
         pair.client
             .handle_datagram(pair.now, server_address(), &out);
@@ -502,7 +507,7 @@ fn link_slots_count_link_as_proven_by_packet_without_room() {
     let mut told = vec![];
     pair.serve(&mut told);
     assert_eq!(requests(&told), 1, "what came early");
-    let slot = pair.server.links[id].slot;
+    let slot = pair.server.links[id].holding().slot();
     assert!(matches!(slot, SlotKind::Stranger(_)), "{slot:?}");
     assert_eq!(pair.server.links.keys(), 1);
 }

@@ -150,8 +150,8 @@ fn ticket_address_does_not_count_as_cookie() {
     let resumed = server
         .links
         .values()
-        .filter(|entry| entry.resumed().is_some());
-    let slots: Vec<_> = resumed.map(|entry| entry.slot).collect();
+        .filter(|entry| entry.resumption().resumed().is_some());
+    let slots: Vec<_> = resumed.map(|entry| entry.holding().slot()).collect();
     assert!(matches!(
         slots.first(),
         Some(holder::SlotKind::TicketAddress(_))
