@@ -59,9 +59,9 @@ impl Endpoint {
             Packet::Init(init) => return self.handle_init(now, path, &init, datagram),
             Packet::Accept { handshake, noise } => self.handle_accept(now, from, handshake, noise),
             Packet::Reset { connection, token } => {
-                let is_awaited = self.is_back(now, from, connection, &token)
-                    || self.is_ticket_refused(now, from, connection, &token)
-                    || self.is_forgotten(now, from, connection, &token);
+                let is_awaited = self.handle_reset_of_predecessor(now, from, connection, &token)
+                    || self.handle_reset_of_ticket(now, from, connection, &token)
+                    || self.handle_reset_of_open_link(now, from, connection, &token);
                 is_awaited.then_some(()).ok_or(Dropped::Unasked)
             }
             Packet::Hello(hello) => self.handle_hello(path, hello),

@@ -12,7 +12,7 @@ use crate::{
 impl Endpoint {
     /// Handles a Reset of an open link, whose other side has forgotten it. False if there is no
     /// such link here.
-    pub(super) fn is_forgotten(
+    pub(super) fn handle_reset_of_open_link(
         &mut self,
         now: Time,
         from: SocketAddr,
@@ -50,7 +50,7 @@ impl Endpoint {
     /// Handles a Reset of the predecessor of a link that this side is dialing: the other side is
     /// reachable again, so the first packet is resent at once, one time (HS-22). False if there is
     /// no such link.
-    pub(super) fn is_back(
+    pub(super) fn handle_reset_of_predecessor(
         &mut self,
         now: Time,
         from: SocketAddr,

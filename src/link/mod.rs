@@ -184,12 +184,12 @@ impl Link {
         if self.is_open() {
             self.protection.send_close(reason);
         } else {
-            self.has_closed(reason);
+            self.finish_close(reason);
         }
     }
 
     /// Ends the link, after the other side was told if possible.
-    fn has_closed(&mut self, reason: CloseReason) {
+    fn finish_close(&mut self, reason: CloseReason) {
         self.protection.end();
         if reason == CloseReason::Violation {
             // The opener of another link must wait (LINK-22).
@@ -277,7 +277,7 @@ impl Link {
 
     /// Notes that the other side, whose limit on datagrams is `max_datagram` bytes, resumes the
     /// link; answer with [`Link::let_in_again`].
-    pub fn is_resumed_by(&mut self, max_datagram: usize) {
+    pub fn begin_resumption(&mut self, max_datagram: usize) {
         self.opening.resume(max_datagram);
         self.events.push_back(Event::Opened {
             name: None,

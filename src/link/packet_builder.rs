@@ -267,7 +267,7 @@ impl Link {
         self.recovery
             .packet_sent(now, number, out.len(), items, &self.queue, max);
         if let Some(reason) = self.protection.close_sent() {
-            self.has_closed(reason);
+            self.finish_close(reason);
         }
         self.check();
         true

@@ -144,7 +144,7 @@ impl Endpoint {
 
     /// Handles a Reset that refuses a ticket: a handshake begins at once. False if no
     /// link here waits.
-    pub(in crate::endpoint) fn is_ticket_refused(
+    pub(in crate::endpoint) fn handle_reset_of_ticket(
         &mut self,
         now: Time,
         from: SocketAddr,

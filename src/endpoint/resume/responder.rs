@@ -246,7 +246,7 @@ impl Endpoint {
         }
         self.record_genuine(resume.ticket, &issued);
         let mut link = Link::respond(self.link_config(None), 0);
-        link.is_resumed_by(issued.max_datagram);
+        link.begin_resumption(issued.max_datagram);
         link.handle_early(now, &payload)
             .map_err(|_| Dropped::Malformed)?;
         self.make_room()?;
