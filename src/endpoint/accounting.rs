@@ -3,7 +3,7 @@
 //! endpoint ends it.
 
 use super::{
-    SERVES,
+    ACCEPTS_LINKS,
     config::Config,
     holder::{AddressProof, Holder, SlotKind},
     ids::LinkId,
@@ -25,7 +25,7 @@ pub(super) struct Accounting {
 impl Accounting {
     /// Moves a link to a slot of another kind, and what it holds to the holder of that slot.
     fn move_link(&mut self, id: LinkId, entry: &mut LinkEntry, to: SlotKind) {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return;
         }
         let before = entry.holder();
@@ -82,7 +82,7 @@ impl Accounting {
 
     /// Releases all that a link holds, which ends.
     pub fn remove(&mut self, id: LinkId, entry: &LinkEntry) {
-        if SERVES {
+        if ACCEPTS_LINKS {
             self.slots.remove(id, entry);
         }
         self.memory
@@ -134,7 +134,7 @@ impl Accounting {
 
     /// Updates the memory that a link holds for its other side. False if it is the same.
     pub fn count_memory(&mut self, id: LinkId, entry: &mut LinkEntry) -> bool {
-        if !SERVES || entry.role() == Role::Initiator {
+        if !ACCEPTS_LINKS || entry.role() == Role::Initiator {
             return false;
         }
         let now = entry.link.memory() + entry.held_bytes();

@@ -1,6 +1,6 @@
 //! Passes the events of links on as events of the endpoint.
 
-use super::{Endpoint, Event, IncomingRequest, LinkId, SERVES, link_table::Role};
+use super::{ACCEPTS_LINKS, Endpoint, Event, IncomingRequest, LinkId, link_table::Role};
 use crate::{
     link::{self, Time},
     wire::CloseReason,
@@ -71,7 +71,7 @@ impl Endpoint {
                 number,
                 bytes,
                 early,
-            } if SERVES
+            } if ACCEPTS_LINKS
                 && (entry.waits_for_proof(early && self.config.early_data)
                     || entry.resumption().waits_for_welcome()) =>
             {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use rand::Rng as _;
 
 use super::{
-    Dropped, Endpoint, LinkId, Path, SERVES,
+    ACCEPTS_LINKS, Dropped, Endpoint, LinkId, Path,
     accept_cache::{AcceptCache, CachedAccept},
     admission::Sender,
     holder::AddressProof,
@@ -34,7 +34,10 @@ impl Endpoint {
         datagram: &[u8],
     ) -> Result<Option<u32>, Dropped> {
         let from = path.remote;
-        if !SERVES || !self.admission.is_open() || self.config.accept != Some(Protection::Sealed) {
+        if !ACCEPTS_LINKS
+            || !self.admission.is_open()
+            || self.config.accept != Some(Protection::Sealed)
+        {
             return Err(Dropped::NotServed);
         }
         if init.version != PROTOCOL_VERSION {
@@ -68,7 +71,7 @@ impl Endpoint {
         }
         let (responder, payload) =
             Responder::read(&mut self.rng, &secret, init.noise).map_err(|_| Dropped::Forged)?;
-        if !self.is_first() && self.links.is_realm(&responder.peer) {
+        if !self.is_primary_worker() && self.links.is_realm(&responder.peer) {
             return Ok(Some(0));
         }
         let mut link = Link::respond(self.link_config(None), 0);
@@ -204,7 +207,7 @@ impl Endpoint {
         packet: &LinkPacket<'_>,
         datagram: &[u8],
     ) -> Result<(), Dropped> {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return Err(Dropped::NotServed);
         }
         // Without the checksum, which holds.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Dropped, Endpoint, Event, LinkId, Path, SERVES, WorkerId,
+    ACCEPTS_LINKS, Dropped, Endpoint, Event, LinkId, Path, WorkerId,
     link_table::{LinkTable, Role},
 };
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
 impl Endpoint {
     /// Handles a datagram that arrived over `path`. With a bare address as `path`, the system
     /// chooses the local address of datagrams sent there. An invalid datagram is ignored. Returns
-    /// the number of the endpoint that the datagram belongs to if that is another of several
-    /// endpoints behind one address.
+    /// the number of the worker that the datagram belongs to, if that is another worker at the same
+    /// address.
     pub fn handle_datagram(
         &mut self,
         now: Time,
@@ -217,7 +217,10 @@ impl Endpoint {
         };
         if entry.rekey().replaces().is_some() {
             self.end_replaced(now, id);
-        } else if SERVES && entry.role() == Role::Responder && entry.link.is_proven() && !was_proven
+        } else if ACCEPTS_LINKS
+            && entry.role() == Role::Responder
+            && entry.link.is_proven()
+            && !was_proven
         {
             if let Some(accepted) = entry.accepted() {
                 // An immediate answer to the Accept shows the round-trip time; a later one, an
@@ -300,8 +303,8 @@ impl Endpoint {
     }
 }
 
-/// Returns the number of the endpoint that a packet belongs to, if that is not `worker`,
-/// one of several behind one address.
+/// Returns the number of the worker that a packet belongs to, if that is not `worker` but another
+/// one at the same address.
 fn other_owner(
     worker: WorkerId,
     links: &LinkTable,
@@ -318,8 +321,8 @@ fn other_owner(
             (None, _) if has_opened() => worker.own(),
             (None, _) => 0,
         },
-        // Answers go to the first endpoint, the only one that dials and sends Hellos. A link
-        // that another realm opened before it was known stays at the endpoint that it reached.
+        // Answers go to the primary worker, the only one that dials and sends Hellos. A link that
+        // another realm opened before it was known stays at the worker that it reached.
         Packet::Accept { .. }
         | Packet::Resumed { .. }
         | Packet::Retry { .. }

@@ -182,7 +182,7 @@ impl LinkSlots {
             return None;
         }
         let theirs = (subnet, Time(0), LinkId(0))..=(subnet, Time(u64::MAX), LinkId(u32::MAX));
-        // The subnet's slots are divided among the endpoints behind one address, rounded up, with a
+        // The subnet's slots are divided among the workers at one address, rounded up, with a
         // minimum for each.
         let kept = STRANGERS_PER_SUBNET
             .div_ceil(worker.count())

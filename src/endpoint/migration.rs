@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::Rng as _;
 
-use super::{Endpoint, LinkId, Path, SERVES, link_table::Role};
+use super::{ACCEPTS_LINKS, Endpoint, LinkId, Path, link_table::Role};
 use crate::{
     link::{
         Ignored, Time,
@@ -31,7 +31,7 @@ impl Endpoint {
     ) -> Result<(), Ignored> {
         let entry = self.links.get(id).ok_or(Ignored::NotOpen)?;
         // Initiators stay at their own address of the realm.
-        if !SERVES || entry.role() != Role::Responder {
+        if !ACCEPTS_LINKS || entry.role() != Role::Responder {
             return Err(Ignored::NotOpen);
         }
         let newest = entry.link.largest_received();

@@ -86,7 +86,7 @@ use crate::{
 
 /// True if this build accepts links. Without the feature `server` a program only opens links, and
 /// leaves out the code that accepts them.
-pub(crate) const SERVES: bool = cfg!(any(feature = "server", test, fuzzing));
+pub(crate) const ACCEPTS_LINKS: bool = cfg!(any(feature = "server", test, fuzzing));
 
 /// Whether a request may travel in the first packet of a handshake, where anyone may replay it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,9 +202,9 @@ impl Endpoint {
 
     /// Starts `link`, which this side opens, from the path memory of an earlier link. Call it
     /// before anything of the link is transmitted.
-    pub fn begin_from(&mut self, link: LinkId, memory: &PathMemory) {
+    pub fn start_from(&mut self, link: LinkId, memory: &PathMemory) {
         if let Some(entry) = self.links.get_mut(link) {
-            entry.link.begin_from(memory);
+            entry.link.start_from(memory);
         }
     }
 
@@ -291,7 +291,7 @@ impl Endpoint {
     pub fn keep_alive(&mut self, now: Time, link: LinkId, silence: Option<Silence>) {
         if let Some(entry) = self.links.get_mut(link) {
             entry.link.keep_alive(silence);
-            self.let_time_pass(now, link);
+            self.handle_link_timeout(now, link);
             self.touch(now, link);
         }
     }
@@ -337,7 +337,7 @@ impl Endpoint {
             }
             Some(resumed) => {
                 let update = resumed.welcome(highest);
-                entry.link.let_in_again(welcome, update);
+                entry.link.accept_resumption(welcome, update);
             }
             None => entry.link.welcome(welcome),
         }
@@ -387,18 +387,18 @@ impl Endpoint {
 
     /// Processes the timers that are due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        if SERVES {
+        if ACCEPTS_LINKS {
             self.accept_cache.expire(now);
         }
         for id in self.schedule.due(now) {
-            self.let_time_pass(now, id);
+            self.handle_link_timeout(now, id);
             let Some(entry) = self.links.get(id) else {
                 continue;
             };
             if lifetime::is_over(entry, now, &self.config) {
                 if entry.link.is_dead() {
                     self.dial_again(now, id);
-                } else if SERVES && entry.is_shared() && entry.stage().is_open() {
+                } else if ACCEPTS_LINKS && entry.is_shared() && entry.stage().is_open() {
                     self.close(now, id, CloseReason::Done);
                 } else {
                     self.give_up_dial(now, id);
@@ -412,7 +412,7 @@ impl Endpoint {
     }
 
     /// Processes the timers of one link. Releases the reassembly quota of what the link drops.
-    fn let_time_pass(&mut self, now: Time, id: LinkId) {
+    fn handle_link_timeout(&mut self, now: Time, id: LinkId) {
         if let Some(entry) = self.links.get_mut(id) {
             let held = entry.link.assembling();
             entry.link.handle_timeout(now);

@@ -1,7 +1,7 @@
 //! Outgoing datagrams: the order of links, and the packets of the handshake.
 
 use super::{
-    Endpoint, LinkId, Path, SERVES,
+    ACCEPTS_LINKS, Endpoint, LinkId, Path,
     dial::Dial,
     link_table::{Answering, LinkEntry, Stage},
     resume::RESUMED_AROUND,
@@ -79,7 +79,7 @@ impl Endpoint {
                 Err(_) => entry.link.close(CloseReason::Violation),
             }
         }
-        if SERVES && entry.accept_is_due(now) {
+        if ACCEPTS_LINKS && entry.accept_is_due(now) {
             return self.accept(now, id, out);
         }
         if entry.is_dialed_out() {

@@ -43,21 +43,21 @@ pub struct PeerLinks {
 }
 
 impl Endpoint {
-    /// Sets the keys of other realms. Handshakes with them belong to the first endpoint from now
+    /// Sets the keys of other realms. Handshakes with them belong to the primary worker from now
     /// on, and links that they open are reported ([`Event::Proven`]).
-    pub fn leave_to_first(&mut self, realms: impl IntoIterator<Item = PublicKey>) {
+    pub fn set_realms(&mut self, realms: impl IntoIterator<Item = PublicKey>) {
         self.links.set_realms(realms);
     }
 
-    /// True for the first endpoint behind its address.
-    pub const fn is_first(&self) -> bool {
-        self.config.worker.own() == 0
+    /// True for the endpoint of the primary worker at its address.
+    pub const fn is_primary_worker(&self) -> bool {
+        self.config.worker.is_primary()
     }
 
     /// Returns the link for requests to the realm with the key `peer`, which knows this side by its
     /// key `own`: a link that the realm has opened, one that this side has opened to `address`, or
     /// a new one.
-    pub fn link_with(
+    pub fn link_for_requests(
         &mut self,
         now: Time,
         own: &PublicKey,
@@ -80,7 +80,7 @@ impl Endpoint {
 
     /// Returns a link to the realm with the key `peer` that this side opened to `address`. An open
     /// one shows the other realm that it can be called.
-    pub fn link_to(
+    pub fn dial(
         &mut self,
         now: Time,
         own: &PublicKey,
@@ -118,7 +118,7 @@ impl Endpoint {
 
     /// Returns the open link with the realm with the key `peer`, opened by either side, on which it
     /// was heard last.
-    pub fn link_there(&self, own: &PublicKey, peer: &PublicKey) -> Option<LinkId> {
+    pub fn find_open_link(&self, own: &PublicKey, peer: &PublicKey) -> Option<LinkId> {
         self.links.open_with(self.keys.index_of(own), peer)
     }
 
@@ -181,7 +181,7 @@ impl Endpoint {
     pub fn give_up(&mut self, now: Time, link: LinkId, number: RequestId) {
         if let Some(entry) = self.links.get_mut(link) {
             entry.link.ask_until(number, now);
-            self.let_time_pass(now, link);
+            self.handle_link_timeout(now, link);
             self.touch(now, link);
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    SERVES,
+    ACCEPTS_LINKS,
     holder::Holder,
     limits::{ASSEMBLING_MAX, STRANGERS_ASSEMBLING_MAX},
 };
@@ -23,7 +23,7 @@ struct Pool {
 impl Pool {
     fn change(&mut self, holder: Holder, before: usize, after: usize) {
         self.total = self.total.saturating_sub(before).saturating_add(after);
-        if !SERVES || before == after {
+        if !ACCEPTS_LINKS || before == after {
             return;
         }
         let theirs = self.by_holder.remove(&holder).unwrap_or_default();
@@ -36,7 +36,7 @@ impl Pool {
     /// Returns how many more bytes a holder may have of `max`.
     fn room(&self, holder: Holder, max: usize) -> usize {
         let free = max.saturating_sub(self.total);
-        if !SERVES || holder == Holder::Own {
+        if !ACCEPTS_LINKS || holder == Holder::Own {
             return free;
         }
         let theirs = self.by_holder.get(&holder).copied().unwrap_or_default();

@@ -73,8 +73,8 @@ impl<'a> LinkStatus<'a> {
     }
 
     /// True while a keepalive is unanswered.
-    pub fn awaits_sign(self) -> bool {
-        self.entry.link.awaits_sign()
+    pub fn awaits_keepalive(self) -> bool {
+        self.entry.link.awaits_keepalive()
     }
 
     /// Returns when a packet last arrived.

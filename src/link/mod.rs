@@ -203,8 +203,8 @@ impl Link {
     }
 
     /// True if so many packet numbers are used that a new link should follow soon.
-    pub fn is_worn(&self) -> bool {
-        self.protection.is_worn(self.acks.largest())
+    pub fn needs_rekey(&self) -> bool {
+        self.protection.needs_rekey(self.acks.largest())
     }
 
     /// True if packets can be exchanged.
@@ -276,7 +276,7 @@ impl Link {
     }
 
     /// Notes that the other side, whose limit on datagrams is `max_datagram` bytes, resumes the
-    /// link; answer with [`Link::let_in_again`].
+    /// link; answer with [`Link::accept_resumption`].
     pub fn begin_resumption(&mut self, max_datagram: usize) {
         self.opening.resume(max_datagram);
         self.events.push_back(Event::Opened {
@@ -286,7 +286,7 @@ impl Link {
     }
 
     /// Accepts a resumption. The other side already knows `welcome`, but not `news`.
-    pub fn let_in_again(&mut self, welcome: Welcome, news: Option<Update>) {
+    pub fn accept_resumption(&mut self, welcome: Welcome, news: Option<Update>) {
         self.opening.accept_resumption(welcome);
         if let Some(news) = news {
             self.tell_update(news);
@@ -443,10 +443,10 @@ impl Link {
         self.recovery.path_memory(self.acks.packets())
     }
 
-    /// Begins with the memory of an earlier link. Called before anything is sent.
-    pub fn begin_from(&mut self, memory: &PathMemory) {
+    /// Starts from the memory of an earlier link. Called before anything is sent.
+    pub fn start_from(&mut self, memory: &PathMemory) {
         let max_datagram = self.opening.max_datagram();
-        self.recovery.begin_from(memory, max_datagram);
+        self.recovery.start_from(memory, max_datagram);
     }
 
     /// Notes a successful handshake.
@@ -480,7 +480,7 @@ impl Link {
     }
 
     /// True while a keepalive PING is unanswered.
-    pub fn awaits_sign(&self) -> bool {
+    pub fn awaits_keepalive(&self) -> bool {
         self.is_kept_alive() && self.queue.count(Item::Ping) > 0
     }
 

@@ -14,9 +14,8 @@ use super::{
         holder::{Holder, Holding},
         identity::KeyIndex,
         ids::LinkId,
-        limits::DIALS_ONCE,
         path::Path,
-        ticket::{IssuedTicket, LinkResumption, Resumed, Ticket, TicketState},
+        ticket::{IssuedTicket, LinkResumption, Resumed, TicketState},
     },
     life::LinkLife,
     replacement::Rekey,
@@ -50,7 +49,7 @@ pub(in crate::endpoint) struct LinkEntry {
     stage: Stage,
     /// This side's key that the link is with; a realm has a few.
     own: KeyIndex,
-    /// True if its Init is sent [`DIALS_ONCE`] times at most, because the address is unverified.
+    /// True if its Init is sent `DIALS_ONCE` times at most, because the address is unverified.
     is_trial: bool,
     opened: Time,
     rekey: Rekey,
@@ -222,7 +221,7 @@ impl LinkEntry {
         self.accepted
     }
 
-    /// True while its address is only tried ([`DIALS_ONCE`]).
+    /// True while its address is only tried (`DIALS_ONCE`).
     pub const fn is_trial(&self) -> bool {
         self.is_trial
     }
@@ -534,7 +533,7 @@ impl LinkEntry {
     /// True if a link in use is due for replacement. An unused link is not replaced.
     pub fn wants_rekey(&self, now: Time, lifetime: Duration) -> bool {
         let is_ours = self.role == Role::Initiator && self.peer.is_some();
-        let is_old = now - self.opened >= lifetime || self.link.is_worn();
+        let is_old = now - self.opened >= lifetime || self.link.needs_rekey();
         is_ours
             && is_old
             && self.rekey.may_begin(now)

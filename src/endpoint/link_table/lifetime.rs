@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        SERVES,
+        ACCEPTS_LINKS,
         config::Config,
         holder::SlotKind,
         limits::{STRANGER_IDLE, UNPROVEN_LIFETIME},
@@ -80,7 +80,7 @@ pub(in crate::endpoint) fn is_over(entry: &LinkEntry, now: Time, config: &Config
 
 /// Returns when a link may become dormant, if it may.
 pub(in crate::endpoint) fn hibernates_at(entry: &LinkEntry) -> Option<Time> {
-    let may_hibernate = SERVES
+    let may_hibernate = ACCEPTS_LINKS
         && entry.role() == Role::Responder
         && entry.stage().is_open()
         && !entry.link.is_dormant()

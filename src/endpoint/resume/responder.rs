@@ -5,7 +5,7 @@ use rand::Rng as _;
 use crate::{
     crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
     endpoint::{
-        Dropped, Endpoint, Event, IssuedTicket, LinkId, Path, SERVES, TicketFound,
+        ACCEPTS_LINKS, Dropped, Endpoint, Event, IssuedTicket, LinkId, Path, TicketFound,
         accept_cache::{AcceptCache, CachedAccept, InitHash},
         admission::Sender,
         holder::AddressProof,
@@ -24,7 +24,7 @@ const PROVEN_ADDRESS_FACTOR: usize = 3;
 
 impl Endpoint {
     /// Sets the lives of the store that a Resume may name, the current one first.
-    pub fn know_lives(&mut self, lives: impl IntoIterator<Item = Life>) {
+    pub fn set_known_lives(&mut self, lives: impl IntoIterator<Item = Life>) {
         self.tickets.set_lives(lives);
     }
 
@@ -61,7 +61,10 @@ impl Endpoint {
         resume: &Resume<'_>,
         datagram: &[u8],
     ) -> Result<(), Dropped> {
-        if !SERVES || !self.admission.is_open() || self.config.accept != Some(Protection::Sealed) {
+        if !ACCEPTS_LINKS
+            || !self.admission.is_open()
+            || self.config.accept != Some(Protection::Sealed)
+        {
             return Err(Dropped::NotServed);
         }
         let token = self.keys.reset_token(resume.ticket);
@@ -138,7 +141,7 @@ impl Endpoint {
             TicketState::Due => (false, true),
             TicketState::Unwanted | TicketState::Genuine | TicketState::Used => (false, false),
         };
-        if !SERVES || entry.link.is_proven() || !(is_wanted || is_due) {
+        if !ACCEPTS_LINKS || entry.link.is_proven() || !(is_wanted || is_due) {
             return;
         }
         // From here on its Accept is sent to no other address.
@@ -304,7 +307,7 @@ impl Endpoint {
     /// Completes the resumption state of a link that was just proven. A resumed link is sent in an
     /// UPDATE what its WELCOME would have carried. The ticket of another link may be stored now.
     pub(in crate::endpoint) fn complete_resumption(&mut self, link: LinkId) {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return;
         }
         let token = self.keys.reset_token(ConnectionId(link.0));
@@ -339,7 +342,7 @@ impl Endpoint {
     /// Marks the handshake of a link as genuine, not replayed, after a message on the link has
     /// shown it: its ticket may be stored.
     pub fn ticket_is_genuine(&mut self, link: LinkId) {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return;
         }
         if let Some(issued) = self.issued_ticket(link) {

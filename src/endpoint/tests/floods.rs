@@ -1,6 +1,6 @@
 //! Floods of handshakes.
 
-use super::{places::knock_with_cookie, *};
+use super::{link_slots::knock_with_cookie, *};
 use crate::rate_limit::RateLimit;
 
 /// Returns a pair whose server admits `per_subnet` handshakes a second without a cookie, and four
@@ -198,7 +198,7 @@ fn link_lookup_does_not_try_links_named_by_strangers() {
         let realm = realm_key().public();
         let link = pair
             .client
-            .link_with(pair.now, &key.public(), realm, server_address());
+            .link_for_requests(pair.now, &key.public(), realm, server_address());
         pair.ask(link, false);
         assert_eq!(replies(&pair.settle(|_| false)), 1);
     }

@@ -235,7 +235,7 @@ fn life_is_not_claimed_by_realms_or_plain_links() {
         let own = SecretKey::from_bytes([1; 32]).public();
         let (now, to) = (pair.now, server_address());
         let link = match protection {
-            Protection::Sealed => pair.client.link_with(now, &own, pair.realm, to),
+            Protection::Sealed => pair.client.link_for_requests(now, &own, pair.realm, to),
             Protection::Plain => pair.client.connect_plain(now, to, None),
         };
         pair.ask(link, true);

@@ -13,7 +13,7 @@ fn path_memory_is_used_by_next_process() {
     for round in 0..8 {
         let link = returning.open();
         if let Some(memory) = &memory {
-            returning.pair.client.begin_from(link, memory);
+            returning.pair.client.start_from(link, memory);
         }
         returning.pair.ask(link, true);
         let mut sent = 0;
@@ -36,7 +36,7 @@ fn path_memory_is_used_by_next_process() {
     returning
         .pair
         .client
-        .begin_from(link, memory.as_ref().unwrap());
+        .start_from(link, memory.as_ref().unwrap());
     returning.pair.ask(link, true);
     let mut left = Vec::new();
     let mut out = Vec::new();
@@ -63,7 +63,7 @@ fn process(
 ) -> (PathMemory, usize) {
     let link = returning.open();
     let pair = &mut returning.pair;
-    pair.client.begin_from(link, memory);
+    pair.client.start_from(link, memory);
     let deadline = pair.now + Duration::from_mins(10);
     let ask = b"ask".to_vec();
     let asked = pair

@@ -3,12 +3,12 @@
 mod dormant;
 mod floods;
 mod lifetimes;
+mod link_slots;
 mod lives;
 mod memory;
 mod migration;
 mod noise;
 mod paths;
-mod places;
 mod realms;
 mod rekey;
 mod repeats;

@@ -110,7 +110,9 @@ impl Realms {
     fn ask(&mut self, from: usize) {
         let (key, address) = (self.sides[1 - from].key, self.sides[1 - from].address);
         let side = &mut self.sides[from];
-        let link = side.endpoint.link_with(self.now, &side.key, key, address);
+        let link = side
+            .endpoint
+            .link_for_requests(self.now, &side.key, key, address);
         let deadline = self.now + Duration::from_hours(1);
         let number = side.endpoint.request(
             self.now,
@@ -188,7 +190,8 @@ impl Realms {
         let [a, b] = [0, 1].map(|n| {
             let (key, address) = (self.sides[1 - n].key, self.sides[1 - n].address);
             let side = &mut self.sides[n];
-            side.endpoint.link_with(self.now, &side.key, key, address)
+            side.endpoint
+                .link_for_requests(self.now, &side.key, key, address)
         });
         let remote = |n: usize, link| self.sides[n].endpoint.links[link].remote();
         remote(0, a) == Some(ConnectionId(b.0)) && remote(1, b) == Some(ConnectionId(a.0))
@@ -364,7 +367,7 @@ fn peer_link_event_behind_moved_long_request_leaves_at_once() {
     let [from] = side.endpoint.links.ids()[..] else {
         panic!("one link");
     };
-    let to = side.endpoint.link_with(
+    let to = side.endpoint.link_for_requests(
         now,
         &side.key,
         SecretKey::from_bytes([9; 32]).public(),
@@ -396,7 +399,7 @@ impl Realms {
         let key = self.sides[1 - from].key;
         let side = &mut self.sides[from];
         let (now, source) = (self.now, AddressSource::Claimed);
-        let link = side.endpoint.link_to(now, &side.key, key, address, source);
+        let link = side.endpoint.dial(now, &side.key, key, address, source);
         let deadline = self.now + Duration::from_hours(1);
         let asked = side.endpoint.request(
             self.now,
@@ -546,11 +549,11 @@ fn dial_back_unanswered_sends_requests_on_link_of_peer() {
     // It is one link for both directions, although the address is another.
     let (key, address) = (realms.sides[0].key, realms.sides[0].address);
     let side = &mut realms.sides[1];
-    let there = side.endpoint.link_there(&side.key, &key);
+    let there = side.endpoint.find_open_link(&side.key, &key);
     assert!(there.is_some());
     // A realm that can be dialed is dialed.
     let (now, source) = (realms.now, AddressSource::Claimed);
-    let link = side.endpoint.link_to(now, &side.key, key, address, source);
+    let link = side.endpoint.dial(now, &side.key, key, address, source);
     assert_ne!(Some(link), there);
     realms.settle();
     let tried = realms.sides[1].endpoint.link(link);

@@ -474,7 +474,7 @@ fn resumption_with_former_life_is_told_current_one() {
         // Also without early data, when the answer may not be longer than the Resume.
         for is_early in [true, false] {
             let mut returning = Returning::new();
-            returning.pair.server.know_lives(lives);
+            returning.pair.server.set_known_lives(lives);
             let link = returning.open();
             returning.pair.client.claim_life(link, Some(known));
             if !is_early {

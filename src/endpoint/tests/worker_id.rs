@@ -59,24 +59,24 @@ fn worker_of_link_is_named_by_connection_id() {
         .collect();
     assert_eq!(ids.iter().map(|id| id % 2).collect::<Vec<_>>(), [1]);
     split.pair.ask(link, false);
-    // Now to the first endpoint.
+    // Now to the primary worker.
     assert_eq!(split.send(), [Some(1)]);
     assert_eq!(split.second.links(), 0);
     assert!(!split.second.has_events());
 }
 
-/// Handshakes of other realms, and answers to this realm's own, belong to the first endpoint.
+/// Handshakes of other realms, and answers to this realm's own, belong to the primary worker.
 #[test]
 fn worker_first_gets_handshakes_of_realms() {
     let mut split = Split::new();
     let client = split.pair.client.keys.current().public;
-    split.second.leave_to_first([client]);
+    split.second.set_realms([client]);
     let link = split.pair.connect();
     split.pair.ask(link, true);
     assert_eq!(split.send(), [Some(0)]);
     assert_eq!(split.second.links(), 0);
-    // The first endpoint never hands off to itself.
-    split.pair.server.leave_to_first([client]);
+    // The primary worker never hands off to itself.
+    split.pair.server.set_realms([client]);
     assert!(replies(&split.pair.settle(|_| false)) <= 1);
     let now = split.pair.now;
     let mut answers = vec![];

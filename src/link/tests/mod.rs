@@ -480,7 +480,7 @@ fn keepalive_unanswered_makes_link_dead() {
         pair.advance(0);
         if !pair.client.is_dead() {
             pings += u32::from(transmit(&mut pair.client, pair.now).is_some());
-            assert!(pair.client.awaits_sign());
+            assert!(pair.client.awaits_keepalive());
         }
     }
     assert_eq!(pings, UNANSWERED_MAX);
@@ -507,7 +507,7 @@ fn keepalive_answered_late_on_long_path_is_not_dead() {
     deliver(&mut pair.server, pair.now, &ping).unwrap();
     pair.settle();
     pair.advance(1);
-    assert!(!pair.client.is_dead() && !pair.client.awaits_sign());
+    assert!(!pair.client.is_dead() && !pair.client.awaits_keepalive());
 }
 
 /// LINK-17: anything that is heard shows that the other side is alive.
