@@ -165,8 +165,8 @@ impl Accounting {
     }
 
     /// Returns how many more bytes a holder's link may have in reassembly.
-    pub fn reassembly_room(&self, holder: Holder) -> usize {
-        self.reassembly.room(holder)
+    pub fn remaining_reassembly(&self, holder: Holder) -> usize {
+        self.reassembly.remaining(holder)
     }
 
     /// Returns the bytes in reassembly of all holders.

@@ -88,8 +88,8 @@ impl Dial {
         // A cookie has to fit in too. Data that does not fit waits for the link, where it can be
         // fragmented.
         let around = INIT_OVERHEAD + MESSAGE_1_OVERHEAD + size_of::<Cookie>();
-        let room = max_datagram.saturating_sub(around);
-        let payload = link.init_payload(now, room);
+        let capacity = max_datagram.saturating_sub(around);
+        let payload = link.init_payload(now, capacity);
         let (initiator, noise) = Initiator::start(rng, identity, realm, &payload)?;
         let handshake = initiator.life_key.tag(life);
         let mut init = Vec::with_capacity(INIT_OVERHEAD + noise.len());

@@ -9,7 +9,7 @@ use crate::{
 impl Endpoint {
     /// Passes on the events of one link.
     pub(super) fn pass_on_events(&mut self, now: Time, id: LinkId) {
-        self.settle_migration(now, id);
+        self.finish_migration(now, id);
         while let Some(event) = self
             .links
             .get_mut(id)

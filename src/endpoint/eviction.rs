@@ -84,7 +84,7 @@ impl Endpoint {
     }
 
     /// Evicts a link for a newcomer if all slots are taken. Fails if there is none to evict.
-    pub(super) fn make_room(&mut self) -> Result<(), Dropped> {
+    pub(super) fn evict_for_newcomer(&mut self) -> Result<(), Dropped> {
         if self.accounting.is_full(&self.config) {
             let evicted = self.accounting.for_newcomer().ok_or(Dropped::Full)?;
             self.end(evicted, None);

@@ -78,7 +78,7 @@ impl Endpoint {
         if link.handle_early(now, &payload).is_err() || !link.opening().is_asked() {
             return Err(Dropped::Malformed);
         }
-        self.make_room()?;
+        self.evict_for_newcomer()?;
         let peer = Some(responder.peer);
         let answering = Answering::Accept(Box::new(responder), init.handshake);
         let accepting = Accepting::new(now, answering, hash, datagram.len());
@@ -223,7 +223,7 @@ impl Endpoint {
         if !self.admission.is_open() {
             return Err(Dropped::NotServed);
         }
-        self.make_room()?;
+        self.evict_for_newcomer()?;
         let mut link = Link::respond(self.link_config(None), 0);
         link.establish_plain(None);
         let mut data = [0; 8];

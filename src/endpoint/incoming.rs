@@ -234,7 +234,7 @@ impl Endpoint {
     }
 
     /// Has a link decrypt and process a packet, and limits its reassembly memory. The link's events
-    /// are passed on later, because a migration may have to be settled first.
+    /// are passed on later, because a migration may have to be finished first.
     pub(super) fn open_packet(
         &mut self,
         now: Time,
@@ -252,8 +252,8 @@ impl Endpoint {
             entry.link.message_max()
         };
         let holder = entry.holder();
-        let room = held.saturating_add(self.accounting.reassembly_room(holder));
-        entry.link.set_assembly_room(room.min(own));
+        let limit = held.saturating_add(self.accounting.remaining_reassembly(holder));
+        entry.link.set_reassembly_limit(limit.min(own));
         let outcome = entry
             .link
             .handle_packet(now, packet, datagram, &mut self.decrypted);

@@ -57,7 +57,7 @@ impl Endpoint {
         if has_answered {
             // The holder of the link's address has received the challenge, and may return its data
             // from another address (RFC 9000 §8.2.3).
-            self.settle_migration(now, id);
+            self.finish_migration(now, id);
             self.handle_proven(now, id);
         }
         let mut data = [0; 8];
@@ -86,8 +86,8 @@ impl Endpoint {
         outcome
     }
 
-    /// Settles a migration if the new address is validated, or if its time is over.
-    pub(super) fn settle_migration(&mut self, now: Time, id: LinkId) {
+    /// Finishes a migration if the new address is validated, or if its time is over.
+    pub(super) fn finish_migration(&mut self, now: Time, id: LinkId) {
         if let Some(entry) = self.links.get_mut(id)
             && let Some(former) = entry.end_migration(now)
         {

@@ -133,16 +133,16 @@ impl Endpoint {
             return false;
         };
         // WIRE-11: a stranger gets no more bytes than it sent.
-        let room = self.config.max_datagram.min(accepting.answer_limit);
+        let limit = self.config.max_datagram.min(accepting.answer_limit);
         // LINK-15: the path has carried the first packet. Beyond that, only the known path size is
         // assumed.
         let carried = entry.link.path_size().max(accepting.brought);
-        let room = room.min(carried);
+        let limit = limit.min(carried);
         let around = match &accepting.answering {
             Answering::Accept(..) => ACCEPT_HEADER + MESSAGE_2_OVERHEAD + CONNECTION_LEN,
             Answering::Resumed(..) => RESUMED_AROUND,
         };
-        let frames = entry.link.accept_payload(now, room.saturating_sub(around));
+        let frames = entry.link.accept_payload(now, limit.saturating_sub(around));
         let (packet, keys) = match accepting.answering {
             Answering::Accept(responder, handshake) => {
                 // The connection id is in the sealed payload, where it cannot be changed in transit

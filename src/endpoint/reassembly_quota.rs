@@ -34,7 +34,7 @@ impl Pool {
     }
 
     /// Returns how many more bytes a holder may have of `max`.
-    fn room(&self, holder: Holder, max: usize) -> usize {
+    fn remaining(&self, holder: Holder, max: usize) -> usize {
         let free = max.saturating_sub(self.total);
         if !ACCEPTS_LINKS || holder == Holder::Own {
             return free;
@@ -74,11 +74,11 @@ impl ReassemblyQuota {
     }
 
     /// Returns how many more bytes a holder's link may hold.
-    pub fn room(&self, holder: Holder) -> usize {
+    pub fn remaining(&self, holder: Holder) -> usize {
         match holder {
-            Holder::Own | Holder::Account(_) => self.accounts.room(holder, ASSEMBLING_MAX),
+            Holder::Own | Holder::Account(_) => self.accounts.remaining(holder, ASSEMBLING_MAX),
             Holder::Nobody | Holder::Network(_) => {
-                self.strangers.room(holder, STRANGERS_ASSEMBLING_MAX)
+                self.strangers.remaining(holder, STRANGERS_ASSEMBLING_MAX)
             }
         }
     }
@@ -100,16 +100,16 @@ mod tests {
         let account = |n| Holder::Account(AccountId::new(n));
         for n in 1..20 {
             // In messages of 16 KiB, as many as there is room for.
-            while assembling.room(account(n)) >= 16 << 10 {
+            while assembling.remaining(account(n)) >= 16 << 10 {
                 assembling.change(account(n), 0, 16 << 10);
             }
-            assert!(assembling.room(account(n + 1)) >= 64 << 10, "{n}");
+            assert!(assembling.remaining(account(n + 1)) >= 64 << 10, "{n}");
         }
         let before = assembling.total();
         assert!(before < ASSEMBLING_MAX);
         // Strangers have a limit of their own.
         assert_eq!(
-            assembling.room(Holder::Nobody),
+            assembling.remaining(Holder::Nobody),
             STRANGERS_ASSEMBLING_MAX / SHARE * SHARE / (SHARE + 1)
         );
         assembling.change(Holder::Nobody, 0, 1000);

@@ -289,12 +289,12 @@ impl Link {
     pub fn accept_resumption(&mut self, welcome: Welcome, news: Option<Update>) {
         self.opening.accept_resumption(welcome);
         if let Some(news) = news {
-            self.tell_update(news);
+            self.send_update(news);
         }
     }
 
     /// Sends the other side an UPDATE until it is acknowledged.
-    pub fn tell_update(&mut self, news: Update) {
+    pub fn send_update(&mut self, news: Update) {
         self.opening.send_update(&mut self.queue, news);
     }
 
@@ -575,8 +575,8 @@ impl Link {
     }
 
     /// Sets how many bytes unfinished reassemblies may hold.
-    pub const fn set_assembly_room(&mut self, room: usize) {
-        self.incoming.set_room(room);
+    pub const fn set_reassembly_limit(&mut self, limit: usize) {
+        self.incoming.set_reassembly_limit(limit);
     }
 
     /// Pushes an entry. Its arrival is reported as [`Event::Delivered`] with the returned number.

@@ -553,9 +553,9 @@ impl LinkEntry {
         }
     }
 
-    /// Returns the link's ticket, made with this side's key `own`. With `is_settled`
+    /// Returns the link's ticket, made with this side's key `own`. With `is_address_final`
     /// no later event can show that its device had the answer at another address.
-    pub fn issued_ticket(&self, own: PublicKey, is_settled: bool) -> Option<IssuedTicket> {
+    pub fn issued_ticket(&self, own: PublicKey, is_address_final: bool) -> Option<IssuedTicket> {
         // A device that used a former key uses the current one next time.
         if !self.resumption.makes_ticket() || self.own != KeyIndex::CURRENT {
             return None;
@@ -567,7 +567,7 @@ impl LinkEntry {
             secret,
             max_datagram,
             account: self.holding.account(),
-            address: (is_settled && !self.link.has_moved()).then(|| self.path.remote.ip()),
+            address: (is_address_final && !self.link.has_moved()).then(|| self.path.remote.ip()),
         })
     }
 

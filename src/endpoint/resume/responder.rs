@@ -43,13 +43,13 @@ impl Endpoint {
         self.issued_for(entry, entry.link.is_proven())
     }
 
-    /// Returns the ticket of a link. With `is_settled` no later event can show that its
+    /// Returns the ticket of a link. With `is_address_final` no later event can show that its
     /// device had the answer at another address.
-    fn issued_for(&self, entry: &LinkEntry, is_settled: bool) -> Option<IssuedTicket> {
+    fn issued_for(&self, entry: &LinkEntry, is_address_final: bool) -> Option<IssuedTicket> {
         if !self.tickets.is_age_known(entry.opened()) {
             return None;
         }
-        entry.issued_ticket(self.keys.current().public, is_settled)
+        entry.issued_ticket(self.keys.current().public, is_address_final)
     }
 
     /// HS-20: an invalid Resume costs one hash. A Resume with a known ticket costs no more than a
@@ -252,7 +252,7 @@ impl Endpoint {
         link.begin_resumption(issued.max_datagram);
         link.handle_early(now, &payload)
             .map_err(|_| Dropped::Malformed)?;
-        self.make_room()?;
+        self.evict_for_newcomer()?;
         let resumed = Resumed::new(resume.ticket, &issued, life);
         let factor = if is_there { PROVEN_ADDRESS_FACTOR } else { 1 };
         let answering = Answering::Resumed(issued.secret, resume.nonce);
@@ -317,7 +317,7 @@ impl Endpoint {
         if let Some(resumed) = entry.resumption().resumed() {
             let (ticket, has_address) = (resumed.ticket(), resumed.has_address());
             let update = resumed.update(token);
-            entry.link.tell_update(update);
+            entry.link.send_update(update);
             if !has_address {
                 let address = entry.path().remote.ip();
                 self.events

@@ -105,7 +105,7 @@ fn path_of_reset_leaves_from_address_asked() {
             Protection::Plain => pair.client.connect_plain(pair.now, server_address(), None),
         };
         pair.ask(link, true);
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        assert_eq!(replies(&pair.drive(|_| false)), 1);
         pair.server = server(protection);
         pair.ask(link, false);
         carry_up(&mut pair, to(5));

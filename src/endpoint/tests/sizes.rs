@@ -19,8 +19,8 @@ fn ask_long(pair: &mut Pair, link: LinkId) {
 /// Waits for the reply over a path that carries datagrams of up to `most` bytes. Returns the
 /// lengths of the client's datagrams.
 fn exchange(pair: &mut Pair, most: usize) -> Vec<usize> {
-    let (begun, mut out, mut told, mut sent) = (pair.now, vec![], vec![], vec![]);
-    while replies(&told) == 0 {
+    let (begun, mut out, mut events, mut sent) = (pair.now, vec![], vec![], vec![]);
+    while replies(&events) == 0 {
         let waited = pair.now - begun;
         assert!(waited < Duration::from_secs(30), "{sent:?}");
         let left = sent.len();
@@ -39,7 +39,7 @@ fn exchange(pair: &mut Pair, most: usize) -> Vec<usize> {
                     .handle_datagram(pair.now, server_address(), &out);
             }
         }
-        told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+        events.extend(core::iter::from_fn(|| pair.client.poll_event()));
         if sent.len() == left {
             pair.wait();
         }

@@ -48,7 +48,7 @@ fn worker_of_link_is_named_by_connection_id() {
     assert_eq!(split.send(), [None], "an Init is at home where it comes to");
     core::mem::swap(&mut split.pair.server, &mut split.second);
     split.pair.serve(&mut vec![]);
-    assert_eq!(replies(&split.pair.settle(|_| false)), 1);
+    assert_eq!(replies(&split.pair.drive(|_| false)), 1);
     let ids: Vec<u32> = split
         .pair
         .server
@@ -77,7 +77,7 @@ fn worker_first_gets_handshakes_of_realms() {
     assert_eq!(split.second.links(), 0);
     // The primary worker never hands off to itself.
     split.pair.server.set_realms([client]);
-    assert!(replies(&split.pair.settle(|_| false)) <= 1);
+    assert!(replies(&split.pair.drive(|_| false)) <= 1);
     let now = split.pair.now;
     let mut answers = vec![];
     Packet::emit_retry(HandshakeId(7), &[1; 16], &mut answers);
