@@ -258,7 +258,7 @@ impl Link {
         trace(self.trace_id, || Trace::Sent {
             number,
             bytes: out.len() + overhead - HEADER_MAX,
-            frames: FrameList(out.get(header_len..).unwrap_or_default()),
+            frames: out.get(header_len..).map(FrameList),
         });
         self.protection.seal(number, header_len, out);
         debug_assert!(out.len() <= longest, "it is longer than it may be");
