@@ -1,9 +1,9 @@
-//! Several endpoints behind one address.
+//! Several workers at one address.
 
 use super::*;
 use crate::wire::HandshakeId;
 
-/// A client and two endpoints behind the address that it sends to.
+/// A client, and two workers at the address that it sends to.
 struct Split {
     pair: Pair,
     /// The second endpoint; the pair's server is the first.
