@@ -102,7 +102,7 @@ impl Device {
         let id = endpoint.connect(Time(0), target.address, target.key, rtt);
         endpoint.claim_life(id, self.life);
         if let Some(path) = &self.path {
-            endpoint.begin_from(id, path);
+            endpoint.start_from(id, path);
         }
         if let Some(ticket) = self.ticket.clone().filter(|_| resumes) {
             endpoint.come_back(id, ticket);

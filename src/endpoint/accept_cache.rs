@@ -46,8 +46,11 @@ pub(super) enum CachedAccept<'a> {
 }
 
 fn first_of(hash: Blake2s256) -> InitHash {
-    let hash: [u8; 32] = hash.finalize().into();
-    hash.first_chunk().copied().unwrap_or_default()
+    let mut first = InitHash::default();
+    for (to, from) in first.iter_mut().zip(hash.finalize()) {
+        *to = from;
+    }
+    first
 }
 
 impl AcceptCache {

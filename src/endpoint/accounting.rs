@@ -3,7 +3,7 @@
 //! endpoint ends that link.
 
 use super::{
-    SERVES,
+    ACCEPTS_LINKS,
     config::Config,
     holder::{AddressProof, Holder, SlotKind},
     ids::LinkId,
@@ -25,13 +25,13 @@ pub(super) struct Accounting {
 impl Accounting {
     /// Moves a link to a slot of another kind, and what it holds to the holder of that slot.
     fn move_link(&mut self, id: LinkId, entry: &mut LinkEntry, to: SlotKind) {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return;
         }
         let before = entry.holder();
         self.slots.move_to(id, entry, to);
         let holders = (before, entry.holder());
-        self.memory.hand_over(id, entry.memory, holders);
+        self.memory.hand_over(id, entry.holding().memory(), holders);
         self.reassembly.hand_over(entry.link.assembling(), holders);
     }
 
@@ -57,12 +57,12 @@ impl Accounting {
     /// then it keeps its former slot. False if it stays there.
     pub fn add_proven(&mut self, id: LinkId, entry: &mut LinkEntry) -> bool {
         let subnet = Subnet::from(entry.path().remote);
-        let to = match (entry.account, entry.slot) {
+        let to = match (entry.holding().account(), entry.holding().slot()) {
             (Some(_), SlotKind::Account(there, _)) if there == subnet => return false,
             (Some(_), _) => SlotKind::Account(subnet, 0),
             (None, _) => SlotKind::Stranger(subnet),
         };
-        if entry.slot == to {
+        if entry.holding().slot() == to {
             return false;
         }
         self.move_link(id, entry, to);
@@ -72,7 +72,8 @@ impl Accounting {
     /// Moves a link to its account's slots once the account is known. False if it stays where it
     /// is: an unproven link may come from a recorded Init, and counts for no account.
     pub fn add_account(&mut self, id: LinkId, entry: &mut LinkEntry) -> bool {
-        let (Some(_), SlotKind::Stranger(subnet)) = (entry.account, entry.slot) else {
+        let holding = entry.holding();
+        let (Some(_), SlotKind::Stranger(subnet)) = (holding.account(), holding.slot()) else {
             return false;
         };
         self.move_link(id, entry, SlotKind::Account(subnet, 0));
@@ -81,17 +82,18 @@ impl Accounting {
 
     /// Releases all that a link holds, which ends.
     pub fn remove(&mut self, id: LinkId, entry: &LinkEntry) {
-        if SERVES {
+        if ACCEPTS_LINKS {
             self.slots.remove(id, entry);
         }
-        self.memory.change(id, entry.holder(), entry.memory, 0);
+        self.memory
+            .change(id, entry.holder(), entry.holding().memory(), 0);
         self.reassembly
             .change(entry.holder(), entry.link.assembling(), 0);
     }
 
     /// Returns the stranger's link to evict, after the link with this entry was proven.
     pub fn surplus_stranger(&self, entry: &LinkEntry, config: &Config) -> Option<LinkId> {
-        match entry.slot {
+        match entry.holding().slot() {
             SlotKind::Stranger(subnet) => self.slots.surplus_stranger(subnet, config.worker),
             SlotKind::Own
             | SlotKind::Unverified
@@ -132,11 +134,11 @@ impl Accounting {
 
     /// Updates the memory that a link holds for its other side. False if it is the same.
     pub fn count_memory(&mut self, id: LinkId, entry: &mut LinkEntry) -> bool {
-        if !SERVES || entry.role() == Role::Initiator {
+        if !ACCEPTS_LINKS || entry.role() == Role::Initiator {
             return false;
         }
         let now = entry.link.memory() + entry.held_bytes();
-        let before = core::mem::replace(&mut entry.memory, now);
+        let before = entry.holding_mut().count_memory(now);
         if now != before {
             self.memory.change(id, entry.holder(), before, now);
         }
@@ -145,7 +147,7 @@ impl Accounting {
 
     /// Releases the memory of a link that has become dormant.
     pub fn release_memory(&mut self, id: LinkId, entry: &mut LinkEntry) {
-        let before = core::mem::take(&mut entry.memory);
+        let before = entry.holding_mut().count_memory(0);
         self.memory.change(id, entry.holder(), before, 0);
     }
 
@@ -163,8 +165,8 @@ impl Accounting {
     }
 
     /// Returns how many more bytes a holder's link may have in reassembly.
-    pub fn reassembly_room(&self, holder: Holder) -> usize {
-        self.reassembly.room(holder)
+    pub fn remaining_reassembly(&self, holder: Holder) -> usize {
+        self.reassembly.remaining(holder)
     }
 
     /// Returns the bytes in reassembly of all holders.

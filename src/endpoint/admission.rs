@@ -9,7 +9,7 @@ use std::{
 
 use rand_core::CryptoRng;
 
-use super::{SERVES, config::Handshakes, cookies::Cookies, rate_limits::Counts};
+use super::{ACCEPTS_LINKS, config::Handshakes, cookies::Cookies, rate_limits::Counts};
 use crate::{
     faults::{Fault, is_planted},
     link::Time,
@@ -52,7 +52,7 @@ pub(super) struct HandshakeAdmission {
 impl HandshakeAdmission {
     pub fn new(limits: Handshakes, rng: &mut impl CryptoRng) -> Self {
         // In this order: a seed determines what each draws.
-        let counts = SERVES.then(|| Arc::new(Counts::new(rng)));
+        let counts = ACCEPTS_LINKS.then(|| Arc::new(Counts::new(rng)));
         let cookies = Cookies::new(rng);
         Self {
             is_open: true,

@@ -1,7 +1,7 @@
 //! Invariants of an endpoint between any two calls, whatever has arrived. Checked in the library's
 //! tests, in fuzzing and in simulation.
 
-use super::Endpoint;
+use super::{Endpoint, link_table::lifetime};
 
 /// No checks with more links than this: they would dominate the run time of such a build.
 const CHECKED_MAX: usize = 32;
@@ -18,7 +18,7 @@ impl Endpoint {
         let mut held = 0;
         for (id, entry) in self.links.iter() {
             if !self.schedule.is_ready(id) {
-                let wanted = entry.timeout(&self.config);
+                let wanted = lifetime::timeout(entry, &self.config);
                 let set = self.schedule.of(id);
                 debug_assert!(
                     wanted.is_none_or(|wanted| set.is_some_and(|set| set <= wanted)),

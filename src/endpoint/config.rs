@@ -25,7 +25,7 @@ pub struct Config {
     pub early_data: bool,
     /// Links that this side opens are resumed, if the other side allows it (HS-18).
     pub resumes: bool,
-    /// This endpoint's number among several behind one address.
+    /// The worker of the endpoint, among several at one address.
     pub worker: WorkerId,
     /// The largest datagram taken and sent, in bytes; at least [`crate::link::DATAGRAM_MIN`].
     pub max_datagram: usize,

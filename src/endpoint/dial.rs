@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use rand_core::CryptoRng;
 
-use super::{limits::ACCEPT_PATIENCE, ticket::Ticket};
+use super::{
+    limits::{ACCEPT_PATIENCE, DIALS_ONCE, DIALS_ONCE_PATIENCE},
+    ticket::Ticket,
+};
 use crate::{
     crypto::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, TAG_LEN,
         mac1, ticket_check,
     },
-    link::{Attempts, BEGINNING, Link, Time},
+    faults::{Fault, is_planted},
+    link::{Attempts, BEGINNING, Exchange, Link, Time},
     wire::{Cookie, HandshakeId, INIT_OVERHEAD, Init, Life, RESUME_HEADER, Resume, ResumeNonce},
 };
 
@@ -23,7 +27,7 @@ const COOKIES_MAX: u32 = 8;
 const RESUMES_MAX: u32 = 6;
 
 /// The answer to the last Resume is awaited for at least this many timeouts.
-pub(super) const LAST_RESUME_TIMEOUTS: u32 = 3;
+const LAST_RESUME_TIMEOUTS: u32 = 3;
 
 /// The first packet of a link.
 #[derive(Debug)]
@@ -84,8 +88,8 @@ impl Dial {
         // A cookie has to fit in too. Data that does not fit waits for the link, where it can be
         // fragmented.
         let around = INIT_OVERHEAD + MESSAGE_1_OVERHEAD + size_of::<Cookie>();
-        let room = max_datagram.saturating_sub(around);
-        let payload = link.init_payload(now, room);
+        let capacity = max_datagram.saturating_sub(around);
+        let payload = link.init_payload(now, capacity);
         let (initiator, noise) = Initiator::start(rng, identity, realm, &payload)?;
         let handshake = initiator.life_key.tag(life);
         let mut init = Vec::with_capacity(INIT_OVERHEAD + noise.len());
@@ -143,7 +147,7 @@ impl Dial {
 
     /// True if the next Resume is the last. If the path has become longer, its answer may take
     /// longer than the known round-trip time.
-    pub const fn is_last_resume(&self) -> bool {
+    const fn is_last_resume(&self) -> bool {
         self.resumption().is_some() && self.attempts.count() + 1 >= RESUMES_MAX
     }
 
@@ -157,9 +161,44 @@ impl Dial {
         self.attempts.timeout().unwrap_or_default()
     }
 
+    /// True if the packet has left as often as it may to an unverified address.
+    pub fn has_tried_often(&self) -> bool {
+        // Only realms are told addresses of others; this leaves the check out of light clients.
+        cfg!(feature = "server")
+            && self.attempts.count() >= DIALS_ONCE
+            && !is_planted(Fault::DialWithoutEnd)
+    }
+
+    /// Writes the packet into `out` if it is due. `link` says when it is due next; the address of a
+    /// trial is unverified. Returns the wait for an answer, if the packet is written.
+    pub fn transmit(
+        &mut self,
+        now: Time,
+        link: &mut Link,
+        is_trial: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<Duration> {
+        let (repeats, bytes) = self.sent();
+        let mut wait = link.repeat_after(now, repeats, bytes);
+        // The address is only tried and not verified: it gets no redundant copies (LINK-19).
+        let copy = link.copy_after().filter(|_| !is_trial);
+        if cfg!(feature = "server") && is_trial && repeats + 1 >= DIALS_ONCE {
+            // This is the last try. Its answer may take a long round trip.
+            wait = wait.max(DIALS_ONCE_PATIENCE);
+        }
+        if self.is_last_resume() {
+            wait = wait.max(link.timeout() * LAST_RESUME_TIMEOUTS);
+        }
+        let is_written = self.write_due(now, wait, copy, out);
+        if repeats > 0 && self.attempts.count() > repeats {
+            link.count_repeated_opening();
+        }
+        is_written.then_some(wait)
+    }
+
     /// Writes the packet if it is due. The next transmission is due after `wait`, and a redundant
     /// copy after `copy`. True if the packet is written.
-    pub fn transmit(
+    fn write_due(
         &mut self,
         now: Time,
         wait: Duration,
@@ -201,7 +240,7 @@ impl Dial {
     /// a later one is answered: one, or two if the try had a copy. Returns 0 if the answer did not
     /// arrive about one round trip after the last try: on a path that has become longer the answer
     /// may be to any try. Returns 0 too if it may be a late answer to the first try.
-    pub fn lost(&self, now: Time, rtt: Option<Duration>) -> u32 {
+    fn lost(&self, now: Time, rtt: Option<Duration>) -> u32 {
         let Some((tries, rtt)) = self.tries.filter(|tries| tries.count > 1).zip(rtt) else {
             return 0;
         };
@@ -211,6 +250,18 @@ impl Dial {
             1 + u32::from(tries.has_copies)
         } else {
             0
+        }
+    }
+
+    /// Records in `link` what the answer to the packet shows of the path.
+    pub fn record_answer(&self, now: Time, link: &mut Link) {
+        let lost = self.lost(now, link.rtt());
+        link.note_exchange(Exchange {
+            lost,
+            was_repeated: self.attempts.count() > 1,
+        });
+        if let Some(round_trip) = self.round_trip(now) {
+            link.sample(round_trip);
         }
     }
 
@@ -271,7 +322,7 @@ impl Dial {
     }
 
     /// Returns the round-trip time, if it is certain which Init was answered.
-    pub fn round_trip(&self, now: Time) -> Option<Duration> {
+    fn round_trip(&self, now: Time) -> Option<Duration> {
         (self.attempts.count() == 1).then(|| now - self.first_sent)
     }
 }

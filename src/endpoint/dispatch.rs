@@ -1,8 +1,6 @@
 //! Passes the events of links on as events of the endpoint.
 
-use super::{
-    Endpoint, Event, IncomingRequest, LinkId, SERVES, link_table::Role, ticket::TicketState,
-};
+use super::{ACCEPTS_LINKS, Endpoint, Event, IncomingRequest, LinkId, link_table::Role};
 use crate::{
     link::{self, Time},
     wire::CloseReason,
@@ -11,7 +9,7 @@ use crate::{
 impl Endpoint {
     /// Passes on the events of one link.
     pub(super) fn pass_on_events(&mut self, now: Time, id: LinkId) {
-        self.settle_migration(now, id);
+        self.finish_migration(now, id);
         while let Some(event) = self
             .links
             .get_mut(id)
@@ -36,12 +34,12 @@ impl Endpoint {
             link::Event::Opened { name, resumes } => {
                 // A resumed link has no more forward secrecy than early data.
                 if resumes && self.config.early_data {
-                    entry.ticket_state = TicketState::Wanted;
+                    entry.resumption_mut().on_ticket_wanted();
                 }
-                let claim = entry.life_claim(name.as_ref());
+                let claim = entry.stage().life_claim(name.as_ref());
                 let (peer, address) = (entry.peer(), entry.path().remote);
                 if let Some(name) = name.filter(|_| peer.is_some()) {
-                    entry.token = Some(name.token);
+                    entry.set_reset_token(name.token);
                     self.links.set_name(link, name.connection);
                 }
                 Event::Incoming {
@@ -52,8 +50,7 @@ impl Endpoint {
                 }
             }
             link::Event::Welcome(welcome) => {
-                entry.token = Some(welcome.token);
-                entry.learn_life(&welcome);
+                entry.on_welcomed(&welcome);
                 self.keep_ticket(link, &welcome);
                 self.events.push_back(Event::Opened {
                     link,
@@ -67,18 +64,18 @@ impl Endpoint {
                 let Some((token, highest)) = update.standing else {
                     return;
                 };
-                entry.token = Some(token);
+                entry.set_reset_token(token);
                 Event::HighestOperation { link, highest }
             }
             link::Event::Request {
                 number,
                 bytes,
                 early,
-            } if SERVES
+            } if ACCEPTS_LINKS
                 && (entry.waits_for_proof(early && self.config.early_data)
-                    || entry.waits_for_welcome()) =>
+                    || entry.resumption().waits_for_welcome()) =>
             {
-                entry.held.push(IncomingRequest { number, bytes });
+                entry.hold(IncomingRequest { number, bytes });
                 return;
             }
             link::Event::Request {
@@ -101,7 +98,7 @@ impl Endpoint {
             link::Event::Expired { number } => Event::Expired {
                 link,
                 number,
-                heard: entry.heard.is_some(),
+                heard: entry.heard().is_some(),
             },
             link::Event::Oversized { number, limit } => Event::Oversized {
                 link,

@@ -7,7 +7,7 @@ use core::{
     ops::{Deref, DerefMut},
 };
 
-use super::SERVES;
+use super::ACCEPTS_LINKS;
 use crate::{
     crypto::ResumptionSecret,
     link::{Counters, DormantLink, Link},
@@ -72,7 +72,7 @@ impl Deref for MayHibernate {
     fn deref(&self) -> &Link {
         match self {
             Self::Awake(link) => link,
-            Self::Dormant(..) if !SERVES => unreachable!(),
+            Self::Dormant(..) if !ACCEPTS_LINKS => unreachable!(),
             Self::Dormant(dormant, woken) => woken.get_or_init(|| Box::new(dormant.wake())),
         }
     }
@@ -82,7 +82,7 @@ impl DerefMut for MayHibernate {
     #[expect(clippy::unreachable, reason = "it has just been woken")]
     fn deref_mut(&mut self) -> &mut Link {
         if let Self::Dormant(dormant, _) = self
-            && SERVES
+            && ACCEPTS_LINKS
         {
             *self = dormant.wake().into();
         }

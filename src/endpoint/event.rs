@@ -34,7 +34,7 @@ pub enum Event {
         /// of realms. Pass the verdict on it to [`super::Endpoint::tell_life`].
         claim: Option<LifeClaim>,
     },
-    /// A realm from [`super::Endpoint::leave_to_first`] has opened a link and has proven its
+    /// A realm from [`super::Endpoint::set_realms`] has opened a link and has proven its
     /// address.
     Proven {
         /// The link.

@@ -4,6 +4,7 @@
 use super::{
     AccountId, Dropped, Endpoint, LinkId,
     holder::{AddressProof, SlotKind},
+    link_table::{LinkEntry, lifetime},
     ticket::Resumed,
 };
 use crate::link::Time;
@@ -14,7 +15,7 @@ impl Endpoint {
     pub fn trust(&mut self, link: LinkId, account: AccountId) {
         if let Some(entry) = self.links.get_mut(link) {
             entry.link.opening_mut().trust();
-            entry.account.get_or_insert(account);
+            entry.holding_mut().set_account(account);
             self.count_for_account(link);
         }
     }
@@ -23,7 +24,7 @@ impl Endpoint {
     /// link is evicted, which may be the link itself.
     pub(super) fn give_slot(&mut self, id: LinkId, proof: AddressProof) -> Result<(), Dropped> {
         let entry = self.links.get_mut(id).ok_or(Dropped::Full)?;
-        let ticket = entry.resumed().map(Resumed::ticket);
+        let ticket = entry.resumption().resumed().map(Resumed::ticket);
         if let Some(surplus) = self.accounting.add_unproven(id, entry, proof) {
             self.end(surplus, None);
         }
@@ -50,7 +51,7 @@ impl Endpoint {
         if !self.accounting.add_proven(id, entry) {
             return;
         }
-        if let SlotKind::Account(..) = entry.slot {
+        if let SlotKind::Account(..) = entry.holding().slot() {
             self.keep_slots_for_newcomers(id);
         } else if let Some(surplus) = self.accounting.surplus_stranger(entry, &self.config) {
             self.end(surplus, None);
@@ -71,7 +72,7 @@ impl Endpoint {
     fn keep_slots_for_newcomers(&mut self, newest: LinkId) {
         loop {
             let heard = |id: &LinkId| {
-                let heard = self.links.get(*id).and_then(|entry| entry.heard);
+                let heard = self.links.get(*id).and_then(LinkEntry::heard);
                 (*id == newest, heard)
             };
             let Some(surplus) = self.accounting.surplus_account(&self.config, heard) else {
@@ -83,7 +84,7 @@ impl Endpoint {
     }
 
     /// Evicts a link for a newcomer if all slots are taken. Fails if there is none to evict.
-    pub(super) fn make_room(&mut self) -> Result<(), Dropped> {
+    pub(super) fn evict_for_newcomer(&mut self) -> Result<(), Dropped> {
         if self.accounting.is_full(&self.config) {
             let evicted = self.accounting.for_newcomer().ok_or(Dropped::Full)?;
             self.end(evicted, None);
@@ -110,7 +111,7 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(id) else {
             return false;
         };
-        if entry.hibernates_at().is_none_or(|at| at > now) {
+        if lifetime::hibernates_at(entry).is_none_or(|at| at > now) {
             return false;
         }
         let Some(counters) = entry.link.hibernate() else {
@@ -118,7 +119,8 @@ impl Endpoint {
         };
         self.stats.links += counters;
         self.accounting.release_memory(id, entry);
-        self.schedule.set(id, entry.timeout(&self.config));
+        let timeout = lifetime::timeout(entry, &self.config);
+        self.schedule.set(id, timeout);
         true
     }
 }

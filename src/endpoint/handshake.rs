@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use rand::Rng as _;
 
 use super::{
-    Dropped, Endpoint, LinkId, Path, SERVES,
+    ACCEPTS_LINKS, Dropped, Endpoint, LinkId, Path,
     accept_cache::{AcceptCache, CachedAccept},
     admission::Sender,
     holder::AddressProof,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder},
-    link::{Exchange, INIT_PAYLOAD_MIN, Link, Time},
+    link::{INIT_PAYLOAD_MIN, Link, Time},
     wire::{
         ACCEPT_HEADER, CloseReason, ConnectionId, Cookie, Frame, Frames, HandshakeId, Init,
         LinkPacket, PROTOCOL_VERSION, Packet, Protection, RETRY_LEN,
@@ -34,7 +34,10 @@ impl Endpoint {
         datagram: &[u8],
     ) -> Result<Option<u32>, Dropped> {
         let from = path.remote;
-        if !SERVES || !self.admission.is_open() || self.config.accept != Some(Protection::Sealed) {
+        if !ACCEPTS_LINKS
+            || !self.admission.is_open()
+            || self.config.accept != Some(Protection::Sealed)
+        {
             return Err(Dropped::NotServed);
         }
         if init.version != PROTOCOL_VERSION {
@@ -68,21 +71,20 @@ impl Endpoint {
         }
         let (responder, payload) =
             Responder::read(&mut self.rng, &secret, init.noise).map_err(|_| Dropped::Forged)?;
-        if !self.is_first() && self.links.is_realm(&responder.peer) {
+        if !self.is_primary_worker() && self.links.is_realm(&responder.peer) {
             return Ok(Some(0));
         }
         let mut link = Link::respond(self.link_config(None), 0);
         if link.handle_early(now, &payload).is_err() || !link.opening().is_asked() {
             return Err(Dropped::Malformed);
         }
-        self.make_room()?;
+        self.evict_for_newcomer()?;
         let peer = Some(responder.peer);
         let answering = Answering::Accept(Box::new(responder), init.handshake);
         let accepting = Accepting::new(now, answering, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting));
-        let mut entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
-        entry.own = own;
-        let id = self.insert(entry);
+        let entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
+        let id = self.insert(entry.with_key(own));
         trace_handshake(id, false, ("init", datagram.len()), Some(&payload));
         let proof = match sender {
             Sender::Verified => AddressProof::Cookie,
@@ -138,9 +140,7 @@ impl Endpoint {
             .dialing(from, handshake)
             .ok_or(Dropped::Unasked)?;
         let entry = self.links.get_mut(id).ok_or(Dropped::Unasked)?;
-        let Stage::Dialing(dial) = &mut entry.stage else {
-            return Err(Dropped::Unasked);
-        };
+        let dial = entry.dial_mut().ok_or(Dropped::Unasked)?;
         let (keys, payload) = dial.finish(noise).map_err(|_| Dropped::Forged)?;
         trace_handshake(
             id,
@@ -148,26 +148,15 @@ impl Endpoint {
             ("accept", ACCEPT_HEADER + noise.len()),
             payload.get(CONNECTION_LEN..),
         );
-        let lost = dial.lost(now, entry.link.rtt());
-        entry.link.note_exchange(Exchange {
-            lost,
-            was_repeated: dial.sent().0 > 1,
-        });
-        if let Some(round_trip) = dial.round_trip(now) {
-            entry.link.sample(round_trip);
-        }
+        entry.record_dial_answer(now);
         let Some((connection, payload)) = payload.split_first_chunk() else {
             // Authentic but malformed.
             self.end(id, Some(CloseReason::Violation));
             return Err(Dropped::Malformed);
         };
         let connection = ConnectionId(u32::from_be_bytes(*connection));
-        entry.stage = Stage::Open;
-        let was_tried = cfg!(feature = "server") && entry.is_trial;
-        entry.heard = Some(now);
-        entry.set_remote(connection);
-        entry.link.establish(keys, Some(connection));
-        entry.link.early_arrived(now);
+        let was_tried = cfg!(feature = "server") && entry.is_trial();
+        entry.on_accepted(now, connection, keys);
         let understood = entry.link.handle_early(now, payload).is_ok();
         if !understood || !entry.link.opening().is_welcomed() {
             self.end(id, Some(CloseReason::Violation));
@@ -199,7 +188,7 @@ impl Endpoint {
             .ok_or(Dropped::Unasked)?;
         if let Some(entry) = self.links.get_mut(id)
             && let Some(realm) = entry.peer()
-            && let Stage::Dialing(dial) = &mut entry.stage
+            && let Some(dial) = entry.dial_mut()
         {
             // It is not authenticated, so it gives no RTT sample.
             dial.show(&realm, cookie);
@@ -218,7 +207,7 @@ impl Endpoint {
         packet: &LinkPacket<'_>,
         datagram: &[u8],
     ) -> Result<(), Dropped> {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return Err(Dropped::NotServed);
         }
         // Without the checksum, which holds.
@@ -234,7 +223,7 @@ impl Endpoint {
         if !self.admission.is_open() {
             return Err(Dropped::NotServed);
         }
-        self.make_room()?;
+        self.evict_for_newcomer()?;
         let mut link = Link::respond(self.link_config(None), 0);
         link.establish_plain(None);
         let mut data = [0; 8];
@@ -248,10 +237,13 @@ impl Endpoint {
 
     /// Reopens a link that the other side has forgotten. Requests without a reply are sent again.
     pub(super) fn dial_again(&mut self, now: Time, id: LinkId) {
-        let new = self.links.get(id).and_then(|entry| entry.rekey.replaced_by);
+        let new = self
+            .links
+            .get(id)
+            .and_then(|entry| entry.rekey().replaced_by());
         let is_opening = |new: &LinkId| {
             let entry = self.links.get(*new);
-            entry.is_some_and(|entry| !matches!(entry.stage, Stage::Open))
+            entry.is_some_and(|entry| !entry.stage().is_open())
         };
         if let Some(new) = new.filter(is_opening) {
             // One of the two is enough, and the requests wait on this one.
@@ -263,21 +255,10 @@ impl Endpoint {
         self.accounting
             .change_reassembly(entry.holder(), entry.link.assembling(), 0);
         let name = entry.is_shared().then(|| self.keys.link_name(id));
-        let Some(entry) = self.links.restart(id, name) else {
+        let Some(entry) = self.links.restart(now, id, name) else {
             return;
         };
-        if entry.link.asks_in_secret() {
-            // HS-7: a request with a password is sent again, but not on a link without forward
-            // secrecy.
-            entry.resumption = None;
-        }
-        entry.opened = now;
-        if entry.is_shared() {
-            entry.token = None;
-        }
-        if entry.peer().is_some() {
-            entry.stage = Stage::Calling;
-        } else {
+        if entry.peer().is_none() {
             let remote = ConnectionId(self.rng.next_u32());
             entry.link.establish_plain(Some(remote));
             entry.set_remote(remote);

@@ -47,7 +47,7 @@ pub(super) enum Holder {
 
 impl Holder {
     /// Returns the holder of a link with a slot of this kind and with this account.
-    pub fn of(slot: SlotKind, account: Option<AccountId>) -> Self {
+    fn of(slot: SlotKind, account: Option<AccountId>) -> Self {
         match (slot, account) {
             (SlotKind::Own, _) => Self::Own,
             (SlotKind::Unverified | SlotKind::TicketAddress(_), _) => Self::Nobody,
@@ -59,5 +59,51 @@ impl Holder {
                 _,
             ) => Self::Network(subnet.into()),
         }
+    }
+}
+
+/// What a link holds here for its other side.
+#[derive(Debug, Default)]
+pub(super) struct Holding {
+    /// The account of the device, if known.
+    account: Option<AccountId>,
+    slot: SlotKind,
+    /// Memory, in bytes.
+    memory: usize,
+}
+
+impl Holding {
+    /// The account of the device, if known.
+    pub const fn account(&self) -> Option<AccountId> {
+        self.account
+    }
+
+    pub const fn slot(&self) -> SlotKind {
+        self.slot
+    }
+
+    /// The memory that it holds, in bytes, as last counted.
+    pub const fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Returns the holder of the slot and of the memory.
+    pub fn holder(&self) -> Holder {
+        Holder::of(self.slot, self.account)
+    }
+
+    /// Records the account of the device. A known account does not change any more.
+    pub fn set_account(&mut self, account: AccountId) {
+        self.account.get_or_insert(account);
+    }
+
+    /// Records that it has another slot.
+    pub const fn move_to(&mut self, slot: SlotKind) {
+        self.slot = slot;
+    }
+
+    /// Counts the memory anew. Returns the former count.
+    pub const fn count_memory(&mut self, bytes: usize) -> usize {
+        core::mem::replace(&mut self.memory, bytes)
     }
 }

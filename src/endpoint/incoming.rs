@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Dropped, Endpoint, Event, LinkId, Path, SERVES, WorkerId,
+    ACCEPTS_LINKS, Dropped, Endpoint, Event, LinkId, Path, WorkerId,
     link_table::{LinkTable, Role},
 };
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
 impl Endpoint {
     /// Handles a datagram that arrived over `path`. With a bare address as `path`, the system
     /// chooses the local address of datagrams sent there. An invalid datagram is ignored. Returns
-    /// the number of the endpoint that the datagram belongs to if that is another of several
-    /// endpoints behind one address.
+    /// the number of the worker that the datagram belongs to, if that is another worker at the same
+    /// address.
     pub fn handle_datagram(
         &mut self,
         now: Time,
@@ -59,9 +59,9 @@ impl Endpoint {
             Packet::Init(init) => return self.handle_init(now, path, &init, datagram),
             Packet::Accept { handshake, noise } => self.handle_accept(now, from, handshake, noise),
             Packet::Reset { connection, token } => {
-                let is_awaited = self.is_back(now, from, connection, &token)
-                    || self.is_ticket_refused(now, from, connection, &token)
-                    || self.is_forgotten(now, from, connection, &token);
+                let is_awaited = self.handle_reset_of_predecessor(now, from, connection, &token)
+                    || self.handle_reset_of_ticket(now, from, connection, &token)
+                    || self.handle_reset_of_open_link(now, from, connection, &token);
                 is_awaited.then_some(()).ok_or(Dropped::Unasked)
             }
             Packet::Hello(hello) => self.handle_hello(path, hello),
@@ -215,11 +215,14 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(id) else {
             return outcome;
         };
-        if entry.rekey.replaces.is_some() {
+        if entry.rekey().replaces().is_some() {
             self.end_replaced(now, id);
-        } else if SERVES && entry.role() == Role::Responder && entry.link.is_proven() && !was_proven
+        } else if ACCEPTS_LINKS
+            && entry.role() == Role::Responder
+            && entry.link.is_proven()
+            && !was_proven
         {
-            if let Some(accepted) = entry.accepted {
+            if let Some(accepted) = entry.accepted() {
                 // An immediate answer to the Accept shows the round-trip time; a later one, an
                 // upper bound.
                 entry.link.bound_round_trip(now - accepted);
@@ -231,7 +234,7 @@ impl Endpoint {
     }
 
     /// Has a link decrypt and process a packet, and limits its reassembly memory. The link's events
-    /// are passed on later, because a migration may have to be settled first.
+    /// are passed on later, because a migration may have to be finished first.
     pub(super) fn open_packet(
         &mut self,
         now: Time,
@@ -249,15 +252,15 @@ impl Endpoint {
             entry.link.message_max()
         };
         let holder = entry.holder();
-        let room = held.saturating_add(self.accounting.reassembly_room(holder));
-        entry.link.set_assembly_room(room.min(own));
+        let limit = held.saturating_add(self.accounting.remaining_reassembly(holder));
+        entry.link.set_reassembly_limit(limit.min(own));
         let outcome = entry
             .link
             .handle_packet(now, packet, datagram, &mut self.decrypted);
         self.accounting
             .change_reassembly(holder, held, entry.link.assembling());
         if outcome.is_ok() {
-            entry.heard = Some(now);
+            entry.on_packet(now);
         }
         if was_dormant {
             // It may have woken for nothing, and then becomes dormant again.
@@ -284,7 +287,7 @@ impl Endpoint {
             self.events.push_back(Event::Proven { link: id, peer });
         }
         if let Some(entry) = self.links.get_mut(id) {
-            let held = core::mem::take(&mut entry.held);
+            let held = entry.take_held();
             let requests = held.into_iter().map(|request| Event::Request {
                 link: id,
                 number: request.number,
@@ -300,8 +303,8 @@ impl Endpoint {
     }
 }
 
-/// Returns the number of the endpoint that a packet belongs to, if that is not `worker`,
-/// one of several behind one address.
+/// Returns the number of the worker that a packet belongs to, if that is not `worker` but another
+/// one at the same address.
 fn other_owner(
     worker: WorkerId,
     links: &LinkTable,
@@ -318,8 +321,8 @@ fn other_owner(
             (None, _) if has_opened() => worker.own(),
             (None, _) => 0,
         },
-        // Answers go to the first endpoint, the only one that dials and sends Hellos. A link
-        // that another realm opened before it was known stays at the endpoint that it reached.
+        // Answers go to the primary worker, the only one that dials and sends Hellos. A link that
+        // another realm opened before it was known stays at the worker that it reached.
         Packet::Accept { .. }
         | Packet::Resumed { .. }
         | Packet::Retry { .. }

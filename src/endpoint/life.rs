@@ -34,7 +34,7 @@ impl Endpoint {
     /// transmitted.
     pub fn claim_life(&mut self, link: LinkId, life: Option<Life>) {
         if let Some(entry) = self.links.get_mut(link) {
-            entry.life = life.unwrap_or(Life::NONE);
+            entry.life_mut().claim(life.unwrap_or(Life::NONE));
         }
     }
 
@@ -42,8 +42,7 @@ impl Endpoint {
     /// side claimed. Call it before [`Endpoint::welcome`].
     pub fn tell_life(&mut self, link: LinkId, life: Option<Life>, claimed: ClaimedLife) {
         if let Some(entry) = self.links.get_mut(link) {
-            entry.life = life.unwrap_or(Life::NONE);
-            entry.is_life_unknown = claimed == ClaimedLife::Unknown;
+            entry.life_mut().tell(life.unwrap_or(Life::NONE), claimed);
         }
     }
 
@@ -59,7 +58,7 @@ impl Endpoint {
         let waits = self
             .links
             .get(link)
-            .is_some_and(|entry| entry.is_life_unknown && entry.waits_for_proof(false));
+            .is_some_and(|entry| entry.life().is_claim_unknown() && entry.waits_for_proof(false));
         if !waits || is_planted(Fault::TakeAllEarlyOnceRestored) {
             return Some(request);
         }
@@ -74,7 +73,7 @@ impl Endpoint {
             return;
         };
         if entry.waits_for_proof(false) {
-            entry.held.push(request);
+            entry.hold(request);
             self.touch(now, link);
         } else {
             // The link was proven meanwhile.

@@ -9,7 +9,7 @@ pub const ACCEPTS_MAX: usize = 4096;
 pub const ACCEPT_LIFETIME: Duration = Duration::from_mins(3);
 /// The largest number of half-open links without a cookie, whose initiator's address is unproven.
 pub const HALF_OPEN_MAX: usize = 512;
-/// The largest number of unproven links resumed from the places of their tickets.
+/// The largest number of unproven links resumed from the addresses of their tickets.
 pub const RETURNED_MAX: usize = 512;
 /// How long a link may take to prove the address of the other side. Round trips take up to a
 /// minute, and some packets are lost.

@@ -53,11 +53,11 @@ fn oldest<K: Ord + Copy>(links: &BTreeSet<(K, Time, LinkId)>, key: K) -> Option<
 impl LinkSlots {
     /// Removes a link from its slot.
     pub fn remove(&mut self, link: LinkId, entry: &LinkEntry) {
-        let opened = entry.opened;
-        if let Some(resumed) = entry.resumed() {
+        let opened = entry.opened();
+        if let Some(resumed) = entry.resumption().resumed() {
             self.resumed.remove(&(resumed.ticket(), opened, link));
         }
-        match entry.slot {
+        match entry.holding().slot() {
             SlotKind::Own => {}
             SlotKind::Unverified => drop(self.unverified.remove(&(opened, link))),
             SlotKind::TicketAddress(subnet) => {
@@ -72,7 +72,7 @@ impl LinkSlots {
                 self.strangers.remove(&(subnet, opened, link));
             }
             SlotKind::Account(subnet, came) => {
-                if let Some(account) = entry.account {
+                if let Some(account) = entry.holding().account() {
                     self.accounts.remove(link, account, (subnet.into(), came));
                 }
             }
@@ -87,13 +87,13 @@ impl LinkSlots {
 
     /// Gives a slot to a link that has none.
     fn insert(&mut self, link: LinkId, entry: &mut LinkEntry, to: SlotKind) {
-        let opened = entry.opened;
-        entry.slot = to;
+        let opened = entry.opened();
+        entry.holding_mut().move_to(to);
         let is_unproven = matches!(
             to,
             SlotKind::Unverified | SlotKind::TicketAddress(_) | SlotKind::Cookie(_)
         );
-        if let Some(resumed) = entry.resumed().filter(|_| is_unproven) {
+        if let Some(resumed) = entry.resumption().resumed().filter(|_| is_unproven) {
             self.resumed.insert((resumed.ticket(), opened, link));
         }
         match to {
@@ -113,9 +113,9 @@ impl LinkSlots {
                 }
             }
             SlotKind::Account(subnet, _) => {
-                if let Some(account) = entry.account {
+                if let Some(account) = entry.holding().account() {
                     let came = self.accounts.add(link, account, Network::from(subnet));
-                    entry.slot = SlotKind::Account(subnet, came);
+                    entry.holding_mut().move_to(SlotKind::Account(subnet, came));
                 }
             }
         }
@@ -182,7 +182,7 @@ impl LinkSlots {
             return None;
         }
         let theirs = (subnet, Time(0), LinkId(0))..=(subnet, Time(u64::MAX), LinkId(u32::MAX));
-        // The subnet's slots are divided among the endpoints behind one address, rounded up, with a
+        // The subnet's slots are divided among the workers at one address, rounded up, with a
         // minimum for each.
         let kept = STRANGERS_PER_SUBNET
             .div_ceil(worker.count())

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{SERVES, holder::Holder, ids::LinkId, largest_holder::Ranking, limits::WORTH_ENDING};
+use super::{
+    ACCEPTS_LINKS, holder::Holder, ids::LinkId, largest_holder::Ranking, limits::WORTH_ENDING,
+};
 
 /// The links by holder and memory.
 #[derive(Debug, Default)]
@@ -24,7 +26,7 @@ impl Memory {
 
     /// Changes the memory of a holder's link from `before` to `after` bytes.
     pub fn change(&mut self, link: LinkId, holder: Holder, before: usize, after: usize) {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return;
         }
         let worth = |bytes: usize| if bytes < WORTH_ENDING { 0 } else { bytes };

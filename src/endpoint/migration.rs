@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::Rng as _;
 
-use super::{Endpoint, LinkId, Path, SERVES, link_table::Role};
+use super::{ACCEPTS_LINKS, Endpoint, LinkId, Path, link_table::Role};
 use crate::{
     link::{
         Ignored, Time,
@@ -31,13 +31,13 @@ impl Endpoint {
     ) -> Result<(), Ignored> {
         let entry = self.links.get(id).ok_or(Ignored::NotOpen)?;
         // Initiators stay at their own address of the realm.
-        if !SERVES || entry.role() != Role::Responder {
+        if !ACCEPTS_LINKS || entry.role() != Role::Responder {
             return Err(Ignored::NotOpen);
         }
         let newest = entry.link.largest_received();
         let is_newest = newest.is_none_or(|newest| packet.number(Some(newest)) > newest);
-        let previous = entry.previous_path.as_deref();
-        let goes_back = previous.is_some_and(|(previous, _)| previous.remote == path.remote);
+        let previous = entry.previous_path();
+        let goes_back = previous.is_some_and(|previous| previous.remote == path.remote);
         let (was_proven, had_moved) = (entry.link.is_proven(), entry.link.has_moved());
         let outcome = self.open_packet(now, id, packet, datagram);
         match outcome {
@@ -57,7 +57,7 @@ impl Endpoint {
         if has_answered {
             // The holder of the link's address has received the challenge, and may return its data
             // from another address (RFC 9000 §8.2.3).
-            self.settle_migration(now, id);
+            self.finish_migration(now, id);
             self.handle_proven(now, id);
         }
         let mut data = [0; 8];
@@ -72,17 +72,13 @@ impl Endpoint {
                 remote: &path.remote,
             });
             if goes_back {
-                entry.previous_path = None;
-                entry.link.path_proven();
+                entry.on_moved_back();
             } else {
                 let patience = (entry.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
-                // Keeps the last proven address, however often the link moves before it proves
-                // another. An Init proves none: an observer can send a copy from anywhere.
-                let previous = entry.previous_path.as_deref().map(|(path, _)| *path);
+                // An Init proves no address: an observer can send a copy from anywhere.
                 let was_proven = was_proven || has_answered;
-                let proven = previous.or(was_proven.then_some(before));
-                entry.previous_path = proven.map(|path| Box::new((path, now + patience)));
-                entry.link.path_moved(datagram.len(), data);
+                let proven = was_proven.then_some(before);
+                entry.on_moved(now + patience, proven, datagram.len(), data);
             }
         }
         // An older packet says nothing about the current address.
@@ -90,20 +86,12 @@ impl Endpoint {
         outcome
     }
 
-    /// Settles a migration if the new address is validated, or if its time is over.
-    pub(super) fn settle_migration(&mut self, now: Time, id: LinkId) {
-        let Some(entry) = self.links.get_mut(id) else {
-            return;
-        };
-        let Some((old, until)) = entry.previous_path.as_deref().copied() else {
-            return;
-        };
-        if !entry.link.has_moved() {
-            entry.previous_path = None;
-        } else if until <= now {
-            entry.previous_path = None;
-            entry.link.path_proven();
-            self.links.migrate(id, old);
+    /// Finishes a migration if the new address is validated, or if its time is over.
+    pub(super) fn finish_migration(&mut self, now: Time, id: LinkId) {
+        if let Some(entry) = self.links.get_mut(id)
+            && let Some(former) = entry.end_migration(now)
+        {
+            self.links.migrate(id, former);
         }
     }
 }

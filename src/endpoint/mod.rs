@@ -63,7 +63,7 @@ pub use ids::LinkId;
 use known_tickets::KnownTickets;
 pub use life::ClaimedLife;
 pub use link_table::{HANDSHAKE_BYTES, LINK_BYTES};
-use link_table::{LinkEntry, LinkTable, Role, Stage};
+use link_table::{LinkEntry, LinkTable, Role, Stage, lifetime};
 use outbox::Outbox;
 pub use path::Path;
 pub use peer_links::{AddressSource, PeerLinks};
@@ -86,7 +86,7 @@ use crate::{
 
 /// True if this build accepts links. Without the feature `server` a program only opens links, and
 /// leaves out the code that accepts them.
-pub(crate) const SERVES: bool = cfg!(any(feature = "server", test, fuzzing));
+pub(crate) const ACCEPTS_LINKS: bool = cfg!(any(feature = "server", test, fuzzing));
 
 /// Whether a request may travel in the first packet of a handshake, where anyone may replay it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,9 +202,9 @@ impl Endpoint {
 
     /// Starts `link`, which this side opens, from the path memory of an earlier link. Call it
     /// before anything of the link is transmitted.
-    pub fn begin_from(&mut self, link: LinkId, memory: &PathMemory) {
+    pub fn start_from(&mut self, link: LinkId, memory: &PathMemory) {
         if let Some(entry) = self.links.get_mut(link) {
-            entry.link.begin_from(memory);
+            entry.link.start_from(memory);
         }
     }
 
@@ -291,7 +291,7 @@ impl Endpoint {
     pub fn keep_alive(&mut self, now: Time, link: LinkId, silence: Option<Silence>) {
         if let Some(entry) = self.links.get_mut(link) {
             entry.link.keep_alive(silence);
-            self.let_time_pass(now, link);
+            self.handle_link_timeout(now, link);
             self.touch(now, link);
         }
     }
@@ -318,8 +318,8 @@ impl Endpoint {
         };
         // A link to a former key is told the current one.
         let current = self.keys.current().public.0;
-        let successor = (entry.own != KeyIndex::CURRENT).then_some(current);
-        let life = entry.life_beside(successor.as_ref(), highest);
+        let successor = (entry.own() != KeyIndex::CURRENT).then_some(current);
+        let life = entry.life().beside(successor.as_ref(), highest);
         let welcome = Welcome {
             token: self.keys.reset_token(entry.connection(link)),
             max_datagram: self.config.max_datagram as u64,
@@ -327,25 +327,25 @@ impl Endpoint {
             highest,
             successor,
             life,
-            is_life_unknown: entry.is_life_unknown,
+            is_life_unknown: entry.life().is_claim_unknown(),
             is_final: !self.config.early_data,
         };
-        match entry.resumed_mut() {
+        match entry.resumption_mut().resumed_mut() {
             Some(resumed) if resumed.account() != account => {
                 self.refuse_resumed(now, link);
                 return;
             }
             Some(resumed) => {
                 let update = resumed.welcome(highest);
-                entry.link.let_in_again(welcome, update);
+                entry.link.accept_resumption(welcome, update);
             }
             None => entry.link.welcome(welcome),
         }
         // A command that ran before this may have set the account already.
-        entry.account = entry.account.or(account);
-        if let Stage::Accepting(accepting) = &mut entry.stage {
-            accepting.welcomed = Some(highest);
+        if let Some(account) = account {
+            entry.holding_mut().set_account(account);
         }
+        entry.on_admitted(highest);
         self.count_for_account(link);
         self.release_held(link);
         self.touch(now, link);
@@ -355,7 +355,7 @@ impl Endpoint {
     pub fn close(&mut self, now: Time, link: LinkId, reason: CloseReason) {
         if let Some(entry) = self.links.get_mut(link) {
             entry.link.close(reason);
-            let rekey = core::mem::take(&mut entry.rekey);
+            let rekey = entry.rekey_mut().take();
             self.touch(now, link);
             self.close_replacement(now, &rekey, reason);
         }
@@ -387,18 +387,18 @@ impl Endpoint {
 
     /// Processes the timers that are due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        if SERVES {
+        if ACCEPTS_LINKS {
             self.accept_cache.expire(now);
         }
         for id in self.schedule.due(now) {
-            self.let_time_pass(now, id);
+            self.handle_link_timeout(now, id);
             let Some(entry) = self.links.get(id) else {
                 continue;
             };
-            if entry.is_over(now, &self.config) {
+            if lifetime::is_over(entry, now, &self.config) {
                 if entry.link.is_dead() {
                     self.dial_again(now, id);
-                } else if SERVES && entry.is_shared() && matches!(entry.stage, Stage::Open) {
+                } else if ACCEPTS_LINKS && entry.is_shared() && entry.stage().is_open() {
                     self.close(now, id, CloseReason::Done);
                 } else {
                     self.give_up_dial(now, id);
@@ -412,7 +412,7 @@ impl Endpoint {
     }
 
     /// Processes the timers of one link. Releases the reassembly quota of what the link drops.
-    fn let_time_pass(&mut self, now: Time, id: LinkId) {
+    fn handle_link_timeout(&mut self, now: Time, id: LinkId) {
         if let Some(entry) = self.links.get_mut(id) {
             let held = entry.link.assembling();
             entry.link.handle_timeout(now);
@@ -503,7 +503,8 @@ impl Endpoint {
     fn set_timer(&mut self, now: Time, id: LinkId) {
         self.pass_on_events(now, id);
         if let Some(entry) = self.links.get(id) {
-            self.schedule.set(id, entry.timeout(&self.config));
+            let timeout = lifetime::timeout(entry, &self.config);
+            self.schedule.set(id, timeout);
             self.count_memory(id);
         }
     }
@@ -513,7 +514,7 @@ impl Endpoint {
         let Some(entry) = self.links.remove(id) else {
             return;
         };
-        if let Stage::Accepting(accepting) = &entry.stage {
+        if let Some(accepting) = entry.stage().accepting() {
             // If the same Init comes again, it is handled anew.
             self.accept_cache.forget(&accepting.init);
         }
@@ -522,7 +523,7 @@ impl Endpoint {
         }
         self.remember_ticket(id, &entry);
         self.accounting.remove(id, &entry);
-        self.end_replacement(&entry.rekey);
+        self.end_replacement(entry.rekey());
         self.schedule.forget(id);
         trace(TraceId::new(id.0), || Trace::Ended {
             reason: reason.map(CloseReason::name),

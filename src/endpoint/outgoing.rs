@@ -1,9 +1,8 @@
 //! Outgoing datagrams: the order of links, and the packets of the handshake.
 
 use super::{
-    Endpoint, LinkId, Path, SERVES,
-    dial::{Dial, LAST_RESUME_TIMEOUTS},
-    limits::{DIALS_ONCE, DIALS_ONCE_PATIENCE},
+    ACCEPTS_LINKS, Endpoint, LinkId, Path,
+    dial::Dial,
     link_table::{Answering, LinkEntry, Stage},
     resume::RESUMED_AROUND,
     ticket::TicketState,
@@ -56,38 +55,37 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(id) else {
             return false;
         };
-        if matches!(entry.stage, Stage::Calling)
+        if matches!(entry.stage(), Stage::Calling)
             && let Some(realm) = entry.peer()
         {
             let max = entry.link.path_size();
-            let Some(own) = self.keys.get(entry.own) else {
+            let Some(own) = self.keys.get(entry.own()) else {
                 return false;
             };
             if self.config.resumes && !entry.is_shared() {
                 entry.link.opening_mut().ask_for_ticket();
             }
-            if entry.ticket().is_some_and(|ticket| ticket.until <= now) {
-                entry.resumption = None;
-            }
-            let ticket = entry.ticket().cloned();
-            let link = (&mut *entry.link, entry.life);
+            entry.resumption_mut().expire(now);
+            let ticket = entry.resumption().ticket().cloned();
+            let life = entry.life().current();
+            let link = (&mut *entry.link, life);
             let dial = match ticket {
                 Some(ticket) => Ok(Dial::resume(now, &mut self.rng, ticket, link, max)),
                 None => Dial::begin(now, &mut self.rng, &own.secret, &realm, link, max),
             };
             match dial {
-                Ok(dial) => entry.stage = Stage::Dialing(Box::new(dial)),
+                Ok(dial) => entry.begin_dial(dial),
                 // The realm's key is not a point on the curve, so no secret key belongs to it.
                 Err(_) => entry.link.close(CloseReason::Violation),
             }
         }
-        if SERVES && entry.accept_is_due(now) {
+        if ACCEPTS_LINKS && entry.accept_is_due(now) {
             return self.accept(now, id, out);
         }
-        if entry.is_dialled_out() {
+        if entry.is_dialed_out() {
             return false;
         }
-        if let Stage::Dialing(dial) = &entry.stage
+        if let Some(dial) = entry.stage().dial()
             && dial.is_in_vain(now)
         {
             if dial.sent().1 > BEGINNING {
@@ -96,36 +94,24 @@ impl Endpoint {
             self.forget_ticket(now, id);
             return self.transmit(now, id, out);
         }
-        match &mut entry.stage {
+        match entry.stage() {
             Stage::Dialing(dial) => {
-                let (repeats, bytes) = dial.sent();
-                let mut wait = entry.link.repeat_after(now, repeats, bytes);
-                // The address is only tried and not verified: it gets no redundant copies
-                // (LINK-19).
-                let copy = entry.link.copy_after().filter(|_| !entry.is_trial);
-                if cfg!(feature = "server") && entry.is_trial && repeats + 1 >= DIALS_ONCE {
-                    // This was the last try. Its answer may take a long round trip.
-                    wait = wait.max(DIALS_ONCE_PATIENCE);
-                }
-                if dial.is_last_resume() {
-                    wait = wait.max(entry.link.timeout() * LAST_RESUME_TIMEOUTS);
-                }
-                let sends = dial.transmit(now, wait, copy, out);
-                if repeats > 0 && dial.sent().0 > repeats {
-                    entry.link.note_opened_again();
-                }
-                if sends {
-                    let is_resumption = dial.resumption().is_some();
-                    let packet = if is_resumption { "resume" } else { "init" };
-                    trace(TraceId::new(id.0), || Trace::Handshake {
-                        is_sent: true,
-                        packet,
-                        bytes: out.len(),
-                        frames: None,
-                        again: Some(wait),
-                    });
-                }
-                sends
+                let packet = if dial.resumption().is_some() {
+                    "resume"
+                } else {
+                    "init"
+                };
+                let Some(wait) = entry.transmit_dial(now, out) else {
+                    return false;
+                };
+                trace(TraceId::new(id.0), || Trace::Handshake {
+                    is_sent: true,
+                    packet,
+                    bytes: out.len(),
+                    frames: None,
+                    again: Some(wait),
+                });
+                true
             }
             Stage::Open => {
                 let sends = entry.link.poll_transmit(now, out);
@@ -143,20 +129,20 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(id) else {
             return false;
         };
-        let Stage::Accepting(accepting) = core::mem::replace(&mut entry.stage, Stage::Open) else {
+        let Some(accepting) = entry.take_accepting() else {
             return false;
         };
         // WIRE-11: a stranger gets no more bytes than it sent.
-        let room = self.config.max_datagram.min(accepting.room);
+        let limit = self.config.max_datagram.min(accepting.answer_limit);
         // LINK-15: the path has carried the first packet. Beyond that, only the known path size is
         // assumed.
         let carried = entry.link.path_size().max(accepting.brought);
-        let room = room.min(carried);
+        let limit = limit.min(carried);
         let around = match &accepting.answering {
             Answering::Accept(..) => ACCEPT_HEADER + MESSAGE_2_OVERHEAD + CONNECTION_LEN,
             Answering::Resumed(..) => RESUMED_AROUND,
         };
-        let frames = entry.link.accept_payload(now, room.saturating_sub(around));
+        let frames = entry.link.accept_payload(now, limit.saturating_sub(around));
         let (packet, keys) = match accepting.answering {
             Answering::Accept(responder, handshake) => {
                 // The connection id is in the sealed payload, where it cannot be changed in transit
@@ -183,18 +169,17 @@ impl Endpoint {
             entry.link.close(CloseReason::Violation);
             return false;
         };
-        entry.link.establish(keys, None);
-        entry.accepted = Some(now);
+        entry.on_accept_sent(now, keys);
         debug_assert!(
-            out.len() <= accepting.room,
+            out.len() <= accepting.answer_limit,
             "an answer is longer than it may be (WIRE-11)"
         );
         entry
             .link
-            .add_credit(accepting.room.saturating_sub(out.len()));
+            .add_credit(accepting.answer_limit.saturating_sub(out.len()));
         self.accept_cache.answer(&accepting.init, out.clone());
         trace_handshake(id, true, (packet, out.len()), Some(&frames));
-        if entry.ticket_state == TicketState::Genuine {
+        if entry.resumption().ticket_state() == TicketState::Genuine {
             self.ticket_is_genuine(id);
         }
         true

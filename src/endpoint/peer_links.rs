@@ -43,21 +43,21 @@ pub struct PeerLinks {
 }
 
 impl Endpoint {
-    /// Sets the keys of other realms. Handshakes with them belong to the first endpoint from now
+    /// Sets the keys of other realms. Handshakes with them belong to the primary worker from now
     /// on, and links that they open are reported ([`Event::Proven`]).
-    pub fn leave_to_first(&mut self, realms: impl IntoIterator<Item = PublicKey>) {
+    pub fn set_realms(&mut self, realms: impl IntoIterator<Item = PublicKey>) {
         self.links.set_realms(realms);
     }
 
-    /// True for the first endpoint behind its address.
-    pub const fn is_first(&self) -> bool {
-        self.config.worker.own() == 0
+    /// True for the endpoint of the primary worker at its address.
+    pub const fn is_primary_worker(&self) -> bool {
+        self.config.worker.is_primary()
     }
 
     /// Returns the link for requests to the realm with the key `peer`, which knows this side by its
     /// key `own`: a link that the realm has opened, one that this side has opened to `address`, or
     /// a new one.
-    pub fn link_with(
+    pub fn link_for_requests(
         &mut self,
         now: Time,
         own: &PublicKey,
@@ -68,7 +68,7 @@ impl Endpoint {
         let dialed = self.links.dialed_to(own, &peer, address);
         let is_open = |id: &LinkId| {
             let entry = self.links.get(*id);
-            entry.is_some_and(|entry| matches!(entry.stage, Stage::Open))
+            entry.is_some_and(|entry| entry.stage().is_open())
         };
         let ours = dialed.filter(|id| is_open(id) && self.keys.link_stays(own, &peer));
         let theirs = self.links.accepted_from(own, &peer);
@@ -80,7 +80,7 @@ impl Endpoint {
 
     /// Returns a link to the realm with the key `peer` that this side opened to `address`. An open
     /// one shows the other realm that it can be called.
-    pub fn link_to(
+    pub fn dial(
         &mut self,
         now: Time,
         own: &PublicKey,
@@ -100,7 +100,7 @@ impl Endpoint {
         }
         let link = self.dial_realm(now, own, peer, address);
         if let Some(entry) = self.links.get_mut(link) {
-            entry.is_trial = true;
+            entry.set_trial(true);
         }
         link
     }
@@ -110,7 +110,7 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(id) else {
             return;
         };
-        entry.is_trial = false;
+        entry.set_trial(false);
         if let Some(peer) = entry.peer() {
             self.replace_dialed(now, peer, id);
         }
@@ -118,7 +118,7 @@ impl Endpoint {
 
     /// Returns the open link with the realm with the key `peer`, opened by either side, on which it
     /// was heard last.
-    pub fn link_there(&self, own: &PublicKey, peer: &PublicKey) -> Option<LinkId> {
+    pub fn find_open_link(&self, own: &PublicKey, peer: &PublicKey) -> Option<LinkId> {
         self.links.open_with(self.keys.index_of(own), peer)
     }
 
@@ -138,7 +138,7 @@ impl Endpoint {
         if let Some(entry) = self.links.get(id)
             && entry.is_dialing()
             && let Some(peer) = entry.peer()
-            && let Some(other) = self.links.open_with(entry.own, &peer)
+            && let Some(other) = self.links.open_with(entry.own(), &peer)
         {
             self.move_requests(now, id, other);
         }
@@ -181,7 +181,7 @@ impl Endpoint {
     pub fn give_up(&mut self, now: Time, link: LinkId, number: RequestId) {
         if let Some(entry) = self.links.get_mut(link) {
             entry.link.ask_until(number, now);
-            self.let_time_pass(now, link);
+            self.handle_link_timeout(now, link);
             self.touch(now, link);
         }
     }
@@ -203,7 +203,7 @@ impl Endpoint {
     ) -> LinkId {
         let id = self.free_id();
         let link = Link::initiate(self.link_config(None), Some(self.keys.link_name(id)));
-        let mut entry = LinkEntry::new(
+        let entry = LinkEntry::new(
             now,
             link,
             Role::Initiator,
@@ -211,8 +211,7 @@ impl Endpoint {
             Some(peer),
             Stage::Calling,
         );
-        entry.own = own;
-        self.insert_as(id, entry.shared());
+        self.insert_as(id, entry.with_key(own).shared());
         id
     }
 
@@ -221,14 +220,15 @@ impl Endpoint {
         let Some(entry) = self.links.get(theirs) else {
             return;
         };
-        let (own, Some(peer)) = (entry.own, entry.peer()) else {
+        let (own, Some(peer)) = (entry.own(), entry.peer()) else {
             return;
         };
         // The realm may have forgotten its earlier links, and requests on those would never be
         // answered.
         let is_asked = |id: &LinkId| {
             let entry = self.links.get(*id);
-            *id != theirs && entry.is_some_and(|entry| entry.own == own && entry.link.is_waiting())
+            *id != theirs
+                && entry.is_some_and(|entry| entry.own() == own && entry.link.is_waiting())
         };
         let links = self.links.proven_of(&peer).iter().copied();
         let asked: SmallVec<[LinkId; 2]> = links.filter(is_asked).collect();
@@ -241,10 +241,10 @@ impl Endpoint {
             return;
         };
         let stays = self.keys.link_stays(own, &peer);
-        let Some(entry) = self.links.get_mut(ours).filter(|entry| entry.own == own) else {
+        let Some(entry) = self.links.get_mut(ours).filter(|entry| entry.own() == own) else {
             return;
         };
-        let is_open = matches!(entry.stage, Stage::Open);
+        let is_open = entry.stage().is_open();
         if is_open && stays {
             // The other side has to learn that this link is genuine, before it ends its own.
             entry.link.ping();

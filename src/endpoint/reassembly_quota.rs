@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    SERVES,
+    ACCEPTS_LINKS,
     holder::Holder,
     limits::{ASSEMBLING_MAX, STRANGERS_ASSEMBLING_MAX},
 };
@@ -23,7 +23,7 @@ struct Pool {
 impl Pool {
     fn change(&mut self, holder: Holder, before: usize, after: usize) {
         self.total = self.total.saturating_sub(before).saturating_add(after);
-        if !SERVES || before == after {
+        if !ACCEPTS_LINKS || before == after {
             return;
         }
         let theirs = self.by_holder.remove(&holder).unwrap_or_default();
@@ -34,9 +34,9 @@ impl Pool {
     }
 
     /// Returns how many more bytes a holder may have of `max`.
-    fn room(&self, holder: Holder, max: usize) -> usize {
+    fn remaining(&self, holder: Holder, max: usize) -> usize {
         let free = max.saturating_sub(self.total);
-        if !SERVES || holder == Holder::Own {
+        if !ACCEPTS_LINKS || holder == Holder::Own {
             return free;
         }
         let theirs = self.by_holder.get(&holder).copied().unwrap_or_default();
@@ -74,11 +74,11 @@ impl ReassemblyQuota {
     }
 
     /// Returns how many more bytes a holder's link may hold.
-    pub fn room(&self, holder: Holder) -> usize {
+    pub fn remaining(&self, holder: Holder) -> usize {
         match holder {
-            Holder::Own | Holder::Account(_) => self.accounts.room(holder, ASSEMBLING_MAX),
+            Holder::Own | Holder::Account(_) => self.accounts.remaining(holder, ASSEMBLING_MAX),
             Holder::Nobody | Holder::Network(_) => {
-                self.strangers.room(holder, STRANGERS_ASSEMBLING_MAX)
+                self.strangers.remaining(holder, STRANGERS_ASSEMBLING_MAX)
             }
         }
     }
@@ -100,16 +100,16 @@ mod tests {
         let account = |n| Holder::Account(AccountId::new(n));
         for n in 1..20 {
             // In messages of 16 KiB, as many as there is room for.
-            while assembling.room(account(n)) >= 16 << 10 {
+            while assembling.remaining(account(n)) >= 16 << 10 {
                 assembling.change(account(n), 0, 16 << 10);
             }
-            assert!(assembling.room(account(n + 1)) >= 64 << 10, "{n}");
+            assert!(assembling.remaining(account(n + 1)) >= 64 << 10, "{n}");
         }
         let before = assembling.total();
         assert!(before < ASSEMBLING_MAX);
         // Strangers have a limit of their own.
         assert_eq!(
-            assembling.room(Holder::Nobody),
+            assembling.remaining(Holder::Nobody),
             STRANGERS_ASSEMBLING_MAX / SHARE * SHARE / (SHARE + 1)
         );
         assembling.change(Holder::Nobody, 0, 1000);

@@ -18,19 +18,22 @@ impl Endpoint {
             return;
         };
         let (path, peer) = (entry.path(), entry.peer());
-        let (own, is_shared, rtt, life) =
-            (entry.own, entry.is_shared(), entry.link.rtt(), entry.life);
+        let (own, is_shared, rtt, life) = (
+            entry.own(),
+            entry.is_shared(),
+            entry.link.rtt(),
+            entry.life().current(),
+        );
         let name = is_shared.then(|| self.keys.link_name(id));
         let link = Link::initiate(self.link_config(rtt), name);
-        let mut fresh = LinkEntry::new(now, link, Role::Initiator, path, peer, Stage::Calling);
+        let fresh = LinkEntry::new(now, link, Role::Initiator, path, peer, Stage::Calling);
+        let mut fresh = fresh.with_key(own).replacing(old);
         if is_shared {
             fresh = fresh.shared();
         }
-        (fresh.own, fresh.life) = (own, life);
-        fresh.rekey.replaces = Some(old);
+        fresh.life_mut().claim(life);
         if let Some(entry) = self.links.get_mut(old) {
-            entry.rekey.replaced_by = Some(id);
-            entry.rekey.begun = Some(now);
+            entry.rekey_mut().begin(now, id);
         }
         self.insert_as(id, fresh);
     }
@@ -40,7 +43,7 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(new) else {
             return;
         };
-        let Some(old) = entry.rekey.replaces else {
+        let Some(old) = entry.rekey().replaces() else {
             return;
         };
         // The responder has to learn that this link is genuine before it hears that the old one
@@ -60,9 +63,9 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(new) else {
             return;
         };
-        if let Some(old) = entry.rekey.replaces.take() {
+        if let Some(old) = entry.rekey_mut().predecessor_ended() {
             if let Some(entry) = self.links.get_mut(old) {
-                entry.rekey.replaced_by = None;
+                entry.rekey_mut().replacement_ended();
             }
             self.close(now, old, CloseReason::Replaced);
         }
@@ -71,15 +74,15 @@ impl Endpoint {
     /// Closes the links of a replacement together with the closed link: the one that it replaces,
     /// and the one that replaces it.
     pub(super) fn close_replacement(&mut self, now: Time, rekey: &Rekey, reason: CloseReason) {
-        if let Some(old) = rekey.replaces {
+        if let Some(old) = rekey.replaces() {
             if let Some(entry) = self.links.get_mut(old) {
-                entry.rekey.replaced_by = None;
+                entry.rekey_mut().replacement_ended();
             }
             self.close(now, old, reason);
         }
-        if let Some(new) = rekey.replaced_by {
+        if let Some(new) = rekey.replaced_by() {
             if let Some(entry) = self.links.get_mut(new) {
-                entry.rekey.replaces = None;
+                entry.rekey_mut().predecessor_ended();
             }
             self.close(now, new, reason);
         }
@@ -87,14 +90,14 @@ impl Endpoint {
 
     /// Ends the replacement of an ended link.
     pub(super) fn end_replacement(&mut self, rekey: &Rekey) {
-        if let Some(old) = rekey.replaces
+        if let Some(old) = rekey.replaces()
             && let Some(entry) = self.links.get_mut(old)
         {
-            entry.rekey.replaced_by = None;
+            entry.rekey_mut().replacement_ended();
         }
-        if let Some(new) = rekey.replaced_by
+        if let Some(new) = rekey.replaced_by()
             && let Some(entry) = self.links.get(new)
-            && entry.rekey.replaces.is_some()
+            && entry.rekey().replaces().is_some()
         {
             self.end(new, None);
         }

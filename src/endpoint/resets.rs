@@ -2,11 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{
-    Endpoint, LinkId, Path,
-    link_table::{Role, Stage},
-    trace_handshake,
-};
+use super::{Endpoint, LinkId, Path, link_table::Role, trace_handshake};
 use crate::{
     crypto::same,
     link::Time,
@@ -16,7 +12,7 @@ use crate::{
 impl Endpoint {
     /// Handles a Reset of an open link, whose other side has forgotten it. False if there is no
     /// such link here.
-    pub(super) fn is_forgotten(
+    pub(super) fn handle_reset_of_open_link(
         &mut self,
         now: Time,
         from: SocketAddr,
@@ -25,7 +21,7 @@ impl Endpoint {
     ) -> bool {
         let reset = self.links.with_name(from, connection).find(|id| {
             self.links.get(*id).is_some_and(|entry| {
-                matches!(entry.stage, Stage::Open)
+                entry.stage().is_open()
                     && entry.remote() == Some(connection)
                     && entry.believes_reset(token)
             })
@@ -37,9 +33,7 @@ impl Endpoint {
             return false;
         };
         trace_handshake(id, false, ("reset", RESET_LEN), None);
-        entry.heard = Some(now);
-        // The token is used up.
-        entry.token = None;
+        entry.on_reset(now);
         if entry.role() == Role::Initiator {
             self.dial_again(now, id);
         } else {
@@ -56,7 +50,7 @@ impl Endpoint {
     /// Handles a Reset of the predecessor of a link that this side is dialing: the other side is
     /// reachable again, so the first packet is resent at once, one time (HS-22). False if there is
     /// no such link.
-    pub(super) fn is_back(
+    pub(super) fn handle_reset_of_predecessor(
         &mut self,
         now: Time,
         from: SocketAddr,
@@ -65,20 +59,15 @@ impl Endpoint {
     ) -> bool {
         let waits = self.links.opened_to(from).find(|id| {
             self.links.get(*id).is_some_and(|entry| {
-                let is_former = entry.token.as_ref().is_some_and(|known| same(known, token));
-                matches!(entry.stage, Stage::Dialing(_))
-                    && entry.remote() == Some(connection)
-                    && is_former
+                let is_former = entry.reset_token().is_some_and(|known| same(known, token));
+                entry.stage().dial().is_some() && entry.remote() == Some(connection) && is_former
             })
         });
         let Some(id) = waits else {
             return false;
         };
-        if let Some(entry) = self.links.get_mut(id)
-            && let Stage::Dialing(dial) = &mut entry.stage
-        {
-            entry.token = None;
-            dial.hurry();
+        if let Some(entry) = self.links.get_mut(id) {
+            entry.on_predecessor_reset();
             trace_handshake(id, false, ("reset", RESET_LEN), None);
         }
         self.touch(now, id);

@@ -2,11 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{
-    AccountId, Endpoint, LinkId, Path, Ticket,
-    identity::OwnKeys,
-    link_table::{LinkEntry, Stage},
-};
+use super::{AccountId, Endpoint, LinkId, Path, Ticket, identity::OwnKeys, link_table::LinkEntry};
 use crate::{
     crypto::PublicKey,
     link::{LinkStats, PathMemory, Time},
@@ -34,7 +30,7 @@ impl Endpoint {
 impl<'a> LinkStatus<'a> {
     /// True if the other side has accepted this side and packets can be exchanged.
     pub fn is_open(self) -> bool {
-        matches!(self.entry.stage, Stage::Open) && self.entry.link.opening().is_welcomed()
+        self.entry.stage().is_open() && self.entry.link.opening().is_welcomed()
     }
 
     /// True while this side waits for the other to accept the link.
@@ -62,13 +58,13 @@ impl<'a> LinkStatus<'a> {
     /// True if the link is being accepted and its device is known to have used no number as high as
     /// `operation`. Then the Init is not a replayed recording.
     pub fn is_fresh(self, operation: OperationNumber) -> bool {
-        self.entry.is_fresh(operation)
+        self.entry.stage().is_fresh(operation)
     }
 
     /// True if the other side claimed a life that is unknown here, as set with
     /// [`Endpoint::tell_life`].
     pub const fn is_life_unknown(self) -> bool {
-        self.entry.is_life_unknown
+        self.entry.life().is_claim_unknown()
     }
 
     /// True if the path is kept alive.
@@ -77,18 +73,18 @@ impl<'a> LinkStatus<'a> {
     }
 
     /// True while a keepalive is unanswered.
-    pub fn awaits_sign(self) -> bool {
-        self.entry.link.awaits_sign()
+    pub fn awaits_keepalive(self) -> bool {
+        self.entry.link.awaits_keepalive()
     }
 
     /// Returns when a packet last arrived.
     pub const fn heard(self) -> Option<Time> {
-        self.entry.heard
+        self.entry.heard()
     }
 
     /// Returns the account of the user logged in over the link, or of its peer, if known.
     pub const fn account(self) -> Option<AccountId> {
-        self.entry.account
+        self.entry.holding().account()
     }
 
     /// Returns the key of the other side; `None` on a plain link.
@@ -99,12 +95,12 @@ impl<'a> LinkStatus<'a> {
     /// Returns this side's key; `None` on a plain link.
     pub fn own(self) -> Option<PublicKey> {
         self.entry.peer()?;
-        self.keys.get(self.entry.own).map(|key| key.public)
+        self.keys.get(self.entry.own()).map(|key| key.public)
     }
 
     /// Returns the ticket for the other side; `None` if there is none, or if it was refused.
     pub fn ticket(self) -> Option<&'a Ticket> {
-        self.entry.ticket()
+        self.entry.resumption().ticket()
     }
 
     /// Returns the largest answer that fits one datagram, in bytes. A longer one is fragmented.

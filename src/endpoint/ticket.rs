@@ -81,13 +81,145 @@ pub(super) enum TicketState {
     Used,
 }
 
-/// The resumption state of a link.
-#[derive(Clone, Debug)]
-pub(super) enum Resumption {
+/// The ticket by which a link is resumed.
+#[derive(Debug)]
+enum Resumption {
     /// On an initiator's link: the ticket to resume with.
     Ticket(Ticket),
     /// On a responder's link: the initiator has resumed.
     Resumed(Resumed),
+}
+
+/// The part that a link has in resumptions: whether its handshake makes a ticket, and the ticket by
+/// which it is resumed.
+#[derive(Debug)]
+pub(super) struct LinkResumption {
+    ticket_state: TicketState,
+    resumption: Option<Box<Resumption>>,
+}
+
+impl Default for LinkResumption {
+    fn default() -> Self {
+        Self {
+            ticket_state: TicketState::Unwanted,
+            resumption: None,
+        }
+    }
+}
+
+impl LinkResumption {
+    /// Returns the state of a link that the other side resumes.
+    pub fn accepted(resumed: Resumed) -> Self {
+        Self {
+            resumption: Some(Box::new(Resumption::Resumed(resumed))),
+            ..Self::default()
+        }
+    }
+
+    pub const fn ticket_state(&self) -> TicketState {
+        self.ticket_state
+    }
+
+    /// True if the link's handshake makes a ticket that the initiator wants.
+    pub const fn makes_ticket(&self) -> bool {
+        match self.ticket_state {
+            TicketState::Unwanted | TicketState::Used => false,
+            TicketState::Wanted | TicketState::Genuine | TicketState::Due => true,
+        }
+    }
+
+    /// Returns the ticket to resume with.
+    pub fn ticket(&self) -> Option<&Ticket> {
+        match self.resumption.as_deref()? {
+            Resumption::Ticket(ticket) => Some(ticket),
+            Resumption::Resumed(_) => None,
+        }
+    }
+
+    /// Returns how the other side has resumed, if it has.
+    pub fn resumed(&self) -> Option<&Resumed> {
+        match self.resumption.as_deref()? {
+            Resumption::Resumed(resumed) => Some(resumed),
+            Resumption::Ticket(_) => None,
+        }
+    }
+
+    /// Returns how the other side has resumed, to change it.
+    pub fn resumed_mut(&mut self) -> Option<&mut Resumed> {
+        match self.resumption.as_deref_mut()? {
+            Resumption::Resumed(resumed) => Some(resumed),
+            Resumption::Ticket(_) => None,
+        }
+    }
+
+    /// True while a resumed link executes no commands, because the realm checks that the user is
+    /// still the same.
+    pub fn waits_for_welcome(&self) -> bool {
+        self.resumed().is_some_and(|resumed| !resumed.is_welcome())
+    }
+
+    /// Resumes with `ticket`.
+    pub fn resume_with(&mut self, ticket: Ticket) {
+        self.resumption = Some(Box::new(Resumption::Ticket(ticket)));
+    }
+
+    /// Limits the use of the ticket to times before `until`.
+    pub fn use_until(&mut self, until: Time) {
+        if let Some(Resumption::Ticket(ticket)) = self.resumption.as_deref_mut() {
+            ticket.until = ticket.until.min(until);
+        }
+    }
+
+    /// Forgets the ticket to resume with if its time is over.
+    pub fn expire(&mut self, now: Time) {
+        if self.ticket().is_some_and(|ticket| ticket.until <= now) {
+            self.resumption = None;
+        }
+    }
+
+    /// Forgets the ticket to resume with.
+    pub fn clear(&mut self) {
+        self.resumption = None;
+    }
+
+    /// Records a completed handshake of this side, which has made `ticket`, if any.
+    pub fn on_handshake(&mut self, ticket: Option<Ticket>) {
+        self.ticket_state = TicketState::Unwanted;
+        self.resumption = ticket.map(|ticket| Box::new(Resumption::Ticket(ticket)));
+    }
+
+    /// Records that the ticket has resumed the link.
+    pub const fn on_ticket_used(&mut self) {
+        self.ticket_state = TicketState::Used;
+    }
+
+    /// Records that the initiator wants to resume later.
+    pub const fn on_ticket_wanted(&mut self) {
+        self.ticket_state = TicketState::Wanted;
+    }
+
+    /// Records that the handshake is not a replay, before there are keys for the ticket.
+    pub fn on_genuine(&mut self) {
+        if self.ticket_state == TicketState::Wanted {
+            self.ticket_state = TicketState::Genuine;
+        }
+    }
+
+    /// Records that the ticket's record is passed to the caller to store. True if the initiator
+    /// wants that, and it was not passed before.
+    pub const fn pass_on(&mut self) -> bool {
+        let state = core::mem::replace(&mut self.ticket_state, TicketState::Due);
+        matches!(state, TicketState::Wanted | TicketState::Genuine)
+    }
+
+    /// Has a ticket's record stored again. False if it was not stored.
+    pub fn renew(&mut self) -> bool {
+        let is_due = self.ticket_state == TicketState::Due;
+        if is_due {
+            self.ticket_state = TicketState::Wanted;
+        }
+        is_due
+    }
 }
 
 /// The additional state of a resumed link on the responder.

@@ -113,8 +113,8 @@ impl IncomingMessages {
     }
 
     /// Sets how many bytes unfinished reassemblies may hold.
-    pub const fn set_room(&mut self, room: usize) {
-        self.reassembler.set_room(room);
+    pub const fn set_reassembly_limit(&mut self, limit: usize) {
+        self.reassembler.set_limit(limit);
     }
 
     /// Memory of the messages, in bytes, approximately.
@@ -289,7 +289,7 @@ impl IncomingMessages {
 
     /// Notes that replies have been sent: those without a timer leave the queue.
     pub fn replies_sent(&mut self, queue: &mut Queue) {
-        let forgotten = self.replies.settle(queue);
+        let forgotten = self.replies.archive_replies(queue);
         self.forget_assembled(&forgotten);
     }
 
@@ -335,10 +335,10 @@ impl IncomingMessages {
     /// Asserts the invariants of the messages held.
     pub fn check(&self) {
         self.replies.check();
-        let room = self.max_message.saturating_mul(2);
+        let limit = self.max_message.saturating_mul(2);
         debug_assert!(
-            self.reassembler.held() <= room.max(self.reassembler.room()),
-            "more is held of messages in parts than there is room for"
+            self.reassembler.held() <= limit.max(self.reassembler.limit()),
+            "more fragments are held than the limit allows"
         );
     }
 }

@@ -114,7 +114,7 @@ pub struct Link {
     keepalive: Option<Keepalive>,
     /// The events that the driver has not taken yet.
     events: VecDeque<Event>,
-    /// Event counters; the queue counts retransmissions.
+    /// Event counters, without [`Counters::repeats`]: the queue counts all retransmissions.
     counters: Counters,
     trace_id: TraceId,
 }
@@ -184,12 +184,12 @@ impl Link {
         if self.is_open() {
             self.protection.send_close(reason);
         } else {
-            self.has_closed(reason);
+            self.finish_close(reason);
         }
     }
 
     /// Ends the link, after the other side was told if possible.
-    fn has_closed(&mut self, reason: CloseReason) {
+    fn finish_close(&mut self, reason: CloseReason) {
         self.protection.end();
         if reason == CloseReason::Violation {
             // The opener of another link must wait (LINK-22).
@@ -203,8 +203,8 @@ impl Link {
     }
 
     /// True if so many packet numbers are used that a new link should follow soon.
-    pub fn is_worn(&self) -> bool {
-        self.protection.is_worn(self.acks.largest())
+    pub fn needs_rekey(&self) -> bool {
+        self.protection.needs_rekey(self.acks.largest())
     }
 
     /// True if packets can be exchanged.
@@ -276,8 +276,8 @@ impl Link {
     }
 
     /// Notes that the other side, whose limit on datagrams is `max_datagram` bytes, resumes the
-    /// link; answer with [`Link::let_in_again`].
-    pub fn is_resumed_by(&mut self, max_datagram: usize) {
+    /// link; answer with [`Link::accept_resumption`].
+    pub fn begin_resumption(&mut self, max_datagram: usize) {
         self.opening.resume(max_datagram);
         self.events.push_back(Event::Opened {
             name: None,
@@ -286,15 +286,15 @@ impl Link {
     }
 
     /// Accepts a resumption. The other side already knows `welcome`, but not `news`.
-    pub fn let_in_again(&mut self, welcome: Welcome, news: Option<Update>) {
+    pub fn accept_resumption(&mut self, welcome: Welcome, news: Option<Update>) {
         self.opening.accept_resumption(welcome);
         if let Some(news) = news {
-            self.tell_update(news);
+            self.send_update(news);
         }
     }
 
     /// Sends the other side an UPDATE until it is acknowledged.
-    pub fn tell_update(&mut self, news: Update) {
+    pub fn send_update(&mut self, news: Update) {
         self.opening.send_update(&mut self.queue, news);
     }
 
@@ -443,10 +443,10 @@ impl Link {
         self.recovery.path_memory(self.acks.packets())
     }
 
-    /// Begins with the memory of an earlier link. Called before anything is sent.
-    pub fn begin_from(&mut self, memory: &PathMemory) {
+    /// Starts from the memory of an earlier link. Called before anything is sent.
+    pub fn start_from(&mut self, memory: &PathMemory) {
         let max_datagram = self.opening.max_datagram();
-        self.recovery.begin_from(memory, max_datagram);
+        self.recovery.start_from(memory, max_datagram);
     }
 
     /// Notes a successful handshake.
@@ -454,9 +454,9 @@ impl Link {
         self.recovery.note_exchange(exchange);
     }
 
-    /// Notes that the first message of a handshake was sent again.
-    pub const fn note_opened_again(&mut self) {
-        self.counters.repeats.openings = self.counters.repeats.openings.wrapping_add(1);
+    /// Counts that the first message of a handshake was sent again.
+    pub const fn count_repeated_opening(&mut self) {
+        self.queue.count_repeated_opening();
     }
 
     /// Keeps the path to this side open: after this much silence a PING is sent. `None` stops that.
@@ -480,7 +480,7 @@ impl Link {
     }
 
     /// True while a keepalive PING is unanswered.
-    pub fn awaits_sign(&self) -> bool {
+    pub fn awaits_keepalive(&self) -> bool {
         self.is_kept_alive() && self.queue.count(Item::Ping) > 0
     }
 
@@ -575,8 +575,8 @@ impl Link {
     }
 
     /// Sets how many bytes unfinished reassemblies may hold.
-    pub const fn set_assembly_room(&mut self, room: usize) {
-        self.incoming.set_room(room);
+    pub const fn set_reassembly_limit(&mut self, limit: usize) {
+        self.incoming.set_reassembly_limit(limit);
     }
 
     /// Pushes an entry. Its arrival is reported as [`Event::Delivered`] with the returned number.

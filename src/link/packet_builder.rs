@@ -80,11 +80,11 @@ impl Packed {
             if is_doubtful && !self.is_empty() {
                 continue;
             }
-            let room = packer.room_left().saturating_sub(FRAGMENT_FRAME_MAX);
-            if room < FRAGMENT_MIN {
+            let capacity = packer.remaining().saturating_sub(FRAGMENT_FRAME_MAX);
+            if capacity < FRAGMENT_MIN {
                 break;
             }
-            let Some((offset, bytes)) = fragments.next_part(room) else {
+            let Some((offset, bytes)) = fragments.next_part(capacity) else {
                 break;
             };
             let ends = offset + bytes.len() as u64;
@@ -129,23 +129,23 @@ impl Packed {
 struct PacketBuilder<'a, 'out> {
     /// Initially empty.
     out: &'out mut Vec<u8>,
-    room: usize,
+    capacity: usize,
     last: Option<(usize, Frame<'a>)>,
 }
 
 impl<'a, 'out> PacketBuilder<'a, 'out> {
-    fn new(room: usize, out: &'out mut Vec<u8>) -> Self {
+    fn new(capacity: usize, out: &'out mut Vec<u8>) -> Self {
         out.clear();
         Self {
             out,
-            room,
+            capacity,
             last: None,
         }
     }
 
     /// The least room for another frame in bytes, after the last frame gets its length field.
-    const fn room_left(&self) -> usize {
-        self.room.saturating_sub(self.out.len() + 2)
+    const fn remaining(&self) -> usize {
+        self.capacity.saturating_sub(self.out.len() + 2)
     }
 
     /// Adds a frame if it fits; the frame before it then gets its length field.
@@ -160,7 +160,7 @@ impl<'a, 'out> PacketBuilder<'a, 'out> {
             }
         };
         frame.emit(true, self.out);
-        if self.out.len() <= self.room {
+        if self.out.len() <= self.capacity {
             self.last = Some((start, frame));
             return true;
         }
@@ -177,24 +177,24 @@ impl<'a, 'out> PacketBuilder<'a, 'out> {
 
 impl Link {
     /// The payload of a handshake's first message: OPEN, and the requests allowed as early data.
-    pub fn init_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
+    pub fn init_payload(&mut self, now: Time, capacity: usize) -> Vec<u8> {
         let mut payload = Vec::new();
-        self.pack(now, room, Carrier::Init, &mut payload);
+        self.pack(now, capacity, Carrier::Init, &mut payload);
         trace_early(self.trace_id, &payload);
         payload
     }
 
     /// The payload of a handshake's second message: WELCOME, and the available replies.
-    pub fn accept_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
+    pub fn accept_payload(&mut self, now: Time, capacity: usize) -> Vec<u8> {
         let mut payload = Vec::new();
-        self.pack(now, room, Carrier::Accept, &mut payload);
+        self.pack(now, capacity, Carrier::Accept, &mut payload);
         payload
     }
 
     /// The payload of a Resume: the requests allowed as early data.
-    pub fn resume_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
+    pub fn resume_payload(&mut self, now: Time, capacity: usize) -> Vec<u8> {
         let mut payload = Vec::new();
-        self.pack(now, room, Carrier::Resume, &mut payload);
+        self.pack(now, capacity, Carrier::Resume, &mut payload);
         trace_early(self.trace_id, &payload);
         payload
     }
@@ -234,12 +234,12 @@ impl Link {
         }
         let credit = self.validation.credit();
         let longest = credit.map_or(size, |credit| size.min(credit));
-        let room = longest.saturating_sub(overhead);
-        if credit.is_some() && !self.fits_credit(room) {
+        let capacity = longest.saturating_sub(overhead);
+        if credit.is_some() && !self.fits_credit(capacity) {
             return false;
         }
         let carrier = if bulk { Carrier::Bulk } else { Carrier::Packet };
-        let items = self.pack(now, room, carrier, out);
+        let items = self.pack(now, capacity, carrier, out);
         if out.is_empty() {
             // Its timer would be due again at once, endlessly.
             debug_assert!(
@@ -258,7 +258,7 @@ impl Link {
         trace(self.trace_id, || Trace::Sent {
             number,
             bytes: out.len() + overhead - HEADER_MAX,
-            frames: FrameList(out.get(header_len..).unwrap_or_default()),
+            frames: out.get(header_len..).map(FrameList),
         });
         self.protection.seal(number, header_len, out);
         debug_assert!(out.len() <= longest, "it is longer than it may be");
@@ -267,7 +267,7 @@ impl Link {
         self.recovery
             .packet_sent(now, number, out.len(), items, &self.queue, max);
         if let Some(reason) = self.protection.close_sent() {
-            self.has_closed(reason);
+            self.finish_close(reason);
         }
         self.check();
         true
@@ -280,7 +280,7 @@ impl Link {
 
     /// True if the first pending frame fits the room that the credit allows. (A frame that does not
     /// fit waits until the address is proven; packing would treat it as unsendable.)
-    fn fits_credit(&self, room: usize) -> bool {
+    fn fits_credit(&self, capacity: usize) -> bool {
         let needed = if self.has_control_queued() {
             WELCOME_ROOM
         } else {
@@ -288,20 +288,20 @@ impl Link {
             let reply = first.filter(|first| first.is_reply());
             reply.map_or(0, Entry::len) + FRAME_MAX
         };
-        needed <= room
+        needed <= capacity
     }
 
     /// Packs frames into `out` by urgency. Returns those that are sent again until they arrive.
     fn pack(
         &mut self,
         now: Time,
-        room: usize,
+        capacity: usize,
         carrier: Carrier,
         out: &mut Vec<u8>,
     ) -> Vec<Carried> {
         let is_packet = matches!(carrier, Carrier::Packet | Carrier::Bulk);
         let ack = is_packet.then(|| self.acknowledgement(now)).flatten();
-        let mut packer = PacketBuilder::new(room, out);
+        let mut packer = PacketBuilder::new(capacity, out);
         let opens = !matches!(carrier, Carrier::Accept | Carrier::Resume);
         let open = self.opening.open().filter(|_| opens);
         let welcome = self.opening.welcome_queued();
@@ -362,7 +362,7 @@ impl Link {
             Carrier::Resume => RESUME_PAYLOAD_MIN,
             Carrier::Accept => 0,
         };
-        let missing = least.min(room).saturating_sub(frames.len());
+        let missing = least.min(capacity).saturating_sub(frames.len());
         frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
         let carried = packed.carried(&self.queue, self.protection.is_plain());
         self.note_packed(now, carrier, &packed, frames.len());

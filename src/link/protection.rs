@@ -160,7 +160,7 @@ impl PacketProtection {
 
     /// True if this side or the other one, whose largest number is `theirs`, has used so many
     /// packet numbers that a new link should follow soon.
-    pub fn is_worn(&self, theirs: Option<PacketNumber>) -> bool {
+    pub fn needs_rekey(&self, theirs: Option<PacketNumber>) -> bool {
         let theirs = theirs.map_or(0, |largest| largest.0);
         self.next_number.max(theirs) >= NUMBERS_MAX - NUMBERS_SPARE
     }

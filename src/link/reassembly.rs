@@ -25,7 +25,7 @@ struct Reassembly {
 pub struct Reassembler {
     by_message: BTreeMap<MessageId, Reassembly>,
     /// The bytes that concurrent reassemblies may hold.
-    room: usize,
+    limit: usize,
 }
 
 /// A fragment of a message.
@@ -62,11 +62,11 @@ pub enum Reassembled {
 }
 
 impl Reassembler {
-    /// Creates an empty reassembler that holds at most `room` bytes.
-    pub fn new(room: usize) -> Self {
+    /// Creates an empty reassembler that holds at most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
         Self {
             by_message: BTreeMap::new(),
-            room,
+            limit,
         }
     }
 
@@ -87,13 +87,13 @@ impl Reassembler {
     }
 
     /// The number of bytes that may be held.
-    pub const fn room(&self) -> usize {
-        self.room
+    pub const fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Sets how many bytes may be held.
-    pub const fn set_room(&mut self, room: usize) {
-        self.room = room;
+    pub const fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     /// True if a fragment can be accepted beside the messages that its packet begins; it is added
@@ -116,7 +116,7 @@ impl Reassembler {
         let kept = self.by_message.len() - usize::from(given_up.is_some());
         let held = self.held() - freed;
         let fits = kept + begun.0.len() < ASSEMBLIES_MAX
-            && held.saturating_add(others).saturating_add(total) <= self.room;
+            && held.saturating_add(others).saturating_add(total) <= self.limit;
         if fits {
             begun.0.push((message, total));
         }
@@ -176,9 +176,9 @@ impl Reassembler {
             for (start, next) in starts_and_ends.chain([(end, end)]) {
                 let to = start.min(end);
                 let bytes = part.get(at(from - offset)..at(to.saturating_sub(offset)));
-                let place = one.bytes.get_mut(at(from)..at(to));
-                if let Some((place, bytes)) = place.zip(bytes) {
-                    place.copy_from_slice(bytes);
+                let target = one.bytes.get_mut(at(from)..at(to));
+                if let Some((target, bytes)) = target.zip(bytes) {
+                    target.copy_from_slice(bytes);
                 }
                 from = from.max(next);
             }

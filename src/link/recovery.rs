@@ -195,8 +195,8 @@ impl Recovery {
         }
     }
 
-    /// Begins with the memory of an earlier link, in datagrams of at most `max_datagram` bytes.
-    pub fn begin_from(&mut self, memory: &PathMemory, max_datagram: usize) {
+    /// Starts from the memory of an earlier link, in datagrams of at most `max_datagram` bytes.
+    pub fn start_from(&mut self, memory: &PathMemory, max_datagram: usize) {
         if is_planted(Fault::ForgetPath) {
             return;
         }

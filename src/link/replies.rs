@@ -86,11 +86,11 @@ impl Replies {
     /// True if none of these requests of one packet would be refused.
     pub fn has_room_for(&self, queue: &Queue, ids: &[RequestId]) -> bool {
         let has_room = Self::has_room(queue);
-        let room = WORKING_MAX.saturating_sub(self.working.len());
+        let free = WORKING_MAX.saturating_sub(self.working.len());
         // Usually there is room for all, known or not.
-        (has_room && ids.len() <= room) || {
+        (has_room && ids.len() <= free) || {
             let new = ids.iter().filter(|id| !self.knows(queue, **id)).count();
-            new == 0 || (has_room && new <= room)
+            new == 0 || (has_room && new <= free)
         }
     }
 
@@ -117,7 +117,7 @@ impl Replies {
     /// Moves small idle replies from the queue to the kept ones. Returns the requests of the
     /// dropped replies that, as far as is known, have not arrived: if repeated, they are executed
     /// again (LINK-9).
-    pub fn settle(&mut self, queue: &mut Queue) -> Vec<RequestId> {
+    pub fn archive_replies(&mut self, queue: &mut Queue) -> Vec<RequestId> {
         let mut forgotten = Vec::new();
         queue.drain_idle_replies(|reply| {
             if reply.bytes.len() <= REPLY_KEPT_BYTES {
@@ -166,7 +166,7 @@ impl Replies {
     /// receiver acknowledges nothing, so the replies to retransmit would grow without bound.
     fn see_to_fewer(&mut self, queue: &mut Queue) {
         if queue.stop_oldest_small_reply() {
-            self.settle(queue);
+            self.archive_replies(queue);
         }
     }
 
@@ -216,16 +216,16 @@ impl Replies {
             return;
         }
         reply.reply_arrived();
-        self.settle(queue);
+        self.archive_replies(queue);
     }
 
     /// Notes that the packet with the reply to `id` is lost. Returns the same as
-    /// [`Replies::settle`].
+    /// [`Replies::archive_replies`].
     pub fn lost(&mut self, queue: &mut Queue, id: RequestId) -> Vec<RequestId> {
         if self.wake(queue, id).is_some() {
             queue.lost(Item::reply(id));
         }
-        self.settle(queue)
+        self.archive_replies(queue)
     }
 
     /// Asserts that the counts of the kept replies are right.
@@ -295,7 +295,7 @@ mod tests {
             let items = self.queued();
             self.queue
                 .sent(now, &items, &self.rtt, &mut self.jitter, lossy);
-            self.replies.settle(&mut self.queue);
+            self.replies.archive_replies(&mut self.queue);
         }
 
         fn lose(&mut self, id: u64) {

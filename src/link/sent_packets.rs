@@ -187,36 +187,36 @@ impl SentPackets {
 
     /// Handles an acknowledgement, whose largest number must have been sent.
     pub fn acknowledge(&mut self, now: Time, ack: &AckFrame, rtt: &Rtt) -> Acknowledged {
-        let mut told = Acknowledged::default();
+        let mut outcome = Acknowledged::default();
         self.acknowledged = self.acknowledged.max(Some(ack.largest));
-        let is_told =
+        let has_outcome =
             |one: &SentPacket| ack.covers(one.number) || is_lost(now, one, ack.largest, rtt);
-        if !self.packets.iter().chain(&self.given_up).any(is_told) {
+        if !self.packets.iter().chain(&self.given_up).any(has_outcome) {
             // Most acknowledgements say nothing new, and a packet may carry many.
-            return told;
+            return outcome;
         }
         let slow = self.given_up.iter().filter(|one| ack.covers(one.number));
-        told.arrived.extend(slow.cloned());
-        if let Some(packet) = told.arrived.iter().find(|one| one.number == ack.largest) {
-            told.round_trip = Some(now - packet.at);
+        outcome.arrived.extend(slow.cloned());
+        if let Some(packet) = outcome.arrived.iter().find(|one| one.number == ack.largest) {
+            outcome.round_trip = Some(now - packet.at);
         }
         self.given_up.retain(|one| !ack.covers(one.number));
         let packets = core::mem::take(&mut self.packets);
         for packet in packets {
             if ack.covers(packet.number) {
                 if packet.number == ack.largest {
-                    told.round_trip = Some(now - packet.at);
+                    outcome.round_trip = Some(now - packet.at);
                 }
-                told.arrived.push(packet);
+                outcome.arrived.push(packet);
                 continue;
             }
             if is_lost(now, &packet, ack.largest, rtt) {
-                told.lost.push(packet);
+                outcome.lost.push(packet);
             } else {
                 self.packets.push_back(packet);
             }
         }
-        told
+        outcome
     }
 
     /// When an overtaken packet counts as lost by its age.
@@ -348,10 +348,10 @@ mod tests {
         for number in 0..4 {
             sent.record(packet(Time(number), number, number));
         }
-        let told = sent.acknowledge(Time(9), &ack(3, 0b01), &Rtt::default());
-        assert_eq!(requests(&told.arrived), [asking(2), asking(3)]);
-        assert_eq!(requests(&told.lost), [asking(0)]);
-        assert_eq!(told.round_trip, Some(Duration::from_micros(6)));
+        let outcome = sent.acknowledge(Time(9), &ack(3, 0b01), &Rtt::default());
+        assert_eq!(requests(&outcome.arrived), [asking(2), asking(3)]);
+        assert_eq!(requests(&outcome.lost), [asking(0)]);
+        assert_eq!(outcome.round_trip, Some(Duration::from_micros(6)));
     }
 
     #[test]
@@ -366,8 +366,8 @@ mod tests {
                 .lost
                 .is_empty()
         );
-        let told = sent.clone().acknowledge(Time(90), &ack(1, 0), &rtt);
-        assert_eq!(requests(&told.lost), [asking(0)]);
+        let outcome = sent.clone().acknowledge(Time(90), &ack(1, 0), &rtt);
+        assert_eq!(requests(&outcome.lost), [asking(0)]);
         // The age alone suffices, without another packet.
         sent.acknowledge(Time(80), &ack(1, 0), &rtt);
         assert_eq!(sent.timeout(&rtt), Some(Time(90)));

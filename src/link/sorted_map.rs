@@ -8,8 +8,8 @@ use super::limits::REQUEST_PACKETS_KEPT;
 /// requests.
 pub type Sorted<T> = SmallVec<[T; REQUEST_PACKETS_KEPT]>;
 
-/// Sorts the items, which are nearly sorted: each place is searched from the end, which needs less
-/// code than a sort.
+/// Sorts the items, which are nearly sorted: each position is searched from the end, which needs
+/// less code than a sort.
 pub fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Sorted<T> {
     let mut sorted = Sorted::new();
     for item in items {

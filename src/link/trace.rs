@@ -68,7 +68,7 @@ pub(crate) enum Trace<'a> {
         /// Its length.
         bytes: usize,
         /// Its frames.
-        frames: FrameList<'a>,
+        frames: Option<FrameList<'a>>,
     },
     /// An authentic and new packet was received.
     Received {
@@ -319,7 +319,10 @@ fn tell(TraceId { link }: TraceId, what: &Trace<'_>) {
             number,
             bytes,
             frames,
-        } => tell!(number = number.0, bytes, %frames, "packet_sent"),
+        } => {
+            let frames = frames.map(tracing::field::display);
+            tell!(number = number.0, bytes, frames, "packet_sent");
+        }
         Trace::Received {
             number,
             bytes,

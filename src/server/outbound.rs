@@ -150,15 +150,17 @@ impl OutboundRequests {
                 answer,
             } => {
                 let (link, purpose) = match link {
-                    LinkChoice::Open => (endpoint.link_there(&own, &key), DialPurpose::Request),
+                    LinkChoice::Open => (endpoint.find_open_link(&own, &key), DialPurpose::Request),
                     LinkChoice::Dial(address, purpose) => {
                         let link = match purpose {
-                            DialPurpose::Request => endpoint.link_with(now, &own, key, address),
+                            DialPurpose::Request => {
+                                endpoint.link_for_requests(now, &own, key, address)
+                            }
                             DialPurpose::DialBack => {
-                                endpoint.link_to(now, &own, key, address, AddressSource::Vouched)
+                                endpoint.dial(now, &own, key, address, AddressSource::Vouched)
                             }
                             DialPurpose::AddressTest => {
-                                endpoint.link_to(now, &own, key, address, AddressSource::Claimed)
+                                endpoint.dial(now, &own, key, address, AddressSource::Claimed)
                             }
                         };
                         (Some(link), purpose)
@@ -174,7 +176,7 @@ impl OutboundRequests {
                 let rtt = endpoint.link(link).and_then(LinkStatus::rtt);
                 let deadline = now + rtt.map_or(FIRST, |_| LONGEST);
                 // Where the round trip is long, opening a link takes long, too.
-                let there = endpoint.link_there(&own, &key);
+                let there = endpoint.find_open_link(&own, &key);
                 let rtt = there
                     .and_then(|link| endpoint.link(link))
                     .and_then(LinkStatus::rtt);

@@ -81,7 +81,7 @@ impl<S: Store> Worker<S> {
         clock: Clock,
         start: Option<ListenerStart>,
     ) -> Self {
-        endpoint.know_lives(realm.lives.lives_to_come_back_to());
+        endpoint.set_known_lives(realm.lives.lives_to_come_back_to());
         let tasks = Tasks::new();
         Self {
             endpoint,
@@ -110,7 +110,7 @@ impl<S: Store> Worker<S> {
         let mut leaving = SendBatch::default();
         let mut handed = Vec::new();
         let mut stop_by = None;
-        if self.endpoint.is_first() {
+        if self.endpoint.is_primary_worker() {
             self.watchers.recall(self.tasks.sender());
         }
         loop {
@@ -161,7 +161,7 @@ impl<S: Store> Worker<S> {
                     let realms = self.handoff.realms.borrow_and_update().clone();
                     let now = self.now();
                     self.handoff.links.peers_listed(now, &mut self.endpoint, &realms);
-                    self.endpoint.leave_to_first(realms);
+                    self.endpoint.set_realms(realms);
                 }
                 Ok(()) = self.handoff.links.changed.changed() => {
                     let now = self.now();

@@ -265,7 +265,8 @@ impl Liar {
                     self.endpoint.connect(now, to.address, to.key, None)
                 } else {
                     let own = self.own;
-                    self.endpoint.link_with(now, &own, to.key, to.address)
+                    self.endpoint
+                        .link_for_requests(now, &own, to.key, to.address)
                 }
             }
         };

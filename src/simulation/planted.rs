@@ -205,11 +205,11 @@ const FOUND_BY_TESTS: [(Fault, &str); 68] = [
     ),
     (
         Fault::StrangersStay,
-        "endpoint::tests::places::link_slots_of_strangers_are_few_and_make_room_for_users",
+        "endpoint::tests::link_slots::link_slots_of_strangers_are_few_and_make_room_for_users",
     ),
     (
         Fault::AccountsStay,
-        "endpoint::tests::places::link_slots_of_account_with_many_links_make_room",
+        "endpoint::tests::link_slots::link_slots_of_account_with_many_links_make_room",
     ),
     (
         Fault::LockOwnerOut,

@@ -162,7 +162,7 @@ fn costs(request: &PeerRequest<'_>, answer: &Answer) -> [Cost; 2] {
         SecretKey::from_bytes([2; 32]),
     );
     let (now, own, peer) = (talk.now, own.public(), peer.public());
-    let link = talk.client.link_with(now, &own, peer, at(2));
+    let link = talk.client.link_for_requests(now, &own, peer, at(2));
     let nothing = talk.exchange(link, &bytes, request.may_travel_early());
     for _ in 0..BEFORE {
         talk.exchange(link, &bytes, false);

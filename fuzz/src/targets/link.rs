@@ -176,8 +176,8 @@ impl World {
         let mut server = Link::respond(config, 100);
         server.establish(down.clone(), None);
         server.opening_mut().trust();
-        server.set_assembly_room(2 * MESSAGE_MAX);
-        client.set_assembly_room(2 * MESSAGE_MAX);
+        server.set_reassembly_limit(2 * MESSAGE_MAX);
+        client.set_reassembly_limit(2 * MESSAGE_MAX);
         Self {
             now: Time(1_000_000),
             client: Side::new(client, up),

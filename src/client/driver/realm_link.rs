@@ -108,7 +108,7 @@ impl RealmLink {
         self.trace_address(address);
         self.endpoint.claim_life(link, beginning.life);
         if let Some(memory) = &beginning.path {
-            self.endpoint.begin_from(link, memory);
+            self.endpoint.start_from(link, memory);
         }
         if let Some(ticket) = beginning.ticket.filter(|_| self.key.is_some()) {
             self.endpoint.come_back(link, ticket);
@@ -210,7 +210,7 @@ impl RealmLink {
 
     /// True if the realm owes a sign of life.
     pub(super) fn awaits_sign(&self) -> bool {
-        self.status().is_some_and(LinkStatus::awaits_sign)
+        self.status().is_some_and(LinkStatus::awaits_keepalive)
     }
 
     /// Handles a datagram. True if it is authentic.

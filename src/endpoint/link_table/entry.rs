@@ -5,114 +5,34 @@ use std::{
     time::Duration,
 };
 
-use super::super::{
-    SERVES,
-    accept_cache::InitHash,
-    accounts::{AccountId, Accounts},
-    config::Config,
-    dial::Dial,
-    dormant::MayHibernate,
-    event::IncomingRequest,
-    holder::{Holder, SlotKind},
-    identity::KeyIndex,
-    ids::LinkId,
-    limits::{ACCEPT_PATIENCE, DIALS_ONCE, STRANGER_IDLE, UNPROVEN_LIFETIME},
-    path::Path,
-    ticket::{IssuedTicket, Resumed, Resumption, Ticket, TicketState},
-};
-use super::replacement::Rekey;
-use crate::{
-    crypto::{LifeClaim, PublicKey, Responder, ResumptionSecret, same},
-    faults::{Fault, is_planted},
-    link::{Link, Time, earliest},
-    wire::{
-        ConnectionId, HandshakeId, Life, LinkName, OperationNumber, ResetToken, ResumeNonce,
-        Welcome, varint_len,
+use super::{
+    super::{
+        accounts::Accounts,
+        dial::Dial,
+        dormant::MayHibernate,
+        event::IncomingRequest,
+        holder::{Holder, Holding},
+        identity::KeyIndex,
+        ids::LinkId,
+        path::Path,
+        ticket::{IssuedTicket, LinkResumption, Resumed, TicketState},
     },
+    life::LinkLife,
+    replacement::Rekey,
+    stage::{Accepting, Role, Stage},
+};
+use crate::{
+    crypto::{PublicKey, SessionKeys, same},
+    link::{Link, Time},
+    wire::{ConnectionId, LinkName, OperationNumber, ResetToken, Welcome},
 };
 
-/// Silence after which a link may become dormant: no packet is in flight for longer.
-const HIBERNATES_AFTER: Duration = Duration::from_mins(3);
-/// Granularity of the silence.
-const GRAIN: Duration = Duration::from_secs(30);
-/// Time until a failed replacement is retried.
-const TRIED_AGAIN_AFTER: Duration = Duration::from_hours(1);
-/// From this length of an operation number on, in bytes, a WELCOME with a successor has no room for
-/// a life: the Accept would be longer than the shortest Init (WIRE-11).
-const HIGHEST_BYTES_MAX: usize = 8;
-/// The end of a silence is rounded up to this fraction of the idle time.
-const GRAINS: u128 = 256;
-/// How long an initiator without open requests continues a handshake.
-const DIAL_PATIENCE: Duration = Duration::from_mins(3);
-
-/// The packet that the other side began with, and what its answer needs.
-#[derive(Debug)]
-pub(in crate::endpoint) enum Answering {
-    /// An Init: an Accept completes the handshake.
-    Accept(Box<Responder>, HandshakeId),
-    /// A Resume, under this secret and with this nonce.
-    Resumed(ResumptionSecret, ResumeNonce),
-}
-
-/// A handshake that the other side began and whose answer has not left yet.
-#[derive(Debug)]
-pub(in crate::endpoint) struct Accepting {
-    pub answering: Answering,
-    pub init: InitHash,
-    /// Length of the first packet, in bytes.
-    pub brought: usize,
-    /// The longest answer allowed, in bytes.
-    pub room: usize,
-    pub due: Time,
-    /// The highest operation number that its device has used; `None` until the link is accepted.
-    pub welcomed: Option<OperationNumber>,
-}
-
-impl Accepting {
-    /// Returns a handshake whose first packet has `brought` bytes, and whose answer may be no
-    /// longer.
-    pub fn new(now: Time, answering: Answering, init: InitHash, brought: usize) -> Self {
-        Self {
-            answering,
-            init,
-            brought,
-            room: brought,
-            due: now + ACCEPT_PATIENCE,
-            welcomed: None,
-        }
-    }
-
-    /// Allows the answer to be `factor` times as long as the first packet.
-    pub fn amplified(mut self, factor: usize) -> Self {
-        self.room = self.brought.saturating_mul(factor);
-        self
-    }
-}
-
-/// The state of a link's handshake.
-#[derive(Debug)]
-pub(in crate::endpoint) enum Stage {
-    /// This side sends its first packet as soon as it may transmit.
-    Calling,
-    /// This side has dialed and waits for the Accept.
-    Dialing(Box<Dial>),
-    /// This side has yet to send the Accept.
-    Accepting(Box<Accepting>),
-    /// The handshake is complete, or was not needed.
-    Open,
-}
-
-/// The role of this side: whether it opened the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::endpoint) enum Role {
-    Initiator,
-    Responder,
-}
-
-/// What an endpoint holds of a link. The table finds links by the fields that are private here, so
-/// they change only together with its indexes.
+/// What an endpoint holds of a link. Its fields change by methods that say what has happened, which
+/// change all that belongs together. The table finds links by the fields that it sees, so those
+/// change only together with its indexes.
 #[derive(Debug)]
 pub(in crate::endpoint) struct LinkEntry {
+    /// The link, awake or dormant.
     pub link: MayHibernate,
     pub(super) role: Role,
     /// The path to the other side. Only a link that the other side opened has a local address: that
@@ -125,35 +45,26 @@ pub(in crate::endpoint) struct LinkEntry {
     /// The other side's connection id of the link.
     pub(super) remote: Option<ConnectionId>,
     /// The token that a Reset of the other side must carry.
-    pub token: Option<ResetToken>,
-    pub stage: Stage,
+    reset_token: Option<ResetToken>,
+    stage: Stage,
     /// This side's key that the link is with; a realm has a few.
-    pub own: KeyIndex,
-    /// True if its Init is sent [`DIALS_ONCE`] times at most, because the address is unverified.
-    pub is_trial: bool,
-    pub opened: Time,
-    pub rekey: Rekey,
+    own: KeyIndex,
+    /// True if its Init is sent `DIALS_ONCE` times at most, because the address is unverified.
+    is_trial: bool,
+    opened: Time,
+    rekey: Rekey,
     /// While the new path is not validated: the former path, and until when the link may return to
     /// it.
-    pub previous_path: Option<Box<(Path, Time)>>,
+    previous_path: Option<Box<(Path, Time)>>,
     /// Early requests that wait until the link is proven.
-    pub held: Vec<IncomingRequest>,
-    /// Memory held for the other side, in bytes.
-    pub memory: usize,
-    /// The account of the device, if known.
-    pub account: Option<AccountId>,
-    pub slot: SlotKind,
+    held: Vec<IncomingRequest>,
+    /// Its slot, and the memory held for the other side.
+    holding: Holding,
     /// On a responder's link: when the Accept left.
-    pub accepted: Option<Time>,
-    pub heard: Option<Time>,
-    /// On an initiator's link: the life that its handshakes claim. On a responder's link: the life
-    /// that its WELCOME tells, if any.
-    pub life: Life,
-    /// On a responder's link: true if the life that the initiator claimed is unknown.
-    pub is_life_unknown: bool,
-    /// On a responder's link: whether the initiator wants to resume later.
-    pub ticket_state: TicketState,
-    pub resumption: Option<Box<Resumption>>,
+    accepted: Option<Time>,
+    heard: Option<Time>,
+    life: LinkLife,
+    resumption: LinkResumption,
 }
 
 /// Memory of an idle link, in bytes: the link itself and its table entries.
@@ -183,7 +94,7 @@ impl LinkEntry {
             peer,
             is_shared: false,
             remote: None,
-            token: None,
+            reset_token: None,
             stage,
             own: KeyIndex::CURRENT,
             is_trial: false,
@@ -191,16 +102,54 @@ impl LinkEntry {
             rekey: Rekey::default(),
             previous_path: None,
             held: Vec::new(),
-            memory: 0,
-            account: None,
-            slot: SlotKind::Own,
+            holding: Holding::default(),
             accepted: None,
             heard: None,
-            life: Life::NONE,
-            is_life_unknown: false,
-            ticket_state: TicketState::Unwanted,
-            resumption: None,
+            life: LinkLife::default(),
+            resumption: LinkResumption::default(),
         }
+    }
+
+    /// Makes it a link with this side's key `own`.
+    pub const fn with_key(mut self, own: KeyIndex) -> Self {
+        self.own = own;
+        self
+    }
+
+    /// Makes it a link that is to replace `old`.
+    pub fn replacing(mut self, old: LinkId) -> Self {
+        self.rekey = Rekey::of_replacement(old);
+        self
+    }
+
+    /// Makes it a link that the other side resumes.
+    pub fn resumed_by(mut self, resumed: Resumed) -> Self {
+        self.resumption = LinkResumption::accepted(resumed);
+        self
+    }
+
+    /// Returns the entry of a link that opens again, because the other side has forgotten it;
+    /// `name` is its name if it is shared.
+    pub(super) fn restart(self, now: Time, name: Option<LinkName>) -> Self {
+        let link = self.link.into_awake().restart(name);
+        let asks_in_secret = link.asks_in_secret();
+        let mut entry = Self {
+            link: link.into(),
+            opened: now,
+            ..self
+        };
+        if asks_in_secret {
+            // HS-7: a request with a password is sent again, but not on a link without forward
+            // secrecy.
+            entry.resumption.clear();
+        }
+        if entry.is_shared {
+            entry.reset_token = None;
+        }
+        if entry.peer.is_some() {
+            entry.stage = Stage::Calling;
+        }
+        entry
     }
 
     /// Makes it a link to a realm, which may send requests on it too.
@@ -239,6 +188,89 @@ impl LinkEntry {
         self.remote
     }
 
+    /// The state of the handshake.
+    pub const fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Returns the handshake that this side has dialed and that is not answered yet.
+    pub fn dial_mut(&mut self) -> Option<&mut Dial> {
+        match &mut self.stage {
+            Stage::Dialing(dial) => Some(dial),
+            Stage::Calling | Stage::Accepting(_) | Stage::Open => None,
+        }
+    }
+
+    /// This side's key that the link is with.
+    pub const fn own(&self) -> KeyIndex {
+        self.own
+    }
+
+    /// When the link was opened, or opened again.
+    pub const fn opened(&self) -> Time {
+        self.opened
+    }
+
+    /// When a packet last arrived.
+    pub const fn heard(&self) -> Option<Time> {
+        self.heard
+    }
+
+    /// When the Accept left, on a responder's link.
+    pub const fn accepted(&self) -> Option<Time> {
+        self.accepted
+    }
+
+    /// True while its address is only tried (`DIALS_ONCE`).
+    pub const fn is_trial(&self) -> bool {
+        self.is_trial
+    }
+
+    /// Sets whether its address is only tried.
+    pub const fn set_trial(&mut self, is_trial: bool) {
+        self.is_trial = is_trial;
+    }
+
+    /// The state of its replacement.
+    pub const fn rekey(&self) -> &Rekey {
+        &self.rekey
+    }
+
+    /// The state of its replacement, to change it.
+    pub const fn rekey_mut(&mut self) -> &mut Rekey {
+        &mut self.rekey
+    }
+
+    /// Its slot, and the memory held for the other side.
+    pub const fn holding(&self) -> &Holding {
+        &self.holding
+    }
+
+    /// Its slot, and the memory held for the other side, to change them.
+    pub const fn holding_mut(&mut self) -> &mut Holding {
+        &mut self.holding
+    }
+
+    /// Its part in resumptions.
+    pub const fn resumption(&self) -> &LinkResumption {
+        &self.resumption
+    }
+
+    /// Its part in resumptions, to change it.
+    pub const fn resumption_mut(&mut self) -> &mut LinkResumption {
+        &mut self.resumption
+    }
+
+    /// The life of the store that it claims or tells.
+    pub const fn life(&self) -> &LinkLife {
+        &self.life
+    }
+
+    /// The life of the store that it claims or tells, to change it.
+    pub const fn life_mut(&mut self) -> &mut LinkLife {
+        &mut self.life
+    }
+
     /// Returns the connection id that names the link on this side: a plain link's is the one that
     /// its initiator chose.
     pub fn connection(&self, id: LinkId) -> ConnectionId {
@@ -269,12 +301,178 @@ impl LinkEntry {
 
     /// Returns the holder of the link's memory.
     pub fn holder(&self) -> Holder {
-        Holder::of(self.slot, self.account)
+        self.holding.holder()
     }
 
     /// Returns when a packet last arrived, or else when the link was opened.
-    fn heard_or_opened(&self) -> Time {
+    pub fn heard_or_opened(&self) -> Time {
         self.heard.unwrap_or(self.opened)
+    }
+
+    /// Holds an early request until the link is proven.
+    pub fn hold(&mut self, request: IncomingRequest) {
+        self.held.push(request);
+    }
+
+    /// True if requests wait until the link is proven.
+    pub const fn holds_requests(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Removes and returns the requests that wait until the link is proven.
+    pub fn take_held(&mut self) -> Vec<IncomingRequest> {
+        core::mem::take(&mut self.held)
+    }
+
+    /// Records that a packet has arrived.
+    pub const fn on_packet(&mut self, now: Time) {
+        self.heard = Some(now);
+    }
+
+    /// Sets the token that a Reset of the other side must carry.
+    pub const fn set_reset_token(&mut self, token: ResetToken) {
+        self.reset_token = Some(token);
+    }
+
+    /// Sends the first packet of this side's handshake from now on.
+    pub fn begin_dial(&mut self, dial: Dial) {
+        self.stage = Stage::Dialing(Box::new(dial));
+    }
+
+    /// Writes the first packet of this side's handshake into `out` if it is due. Returns the wait
+    /// for its answer, if it is written.
+    pub fn transmit_dial(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Duration> {
+        let Stage::Dialing(dial) = &mut self.stage else {
+            return None;
+        };
+        dial.transmit(now, &mut self.link, self.is_trial, out)
+    }
+
+    /// Records what the answer to the first packet shows of the path.
+    pub fn record_dial_answer(&mut self, now: Time) {
+        if let Stage::Dialing(dial) = &self.stage {
+            dial.record_answer(now, &mut self.link);
+        }
+    }
+
+    /// Completes this side's handshake, which the other side has accepted with `connection` as its
+    /// connection id.
+    pub fn on_accepted(&mut self, now: Time, connection: ConnectionId, keys: SessionKeys) {
+        self.stage = Stage::Open;
+        self.heard = Some(now);
+        self.set_remote(connection);
+        self.link.establish(keys, Some(connection));
+        self.link.early_arrived(now);
+    }
+
+    /// Completes this side's resumption, in the same way. The other side receives datagrams of at
+    /// most `peer_max_datagram` bytes.
+    pub fn on_resumed(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        keys: SessionKeys,
+        peer_max_datagram: usize,
+    ) {
+        self.resumption.on_ticket_used();
+        // The first UPDATE carries the new token.
+        self.reset_token = None;
+        self.on_accepted(now, connection, keys);
+        self.link
+            .opening_mut()
+            .resumption_accepted(peer_max_datagram);
+    }
+
+    /// Records what the other side tells in its WELCOME. Later handshakes of the link claim the
+    /// life.
+    pub const fn on_welcomed(&mut self, welcome: &Welcome) {
+        self.reset_token = Some(welcome.token);
+        self.life.learn(welcome);
+    }
+
+    /// Records that this side accepts the other one, whose key has used operation numbers up to
+    /// `highest`.
+    pub const fn on_admitted(&mut self, highest: OperationNumber) {
+        if let Stage::Accepting(accepting) = &mut self.stage {
+            accepting.welcomed = Some(highest);
+        }
+    }
+
+    /// Takes the handshake of the other side out of the entry, to answer it: the link is open.
+    pub fn take_accepting(&mut self) -> Option<Box<Accepting>> {
+        match core::mem::replace(&mut self.stage, Stage::Open) {
+            Stage::Accepting(accepting) => Some(accepting),
+            other @ (Stage::Calling | Stage::Dialing(_) | Stage::Open) => {
+                self.stage = other;
+                None
+            }
+        }
+    }
+
+    /// Opens the link with the keys of the handshake whose answer leaves now.
+    pub fn on_accept_sent(&mut self, now: Time, keys: SessionKeys) {
+        self.link.establish(keys, None);
+        self.accepted = Some(now);
+    }
+
+    /// Records a Reset of the link, whose token is used up.
+    pub const fn on_reset(&mut self, now: Time) {
+        self.heard = Some(now);
+        self.reset_token = None;
+    }
+
+    /// Records a Reset of the predecessor of a link that this side dials: the first packet is sent
+    /// again at once, one time.
+    pub fn on_predecessor_reset(&mut self) {
+        if let Stage::Dialing(dial) = &mut self.stage {
+            self.reset_token = None;
+            dial.hurry();
+        }
+    }
+
+    /// While the path is not validated: the former path.
+    pub fn previous_path(&self) -> Option<Path> {
+        self.previous_path.as_deref().map(|(path, _)| *path)
+    }
+
+    /// While the path is not validated: until when the link may return to the former path.
+    pub fn previous_path_until(&self) -> Option<Time> {
+        self.previous_path.as_deref().map(|(_, until)| *until)
+    }
+
+    /// Records a move to an address from which `bytes` bytes came, and which only the return of
+    /// `challenge` proves. Without it, the link returns at `until` to the last proven path: that
+    /// before an earlier move, or else `proven`.
+    pub fn on_moved(
+        &mut self,
+        until: Time,
+        proven: Option<Path>,
+        bytes: usize,
+        challenge: [u8; 8],
+    ) {
+        let previous = self.previous_path().or(proven);
+        self.previous_path = previous.map(|path| Box::new((path, until)));
+        self.link.path_moved(bytes, challenge);
+    }
+
+    /// Records that the other side is back at its former address.
+    pub fn on_moved_back(&mut self) {
+        self.previous_path = None;
+        self.link.path_proven();
+    }
+
+    /// Ends a migration if the new address is validated, or if its time is over. Returns the path
+    /// to return to in the latter case.
+    pub fn end_migration(&mut self, now: Time) -> Option<Path> {
+        let (path, until) = self.previous_path.as_deref().copied()?;
+        if !self.link.has_moved() {
+            self.previous_path = None;
+            return None;
+        }
+        (until <= now).then(|| {
+            self.on_moved_back();
+            path
+        })
     }
 
     /// Returns the memory of the requests that wait until the link is proven, in bytes.
@@ -283,52 +481,8 @@ impl LinkEntry {
         self.held.capacity() * size_of::<IncomingRequest>() + each.sum::<usize>()
     }
 
-    /// Returns when the endpoint has to process this link next.
-    pub fn timeout(&self, config: &Config) -> Option<Time> {
-        let stage = match &self.stage {
-            Stage::Calling | Stage::Open => None,
-            Stage::Dialing(dial) => Some(dial.timeout()),
-            Stage::Accepting(accepting) => accepting.welcomed.map(|_| accepting.due),
-        };
-        let proof = self.previous_path.as_deref().map(|(_, until)| *until);
-        let stage = earliest(stage, proof);
-        let rest = earliest(self.hibernates_at(), self.end(config));
-        if self.link.is_dormant() {
-            return earliest(stage, rest);
-        }
-        earliest(earliest(stage, self.link.poll_timeout()), rest)
-    }
-
-    /// Returns when the link ends if nothing arrives.
-    fn end(&self, config: &Config) -> Option<Time> {
-        match (self.role, &self.stage) {
-            (Role::Initiator, Stage::Open)
-                if self.is_shared && self.link.is_idle() && !self.link.is_kept_alive() =>
-            {
-                Some(self.heard_or_opened() + config.shared_idle)
-            }
-            (Role::Initiator, Stage::Open) => None,
-            (Role::Initiator, _) if self.link.is_waiting() => None,
-            (Role::Initiator, _) => Some(self.opened + DIAL_PATIENCE),
-            (Role::Responder, _) if !self.link.is_dormant() && self.is_unproven() => {
-                Some(self.opened + UNPROVEN_LIFETIME)
-            }
-            (Role::Responder, _) => {
-                let idle = match self.slot {
-                    SlotKind::Account(..) => config.idle,
-                    SlotKind::Own
-                    | SlotKind::Unverified
-                    | SlotKind::TicketAddress(_)
-                    | SlotKind::Cookie(_)
-                    | SlotKind::Stranger(_) => config.idle.min(STRANGER_IDLE),
-                };
-                Some(end_of_silence(self.heard_or_opened(), idle))
-            }
-        }
-    }
-
     /// True if the other side has never shown that it receives packets sent to it.
-    fn is_unproven(&self) -> bool {
+    pub fn is_unproven(&self) -> bool {
         // A sealed packet shows that its sender received the Accept. A plain packet shows nothing.
         !self.link.is_proven() && (self.peer.is_none() || self.heard.is_none())
     }
@@ -338,7 +492,7 @@ impl LinkEntry {
         if self.link.is_proven() {
             return Some(self.path.remote);
         }
-        self.previous_path.as_deref().map(|(path, _)| path.remote)
+        self.previous_path().map(|path| path.remote)
     }
 
     /// True if requests wait until the other side's address is proven, except `early` ones where
@@ -360,23 +514,9 @@ impl LinkEntry {
     }
 
     /// True if the Init to an unverified address has left as often as it may.
-    pub fn is_dialled_out(&self) -> bool {
-        // Only realms are told addresses of others; this leaves the check out of light clients.
-        if !cfg!(feature = "server") {
-            return false;
-        }
-        let Stage::Dialing(dial) = &self.stage else {
-            return false;
-        };
-        self.is_trial && dial.sent().0 >= DIALS_ONCE && !is_planted(Fault::DialWithoutEnd)
-    }
-
-    /// True if the link is to end.
-    pub fn is_over(&self, now: Time, config: &Config) -> bool {
-        let is_dead = self.role == Role::Initiator && self.link.is_dead();
-        let has_waited = matches!(&self.stage, Stage::Dialing(dial) if dial.timeout() <= now);
-        (is_dead || has_waited && self.is_dialled_out())
-            || self.end(config).is_some_and(|end| end <= now)
+    pub fn is_dialed_out(&self) -> bool {
+        let dial = self.stage.dial().filter(|_| self.is_trial);
+        dial.is_some_and(Dial::has_tried_often)
     }
 
     /// True if the Accept can leave: the realm has given its WELCOME, and the answers to early data
@@ -390,118 +530,34 @@ impl LinkEntry {
         accepting.welcomed.is_some() && (!is_awaited || accepting.due <= now)
     }
 
-    /// Returns when the link may become dormant, if it may.
-    pub fn hibernates_at(&self) -> Option<Time> {
-        let may_hibernate = SERVES
-            && self.role == Role::Responder
-            && matches!(self.stage, Stage::Open)
-            && !self.link.is_dormant()
-            && self.previous_path.is_none()
-            && self.held.is_empty()
-            && self.link.may_hibernate();
-        // Rounded to the granularity, so that the timer does not change with each packet.
-        let grain = u64::try_from(GRAIN.as_micros()).unwrap_or(u64::MAX);
-        let at = (self.heard_or_opened() + HIBERNATES_AFTER).0;
-        may_hibernate.then(|| Time(at.checked_next_multiple_of(grain).unwrap_or(u64::MAX)))
-    }
-
     /// True if a link in use is due for replacement. An unused link is not replaced.
     pub fn wants_rekey(&self, now: Time, lifetime: Duration) -> bool {
         let is_ours = self.role == Role::Initiator && self.peer.is_some();
-        let is_old = now - self.opened >= lifetime || self.link.is_worn();
-        let tried = self.rekey.begun;
-        let may_try = tried.is_none_or(|begun| now - begun >= TRIED_AGAIN_AFTER);
+        let is_old = now - self.opened >= lifetime || self.link.needs_rekey();
         is_ours
             && is_old
-            && may_try
-            && self.rekey.replaced_by.is_none()
-            && self.rekey.replaces.is_none()
+            && self.rekey.may_begin(now)
             && matches!(self.stage, Stage::Open)
             && !self.link.is_closing()
-    }
-
-    /// Returns the life claim of a link that another side opens. Realms, which name their links,
-    /// and plain links make none.
-    pub fn life_claim(&self, name: Option<&LinkName>) -> Option<LifeClaim> {
-        let Stage::Accepting(accepting) = &self.stage else {
-            return None;
-        };
-        match &accepting.answering {
-            Answering::Accept(responder, handshake) if name.is_none() => {
-                Some(LifeClaim::new(responder.life_key.clone(), *handshake))
-            }
-            // The key that decrypts a Resume shows its life.
-            Answering::Accept(..) | Answering::Resumed(..) => None,
-        }
-    }
-
-    /// Returns the life to tell in a WELCOME with `successor` and `highest`.
-    pub fn life_beside(
-        &self,
-        successor: Option<&[u8; 32]>,
-        highest: OperationNumber,
-    ) -> Option<Life> {
-        let has_room = successor.is_none() || varint_len(highest.0) < HIGHEST_BYTES_MAX;
-        Some(self.life).filter(|life| has_room && *life != Life::NONE)
-    }
-
-    /// Records the life that the realm has told: later handshakes of the link claim it.
-    pub fn learn_life(&mut self, welcome: &Welcome) {
-        if let (Some(life), false) = (welcome.life, welcome.is_life_unknown) {
-            self.life = life;
-        }
-    }
-
-    /// Returns the ticket to resume with.
-    pub fn ticket(&self) -> Option<&Ticket> {
-        match self.resumption.as_deref()? {
-            Resumption::Ticket(ticket) => Some(ticket),
-            Resumption::Resumed(_) => None,
-        }
-    }
-
-    /// Returns how the other side has resumed, if it has.
-    pub fn resumed(&self) -> Option<&Resumed> {
-        match self.resumption.as_deref()? {
-            Resumption::Resumed(resumed) => Some(resumed),
-            Resumption::Ticket(_) => None,
-        }
-    }
-
-    /// Returns how the other side has resumed, to change it.
-    pub fn resumed_mut(&mut self) -> Option<&mut Resumed> {
-        match self.resumption.as_deref_mut()? {
-            Resumption::Resumed(resumed) => Some(resumed),
-            Resumption::Ticket(_) => None,
-        }
     }
 
     /// True if the link was resumed or is about to be.
     pub fn is_resumed(&self) -> bool {
         match &self.stage {
-            Stage::Calling => self.ticket().is_some(),
+            Stage::Calling => self.resumption.ticket().is_some(),
             Stage::Dialing(dial) => dial.resumption().is_some(),
             Stage::Accepting(_) | Stage::Open => {
-                self.resumed().is_some() || self.ticket_state == TicketState::Used
+                self.resumption.resumed().is_some()
+                    || self.resumption.ticket_state() == TicketState::Used
             }
         }
     }
 
-    /// True while a resumed link executes no commands, because the realm checks that the user is
-    /// still the same.
-    pub fn waits_for_welcome(&self) -> bool {
-        self.resumed().is_some_and(|resumed| !resumed.is_welcome())
-    }
-
-    /// Returns the link's ticket, made with this side's key `own`. With `is_settled`
+    /// Returns the link's ticket, made with this side's key `own`. With `is_address_final`
     /// no later event can show that its device had the answer at another address.
-    pub fn issued_ticket(&self, own: PublicKey, is_settled: bool) -> Option<IssuedTicket> {
-        let is_wanted = match self.ticket_state {
-            TicketState::Unwanted | TicketState::Used => false,
-            TicketState::Wanted | TicketState::Genuine | TicketState::Due => true,
-        };
+    pub fn issued_ticket(&self, own: PublicKey, is_address_final: bool) -> Option<IssuedTicket> {
         // A device that used a former key uses the current one next time.
-        if !is_wanted || self.own != KeyIndex::CURRENT {
+        if !self.resumption.makes_ticket() || self.own != KeyIndex::CURRENT {
             return None;
         }
         let (secret, max_datagram) = self.link.responders_ticket()?;
@@ -510,42 +566,27 @@ impl LinkEntry {
             own,
             secret,
             max_datagram,
-            account: self.account,
-            address: (is_settled && !self.link.has_moved()).then(|| self.path.remote.ip()),
+            account: self.holding.account(),
+            address: (is_address_final && !self.link.has_moved()).then(|| self.path.remote.ip()),
         })
     }
 
-    /// True if the handshake of the link is not a replayed recording: its device is known to have
-    /// used no number as high as `operation`.
-    pub fn is_fresh(&self, operation: OperationNumber) -> bool {
-        match &self.stage {
-            Stage::Accepting(accepting) => accepting
-                .welcomed
-                .is_some_and(|highest| operation > highest),
-            Stage::Calling | Stage::Dialing(_) | Stage::Open => false,
-        }
+    /// The token that a Reset of the other side must carry.
+    pub const fn reset_token(&self) -> Option<&ResetToken> {
+        self.reset_token.as_ref()
     }
 
     /// True if a Reset of the link is accepted as the other side's. An initiator that has resumed
     /// gets the token only after it has proven its address. Until then a Reset that names its link
     /// is accepted once something has timed out.
     pub fn believes_reset(&self, token: &ResetToken) -> bool {
-        match &self.token {
+        match &self.reset_token {
             Some(known) => same(known, token),
             None => {
-                let has_come_back = self.role == Role::Initiator && self.ticket().is_some();
+                let has_come_back =
+                    self.role == Role::Initiator && self.resumption.ticket().is_some();
                 has_come_back && self.link.timeouts() > 0
             }
         }
     }
-}
-
-/// Returns when a link last heard at `heard` has been silent for `idle`. Rounded up, so that the
-/// timer does not change with each packet.
-fn end_of_silence(heard: Time, idle: Duration) -> Time {
-    let grain = u64::try_from(idle.as_micros() / GRAINS)
-        .unwrap_or(u64::MAX)
-        .max(1);
-    let end = heard + idle;
-    Time(end.0.checked_next_multiple_of(grain).unwrap_or(u64::MAX))
 }

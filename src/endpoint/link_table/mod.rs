@@ -2,18 +2,22 @@
 //! datagram or of a peer. Entries and indexes change only together.
 
 mod entry;
+mod life;
+pub(super) mod lifetime;
 mod replacement;
+mod stage;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
 };
 
-pub(super) use entry::{Accepting, Answering, LinkEntry, Role, Stage};
+pub(super) use entry::LinkEntry;
 pub use entry::{HANDSHAKE_BYTES, LINK_BYTES};
 use rand_core::Rng;
 pub(super) use replacement::Rekey;
 use smallvec::SmallVec;
+pub(super) use stage::{Accepting, Answering, Role, Stage};
 
 use super::{
     identity::KeyIndex,
@@ -25,6 +29,7 @@ use super::{
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
+    link::Time,
     wire::{ConnectionId, HandshakeId, LinkName},
 };
 
@@ -131,9 +136,13 @@ impl LinkTable {
     }
 
     /// Restarts a link that the other side has forgotten; `name` is its name if it is shared.
-    pub fn restart(&mut self, id: LinkId, name: Option<LinkName>) -> Option<&mut LinkEntry> {
-        let mut entry = self.entries.remove(&id)?;
-        entry.link = entry.link.into_awake().restart(name).into();
+    pub fn restart(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        name: Option<LinkName>,
+    ) -> Option<&mut LinkEntry> {
+        let entry = Box::new(self.entries.remove(&id)?.restart(now, name));
         Some(
             self.entries
                 .entry(id)
@@ -188,9 +197,8 @@ impl LinkTable {
     /// Returns the link that dials `address` with the handshake id `handshake`.
     pub fn dialing(&self, address: SocketAddr, handshake: HandshakeId) -> Option<LinkId> {
         self.opened_to(address).find(|id| {
-            self.get(*id).is_some_and(
-                |entry| matches!(&entry.stage, Stage::Dialing(dial) if dial.is_for(handshake)),
-            )
+            let dial = self.get(*id).and_then(|entry| entry.stage().dial());
+            dial.is_some_and(|dial| dial.is_for(handshake))
         })
     }
 
@@ -234,7 +242,7 @@ impl LinkTable {
         if links.len() <= LINKS_PER_KEY_MAX {
             return None;
         }
-        let heard = |link: &&LinkId| self.get(**link).and_then(|entry| entry.heard);
+        let heard = |link: &&LinkId| self.get(**link).and_then(LinkEntry::heard);
         links.iter().min_by_key(heard).copied()
     }
 
@@ -269,7 +277,7 @@ impl LinkTable {
     /// Returns the link that tries whether a realm is at that unverified address.
     pub fn trial(&self, own: KeyIndex, peer: &PublicKey, address: SocketAddr) -> Option<LinkId> {
         let is_trial = |entry: &LinkEntry| {
-            entry.is_trial && entry.peer == Some(*peer) && entry.is_to(own, address)
+            entry.is_trial() && entry.peer == Some(*peer) && entry.is_to(own, address)
         };
         let mut links = self.iter();
         links
@@ -282,7 +290,7 @@ impl LinkTable {
     pub fn accepted_from(&self, own: KeyIndex, peer: &PublicKey) -> Option<LinkId> {
         let is_usable = |id: &&LinkId| {
             self.get(**id)
-                .is_some_and(|entry| entry.own == own && !entry.link.is_closing())
+                .is_some_and(|entry| entry.own() == own && !entry.link.is_closing())
         };
         self.proven_of(peer).iter().rev().find(is_usable).copied()
     }
@@ -292,8 +300,8 @@ impl LinkTable {
         let theirs = self.proven_of(peer).iter().copied();
         let open = theirs.chain(self.dialed(peer)).filter_map(|id| {
             let entry = self.get(id)?;
-            let is_open = matches!(entry.stage, Stage::Open) && !entry.link.is_closing();
-            (entry.own == own && is_open).then_some((entry.heard, id))
+            let is_open = entry.stage().is_open() && !entry.link.is_closing();
+            (entry.own() == own && is_open).then_some((entry.heard(), id))
         });
         open.max().map(|(_, id)| id)
     }
@@ -303,7 +311,7 @@ impl LinkTable {
         let entry = self.get(link)?;
         let peer = entry.peer?;
         self.dialed(&peer)
-            .or_else(|| self.accepted_from(entry.own, &peer))
+            .or_else(|| self.accepted_from(entry.own(), &peer))
             .filter(|other| *other != link)
     }
 

@@ -5,13 +5,10 @@ use std::net::SocketAddr;
 use crate::{
     crypto::same,
     endpoint::{
-        Dropped, Endpoint, Event, LinkId, TICKET_SHOWN, Ticket,
-        limits::UNPROVEN_LIFETIME,
-        link_table::{Role, Stage},
-        ticket::{Resumption, TicketState},
-        trace_handshake,
+        Dropped, Endpoint, Event, LinkId, TICKET_SHOWN, Ticket, dial::Dial,
+        limits::UNPROVEN_LIFETIME, link_table::Role, ticket::TicketState, trace_handshake,
     },
-    link::{Exchange, Time},
+    link::Time,
     wire::{ConnectionId, OperationNumber, RESET_LEN, ResetToken, ResumeNonce, Welcome},
 };
 
@@ -22,16 +19,14 @@ impl Endpoint {
         if let Some(entry) = self.links.get_mut(link)
             && ticket.max_datagram == max_datagram
         {
-            entry.resumption = Some(Box::new(Resumption::Ticket(ticket)));
+            entry.resumption_mut().resume_with(ticket);
         }
     }
 
     /// Limits the use of the ticket of `link` to times before `until`.
     pub fn show_ticket_until(&mut self, link: LinkId, until: Time) {
-        let entry = self.links.get_mut(link);
-        let resumption = entry.and_then(|entry| entry.resumption.as_deref_mut());
-        if let Some(Resumption::Ticket(ticket)) = resumption {
-            ticket.until = ticket.until.min(until);
+        if let Some(entry) = self.links.get_mut(link) {
+            entry.resumption_mut().use_until(until);
         }
     }
 
@@ -41,25 +36,23 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(link) else {
             return;
         };
-        entry.ticket_state = TicketState::Unwanted;
-        let until = entry.opened + TICKET_SHOWN;
-        entry.resumption = entry
+        let until = entry.opened() + TICKET_SHOWN;
+        let ticket = entry
             .link
             .initiators_secret()
             .filter(|_| resumes && !entry.is_shared() && entry.role() == Role::Initiator)
             // A ticket of the realm's former key would be refused.
             .filter(|_| welcome.successor.is_none() && !welcome.is_final)
             .zip(entry.remote())
-            .map(|(secret, id)| {
-                Box::new(Resumption::Ticket(Ticket {
-                    id,
-                    token: welcome.token,
-                    secret,
-                    max_datagram: own,
-                    peer_max_datagram: entry.link.opening().peer_max_datagram(),
-                    until,
-                }))
+            .map(|(secret, id)| Ticket {
+                id,
+                token: welcome.token,
+                secret,
+                max_datagram: own,
+                peer_max_datagram: entry.link.opening().peer_max_datagram(),
+                until,
             });
+        entry.resumption_mut().on_handshake(ticket);
     }
 
     /// Resumes a link again if it was resumed and has carried nothing since. By now the other side
@@ -67,11 +60,13 @@ impl Endpoint {
     /// it would be delayed.
     pub(in crate::endpoint) fn resume_if_forgotten(&mut self, now: Time, link: LinkId) {
         let is_forgotten = self.links.get(link).is_some_and(|entry| {
-            entry.ticket_state == TicketState::Used
-                && entry.token.is_none()
-                && matches!(entry.stage, Stage::Open)
+            entry.resumption().ticket_state() == TicketState::Used
+                && entry.reset_token().is_none()
+                && entry.stage().is_open()
                 && !entry.link.is_waiting()
-                && entry.heard.is_some_and(|at| now - at >= UNPROVEN_LIFETIME)
+                && entry
+                    .heard()
+                    .is_some_and(|at| now - at >= UNPROVEN_LIFETIME)
         });
         if is_forgotten {
             self.dial_again(now, link);
@@ -93,10 +88,7 @@ impl Endpoint {
             let Some(entry) = self.links.get_mut(id) else {
                 continue;
             };
-            let Stage::Dialing(dial) = &entry.stage else {
-                continue;
-            };
-            let Some((ticket, device)) = dial.resumption() else {
+            let Some((ticket, device)) = entry.stage().dial().and_then(Dial::resumption) else {
                 continue;
             };
             let mut payload = sealed.to_vec();
@@ -111,29 +103,14 @@ impl Endpoint {
             let connection = ConnectionId(u32::from_be_bytes(*connection));
             let keys = ticket.secret.initiators_keys(device, nonce);
             let max_datagram = ticket.peer_max_datagram;
-            let lost = dial.lost(now, entry.link.rtt());
-            entry.link.note_exchange(Exchange {
-                lost,
-                was_repeated: dial.sent().0 > 1,
-            });
-            if let Some(round_trip) = dial.round_trip(now) {
-                entry.link.sample(round_trip);
-            }
+            entry.record_dial_answer(now);
             trace_handshake(
                 id,
                 false,
                 ("resumed", header.len() + sealed.len()),
                 Some(frames),
             );
-            entry.stage = Stage::Open;
-            entry.ticket_state = TicketState::Used;
-            // The first UPDATE carries the new token.
-            entry.token = None;
-            entry.heard = Some(now);
-            entry.set_remote(connection);
-            entry.link.establish(keys, Some(connection));
-            entry.link.opening_mut().resumption_accepted(max_datagram);
-            entry.link.early_arrived(now);
+            entry.on_resumed(now, connection, keys, max_datagram);
             if entry.link.handle_early(now, frames).is_err() {
                 // A repeat with the same ticket would get the same answer.
                 self.drop_refused_ticket(now, id);
@@ -150,7 +127,7 @@ impl Endpoint {
                 is_life_unknown: false,
                 is_final: false,
             };
-            entry.learn_life(&welcome);
+            entry.life_mut().learn(&welcome);
             if entry.link.awaits_early() || entry.link.is_kept_alive() {
                 entry.link.ping();
             }
@@ -167,7 +144,7 @@ impl Endpoint {
 
     /// Handles a Reset that refuses a ticket: a handshake begins at once. False if no
     /// link here waits.
-    pub(in crate::endpoint) fn is_ticket_refused(
+    pub(in crate::endpoint) fn handle_reset_of_ticket(
         &mut self,
         now: Time,
         from: SocketAddr,
@@ -176,7 +153,7 @@ impl Endpoint {
     ) -> bool {
         let refused = self.links.opened_to(from).find(|id| {
             self.links.get(*id).is_some_and(|entry| {
-                let Stage::Dialing(dial) = &entry.stage else {
+                let Some(dial) = entry.stage().dial() else {
                     return false;
                 };
                 // A Reset that arrives sooner than an answer can belongs to the link before, whose
@@ -204,7 +181,7 @@ impl Endpoint {
     /// Drops the ticket of a link and begins a handshake.
     pub(in crate::endpoint) fn forget_ticket(&mut self, now: Time, id: LinkId) {
         if let Some(entry) = self.links.get_mut(id) {
-            entry.resumption = None;
+            entry.resumption_mut().clear();
             self.dial_again(now, id);
         }
     }

@@ -5,13 +5,13 @@ use rand::Rng as _;
 use crate::{
     crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
     endpoint::{
-        Dropped, Endpoint, Event, IssuedTicket, LinkId, Path, SERVES, TicketFound,
+        ACCEPTS_LINKS, Dropped, Endpoint, Event, IssuedTicket, LinkId, Path, TicketFound,
         accept_cache::{AcceptCache, CachedAccept, InitHash},
         admission::Sender,
         holder::AddressProof,
         known_tickets::{Lookup, OpenedResume},
         link_table::{Accepting, Answering, LinkEntry, Role, Stage},
-        ticket::{Resumed, Resumption, TicketState, is_valid},
+        ticket::{Resumed, TicketState, is_valid},
         trace_handshake,
     },
     faults::{Fault, is_planted},
@@ -24,7 +24,7 @@ const PROVEN_ADDRESS_FACTOR: usize = 3;
 
 impl Endpoint {
     /// Sets the lives of the store that a Resume may name, the current one first.
-    pub fn know_lives(&mut self, lives: impl IntoIterator<Item = Life>) {
+    pub fn set_known_lives(&mut self, lives: impl IntoIterator<Item = Life>) {
         self.tickets.set_lives(lives);
     }
 
@@ -43,13 +43,13 @@ impl Endpoint {
         self.issued_for(entry, entry.link.is_proven())
     }
 
-    /// Returns the ticket of a link. With `is_settled` no later event can show that its
+    /// Returns the ticket of a link. With `is_address_final` no later event can show that its
     /// device had the answer at another address.
-    fn issued_for(&self, entry: &LinkEntry, is_settled: bool) -> Option<IssuedTicket> {
-        if !self.tickets.is_age_known(entry.opened) {
+    fn issued_for(&self, entry: &LinkEntry, is_address_final: bool) -> Option<IssuedTicket> {
+        if !self.tickets.is_age_known(entry.opened()) {
             return None;
         }
-        entry.issued_ticket(self.keys.current().public, is_settled)
+        entry.issued_ticket(self.keys.current().public, is_address_final)
     }
 
     /// HS-20: an invalid Resume costs one hash. A Resume with a known ticket costs no more than a
@@ -61,7 +61,10 @@ impl Endpoint {
         resume: &Resume<'_>,
         datagram: &[u8],
     ) -> Result<(), Dropped> {
-        if !SERVES || !self.admission.is_open() || self.config.accept != Some(Protection::Sealed) {
+        if !ACCEPTS_LINKS
+            || !self.admission.is_open()
+            || self.config.accept != Some(Protection::Sealed)
+        {
             return Err(Dropped::NotServed);
         }
         let token = self.keys.reset_token(resume.ticket);
@@ -124,7 +127,7 @@ impl Endpoint {
     fn ticket_known_here(&self, now: Time, ticket: ConnectionId) -> Option<IssuedTicket> {
         if let Some(entry) = self.links.get(LinkId(ticket.0)) {
             let issued = self.issued_for(entry, true);
-            return issued.filter(|_| is_valid(now, entry.opened));
+            return issued.filter(|_| is_valid(now, entry.opened()));
         }
         self.tickets.remembered(now, ticket).cloned()
     }
@@ -133,12 +136,12 @@ impl Endpoint {
     /// nothing has shown that the handshake was not a replay, this endpoint remembers the ticket.
     /// Otherwise the stored record is updated, which may now include the device's address.
     pub(in crate::endpoint) fn remember_ticket(&mut self, id: LinkId, entry: &LinkEntry) {
-        let (is_wanted, is_due) = match entry.ticket_state {
-            TicketState::Wanted => (entry.account.is_some(), false),
+        let (is_wanted, is_due) = match entry.resumption().ticket_state() {
+            TicketState::Wanted => (entry.holding().account().is_some(), false),
             TicketState::Due => (false, true),
             TicketState::Unwanted | TicketState::Genuine | TicketState::Used => (false, false),
         };
-        if !SERVES || entry.link.is_proven() || !(is_wanted || is_due) {
+        if !ACCEPTS_LINKS || entry.link.is_proven() || !(is_wanted || is_due) {
             return;
         }
         // From here on its Accept is sent to no other address.
@@ -148,11 +151,11 @@ impl Endpoint {
         };
         let ticket = ConnectionId(id.0);
         if is_wanted {
-            self.tickets.remember(entry.opened, ticket, issued);
+            self.tickets.remember(entry.opened(), ticket, issued);
         } else if issued.address.is_some() {
             self.events.push_back(Event::TicketDue {
                 ticket,
-                opened: entry.opened,
+                opened: entry.opened(),
                 issued,
             });
         }
@@ -161,9 +164,8 @@ impl Endpoint {
     /// Records that the handshake of a ticket was genuine, because its device has resumed with it.
     fn record_genuine(&mut self, ticket: ConnectionId, issued: &IssuedTicket) {
         let of_link = self.links.get_mut(LinkId(ticket.0)).and_then(|entry| {
-            let state = core::mem::replace(&mut entry.ticket_state, TicketState::Due);
-            let is_news = matches!(state, TicketState::Wanted | TicketState::Genuine);
-            is_news.then_some(entry.opened)
+            let is_news = entry.resumption_mut().pass_on();
+            is_news.then_some(entry.opened())
         });
         let remembered = self.tickets.take(ticket);
         if let Some(opened) = of_link.or(remembered) {
@@ -247,19 +249,18 @@ impl Endpoint {
         }
         self.record_genuine(resume.ticket, &issued);
         let mut link = Link::respond(self.link_config(None), 0);
-        link.is_resumed_by(issued.max_datagram);
+        link.begin_resumption(issued.max_datagram);
         link.handle_early(now, &payload)
             .map_err(|_| Dropped::Malformed)?;
-        self.make_room()?;
+        self.evict_for_newcomer()?;
         let resumed = Resumed::new(resume.ticket, &issued, life);
         let factor = if is_there { PROVEN_ADDRESS_FACTOR } else { 1 };
         let answering = Answering::Resumed(issued.secret, resume.nonce);
         let accepting = Accepting::new(now, answering, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting.amplified(factor)));
         let peer = Some(issued.peer);
-        let mut entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
-        entry.resumption = Some(Box::new(Resumption::Resumed(resumed)));
-        let id = self.insert(entry);
+        let entry = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
+        let id = self.insert(entry.resumed_by(resumed));
         trace_handshake(id, false, ("resume", datagram.len()), Some(&payload));
         self.give_slot(id, proof)?;
         self.accept_cache.insert(now, (hash, source), id);
@@ -273,7 +274,7 @@ impl Endpoint {
         let Some(entry) = self.links.get(link) else {
             return;
         };
-        if let Some(resumed) = entry.resumed() {
+        if let Some(resumed) = entry.resumption().resumed() {
             let (path, ticket) = (entry.path(), resumed.ticket());
             self.refuse_ticket(now, path, ticket, Sender::Unverified);
         }
@@ -286,14 +287,14 @@ impl Endpoint {
         let Some(entry) = self.links.get_mut(link) else {
             return;
         };
-        let Some(resumed) = entry.resumed_mut() else {
+        let Some(resumed) = entry.resumption_mut().resumed_mut() else {
             return;
         };
         resumed.admit();
         if entry.waits_for_proof(early_data) {
             return;
         }
-        let held = core::mem::take(&mut entry.held);
+        let held = entry.take_held();
         let requests = held.into_iter().map(|request| Event::Request {
             link,
             number: request.number,
@@ -306,27 +307,25 @@ impl Endpoint {
     /// Completes the resumption state of a link that was just proven. A resumed link is sent in an
     /// UPDATE what its WELCOME would have carried. The ticket of another link may be stored now.
     pub(in crate::endpoint) fn complete_resumption(&mut self, link: LinkId) {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return;
         }
         let token = self.keys.reset_token(ConnectionId(link.0));
         let Some(entry) = self.links.get_mut(link) else {
             return;
         };
-        if let Some(resumed) = entry.resumed() {
+        if let Some(resumed) = entry.resumption().resumed() {
             let (ticket, has_address) = (resumed.ticket(), resumed.has_address());
             let update = resumed.update(token);
-            entry.link.tell_update(update);
+            entry.link.send_update(update);
             if !has_address {
                 let address = entry.path().remote.ip();
                 self.events
                     .push_back(Event::TicketAddress { ticket, address });
             }
         } else {
-            if entry.ticket_state == TicketState::Due {
-                // The record was stored before the device's address was known.
-                entry.ticket_state = TicketState::Wanted;
-            }
+            // A record that is stored already was stored before the device's address was known.
+            entry.resumption_mut().renew();
             self.ticket_is_genuine(link);
         }
     }
@@ -334,9 +333,8 @@ impl Endpoint {
     /// Stores the ticket of a link again, if allowed, after the session of its device has changed.
     pub fn ticket_is_due_again(&mut self, link: LinkId) {
         if let Some(entry) = self.links.get_mut(link)
-            && entry.ticket_state == TicketState::Due
+            && entry.resumption_mut().renew()
         {
-            entry.ticket_state = TicketState::Wanted;
             self.ticket_is_genuine(link);
         }
     }
@@ -344,15 +342,13 @@ impl Endpoint {
     /// Marks the handshake of a link as genuine, not replayed, after a message on the link has
     /// shown it: its ticket may be stored.
     pub fn ticket_is_genuine(&mut self, link: LinkId) {
-        if !SERVES {
+        if !ACCEPTS_LINKS {
             return;
         }
         if let Some(issued) = self.issued_ticket(link) {
             self.record_genuine(ConnectionId(link.0), &issued);
-        } else if let Some(entry) = self.links.get_mut(link)
-            && entry.ticket_state == TicketState::Wanted
-        {
-            entry.ticket_state = TicketState::Genuine;
+        } else if let Some(entry) = self.links.get_mut(link) {
+            entry.resumption_mut().on_genuine();
         }
     }
 

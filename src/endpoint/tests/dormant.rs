@@ -13,7 +13,7 @@ fn at_rest(protection: Protection) -> (Pair, LinkId) {
     };
     for _ in 0..3 {
         pair.ask(link, false);
-        pair.settle(|_| false);
+        pair.drive(|_| false);
     }
     pair.now = pair.now + Duration::from_mins(4);
     pass(&mut pair);
@@ -34,7 +34,11 @@ fn pass(pair: &mut Pair) {
 
 fn is_dormant(pair: &Pair) -> bool {
     // Looks at the oldest link, because a replayed Init may have opened another.
-    let first = pair.server.links.values().min_by_key(|entry| entry.opened);
+    let first = pair
+        .server
+        .links
+        .values()
+        .min_by_key(|entry| entry.opened());
     first.is_some_and(|entry| entry.link.is_dormant())
 }
 
@@ -45,11 +49,11 @@ fn dormant_link_wakes_when_either_side_sends() {
         let (mut pair, link) = at_rest(protection);
         assert_eq!(pair.server.accounting.memory(), 0);
         pair.ask(link, false);
-        let told = pair.settle(|_| false);
+        let events = pair.drive(|_| false);
         assert_eq!(
-            (requests(&told), replies(&told)),
+            (requests(&events), replies(&events)),
             (1, 1),
-            "{protection:?} {told:?}"
+            "{protection:?} {events:?}"
         );
         assert!(!is_dormant(&pair));
         // Once more, with something that the server sends first.
@@ -61,9 +65,9 @@ fn dormant_link_wakes_when_either_side_sends() {
             let event = vec![1];
             pair.server.push(pair.now, at_server, event, urgency);
         }
-        let told = pair.settle(|_| false);
+        let events = pair.drive(|_| false);
         let pushed = |event: &&Event| matches!(event, Event::Pushed { .. });
-        assert_eq!(told.iter().filter(pushed).count(), 2, "{told:?}");
+        assert_eq!(events.iter().filter(pushed).count(), 2, "{events:?}");
     }
 }
 
@@ -77,9 +81,9 @@ fn dormant_link_ignores_packets_from_before_hibernation() {
         for (_, datagram) in carried.iter().filter(|(from_client, _)| *from_client) {
             pair.server.handle_datagram(pair.now, from, datagram);
         }
-        let mut told = vec![];
-        pair.serve(&mut told);
-        assert_eq!(requests(&told), 0, "{told:?}");
+        let mut events = vec![];
+        pair.serve(&mut events);
+        assert_eq!(requests(&events), 0, "{events:?}");
         pass(&mut pair);
         assert!(is_dormant(&pair), "{from}");
     }
@@ -93,7 +97,7 @@ fn dormant_link_does_not_acknowledge_packets_lost_before() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let mut out = vec![];
     pair.ask(link, false);
     assert!(pair.client.poll_transmit(pair.now, &mut out).is_some());
@@ -104,8 +108,8 @@ fn dormant_link_does_not_acknowledge_packets_lost_before() {
     // The repeats of the request come late, and get their reply.
     pair.client.handle_timeout(pair.now);
     pair.ask(link, false);
-    let told = pair.settle(|_| false);
-    assert_eq!(replies(&told), 2, "{told:?}");
+    let events = pair.drive(|_| false);
+    assert_eq!(replies(&events), 2, "{events:?}");
     assert!(pair.client.links[link].link.is_idle());
 }
 

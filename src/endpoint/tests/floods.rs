@@ -1,6 +1,6 @@
 //! Floods of handshakes.
 
-use super::{places::knock_with_cookie, *};
+use super::{link_slots::knock_with_cookie, *};
 use crate::rate_limit::RateLimit;
 
 /// Returns a pair whose server admits `per_subnet` handshakes a second without a cookie, and four
@@ -27,8 +27,8 @@ fn cookie_is_required_above_rate_limit_and_costs_one_round_trip() {
         let link = pair.connect();
         pair.ask(link, true);
         let before = pair.carried.len();
-        let told = pair.settle(|_| false);
-        assert_eq!((replies(&told), requests(&told)), (1, 1));
+        let events = pair.drive(|_| false);
+        assert_eq!((replies(&events), requests(&events)), (1, 1));
         let retries = pair
             .carried
             .iter()
@@ -87,7 +87,7 @@ fn limits_are_shared_by_endpoints_behind_one_address() {
     for packet in &mut lost {
         let link = pair.connect();
         pair.ask(link, false);
-        pair.settle(|_| false);
+        pair.drive(|_| false);
         pair.ask(link, false);
         pair.client.poll_transmit(pair.now, packet).unwrap();
     }
@@ -124,7 +124,7 @@ fn link_slots_of_half_open_links_are_bounded_in_flood() {
     let mut pair = strict(1000);
     let link = pair.connect();
     pair.ask(link, false);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     let knock = |pair: &mut Pair, from: SocketAddr| {
         pair.connect();
         let mut out = vec![];
@@ -141,8 +141,8 @@ fn link_slots_of_half_open_links_are_bounded_in_flood() {
     }
     assert_eq!(pair.server.accounting.slots().half_open(), HALF_OPEN_MAX);
     pair.ask(link, false);
-    let told = pair.settle(|_| false);
-    assert_eq!(replies(&told), 1, "who is in stays in");
+    let events = pair.drive(|_| false);
+    assert_eq!(replies(&events), 1, "who is in stays in");
     // With all link slots taken, an Init without a cookie is answered with a Retry. An Init with a
     // cookie takes the slot of the oldest half-open link.
     pair.server.config.links_max = pair.server.links();
@@ -183,7 +183,7 @@ fn cookie_retry_forged_does_not_delay_handshake() {
         Some(RTT),
         "it measures nothing"
     );
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
 }
 
 /// A packet without a connection id is not tried with each link that strangers have opened from its
@@ -198,16 +198,16 @@ fn link_lookup_does_not_try_links_named_by_strangers() {
         let realm = realm_key().public();
         let link = pair
             .client
-            .link_with(pair.now, &key.public(), realm, server_address());
+            .link_for_requests(pair.now, &key.public(), realm, server_address());
         pair.ask(link, false);
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        assert_eq!(replies(&pair.drive(|_| false)), 1);
     }
     assert_eq!(pair.server.links(), usize::from(links));
     assert_eq!(pair.server.links.named(), usize::from(links));
     assert_eq!(pair.server.links.opened_to(client_address()).count(), 0);
     // Each of these links is found by its connection id alone, and the id is removed with the link.
     pair.server.close_all(pair.now);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     assert!(pair.server.links.named() == 0);
 }
 
@@ -225,9 +225,9 @@ fn stranger_message_of_any_length_is_answered() {
             .unwrap();
         let (mut answered, mut too_long) = (0, 0);
         for _ in 0..40 {
-            let told = pair.settle(|_| false);
-            answered += replies(&told);
-            too_long += told
+            let events = pair.drive(|_| false);
+            answered += replies(&events);
+            too_long += events
                 .iter()
                 .filter(|event| matches!(event, Event::Oversized { .. }))
                 .count();

@@ -21,9 +21,9 @@ fn handshake_on_slow_path_may_take_minutes_to_prove_link() {
     let mut out = vec![];
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
     let init = out.clone();
-    let (from, mut told) = (pair.from, vec![]);
+    let (from, mut events) = (pair.from, vec![]);
     pair.server.handle_datagram(pair.now, from, &init);
-    pair.serve(&mut told);
+    pair.serve(&mut events);
     let mut accept = vec![];
     pair.server.poll_transmit(pair.now, &mut accept).unwrap();
     wait(&mut pair, 100);
@@ -34,7 +34,7 @@ fn handshake_on_slow_path_may_take_minutes_to_prove_link() {
     wait(&mut pair, 70);
     pair.client
         .handle_datagram(pair.now, server_address(), &again);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     let resets = pair
         .carried
         .iter()
@@ -89,13 +89,13 @@ fn eviction_when_memory_is_short_takes_links_that_hold_most() {
     pair.server.config.memory_max = 100_000;
     let small = pair.connect();
     pair.ask(small, false);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let known: Vec<_> = pair.server.links.ids();
     let mut hogs = vec![];
     for _ in 0..4 {
         let hog = pair.connect();
         pair.ask(hog, false);
-        pair.settle(|_| false);
+        pair.drive(|_| false);
         let ids = pair.server.links.ids().into_iter();
         let mut new = ids.filter(|id| !known.contains(id) && hogs.iter().all(|(_, hog)| hog != id));
         let id = new.next().unwrap();
@@ -117,7 +117,7 @@ fn eviction_when_memory_is_short_takes_links_that_hold_most() {
     }
     assert!(pair.server.links() < 5, "{}", pair.server.links());
     pair.ask(small, false);
-    assert!(replies(&pair.settle(|_| false)) > 0);
+    assert!(replies(&pair.drive(|_| false)) > 0);
     pair.now = pair.now + Duration::from_hours(3);
     pair.server.handle_timeout(pair.now);
     assert_eq!(

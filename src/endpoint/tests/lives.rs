@@ -45,12 +45,12 @@ impl Pair {
             Some(AccountId::new(1)),
             OperationNumber(highest),
         );
-        let mut told = vec![];
-        self.serve(&mut told);
-        told.extend(self.settle(|_| false));
+        let mut events = vec![];
+        self.serve(&mut events);
+        events.extend(self.drive(|_| false));
         assert!(self.carried[0].1.len() <= init, "WIRE-11");
         self.carried.clear();
-        let welcome = told.iter().find_map(|event| match event {
+        let welcome = events.iter().find_map(|event| match event {
             Event::Opened { welcome, .. } => Some(*welcome),
             _ => None,
         });
@@ -112,13 +112,13 @@ fn early_data_with_unknown_life_waits_until_link_is_proven() {
             pair.server
                 .welcome(pair.now, link, Some(AccountId::new(1)), number);
             // The Accept waits briefly for an answer.
-            let mut told = pair.settle(|_| false);
-            while told.is_empty() {
+            let mut events = pair.drive(|_| false);
+            while events.is_empty() {
                 pair.wait();
-                told = pair.settle(|_| false);
+                events = pair.drive(|_| false);
             }
             let is_asked = |event: &&Event| matches!(event, Event::Request { early: false, .. });
-            let asked = told.iter().filter(is_asked).count();
+            let asked = events.iter().filter(is_asked).count();
             assert_eq!(asked, 1);
         }
     }
@@ -154,8 +154,8 @@ fn later_handshakes_claim(is_unknown: bool, life: Life) {
 
     pair.now = begun + LINK_LIFETIME + RTT;
     pair.ask(link, true);
-    let told = pair.settle(|_| false);
-    let claims = told.iter().filter_map(|event| match event {
+    let events = pair.drive(|_| false);
+    let claims = events.iter().filter_map(|event| match event {
         Event::Incoming { claim, .. } => claim.as_ref(),
         _ => None,
     });
@@ -173,7 +173,7 @@ fn life_claim_after_retry_stays_valid() {
         let link = pair.connect();
         pair.client.claim_life(link, Some(OLD));
         pair.ask(link, true);
-        for event in pair.settle(|_| false) {
+        for event in pair.drive(|_| false) {
             if let Event::Incoming { claim, .. } = event {
                 claimed += usize::from(claim.is_some_and(|claim| claim.is_for(OLD)));
             }
@@ -193,7 +193,7 @@ fn life_claims_of_one_device_have_different_handshake_ids() {
     for _ in 0..15 {
         let link = pair.connect();
         pair.client.claim_life(link, Some(OLD));
-        pair.settle(|_| false);
+        pair.drive(|_| false);
     }
     let ids = pair
         .carried
@@ -235,12 +235,12 @@ fn life_is_not_claimed_by_realms_or_plain_links() {
         let own = SecretKey::from_bytes([1; 32]).public();
         let (now, to) = (pair.now, server_address());
         let link = match protection {
-            Protection::Sealed => pair.client.link_with(now, &own, pair.realm, to),
+            Protection::Sealed => pair.client.link_for_requests(now, &own, pair.realm, to),
             Protection::Plain => pair.client.connect_plain(now, to, None),
         };
         pair.ask(link, true);
-        let told = pair.settle(|_| false);
+        let events = pair.drive(|_| false);
         let claims_none = |event: &Event| matches!(event, Event::Incoming { claim: None, .. });
-        assert!(told.iter().any(claims_none), "{told:?}");
+        assert!(events.iter().any(claims_none), "{events:?}");
     }
 }

@@ -13,15 +13,15 @@ fn path_memory_is_used_by_next_process() {
     for round in 0..8 {
         let link = returning.open();
         if let Some(memory) = &memory {
-            returning.pair.client.begin_from(link, memory);
+            returning.pair.client.start_from(link, memory);
         }
         returning.pair.ask(link, true);
         let mut sent = 0;
-        let told = returning.go_on(link, |_| {
+        let events = returning.go_on(link, |_| {
             sent += 1;
             round % 3 > 0 && sent <= 2
         });
-        assert_eq!(replies(&told), 1);
+        assert_eq!(replies(&events), 1);
         memory = returning
             .pair
             .client
@@ -36,7 +36,7 @@ fn path_memory_is_used_by_next_process() {
     returning
         .pair
         .client
-        .begin_from(link, memory.as_ref().unwrap());
+        .start_from(link, memory.as_ref().unwrap());
     returning.pair.ask(link, true);
     let mut left = Vec::new();
     let mut out = Vec::new();
@@ -63,16 +63,16 @@ fn process(
 ) -> (PathMemory, usize) {
     let link = returning.open();
     let pair = &mut returning.pair;
-    pair.client.begin_from(link, memory);
+    pair.client.start_from(link, memory);
     let deadline = pair.now + Duration::from_mins(10);
     let ask = b"ask".to_vec();
     let asked = pair
         .client
         .request(pair.now, link, ask, deadline, EarlyData::Allowed);
     assert!(asked.is_some());
-    let (mut left, mut out, mut told) = (0, Vec::new(), Vec::new());
+    let (mut left, mut out, mut events) = (0, Vec::new(), Vec::new());
     let mut arriving = std::collections::VecDeque::new();
-    while replies(&told) == 0 {
+    while replies(&events) == 0 {
         while pair.client.poll_transmit(pair.now, &mut out).is_some() {
             left += 1;
             if lose(left) {
@@ -95,7 +95,7 @@ fn process(
             pair.client
                 .handle_datagram(pair.now, server_address(), &bytes);
         }
-        told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+        events.extend(core::iter::from_fn(|| pair.client.poll_event()));
     }
     let memory = pair.client.link(link).unwrap().path_memory();
     returning.ticket = ticket_of(&pair.client, link);

@@ -12,7 +12,7 @@ pub fn in_use() -> (Pair, LinkId) {
     let link = pair.connect();
     for _ in 0..2 {
         pair.ask(link, false);
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        assert_eq!(replies(&pair.drive(|_| false)), 1);
     }
     (pair, link)
 }
@@ -32,14 +32,14 @@ fn migration_every_five_seconds_loses_no_request() {
             pair.from = elsewhere(round);
             let ends = pair.now + Duration::from_secs(5);
             pair.ask(link, false);
-            let mut told = vec![];
-            while replies(&told) == 0 {
-                told.extend(pair.settle(|_| loss > 0 && rng.next_u32() % loss == 0));
-                if replies(&told) == 0 {
+            let mut events = vec![];
+            while replies(&events) == 0 {
+                events.extend(pair.drive(|_| loss > 0 && rng.next_u32() % loss == 0));
+                if replies(&events) == 0 {
                     pair.wait();
                 }
             }
-            assert!(requests(&told) <= 1, "carried out once");
+            assert!(requests(&events) <= 1, "carried out once");
             pair.now = pair.now.max(ends);
             pair.server.handle_timeout(pair.now);
             pair.client.handle_timeout(pair.now);
@@ -75,9 +75,9 @@ fn migration_happens_on_packet_without_reassembly_room() {
     pair.server
         .accounting
         .change_reassembly(holder, ASSEMBLING_MAX, 0);
-    let mut told = vec![];
-    while replies(&told) == 0 {
-        told.extend(pair.settle(|_| false));
+    let mut events = vec![];
+    while replies(&events) == 0 {
+        events.extend(pair.drive(|_| false));
         pair.wait();
     }
     pair.server.handle_datagram(pair.now, elsewhere(2), &out);
@@ -110,8 +110,8 @@ fn migration_retransmits_event_sent_to_former_address_at_once() {
         pair.client
             .handle_datagram(pair.now, server_address(), &out);
     }
-    let mut told = core::iter::from_fn(|| pair.client.poll_event());
-    assert!(told.any(|event| matches!(event, Event::Pushed { .. })));
+    let mut events = core::iter::from_fn(|| pair.client.poll_event());
+    assert!(events.any(|event| matches!(event, Event::Pushed { .. })));
 }
 
 /// LINK-18: a client that migrates right after the handshake is heard. Found by a test with real
@@ -122,7 +122,7 @@ fn migration_right_after_handshake_is_followed() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     assert!(
         pair.server
             .links
@@ -131,7 +131,7 @@ fn migration_right_after_handshake_is_followed() {
     );
     pair.from = elsewhere(1);
     pair.ask(link, false);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     assert_eq!(address(&pair), elsewhere(1));
     assert!(
         pair.server
@@ -153,8 +153,8 @@ fn migration_to_unproven_address_sends_at_most_three_times_received() {
     pair.from = elsewhere(1);
     pair.server.handle_datagram(pair.now, pair.from, &out);
     pair.from = elsewhere(2);
-    let mut told = vec![];
-    pair.serve(&mut told);
+    let mut events = vec![];
+    pair.serve(&mut events);
     let link_at_server = pair.server.links.any();
     for _ in 0..30 {
         pair.server
@@ -238,8 +238,8 @@ fn migration_does_not_go_back_to_unproven_address_of_init() {
     assert_eq!(address(&pair), client_address());
     // After that everything does.
     pair.ask(link, false);
-    let told = pair.settle(|_| false);
-    assert!(replies(&told) >= 1, "{told:?}");
+    let events = pair.drive(|_| false);
+    assert!(replies(&events) >= 1, "{events:?}");
     assert!(
         pair.server
             .links
@@ -254,7 +254,7 @@ fn migration_is_not_caused_by_replayed_packet() {
     let (mut pair, link) = in_use();
     pair.ask(link, false);
     pair.ask(link, false);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let before = address(&pair);
     let carried = pair.carried.clone();
     for (from_client, datagram) in &carried {
@@ -264,9 +264,9 @@ fn migration_is_not_caused_by_replayed_packet() {
         }
     }
     assert_eq!(address(&pair), before);
-    let mut told = vec![];
-    pair.serve(&mut told);
-    assert!(requests(&told) == 0, "{told:?}");
+    let mut events = vec![];
+    pair.serve(&mut events);
+    assert!(requests(&events) == 0, "{events:?}");
 }
 
 /// Carries the server's datagrams for the client's address to the client. Returns the number of
@@ -301,9 +301,9 @@ fn migration_without_proof_counts_requests_at_proven_address() {
         while pair.client.poll_transmit(pair.now, &mut out).is_some() {
             pair.server.handle_datagram(pair.now, at, &out);
         }
-        let mut told = vec![];
-        pair.serve(&mut told);
-        assert_eq!(requests(&told), 1);
+        let mut events = vec![];
+        pair.serve(&mut events);
+        assert_eq!(requests(&events), 1);
         assert_eq!(
             pair.server.link(id).map(LinkStatus::proven_address),
             Some(counted),
@@ -312,7 +312,7 @@ fn migration_without_proof_counts_requests_at_proven_address() {
     }
     // Once the client has answered at the new address, its requests count there.
     pair.from = elsewhere(1);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     assert_eq!(address(&pair), elsewhere(1));
     assert_eq!(
         pair.server.link(id).map(LinkStatus::proven_address),
@@ -332,13 +332,13 @@ fn path_validation_pending_makes_requests_wait() {
     carry_down(&mut pair);
     pair.ask(link, false);
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
-    let mut told = vec![];
+    let mut events = vec![];
     pair.server.handle_datagram(pair.now, elsewhere(1), &out);
-    pair.serve(&mut told);
-    assert_eq!(requests(&told), 0, "it may have come from anywhere");
+    pair.serve(&mut events);
+    assert_eq!(requests(&events), 0, "it may have come from anywhere");
     pair.from = elsewhere(1);
-    let told = pair.settle(|_| false);
-    assert_eq!((requests(&told), replies(&told)), (1, 1));
+    let events = pair.drive(|_| false);
+    assert_eq!((requests(&events), replies(&events)), (1, 1));
 }
 
 /// LINK-18: an Init comes from a forged address, and again from another one, so that its sender
@@ -358,28 +358,28 @@ fn path_validation_does_not_prove_forged_address_of_init() {
     pair.server.handle_datagram(pair.now, real, &out);
     went += carry_down(&mut pair);
     let id = pair.server.links.any();
-    let mut told = vec![];
+    let mut events = vec![];
     for _ in 0..20 {
         pair.ask(link, false);
         while pair.client.poll_transmit(pair.now, &mut out).is_some() {
             came += out.len();
             pair.server.handle_datagram(pair.now, forged, &out);
         }
-        pair.serve(&mut told);
+        pair.serve(&mut events);
         pair.server.push(pair.now, id, vec![7; 1000], Urgency::Live);
         went += carry_down(&mut pair);
         pair.now = pair.now + RTT;
         pair.server.handle_timeout(pair.now);
     }
-    assert_eq!(requests(&told), 0, "nobody is proven to be there");
+    assert_eq!(requests(&events), 0, "nobody is proven to be there");
     assert!((1..=3 * came).contains(&went), "{went} bytes for {came}");
     // At its real address the client is served.
-    let mut told = vec![];
+    let mut events = vec![];
     for _ in 0..10 {
-        told.extend(pair.settle(|_| false));
+        events.extend(pair.drive(|_| false));
         pair.wait();
     }
-    assert_eq!(replies(&told), 20);
+    assert_eq!(replies(&events), 20);
     assert_eq!(
         pair.server.link(id).map(LinkStatus::proven_address),
         Some(real)
@@ -396,7 +396,7 @@ fn path_validation_answered_from_other_address_proves_both_in_turn() {
         if is_new {
             // Nothing is proven when the client migrates.
             pair.ask(link, true);
-            pair.settle(|_| false);
+            pair.drive(|_| false);
         } else {
             (pair, _) = in_use();
         }
@@ -407,22 +407,22 @@ fn path_validation_answered_from_other_address_proves_both_in_turn() {
         while pair.client.poll_transmit(pair.now, &mut out).is_some() {
             pair.server.handle_datagram(pair.now, elsewhere(1), &out);
         }
-        let mut told = vec![];
-        pair.serve(&mut told);
-        assert_eq!(requests(&told), usize::from(!is_new));
+        let mut events = vec![];
+        pair.serve(&mut events);
+        assert_eq!(requests(&events), usize::from(!is_new));
         pair.from = elsewhere(1);
         carry_down(&mut pair);
         while pair.client.poll_transmit(pair.now, &mut out).is_some() {
             pair.server.handle_datagram(pair.now, elsewhere(2), &out);
         }
-        pair.serve(&mut told);
-        assert_eq!(requests(&told), 1);
+        pair.serve(&mut events);
+        assert_eq!(requests(&events), 1);
         assert_eq!(
             pair.server.link(id).map(LinkStatus::proven_address),
             Some(elsewhere(1))
         );
         assert_eq!(address(&pair), elsewhere(2), "where it says it is now");
-        let counts = |pair: &Pair| pair.server.links[id].slot;
+        let counts = |pair: &Pair| pair.server.links[id].holding().slot();
         let there = Subnet::from(elsewhere(1));
         assert!(
             matches!(counts(&pair), super::super::holder::SlotKind::Account(at, _) if at == there)

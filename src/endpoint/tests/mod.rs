@@ -3,12 +3,12 @@
 mod dormant;
 mod floods;
 mod lifetimes;
+mod link_slots;
 mod lives;
 mod memory;
 mod migration;
 mod noise;
 mod paths;
-mod places;
 mod realms;
 mod rekey;
 mod repeats;
@@ -116,8 +116,8 @@ impl Pair {
 
     /// Carries the datagrams of both sides until there are none; `lose` decides which are lost.
     /// Each pass takes half a round trip. The server answers every request at once with `ok`.
-    fn settle(&mut self, mut lose: impl FnMut(usize) -> bool) -> Vec<Event> {
-        let mut told = vec![];
+    fn drive(&mut self, mut lose: impl FnMut(usize) -> bool) -> Vec<Event> {
+        let mut events = vec![];
         for _ in 0..20 {
             let mut out = vec![];
             let mut up = vec![];
@@ -133,7 +133,7 @@ impl Pair {
                 }
             }
             if up.is_empty() && down.is_empty() {
-                told.extend(core::iter::from_fn(|| self.client.poll_event()));
+                events.extend(core::iter::from_fn(|| self.client.poll_event()));
                 break;
             }
             self.now = self.now + RTT / 2;
@@ -154,18 +154,18 @@ impl Pair {
                         .handle_datagram(self.now, server_address(), &datagram);
                 }
             }
-            self.serve(&mut told);
+            self.serve(&mut events);
             while let Some(event) = self.client.poll_event() {
                 if matches!(event, Event::Reply { .. }) {
                     self.replied = self.now;
                 }
-                told.push(event);
+                events.push(event);
             }
         }
-        told
+        events
     }
 
-    fn serve(&mut self, told: &mut Vec<Event>) {
+    fn serve(&mut self, events: &mut Vec<Event>) {
         while let Some(event) = self.server.poll_event() {
             match &event {
                 Event::Incoming { link, .. } => {
@@ -178,7 +178,7 @@ impl Pair {
                 }
                 _ => {}
             }
-            told.push(event);
+            events.push(event);
         }
     }
 
@@ -191,16 +191,14 @@ impl Pair {
     }
 }
 
-fn replies(told: &[Event]) -> usize {
-    told.iter()
-        .filter(|event| matches!(event, Event::Reply { .. }))
-        .count()
+fn replies(events: &[Event]) -> usize {
+    let is_reply = |event: &&Event| matches!(event, Event::Reply { .. });
+    events.iter().filter(is_reply).count()
 }
 
-fn requests(told: &[Event]) -> usize {
-    told.iter()
-        .filter(|event| matches!(event, Event::Request { .. }))
-        .count()
+fn requests(events: &[Event]) -> usize {
+    let is_request = |event: &&Event| matches!(event, Event::Request { .. });
+    events.iter().filter(is_request).count()
 }
 
 /// HS-5: a known device has its answer after one round trip and two datagrams.
@@ -209,8 +207,8 @@ fn early_data_is_answered_in_one_round_trip() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
-    let told = pair.settle(|_| false);
-    assert_eq!((requests(&told), replies(&told)), (1, 1), "{told:?}");
+    let events = pair.drive(|_| false);
+    assert_eq!((requests(&events), replies(&events)), (1, 1), "{events:?}");
     assert_eq!(pair.carried.len(), 2);
     assert!(
         pair.carried[1].1.len() <= pair.carried[0].1.len(),
@@ -218,7 +216,7 @@ fn early_data_is_answered_in_one_round_trip() {
     );
     // On the open link an exchange takes two more datagrams.
     pair.ask(link, true);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     assert_eq!(pair.carried.len(), 4);
 }
 
@@ -228,11 +226,12 @@ fn early_data_not_allowed_costs_one_round_trip_more() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);
-    let told = pair.settle(|_| false);
-    assert_eq!(replies(&told), 1);
+    let events = pair.drive(|_| false);
+    assert_eq!(replies(&events), 1);
     assert_eq!(pair.carried.len(), 4);
     assert!(
-        told.iter()
+        events
+            .iter()
             .any(|event| matches!(event, Event::Request { early: false, .. }))
     );
 }
@@ -244,15 +243,15 @@ fn handshake_with_lost_packets_completes_and_executes_once() {
         let mut pair = Pair::new(Protection::Sealed);
         let link = pair.connect();
         pair.ask(link, true);
-        let mut told = vec![];
+        let mut events = vec![];
         for _ in 0..30 {
-            told.extend(pair.settle(|at| lost.contains(&at)));
-            if replies(&told) > 0 {
+            events.extend(pair.drive(|at| lost.contains(&at)));
+            if replies(&events) > 0 {
                 break;
             }
             pair.wait();
         }
-        assert_eq!((requests(&told), replies(&told)), (1, 1), "{lost:?}");
+        assert_eq!((requests(&events), replies(&events)), (1, 1), "{lost:?}");
         let init = &pair.carried[0].1;
         let repeats = pair
             .carried
@@ -275,16 +274,16 @@ fn reset_after_server_restart_is_noticed_in_one_round_trip() {
                 .connect_plain(pair.now, server_address(), Some(RTT)),
         };
         pair.ask(link, true);
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        assert_eq!(replies(&pair.drive(|_| false)), 1);
         pair.server = server(protection);
         pair.carried.clear();
         let before = pair.now;
         pair.ask(link, true);
-        let told = pair.settle(|_| false);
+        let events = pair.drive(|_| false);
         assert_eq!(
-            (requests(&told), replies(&told)),
+            (requests(&events), replies(&events)),
             (1, 1),
-            "{protection:?}: {told:?}"
+            "{protection:?}: {events:?}"
         );
         assert_eq!(pair.replied - before, RTT * 2, "{protection:?}");
     }
@@ -296,7 +295,7 @@ fn reset_forged_does_not_end_link() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let remote = pair.client.links[link].remote().unwrap();
     let mut forged = vec![];
     Packet::emit_reset(remote, &[7; 16], &mut forged);
@@ -304,7 +303,7 @@ fn reset_forged_does_not_end_link() {
         .handle_datagram(pair.now, server_address(), &forged);
     pair.carried.clear();
     pair.ask(link, true);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     assert_eq!(pair.carried.len(), 2, "the link is still open");
 }
 
@@ -315,7 +314,7 @@ fn replay_of_whole_conversation_has_no_effect() {
     let link = pair.connect();
     for _ in 0..3 {
         pair.ask(link, true);
-        pair.settle(|_| false);
+        pair.drive(|_| false);
     }
     let recorded = pair.carried.clone();
     let stranger = SocketAddr::from(([10, 9, 9, 9], 1));
@@ -326,9 +325,9 @@ fn replay_of_whole_conversation_has_no_effect() {
             }
         }
     }
-    let mut told = vec![];
-    pair.serve(&mut told);
-    assert_eq!(requests(&told), 0, "{told:?}");
+    let mut events = vec![];
+    pair.serve(&mut events);
+    assert_eq!(requests(&events), 0, "{events:?}");
     assert_eq!(pair.server.links(), 1);
 }
 
@@ -339,7 +338,7 @@ fn handshake_with_wrong_realm_key_gets_no_answer() {
     pair.realm = SecretKey::from_bytes([77; 32]).public();
     let link = pair.connect();
     pair.ask(link, true);
-    assert!(pair.settle(|_| false).is_empty());
+    assert!(pair.drive(|_| false).is_empty());
     assert_eq!(pair.carried.len(), 1);
     assert_eq!(pair.server.links(), 0);
 }
@@ -351,10 +350,10 @@ fn plain_link_opens_with_first_packet() {
     let mut pair = Pair::new(Protection::Plain);
     let link = pair.client.connect_plain(pair.now, server_address(), None);
     pair.ask(link, true);
-    let told = pair.settle(|_| false);
-    assert_eq!((requests(&told), replies(&told)), (1, 1), "{told:?}");
+    let events = pair.drive(|_| false);
+    assert_eq!((requests(&events), replies(&events)), (1, 1), "{events:?}");
     assert!(pair.carried[1].1.len() <= pair.carried[0].1.len());
-    let opened = told
+    let opened = events
         .iter()
         .filter(|event| matches!(event, Event::Opened { .. }))
         .count();
@@ -367,12 +366,12 @@ fn plain_and_sealed_listeners_ignore_packets_of_other_kind() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.client.connect_plain(pair.now, server_address(), None);
     pair.ask(link, true);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     assert_eq!(pair.server.links(), 0);
     let mut pair = Pair::new(Protection::Plain);
     let link = pair.connect();
     pair.ask(link, true);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     assert_eq!(pair.server.links(), 0);
 }
 
@@ -382,11 +381,11 @@ fn hello_lost_is_repeated_and_reply_is_no_longer_than_hello() {
     let mut pair = Pair::new(Protection::Sealed);
     assert!(pair.client.ask_hello(pair.now, server_address()));
     // The first Hello is lost and repeated.
-    assert!(pair.settle(|at| at == 0).is_empty());
+    assert!(pair.drive(|at| at == 0).is_empty());
     pair.wait();
-    let told = pair.settle(|_| false);
-    let [Event::Hello { reply, .. }] = &told[..] else {
-        panic!("{told:?}")
+    let events = pair.drive(|_| false);
+    let [Event::Hello { reply, .. }] = &events[..] else {
+        panic!("{events:?}")
     };
     assert_eq!(reply.key, pair.realm.0);
     assert!(
@@ -396,7 +395,7 @@ fn hello_lost_is_repeated_and_reply_is_no_longer_than_hello() {
     );
     pair.server.config.hello = None;
     pair.client.ask_hello(pair.now, server_address());
-    assert!(pair.settle(|_| false).is_empty());
+    assert!(pair.drive(|_| false).is_empty());
 }
 
 /// HS-5: an answer longer than the Init waits until the address is proven, which is at once.
@@ -422,8 +421,8 @@ fn early_data_answer_longer_than_init_follows_accept() {
             _ => {}
         }
     }
-    let told = pair.settle(|_| false);
-    assert_eq!(replies(&told), 1, "{told:?}");
+    let events = pair.drive(|_| false);
+    assert_eq!(replies(&events), 1, "{events:?}");
     assert!(pair.now - before <= RTT * 2);
     // Nothing larger than 548 bytes is tried before the rate of the path is known (LINK-15).
     assert_eq!(pair.carried.len(), 4, "Accept, proof, answer in two");
@@ -435,7 +434,7 @@ fn link_slots_of_unproven_links_and_of_one_key_are_bounded() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     assert_eq!(pair.server.links(), 1);
     pair.now = pair.now + UNPROVEN_LIFETIME;
     pair.server.handle_timeout(pair.now);
@@ -447,7 +446,7 @@ fn link_slots_of_unproven_links_and_of_one_key_are_bounded() {
     for _ in 0..LINKS_PER_KEY_MAX + 5 {
         let link = pair.connect();
         pair.ask(link, false);
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        assert_eq!(replies(&pair.drive(|_| false)), 1);
     }
     assert_eq!(pair.server.links(), LINKS_PER_KEY_MAX);
     pair.now = pair.now + Duration::from_hours(2);
@@ -465,18 +464,18 @@ fn close_by_server_is_told_and_request_is_sent_again() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     pair.ask(link, false);
     pair.server.close_all(pair.now);
-    let told = pair.settle(|at| at == 4);
-    assert!(pair.server.links() == 0, "{told:?}");
+    let events = pair.drive(|at| at == 4);
+    assert!(pair.server.links() == 0, "{events:?}");
     pair.server = server(Protection::Sealed);
-    let mut told = vec![];
-    while replies(&told) == 0 {
+    let mut events = vec![];
+    while replies(&events) == 0 {
         pair.wait();
-        told.extend(pair.settle(|_| false));
+        events.extend(pair.drive(|_| false));
     }
-    assert_eq!((requests(&told), replies(&told)), (1, 1), "{told:?}");
+    assert_eq!((requests(&events), replies(&events)), (1, 1), "{events:?}");
 }
 
 /// LINK-10: neither side sends datagrams longer than the smaller of both limits.
@@ -488,15 +487,15 @@ fn mtu_of_link_is_smaller_limit_of_both_sides() {
         pair.server.config.max_datagram = theirs;
         let link = pair.connect();
         pair.ask(link, false);
-        let told = pair.settle(|_| false);
-        assert_eq!(replies(&told), 1, "{ours}, {theirs}");
+        let events = pair.drive(|_| false);
+        assert_eq!(replies(&events), 1, "{ours}, {theirs}");
         let fits = pair.client.link(link).unwrap().message_max();
         let deadline = pair.now + Duration::from_secs(30);
         let bytes = vec![1; fits];
         pair.client
             .request(pair.now, link, bytes, deadline, EarlyData::Forbidden)
             .unwrap();
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        assert_eq!(replies(&pair.drive(|_| false)), 1);
         let longest = pair
             .carried
             .iter()
@@ -528,14 +527,14 @@ fn eviction_of_unanswered_init_lets_repeat_be_answered() {
     other.poll_transmit(pair.now, &mut second);
     let elsewhere = SocketAddr::from(([10, 0, 0, 3], 1000));
     pair.server.handle_datagram(pair.now, elsewhere, &second);
-    let mut told = vec![];
-    pair.serve(&mut told);
+    let mut events = vec![];
+    pair.serve(&mut events);
     while pair.server.poll_transmit(pair.now, &mut vec![]).is_some() {}
     for _ in 0..3 {
         pair.wait();
-        told.extend(pair.settle(|_| false));
+        events.extend(pair.drive(|_| false));
     }
-    assert_eq!(replies(&told), 1, "{told:?}");
+    assert_eq!(replies(&events), 1, "{events:?}");
 }
 
 /// HS-11: an initiator that opens a link to a former key gets in, and is told the current key.
@@ -556,12 +555,12 @@ fn key_rotation_former_key_is_answered_and_names_successor() {
         pair.realm = realm;
         // Without early data the Init has its least length, and the Accept must still fit.
         let link = pair.connect();
-        let told = pair.settle(|_| false);
-        let Some(Event::Opened { welcome, .. }) = told
+        let events = pair.drive(|_| false);
+        let Some(Event::Opened { welcome, .. }) = events
             .iter()
             .find(|event| matches!(event, Event::Opened { .. }))
         else {
-            panic!("{told:?}")
+            panic!("{events:?}")
         };
         assert_eq!(welcome.successor, successor);
         assert_eq!(pair.client.link(link).unwrap().peer(), Some(realm));
@@ -579,17 +578,20 @@ fn early_data_turned_off_makes_early_requests_wait_for_proof() {
     pair.server.config.early_data = false;
     let link = pair.connect();
     pair.ask(link, true);
-    let mut told = vec![];
+    let mut events = vec![];
     // Everything that the client sends after its Init is lost at first.
     let mut out = vec![];
     pair.client.poll_transmit(pair.now, &mut out).unwrap();
     pair.server.handle_datagram(pair.now, pair.from, &out);
-    pair.serve(&mut told);
-    assert_eq!(requests(&told), 0, "it may have been recorded");
-    while replies(&told) == 0 {
+    pair.serve(&mut events);
+    assert_eq!(requests(&events), 0, "it may have been recorded");
+    while replies(&events) == 0 {
         pair.wait();
-        told.extend(pair.settle(|_| false));
+        events.extend(pair.drive(|_| false));
     }
     let early = |event: &&Event| matches!(event, Event::Request { early: true, .. });
-    assert_eq!((requests(&told), told.iter().filter(early).count()), (1, 0));
+    assert_eq!(
+        (requests(&events), events.iter().filter(early).count()),
+        (1, 0)
+    );
 }

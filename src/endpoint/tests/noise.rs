@@ -15,9 +15,9 @@ fn handshake_accept_with_any_corrupted_bit_does_not_misdirect_link() {
         let (mut init, mut accept) = (vec![], vec![]);
         pair.client.poll_transmit(pair.now, &mut init).unwrap();
         pair.server.handle_datagram(pair.now, pair.from, &init);
-        let mut told = vec![];
+        let mut events = vec![];
         while accept.is_empty() {
-            pair.serve(&mut told);
+            pair.serve(&mut events);
             pair.now = pair.now + RTT / 2;
             pair.server.handle_timeout(pair.now);
             pair.server.poll_transmit(pair.now, &mut accept);
@@ -31,12 +31,12 @@ fn handshake_accept_with_any_corrupted_bit_does_not_misdirect_link() {
             pair.client
                 .handle_datagram(pair.now, server_address(), &datagram);
         }
-        pair.settle(|_| false);
+        pair.drive(|_| false);
         let number = pair.ask(link, false);
-        let told = pair.settle(|_| false);
+        let events = pair.drive(|_| false);
         let is_reply =
             |event: &Event| matches!(event, Event::Reply { number: n, .. } if *n == number);
-        assert!(told.iter().any(is_reply), "bit {bit}");
+        assert!(events.iter().any(is_reply), "bit {bit}");
         bit += 1;
     }
 }
@@ -47,7 +47,7 @@ fn noise_datagram_of_any_length_is_ignored() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     for len in [0, 1, 2, 21, 84, 1200, 65_507] {
         for first in 0..=u8::MAX {
             let mut noise = vec![first; len];
@@ -63,5 +63,5 @@ fn noise_datagram_of_any_length_is_ignored() {
     while pair.server.poll_transmit(pair.now, &mut vec![]).is_some() {}
     assert!(pair.server.poll_event().is_none());
     pair.ask(link, true);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
 }

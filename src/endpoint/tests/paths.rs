@@ -105,7 +105,7 @@ fn path_of_reset_leaves_from_address_asked() {
             Protection::Plain => pair.client.connect_plain(pair.now, server_address(), None),
         };
         pair.ask(link, true);
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        assert_eq!(replies(&pair.drive(|_| false)), 1);
         pair.server = server(protection);
         pair.ask(link, false);
         carry_up(&mut pair, to(5));
@@ -187,7 +187,7 @@ fn migration_back_is_answered_from_address_asked() {
         .server
         .links
         .values()
-        .any(|entry| entry.previous_path.is_some())
+        .any(|entry| entry.previous_path().is_some())
     {
         pair.now = pair.now + Duration::from_secs(1);
         pair.server.handle_timeout(pair.now);

@@ -110,7 +110,9 @@ impl Realms {
     fn ask(&mut self, from: usize) {
         let (key, address) = (self.sides[1 - from].key, self.sides[1 - from].address);
         let side = &mut self.sides[from];
-        let link = side.endpoint.link_with(self.now, &side.key, key, address);
+        let link = side
+            .endpoint
+            .link_for_requests(self.now, &side.key, key, address);
         let deadline = self.now + Duration::from_hours(1);
         let number = side.endpoint.request(
             self.now,
@@ -153,7 +155,7 @@ impl Realms {
     }
 
     /// Goes on until no request and no datagram is pending.
-    fn settle(&mut self) {
+    fn drive(&mut self) {
         for _ in 0..10_000 {
             if self.carry() {
                 continue;
@@ -188,7 +190,8 @@ impl Realms {
         let [a, b] = [0, 1].map(|n| {
             let (key, address) = (self.sides[1 - n].key, self.sides[1 - n].address);
             let side = &mut self.sides[n];
-            side.endpoint.link_with(self.now, &side.key, key, address)
+            side.endpoint
+                .link_for_requests(self.now, &side.key, key, address)
         });
         let remote = |n: usize, link| self.sides[n].endpoint.links[link].remote();
         remote(0, a) == Some(ConnectionId(b.0)) && remote(1, b) == Some(ConnectionId(a.0))
@@ -205,7 +208,7 @@ fn peer_link_opened_by_one_side_carries_requests_of_both() {
     let mut realms = Realms::new(1, 0.0);
     for from in [0, 0, 1, 1, 0] {
         realms.ask(from);
-        realms.settle();
+        realms.drive();
     }
     assert_eq!((realms.links(), realms.answered()), ([1, 1], [3, 2]));
     assert_eq!(
@@ -230,11 +233,11 @@ fn peer_links_opened_at_same_time_become_one() {
                 realms.carry();
             }
         }
-        realms.settle();
+        realms.drive();
         for from in [0, 1, 0, 1] {
             realms.ask(from);
             asked[from] += 1;
-            realms.settle();
+            realms.drive();
         }
         assert_eq!(realms.answered(), asked, "seed {seed}");
         assert!(realms.agree(), "seed {seed}");
@@ -254,16 +257,16 @@ fn peer_links_opened_at_same_time_become_one() {
 fn peer_link_idle_is_closed_and_opened_again_when_needed() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     let opened = realms.now;
     while realms.links() != [0, 0] {
         realms.wait();
-        realms.settle();
+        realms.drive();
     }
     let lasted = realms.now - opened;
     assert!(lasted.abs_diff(IDLE) <= RTT, "{lasted:?}");
     realms.ask(1);
-    realms.settle();
+    realms.drive();
     assert_eq!((realms.links(), realms.answered()), ([1, 1], [1, 1]));
 }
 
@@ -273,18 +276,18 @@ fn peer_restart_is_noticed_by_either_side() {
     for restarted in [0, 1] {
         let mut realms = Realms::new(1, 0.0);
         realms.ask(0);
-        realms.settle();
+        realms.drive();
         realms.ask(1);
-        realms.settle();
+        realms.drive();
         realms.sides[restarted].endpoint = endpoint(u8::try_from(restarted + 1).unwrap(), 7);
         let other = 1 - restarted;
         let before = realms.now;
         realms.ask(other);
-        realms.settle();
+        realms.drive();
         if realms.sides[other].closed > 0 {
             // A side cannot reopen a link that the other opened. A further request opens another.
             realms.ask(other);
-            realms.settle();
+            realms.drive();
         }
         assert_eq!(realms.sides[other].answered, 2);
         assert!(realms.now <= before + RTT * 4, "a few round trips");
@@ -296,11 +299,11 @@ fn peer_restart_is_noticed_by_either_side() {
 fn peer_with_new_address_gets_requests_there() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     realms.sides[1].endpoint = endpoint(2, 7);
     realms.sides[1].address = SocketAddr::from(([10, 0, 0, 3], 6377));
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     assert_eq!(realms.answered(), [2, 0]);
     assert_eq!(realms.links(), [1, 1]);
 }
@@ -318,7 +321,7 @@ fn rekey_of_peer_link_in_use_by_both_sides_loses_no_request() {
                 realms.ask(from);
                 asked[from] += 1;
             }
-            realms.settle();
+            realms.drive();
             realms.now = realms.now + Duration::from_mins(1);
         }
         assert_eq!(realms.answered(), asked, "seed {seed}");
@@ -337,7 +340,7 @@ fn rekey_of_peer_link_in_use_by_both_sides_loses_no_request() {
 fn peer_link_forgotten_by_opener_moves_requests_to_next() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     realms.sides[0].endpoint = endpoint(1, 7);
     realms.sides[0].address = SocketAddr::from(([10, 0, 0, 3], 6377));
     realms.ask(1);
@@ -347,7 +350,7 @@ fn peer_link_forgotten_by_opener_moves_requests_to_next() {
     assert_eq!(realms.answered(), [1, 0]);
     let before = realms.now;
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     assert_eq!(realms.answered(), [2, 1]);
     assert!(realms.now <= before + RTT * 5, "a few round trips");
 }
@@ -358,13 +361,13 @@ fn peer_link_forgotten_by_opener_moves_requests_to_next() {
 fn peer_link_event_behind_moved_long_request_leaves_at_once() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     let other = SocketAddr::from(([10, 0, 0, 9], 6377));
     let (now, side) = (realms.now, &mut realms.sides[0]);
     let [from] = side.endpoint.links.ids()[..] else {
         panic!("one link");
     };
-    let to = side.endpoint.link_with(
+    let to = side.endpoint.link_for_requests(
         now,
         &side.key,
         SecretKey::from_bytes([9; 32]).public(),
@@ -396,7 +399,7 @@ impl Realms {
         let key = self.sides[1 - from].key;
         let side = &mut self.sides[from];
         let (now, source) = (self.now, AddressSource::Claimed);
-        let link = side.endpoint.link_to(now, &side.key, key, address, source);
+        let link = side.endpoint.dial(now, &side.key, key, address, source);
         let deadline = self.now + Duration::from_hours(1);
         let asked = side.endpoint.request(
             self.now,
@@ -470,7 +473,7 @@ fn claim_trial_answered_makes_address_dialed_like_any_other() {
     let mut realms = Realms::new(1, 0.0);
     let address = realms.sides[1].address;
     let link = realms.ask_once(0, address);
-    realms.settle();
+    realms.drive();
     assert_eq!(realms.answered(), [1, 0]);
     realms.sides[1].endpoint = endpoint(2, 7);
     realms.ask(0);
@@ -501,7 +504,7 @@ fn claim_trial_answered_makes_address_dialed_like_any_other() {
 fn claim_trial_takes_nothing_from_existing_link() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     let key = realms.sides[1].key;
     let ours = |realms: &Realms| realms.sides[0].endpoint.links_with(&key).dialed;
     let before = ours(&realms).unwrap();
@@ -522,13 +525,13 @@ fn claim_trial_takes_nothing_from_existing_link() {
                 .is_some_and(LinkStatus::is_dialing)
         );
     }
-    realms.settle();
+    realms.drive();
     assert!(realms.sides[0].endpoint.link(trial).is_none());
     // A trial that is answered replaces the other link and takes over what waits on it.
     let address = SocketAddr::from(([10, 0, 0, 7], 6377));
     let trial = realms.ask_once(0, address);
     realms.sides[1].address = address;
-    realms.settle();
+    realms.drive();
     assert_eq!(ours(&realms), Some(trial));
     assert_eq!(realms.links()[0], 1, "the other is closed");
 }
@@ -539,20 +542,20 @@ fn claim_trial_takes_nothing_from_existing_link() {
 fn dial_back_unanswered_sends_requests_on_link_of_peer() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     realms.ask_once(1, nowhere());
-    realms.settle();
+    realms.drive();
     assert_eq!((realms.links(), realms.answered()), ([1, 1], [1, 1]));
     // It is one link for both directions, although the address is another.
     let (key, address) = (realms.sides[0].key, realms.sides[0].address);
     let side = &mut realms.sides[1];
-    let there = side.endpoint.link_there(&side.key, &key);
+    let there = side.endpoint.find_open_link(&side.key, &key);
     assert!(there.is_some());
     // A realm that can be dialed is dialed.
     let (now, source) = (realms.now, AddressSource::Claimed);
-    let link = side.endpoint.link_to(now, &side.key, key, address, source);
+    let link = side.endpoint.dial(now, &side.key, key, address, source);
     assert_ne!(Some(link), there);
-    realms.settle();
+    realms.drive();
     let tried = realms.sides[1].endpoint.link(link);
     assert!(tried.is_none_or(LinkStatus::is_open));
 }
@@ -563,7 +566,7 @@ fn dial_back_unanswered_sends_requests_on_link_of_peer() {
 fn keepalive_of_peer_link_keeps_it_open_when_requested() {
     let mut realms = Realms::new(1, 0.0);
     realms.ask(0);
-    realms.settle();
+    realms.drive();
     let key = realms.sides[1].key;
     let ours = realms.sides[0].endpoint.links_with(&key).dialed.unwrap();
     let silence = Silence::fixed(Duration::from_secs(30));
@@ -579,12 +582,12 @@ fn keepalive_of_peer_link_keeps_it_open_when_requested() {
     let signs = realms.sealed - before;
     assert!((50..=66).contains(&signs), "two packets in 30 s: {signs}");
     realms.ask(1);
-    realms.settle();
+    realms.drive();
     assert_eq!(realms.answered(), [1, 1]);
     let now = realms.now;
     realms.sides[0].endpoint.keep_alive(now, ours, None);
     while realms.links() != [0, 0] {
         realms.wait();
-        realms.settle();
+        realms.drive();
     }
 }

@@ -8,10 +8,10 @@ fn day_old() -> (Pair, LinkId) {
     let link = pair.connect();
     let begun = pair.now;
     pair.ask(link, true);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     while pair.now - begun < Duration::from_hours(23) {
         pair.ask(link, true);
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        assert_eq!(replies(&pair.drive(|_| false)), 1);
         pair.now = pair.now + Duration::from_mins(30);
         pair.client.handle_timeout(pair.now);
         pair.server.handle_timeout(pair.now);
@@ -21,8 +21,8 @@ fn day_old() -> (Pair, LinkId) {
     (pair, link)
 }
 
-fn opened(told: &[Event]) -> Option<LinkId> {
-    told.iter().find_map(|event| match event {
+fn opened(events: &[Event]) -> Option<LinkId> {
+    events.iter().find_map(|event| match event {
         Event::Opened { link, .. } => Some(*link),
         _ => None,
     })
@@ -33,22 +33,22 @@ fn opened(told: &[Event]) -> Option<LinkId> {
 fn rekey_after_a_day_happens_on_next_use() {
     let (mut pair, old) = day_old();
     assert!(
-        pair.settle(|_| false).is_empty(),
+        pair.drive(|_| false).is_empty(),
         "an idle one costs nothing"
     );
     pair.ask(old, true);
-    let told = pair.settle(|_| false);
-    assert_eq!(replies(&told), 1);
-    let new = opened(&told).unwrap();
+    let events = pair.drive(|_| false);
+    assert_eq!(replies(&events), 1);
+    let new = opened(&events).unwrap();
     assert_ne!(new, old);
-    assert!(told.contains(&Event::Closed {
+    assert!(events.contains(&Event::Closed {
         link: old,
         reason: None
     }));
     assert_eq!((pair.client.links(), pair.server.links()), (1, 1));
     let before = pair.carried.len();
     pair.ask(new, true);
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     assert_eq!(
         pair.carried.len() - before,
         2,
@@ -63,16 +63,16 @@ fn rekey_moves_waiting_request_to_new_link() {
     let number = pair.ask(old, true);
     let first = pair.carried.len();
     // The old link's packet is lost, the handshake is not.
-    let told = pair.settle(|n| n == first);
-    assert_eq!(replies(&told), 1);
-    let moved = told.iter().find_map(|event| match event {
+    let events = pair.drive(|n| n == first);
+    assert_eq!(replies(&events), 1);
+    let moved = events.iter().find_map(|event| match event {
         Event::Moved {
             link, number, to, ..
         } => Some((*link, *number, *to)),
         _ => None,
     });
-    assert_eq!(moved, Some((old, number, opened(&told).unwrap())));
-    assert_eq!(requests(&told), 1);
+    assert_eq!(moved, Some((old, number, opened(&events).unwrap())));
+    assert_eq!(requests(&events), 1);
 }
 
 /// LINK-21: the old link goes on until a fresh handshake succeeds.
@@ -82,8 +82,8 @@ fn rekey_keeps_old_link_until_new_one_is_open() {
     let (mut out, mut lost) = (vec![], 0);
     for _ in 0..10 {
         pair.ask(old, true);
-        let mut told = vec![];
-        while replies(&told) == 0 {
+        let mut events = vec![];
+        while replies(&events) == 0 {
             while pair.client.poll_transmit(pair.now, &mut out).is_some() {
                 if matches!(Packet::parse(&out), Ok(Packet::Init(_))) {
                     lost += 1;
@@ -91,12 +91,12 @@ fn rekey_keeps_old_link_until_new_one_is_open() {
                     pair.server.handle_datagram(pair.now, pair.from, &out);
                 }
             }
-            pair.serve(&mut told);
+            pair.serve(&mut events);
             while pair.server.poll_transmit(pair.now, &mut out).is_some() {
                 let from = server_address();
                 pair.client.handle_datagram(pair.now, from, &out);
             }
-            told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+            events.extend(core::iter::from_fn(|| pair.client.poll_event()));
             pair.now = pair.now + Duration::from_secs(2);
             pair.client.handle_timeout(pair.now);
             pair.server.handle_timeout(pair.now);
@@ -105,10 +105,10 @@ fn rekey_keeps_old_link_until_new_one_is_open() {
     assert!(lost > 3, "{lost} handshakes lost");
     // No further handshake is lost.
     pair.ask(old, true);
-    let mut told = pair.settle(|_| false);
-    while opened(&told).is_none() {
+    let mut events = pair.drive(|_| false);
+    while opened(&events).is_none() {
         pair.wait();
-        told.extend(pair.settle(|_| false));
+        events.extend(pair.drive(|_| false));
     }
 }
 
@@ -126,20 +126,20 @@ fn rekey_close_of_one_link_closes_both() {
         assert_eq!(pair.client.links(), 2);
         let mut closing = old;
         if closes_new {
-            let mut told = vec![];
-            while opened(&told).is_none() {
-                pair.serve(&mut told);
+            let mut events = vec![];
+            while opened(&events).is_none() {
+                pair.serve(&mut events);
                 while pair.server.poll_transmit(pair.now, &mut out).is_some() {
                     let from = server_address();
                     pair.client.handle_datagram(pair.now, from, &out);
                 }
-                told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+                events.extend(core::iter::from_fn(|| pair.client.poll_event()));
                 pair.wait();
             }
-            closing = opened(&told).unwrap();
+            closing = opened(&events).unwrap();
         }
         pair.client.close(pair.now, closing, CloseReason::Done);
-        pair.settle(|_| false);
+        pair.drive(|_| false);
         assert_eq!(pair.client.links(), 0, "{closes_new}");
         pair.now = pair.now + Duration::from_mins(4);
         pair.server.handle_timeout(pair.now);

@@ -71,7 +71,7 @@ fn resumption_repeated_gets_long_answer_only_at_first_address() {
     };
     let resume = resume.clone();
     pair.server.handle_datagram(pair.now, pair.from, &resume);
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     while let Some(event) = pair.server.poll_event() {
         match &event {
             Event::Incoming { link, .. } => {
@@ -84,7 +84,7 @@ fn resumption_repeated_gets_long_answer_only_at_first_address() {
             }
             _ => {}
         }
-        told.push(event);
+        events.push(event);
     }
     let answers = pair.server.sends(pair.now);
     assert!(answers[0].1.len() > resume.len());
@@ -134,7 +134,7 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
         pair.client = device(n);
         let link = pair.connect();
         pair.ask(link, true);
-        pair.settle(|_| false);
+        pair.drive(|_| false);
         tickets.push((n, pair.client.link(link).unwrap().ticket().unwrap().clone()));
     }
     let (other, stranger) = ([198, 51, 100, 1], [203, 0, 113, 1]);
@@ -142,7 +142,7 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
     pair.client = device(99);
     let link = pair.connect();
     pair.ask(link, true);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let ticket = pair.client.link(link).unwrap().ticket().unwrap().clone();
     let comes_back = |pair: &mut Pair, from, endpoint: Endpoint, ticket| {
         pair.from = from;
@@ -153,10 +153,10 @@ fn resumption_repeated_often_evicts_no_links_of_others() {
         }
         pair.ask(link, true);
         let known: Vec<LinkId> = pair.server.links.ids();
-        let told = pair.settle(|_| false);
+        let events = pair.drive(|_| false);
         let mut now = pair.server.links.ids().into_iter();
         let new = now.find(|link| !known.contains(link));
-        (new, is_resumed(&told))
+        (new, is_resumed(&events))
     };
     let (theirs, is_back) =
         comes_back(pair, SocketAddr::from((other, 8)), device(99), Some(ticket));
@@ -190,7 +190,7 @@ fn stranger_answers_leave_in_turns_with_link_packets() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, true);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     pair.ask(link, false);
     for (_, datagram) in pair.client.sends(pair.now) {
         pair.server.handle_datagram(pair.now, pair.from, &datagram);
@@ -222,8 +222,8 @@ fn resumption_after_pause_of_minutes_resumes_again_without_reset() {
         pair.client.handle_timeout(pair.now);
         assert_eq!(pair.server.links(), 0);
         pair.ask(link, true);
-        let told = returning.go_on(link, |_| false);
-        assert!(is_resumed(&told) && replies(&told) == 1);
+        let events = returning.go_on(link, |_| false);
+        assert!(is_resumed(&events) && replies(&events) == 1);
         // Nothing is sent in vain: no packet of the forgotten link, and no Reset.
         let mut firsts = returning.pair.carried.iter().map(|(_, sent)| sent[0]);
         assert!(firsts.all(|first| matches!(first, 0x07 | 0x08)));

@@ -38,8 +38,8 @@ impl Returning {
             kept: BTreeMap::new(),
             runs: 0,
         };
-        let told = returning.ask_once(true, |_| false);
-        assert_eq!(replies(&told), 1);
+        let events = returning.ask_once(true, |_| false);
+        assert_eq!(replies(&events), 1);
         returning
     }
 
@@ -62,14 +62,14 @@ impl Returning {
     }
 
     pub fn go_on(&mut self, link: LinkId, mut lose: impl FnMut(usize) -> bool) -> Vec<Event> {
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for _ in 0..60 {
-            let some = self.pair.settle(&mut lose);
+            let some = self.pair.drive(&mut lose);
             self.keep(&some);
             let is_asked = |event: &Event| matches!(event, Event::UnknownTicket { .. });
             let is_asked = some.iter().any(is_asked);
-            told.extend(some);
-            if replies(&told) > 0 {
+            events.extend(some);
+            if replies(&events) > 0 {
                 break;
             }
             if !is_asked {
@@ -77,12 +77,12 @@ impl Returning {
             }
         }
         self.ticket = ticket_of(&self.pair.client, link);
-        told
+        events
     }
 
     /// Stores and looks up tickets as a server does.
-    pub fn keep(&mut self, told: &[Event]) {
-        for event in told {
+    pub fn keep(&mut self, events: &[Event]) {
+        for event in events {
             match event {
                 Event::TicketDue { ticket, issued, .. } => {
                     self.kept.insert(*ticket, issued.clone());
@@ -115,8 +115,8 @@ impl Returning {
     }
 }
 
-pub fn is_resumed(told: &[Event]) -> bool {
-    told.iter().any(|event| {
+pub fn is_resumed(events: &[Event]) -> bool {
+    events.iter().any(|event| {
         matches!(
             event,
             Event::Opened {
@@ -133,8 +133,8 @@ fn resumption_request_is_answered_in_one_round_trip() {
     let mut returning = Returning::new();
     for _ in 0..3 {
         let before = returning.pair.now;
-        let told = returning.ask_once(true, |_| false);
-        assert!(is_resumed(&told) && requests(&told) == 1);
+        let events = returning.ask_once(true, |_| false);
+        assert!(is_resumed(&events) && requests(&events) == 1);
         assert_eq!(returning.pair.replied - before, RTT);
         // Form, ticket, check, nonce, request (5), tag; and form, nonce, id, reply (4), tag.
         assert_eq!(
@@ -152,9 +152,9 @@ fn resumption_link_goes_on_and_update_tells_standing() {
     returning.pair.ask(link, true);
     returning.go_on(link, |_| false);
     returning.pair.ask(link, false);
-    let told = returning.pair.settle(|_| false);
-    assert_eq!(replies(&told), 1);
-    let standing = told.iter().find_map(|event| match event {
+    let events = returning.pair.drive(|_| false);
+    assert_eq!(replies(&events), 1);
+    let standing = events.iter().find_map(|event| match event {
         Event::HighestOperation { highest, .. } => Some(*highest),
         _ => None,
     });
@@ -162,8 +162,8 @@ fn resumption_link_goes_on_and_update_tells_standing() {
     // The server forgets everything, and its Reset is accepted.
     returning.pair.server = server(Protection::Sealed);
     returning.pair.ask(link, true);
-    let told = returning.go_on(link, |_| false);
-    assert_eq!(replies(&told), 1);
+    let events = returning.go_on(link, |_| false);
+    assert_eq!(replies(&events), 1);
 }
 
 /// HS-19: a client without the token accepts a Reset of a link just resumed, after a timeout.
@@ -175,11 +175,11 @@ fn resumption_without_token_accepts_reset_after_timeout() {
     returning.go_on(link, |_| false);
     returning.pair.server = server(Protection::Sealed);
     returning.pair.ask(link, true);
-    let told = returning.pair.settle(|_| false);
-    assert_eq!(replies(&told), 0, "anybody may have sent it");
+    let events = returning.pair.drive(|_| false);
+    assert_eq!(replies(&events), 0, "anybody may have sent it");
     returning.pair.wait();
-    let told = returning.go_on(link, |_| false);
-    assert_eq!((requests(&told), replies(&told)), (1, 1));
+    let events = returning.go_on(link, |_| false);
+    assert_eq!((requests(&events), replies(&events)), (1, 1));
 }
 
 /// HS-20: whatever is lost, the request is executed once.
@@ -187,9 +187,9 @@ fn resumption_without_token_accepts_reset_after_timeout() {
 fn resumption_with_lost_packets_executes_request_once() {
     for lost in [&[0][..], &[1], &[0, 1, 2], &[1, 3, 5]] {
         let mut returning = Returning::new();
-        let told = returning.ask_once(true, |at| lost.contains(&at));
-        assert_eq!((requests(&told), replies(&told)), (1, 1), "{lost:?}");
-        assert!(is_resumed(&told));
+        let events = returning.ask_once(true, |at| lost.contains(&at));
+        assert_eq!((requests(&events), replies(&events)), (1, 1), "{lost:?}");
+        assert!(is_resumed(&events));
         let first = &returning.pair.carried[0].1;
         let repeats = returning
             .pair
@@ -206,8 +206,8 @@ fn ticket_unknown_is_refused_and_handshake_follows() {
     let mut returning = Returning::new();
     returning.pair.server = server(Protection::Sealed);
     let before = returning.pair.now;
-    let told = returning.ask_once(true, |_| false);
-    assert!(!is_resumed(&told) && replies(&told) == 1);
+    let events = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&events) && replies(&events) == 1);
     assert_eq!(returning.pair.replied - before, RTT * 2);
     // Its new ticket is valid.
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
@@ -222,8 +222,8 @@ fn ticket_stored_is_valid_after_restart() {
     returning.ask_once(false, |_| false);
     assert_eq!(returning.kept.len(), 1);
     returning.pair.server = server(Protection::Sealed);
-    let told = returning.ask_once(true, |_| false);
-    assert!(is_resumed(&told) && requests(&told) == 1);
+    let events = returning.ask_once(true, |_| false);
+    assert!(is_resumed(&events) && requests(&events) == 1);
 }
 
 /// HS-20: no ticket is stored for an Init that may be recorded, until its device resumes by it.
@@ -247,16 +247,16 @@ fn ticket_is_valid_for_one_day_and_one_user() {
     let mut returning = Returning::new();
     returning.pair.server.config.idle = Duration::from_hours(100);
     returning.pair.account = AccountId::new(2);
-    let told = returning.ask_once(true, |_| false);
-    assert!(!is_resumed(&told) && replies(&told) == 1 && requests(&told) == 1);
+    let events = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&events) && replies(&events) == 1 && requests(&events) == 1);
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
     let ticket = returning.ticket.clone();
     returning.pair.now = returning.pair.now + Duration::from_hours(24);
     // The store checks the age of stored tickets. A device might show its ticket for ever.
     returning.kept.clear();
     returning.ticket.as_mut().unwrap().until = Time(u64::MAX);
-    let told = returning.ask_once(true, |_| false);
-    assert!(!is_resumed(&told) && replies(&told) == 1);
+    let events = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&events) && replies(&events) == 1);
     assert_ne!(returning.ticket.unwrap().id, ticket.unwrap().id);
 }
 
@@ -280,9 +280,9 @@ fn resumption_forged_or_corrupted_is_ignored() {
             .pair
             .server
             .handle_datagram(returning.pair.now, client_address(), &bent);
-        let mut told = Vec::new();
-        returning.pair.serve(&mut told);
-        assert_eq!(requests(&told), 0, "byte {at}");
+        let mut events = Vec::new();
+        returning.pair.serve(&mut events);
+        assert_eq!(requests(&events), 0, "byte {at}");
         let mut answers = Vec::new();
         while returning
             .pair
@@ -316,16 +316,16 @@ fn resumption_replayed_is_answered_under_another_key() {
             .pair
             .server
             .handle_datagram(now, client_address(), &recorded);
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for _ in 0..2 {
             let mut some = Vec::new();
             returning.pair.serve(&mut some);
             returning.keep(&some);
-            told.extend(some);
+            events.extend(some);
         }
         let mut out = Vec::new();
         returning.pair.server.poll_transmit(now, &mut out).unwrap();
-        (requests(&told), out)
+        (requests(&events), out)
     };
     assert_eq!(answer(&mut returning), (0, first.clone()));
     returning.pair.now = returning.pair.now + Duration::from_mins(4);
@@ -354,7 +354,7 @@ fn resumption_long_answer_goes_to_proven_address_only() {
         let (brought, resume) = (out.len(), out.clone());
         let (now, from) = (returning.pair.now, returning.pair.from);
         returning.pair.server.handle_datagram(now, from, &out);
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         while let Some(event) = returning.pair.server.poll_event() {
             match &event {
                 Event::Incoming { link, .. } => {
@@ -372,9 +372,9 @@ fn resumption_long_answer_goes_to_proven_address_only() {
                 }
                 _ => {}
             }
-            told.push(event);
+            events.push(event);
         }
-        assert_eq!(requests(&told), 1);
+        assert_eq!(requests(&events), 1);
         let mut sent = 0;
         while returning.pair.server.poll_transmit(now, &mut out).is_some() {
             sent += out.len();
@@ -388,8 +388,8 @@ fn resumption_long_answer_goes_to_proven_address_only() {
         let mut cookie = None;
         while server.poll_transmit(now, &mut out).is_some() {
             assert!(out.len() <= brought, "{} for {brought}", out.len());
-            if let Ok(Packet::Retry { cookie: told, .. }) = Packet::parse(&out) {
-                cookie = Some(told);
+            if let Ok(Packet::Retry { cookie: events, .. }) = Packet::parse(&out) {
+                cookie = Some(events);
             }
         }
         // HS-20: if the answer is longer, the sender gets a cookie, and with it the answer.
@@ -411,12 +411,12 @@ fn resumption_long_answer_goes_to_proven_address_only() {
 fn resumption_without_early_data_does_not_happen() {
     let mut returning = Returning::new();
     returning.pair.server.config.early_data = false;
-    let told = returning.ask_once(true, |_| false);
-    assert!(!is_resumed(&told) && replies(&told) == 1);
+    let events = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&events) && replies(&events) == 1);
     assert_eq!(returning.first_byte(0), 0x07);
     assert!(returning.ticket.is_none() && returning.kept.is_empty());
-    let told = returning.ask_once(true, |_| false);
-    assert!(!is_resumed(&told) && replies(&told) == 1);
+    let events = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&events) && replies(&events) == 1);
     assert_eq!(returning.first_byte(0), 0x03);
     assert!(returning.kept.is_empty());
 }
@@ -428,7 +428,7 @@ fn resumption_unanswered_six_times_becomes_handshake() {
     let link = returning.open();
     returning.pair.ask(link, true);
     let is_resume = |datagram: &[u8]| datagram[0] == 0x07;
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     for _ in 0..60 {
         let carried = returning.pair.carried.len();
         // Each Resume is lost.
@@ -448,15 +448,15 @@ fn resumption_unanswered_six_times_becomes_handshake() {
                     .handle_datagram(now, client_address(), &out);
             }
         }
-        returning.pair.serve(&mut told);
-        told.extend(returning.pair.settle(|_| false));
-        if replies(&told) > 0 {
+        returning.pair.serve(&mut events);
+        events.extend(returning.pair.drive(|_| false));
+        if replies(&events) > 0 {
             break;
         }
         assert!(returning.pair.carried.len() <= carried + 1);
         returning.pair.wait();
     }
-    assert_eq!((requests(&told), replies(&told)), (1, 1));
+    assert_eq!((requests(&events), replies(&events)), (1, 1));
     let resumes = returning.pair.carried.iter().filter(|(_, d)| is_resume(d));
     assert_eq!(resumes.count(), 6);
 }
@@ -474,16 +474,16 @@ fn resumption_with_former_life_is_told_current_one() {
         // Also without early data, when the answer may not be longer than the Resume.
         for is_early in [true, false] {
             let mut returning = Returning::new();
-            returning.pair.server.know_lives(lives);
+            returning.pair.server.set_known_lives(lives);
             let link = returning.open();
             returning.pair.client.claim_life(link, Some(known));
             if !is_early {
                 returning.pair.from = SocketAddr::from(([10, 0, 9, 9], 7));
             }
             returning.pair.ask(link, is_early);
-            let told = returning.go_on(link, |_| false);
-            assert_eq!(replies(&told), 1);
-            let life = told.iter().find_map(|event| match event {
+            let events = returning.go_on(link, |_| false);
+            assert_eq!(replies(&events), 1);
+            let life = events.iter().find_map(|event| match event {
                 Event::Opened {
                     welcome,
                     is_resumed: true,
@@ -509,7 +509,7 @@ fn ticket_is_stored_at_once_when_command_number_is_new() {
         pair.client.poll_transmit(pair.now, &mut out).unwrap();
         pair.server
             .handle_datagram(pair.now, client_address(), &out);
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         while let Some(event) = pair.server.poll_event() {
             match &event {
                 Event::Incoming { link, .. } => {
@@ -528,9 +528,9 @@ fn ticket_is_stored_at_once_when_command_number_is_new() {
             }
         }
         while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
-        pair.serve(&mut told);
+        pair.serve(&mut events);
         let due = |event: &Event| matches!(event, Event::TicketDue { .. });
-        assert_eq!(told.iter().any(due), is_kept, "{operation}");
+        assert_eq!(events.iter().any(due), is_kept, "{operation}");
     }
 }
 
@@ -590,10 +590,10 @@ fn ticket_with_malformed_answer_is_forgotten() {
         .pair
         .server
         .handle_datagram(now, client_address(), &out);
-    let mut told = Vec::new();
-    returning.pair.serve(&mut told);
-    told.extend(returning.pair.settle(|_| false));
-    assert_eq!((requests(&told), replies(&told)), (1, 1));
+    let mut events = Vec::new();
+    returning.pair.serve(&mut events);
+    events.extend(returning.pair.drive(|_| false));
+    assert_eq!((requests(&events), replies(&events)), (1, 1));
     let is_closed = |event: &Event| matches!(event, Event::Closed { .. });
-    assert!(!told.iter().any(is_closed) && !is_resumed(&told));
+    assert!(!events.iter().any(is_closed) && !is_resumed(&events));
 }

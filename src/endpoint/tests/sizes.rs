@@ -19,8 +19,8 @@ fn ask_long(pair: &mut Pair, link: LinkId) {
 /// Waits for the reply over a path that carries datagrams of up to `most` bytes. Returns the
 /// lengths of the client's datagrams.
 fn exchange(pair: &mut Pair, most: usize) -> Vec<usize> {
-    let (begun, mut out, mut told, mut sent) = (pair.now, vec![], vec![], vec![]);
-    while replies(&told) == 0 {
+    let (begun, mut out, mut events, mut sent) = (pair.now, vec![], vec![], vec![]);
+    while replies(&events) == 0 {
         let waited = pair.now - begun;
         assert!(waited < Duration::from_secs(30), "{sent:?}");
         let left = sent.len();
@@ -39,7 +39,7 @@ fn exchange(pair: &mut Pair, most: usize) -> Vec<usize> {
                     .handle_datagram(pair.now, server_address(), &out);
             }
         }
-        told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+        events.extend(core::iter::from_fn(|| pair.client.poll_event()));
         if sent.len() == left {
             pair.wait();
         }
@@ -78,7 +78,7 @@ fn mtu_unknown_makes_long_command_wait_for_link() {
 fn mtu_remembered_lets_long_command_travel_early() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
-    pair.client.begin_from(link, &remembered(1200));
+    pair.client.start_from(link, &remembered(1200));
     ask_long(&mut pair, link);
     assert_eq!(exchange(&mut pair, 1200).len(), 1);
 }
@@ -89,7 +89,7 @@ fn mtu_remembered_lets_long_command_travel_early() {
 fn mtu_is_kept_when_link_is_opened_again() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
-    pair.client.begin_from(link, &remembered(1200));
+    pair.client.start_from(link, &remembered(1200));
     pair.client.dial_again(pair.now, link);
     assert_eq!(pair.client.link(link).unwrap().path_memory().datagram, 1200);
 }
@@ -105,7 +105,7 @@ fn mtu_remembered_too_large_makes_handshake_short_after_six() {
         }
         let link = returning.open();
         let pair = &mut returning.pair;
-        pair.client.begin_from(link, &remembered(1200));
+        pair.client.start_from(link, &remembered(1200));
         ask_long(pair, link);
         let sent = exchange(pair, NARROW);
         assert!(sent[..6].iter().all(|len| *len > LONG), "{sent:?}");

@@ -1,6 +1,9 @@
 //! Statistics.
 
-use super::*;
+use super::{
+    resume::{Returning, is_resumed},
+    *,
+};
 use crate::wire::Init;
 
 /// Returns what the server has dropped since `before`.
@@ -52,13 +55,13 @@ fn metrics_count_each_datagram_without_effect_with_its_reason() {
     assert_eq!(pair.drops(&init), Some(Dropped::InWork));
 
     pair.serve(&mut vec![]);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     assert_eq!(pair.drops(&init), None, "it is answered again");
     init[1] += 1;
     assert_eq!(pair.drops(&init), Some(Dropped::OtherVersion));
     init[1] -= 1;
     pair.ask(link, true);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let up = |(up, datagram): &(bool, Vec<u8>)| up.then(|| datagram.clone());
     let packet = pair.carried.iter().filter_map(up).next_back().unwrap();
     assert_eq!(pair.drops(&packet), Some(Dropped::Replayed));
@@ -90,7 +93,7 @@ fn metrics_count_datagrams_and_retransmissions_on_both_sides() {
     let link = pair.connect();
     for _ in 0..5 {
         pair.ask(link, false);
-        pair.settle(|_| false);
+        pair.drive(|_| false);
     }
     let (client, server) = (pair.client.stats(), pair.server.stats());
     assert_eq!(client.sent, server.received);
@@ -107,16 +110,16 @@ fn metrics_count_datagrams_and_retransmissions_on_both_sides() {
     // The next datagram is lost.
     let lost = pair.carried.len();
     pair.ask(link, false);
-    pair.settle(|at| at == lost);
+    pair.drive(|at| at == lost);
     pair.wait();
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     let of_link = pair.client.link(link).unwrap().stats();
     assert_eq!(of_link.counters.repeats.requests, 1);
 
     // The counts of closed links stay.
     let before = pair.client.stats();
     pair.client.close(pair.now, link, CloseReason::Done);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     assert_eq!(pair.client.links(), 0);
     let after = pair.client.stats();
     assert_eq!(
@@ -127,13 +130,30 @@ fn metrics_count_datagrams_and_retransmissions_on_both_sides() {
     assert_eq!(after.links.repeats, before.links.repeats);
 }
 
+/// The first packet of a handshake is counted when it is sent again: an Init, and a Resume.
+#[test]
+fn metrics_count_repeated_inits_and_resumes() {
+    let mut returning = Returning::new();
+    let openings = |returning: &Returning| returning.pair.client.stats().links.repeats.openings;
+    assert_eq!(openings(&returning), 0);
+    // Without a ticket the next process begins with an Init, and with its ticket the one after
+    // with a Resume.
+    returning.ticket = None;
+    for is_resumption in [false, true] {
+        let events = returning.ask_once(true, |at| at == 0);
+        assert_eq!(replies(&events), 1);
+        assert_eq!(is_resumed(&events), is_resumption);
+        assert_eq!(openings(&returning), 1, "resumption: {is_resumption}");
+    }
+}
+
 /// The counts of a link are kept while it is dormant, and are not counted twice when it wakes.
 #[test]
 fn metrics_of_dormant_link_are_kept_and_not_counted_twice() {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.ask(link, false);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let before = pair.server.stats();
     pair.now = pair.now + Duration::from_mins(10);
     pair.server.handle_timeout(pair.now);
@@ -145,7 +165,7 @@ fn metrics_of_dormant_link_are_kept_and_not_counted_twice() {
     );
     assert_eq!(pair.server.stats().links, before.links);
     pair.ask(link, false);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let after = pair.server.stats().links;
     assert!(after.received.datagrams > before.links.received.datagrams);
     assert_eq!(after.received, pair.client.stats().links.sent);

@@ -30,9 +30,9 @@ impl Returning {
         let (now, mut out) = (self.pair.now, Vec::new());
         self.pair.server.handle_datagram(now, from, datagram);
         for _ in 0..2 {
-            let mut told = Vec::new();
-            self.pair.serve(&mut told);
-            self.keep(&told);
+            let mut events = Vec::new();
+            self.pair.serve(&mut events);
+            self.keep(&events);
         }
         let mut answers = Vec::new();
         while self.pair.server.poll_transmit(now, &mut out).is_some() {
@@ -67,10 +67,10 @@ fn ticket_refused_often_requires_cookie_before_lookup() {
             .pair
             .server
             .handle_datagram(now, client_address(), &forged);
-        let mut told = Vec::new();
-        returning.pair.serve(&mut told);
-        returning.keep(&told);
-        looked_up += told
+        let mut events = Vec::new();
+        returning.pair.serve(&mut events);
+        returning.keep(&events);
+        looked_up += events
             .iter()
             .filter(|event| matches!(event, Event::UnknownTicket { .. }))
             .count();
@@ -84,8 +84,8 @@ fn ticket_refused_often_requires_cookie_before_lookup() {
         }
     }
     assert_eq!((resets, retries, looked_up), (80, 420, 80));
-    let told = returning.ask_once(true, |_| false);
-    assert_eq!(replies(&told), 1);
+    let events = returning.ask_once(true, |_| false);
+    assert_eq!(replies(&events), 1);
     let is_retry = |datagram: &[u8]| matches!(Packet::parse(datagram), Ok(Packet::Retry { .. }));
     let mut carried = returning.pair.carried.iter();
     assert!(carried.any(|(_, datagram)| is_retry(datagram)));
@@ -109,8 +109,8 @@ fn ticket_refusal_of_all_devices_at_once_tells_each() {
     for _ in 0..200 {
         returning.ticket.clone_from(&ticket);
         let before = returning.pair.now;
-        let told = returning.ask_once(true, |_| false);
-        assert!(!is_resumed(&told) && replies(&told) == 1);
+        let events = returning.ask_once(true, |_| false);
+        assert!(!is_resumed(&events) && replies(&events) == 1);
         let took = returning.pair.replied - before;
         assert!(
             took <= RTT * 6,
@@ -150,8 +150,8 @@ fn ticket_address_does_not_count_as_cookie() {
     let resumed = server
         .links
         .values()
-        .filter(|entry| entry.resumed().is_some());
-    let slots: Vec<_> = resumed.map(|entry| entry.slot).collect();
+        .filter(|entry| entry.resumption().resumed().is_some());
+    let slots: Vec<_> = resumed.map(|entry| entry.holding().slot()).collect();
     assert!(matches!(
         slots.first(),
         Some(holder::SlotKind::TicketAddress(_))
@@ -270,7 +270,7 @@ fn ticket_with_failed_lookup_is_not_refused() {
     returning.pair.ask(link, true);
     let mut looked_up = 0;
     for _ in 0..3 {
-        for event in returning.pair.settle(|_| false) {
+        for event in returning.pair.drive(|_| false) {
             if let Event::UnknownTicket { path, datagram, .. } = event {
                 looked_up += 1;
                 let now = returning.pair.now;
@@ -293,8 +293,8 @@ fn ticket_in_memory_is_forgotten_when_clock_stood_still() {
     let (server, now) = (&mut returning.pair.server, returning.pair.now);
     server.forget_tickets(now + Duration::from_micros(1));
     returning.pair.wait();
-    let told = returning.ask_once(true, |_| false);
-    assert!(!is_resumed(&told) && replies(&told) == 1);
+    let events = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&events) && replies(&events) == 1);
     // Newer tickets are remembered.
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
     assert_eq!(returning.kept.len(), 1);
@@ -303,8 +303,8 @@ fn ticket_in_memory_is_forgotten_when_clock_stood_still() {
     returning.pair.wait();
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
     returning.kept.clear();
-    let told = returning.ask_once(true, |_| false);
-    assert!(!is_resumed(&told), "the disk has forgotten it, too");
+    let events = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&events), "the disk has forgotten it, too");
 }
 
 /// HS-19: a realm that now accepts only smaller datagrams still accepts the size that it has stated
@@ -322,8 +322,8 @@ fn resumption_keeps_datagram_size_stated_before() {
         let deadline = returning.pair.now + Duration::from_mins(1);
         let (client, now) = (&mut returning.pair.client, returning.pair.now);
         client.request(now, link, vec![7; 1000], deadline, EarlyData::Forbidden);
-        let told = returning.go_on(link, |_| false);
-        assert_eq!((requests(&told), replies(&told)), (1, 1));
+        let events = returning.go_on(link, |_| false);
+        assert_eq!((requests(&events), replies(&events)), (1, 1));
     }
     let lens = returning.pair.carried.iter().map(|(_, sent)| sent.len());
     assert!((1001..=larger).contains(&lens.max().unwrap()));
@@ -341,8 +341,8 @@ fn ticket_is_not_given_for_key_with_successor() {
     returning.pair.server = Endpoint::new(config(Some(Protection::Sealed)), &identity, [4; 32]);
     returning.ticket = None;
     for early in [true, false] {
-        let told = returning.ask_once(early, |_| false);
-        assert!(replies(&told) == 1 && returning.ticket.is_none());
+        let events = returning.ask_once(early, |_| false);
+        assert!(replies(&events) == 1 && returning.ticket.is_none());
         assert!(returning.kept.is_empty());
     }
     returning.pair.realm = identity.current.public();
@@ -367,9 +367,9 @@ fn ticket_is_not_shown_after_time_set_by_holder() {
         // The realm forgets the link, not the ticket.
         returning.pair.server = server(Protection::Sealed);
         returning.pair.ask(link, true);
-        let told = returning.go_on(link, |_| false);
-        assert_eq!(replies(&told), 1);
-        assert_eq!(is_resumed(&told), !is_over);
+        let events = returning.go_on(link, |_| false);
+        assert_eq!(replies(&events), 1);
+        assert_eq!(is_resumed(&events), !is_over);
     }
 }
 
@@ -380,12 +380,12 @@ fn ticket_without_address_gets_one_once_proven() {
     let mut returning = Returning::new();
     returning.ticket = None;
     returning.ask_once(false, |_| false);
-    let addresses = |told: &[Event]| {
+    let addresses = |events: &[Event]| {
         let address = |event: &Event| match event {
             Event::TicketAddress { address, .. } => Some(*address),
             _ => None,
         };
-        told.iter().filter_map(address).collect::<Vec<_>>()
+        events.iter().filter_map(address).collect::<Vec<_>>()
     };
     for is_known in [false, true] {
         for issued in returning.kept.values_mut() {
@@ -394,13 +394,13 @@ fn ticket_without_address_gets_one_once_proven() {
         returning.pair.server = server(Protection::Sealed);
         let link = returning.open();
         returning.pair.ask(link, true);
-        let mut told = returning.go_on(link, |_| false);
-        assert!(is_resumed(&told) && addresses(&told).is_empty());
+        let mut events = returning.go_on(link, |_| false);
+        assert!(is_resumed(&events) && addresses(&events).is_empty());
         // The next packet proves it.
         returning.pair.ask(link, false);
-        told = returning.go_on(link, |_| false);
+        events = returning.go_on(link, |_| false);
         let expected = [client_address().ip()];
-        assert_eq!(addresses(&told), expected[usize::from(is_known)..]);
+        assert_eq!(addresses(&events), expected[usize::from(is_known)..]);
         let issued = returning.kept.values_mut().next().unwrap();
         issued.address.get_or_insert(client_address().ip());
     }

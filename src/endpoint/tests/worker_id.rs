@@ -1,9 +1,9 @@
-//! Several endpoints behind one address.
+//! Several workers at one address.
 
 use super::*;
 use crate::wire::HandshakeId;
 
-/// A client and two endpoints behind the address that it sends to.
+/// A client, and two workers at the address that it sends to.
 struct Split {
     pair: Pair,
     /// The second endpoint; the pair's server is the first.
@@ -48,7 +48,7 @@ fn worker_of_link_is_named_by_connection_id() {
     assert_eq!(split.send(), [None], "an Init is at home where it comes to");
     core::mem::swap(&mut split.pair.server, &mut split.second);
     split.pair.serve(&mut vec![]);
-    assert_eq!(replies(&split.pair.settle(|_| false)), 1);
+    assert_eq!(replies(&split.pair.drive(|_| false)), 1);
     let ids: Vec<u32> = split
         .pair
         .server
@@ -59,25 +59,25 @@ fn worker_of_link_is_named_by_connection_id() {
         .collect();
     assert_eq!(ids.iter().map(|id| id % 2).collect::<Vec<_>>(), [1]);
     split.pair.ask(link, false);
-    // Now to the first endpoint.
+    // Now to the primary worker.
     assert_eq!(split.send(), [Some(1)]);
     assert_eq!(split.second.links(), 0);
     assert!(!split.second.has_events());
 }
 
-/// Handshakes of other realms, and answers to this realm's own, belong to the first endpoint.
+/// Handshakes of other realms, and answers to this realm's own, belong to the primary worker.
 #[test]
 fn worker_first_gets_handshakes_of_realms() {
     let mut split = Split::new();
     let client = split.pair.client.keys.current().public;
-    split.second.leave_to_first([client]);
+    split.second.set_realms([client]);
     let link = split.pair.connect();
     split.pair.ask(link, true);
     assert_eq!(split.send(), [Some(0)]);
     assert_eq!(split.second.links(), 0);
-    // The first endpoint never hands off to itself.
-    split.pair.server.leave_to_first([client]);
-    assert!(replies(&split.pair.settle(|_| false)) <= 1);
+    // The primary worker never hands off to itself.
+    split.pair.server.set_realms([client]);
+    assert!(replies(&split.pair.drive(|_| false)) <= 1);
     let now = split.pair.now;
     let mut answers = vec![];
     Packet::emit_retry(HandshakeId(7), &[1; 16], &mut answers);

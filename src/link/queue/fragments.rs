@@ -67,14 +67,14 @@ impl Fragments {
         self.arrived.covers(&(0..self.total()))
     }
 
-    /// Returns the next fragment, of at most `room` bytes: lost bytes before new ones.
-    pub fn next_part(&self, room: usize) -> Option<(u64, &[u8])> {
+    /// Returns the next fragment, of at most `max_len` bytes: lost bytes before new ones.
+    pub fn next_part(&self, max_len: usize) -> Option<(u64, &[u8])> {
         let range = match self.lost.first() {
             Some(lost) => lost,
             None if self.next < self.total() => self.next..self.total(),
             None => return None,
         };
-        let end = range.end.min(range.start + room as u64);
+        let end = range.end.min(range.start + max_len as u64);
         let slice = |n: u64| usize::try_from(n).ok();
         let part = self.bytes.get(slice(range.start)?..slice(end)?)?;
         (!part.is_empty()).then_some((range.start, part))
@@ -132,8 +132,8 @@ mod tests {
         let (mut fragments, mut got) = (Fragments::new(bytes.clone()), vec![0; 1000]);
         let mut sent = 0;
         while fragments.has_queued() {
-            let room = if sent < 4 { 300 } else { 70 };
-            let (offset, part) = fragments.next_part(room).unwrap();
+            let max_len = if sent < 4 { 300 } else { 70 };
+            let (offset, part) = fragments.next_part(max_len).unwrap();
             let range = offset..offset + part.len() as u64;
             let lost = sent % 3 == 1;
             if !lost {

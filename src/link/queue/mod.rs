@@ -158,6 +158,12 @@ impl Queue {
         self.unheard >= SILENT_AFTER && !self.has_requests()
     }
 
+    /// Counts a retransmission of the first message of a handshake. It is no item of the queue, but
+    /// all retransmissions are counted here, so that no count is kept in two places.
+    pub const fn count_repeated_opening(&mut self) {
+        self.repeats.openings = self.repeats.openings.wrapping_add(1);
+    }
+
     /// Counts of retransmissions.
     pub const fn repeats(&self) -> Repeats {
         self.repeats
@@ -173,8 +179,8 @@ impl Queue {
     pub fn memory(&self) -> usize {
         let is_theirs = |entry: &&Entry| entry.request_state().is_none();
         let each = self.entries.iter().filter(is_theirs).map(Entry::len);
-        let room = self.entries.capacity().saturating_sub(FEW);
-        room * size_of::<Entry>() + each.sum::<usize>()
+        let extra = self.entries.capacity().saturating_sub(FEW);
+        extra * size_of::<Entry>() + each.sum::<usize>()
     }
 
     /// Bytes of long replies that are not acknowledged.
@@ -475,13 +481,13 @@ impl Queue {
         let fragmented = self.entries.iter().filter_map(Entry::fragments);
         let missing = fragmented.filter(|(_, fragments)| !fragments.is_arrived());
         let begun = missing.clone().filter(|(_, one)| one.is_begun()).count();
-        let mut room = ASSEMBLIES_MAX.saturating_sub(begun);
+        let mut free = ASSEMBLIES_MAX.saturating_sub(begun);
         let current = missing.filter(move |(_, fragments)| {
-            let has_room = room > 0;
+            let is_free = free > 0;
             if !fragments.is_begun() {
-                room = room.saturating_sub(1);
+                free = free.saturating_sub(1);
             }
-            fragments.is_begun() || has_room
+            fragments.is_begun() || is_free
         });
         current.filter(|(_, fragments)| fragments.has_queued())
     }

@@ -217,17 +217,17 @@ fn fragments_of_too_long_message_are_refused() {
     let limit = pair.server.message_max();
     let refuse = |pair: &mut Pair, len, limit| {
         let number = pair.client.ask(vec![0; len], END, false).unwrap();
-        pair.settle();
-        let told = events(&mut pair.server);
-        assert_eq!(told, [Event::Oversized { number, limit }]);
+        pair.drive();
+        let reported = events(&mut pair.server);
+        assert_eq!(reported, [Event::Oversized { number, limit }]);
         pair.server.reply(number, b"no".to_vec());
-        pair.settle();
+        pair.drive();
         let bytes = b"no".to_vec();
         assert_eq!(events(&mut pair.client), [Event::Reply { number, bytes }]);
         assert!(!pair.client.queue.has_paced(), "the rest of it is not sent");
         assert_eq!(pair.server.assembling(), 0);
         pair.advance(100);
-        pair.settle();
+        pair.drive();
     };
     refuse(&mut pair, 5_000, limit);
     pair.server.opening_mut().trust();
@@ -315,7 +315,7 @@ fn push_of_long_event_held_off_comes_again() {
     let mut pair = Pair::new();
     // Its address is proven, and it sends keepalives.
     pair.client.ask(vec![0], END, false).unwrap();
-    pair.settle();
+    pair.drive();
     pair.client
         .keep_alive(Some(Silence::fixed(Duration::from_secs(30))));
     pair.client.hold_pushes();

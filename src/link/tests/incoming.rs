@@ -16,7 +16,7 @@ fn busy() -> Pair {
         pair.client.ask(b"ask".to_vec(), deadline, false).unwrap();
     }
     for _ in 0..40 {
-        pair.settle();
+        pair.drive();
         pair.advance(20);
     }
     assert_eq!(requests(&mut pair.server), WORKING_MAX);
@@ -44,12 +44,12 @@ fn acknowledgement_of_refused_request_is_never_sent() {
     let taken = deliver(&mut pair.server, pair.now, &up);
     assert_eq!(taken, Err(Ignored::NoRoom));
     pair.advance(100);
-    pair.settle();
+    pair.drive();
     assert_eq!(requests(&mut pair.server), 0);
     pair.server.reply(RequestId(2), b"ok".to_vec());
     let begun = pair.now;
     while requests(&mut pair.server) == 0 {
-        pair.settle();
+        pair.drive();
         pair.advance(10);
     }
     let wait = pair.now - begun;

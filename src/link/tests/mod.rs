@@ -97,7 +97,7 @@ impl Pair {
     }
 
     /// Carries datagrams until there are none, without letting time pass. Returns their lengths.
-    fn settle(&mut self) -> Vec<usize> {
+    fn drive(&mut self) -> Vec<usize> {
         let mut lens = vec![];
         loop {
             let up = transmit(&mut self.client, self.now);
@@ -159,7 +159,7 @@ fn exchange_isolated_takes_two_datagrams() {
             }]
         );
         pair.advance(10);
-        assert!(pair.settle().is_empty());
+        assert!(pair.drive().is_empty());
     }
     assert!(pair.client.is_idle() && pair.server.is_idle());
     assert_eq!(
@@ -263,17 +263,17 @@ fn retransmission_on_short_path_none_while_request_is_in_work() {
 fn acknowledgement_of_slow_request_delays_its_repeat() {
     let mut pair = Pair::new();
     pair.client.ask(b"ask".to_vec(), END, false).unwrap();
-    assert_eq!(pair.settle().len(), 1);
+    assert_eq!(pair.drive().len(), 1);
     pair.advance(30);
     assert_eq!(
-        pair.settle(),
+        pair.drive(),
         [2 + 3 + 16],
         "an acknowledgement of three bytes"
     );
     pair.advance(500);
-    assert!(pair.settle().is_empty());
+    assert!(pair.drive().is_empty());
     pair.advance(1000);
-    assert_eq!(pair.settle().len(), 1, "in the end it asks again");
+    assert_eq!(pair.drive().len(), 1, "in the end it asks again");
 }
 
 /// LINK-6: an acknowledgement of a packet that was never sent closes the link.
@@ -350,7 +350,7 @@ fn congestion_rate_limit_on_idle_link_sets_no_past_timer() {
 fn close_is_told_to_other_side() {
     let mut pair = Pair::new();
     pair.client.close(CloseReason::Done);
-    pair.settle();
+    pair.drive();
     assert!(pair.client.is_closed() && pair.server.is_closed());
     assert_eq!(events(&mut pair.server), [Event::Closed(CloseReason::Done)]);
 }
@@ -458,7 +458,7 @@ fn keepalive_silence_stays_short_when_path_is_challenged() {
             if is_challenged {
                 pair.server.challenge([7; 8]);
             }
-            assert!(pair.settle().len() >= 2, "a sign of life, and its answer");
+            assert!(pair.drive().len() >= 2, "a sign of life, and its answer");
         }
         let silence = pair.client.poll_timeout().unwrap() - pair.now;
         let expected = if is_challenged { 30_000 } else { 67_500 };
@@ -480,7 +480,7 @@ fn keepalive_unanswered_makes_link_dead() {
         pair.advance(0);
         if !pair.client.is_dead() {
             pings += u32::from(transmit(&mut pair.client, pair.now).is_some());
-            assert!(pair.client.awaits_sign());
+            assert!(pair.client.awaits_keepalive());
         }
     }
     assert_eq!(pings, UNANSWERED_MAX);
@@ -505,9 +505,9 @@ fn keepalive_answered_late_on_long_path_is_not_dead() {
     pair.advance(100_000);
     assert!(!pair.client.is_dead());
     deliver(&mut pair.server, pair.now, &ping).unwrap();
-    pair.settle();
+    pair.drive();
     pair.advance(1);
-    assert!(!pair.client.is_dead() && !pair.client.awaits_sign());
+    assert!(!pair.client.is_dead() && !pair.client.awaits_keepalive());
 }
 
 /// LINK-17: anything that is heard shows that the other side is alive.
@@ -515,7 +515,7 @@ fn keepalive_answered_late_on_long_path_is_not_dead() {
 fn keepalive_counts_anew_once_something_is_heard() {
     let mut pair = Pair::new();
     pair.client.ping();
-    pair.settle();
+    pair.drive();
     pair.client
         .keep_alive(Some(Silence::fixed(Duration::from_secs(30))));
     pair.advance(0);
@@ -536,7 +536,7 @@ fn keepalive_counts_anew_once_something_is_heard() {
 fn path_validation_response_lost_costs_one_timeout() {
     let mut pair = Pair::new();
     pair.client.sample(Duration::from_millis(60));
-    pair.settle();
+    pair.drive();
     pair.server.path_moved(100, [5; 8]);
     let challenge = transmit(&mut pair.server, pair.now).unwrap();
     deliver(&mut pair.client, pair.now, &challenge).unwrap();
@@ -552,7 +552,7 @@ fn path_validation_response_lost_costs_one_timeout() {
         }
     }
     assert!(pair.now - before <= timeout * 3 / 2);
-    pair.settle();
+    pair.drive();
     assert!(pair.client.queue.is_empty() && pair.server.queue.is_empty());
 }
 
@@ -562,15 +562,15 @@ fn path_validation_response_lost_costs_one_timeout() {
 fn dormant_is_refused_to_link_with_too_large_counters() {
     let mut pair = Pair::new();
     pair.client.ask(b"ask".to_vec(), END, false).unwrap();
-    pair.settle();
+    pair.drive();
     let Some(Event::Request { number, .. }) = pair.server.poll_event() else {
         panic!("it was asked")
     };
     pair.server.reply(number, b"reply".to_vec());
-    pair.settle();
+    pair.drive();
     events(&mut pair.client);
     pair.advance(60_000);
-    pair.settle();
+    pair.drive();
     let link = &mut pair.server;
     link.opening.resumption_accepted(1200);
     assert!(link.may_hibernate() && link.hibernate().is_some());

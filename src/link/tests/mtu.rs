@@ -65,7 +65,7 @@ fn mtu_of_path_narrow_from_beginning_is_soon_found() {
 fn mtu_shrinks_on_loss_of_whole_messages() {
     let mut pair = Pair::new();
     pair.server.opening_mut().trust();
-    pair.client.begin_from(&PathMemory {
+    pair.client.start_from(&PathMemory {
         rtt: None,
         losses: Losses::default(),
         datagram: 1200,

@@ -49,9 +49,9 @@ fn fragments_carry_request_that_does_not_fit_beside_open() {
 fn push_backlog_after_timeouts_leaves_once_something_is_heard() {
     let mut pair = Pair::new();
     let number = pair.client.ask(b"ask".to_vec(), END, false).unwrap();
-    pair.settle();
+    pair.drive();
     events(&mut pair.server);
-    pair.server.tell_update(crate::wire::Update {
+    pair.server.send_update(crate::wire::Update {
         standing: Some(([7; 16], crate::wire::OperationNumber(1))),
         life: None,
     });

@@ -244,7 +244,7 @@ impl Called {
         links.keep_only(&[key(2)]);
         let mut sides = [endpoint_of(1), endpoint_of(2)];
         let (now, to) = (Time(1_000_000), SocketAddr::from(([192, 0, 2, 2], 1)));
-        let link = sides[0].link_with(now, &key(1), key(2), to);
+        let link = sides[0].link_for_requests(now, &key(1), key(2), to);
         let seat = Seat {
             listener: 0,
             worker: 0,

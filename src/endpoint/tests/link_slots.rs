@@ -25,9 +25,9 @@ fn open_from(pair: &mut Pair, n: u16, from: SocketAddr, user: Option<AccountId>)
     pair.ask(link, false);
     pair.is_known = user.is_some() && n.is_multiple_of(2);
     pair.account = user.unwrap_or(AccountId::new(0));
-    let told = pair.settle(|_| false);
-    assert_eq!(replies(&told), 1, "{n} gets in");
-    let opened = told.iter().find_map(|event| match event {
+    let events = pair.drive(|_| false);
+    assert_eq!(replies(&events), 1, "{n} gets in");
+    let opened = events.iter().find_map(|event| match event {
         Event::Incoming { link, .. } => Some(*link),
         _ => None,
     });
@@ -192,7 +192,7 @@ fn link_slots_count_link_at_last_proven_address() {
     // The new address is proven.
     pair.from = (there, 6039).into();
     pair.ask(link, false);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     assert_eq!(
         (counts(&pair, here), counts(&pair, there)),
         ((1, 0), (1, 1))
@@ -200,7 +200,7 @@ fn link_slots_count_link_at_last_proven_address() {
     pair.server.trust(id, AccountId::new(2));
     assert_eq!(counts(&pair, there), (1, 1), "it is of who was first");
     pair.server.close_all(pair.now);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     pair.now = pair.now + Duration::from_hours(48);
     pair.server.handle_timeout(pair.now);
     assert_eq!(
@@ -242,8 +242,8 @@ fn link_slots_admit_slow_newcomer_during_flood_of_newcomers() {
             knock_with_cookie(&mut pair.server, pair.now, greedy, &mut down);
             pair.now = pair.now + Duration::from_millis(5);
         }
-        let mut told = vec![];
-        pair.serve(&mut told);
+        let mut events = vec![];
+        pair.serve(&mut events);
         pair.server.handle_timeout(pair.now);
         while let Some(Path { remote: to, .. }) = pair.server.poll_transmit(pair.now, &mut out) {
             if to == pair.from {
@@ -383,7 +383,12 @@ fn eviction_is_not_caused_by_links_that_hold_little_memory() {
     pair.server
         .push(pair.now, ann, vec![1; 9000], Urgency::Live);
     assert!(pair.server.link(ann).is_some());
-    let held = |link: &LinkId| pair.server.links.get(*link).map(|entry| entry.memory);
+    let held = |link: &LinkId| {
+        pair.server
+            .links
+            .get(*link)
+            .map(|entry| entry.holding().memory())
+    };
     let held: Vec<usize> = many.iter().filter_map(held).collect();
     assert_eq!(held.len(), many.len());
     assert!(held.iter().all(|held| *held < WORTH_ENDING));
@@ -408,7 +413,7 @@ fn link_slots_are_not_taken_at_forged_address_of_init() {
     // The repeat comes from another address, so the Accept is sent there.
     pair.server.handle_datagram(pair.now, pair.from, &out);
     let id = pair.server.links.any();
-    let slot = |pair: &Pair| pair.server.links[id].slot;
+    let slot = |pair: &Pair| pair.server.links[id].holding().slot();
     while pair.server.poll_transmit(pair.now, &mut out).is_some() {
         pair.client
             .handle_datagram(pair.now, server_address(), &out);
@@ -417,7 +422,7 @@ fn link_slots_are_not_taken_at_forged_address_of_init() {
         pair.server.handle_datagram(pair.now, pair.from, &out);
         assert!(!matches!(slot(&pair), SlotKind::Stranger(_)));
     }
-    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(replies(&pair.drive(|_| false)), 1);
     assert_eq!(slot(&pair), SlotKind::Stranger(slot_subnet(real)));
 }
 
@@ -428,7 +433,7 @@ fn link_slots_of_silent_stranger_are_freed_soon() {
     pair.is_known = false;
     let link = pair.connect();
     pair.ask(link, false);
-    pair.settle(|_| false);
+    pair.drive(|_| false);
     let id = pair.server.links.any();
     for (wait, is_there) in [(STRANGER_IDLE / 2, true), (STRANGER_IDLE, false)] {
         pair.now = pair.now + wait;
@@ -499,10 +504,10 @@ fn link_slots_count_link_as_proven_by_packet_without_room() {
     }
     pair.server.handle_datagram(pair.now, pair.from, &out);
     assert_eq!(pair.server.links[id].link.assembling(), 0);
-    let mut told = vec![];
-    pair.serve(&mut told);
-    assert_eq!(requests(&told), 1, "what came early");
-    let slot = pair.server.links[id].slot;
+    let mut events = vec![];
+    pair.serve(&mut events);
+    assert_eq!(requests(&events), 1, "what came early");
+    let slot = pair.server.links[id].holding().slot();
     assert!(matches!(slot, SlotKind::Stranger(_)), "{slot:?}");
     assert_eq!(pair.server.links.keys(), 1);
 }
