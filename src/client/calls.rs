@@ -422,6 +422,7 @@ impl Shared {
             End::Refused(refusal) => Err(CallError::Refused(refusal)),
             End::Cancelled => Err(CallError::Cancelled),
             End::Expired => Err(CallError::Refused(ErrorCode::Expired.into())),
+            End::Damaged => Err(CallError::NotWritten(self.profile.damaged())),
             End::Unknown => Err(CallError::OutcomeUnknown {
                 waited: self.options.deadline,
             }),

@@ -17,7 +17,7 @@ use super::{
     account::LoggedIn,
     calls::{GRACE, is_used_up, retry_after},
     lock,
-    outbox::{self, Aim, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason, Situation},
+    outbox::{self, Aim, Due, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason, Situation},
     state,
     store::Carrying,
 };
@@ -141,13 +141,22 @@ impl Carries {
         let due = shared
             .profile
             .write(|records| outbox::pick(records, &situation))?;
+        let next = due.next;
+        self.send(shared, due);
+        Ok(next.map(|next| next.saturating_sub(now)))
+    }
+
+    /// Sends what is due, and tells what has been settled meanwhile.
+    fn send(&mut self, shared: &std::sync::Arc<Shared>, due: Due) {
         for picked in due.picked {
             self.begin(shared, picked);
+        }
+        for id in due.damaged {
+            shared.note_damaged_entry(id);
         }
         if due.has_settled {
             shared.progress.notify_settled();
         }
-        Ok(due.next.map(|next| next.saturating_sub(now)))
     }
 
     /// Sends the entries that this process waits for and the carrier has not taken up.
@@ -161,12 +170,10 @@ impl Carries {
             if !self.on_the_way.is_empty() && !shared.progress.is_answered() {
                 break;
             }
-            let picked = shared
+            let due = shared
                 .profile
                 .write(|records| outbox::pick_one(records, id, now))?;
-            if let Some(picked) = picked {
-                self.begin(shared, picked);
-            }
+            self.send(shared, due);
         }
         Ok(None)
     }
@@ -507,6 +514,12 @@ impl Shared {
             // The realm cannot report the outcome.
             _ => self.settle(picked.id, &Outcome::Unknown),
         }
+    }
+
+    /// Tells the user that the command of an entry cannot be read, so that its outcome stays
+    /// unknown.
+    fn note_damaged_entry(&self, id: EntryId) {
+        self.note_damage(format!("the command of entry {} of the outbox", id.0));
     }
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {

@@ -269,6 +269,7 @@ pub(super) fn end(outcome: &Outcome) -> End {
         },
         Outcome::NotDone(Reason::Cancelled | Reason::NotKept) => End::Cancelled,
         Outcome::NotDone(Reason::Expired) => End::Expired,
+        Outcome::NotDone(Reason::Damaged) => End::Damaged,
         Outcome::NotDone(Reason::NoSession) => End::Refused(ErrorCode::NoSession.into()),
         Outcome::Unknown => End::Unknown,
     }

@@ -118,6 +118,7 @@ mod watching;
 mod who;
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -247,6 +248,12 @@ pub enum Notice {
     },
     /// The realm asked the client to retry later. The call retries.
     AskedToWait(Refusal),
+    /// A record of the profile cannot be read: it is damaged, or a newer version wrote it. It is
+    /// passed over. Returned once by each process that meets it.
+    Damaged {
+        /// A description of the record for people.
+        what: String,
+    },
 }
 
 /// The outcome of a command. There are no others: a program decides about each of them.
@@ -260,6 +267,9 @@ pub enum End {
     Cancelled,
     /// The command could not be delivered within its lifetime. It has not taken effect.
     Expired,
+    /// The command cannot be read from the profile: it is damaged, or a newer version wrote it. It
+    /// has not taken effect, and is not sent.
+    Damaged,
     /// The command may have taken effect or not: the realm keeps no record of it any more. It is
     /// not sent again.
     Unknown,
@@ -309,6 +319,8 @@ struct Shared {
     connection: tokio::sync::Mutex<Option<Connection>>,
     link_record: LinkRecord,
     notices: Mutex<Vec<Notice>>,
+    /// Records that cannot be read, as far as the user has been told of them.
+    damage: Mutex<BTreeSet<String>>,
     /// True if this process is the carrier.
     is_carrier: AtomicBool,
     progress: Progress,
@@ -366,6 +378,7 @@ impl Client {
                 connection: tokio::sync::Mutex::new(None),
                 link_record: LinkRecord::default(),
                 notices: Mutex::new(Vec::new()),
+                damage: Mutex::default(),
                 is_carrier: AtomicBool::new(false),
                 progress: Progress::default(),
             }),
@@ -431,6 +444,13 @@ impl Client {
 impl Shared {
     fn note(&self, notice: Notice) {
         lock(&self.notices).push(notice);
+    }
+
+    /// Tells the user that a record cannot be read and is passed over. `what` describes the record.
+    fn note_damage(&self, what: String) {
+        if lock(&self.damage).insert(what.clone()) {
+            self.note(Notice::Damaged { what });
+        }
     }
 
     fn deadline(&self) -> Instant {

@@ -25,6 +25,18 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// Returns the outcome of an entry whose command cannot be read, so that it is not sent any
+    /// more. `left` says whether bytes of it may have been sent.
+    pub const fn of_damaged(left: bool) -> Self {
+        if left {
+            Self::Unknown
+        } else {
+            Self::NotDone(Reason::Damaged)
+        }
+    }
+}
+
 /// The outcome of an entry, until it is reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {

@@ -10,6 +10,7 @@ use crate::client::{
     state::Account,
     store::{self, Pair, Records},
 };
+use crate::wire::Request;
 
 /// An entry that could not be delivered for this long is given up. Sessions live longer (SES-4).
 pub const ENTRY_LIFETIME: Duration = Duration::from_hours(28 * 24);
@@ -45,6 +46,8 @@ pub enum Reason {
     NotKept,
     /// Nobody was logged in when it was typed, and a user has logged in since.
     NoSession,
+    /// Its command cannot be read: it is damaged, or a newer version wrote it.
+    Damaged,
 }
 
 /// The time in which a process waits for an entry, in milliseconds since 1970.
@@ -219,9 +222,14 @@ pub(super) fn remove(records: &mut dyn Records, id: EntryId) -> Result<(), Profi
     records.delete(&body_key(id))
 }
 
-/// Returns the command of an entry.
-pub fn body(records: &dyn Records, id: EntryId) -> Result<Option<Vec<u8>>, ProfileError> {
-    store::get(records, &body_key(id))
+/// Returns the command of an entry. `None` if there is none, or if it cannot be read. That is no
+/// error: one entry must not stop the others.
+pub(super) fn body(records: &dyn Records, id: EntryId) -> Result<Option<Vec<u8>>, ProfileError> {
+    let body = match store::get::<Vec<u8>>(records, &body_key(id)) {
+        Err(ProfileError::Damaged(_)) => None,
+        found => found?,
+    };
+    Ok(body.filter(|body| Request::parse(body).is_ok()))
 }
 
 /// Changes an entry if it is not settled.

@@ -36,12 +36,11 @@ use crate::{
 
 use done::{Done, done_key};
 pub use done::{Outcome, done, has_done, has_done_of, is_done, take_done, take_untold};
-pub use entry::{
-    Aim, Entry, EntryId, PAUSE_MAX, Reason, Waiting, body, change, find, has_entries, list,
-};
-use entry::{save, save_body, seconds_up};
+pub use entry::{Aim, Entry, EntryId, PAUSE_MAX, Reason, Waiting, change, find, has_entries, list};
+use entry::{body, save, save_body, seconds_up};
 pub use numbers::{
-    ON_THE_WAY_MAX, Picked, Situation, begin_now, first_before, is_blocked, pick, pick_one, unname,
+    Due, ON_THE_WAY_MAX, Picked, Situation, begin_now, first_before, is_blocked, pick, pick_one,
+    unname,
 };
 pub use scope::describe;
 pub use tokens::{InvalidToken, TOKENS_MAX, Token};
@@ -396,14 +395,12 @@ pub fn adopt(
     Ok(())
 }
 
-/// True if a command names its session in full.
+/// True if a command names its session in full, as far as it can be read.
 fn names_session(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
-    let body = body(records, id)?.ok_or_else(|| records.damaged())?;
-    let request = Request::parse(&body).map_err(|_| records.damaged())?;
-    Ok(matches!(
-        request.command.session(),
-        Some(SessionRef::Named(_))
-    ))
+    let body = body(records, id)?;
+    let request = body.as_deref().and_then(|body| Request::parse(body).ok());
+    let session = request.and_then(|request| request.command.session());
+    Ok(matches!(session, Some(SessionRef::Named(_))))
 }
 
 /// Returns the last entry other than `except` that may have logged a user in on a realm.

@@ -467,18 +467,92 @@ fn outbox_number_is_not_issued_while_login_outcome_is_unknown() {
     assert_eq!(outbox.ids(&[]), [sent]);
 }
 
-/// An entry whose command is gone is not passed over as one that its caller sends.
+/// An entry whose command cannot be read ends, with what is certain of it, and stops no other.
 #[test]
-fn outbox_entry_without_its_command_is_damage() {
+fn outbox_entry_without_its_command_ends_alone() {
+    for is_gone in [true, false] {
+        let outbox = Box::default();
+        let damage = |id| {
+            outbox.write(|records| {
+                if is_gone {
+                    records.delete(&body_key(id))
+                } else {
+                    save_body(records, id, b"no command")
+                }
+            });
+        };
+        let outcome = |id| outbox.write(|records| done(records, id));
+        let sent = outbox.add(&send("bob", "sent"));
+        assert_eq!(outbox.ids(&[]), [sent]);
+        let mut mortal = send("cid", "unsent");
+        mortal.options.ttl = Some(100);
+        let unsent = match outbox.add_with(&mortal, Some("token")) {
+            Added::Entry(id) => id,
+            other => panic!("{other:?}"),
+        };
+        let whole = outbox.add(&send("dia", "whole"));
+        damage(sent);
+        damage(unsent);
+        let due = outbox
+            .write(|records| pick(records, &situation(&account("ann"), NOW, &BTreeMap::new())));
+        let picked: Vec<_> = due.picked.iter().map(|picked| picked.id).collect();
+        assert_eq!(picked, [whole]);
+        assert!(due.has_settled);
+        assert_eq!(due.damaged, [sent], "the outcome of the other says it");
+        assert_eq!(outcome(sent), Some(Outcome::Unknown));
+        assert_eq!(outcome(unsent), Some(Outcome::NotDone(Reason::Damaged)));
+        // It was certainly not executed: a script that repeats it executes it now.
+        let again = outbox.add_with(&mortal, Some("token"));
+        assert!(
+            matches!(again, Added::Entry(id) if id != unsent),
+            "{again:?}"
+        );
+    }
+}
+
+/// To cancel an entry or to end it after its lifetime, its command is not needed.
+#[test]
+fn outbox_entry_without_its_command_can_be_cancelled_and_expires() {
+    for (is_cancelled, reason) in [(true, Reason::Cancelled), (false, Reason::Expired)] {
+        let outbox = Box::default();
+        let id = outbox.add(&send("bob", "sent"));
+        let number = outbox.pick_at(NOW, &[])[0].number;
+        outbox.write(|records| save_body(records, id, b"no command"));
+        let now = if is_cancelled {
+            let cancelled = outbox.write(|records| cancel(records, id, NOW));
+            assert_eq!(cancelled, Cancelled::Asked);
+            NOW
+        } else {
+            NOW + entry::ENTRY_LIFETIME
+        };
+        let picked = outbox.pick_at(now, &[]).remove(0);
+        assert_eq!((picked.id, picked.number), (id, number));
+        assert_eq!((picked.aim, picked.body), (Aim::Cancel(reason), None));
+    }
+}
+
+/// The process that waits for an entry, and sends it in the carrier's place, ends it as well.
+#[test]
+fn outbox_entry_without_its_command_ends_beside_carrier() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
     outbox.write(|records| records.delete(&body_key(id)));
-    let store: &dyn Store = &outbox.0;
-    let picked = write(store, |records| {
-        pick(records, &situation(&account("ann"), NOW, &BTreeMap::new()))
-    });
-    assert!(
-        matches!(picked, Err(ProfileError::Damaged(_))),
-        "{picked:?}"
-    );
+    let due = outbox.write(|records| pick_one(records, id, NOW));
+    assert!(due.picked.is_empty() && due.has_settled);
+    assert!(outbox.write(|records| is_done(records, id)));
+}
+
+/// A login is learnt of, whatever an entry from before it looks like.
+#[test]
+fn outbox_entry_without_its_command_does_not_stop_login() {
+    let outbox = Box::default();
+    let Added::Entry(id) = outbox.add_as("", &send("bob", "before"), None) else {
+        panic!("not added");
+    };
+    outbox.write(|records| save_body(records, id, b"no command"));
+    let login = Some(EntryId(id.0 + 1));
+    outbox.write(|records| adopt(records, &account("ann"), login));
+    assert!(outbox.ids(&[]).is_empty());
+    let outcome = outbox.write(|records| take_done(records, id));
+    assert_eq!(outcome, Some(Outcome::NotDone(Reason::NoSession)));
 }
