@@ -251,7 +251,9 @@ impl Shared {
         body: &[u8],
         deadline: Instant,
     ) -> Result<(), CallError> {
-        let mut request = Request::parse(body).map_err(|_| self.profile.damaged())?;
+        let Ok(mut request) = Request::parse(body) else {
+            return self.end_damaged(picked);
+        };
         if self.account()? != picked.account {
             // Another user has logged in since the entry was picked.
             return self.put_back(picked, picked.left);
@@ -462,13 +464,16 @@ impl Shared {
             return self.settle(picked.id, &Outcome::NotDone(reason));
         }
         let state = self.state()?;
+        let body = picked.body.as_deref();
+        let request = body.and_then(|body| Request::parse(body).ok());
+        let is_readable = request.is_some();
+        let named = request.and_then(|request| request.command.session());
         let session = if state.plain {
-            let body = picked.body.as_deref().map(Request::parse).transpose();
-            let body = body.map_err(|_| self.profile.damaged())?;
-            match (body.and_then(|body| body.command.session()), state.session) {
+            match (named, state.session) {
                 // On a plain link the number belongs to the session in which the command was sent.
                 (Some(session @ SessionRef::Named(_)), _) => session,
-                // The session of a command with a password is not recorded.
+                // The session of a command with a password is not recorded, and that of a damaged
+                // one cannot be read.
                 (Some(SessionRef::Bound) | None, Some(id)) => SessionRef::Named(SessionId(id)),
                 (Some(SessionRef::Bound) | None, None) => {
                     return self.settle(picked.id, &Outcome::Unknown);
@@ -490,7 +495,7 @@ impl Shared {
                 // Another process has sent the entry under another number.
                 return Ok(());
             }
-            let is_certain = !state.plain || picked.body.is_some();
+            let is_certain = !state.plain || is_readable;
             let outcome = if is_certain {
                 Outcome::NotDone(reason)
             } else {
@@ -500,7 +505,7 @@ impl Shared {
         };
         match (refusal.code, &picked.body) {
             // Executed or refused: the realm reports which.
-            (ErrorCode::NumberReused, Some(body)) if Request::parse(body).is_ok() => {
+            (ErrorCode::NumberReused, Some(body)) if is_readable => {
                 self.deliver(picked, body, deadline).await
             }
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
@@ -514,6 +519,15 @@ impl Shared {
             // The realm cannot report the outcome.
             _ => self.settle(picked.id, &Outcome::Unknown),
         }
+    }
+
+    /// Settles an entry whose command cannot be read. An error would have it tried again for ever.
+    fn end_damaged(&self, picked: &Picked) -> Result<(), CallError> {
+        self.settle(picked.id, &Outcome::of_damaged(picked.left))?;
+        if picked.left {
+            self.note_damaged_entry(picked.id);
+        }
+        Ok(())
     }
 
     /// Tells the user that the command of an entry cannot be read, so that its outcome stays
@@ -542,3 +556,6 @@ fn asked_in(request: &Request<'_>, session: Option<[u8; 16]>) -> Option<[u8; 16]
 fn is_of(request: &Request<'_>, session: Option<[u8; 16]>) -> bool {
     asked_in(request, session) == session
 }
+
+#[cfg(test)]
+mod tests;
