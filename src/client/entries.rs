@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    CallError, Client, End, EntryId, Notice, Shared,
+    CallError, Client, End, EntryId, Notice, ProfileError, Shared,
     outbox::{self, Aim, Outcome, Reason},
     state, store,
 };
@@ -19,7 +19,8 @@ pub struct OutboxEntry {
     pub id: EntryId,
     /// The command and its target.
     pub what: String,
-    /// The connection string of its realm. Empty if the profile has forgotten the realm.
+    /// The connection string of its realm. Empty if the profile has forgotten the realm, or cannot
+    /// read its record.
     pub realm: String,
     /// The user it belongs to.
     pub username: String,
@@ -79,9 +80,13 @@ impl Client {
         Ok(self.shared.profile.read(|records| {
             let mut entries = Vec::new();
             for (id, entry) in outbox::list(records)? {
-                let realm = state::load(records, entry.account.realm)?.server;
-                // A realm that was never heard from may have been forgotten.
-                let realm = realm.map_or_else(String::new, |server| server.to_string());
+                // A realm that was never heard from may have been forgotten. One that cannot be
+                // read must not hide the entries: they can be cancelled.
+                let server = match state::load(records, entry.account.realm) {
+                    Err(ProfileError::Damaged(_)) => None,
+                    state => state?.server,
+                };
+                let realm = server.map_or_else(String::new, |server| server.to_string());
                 entries.push(OutboxEntry {
                     id,
                     what: entry.what,
@@ -272,5 +277,75 @@ pub(super) fn end(outcome: &Outcome) -> End {
         Outcome::NotDone(Reason::Damaged) => End::Damaged,
         Outcome::NotDone(Reason::NoSession) => End::Refused(ErrorCode::NoSession.into()),
         Outcome::Unknown => End::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::ChaCha20Rng};
+
+    use super::*;
+    use crate::{
+        client::{Memory, Options, Profile, outbox::Waiting, store::Records},
+        crypto::SecretKey,
+        host::Host,
+        wire::{Body, Command, Operation, Request, SessionRef, command},
+    };
+
+    /// Returns a client of a realm that nothing here reaches, after a change of its records.
+    fn open(
+        memory: &Memory,
+        change: impl FnOnce(&mut dyn Records) -> Result<(), ProfileError>,
+    ) -> Result<Client, CallError> {
+        let key = SecretKey::generate(&mut ChaCha20Rng::seed_from_u64(1));
+        let profile = Profile::in_memory(key, memory.clone());
+        profile.write(change)?;
+        let options = Options {
+            server: Some("merpati://127.0.0.1:9".parse().unwrap()),
+            plain: true,
+            ..Options::default()
+        };
+        Client::open_on(Host::Real, profile, options)
+    }
+
+    #[tokio::test]
+    async fn outbox_lists_and_cancels_entries_of_unreadable_realm() {
+        let memory = Memory::default();
+        let client = open(&memory, |_| Ok(())).unwrap();
+        let account = client.shared.account().unwrap();
+        let request = Request::from(Command::Send(command::Send {
+            operation: Operation::UNNUMBERED,
+            session: SessionRef::Bound,
+            to: "bob".parse().unwrap(),
+            message: Body(b"hello"),
+        }));
+        let now = Duration::from_secs(1_000_000);
+        let new = outbox::New {
+            account: account.clone(),
+            request: &request,
+            waiting: Waiting::default(),
+            now,
+        };
+        let added = client
+            .shared
+            .profile
+            .write(|records| outbox::add_unnamed(records, &new));
+        let outbox::AddedUnnamed::Entry(id) = added.unwrap() else {
+            panic!("not added");
+        };
+        assert_eq!(client.outbox().unwrap()[0].realm, "merpati://127.0.0.1:9");
+        drop(client);
+        // Its realm becomes unreadable, and is added anew.
+        let realm = [b"r/".as_slice(), &account.realm.0.to_be_bytes()].concat();
+        let damage = |records: &mut dyn Records| store::put_bytes(records, &realm, b"x");
+        let client = open(&memory, damage).unwrap();
+        assert_ne!(client.shared.account().unwrap().realm, account.realm);
+        let notices = client.take_notices();
+        assert!(matches!(&*notices, [Notice::Damaged { .. }]), "{notices:?}");
+        let listed = client.outbox().unwrap();
+        assert_eq!((listed[0].id, listed[0].realm.as_str()), (id, ""));
+        let cancelled = client.outbox_cancel(id).await.unwrap();
+        assert_eq!(cancelled, Withdrawn::Cancelled);
+        assert!(client.outbox().unwrap().is_empty());
     }
 }

@@ -156,7 +156,7 @@ pub use crate::link::{
 
 use link_record::LinkRecord;
 use progress::Progress;
-use state::{Account, RealmNumber};
+use state::{Account, RealmNumber, Target};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
@@ -347,7 +347,8 @@ impl Client {
     /// outbox.
     ///
     /// # Errors
-    /// [`CallError::Profile`] if the profile cannot be used.
+    /// [`CallError::Profile`] if the profile cannot be used, or if [`Options::server`] has a host or
+    /// port that no connection string can have.
     pub fn open(profile: Profile, options: Options) -> Result<Self, CallError> {
         Self::open_on(Host::Real, profile, options)
     }
@@ -366,22 +367,32 @@ impl Client {
                     return Ok(None);
                 };
                 let server = state::load(records, realm)?.connection_string();
-                Ok(server.map(|server| (realm, server)))
+                Ok(server.map(|server| Target {
+                    realm,
+                    server,
+                    unreadable: Vec::new(),
+                }))
             })?,
         };
+        let shared = Shared {
+            host,
+            profile,
+            options,
+            target: target
+                .as_ref()
+                .map(|target| (target.realm, target.server.clone())),
+            connection: tokio::sync::Mutex::new(None),
+            link_record: LinkRecord::default(),
+            notices: Mutex::new(Vec::new()),
+            damage: Mutex::default(),
+            is_carrier: AtomicBool::new(false),
+            progress: Progress::default(),
+        };
+        for what in target.into_iter().flat_map(|target| target.unreadable) {
+            shared.note_damage(what);
+        }
         Ok(Self {
-            shared: Arc::new(Shared {
-                host,
-                profile,
-                options,
-                target,
-                connection: tokio::sync::Mutex::new(None),
-                link_record: LinkRecord::default(),
-                notices: Mutex::new(Vec::new()),
-                damage: Mutex::default(),
-                is_carrier: AtomicBool::new(false),
-                progress: Progress::default(),
-            }),
+            shared: Arc::new(shared),
             carrier: Arc::default(),
             sending: Sending::default(),
         })

@@ -226,7 +226,7 @@ mod tests {
         let server = "merpati://127.0.0.1:6377".parse().unwrap();
         profile
             .write(|records| {
-                let (realm, _) = state::find_or_add(records, &server, true)?;
+                let realm = state::find_or_add(records, &server, true)?.realm;
                 state::update(records, realm, |state| state.highest = 7)?;
                 state::remember(records, realm)
             })

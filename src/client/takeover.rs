@@ -56,7 +56,7 @@ impl Former {
             return Ok(());
         };
         let server: ConnectionString = server.parse().map_err(|_| records.damaged())?;
-        let (realm, _) = state::find_or_add(records, &server, self.plain)?;
+        let realm = state::find_or_add(records, &server, self.plain)?.realm;
         let account = Account::new(realm, self.username.clone());
         state::update(records, realm, |state| {
             state.username = self.username;
