@@ -444,13 +444,18 @@ impl Shared {
             .write(|records| state::confirm(records, account, mailbox, position))?)
     }
 
+    /// Returns how far the mailboxes of an account have been shown.
     pub(super) fn cursors(
         &self,
         account: &Account,
     ) -> Result<Vec<(Mailbox, state::Cursor)>, CallError> {
-        Ok(self
+        let cursors = self
             .profile
-            .read(|records| state::cursors(records, account))?)
+            .read(|records| state::cursors(records, account))?;
+        for what in cursors.unreadable {
+            self.note_damage(what);
+        }
+        Ok(cursors.known)
     }
 }
 
