@@ -37,16 +37,15 @@ struct FormerUnfinished {
 }
 
 impl Former {
-    /// Parses the file. `None` if it is damaged.
+    /// Parses the file. `None` if it is damaged. A mailbox that cannot be read is left to
+    /// [`Former::take_over`]: its messages are only shown again.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let Some((1, state)) = bytes.split_first() else {
             return None;
         };
         let former: Self = postcard::from_bytes(state).ok()?;
         let mut server = former.server.iter();
-        let mut mailboxes = former.shown.keys();
-        let is_whole = server.all(|server| server.parse::<ConnectionString>().is_ok())
-            && mailboxes.all(|name| name.parse::<Mailbox>().is_ok());
+        let is_whole = server.all(|server| server.parse::<ConnectionString>().is_ok());
         is_whole.then_some(former)
     }
 
@@ -68,7 +67,10 @@ impl Former {
         })?;
         state::remember(records, realm)?;
         for (name, (position, offset)) in self.shown {
-            let mailbox: Mailbox = name.parse().map_err(|_| records.damaged())?;
+            // An error would have the profile refused at each start.
+            let Ok(mailbox) = name.parse::<Mailbox>() else {
+                continue;
+            };
             let cursor = Cursor {
                 position,
                 offset,
