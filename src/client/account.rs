@@ -5,12 +5,14 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, EntryId, Shared, State,
-    calls::{retry_after, unexpected},
+    answer::{CommandKind, unexpected},
+    calls::retry_after,
     outbox::{self, Picked},
     state::{self, Account, UNNAMED},
 };
 use crate::{
     crypto::PublicKey,
+    endpoint::EarlyData,
     faults::{Fault, is_planted},
     wire::{self, Answer, Command, ErrorCode, Refusal, Request, SessionRef, command},
 };
@@ -253,14 +255,17 @@ impl Shared {
         let before = self.state()?.session;
         let session = SessionRef::Bound;
         let who = Request::from(Command::WhoAmI(command::WhoAmI { session }));
-        let who = match self.ask_once(who.to_bytes(), true, deadline, None).await? {
+        let who = match self
+            .ask_once(who.to_bytes(), EarlyData::Allowed, deadline, None)
+            .await?
+        {
             Answer::Account(account) => LoggedIn::As(account),
             Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
                 LoggedIn::Nobody(refusal)
             }
             // The account remains unknown.
             Answer::Refused(refusal) => return Err(CallError::Busy(refusal)),
-            other => return Err(unexpected(&other, false)),
+            other => return Err(unexpected(&other, CommandKind::Read)),
         };
         self.learn_who(login, &mut |state| match &who {
             // A user has logged in or out since the request.

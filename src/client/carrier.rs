@@ -17,7 +17,9 @@ use super::{
     account::LoggedIn,
     calls::{GRACE, is_used_up, retry_after},
     lock,
-    outbox::{self, Aim, Due, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason, Situation},
+    outbox::{
+        self, Aim, Due, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason, Situation, Transmission,
+    },
     state,
     store::Carrying,
 };
@@ -210,7 +212,11 @@ impl Shared {
             Ok(()) => Ok(()),
             Err(error) => {
                 let id = picked.id;
-                let left = picked.left || error.may_have_left();
+                let transmission = if error.may_have_left() {
+                    Transmission::Possible
+                } else {
+                    Transmission::None
+                };
                 let until = if let CallError::Busy(refusal) = &error {
                     // The busy answer was to the request for the logged-in account.
                     let wait = retry_after(*refusal);
@@ -221,18 +227,12 @@ impl Shared {
                     // The caller's wait ends before the next attempt starts.
                     self.host.time_of_day() + GRACE * 2
                 };
-                if error.may_have_left() {
+                if transmission == Transmission::Possible {
                     self.progress.forget_deferred(id);
                 }
                 self.progress.note_trouble(id, error);
                 Ok(self.profile.write(|records| {
-                    outbox::change(records, id, |entry| {
-                        // Another process may have started it in the meantime.
-                        if entry.attempts == picked.attempts + 1 {
-                            entry.left = left;
-                        }
-                        entry.wait_until(until);
-                    })
+                    outbox::attempt_failed(records, picked, transmission, until)
                 })?)
             }
         }
@@ -256,7 +256,7 @@ impl Shared {
         };
         if self.account()? != picked.account {
             // Another user has logged in since the entry was picked.
-            return self.put_back(picked, picked.left);
+            return self.put_back(picked);
         }
         if let Some(operation) = request.command.operation_mut() {
             operation.number = picked.number;
@@ -269,11 +269,11 @@ impl Shared {
         if state.is_in_doubt(request.command.session()) {
             let asked = self.ask_who(None, 0, deadline).await;
             if asked.is_err() || self.account()? != picked.account {
-                self.put_back(picked, picked.left)?;
+                self.put_back(picked)?;
                 return asked.map(drop);
             }
         }
-        let early = self.may_be_early(&request)?;
+        let early = self.early_data(&request)?;
         let session = self.state()?.session;
         let answer = self
             .ask_once(request.to_bytes(), early, deadline, None)
@@ -310,7 +310,8 @@ impl Shared {
                 if let Err(error) = learnt.await {
                     // Under this number it will never be executed. The logged-in account is
                     // requested again before the entry gets another number.
-                    self.put_back(picked, false)?;
+                    self.profile
+                        .write(|records| outbox::put_back_unexecuted(records, picked))?;
                     return Err(error);
                 }
                 self.renumber(picked.id, picked.number, refusal)?;
@@ -328,7 +329,7 @@ impl Shared {
             {
                 if matches!(request.command, Command::Revoke(_)) {
                     // Either the named session or the command's own session has ended.
-                    self.put_back(picked, picked.left)?;
+                    self.put_back(picked)?;
                     if let LoggedIn::As(_) = self.ask_who(None, 0, deadline).await? {
                         return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
                     }
@@ -374,17 +375,11 @@ impl Shared {
         }
     }
 
-    /// Records that an entry was not tried after all. `left` says whether bytes of it may have been
-    /// sent before.
-    fn put_back(&self, picked: &Picked, left: bool) -> Result<(), CallError> {
-        Ok(self.profile.write(|records| {
-            outbox::change(records, picked.id, |entry| {
-                // Another process may have started it in the meantime.
-                if entry.attempts == picked.attempts + 1 {
-                    (entry.left, entry.attempts) = (left, picked.attempts);
-                }
-            })
-        })?)
+    /// Records that an entry was not tried after all.
+    fn put_back(&self, picked: &Picked) -> Result<(), CallError> {
+        Ok(self
+            .profile
+            .write(|records| outbox::put_back(records, picked))?)
     }
 
     /// Pauses an entry that was renumbered repeatedly. An honest realm causes this once per entry.
@@ -397,7 +392,7 @@ impl Shared {
         let until = self.pause_after(again);
         Ok(self
             .profile
-            .write(|records| outbox::change(records, id, |entry| entry.wait_until(until)))?)
+            .write(|records| outbox::pause(records, id, until))?)
     }
 
     /// True if an entry still has the number under which it was sent.
@@ -405,7 +400,7 @@ impl Shared {
         let entry = self
             .profile
             .read(|records| outbox::find(records, picked.id))?;
-        Ok(entry.is_some_and(|entry| entry.number == Some(picked.number.0)))
+        Ok(entry.is_some_and(|entry| entry.number() == Some(picked.number)))
     }
 
     /// Waits before the next attempt: the realm asked for a retry later, or does not know the
@@ -424,7 +419,7 @@ impl Shared {
         }
         Ok(self
             .profile
-            .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
+            .write(|records| outbox::pause(records, picked.id, until))?)
     }
 
     /// Handles the refusal that nobody is logged in, for a command sent in `session`. An entry for
@@ -485,7 +480,7 @@ impl Shared {
         // Always the same salt: a repetition is the same command.
         let operation = Operation::new(picked.number.0, [0; 2]);
         let void = Request::from(Command::Void(command::Void { operation, session }));
-        let early = self.may_be_early(&void)?;
+        let early = self.early_data(&void)?;
         let answer = self
             .ask_once(void.to_bytes(), early, deadline, None)
             .await?;

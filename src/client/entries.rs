@@ -82,24 +82,24 @@ impl Client {
             for (id, entry) in outbox::list(records)? {
                 // A realm that was never heard from may have been forgotten. One that cannot be
                 // read must not hide the entries: they can be cancelled.
-                let server = match state::load(records, entry.account.realm) {
+                let server = match state::load(records, entry.account().realm) {
                     Err(ProfileError::Damaged(_)) => None,
                     state => state?.server,
                 };
                 let realm = server.map_or_else(String::new, |server| server.to_string());
                 entries.push(OutboxEntry {
                     id,
-                    what: entry.what,
+                    what: entry.what().into(),
                     realm,
-                    username: entry.account.username,
-                    created: entry.created,
-                    state: match entry.aim {
+                    username: entry.account().username.clone(),
+                    created: entry.created(),
+                    state: match entry.aim() {
                         Aim::Cancel(_) => OutboxState::Cancelling,
-                        Aim::Do if entry.left => OutboxState::Unknown,
+                        Aim::Do if entry.may_have_left() => OutboxState::Unknown,
                         Aim::Do => OutboxState::Kept,
                     },
-                    attempts: entry.attempts,
-                    bytes: entry.bytes,
+                    attempts: entry.attempts(),
+                    bytes: entry.bytes(),
                 });
             }
             Ok(entries)
@@ -161,8 +161,8 @@ impl Client {
             }
             // A login that was given up belongs to nobody. The next user cancels it.
             let is_ours = |entry: &outbox::Entry| {
-                let of = &entry.account;
-                *of == account || (entry.is_secret && of.is_nobody_of(account.realm))
+                let of = entry.account();
+                *of == account || (entry.is_secret() && of.is_nobody_of(account.realm))
             };
             let waits = outbox::list(records)?
                 .iter()
@@ -218,7 +218,7 @@ impl Client {
                 let entries = outbox::list(records)?;
                 Ok(entries
                     .iter()
-                    .filter(|(_, entry)| entry.account == account)
+                    .filter(|(_, entry)| *entry.account() == account)
                     .count())
             })
         };

@@ -83,6 +83,7 @@
 //! The futures need a tokio runtime with timers and I/O enabled. One thread is enough.
 
 mod account;
+mod answer;
 mod ask;
 mod calls;
 mod carrier;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, Shared,
-    calls::{accepted, content},
+    answer::{CommandKind, accepted, content},
     cursors,
     state::{self, Account},
 };
@@ -89,7 +89,10 @@ impl Client {
     ) -> Result<A, CallError> {
         self.shared.check_target()?;
         self.start_carrier();
-        content(self.read_patiently(&request, deadline, life).await?, false)
+        content(
+            self.read_patiently(&request, deadline, life).await?,
+            CommandKind::Read,
+        )
     }
 
     pub(super) async fn read_patiently(
@@ -98,7 +101,7 @@ impl Client {
         deadline: Instant,
         life: Option<Life>,
     ) -> Result<Answer, CallError> {
-        let early = self.shared.may_be_early(request)?;
+        let early = self.shared.early_data(request)?;
         let answer = self.shared.ask_patiently(request, early, deadline, life);
         accepted(answer.await?)
     }

@@ -10,7 +10,7 @@ use crate::client::{
     state::Account,
     store::{self, Pair, Records},
 };
-use crate::wire::Request;
+use crate::wire::{OperationNumber, Request};
 
 /// An entry that could not be delivered for this long is given up. Sessions live longer (SES-4).
 pub const ENTRY_LIFETIME: Duration = Duration::from_hours(28 * 24);
@@ -85,38 +85,89 @@ impl Waiting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The account it belongs to.
-    pub account: Account,
+    pub(super) account: Account,
     /// A description for people.
-    pub what: String,
+    pub(super) what: String,
     /// The scope of the command, as text ([`Scope::to_text`]).
     pub(super) scope: String,
     /// Its operation number, if it has one.
-    pub number: Option<u64>,
+    pub(super) number: Option<u64>,
     /// Bytes of it may have been sent.
-    pub left: bool,
+    pub(super) left: bool,
     /// How many attempts were started.
-    pub attempts: u32,
+    pub(super) attempts: u32,
     /// When the last attempt started, in milliseconds since 1970.
     pub(super) begun: u64,
     /// When it was typed, in seconds since 1970.
-    pub created: u64,
+    pub(super) created: u64,
     /// When its time to live ends, in seconds since 1970.
-    pub expires: Option<u64>,
+    pub(super) expires: Option<u64>,
     /// No attempt starts before this time, in milliseconds since 1970.
-    pub not_before: u64,
+    pub(super) not_before: u64,
     /// The wait of its caller.
-    pub waiting: Waiting,
+    pub(super) waiting: Waiting,
     /// What to do with it.
-    pub aim: Aim,
+    pub(super) aim: Aim,
     /// It carries a password, which is not stored: only its caller can send it.
-    pub is_secret: bool,
+    pub(super) is_secret: bool,
     /// The token of the call.
-    pub token: Option<[u8; 16]>,
+    pub(super) token: Option<[u8; 16]>,
     /// The length of its command, in bytes.
-    pub bytes: u32,
+    pub(super) bytes: u32,
 }
 
 impl Entry {
+    /// Returns the account it belongs to.
+    pub const fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Returns a description for people.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Returns its operation number, if it has one.
+    pub fn number(&self) -> Option<OperationNumber> {
+        self.number.map(OperationNumber)
+    }
+
+    /// True if bytes of it may have been sent.
+    pub const fn may_have_left(&self) -> bool {
+        self.left
+    }
+
+    /// Returns how many attempts were started.
+    pub const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Returns when it was typed, in seconds since 1970.
+    pub const fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// Returns what to do with it.
+    pub const fn aim(&self) -> Aim {
+        self.aim
+    }
+
+    /// True if it carries a password, so that only its caller can send it.
+    pub const fn is_secret(&self) -> bool {
+        self.is_secret
+    }
+
+    /// Returns the length of its command, in bytes.
+    pub const fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// Cancels it as soon as possible.
+    pub(super) fn cancel(&mut self, reason: Reason) {
+        self.aim = Aim::Cancel(reason);
+        self.not_before = 0;
+    }
+
     pub(super) fn scope(&self, records: &dyn Records) -> Result<Scope, ProfileError> {
         Scope::from_text(&self.scope).ok_or_else(|| records.damaged())
     }
@@ -128,7 +179,7 @@ impl Entry {
     }
 
     /// Starts no attempt before `time`, since 1970.
-    pub fn wait_until(&mut self, time: Duration) {
+    pub(super) fn wait_until(&mut self, time: Duration) {
         self.not_before = millis(time);
     }
 
@@ -233,7 +284,7 @@ pub(super) fn body(records: &dyn Records, id: EntryId) -> Result<Option<Vec<u8>>
 }
 
 /// Changes an entry if it is not settled.
-pub fn change(
+pub(super) fn change(
     records: &mut dyn Records,
     id: EntryId,
     change: impl FnOnce(&mut Entry),

@@ -36,8 +36,8 @@ use crate::{
 
 use done::{Done, done_key};
 pub use done::{Outcome, done, has_done, has_done_of, is_done, take_done, take_untold};
-pub use entry::{Aim, Entry, EntryId, PAUSE_MAX, Reason, Waiting, change, find, has_entries, list};
-use entry::{body, save, save_body, seconds_up};
+pub use entry::{Aim, Entry, EntryId, PAUSE_MAX, Reason, Waiting, find, has_entries, list};
+use entry::{body, change, save, save_body, seconds_up};
 pub use numbers::{
     Due, ON_THE_WAY_MAX, Picked, Situation, begin_now, first_before, is_blocked, pick, pick_one,
     unname,
@@ -277,11 +277,27 @@ pub enum Left {
     Unknown,
 }
 
+/// What becomes of an entry whose caller has stopped waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It is kept, and sent again, unless it carries a password.
+    Keep,
+    /// It is given up.
+    GiveUp,
+}
+
+impl Afterwards {
+    /// Returns [`Afterwards::Keep`] if `keep`.
+    pub const fn keep_if(keep: bool) -> Self {
+        if keep { Self::Keep } else { Self::GiveUp }
+    }
+}
+
 /// Records that the caller of an entry has stopped waiting.
 pub fn stop_waiting(
     records: &mut dyn Records,
     id: EntryId,
-    keep: bool,
+    afterwards: Afterwards,
 ) -> Result<Left, ProfileError> {
     if let Some(outcome) = take_done(records, id)? {
         return Ok(Left::Settled(outcome));
@@ -290,7 +306,8 @@ pub fn stop_waiting(
         // Another process with the same token has taken it.
         return Ok(Left::Unknown);
     };
-    let is_kept = keep && !entry.is_secret && !is_planted(Fault::KeepNothing);
+    let is_kept =
+        afterwards == Afterwards::Keep && !entry.is_secret && !is_planted(Fault::KeepNothing);
     match (is_kept, entry.left) {
         (true, left) => {
             change(records, id, |entry| entry.waiting = Waiting::default())?;
@@ -299,8 +316,7 @@ pub fn stop_waiting(
         (false, true) => {
             change(records, id, |entry| {
                 entry.waiting = Waiting::default();
-                entry.aim = Aim::Cancel(Reason::NotKept);
-                entry.not_before = 0;
+                entry.cancel(Reason::NotKept);
             })?;
             Ok(Left::Unknown)
         }
@@ -340,10 +356,7 @@ pub fn cancel(
             Ok(Cancelled::Certainly)
         }
         Some(_) => {
-            change(records, id, |entry| {
-                entry.aim = Aim::Cancel(Reason::Cancelled);
-                entry.not_before = 0;
-            })?;
+            change(records, id, |entry| entry.cancel(Reason::Cancelled))?;
             Ok(Cancelled::Asked)
         }
     }
@@ -387,8 +400,7 @@ pub fn adopt(
         entry.account = account.clone();
         let is_before = login.is_some_and(|login| id < login);
         if is_before && entry.aim == Aim::Do && !names_session(records, id)? {
-            entry.aim = Aim::Cancel(Reason::NoSession);
-            entry.not_before = 0;
+            entry.cancel(Reason::NoSession);
         }
         save(records, id, &entry)?;
     }
@@ -419,10 +431,57 @@ pub fn last_login(
     Ok(last)
 }
 
-/// Records whether bytes of an entry may have been sent. If not, it has certainly not been
-/// executed.
-pub fn note_left(records: &mut dyn Records, id: EntryId, left: bool) -> Result<(), ProfileError> {
-    change(records, id, |entry| entry.left = left)
+/// Records that an entry has certainly not been executed, as if nothing of it had been sent.
+pub fn note_unexecuted(records: &mut dyn Records, id: EntryId) -> Result<(), ProfileError> {
+    change(records, id, |entry| entry.left = false)
+}
+
+/// Whether bytes of an entry were sent in an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmission {
+    /// Certainly nothing was sent.
+    None,
+    /// Something may have been sent.
+    Possible,
+}
+
+/// Records that an attempt has failed. The next one does not start before `until`, since 1970.
+pub fn attempt_failed(
+    records: &mut dyn Records,
+    picked: &Picked,
+    transmission: Transmission,
+    until: Duration,
+) -> Result<(), ProfileError> {
+    change(records, picked.id, |entry| {
+        if picked.is_latest_of(entry) {
+            entry.left = picked.left || transmission == Transmission::Possible;
+        }
+        entry.wait_until(until);
+    })
+}
+
+/// Records that an entry was not tried after all.
+pub fn put_back(records: &mut dyn Records, picked: &Picked) -> Result<(), ProfileError> {
+    change(records, picked.id, |entry| {
+        if picked.is_latest_of(entry) {
+            (entry.left, entry.attempts) = (picked.left, picked.attempts);
+        }
+    })
+}
+
+/// Records that an entry was not executed under its number, and never will be. It was not tried
+/// then.
+pub fn put_back_unexecuted(records: &mut dyn Records, picked: &Picked) -> Result<(), ProfileError> {
+    change(records, picked.id, |entry| {
+        if picked.is_latest_of(entry) {
+            (entry.left, entry.attempts) = (false, picked.attempts);
+        }
+    })
+}
+
+/// Starts no attempt of an entry before `until`, since 1970.
+pub fn pause(records: &mut dyn Records, id: EntryId, until: Duration) -> Result<(), ProfileError> {
+    change(records, id, |entry| entry.wait_until(until))
 }
 
 #[cfg(test)]

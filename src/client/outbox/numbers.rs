@@ -55,6 +55,13 @@ pub struct Picked {
     pub waited: Option<Duration>,
 }
 
+impl Picked {
+    /// True unless another process has started another attempt in the meantime.
+    pub(super) const fn is_latest_of(&self, entry: &Entry) -> bool {
+        entry.attempts == self.attempts + 1
+    }
+}
+
 /// The due entries.
 #[derive(Debug, Default)]
 pub struct Due {

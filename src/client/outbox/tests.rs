@@ -170,14 +170,14 @@ fn outbox_number_is_not_issued_256_above_incomplete_one() {
 #[test]
 fn outbox_caller_that_stops_waiting_is_told_what_is_certain() {
     let outbox = Box::default();
-    let stop = |id, keep| outbox.write(|records| stop_waiting(records, id, keep));
+    let stop = |id, afterwards| outbox.write(|records| stop_waiting(records, id, afterwards));
     let unsent = outbox.add(&send("bob", "a"));
-    assert_eq!(stop(unsent, true), Left::Kept);
-    assert_eq!(stop(unsent, false), Left::NotDone);
+    assert_eq!(stop(unsent, Afterwards::Keep), Left::Kept);
+    assert_eq!(stop(unsent, Afterwards::GiveUp), Left::NotDone);
     let sent = outbox.add(&send("bob", "b"));
     outbox.ids(&[]);
-    assert_eq!(stop(sent, true), Left::KeptUnknown);
-    assert_eq!(stop(sent, false), Left::Unknown);
+    assert_eq!(stop(sent, Afterwards::Keep), Left::KeptUnknown);
+    assert_eq!(stop(sent, Afterwards::GiveUp), Left::Unknown);
     // A command that is no longer wanted is not sent again: its number is used up.
     assert_eq!(
         outbox.pick_at(NOW, &[])[0].aim,
@@ -185,7 +185,10 @@ fn outbox_caller_that_stops_waiting_is_told_what_is_certain() {
     );
     let settled = outbox.add(&send("cid", "c"));
     outbox.settle(settled);
-    assert_eq!(stop(settled, true), Left::Settled(Outcome::Answer(vec![0])));
+    assert_eq!(
+        stop(settled, Afterwards::Keep),
+        Left::Settled(Outcome::Answer(vec![0]))
+    );
 }
 
 #[test]
@@ -277,7 +280,7 @@ fn outbox_entries_of_other_account_are_not_sent() {
     // Without a login, entries that no caller waits for are held.
     outbox.settle(id);
     let held = outbox.add(&send("bob", "b"));
-    outbox.write(|records| stop_waiting(records, held, true));
+    outbox.write(|records| stop_waiting(records, held, Afterwards::Keep));
     let nobody = outbox.write(|records| {
         let (account, nothing) = (account("ann"), BTreeMap::new());
         let situation = Situation {
@@ -295,9 +298,9 @@ fn outbox_entries_of_other_account_are_not_sent() {
 fn outbox_wait_set_by_wrong_clock_is_ignored() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
-    outbox.write(|records| change(records, id, |entry| entry.wait_until(NOW + SPAN)));
+    outbox.write(|records| pause(records, id, NOW + SPAN));
     assert!(outbox.ids(&[]).is_empty());
-    outbox.write(|records| change(records, id, |entry| entry.wait_until(NOW * 2)));
+    outbox.write(|records| pause(records, id, NOW * 2));
     assert_eq!(outbox.ids(&[]), [id]);
 }
 
