@@ -7,7 +7,7 @@ use super::{
     CallError, Client, EntryId, Shared, State,
     answer::{CommandKind, unexpected},
     calls::retry_after,
-    outbox::{self, Picked},
+    outbox::{Outbox, OutboxView, Picked},
     state::{self, Account, UNNAMED},
 };
 use crate::{
@@ -72,7 +72,7 @@ impl Shared {
         let (realm, _) = self.target()?;
         Ok(self
             .profile
-            .read(|records| outbox::last_login(records, realm, None))?
+            .read(|records| OutboxView::of(records).last_login(realm, None))?
             .is_some())
     }
 
@@ -143,7 +143,7 @@ impl Shared {
         let is_late = number.is_some_and(|operation| operation.number.0 <= since);
         let others = self
             .profile
-            .read(|records| outbox::last_login(records, realm, Some(id)))?;
+            .read(|records| OutboxView::of(records).last_login(realm, Some(id)))?;
         if let (true, Answer::Session(_)) = (is_late || others.is_some(), answer) {
             match self.ask_who(Some(id), since, deadline).await {
                 Ok(LoggedIn::As(now)) if now.username != username => return Ok(true),
@@ -250,7 +250,7 @@ impl Shared {
         let (realm, _) = self.target()?;
         let pending = self
             .profile
-            .read(|records| outbox::last_login(records, realm, ruled_out))?;
+            .read(|records| OutboxView::of(records).last_login(realm, ruled_out))?;
         let login = login.or(pending);
         let before = self.state()?.session;
         let session = SessionRef::Bound;
@@ -300,7 +300,7 @@ impl Shared {
             state::update(records, realm, change)?;
             match state::load(records, realm)?.username {
                 Some(username) if !was_known => {
-                    outbox::adopt(records, &Account { realm, username }, login)
+                    Outbox::of(records).adopt(&Account { realm, username }, login)
                 }
                 _ => Ok(()),
             }

@@ -9,7 +9,9 @@ use super::{
     CallError, Client, End, EntryId, Message, Notice, Receipt, Shared,
     answer::{CommandKind, accepted, content},
     entries::end,
-    outbox::{self, Added, AddedUnnamed, Afterwards, Left, New, Outcome, Waiting},
+    outbox::{
+        self, Added, AddedUnnamed, Afterwards, Left, New, Outbox, OutboxView, Outcome, Waiting,
+    },
     state,
 };
 use crate::{
@@ -47,7 +49,7 @@ impl Drop for Waits<'_> {
             let _ = self
                 .shared
                 .profile
-                .write(|records| outbox::stop_waiting(records, id, afterwards));
+                .write(|records| Outbox::of(records).stop_waiting(id, afterwards));
         }
     }
 }
@@ -223,7 +225,7 @@ impl Shared {
     ) -> Result<Added, CallError> {
         let new = self.new_entry(request, deadline)?;
         self.profile
-            .write(|records| outbox::add(records, &new, token))
+            .write(|records| Outbox::of(records).add(&new, token))
             .map_err(CallError::NotWritten)
     }
 
@@ -236,7 +238,7 @@ impl Shared {
         let new = self.new_entry(request, deadline)?;
         let added = self
             .profile
-            .write(|records| outbox::add_unnamed(records, &new));
+            .write(|records| Outbox::of(records).add_unnamed(&new));
         match added.map_err(CallError::NotWritten)? {
             AddedUnnamed::Entry(id) => Ok(id),
             AddedUnnamed::Full(bytes) => Err(CallError::OutboxFull { bytes }),
@@ -268,8 +270,9 @@ impl Shared {
         let (Some(token), account) = (token, self.account()?) else {
             return Ok(None);
         };
-        let known =
-            |records: &mut dyn super::store::Records| token.find(records, &account, request);
+        let known = |records: &mut dyn super::store::Records| {
+            Outbox::of(records).find_token(token, &account, request)
+        };
         Ok(match self.profile.write(known)? {
             Some(Added::Done(_, outcome)) => Some(outcome),
             _ => None,
@@ -309,22 +312,28 @@ impl Shared {
     ) -> Result<Option<Outcome>, CallError> {
         let end = deadline + GRACE;
         let look = |records: &dyn super::store::Records| {
-            Ok((self.progress.has_failed(id) || outbox::is_done(records, id)?).then_some(()))
+            Ok(
+                (self.progress.has_failed(id) || OutboxView::of(records).is_done(id)?)
+                    .then_some(()),
+            )
         };
         match self.until(end, look).await? {
             None => Ok(None),
             // On a full disk the outcome cannot be removed. It is then reported once more.
             Some(()) => Ok(self
                 .profile
-                .write(|records| outbox::take_done(records, id))
-                .or_else(|_| self.profile.read(|records| outbox::done(records, id)))?),
+                .write(|records| Outbox::of(records).take_done(id))
+                .or_else(|_| {
+                    self.profile
+                        .read(|records| OutboxView::of(records).done(id))
+                })?),
         }
     }
 
     /// Waits until no other entry blocks this one.
     pub(super) async fn unblocked(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
         let free = |records: &dyn super::store::Records| {
-            Ok((!outbox::is_blocked(records, id)?).then_some(()))
+            Ok((!OutboxView::of(records).is_blocked(id)?).then_some(()))
         };
         match self.until(deadline, free).await? {
             Some(()) => Ok(()),
@@ -342,7 +351,8 @@ impl Shared {
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let free = |records: &dyn super::store::Records| {
-            Ok(outbox::last_login(records, realm, Some(id))?
+            Ok(OutboxView::of(records)
+                .last_login(realm, Some(id))?
                 .is_none()
                 .then_some(()))
         };
@@ -361,7 +371,7 @@ impl Shared {
     ) -> Result<Left, CallError> {
         let left = self
             .profile
-            .write(|records| outbox::stop_waiting(records, id, afterwards))?;
+            .write(|records| Outbox::of(records).stop_waiting(id, afterwards))?;
         self.progress.notify_added();
         Ok(left)
     }
@@ -370,7 +380,7 @@ impl Shared {
     fn unsettled(&self, id: EntryId, left: &Left) -> CallError {
         let waited = self.options.deadline;
         let trouble = self.progress.take_trouble(id);
-        let first = |records: &dyn super::store::Records| outbox::first_before(records, id);
+        let first = |records: &dyn super::store::Records| OutboxView::of(records).first_before(id);
         let before = self.profile.read(first).ok().flatten();
         let behind = before.map(|before| format!("entry {} is before it", before.0));
         match (left, trouble) {
@@ -419,7 +429,7 @@ impl Shared {
         let is_copy = refusal.code != ErrorCode::NoSession && !is_planted(Fault::TrustFirstNumber);
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| state.names_session |= is_copy)?;
-            outbox::renumber(records, id, realm, number, highest)
+            Outbox::of(records).renumber(id, realm, number, highest)
         })?)
     }
 

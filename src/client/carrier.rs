@@ -18,7 +18,8 @@ use super::{
     calls::{GRACE, is_used_up, retry_after},
     lock,
     outbox::{
-        self, Aim, Due, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason, Situation, Transmission,
+        Aim, Due, ON_THE_WAY_MAX, Outbox, OutboxView, Outcome, PAUSE_MAX, Picked, Reason,
+        Situation, Transmission,
     },
     state,
     store::Carrying,
@@ -129,7 +130,7 @@ impl Carries {
         let most = if is_certain { ON_THE_WAY_MAX } else { 1 };
         if !shared
             .profile
-            .read(|records| outbox::has_entries(records))?
+            .read(|records| OutboxView::of(records).has_entries())?
         {
             return Ok(None);
         }
@@ -142,7 +143,7 @@ impl Carries {
         };
         let due = shared
             .profile
-            .write(|records| outbox::pick(records, &situation))?;
+            .write(|records| Outbox::of(records).pick(&situation))?;
         let next = due.next;
         self.send(shared, due);
         Ok(next.map(|next| next.saturating_sub(now)))
@@ -174,7 +175,7 @@ impl Carries {
             }
             let due = shared
                 .profile
-                .write(|records| outbox::pick_one(records, id, now))?;
+                .write(|records| Outbox::of(records).pick_one(id, now))?;
             self.send(shared, due);
         }
         Ok(None)
@@ -232,7 +233,7 @@ impl Shared {
                 }
                 self.progress.note_trouble(id, error);
                 Ok(self.profile.write(|records| {
-                    outbox::attempt_failed(records, picked, transmission, until)
+                    Outbox::of(records).attempt_failed(picked, transmission, until)
                 })?)
             }
         }
@@ -311,7 +312,7 @@ impl Shared {
                     // Under this number it will never be executed. The logged-in account is
                     // requested again before the entry gets another number.
                     self.profile
-                        .write(|records| outbox::put_back_unexecuted(records, picked))?;
+                        .write(|records| Outbox::of(records).put_back_unexecuted(picked))?;
                     return Err(error);
                 }
                 self.renumber(picked.id, picked.number, refusal)?;
@@ -379,7 +380,7 @@ impl Shared {
     fn put_back(&self, picked: &Picked) -> Result<(), CallError> {
         Ok(self
             .profile
-            .write(|records| outbox::put_back(records, picked))?)
+            .write(|records| Outbox::of(records).put_back(picked))?)
     }
 
     /// Pauses an entry that was renumbered repeatedly. An honest realm causes this once per entry.
@@ -392,14 +393,14 @@ impl Shared {
         let until = self.pause_after(again);
         Ok(self
             .profile
-            .write(|records| outbox::pause(records, id, until))?)
+            .write(|records| Outbox::of(records).pause(id, until))?)
     }
 
     /// True if an entry still has the number under which it was sent.
     fn is_current(&self, picked: &Picked) -> Result<bool, CallError> {
         let entry = self
             .profile
-            .read(|records| outbox::find(records, picked.id))?;
+            .read(|records| OutboxView::of(records).find(picked.id))?;
         Ok(entry.is_some_and(|entry| entry.number() == Some(picked.number)))
     }
 
@@ -419,7 +420,7 @@ impl Shared {
         }
         Ok(self
             .profile
-            .write(|records| outbox::pause(records, picked.id, until))?)
+            .write(|records| Outbox::of(records).pause(picked.id, until))?)
     }
 
     /// Handles the refusal that nobody is logged in, for a command sent in `session`. An entry for
@@ -428,9 +429,9 @@ impl Shared {
         let (realm, _) = self.target()?;
         self.note_logged_out(session)?;
         Ok(self.profile.write(|records| {
-            outbox::unname(records, picked.id, session)?;
+            Outbox::of(records).unname(picked.id, session)?;
             // It was not executed, and under this number it never will be (EXACT-6).
-            outbox::renumber(records, picked.id, realm, picked.number, picked.number)
+            Outbox::of(records).renumber(picked.id, realm, picked.number, picked.number)
         })?)
     }
 
@@ -535,7 +536,7 @@ impl Shared {
         self.progress.forget(id);
         Ok(self
             .profile
-            .write(|records| outbox::settle(records, id, outcome))?)
+            .write(|records| Outbox::of(records).settle(id, outcome))?)
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, End, EntryId, Notice, ProfileError, Shared,
-    outbox::{self, Aim, Outcome, Reason},
+    outbox::{self, Aim, Outbox, OutboxView, Outcome, Reason},
     state, store,
 };
 use crate::wire::{Answer, ErrorCode};
@@ -79,7 +79,7 @@ impl Client {
     pub fn outbox(&self) -> Result<Vec<OutboxEntry>, CallError> {
         Ok(self.shared.profile.read(|records| {
             let mut entries = Vec::new();
-            for (id, entry) in outbox::list(records)? {
+            for (id, entry) in OutboxView::of(records).list()? {
                 // A realm that was never heard from may have been forgotten. One that cannot be
                 // read must not hide the entries: they can be cancelled.
                 let server = match state::load(records, entry.account().realm) {
@@ -114,7 +114,8 @@ impl Client {
     pub async fn outbox_wait_for(&self, id: EntryId) -> Result<Awaited, CallError> {
         let deadline = self.shared.deadline();
         let known = |records: &dyn store::Records| {
-            Ok(outbox::find(records, id)?.is_some() || outbox::has_done_of(records, id)?)
+            Ok(OutboxView::of(records).find(id)?.is_some()
+                || OutboxView::of(records).has_done_of(id)?)
         };
         if !self.shared.profile.read(known)? {
             return Ok(Awaited::NoSuchEntry);
@@ -122,7 +123,7 @@ impl Client {
         if self
             .shared
             .profile
-            .read(|records| outbox::find(records, id))?
+            .read(|records| OutboxView::of(records).find(id))?
             .is_some()
         {
             self.shared.check_target()?;
@@ -146,7 +147,11 @@ impl Client {
     /// As [`Client::outbox_wait_for`].
     pub async fn outbox_wait(&self) -> Result<bool, CallError> {
         let deadline = self.shared.deadline();
-        if !self.shared.profile.read(outbox::has_entries)? {
+        if !self
+            .shared
+            .profile
+            .read(|records| OutboxView::of(records).has_entries())?
+        {
             return Ok(true);
         }
         self.shared.check_target()?;
@@ -164,7 +169,8 @@ impl Client {
                 let of = entry.account();
                 *of == account || (entry.is_secret() && of.is_nobody_of(account.realm))
             };
-            let waits = outbox::list(records)?
+            let waits = OutboxView::of(records)
+                .list()?
                 .iter()
                 .any(|(_, entry)| is_ours(entry));
             Ok((!waits).then_some(true))
@@ -183,7 +189,7 @@ impl Client {
         match self
             .shared
             .profile
-            .write(|records| outbox::cancel(records, id, now))?
+            .write(|records| Outbox::of(records).cancel(id, now))?
         {
             outbox::Cancelled::Certainly => return Ok(Withdrawn::Cancelled),
             outbox::Cancelled::NoSuchEntry => return Ok(Withdrawn::NoSuchEntry),
@@ -215,7 +221,7 @@ impl Client {
         let end = Instant::now() + limit;
         let left = || {
             self.shared.profile.read(|records| {
-                let entries = outbox::list(records)?;
+                let entries = OutboxView::of(records).list()?;
                 Ok(entries
                     .iter()
                     .filter(|(_, entry)| *entry.account() == account)
@@ -239,20 +245,23 @@ impl Shared {
     fn is_there(&self, id: EntryId) -> Result<bool, CallError> {
         Ok(self
             .profile
-            .read(|records| outbox::find(records, id))?
+            .read(|records| OutboxView::of(records).find(id))?
             .is_some())
     }
 
     /// Returns the outcomes of entries for which no call waits any more.
     pub(super) fn untold(&self) -> Result<Vec<Notice>, CallError> {
         let account = self.account()?;
-        if !self.profile.read(outbox::has_done)? {
+        if !self
+            .profile
+            .read(|records| OutboxView::of(records).has_done())?
+        {
             return Ok(Vec::new());
         }
         let now = self.host.time_of_day();
         let untold = self
             .profile
-            .write(|records| outbox::take_untold(records, &account, now))?;
+            .write(|records| Outbox::of(records).take_untold(&account, now))?;
         Ok(untold
             .into_iter()
             .map(|(id, done)| Notice::Finished {
@@ -329,7 +338,7 @@ mod tests {
         let added = client
             .shared
             .profile
-            .write(|records| outbox::add_unnamed(records, &new));
+            .write(|records| Outbox::of(records).add_unnamed(&new));
         let outbox::AddedUnnamed::Entry(id) = added.unwrap() else {
             panic!("not added");
         };

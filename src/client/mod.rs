@@ -348,8 +348,8 @@ impl Client {
     /// outbox.
     ///
     /// # Errors
-    /// [`CallError::Profile`] if the profile cannot be used, or if [`Options::server`] has a host or
-    /// port that no connection string can have.
+    /// [`CallError::Profile`] if the profile cannot be used, or if [`Options::server`] has a host
+    /// or port that no connection string can have.
     pub fn open(profile: Profile, options: Options) -> Result<Self, CallError> {
         Self::open_on(Host::Real, profile, options)
     }

@@ -7,7 +7,7 @@ use super::{
     CallError, Client, EntryId, Shared,
     answer::accepted,
     calls::{Waits, is_used_up},
-    outbox::{self, Afterwards, Left, Outcome},
+    outbox::{Afterwards, Left, Outbox, Outcome},
 };
 use crate::{
     endpoint::EarlyData,
@@ -138,8 +138,8 @@ impl Shared {
         }
         let answered = Outcome::Answer(answer.to_bytes());
         self.profile.write(|records| {
-            outbox::settle(records, id, &answered)?;
-            outbox::take_done(records, id)
+            Outbox::of(records).settle(id, &answered)?;
+            Outbox::of(records).take_done(id)
         })?;
         self.progress.notify_settled();
         self.progress.notify_added();
@@ -151,7 +151,7 @@ impl Shared {
     fn take_back(&self, id: EntryId) {
         let left = self
             .profile
-            .write(|records| outbox::note_unexecuted(records, id));
+            .write(|records| Outbox::of(records).note_unexecuted(id));
         if left.is_ok() {
             let _ = self.stop_waiting(id, Afterwards::GiveUp);
         }
@@ -181,7 +181,7 @@ impl Shared {
         let now = self.host.time_of_day();
         let picked = self
             .profile
-            .write(|records| outbox::begin_now(records, id, now))?;
+            .write(|records| Outbox::of(records).begin_now(id, now))?;
         Ok(picked.map(|picked| picked.number))
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     ProfileError,
-    outbox::{self, Outcome},
+    outbox::{self, Outbox, Outcome},
     state::{self, Account, Cursor},
     store::Records,
 };
@@ -82,7 +82,7 @@ impl Former {
             // It was numbered by that version: its outcome can no longer be found out.
             let what = Request::parse(&unfinished.command)
                 .map_or_else(|_| "command".into(), |request| outbox::describe(&request));
-            outbox::add_done(records, &account, what, Outcome::Unknown)?;
+            Outbox::of(records).add_done(&account, what, Outcome::Unknown)?;
         }
         Ok(())
     }

@@ -2,7 +2,10 @@ use rand::{SeedableRng as _, rngs::ChaCha20Rng};
 
 use super::*;
 use crate::{
-    client::{Memory, Notice, Options, Profile, outbox::Waiting},
+    client::{
+        Memory, Notice, Options, Profile,
+        outbox::{AddedUnnamed, New, Waiting},
+    },
     crypto::SecretKey,
     host::Host,
     wire::Body,
@@ -29,17 +32,17 @@ fn pick_unreadable(shared: &Shared) -> Picked {
         message: Body(b"hello"),
     }));
     let now = Duration::from_secs(1_000_000);
-    let new = outbox::New {
+    let new = New {
         account: shared.account().unwrap(),
         request: &request,
         waiting: Waiting::new(now, Duration::from_secs(10)),
         now,
     };
     let picked = shared.profile.write(|records| {
-        let outbox::AddedUnnamed::Entry(id) = outbox::add_unnamed(records, &new)? else {
+        let AddedUnnamed::Entry(id) = Outbox::of(records).add_unnamed(&new)? else {
             return Ok(None);
         };
-        outbox::begin_now(records, id, now)
+        Outbox::of(records).begin_now(id, now)
     });
     Picked {
         body: Some(b"no command".into()),
@@ -48,7 +51,9 @@ fn pick_unreadable(shared: &Shared) -> Picked {
 }
 
 fn outcome(shared: &Shared, id: EntryId) -> Option<Outcome> {
-    let done = shared.profile.read(|records| outbox::done(records, id));
+    let done = shared
+        .profile
+        .read(|records| OutboxView::of(records).done(id));
     done.unwrap()
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::scope::Scope;
 use crate::client::{
     ProfileError,
-    state::Account,
+    state::{Account, RealmNumber},
     store::{self, Pair, Records},
 };
 use crate::wire::{OperationNumber, Request};
@@ -79,6 +79,31 @@ impl Waiting {
         let until = Duration::from_millis(self.until);
         self.is_on(now).then(|| until.saturating_sub(now))
     }
+}
+
+/// What becomes of an entry whose caller has stopped waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It is kept, and sent again, unless it carries a password.
+    Keep,
+    /// It is given up.
+    GiveUp,
+}
+
+impl Afterwards {
+    /// Returns [`Afterwards::Keep`] if `keep`.
+    pub const fn keep_if(keep: bool) -> Self {
+        if keep { Self::Keep } else { Self::GiveUp }
+    }
+}
+
+/// Whether bytes of an entry were sent in an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmission {
+    /// Certainly nothing was sent.
+    None,
+    /// Something may have been sent.
+    Possible,
 }
 
 /// An entry that is not settled.
@@ -238,12 +263,12 @@ pub(super) fn id_in(records: &dyn Records, key: &[u8]) -> Result<EntryId, Profil
 }
 
 /// Returns an entry that is not settled.
-pub fn find(records: &dyn Records, id: EntryId) -> Result<Option<Entry>, ProfileError> {
+pub(super) fn find(records: &dyn Records, id: EntryId) -> Result<Option<Entry>, ProfileError> {
     store::get(records, &entry_key(id))
 }
 
 /// Returns all entries that are not settled, in the order in which they were typed.
-pub fn list(records: &dyn Records) -> Result<Vec<(EntryId, Entry)>, ProfileError> {
+pub(super) fn list(records: &dyn Records) -> Result<Vec<(EntryId, Entry)>, ProfileError> {
     let found = records.scan(b"e/", b"", usize::MAX)?;
     let one = |(key, value): &Pair| Ok((id_in(records, key)?, store::parse(records, key, value)?));
     found.iter().map(one).collect()
@@ -297,6 +322,22 @@ pub(super) fn change(
 }
 
 /// True if there are entries that are not settled.
-pub fn has_entries(records: &dyn Records) -> Result<bool, ProfileError> {
+pub(super) fn has_entries(records: &dyn Records) -> Result<bool, ProfileError> {
     Ok(!records.scan(b"e/", b"", 1)?.is_empty())
+}
+
+/// Returns the last entry other than `except` that may have logged a user in on a realm.
+pub(super) fn last_login(
+    records: &dyn Records,
+    realm: RealmNumber,
+    except: Option<EntryId>,
+) -> Result<Option<EntryId>, ProfileError> {
+    let mut last = None;
+    for (other, entry) in list(records)? {
+        let is_there = Some(other) != except && entry.account.realm == realm && entry.left;
+        if is_there && entry.is_login(records)? {
+            last = Some(other);
+        }
+    }
+    Ok(last)
 }

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    Outbox,
     done::Outcome,
     entry::{self, Aim, Entry, EntryId, body, list, millis, seconds_up},
     scope::Before,
-    settle,
 };
 use crate::{
     client::{
@@ -108,12 +108,15 @@ impl Due {
 
 /// True if an entry has to wait for an earlier one. A login waits for logins only, so that a
 /// delayed earlier login does not undo it. Entries of another user remain that user's (EXACT-6).
-pub fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+pub(super) fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     Ok(first_before(records, id)?.is_some())
 }
 
 /// Returns the first entry that this entry has to wait for.
-pub fn first_before(records: &dyn Records, id: EntryId) -> Result<Option<EntryId>, ProfileError> {
+pub(super) fn first_before(
+    records: &dyn Records,
+    id: EntryId,
+) -> Result<Option<EntryId>, ProfileError> {
     let entries = list(records)?;
     let Some((_, own)) = entries.iter().find(|(other, _)| *other == id) else {
         return Ok(None);
@@ -148,7 +151,10 @@ pub struct Situation<'a> {
 }
 
 /// Picks the entries to send, and assigns numbers. Skips those in flight with the same aim.
-pub fn pick(records: &mut dyn Records, situation: &Situation<'_>) -> Result<Due, ProfileError> {
+pub(super) fn pick(
+    records: &mut dyn Records,
+    situation: &Situation<'_>,
+) -> Result<Due, ProfileError> {
     let Situation {
         account,
         now,
@@ -194,7 +200,7 @@ pub fn pick(records: &mut dyn Records, situation: &Situation<'_>) -> Result<Due,
             let Aim::Cancel(reason) = entry.aim else {
                 continue;
             };
-            settle(records, id, &Outcome::NotDone(reason))?;
+            Outbox::of(records).settle(id, &Outcome::NotDone(reason))?;
             due.has_settled = true;
             continue;
         }
@@ -239,7 +245,7 @@ fn release(
 ) -> Result<(), ProfileError> {
     if entry.end_if_over(now) && !entry.left {
         if let Aim::Cancel(reason) = entry.aim {
-            settle(records, id, &Outcome::NotDone(reason))?;
+            Outbox::of(records).settle(id, &Outcome::NotDone(reason))?;
         }
         return Ok(());
     }
@@ -252,7 +258,7 @@ fn release(
 }
 
 /// Picks an entry that another process should have sent and has not, if nothing is before it.
-pub fn pick_one(
+pub(super) fn pick_one(
     records: &mut dyn Records,
     id: EntryId,
     now: Duration,
@@ -273,7 +279,7 @@ pub fn pick_one(
 
 /// Records that an entry is sent now: one with a password, which only its caller has, or one that
 /// the carrier did not send.
-pub fn begin_now(
+pub(super) fn begin_now(
     records: &mut dyn Records,
     id: EntryId,
     now: Duration,
@@ -290,7 +296,7 @@ pub fn begin_now(
 /// Returns a number for a new entry, above all used numbers. `None` if a number of the same user is
 /// so far below it that the realm would forget it (EXACT-12). Then the entry gets a number when it
 /// is sent.
-pub fn take_early(
+pub(super) fn take_early(
     records: &mut dyn Records,
     account: &Account,
 ) -> Result<Option<u64>, ProfileError> {
@@ -339,12 +345,12 @@ fn begin(
     now: Duration,
 ) -> Result<Begun, ProfileError> {
     if entry.aim == Aim::Do && !entry.is_secret && body(records, id)?.is_none() {
-        settle(records, id, &Outcome::of_damaged(entry.left))?;
+        Outbox::of(records).settle(id, &Outcome::of_damaged(entry.left))?;
         return Ok(Begun::Damaged);
     }
     let is_login = entry.is_login(records)?;
     // While the outcome of a login is unknown, a number above it might belong to the next user.
-    let logs_in = super::last_login(records, entry.account.realm, Some(id))?;
+    let logs_in = entry::last_login(records, entry.account.realm, Some(id))?;
     if entry.number.is_none()
         && !is_login
         && logs_in.is_some()
@@ -420,7 +426,7 @@ fn rename(
 
 /// Rebinds a command that named the profile's ended session, so that it is sent in its user's next
 /// one.
-pub fn unname(
+pub(super) fn unname(
     records: &mut dyn Records,
     id: EntryId,
     session: Option<[u8; 16]>,
@@ -440,8 +446,8 @@ fn is_named_here(records: &dyn Records, id: EntryId, entry: &Entry) -> Result<bo
     Ok(u32::try_from(len).is_ok_and(|len| len > entry.bytes))
 }
 
-/// Returns the command of an entry, as [`body`]. The time to live of a message counts from when it was typed, so
-/// the time it has waited here is deducted.
+/// Returns the command of an entry, as [`body`]. The time to live of a message counts from when it
+/// was typed, so the time it has waited here is deducted.
 fn shortened(
     records: &dyn Records,
     id: EntryId,

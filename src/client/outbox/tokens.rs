@@ -79,7 +79,7 @@ impl Token {
     }
 
     /// Returns what is known of the token: nothing, or the outcome of its command.
-    pub(in crate::client) fn find(
+    pub(super) fn find(
         &self,
         records: &mut dyn Records,
         account: &Account,
