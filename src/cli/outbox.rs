@@ -140,6 +140,7 @@ fn failed(end: &End) -> Failure {
         End::Refused(refusal) => CallError::Refused(*refusal).into(),
         End::Cancelled => CallError::Cancelled.into(),
         End::Expired => Failure::new("expired", ended(end), REFUSED),
+        End::Damaged => Failure::local(ended(end)),
         End::Done(_) | End::Unknown => Failure {
             state: Some("unknown"),
             ..Failure::new("unknown", ended(end), KEPT_OR_UNKNOWN)
@@ -164,10 +165,11 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
                 object["state"] = "unknown".into();
             }
             End::Done(_) => object["state"] = "done".into(),
-            End::Unknown | End::Refused(_) | End::Expired | End::Cancelled => {
+            End::Unknown | End::Refused(_) | End::Expired | End::Damaged | End::Cancelled => {
                 // The user has cancelled a cancelled entry, so it is not an error.
                 unknown += usize::from(matches!(end, End::Unknown));
-                refused += usize::from(matches!(end, End::Refused(_) | End::Expired));
+                let is_refused = matches!(end, End::Refused(_) | End::Expired | End::Damaged);
+                refused += usize::from(is_refused);
                 object["error"] = failed(end).error.into();
             }
         }
@@ -217,10 +219,9 @@ async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Fail
             &json!({ "state": "cancelled", "id": id.0 }),
             "cancelled; it was not done",
         ),
-        Withdrawn::Ended(End::Expired) => output.result(
-            &json!({ "state": "cancelled", "id": id.0 }),
-            &ended(&End::Expired),
-        ),
+        Withdrawn::Ended(end @ (End::Expired | End::Damaged)) => {
+            output.result(&json!({ "state": "cancelled", "id": id.0 }), &ended(&end))
+        }
         Withdrawn::Ended(End::Unknown) => Err(Failure {
             id: Some(id.0),
             ..failed(&End::Unknown)

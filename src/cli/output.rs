@@ -242,6 +242,9 @@ pub fn ended(end: &End) -> String {
         End::Refused(refusal) => format!("refused. {refusal}"),
         End::Cancelled => "not done; it was cancelled".into(),
         End::Expired => "not done; it was not delivered within its lifetime".into(),
+        End::Damaged => {
+            "not done; its command cannot be read from the profile, so repeat it".into()
+        }
         End::Unknown => {
             "it may have been done or not, and the realm cannot tell: check before you repeat it"
                 .into()
@@ -350,6 +353,10 @@ impl Output {
             Notice::AskedToWait(refusal) => {
                 format!("{refusal} The command is sent again then; Ctrl-C stops the wait")
             }
+            Notice::Damaged { what } => format!(
+                "{what} cannot be read from the profile, and is passed over: it is damaged, or was \
+                 written by a newer merpati"
+            ),
             // Later versions of the library may notice more.
             _ => return,
         };

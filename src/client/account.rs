@@ -5,12 +5,14 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, EntryId, Shared, State,
-    calls::{retry_after, unexpected},
-    outbox::{self, Picked},
+    answer::{CommandKind, unexpected},
+    calls::retry_after,
+    outbox::{Outbox, OutboxView, Picked},
     state::{self, Account, UNNAMED},
 };
 use crate::{
     crypto::PublicKey,
+    endpoint::EarlyData,
     faults::{Fault, is_planted},
     wire::{self, Answer, Command, ErrorCode, Refusal, Request, SessionRef, command},
 };
@@ -70,7 +72,7 @@ impl Shared {
         let (realm, _) = self.target()?;
         Ok(self
             .profile
-            .read(|records| outbox::last_login(records, realm, None))?
+            .read(|records| OutboxView::of(records).last_login(realm, None))?
             .is_some())
     }
 
@@ -141,7 +143,7 @@ impl Shared {
         let is_late = number.is_some_and(|operation| operation.number.0 <= since);
         let others = self
             .profile
-            .read(|records| outbox::last_login(records, realm, Some(id)))?;
+            .read(|records| OutboxView::of(records).last_login(realm, Some(id)))?;
         if let (true, Answer::Session(_)) = (is_late || others.is_some(), answer) {
             match self.ask_who(Some(id), since, deadline).await {
                 Ok(LoggedIn::As(now)) if now.username != username => return Ok(true),
@@ -248,19 +250,22 @@ impl Shared {
         let (realm, _) = self.target()?;
         let pending = self
             .profile
-            .read(|records| outbox::last_login(records, realm, ruled_out))?;
+            .read(|records| OutboxView::of(records).last_login(realm, ruled_out))?;
         let login = login.or(pending);
         let before = self.state()?.session;
         let session = SessionRef::Bound;
         let who = Request::from(Command::WhoAmI(command::WhoAmI { session }));
-        let who = match self.ask_once(who.to_bytes(), true, deadline, None).await? {
+        let who = match self
+            .ask_once(who.to_bytes(), EarlyData::Allowed, deadline, None)
+            .await?
+        {
             Answer::Account(account) => LoggedIn::As(account),
             Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
                 LoggedIn::Nobody(refusal)
             }
             // The account remains unknown.
             Answer::Refused(refusal) => return Err(CallError::Busy(refusal)),
-            other => return Err(unexpected(&other, false)),
+            other => return Err(unexpected(&other, CommandKind::Read)),
         };
         self.learn_who(login, &mut |state| match &who {
             // A user has logged in or out since the request.
@@ -295,7 +300,7 @@ impl Shared {
             state::update(records, realm, change)?;
             match state::load(records, realm)?.username {
                 Some(username) if !was_known => {
-                    outbox::adopt(records, &Account { realm, username }, login)
+                    Outbox::of(records).adopt(&Account { realm, username }, login)
                 }
                 _ => Ok(()),
             }

@@ -7,11 +7,15 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, End, EntryId, Message, Notice, Receipt, Shared,
+    answer::{CommandKind, accepted, content},
     entries::end,
-    outbox::{self, Added, AddedUnnamed, Left, New, Outcome, Waiting},
+    outbox::{
+        self, Added, AddedUnnamed, Afterwards, Left, New, Outbox, OutboxView, Outcome, Waiting,
+    },
     state,
 };
 use crate::{
+    endpoint::EarlyData,
     faults::{Fault, is_planted},
     wire::{
         Answer, Answered, Command, ErrorCode, FromAnswer, Life, Operation, OperationNumber,
@@ -26,11 +30,12 @@ const WORTH_TELLING: Duration = Duration::from_secs(1);
 /// A caller waits this much longer than the attempt, so that the attempt's error is available.
 pub const GRACE: Duration = Duration::from_millis(300);
 
-/// Marks a caller as waiting. When dropped, the entry continues or is cancelled, as `keep` says.
+/// Marks a caller as waiting. When dropped, the entry continues or is cancelled, as `afterwards`
+/// says.
 pub(super) struct Waits<'a> {
     pub shared: &'a Shared,
     pub id: EntryId,
-    pub keep: bool,
+    pub afterwards: Afterwards,
     pub is_over: bool,
 }
 
@@ -39,12 +44,12 @@ impl Drop for Waits<'_> {
         self.shared.progress.take_trouble(self.id);
         self.shared.progress.end_waiting(self.id);
         if !self.is_over {
-            let (id, keep) = (self.id, self.keep);
+            let (id, afterwards) = (self.id, self.afterwards);
             // If this cannot be written, the wait ends at its deadline anyway.
             let _ = self
                 .shared
                 .profile
-                .write(|records| outbox::stop_waiting(records, id, keep));
+                .write(|records| Outbox::of(records).stop_waiting(id, afterwards));
         }
     }
 }
@@ -66,8 +71,8 @@ impl Client {
         options: Options,
         command: Command<'_>,
     ) -> Result<A, CallError> {
-        let is_change = command.operation().is_some();
-        content(self.call_any(options, command).await?, is_change)
+        let kind = CommandKind::of(&command);
+        content(self.call_any(options, command).await?, kind)
     }
 
     /// Sends a message command.
@@ -92,7 +97,7 @@ impl Client {
             *operation = self.shared.salted()?;
         }
         let (answer, id) = self.call_kept(&request, deadline).await?;
-        let state = content(answer, true)?;
+        let state = content(answer, CommandKind::Change)?;
         Ok(Receipt { state, id })
     }
 
@@ -111,7 +116,7 @@ impl Client {
             // EXACT-1: on a plain link, the link's record of replies replaces an operation number.
             let answer = self
                 .shared
-                .ask_patiently(&request, false, deadline, None)
+                .ask_patiently(&request, EarlyData::Forbidden, deadline, None)
                 .await?;
             self.shared.learn(EntryId::BEHIND_ALL, &request, &answer)?;
             return accepted(answer);
@@ -138,10 +143,11 @@ impl Client {
             Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
             Added::TokensFull => return Err(CallError::TokensFull),
         };
+        let afterwards = Afterwards::keep_if(self.sending.keep);
         let mut waits = Waits {
             shared,
             id,
-            keep: self.sending.keep,
+            afterwards,
             is_over: false,
         };
         shared.progress.begin_waiting(id);
@@ -152,7 +158,7 @@ impl Client {
             let told = || shared.told_before(request, self.sending.token.as_ref());
             match outcome.map_or_else(told, |outcome| Ok(Some(outcome)))? {
                 Some(outcome) => Ok(outcome),
-                None => match shared.stop_waiting(id, self.sending.keep)? {
+                None => match shared.stop_waiting(id, afterwards)? {
                     Left::Settled(outcome) => Ok(outcome),
                     left => Err(shared.unsettled(id, &left)),
                 },
@@ -162,7 +168,7 @@ impl Client {
             Ok(outcome) => shared.end_of(&outcome).map(|answer| (answer, id)),
             Err(CallError::Profile(error)) => {
                 waits.is_over = true;
-                match shared.stop_waiting(id, self.sending.keep) {
+                match shared.stop_waiting(id, afterwards) {
                     Ok(Left::Settled(outcome)) => {
                         shared.end_of(&outcome).map(|answer| (answer, id))
                     }
@@ -219,7 +225,7 @@ impl Shared {
     ) -> Result<Added, CallError> {
         let new = self.new_entry(request, deadline)?;
         self.profile
-            .write(|records| outbox::add(records, &new, token))
+            .write(|records| Outbox::of(records).add(&new, token))
             .map_err(CallError::NotWritten)
     }
 
@@ -232,7 +238,7 @@ impl Shared {
         let new = self.new_entry(request, deadline)?;
         let added = self
             .profile
-            .write(|records| outbox::add_unnamed(records, &new));
+            .write(|records| Outbox::of(records).add_unnamed(&new));
         match added.map_err(CallError::NotWritten)? {
             AddedUnnamed::Entry(id) => Ok(id),
             AddedUnnamed::Full(bytes) => Err(CallError::OutboxFull { bytes }),
@@ -264,8 +270,9 @@ impl Shared {
         let (Some(token), account) = (token, self.account()?) else {
             return Ok(None);
         };
-        let known =
-            |records: &mut dyn super::store::Records| token.find(records, &account, request);
+        let known = |records: &mut dyn super::store::Records| {
+            Outbox::of(records).find_token(token, &account, request)
+        };
         Ok(match self.profile.write(known)? {
             Some(Added::Done(_, outcome)) => Some(outcome),
             _ => None,
@@ -305,22 +312,28 @@ impl Shared {
     ) -> Result<Option<Outcome>, CallError> {
         let end = deadline + GRACE;
         let look = |records: &dyn super::store::Records| {
-            Ok((self.progress.has_failed(id) || outbox::is_done(records, id)?).then_some(()))
+            Ok(
+                (self.progress.has_failed(id) || OutboxView::of(records).is_done(id)?)
+                    .then_some(()),
+            )
         };
         match self.until(end, look).await? {
             None => Ok(None),
             // On a full disk the outcome cannot be removed. It is then reported once more.
             Some(()) => Ok(self
                 .profile
-                .write(|records| outbox::take_done(records, id))
-                .or_else(|_| self.profile.read(|records| outbox::done(records, id)))?),
+                .write(|records| Outbox::of(records).take_done(id))
+                .or_else(|_| {
+                    self.profile
+                        .read(|records| OutboxView::of(records).done(id))
+                })?),
         }
     }
 
     /// Waits until no other entry blocks this one.
     pub(super) async fn unblocked(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
         let free = |records: &dyn super::store::Records| {
-            Ok((!outbox::is_blocked(records, id)?).then_some(()))
+            Ok((!OutboxView::of(records).is_blocked(id)?).then_some(()))
         };
         match self.until(deadline, free).await? {
             Some(()) => Ok(()),
@@ -338,7 +351,8 @@ impl Shared {
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let free = |records: &dyn super::store::Records| {
-            Ok(outbox::last_login(records, realm, Some(id))?
+            Ok(OutboxView::of(records)
+                .last_login(realm, Some(id))?
                 .is_none()
                 .then_some(()))
         };
@@ -350,10 +364,14 @@ impl Shared {
         }
     }
 
-    pub(super) fn stop_waiting(&self, id: EntryId, keep: bool) -> Result<Left, CallError> {
+    pub(super) fn stop_waiting(
+        &self,
+        id: EntryId,
+        afterwards: Afterwards,
+    ) -> Result<Left, CallError> {
         let left = self
             .profile
-            .write(|records| outbox::stop_waiting(records, id, keep))?;
+            .write(|records| Outbox::of(records).stop_waiting(id, afterwards))?;
         self.progress.notify_added();
         Ok(left)
     }
@@ -362,7 +380,7 @@ impl Shared {
     fn unsettled(&self, id: EntryId, left: &Left) -> CallError {
         let waited = self.options.deadline;
         let trouble = self.progress.take_trouble(id);
-        let first = |records: &dyn super::store::Records| outbox::first_before(records, id);
+        let first = |records: &dyn super::store::Records| OutboxView::of(records).first_before(id);
         let before = self.profile.read(first).ok().flatten();
         let behind = before.map(|before| format!("entry {} is before it", before.0));
         match (left, trouble) {
@@ -411,7 +429,7 @@ impl Shared {
         let is_copy = refusal.code != ErrorCode::NoSession && !is_planted(Fault::TrustFirstNumber);
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| state.names_session |= is_copy)?;
-            outbox::renumber(records, id, realm, number, highest)
+            Outbox::of(records).renumber(id, realm, number, highest)
         })?)
     }
 
@@ -422,6 +440,7 @@ impl Shared {
             End::Refused(refusal) => Err(CallError::Refused(refusal)),
             End::Cancelled => Err(CallError::Cancelled),
             End::Expired => Err(CallError::Refused(ErrorCode::Expired.into())),
+            End::Damaged => Err(CallError::NotWritten(self.profile.damaged())),
             End::Unknown => Err(CallError::OutcomeUnknown {
                 waited: self.options.deadline,
             }),
@@ -433,7 +452,7 @@ impl Shared {
     pub(super) async fn ask_patiently(
         &self,
         request: &Request<'_>,
-        early: bool,
+        early: EarlyData,
         deadline: Instant,
         life: Option<Life>,
     ) -> Result<Answer, CallError> {
@@ -465,7 +484,7 @@ impl Shared {
     pub(super) async fn ask_once(
         &self,
         bytes: Vec<u8>,
-        early: bool,
+        early: EarlyData,
         deadline: Instant,
         life: Option<Life>,
     ) -> Result<Answer, CallError> {
@@ -478,48 +497,12 @@ impl Shared {
         })
     }
 
-    /// Returns true if a request may be sent as early data (HS-7). Only a device that the realm
+    /// Returns whether a request may be sent as early data (HS-7). Only a device that the realm
     /// knows gains from it, and a password must not be sent without forward secrecy.
-    pub(super) fn may_be_early(&self, request: &Request<'_>) -> Result<bool, CallError> {
+    pub(super) fn early_data(&self, request: &Request<'_>) -> Result<EarlyData, CallError> {
         let is_known = self.state()?.session.is_some();
-        Ok(is_known && !request.command.carries_password())
-    }
-}
-
-/// Returns what an answer holds. One of another kind is an error, after which the outcome of a
-/// command that changes something is unknown (WIRE-14).
-pub(super) fn content<A: FromAnswer>(answer: Answer, is_change: bool) -> Result<A, CallError> {
-    A::from_answer(answer).map_err(|other| unexpected(&other, is_change))
-}
-
-/// Returns the error for an answer that was not asked for. `may_be_done` is true if the command
-/// changes something.
-pub(super) fn unexpected(answer: &Answer, may_be_done: bool) -> CallError {
-    let kind = match answer {
-        Answer::Done => "done",
-        Answer::Sent(_) => "a delivery state",
-        Answer::Session(_) => "a session",
-        Answer::Page(_) => "a page",
-        Answer::Account(_) => "an account",
-        Answer::Sessions(_) => "sessions",
-        Answer::Names { .. } => "names",
-        Answer::Members { .. } => "members",
-        Answer::Joined { .. } => "a membership",
-        Answer::Realms(_) => "realms",
-        Answer::Details(_) => "details of realms",
-        Answer::Unread(_) => "counts",
-        Answer::Refused(_) => "a refusal",
-    };
-    CallError::Misunderstood {
-        what: format!("{kind} was not asked for"),
-        may_be_done,
-    }
-}
-
-pub(super) fn accepted(answer: Answer) -> Result<Answer, CallError> {
-    match answer {
-        Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
-        answer => Ok(answer),
+        let is_allowed = is_known && !request.command.carries_password();
+        Ok(EarlyData::allowed_if(is_allowed))
     }
 }
 
@@ -546,7 +529,6 @@ pub const fn is_used_up(refusal: Refusal, is_first: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::SessionId;
 
     #[test]
     fn refusal_detail_is_time_to_wait_only_if_refusal_is_transient() {
@@ -555,22 +537,5 @@ mod tests {
         assert_eq!(retry_after(Refusal::rate_limited(wait)), wait);
         assert_eq!(retry_after(ErrorCode::Busy.into()), BUSY_WAIT);
         assert_eq!(retry_after(Refusal::too_large(7000)), BUSY_WAIT);
-    }
-
-    /// WIRE-14: after an answer of another kind, the outcome of a change counts as unknown.
-    #[test]
-    fn answer_of_other_kind_leaves_outcome_of_change_unknown() {
-        for is_change in [true, false] {
-            let outcomes = [
-                content::<()>(Answer::Sent(Sent::Stored), is_change),
-                content::<SessionId>(Answer::Done, is_change).map(drop),
-            ];
-            for outcome in outcomes {
-                let Err(CallError::Misunderstood { may_be_done, .. }) = outcome else {
-                    panic!("{outcome:?}");
-                };
-                assert_eq!(may_be_done, is_change);
-            }
-        }
     }
 }

@@ -17,7 +17,10 @@ use super::{
     account::LoggedIn,
     calls::{GRACE, is_used_up, retry_after},
     lock,
-    outbox::{self, Aim, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason, Situation},
+    outbox::{
+        Aim, Due, ON_THE_WAY_MAX, Outbox, OutboxView, Outcome, PAUSE_MAX, Picked, Reason,
+        Situation, Transmission,
+    },
     state,
     store::Carrying,
 };
@@ -127,7 +130,7 @@ impl Carries {
         let most = if is_certain { ON_THE_WAY_MAX } else { 1 };
         if !shared
             .profile
-            .read(|records| outbox::has_entries(records))?
+            .read(|records| OutboxView::of(records).has_entries())?
         {
             return Ok(None);
         }
@@ -140,14 +143,23 @@ impl Carries {
         };
         let due = shared
             .profile
-            .write(|records| outbox::pick(records, &situation))?;
+            .write(|records| Outbox::of(records).pick(&situation))?;
+        let next = due.next;
+        self.send(shared, due);
+        Ok(next.map(|next| next.saturating_sub(now)))
+    }
+
+    /// Sends what is due, and tells what has been settled meanwhile.
+    fn send(&mut self, shared: &std::sync::Arc<Shared>, due: Due) {
         for picked in due.picked {
             self.begin(shared, picked);
+        }
+        for id in due.damaged {
+            shared.note_damaged_entry(id);
         }
         if due.has_settled {
             shared.progress.notify_settled();
         }
-        Ok(due.next.map(|next| next.saturating_sub(now)))
     }
 
     /// Sends the entries that this process waits for and the carrier has not taken up.
@@ -161,12 +173,10 @@ impl Carries {
             if !self.on_the_way.is_empty() && !shared.progress.is_answered() {
                 break;
             }
-            let picked = shared
+            let due = shared
                 .profile
-                .write(|records| outbox::pick_one(records, id, now))?;
-            if let Some(picked) = picked {
-                self.begin(shared, picked);
-            }
+                .write(|records| Outbox::of(records).pick_one(id, now))?;
+            self.send(shared, due);
         }
         Ok(None)
     }
@@ -203,7 +213,11 @@ impl Shared {
             Ok(()) => Ok(()),
             Err(error) => {
                 let id = picked.id;
-                let left = picked.left || error.may_have_left();
+                let transmission = if error.may_have_left() {
+                    Transmission::Possible
+                } else {
+                    Transmission::None
+                };
                 let until = if let CallError::Busy(refusal) = &error {
                     // The busy answer was to the request for the logged-in account.
                     let wait = retry_after(*refusal);
@@ -214,18 +228,12 @@ impl Shared {
                     // The caller's wait ends before the next attempt starts.
                     self.host.time_of_day() + GRACE * 2
                 };
-                if error.may_have_left() {
+                if transmission == Transmission::Possible {
                     self.progress.forget_deferred(id);
                 }
                 self.progress.note_trouble(id, error);
                 Ok(self.profile.write(|records| {
-                    outbox::change(records, id, |entry| {
-                        // Another process may have started it in the meantime.
-                        if entry.attempts == picked.attempts + 1 {
-                            entry.left = left;
-                        }
-                        entry.wait_until(until);
-                    })
+                    Outbox::of(records).attempt_failed(picked, transmission, until)
                 })?)
             }
         }
@@ -244,10 +252,12 @@ impl Shared {
         body: &[u8],
         deadline: Instant,
     ) -> Result<(), CallError> {
-        let mut request = Request::parse(body).map_err(|_| self.profile.damaged())?;
+        let Ok(mut request) = Request::parse(body) else {
+            return self.end_damaged(picked);
+        };
         if self.account()? != picked.account {
             // Another user has logged in since the entry was picked.
-            return self.put_back(picked, picked.left);
+            return self.put_back(picked);
         }
         if let Some(operation) = request.command.operation_mut() {
             operation.number = picked.number;
@@ -260,11 +270,11 @@ impl Shared {
         if state.is_in_doubt(request.command.session()) {
             let asked = self.ask_who(None, 0, deadline).await;
             if asked.is_err() || self.account()? != picked.account {
-                self.put_back(picked, picked.left)?;
+                self.put_back(picked)?;
                 return asked.map(drop);
             }
         }
-        let early = self.may_be_early(&request)?;
+        let early = self.early_data(&request)?;
         let session = self.state()?.session;
         let answer = self
             .ask_once(request.to_bytes(), early, deadline, None)
@@ -301,7 +311,8 @@ impl Shared {
                 if let Err(error) = learnt.await {
                     // Under this number it will never be executed. The logged-in account is
                     // requested again before the entry gets another number.
-                    self.put_back(picked, false)?;
+                    self.profile
+                        .write(|records| Outbox::of(records).put_back_unexecuted(picked))?;
                     return Err(error);
                 }
                 self.renumber(picked.id, picked.number, refusal)?;
@@ -319,7 +330,7 @@ impl Shared {
             {
                 if matches!(request.command, Command::Revoke(_)) {
                     // Either the named session or the command's own session has ended.
-                    self.put_back(picked, picked.left)?;
+                    self.put_back(picked)?;
                     if let LoggedIn::As(_) = self.ask_who(None, 0, deadline).await? {
                         return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
                     }
@@ -365,17 +376,11 @@ impl Shared {
         }
     }
 
-    /// Records that an entry was not tried after all. `left` says whether bytes of it may have been
-    /// sent before.
-    fn put_back(&self, picked: &Picked, left: bool) -> Result<(), CallError> {
-        Ok(self.profile.write(|records| {
-            outbox::change(records, picked.id, |entry| {
-                // Another process may have started it in the meantime.
-                if entry.attempts == picked.attempts + 1 {
-                    (entry.left, entry.attempts) = (left, picked.attempts);
-                }
-            })
-        })?)
+    /// Records that an entry was not tried after all.
+    fn put_back(&self, picked: &Picked) -> Result<(), CallError> {
+        Ok(self
+            .profile
+            .write(|records| Outbox::of(records).put_back(picked))?)
     }
 
     /// Pauses an entry that was renumbered repeatedly. An honest realm causes this once per entry.
@@ -388,15 +393,15 @@ impl Shared {
         let until = self.pause_after(again);
         Ok(self
             .profile
-            .write(|records| outbox::change(records, id, |entry| entry.wait_until(until)))?)
+            .write(|records| Outbox::of(records).pause(id, until))?)
     }
 
     /// True if an entry still has the number under which it was sent.
     fn is_current(&self, picked: &Picked) -> Result<bool, CallError> {
         let entry = self
             .profile
-            .read(|records| outbox::find(records, picked.id))?;
-        Ok(entry.is_some_and(|entry| entry.number == Some(picked.number.0)))
+            .read(|records| OutboxView::of(records).find(picked.id))?;
+        Ok(entry.is_some_and(|entry| entry.number() == Some(picked.number)))
     }
 
     /// Waits before the next attempt: the realm asked for a retry later, or does not know the
@@ -415,7 +420,7 @@ impl Shared {
         }
         Ok(self
             .profile
-            .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
+            .write(|records| Outbox::of(records).pause(picked.id, until))?)
     }
 
     /// Handles the refusal that nobody is logged in, for a command sent in `session`. An entry for
@@ -424,9 +429,9 @@ impl Shared {
         let (realm, _) = self.target()?;
         self.note_logged_out(session)?;
         Ok(self.profile.write(|records| {
-            outbox::unname(records, picked.id, session)?;
+            Outbox::of(records).unname(picked.id, session)?;
             // It was not executed, and under this number it never will be (EXACT-6).
-            outbox::renumber(records, picked.id, realm, picked.number, picked.number)
+            Outbox::of(records).renumber(picked.id, realm, picked.number, picked.number)
         })?)
     }
 
@@ -455,13 +460,16 @@ impl Shared {
             return self.settle(picked.id, &Outcome::NotDone(reason));
         }
         let state = self.state()?;
+        let body = picked.body.as_deref();
+        let request = body.and_then(|body| Request::parse(body).ok());
+        let is_readable = request.is_some();
+        let named = request.and_then(|request| request.command.session());
         let session = if state.plain {
-            let body = picked.body.as_deref().map(Request::parse).transpose();
-            let body = body.map_err(|_| self.profile.damaged())?;
-            match (body.and_then(|body| body.command.session()), state.session) {
+            match (named, state.session) {
                 // On a plain link the number belongs to the session in which the command was sent.
                 (Some(session @ SessionRef::Named(_)), _) => session,
-                // The session of a command with a password is not recorded.
+                // The session of a command with a password is not recorded, and that of a damaged
+                // one cannot be read.
                 (Some(SessionRef::Bound) | None, Some(id)) => SessionRef::Named(SessionId(id)),
                 (Some(SessionRef::Bound) | None, None) => {
                     return self.settle(picked.id, &Outcome::Unknown);
@@ -473,7 +481,7 @@ impl Shared {
         // Always the same salt: a repetition is the same command.
         let operation = Operation::new(picked.number.0, [0; 2]);
         let void = Request::from(Command::Void(command::Void { operation, session }));
-        let early = self.may_be_early(&void)?;
+        let early = self.early_data(&void)?;
         let answer = self
             .ask_once(void.to_bytes(), early, deadline, None)
             .await?;
@@ -483,7 +491,7 @@ impl Shared {
                 // Another process has sent the entry under another number.
                 return Ok(());
             }
-            let is_certain = !state.plain || picked.body.is_some();
+            let is_certain = !state.plain || is_readable;
             let outcome = if is_certain {
                 Outcome::NotDone(reason)
             } else {
@@ -493,7 +501,7 @@ impl Shared {
         };
         match (refusal.code, &picked.body) {
             // Executed or refused: the realm reports which.
-            (ErrorCode::NumberReused, Some(body)) if Request::parse(body).is_ok() => {
+            (ErrorCode::NumberReused, Some(body)) if is_readable => {
                 self.deliver(picked, body, deadline).await
             }
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
@@ -509,11 +517,26 @@ impl Shared {
         }
     }
 
+    /// Settles an entry whose command cannot be read. An error would have it tried again for ever.
+    fn end_damaged(&self, picked: &Picked) -> Result<(), CallError> {
+        self.settle(picked.id, &Outcome::of_damaged(picked.left))?;
+        if picked.left {
+            self.note_damaged_entry(picked.id);
+        }
+        Ok(())
+    }
+
+    /// Tells the user that the command of an entry cannot be read, so that its outcome stays
+    /// unknown.
+    fn note_damaged_entry(&self, id: EntryId) {
+        self.note_damage(format!("the command of entry {} of the outbox", id.0));
+    }
+
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {
         self.progress.forget(id);
         Ok(self
             .profile
-            .write(|records| outbox::settle(records, id, outcome))?)
+            .write(|records| Outbox::of(records).settle(id, outcome))?)
     }
 }
 
@@ -529,3 +552,6 @@ fn asked_in(request: &Request<'_>, session: Option<[u8; 16]>) -> Option<[u8; 16]
 fn is_of(request: &Request<'_>, session: Option<[u8; 16]>) -> bool {
     asked_in(request, session) == session
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
-    endpoint::{self, Endpoint},
+    endpoint::{self, EarlyData, Endpoint},
     link::{LinkStats, PathMemory},
     wire::{Life, Request},
 };
@@ -65,7 +65,7 @@ impl Shared {
     pub(super) async fn ask(
         &self,
         bytes: Vec<u8>,
-        early: bool,
+        early: EarlyData,
         deadline: Instant,
         life: Option<Life>,
     ) -> Result<(Vec<u8>, bool), CallError> {
@@ -84,7 +84,7 @@ impl Shared {
             bytes,
             begun: Instant::now(),
             deadline,
-            early: early && self.options.early_data,
+            early: early == EarlyData::Allowed && self.options.early_data,
             secret,
             changes,
             answer,

@@ -228,8 +228,10 @@ impl Driver {
     }
 
     fn open(&mut self) {
+        // The guard of the status must not be held over the locks that the rest takes.
+        let rtt = self.status.borrow().rtt;
         let beginning = Beginning {
-            rtt: self.status.borrow().rtt.or(self.rtt),
+            rtt: rtt.or(self.rtt),
             life: self.claim.life(),
             path: self.memory.path(self.route.network()),
             ticket: self.memory.ticket(|| self.route.time_of_day()),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    CallError, Client, End, EntryId, Notice, Shared,
-    outbox::{self, Aim, Outcome, Reason},
+    CallError, Client, End, EntryId, Notice, ProfileError, Shared,
+    outbox::{self, Aim, Outbox, OutboxView, Outcome, Reason},
     state, store,
 };
 use crate::wire::{Answer, ErrorCode};
@@ -19,7 +19,8 @@ pub struct OutboxEntry {
     pub id: EntryId,
     /// The command and its target.
     pub what: String,
-    /// The connection string of its realm. Empty if the profile has forgotten the realm.
+    /// The connection string of its realm. Empty if the profile has forgotten the realm, or cannot
+    /// read its record.
     pub realm: String,
     /// The user it belongs to.
     pub username: String,
@@ -78,23 +79,27 @@ impl Client {
     pub fn outbox(&self) -> Result<Vec<OutboxEntry>, CallError> {
         Ok(self.shared.profile.read(|records| {
             let mut entries = Vec::new();
-            for (id, entry) in outbox::list(records)? {
-                let realm = state::load(records, entry.account.realm)?.server;
-                // A realm that was never heard from may have been forgotten.
-                let realm = realm.map_or_else(String::new, |server| server.to_string());
+            for (id, entry) in OutboxView::of(records).list()? {
+                // A realm that was never heard from may have been forgotten. One that cannot be
+                // read must not hide the entries: they can be cancelled.
+                let server = match state::load(records, entry.account().realm) {
+                    Err(ProfileError::Damaged(_)) => None,
+                    state => state?.server,
+                };
+                let realm = server.map_or_else(String::new, |server| server.to_string());
                 entries.push(OutboxEntry {
                     id,
-                    what: entry.what,
+                    what: entry.what().into(),
                     realm,
-                    username: entry.account.username,
-                    created: entry.created,
-                    state: match entry.aim {
+                    username: entry.account().username.clone(),
+                    created: entry.created(),
+                    state: match entry.aim() {
                         Aim::Cancel(_) => OutboxState::Cancelling,
-                        Aim::Do if entry.left => OutboxState::Unknown,
+                        Aim::Do if entry.may_have_left() => OutboxState::Unknown,
                         Aim::Do => OutboxState::Kept,
                     },
-                    attempts: entry.attempts,
-                    bytes: entry.bytes,
+                    attempts: entry.attempts(),
+                    bytes: entry.bytes(),
                 });
             }
             Ok(entries)
@@ -109,7 +114,8 @@ impl Client {
     pub async fn outbox_wait_for(&self, id: EntryId) -> Result<Awaited, CallError> {
         let deadline = self.shared.deadline();
         let known = |records: &dyn store::Records| {
-            Ok(outbox::find(records, id)?.is_some() || outbox::has_done_of(records, id)?)
+            Ok(OutboxView::of(records).find(id)?.is_some()
+                || OutboxView::of(records).has_done_of(id)?)
         };
         if !self.shared.profile.read(known)? {
             return Ok(Awaited::NoSuchEntry);
@@ -117,7 +123,7 @@ impl Client {
         if self
             .shared
             .profile
-            .read(|records| outbox::find(records, id))?
+            .read(|records| OutboxView::of(records).find(id))?
             .is_some()
         {
             self.shared.check_target()?;
@@ -141,7 +147,11 @@ impl Client {
     /// As [`Client::outbox_wait_for`].
     pub async fn outbox_wait(&self) -> Result<bool, CallError> {
         let deadline = self.shared.deadline();
-        if !self.shared.profile.read(outbox::has_entries)? {
+        if !self
+            .shared
+            .profile
+            .read(|records| OutboxView::of(records).has_entries())?
+        {
             return Ok(true);
         }
         self.shared.check_target()?;
@@ -156,10 +166,11 @@ impl Client {
             }
             // A login that was given up belongs to nobody. The next user cancels it.
             let is_ours = |entry: &outbox::Entry| {
-                let of = &entry.account;
-                *of == account || (entry.is_secret && of.is_nobody_of(account.realm))
+                let of = entry.account();
+                *of == account || (entry.is_secret() && of.is_nobody_of(account.realm))
             };
-            let waits = outbox::list(records)?
+            let waits = OutboxView::of(records)
+                .list()?
                 .iter()
                 .any(|(_, entry)| is_ours(entry));
             Ok((!waits).then_some(true))
@@ -178,7 +189,7 @@ impl Client {
         match self
             .shared
             .profile
-            .write(|records| outbox::cancel(records, id, now))?
+            .write(|records| Outbox::of(records).cancel(id, now))?
         {
             outbox::Cancelled::Certainly => return Ok(Withdrawn::Cancelled),
             outbox::Cancelled::NoSuchEntry => return Ok(Withdrawn::NoSuchEntry),
@@ -210,10 +221,10 @@ impl Client {
         let end = Instant::now() + limit;
         let left = || {
             self.shared.profile.read(|records| {
-                let entries = outbox::list(records)?;
+                let entries = OutboxView::of(records).list()?;
                 Ok(entries
                     .iter()
-                    .filter(|(_, entry)| entry.account == account)
+                    .filter(|(_, entry)| *entry.account() == account)
                     .count())
             })
         };
@@ -234,20 +245,23 @@ impl Shared {
     fn is_there(&self, id: EntryId) -> Result<bool, CallError> {
         Ok(self
             .profile
-            .read(|records| outbox::find(records, id))?
+            .read(|records| OutboxView::of(records).find(id))?
             .is_some())
     }
 
     /// Returns the outcomes of entries for which no call waits any more.
     pub(super) fn untold(&self) -> Result<Vec<Notice>, CallError> {
         let account = self.account()?;
-        if !self.profile.read(outbox::has_done)? {
+        if !self
+            .profile
+            .read(|records| OutboxView::of(records).has_done())?
+        {
             return Ok(Vec::new());
         }
         let now = self.host.time_of_day();
         let untold = self
             .profile
-            .write(|records| outbox::take_untold(records, &account, now))?;
+            .write(|records| Outbox::of(records).take_untold(&account, now))?;
         Ok(untold
             .into_iter()
             .map(|(id, done)| Notice::Finished {
@@ -269,7 +283,78 @@ pub(super) fn end(outcome: &Outcome) -> End {
         },
         Outcome::NotDone(Reason::Cancelled | Reason::NotKept) => End::Cancelled,
         Outcome::NotDone(Reason::Expired) => End::Expired,
+        Outcome::NotDone(Reason::Damaged) => End::Damaged,
         Outcome::NotDone(Reason::NoSession) => End::Refused(ErrorCode::NoSession.into()),
         Outcome::Unknown => End::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::ChaCha20Rng};
+
+    use super::*;
+    use crate::{
+        client::{Memory, Options, Profile, outbox::Waiting, store::Records},
+        crypto::SecretKey,
+        host::Host,
+        wire::{Body, Command, Operation, Request, SessionRef, command},
+    };
+
+    /// Returns a client of a realm that nothing here reaches, after a change of its records.
+    fn open(
+        memory: &Memory,
+        change: impl FnOnce(&mut dyn Records) -> Result<(), ProfileError>,
+    ) -> Result<Client, CallError> {
+        let key = SecretKey::generate(&mut ChaCha20Rng::seed_from_u64(1));
+        let profile = Profile::in_memory(key, memory.clone());
+        profile.write(change)?;
+        let options = Options {
+            server: Some("merpati://127.0.0.1:9".parse().unwrap()),
+            plain: true,
+            ..Options::default()
+        };
+        Client::open_on(Host::Real, profile, options)
+    }
+
+    #[tokio::test]
+    async fn outbox_lists_and_cancels_entries_of_unreadable_realm() {
+        let memory = Memory::default();
+        let client = open(&memory, |_| Ok(())).unwrap();
+        let account = client.shared.account().unwrap();
+        let request = Request::from(Command::Send(command::Send {
+            operation: Operation::UNNUMBERED,
+            session: SessionRef::Bound,
+            to: "bob".parse().unwrap(),
+            message: Body(b"hello"),
+        }));
+        let now = Duration::from_secs(1_000_000);
+        let new = outbox::New {
+            account: account.clone(),
+            request: &request,
+            waiting: Waiting::default(),
+            now,
+        };
+        let added = client
+            .shared
+            .profile
+            .write(|records| Outbox::of(records).add_unnamed(&new));
+        let outbox::AddedUnnamed::Entry(id) = added.unwrap() else {
+            panic!("not added");
+        };
+        assert_eq!(client.outbox().unwrap()[0].realm, "merpati://127.0.0.1:9");
+        drop(client);
+        // Its realm becomes unreadable, and is added anew.
+        let realm = [b"r/".as_slice(), &account.realm.0.to_be_bytes()].concat();
+        let damage = |records: &mut dyn Records| store::put_bytes(records, &realm, b"x");
+        let client = open(&memory, damage).unwrap();
+        assert_ne!(client.shared.account().unwrap().realm, account.realm);
+        let notices = client.take_notices();
+        assert!(matches!(&*notices, [Notice::Damaged { .. }]), "{notices:?}");
+        let listed = client.outbox().unwrap();
+        assert_eq!((listed[0].id, listed[0].realm.as_str()), (id, ""));
+        let cancelled = client.outbox_cancel(id).await.unwrap();
+        assert_eq!(cancelled, Withdrawn::Cancelled);
+        assert!(client.outbox().unwrap().is_empty());
     }
 }

@@ -83,6 +83,7 @@
 //! The futures need a tokio runtime with timers and I/O enabled. One thread is enough.
 
 mod account;
+mod answer;
 mod ask;
 mod calls;
 mod carrier;
@@ -118,6 +119,7 @@ mod watching;
 mod who;
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -155,7 +157,7 @@ pub use crate::link::{
 
 use link_record::LinkRecord;
 use progress::Progress;
-use state::{Account, RealmNumber};
+use state::{Account, RealmNumber, Target};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
@@ -247,6 +249,12 @@ pub enum Notice {
     },
     /// The realm asked the client to retry later. The call retries.
     AskedToWait(Refusal),
+    /// A record of the profile cannot be read: it is damaged, or a newer version wrote it. It is
+    /// passed over. Returned once by each process that meets it.
+    Damaged {
+        /// A description of the record for people.
+        what: String,
+    },
 }
 
 /// The outcome of a command. There are no others: a program decides about each of them.
@@ -260,6 +268,9 @@ pub enum End {
     Cancelled,
     /// The command could not be delivered within its lifetime. It has not taken effect.
     Expired,
+    /// The command cannot be read from the profile: it is damaged, or a newer version wrote it. It
+    /// has not taken effect, and is not sent.
+    Damaged,
     /// The command may have taken effect or not: the realm keeps no record of it any more. It is
     /// not sent again.
     Unknown,
@@ -309,6 +320,8 @@ struct Shared {
     connection: tokio::sync::Mutex<Option<Connection>>,
     link_record: LinkRecord,
     notices: Mutex<Vec<Notice>>,
+    /// Records that cannot be read, as far as the user has been told of them.
+    damage: Mutex<BTreeSet<String>>,
     /// True if this process is the carrier.
     is_carrier: AtomicBool,
     progress: Progress,
@@ -335,7 +348,8 @@ impl Client {
     /// outbox.
     ///
     /// # Errors
-    /// [`CallError::Profile`] if the profile cannot be used.
+    /// [`CallError::Profile`] if the profile cannot be used, or if [`Options::server`] has a host
+    /// or port that no connection string can have.
     pub fn open(profile: Profile, options: Options) -> Result<Self, CallError> {
         Self::open_on(Host::Real, profile, options)
     }
@@ -354,21 +368,32 @@ impl Client {
                     return Ok(None);
                 };
                 let server = state::load(records, realm)?.connection_string();
-                Ok(server.map(|server| (realm, server)))
+                Ok(server.map(|server| Target {
+                    realm,
+                    server,
+                    unreadable: Vec::new(),
+                }))
             })?,
         };
+        let shared = Shared {
+            host,
+            profile,
+            options,
+            target: target
+                .as_ref()
+                .map(|target| (target.realm, target.server.clone())),
+            connection: tokio::sync::Mutex::new(None),
+            link_record: LinkRecord::default(),
+            notices: Mutex::new(Vec::new()),
+            damage: Mutex::default(),
+            is_carrier: AtomicBool::new(false),
+            progress: Progress::default(),
+        };
+        for what in target.into_iter().flat_map(|target| target.unreadable) {
+            shared.note_damage(what);
+        }
         Ok(Self {
-            shared: Arc::new(Shared {
-                host,
-                profile,
-                options,
-                target,
-                connection: tokio::sync::Mutex::new(None),
-                link_record: LinkRecord::default(),
-                notices: Mutex::new(Vec::new()),
-                is_carrier: AtomicBool::new(false),
-                progress: Progress::default(),
-            }),
+            shared: Arc::new(shared),
             carrier: Arc::default(),
             sending: Sending::default(),
         })
@@ -431,6 +456,13 @@ impl Client {
 impl Shared {
     fn note(&self, notice: Notice) {
         lock(&self.notices).push(notice);
+    }
+
+    /// Tells the user that a record cannot be read and is passed over. `what` describes the record.
+    fn note_damage(&self, what: String) {
+        if lock(&self.damage).insert(what.clone()) {
+            self.note(Notice::Damaged { what });
+        }
     }
 
     fn deadline(&self) -> Instant {

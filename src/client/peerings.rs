@@ -1,6 +1,10 @@
 //! An operator's commands about other realms.
 
-use super::{CallError, Client, RealmAddress, calls::unexpected, commands::UNNUMBERED};
+use super::{
+    CallError, Client, RealmAddress,
+    answer::{CommandKind, unexpected},
+    commands::UNNUMBERED,
+};
 use crate::{
     crypto::PublicKey,
     wire::{
@@ -118,7 +122,7 @@ impl Client {
         };
         match self.call(options, command).await? {
             Peered::Accepted => Ok(()),
-            Peered::Queued => Err(unexpected(&Answer::Sent(Sent::Queued), true)),
+            Peered::Queued => Err(unexpected(&Answer::Sent(Sent::Queued), CommandKind::Change)),
         }
     }
 
@@ -126,7 +130,9 @@ impl Client {
     pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
         match self.list(None).await? {
             PeerList::Peers(peers) => Ok(peers),
-            PeerList::Details(details) => Err(unexpected(&Answer::Details(details), false)),
+            PeerList::Details(details) => {
+                Err(unexpected(&Answer::Details(details), CommandKind::Read))
+            }
         }
     }
 
@@ -146,7 +152,7 @@ impl Client {
                 what: "details of realms".into(),
                 may_be_done: false,
             }),
-            PeerList::Peers(peers) => Err(unexpected(&Answer::Realms(peers), false)),
+            PeerList::Peers(peers) => Err(unexpected(&Answer::Realms(peers), CommandKind::Read)),
         }
     }
 

@@ -226,7 +226,7 @@ mod tests {
         let server = "merpati://127.0.0.1:6377".parse().unwrap();
         profile
             .write(|records| {
-                let (realm, _) = state::find_or_add(records, &server, true)?;
+                let realm = state::find_or_add(records, &server, true)?.realm;
                 state::update(records, realm, |state| state.highest = 7)?;
                 state::remember(records, realm)
             })
@@ -247,7 +247,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("default");
         make_directory(&directory).unwrap();
-        let shown = std::collections::BTreeMap::from([("private".to_string(), (12_u64, 3_u64))]);
+        let shown = std::collections::BTreeMap::from([
+            ("private".to_string(), (12_u64, 3_u64)),
+            // It is skipped: it must not keep the profile from being opened.
+            ("no mailbox".to_string(), (5, 0)),
+        ]);
         let session = Some([5_u8; 16]);
         let unfinished = vec![(9_u64, vec![4_u8, 0, 0], false)];
         let server = "merpati://127.0.0.1:6377#Qn6PtzrA4MTkMefWTqR5ItrFiP3dtbrW9K-6OMuE0xo";

@@ -29,6 +29,13 @@ pub enum ProfileError {
     /// The home directory is unknown.
     #[error("cannot tell where your home directory is; pass --home or set MERPATI_HOME")]
     NoHome,
+    /// A connection string whose fields make a text that does not mean the same. It could not be
+    /// read from the profile again.
+    #[error(
+        "{0} is no connection string: its host is a name or address of ASCII letters, digits and . - _ : %, and its port \
+         a number from 1 to 65535; write other names in their ASCII form, as in xn--bcher-kva.example"
+    )]
+    Server(String),
     /// An invalid profile name.
     #[error("{0:?} is not a name for a profile: {1}")]
     Name(String, InvalidName),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, Shared,
-    calls::{accepted, content},
+    answer::{CommandKind, accepted, content},
     cursors,
     state::{self, Account},
 };
@@ -89,7 +89,10 @@ impl Client {
     ) -> Result<A, CallError> {
         self.shared.check_target()?;
         self.start_carrier();
-        content(self.read_patiently(&request, deadline, life).await?, false)
+        content(
+            self.read_patiently(&request, deadline, life).await?,
+            CommandKind::Read,
+        )
     }
 
     pub(super) async fn read_patiently(
@@ -98,7 +101,7 @@ impl Client {
         deadline: Instant,
         life: Option<Life>,
     ) -> Result<Answer, CallError> {
-        let early = self.shared.may_be_early(request)?;
+        let early = self.shared.early_data(request)?;
         let answer = self.shared.ask_patiently(request, early, deadline, life);
         accepted(answer.await?)
     }
@@ -444,13 +447,18 @@ impl Shared {
             .write(|records| state::confirm(records, account, mailbox, position))?)
     }
 
+    /// Returns how far the mailboxes of an account have been shown.
     pub(super) fn cursors(
         &self,
         account: &Account,
     ) -> Result<Vec<(Mailbox, state::Cursor)>, CallError> {
-        Ok(self
+        let cursors = self
             .profile
-            .read(|records| state::cursors(records, account))?)
+            .read(|records| state::cursors(records, account))?;
+        for what in cursors.unreadable {
+            self.note_damage(what);
+        }
+        Ok(cursors.known)
     }
 }
 

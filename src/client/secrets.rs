@@ -5,10 +5,14 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, EntryId, Shared,
-    calls::{Waits, accepted, is_used_up},
-    outbox::{self, Left, Outcome},
+    answer::accepted,
+    calls::{Waits, is_used_up},
+    outbox::{Afterwards, Left, Outbox, Outcome},
 };
-use crate::wire::{Answer, Command, ErrorCode, OperationNumber, Request};
+use crate::{
+    endpoint::EarlyData,
+    wire::{Answer, Command, ErrorCode, OperationNumber, Request},
+};
 
 /// The limit for replacing a number that turns out to be used.
 const RENUMBERED_MAX: u32 = 16;
@@ -28,7 +32,7 @@ impl Client {
         let mut waits = Waits {
             shared,
             id,
-            keep: false,
+            afterwards: Afterwards::GiveUp,
             is_over: false,
         };
         // Earlier entries about the same subject are sent first. A login need not wait: entries of
@@ -48,7 +52,7 @@ impl Client {
                 };
                 if let Some(error) = failed {
                     waits.is_over = true;
-                    shared.stop_waiting(id, false)?;
+                    shared.stop_waiting(id, Afterwards::GiveUp)?;
                     return Err(error);
                 }
                 shared.without_login(id, deadline).await?;
@@ -63,7 +67,9 @@ impl Client {
                 operation.number = number;
             }
             // From here on the command may take effect, even if nothing about it can be written.
-            let outcome = shared.ask_patiently(request, false, deadline, None).await;
+            let outcome = shared
+                .ask_patiently(request, EarlyData::Forbidden, deadline, None)
+                .await;
             let answer = match outcome {
                 Ok(answer) => answer,
                 // The number is used up anyway. If an earlier answer was lost, that reveals it.
@@ -132,8 +138,8 @@ impl Shared {
         }
         let answered = Outcome::Answer(answer.to_bytes());
         self.profile.write(|records| {
-            outbox::settle(records, id, &answered)?;
-            outbox::take_done(records, id)
+            Outbox::of(records).settle(id, &answered)?;
+            Outbox::of(records).take_done(id)
         })?;
         self.progress.notify_settled();
         self.progress.notify_added();
@@ -145,9 +151,9 @@ impl Shared {
     fn take_back(&self, id: EntryId) {
         let left = self
             .profile
-            .write(|records| outbox::note_left(records, id, false));
+            .write(|records| Outbox::of(records).note_unexecuted(id));
         if left.is_ok() {
-            let _ = self.stop_waiting(id, false);
+            let _ = self.stop_waiting(id, Afterwards::GiveUp);
         }
     }
 
@@ -161,7 +167,7 @@ impl Shared {
             self.take_back(id);
             return error;
         }
-        match self.stop_waiting(id, false) {
+        match self.stop_waiting(id, Afterwards::GiveUp) {
             Ok(Left::NotDone) => error,
             Ok(Left::Kept | Left::KeptUnknown | Left::Unknown | Left::Settled(_)) | Err(_) => {
                 self.unknown()
@@ -175,7 +181,7 @@ impl Shared {
         let now = self.host.time_of_day();
         let picked = self
             .profile
-            .write(|records| outbox::begin_now(records, id, now))?;
+            .write(|records| Outbox::of(records).begin_now(id, now))?;
         Ok(picked.map(|picked| picked.number))
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     ProfileError,
-    outbox::{self, Outcome},
+    outbox::{self, Outbox, Outcome},
     state::{self, Account, Cursor},
     store::Records,
 };
@@ -37,16 +37,15 @@ struct FormerUnfinished {
 }
 
 impl Former {
-    /// Parses the file. `None` if it is damaged.
+    /// Parses the file. `None` if it is damaged. A mailbox that cannot be read is left to
+    /// [`Former::take_over`]: its messages are only shown again.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let Some((1, state)) = bytes.split_first() else {
             return None;
         };
         let former: Self = postcard::from_bytes(state).ok()?;
         let mut server = former.server.iter();
-        let mut mailboxes = former.shown.keys();
-        let is_whole = server.all(|server| server.parse::<ConnectionString>().is_ok())
-            && mailboxes.all(|name| name.parse::<Mailbox>().is_ok());
+        let is_whole = server.all(|server| server.parse::<ConnectionString>().is_ok());
         is_whole.then_some(former)
     }
 
@@ -56,7 +55,7 @@ impl Former {
             return Ok(());
         };
         let server: ConnectionString = server.parse().map_err(|_| records.damaged())?;
-        let (realm, _) = state::find_or_add(records, &server, self.plain)?;
+        let realm = state::find_or_add(records, &server, self.plain)?.realm;
         let account = Account::new(realm, self.username.clone());
         state::update(records, realm, |state| {
             state.username = self.username;
@@ -68,7 +67,10 @@ impl Former {
         })?;
         state::remember(records, realm)?;
         for (name, (position, offset)) in self.shown {
-            let mailbox: Mailbox = name.parse().map_err(|_| records.damaged())?;
+            // An error would have the profile refused at each start.
+            let Ok(mailbox) = name.parse::<Mailbox>() else {
+                continue;
+            };
             let cursor = Cursor {
                 position,
                 offset,
@@ -80,7 +82,7 @@ impl Former {
             // It was numbered by that version: its outcome can no longer be found out.
             let what = Request::parse(&unfinished.command)
                 .map_or_else(|_| "command".into(), |request| outbox::describe(&request));
-            outbox::add_done(records, &account, what, Outcome::Unknown)?;
+            Outbox::of(records).add_done(&account, what, Outcome::Unknown)?;
         }
         Ok(())
     }

@@ -25,6 +25,18 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// Returns the outcome of an entry whose command cannot be read, so that it is not sent any
+    /// more. `left` says whether bytes of it may have been sent.
+    pub const fn of_damaged(left: bool) -> Self {
+        if left {
+            Self::Unknown
+        } else {
+            Self::NotDone(Reason::Damaged)
+        }
+    }
+}
+
 /// The outcome of an entry, until it is reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
@@ -44,7 +56,10 @@ pub(super) fn done_key(id: EntryId) -> Vec<u8> {
 }
 
 /// Removes and returns the outcome of an entry, to report it.
-pub fn take_done(records: &mut dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
+pub(super) fn take_done(
+    records: &mut dyn Records,
+    id: EntryId,
+) -> Result<Option<Outcome>, ProfileError> {
     let outcome = done(records, id)?;
     if outcome.is_some() {
         records.delete(&done_key(id))?;
@@ -53,28 +68,28 @@ pub fn take_done(records: &mut dyn Records, id: EntryId) -> Result<Option<Outcom
 }
 
 /// Returns the outcome of an entry without removing it.
-pub fn done(records: &dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
+pub(super) fn done(records: &dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
     let done = store::get::<Done>(records, &done_key(id))?;
     Ok(done.map(|done| done.outcome))
 }
 
 /// True if the outcome of an entry is known, or there is no such entry.
-pub fn is_done(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+pub(super) fn is_done(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     Ok(entry::find(records, id)?.is_none())
 }
 
 /// True if the outcome of an entry is known and has not been reported.
-pub fn has_done_of(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+pub(super) fn has_done_of(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     Ok(records.get(&done_key(id))?.is_some())
 }
 
 /// True if [`take_untold`] may have something to report.
-pub fn has_done(records: &dyn Records) -> Result<bool, ProfileError> {
+pub(super) fn has_done(records: &dyn Records) -> Result<bool, ProfileError> {
     Ok(!records.scan(b"d/", b"", 1)?.is_empty())
 }
 
 /// Removes and returns the outcomes of entries of `account` for which no call waits any more.
-pub fn take_untold(
+pub(super) fn take_untold(
     records: &mut dyn Records,
     account: &Account,
     now: Duration,

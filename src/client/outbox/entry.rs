@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::scope::Scope;
 use crate::client::{
     ProfileError,
-    state::Account,
+    state::{Account, RealmNumber},
     store::{self, Pair, Records},
 };
+use crate::wire::{OperationNumber, Request};
 
 /// An entry that could not be delivered for this long is given up. Sessions live longer (SES-4).
 pub const ENTRY_LIFETIME: Duration = Duration::from_hours(28 * 24);
@@ -45,6 +46,8 @@ pub enum Reason {
     NotKept,
     /// Nobody was logged in when it was typed, and a user has logged in since.
     NoSession,
+    /// Its command cannot be read: it is damaged, or a newer version wrote it.
+    Damaged,
 }
 
 /// The time in which a process waits for an entry, in milliseconds since 1970.
@@ -78,42 +81,118 @@ impl Waiting {
     }
 }
 
+/// What becomes of an entry whose caller has stopped waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It is kept, and sent again, unless it carries a password.
+    Keep,
+    /// It is given up.
+    GiveUp,
+}
+
+impl Afterwards {
+    /// Returns [`Afterwards::Keep`] if `keep`.
+    pub const fn keep_if(keep: bool) -> Self {
+        if keep { Self::Keep } else { Self::GiveUp }
+    }
+}
+
+/// Whether bytes of an entry were sent in an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmission {
+    /// Certainly nothing was sent.
+    None,
+    /// Something may have been sent.
+    Possible,
+}
+
 /// An entry that is not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The account it belongs to.
-    pub account: Account,
+    pub(super) account: Account,
     /// A description for people.
-    pub what: String,
+    pub(super) what: String,
     /// The scope of the command, as text ([`Scope::to_text`]).
     pub(super) scope: String,
     /// Its operation number, if it has one.
-    pub number: Option<u64>,
+    pub(super) number: Option<u64>,
     /// Bytes of it may have been sent.
-    pub left: bool,
+    pub(super) left: bool,
     /// How many attempts were started.
-    pub attempts: u32,
+    pub(super) attempts: u32,
     /// When the last attempt started, in milliseconds since 1970.
     pub(super) begun: u64,
     /// When it was typed, in seconds since 1970.
-    pub created: u64,
+    pub(super) created: u64,
     /// When its time to live ends, in seconds since 1970.
-    pub expires: Option<u64>,
+    pub(super) expires: Option<u64>,
     /// No attempt starts before this time, in milliseconds since 1970.
-    pub not_before: u64,
+    pub(super) not_before: u64,
     /// The wait of its caller.
-    pub waiting: Waiting,
+    pub(super) waiting: Waiting,
     /// What to do with it.
-    pub aim: Aim,
+    pub(super) aim: Aim,
     /// It carries a password, which is not stored: only its caller can send it.
-    pub is_secret: bool,
+    pub(super) is_secret: bool,
     /// The token of the call.
-    pub token: Option<[u8; 16]>,
+    pub(super) token: Option<[u8; 16]>,
     /// The length of its command, in bytes.
-    pub bytes: u32,
+    pub(super) bytes: u32,
 }
 
 impl Entry {
+    /// Returns the account it belongs to.
+    pub const fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Returns a description for people.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Returns its operation number, if it has one.
+    pub fn number(&self) -> Option<OperationNumber> {
+        self.number.map(OperationNumber)
+    }
+
+    /// True if bytes of it may have been sent.
+    pub const fn may_have_left(&self) -> bool {
+        self.left
+    }
+
+    /// Returns how many attempts were started.
+    pub const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Returns when it was typed, in seconds since 1970.
+    pub const fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// Returns what to do with it.
+    pub const fn aim(&self) -> Aim {
+        self.aim
+    }
+
+    /// True if it carries a password, so that only its caller can send it.
+    pub const fn is_secret(&self) -> bool {
+        self.is_secret
+    }
+
+    /// Returns the length of its command, in bytes.
+    pub const fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// Cancels it as soon as possible.
+    pub(super) fn cancel(&mut self, reason: Reason) {
+        self.aim = Aim::Cancel(reason);
+        self.not_before = 0;
+    }
+
     pub(super) fn scope(&self, records: &dyn Records) -> Result<Scope, ProfileError> {
         Scope::from_text(&self.scope).ok_or_else(|| records.damaged())
     }
@@ -125,7 +204,7 @@ impl Entry {
     }
 
     /// Starts no attempt before `time`, since 1970.
-    pub fn wait_until(&mut self, time: Duration) {
+    pub(super) fn wait_until(&mut self, time: Duration) {
         self.not_before = millis(time);
     }
 
@@ -184,12 +263,12 @@ pub(super) fn id_in(records: &dyn Records, key: &[u8]) -> Result<EntryId, Profil
 }
 
 /// Returns an entry that is not settled.
-pub fn find(records: &dyn Records, id: EntryId) -> Result<Option<Entry>, ProfileError> {
+pub(super) fn find(records: &dyn Records, id: EntryId) -> Result<Option<Entry>, ProfileError> {
     store::get(records, &entry_key(id))
 }
 
 /// Returns all entries that are not settled, in the order in which they were typed.
-pub fn list(records: &dyn Records) -> Result<Vec<(EntryId, Entry)>, ProfileError> {
+pub(super) fn list(records: &dyn Records) -> Result<Vec<(EntryId, Entry)>, ProfileError> {
     let found = records.scan(b"e/", b"", usize::MAX)?;
     let one = |(key, value): &Pair| Ok((id_in(records, key)?, store::parse(records, key, value)?));
     found.iter().map(one).collect()
@@ -219,13 +298,18 @@ pub(super) fn remove(records: &mut dyn Records, id: EntryId) -> Result<(), Profi
     records.delete(&body_key(id))
 }
 
-/// Returns the command of an entry.
-pub fn body(records: &dyn Records, id: EntryId) -> Result<Option<Vec<u8>>, ProfileError> {
-    store::get(records, &body_key(id))
+/// Returns the command of an entry. `None` if there is none, or if it cannot be read. That is no
+/// error: one entry must not stop the others.
+pub(super) fn body(records: &dyn Records, id: EntryId) -> Result<Option<Vec<u8>>, ProfileError> {
+    let body = match store::get::<Vec<u8>>(records, &body_key(id)) {
+        Err(ProfileError::Damaged(_)) => None,
+        found => found?,
+    };
+    Ok(body.filter(|body| Request::parse(body).is_ok()))
 }
 
 /// Changes an entry if it is not settled.
-pub fn change(
+pub(super) fn change(
     records: &mut dyn Records,
     id: EntryId,
     change: impl FnOnce(&mut Entry),
@@ -238,6 +322,22 @@ pub fn change(
 }
 
 /// True if there are entries that are not settled.
-pub fn has_entries(records: &dyn Records) -> Result<bool, ProfileError> {
+pub(super) fn has_entries(records: &dyn Records) -> Result<bool, ProfileError> {
     Ok(!records.scan(b"e/", b"", 1)?.is_empty())
+}
+
+/// Returns the last entry other than `except` that may have logged a user in on a realm.
+pub(super) fn last_login(
+    records: &dyn Records,
+    realm: RealmNumber,
+    except: Option<EntryId>,
+) -> Result<Option<EntryId>, ProfileError> {
+    let mut last = None;
+    for (other, entry) in list(records)? {
+        let is_there = Some(other) != except && entry.account.realm == realm && entry.left;
+        if is_there && entry.is_login(records)? {
+            last = Some(other);
+        }
+    }
+    Ok(last)
 }

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    Outbox,
     done::Outcome,
     entry::{self, Aim, Entry, EntryId, body, list, millis, seconds_up},
     scope::Before,
-    settle,
 };
 use crate::{
     client::{
@@ -55,6 +55,13 @@ pub struct Picked {
     pub waited: Option<Duration>,
 }
 
+impl Picked {
+    /// True unless another process has started another attempt in the meantime.
+    pub(super) const fn is_latest_of(&self, entry: &Entry) -> bool {
+        entry.attempts == self.attempts + 1
+    }
+}
+
 /// The due entries.
 #[derive(Debug, Default)]
 pub struct Due {
@@ -64,6 +71,19 @@ pub struct Due {
     pub next: Option<Duration>,
     /// An entry has been settled.
     pub has_settled: bool,
+    /// Entries that may have been sent, and have been settled as unknown because their commands
+    /// cannot be read any more. Their outcomes do not say so.
+    pub damaged: Vec<EntryId>,
+}
+
+/// What came of an entry that was to be sent.
+enum Begun {
+    /// It is to be sent.
+    Picked(Picked),
+    /// No number is available for it.
+    NoNumber,
+    /// Its command cannot be read. It has been settled.
+    Damaged,
 }
 
 impl Due {
@@ -71,16 +91,32 @@ impl Due {
     fn look_at(&mut self, time: Duration) {
         self.next = Some(self.next.map_or(time, |next| next.min(time)));
     }
+
+    /// Records what came of `entry`. False if no number is available.
+    fn take(&mut self, id: EntryId, left: bool, begun: Begun) -> bool {
+        match begun {
+            Begun::Picked(picked) => self.picked.push(picked),
+            Begun::NoNumber => return false,
+            Begun::Damaged => {
+                self.has_settled = true;
+                self.damaged.extend(left.then_some(id));
+            }
+        }
+        true
+    }
 }
 
 /// True if an entry has to wait for an earlier one. A login waits for logins only, so that a
 /// delayed earlier login does not undo it. Entries of another user remain that user's (EXACT-6).
-pub fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+pub(super) fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     Ok(first_before(records, id)?.is_some())
 }
 
 /// Returns the first entry that this entry has to wait for.
-pub fn first_before(records: &dyn Records, id: EntryId) -> Result<Option<EntryId>, ProfileError> {
+pub(super) fn first_before(
+    records: &dyn Records,
+    id: EntryId,
+) -> Result<Option<EntryId>, ProfileError> {
     let entries = list(records)?;
     let Some((_, own)) = entries.iter().find(|(other, _)| *other == id) else {
         return Ok(None);
@@ -115,7 +151,10 @@ pub struct Situation<'a> {
 }
 
 /// Picks the entries to send, and assigns numbers. Skips those in flight with the same aim.
-pub fn pick(records: &mut dyn Records, situation: &Situation<'_>) -> Result<Due, ProfileError> {
+pub(super) fn pick(
+    records: &mut dyn Records,
+    situation: &Situation<'_>,
+) -> Result<Due, ProfileError> {
     let Situation {
         account,
         now,
@@ -161,7 +200,7 @@ pub fn pick(records: &mut dyn Records, situation: &Situation<'_>) -> Result<Due,
             let Aim::Cancel(reason) = entry.aim else {
                 continue;
             };
-            settle(records, id, &Outcome::NotDone(reason))?;
+            Outbox::of(records).settle(id, &Outcome::NotDone(reason))?;
             due.has_settled = true;
             continue;
         }
@@ -187,11 +226,10 @@ pub fn pick(records: &mut dyn Records, situation: &Situation<'_>) -> Result<Due,
         if entry.number.is_none() && is_full {
             continue;
         }
-        match begin(records, id, &mut entry, now)? {
-            Some(picked) => due.picked.push(picked),
-            // It is checked again when an entry is settled.
-            None => is_full = true,
-        }
+        let left = entry.left;
+        let begun = begin(records, id, &mut entry, now)?;
+        // Without a number it is checked again when an entry is settled.
+        is_full |= !due.take(id, left, begun);
     }
     Ok(due)
 }
@@ -207,7 +245,7 @@ fn release(
 ) -> Result<(), ProfileError> {
     if entry.end_if_over(now) && !entry.left {
         if let Aim::Cancel(reason) = entry.aim {
-            settle(records, id, &Outcome::NotDone(reason))?;
+            Outbox::of(records).settle(id, &Outcome::NotDone(reason))?;
         }
         return Ok(());
     }
@@ -220,41 +258,45 @@ fn release(
 }
 
 /// Picks an entry that another process should have sent and has not, if nothing is before it.
-pub fn pick_one(
+pub(super) fn pick_one(
     records: &mut dyn Records,
     id: EntryId,
     now: Duration,
-) -> Result<Option<Picked>, ProfileError> {
-    match entry::find(records, id)? {
-        Some(entry)
-            if !entry.is_secret
-                && entry.begun.saturating_add(millis(STUCK)) <= millis(now)
-                && entry.not_before <= millis(now)
-                && !is_blocked(records, id)? =>
-        {
-            begin_now(records, id, now)
-        }
-        _ => Ok(None),
+) -> Result<Due, ProfileError> {
+    let mut due = Due::default();
+    if let Some(mut entry) = entry::find(records, id)?
+        && !entry.is_secret
+        && entry.begun.saturating_add(millis(STUCK)) <= millis(now)
+        && entry.not_before <= millis(now)
+        && !is_blocked(records, id)?
+    {
+        let left = entry.left;
+        let begun = begin(records, id, &mut entry, now)?;
+        due.take(id, left, begun);
     }
+    Ok(due)
 }
 
 /// Records that an entry is sent now: one with a password, which only its caller has, or one that
 /// the carrier did not send.
-pub fn begin_now(
+pub(super) fn begin_now(
     records: &mut dyn Records,
     id: EntryId,
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
-    match entry::find(records, id)? {
-        Some(mut entry) => begin(records, id, &mut entry, now),
-        None => Ok(None),
-    }
+    let Some(mut entry) = entry::find(records, id)? else {
+        return Ok(None);
+    };
+    Ok(match begin(records, id, &mut entry, now)? {
+        Begun::Picked(picked) => Some(picked),
+        Begun::NoNumber | Begun::Damaged => None,
+    })
 }
 
 /// Returns a number for a new entry, above all used numbers. `None` if a number of the same user is
 /// so far below it that the realm would forget it (EXACT-12). Then the entry gets a number when it
 /// is sent.
-pub fn take_early(
+pub(super) fn take_early(
     records: &mut dyn Records,
     account: &Account,
 ) -> Result<Option<u64>, ProfileError> {
@@ -294,23 +336,27 @@ fn take_above(
     Ok(Some(number))
 }
 
-/// Records that an entry is sent. Assigns a number if it has none. `None` if no number is
-/// available.
+/// Records that an entry is sent. Assigns a number if it has none. Settles an entry whose command
+/// cannot be read: as an error it would stop all others. To cancel it, its command is not needed.
 fn begin(
     records: &mut dyn Records,
     id: EntryId,
     entry: &mut Entry,
     now: Duration,
-) -> Result<Option<Picked>, ProfileError> {
+) -> Result<Begun, ProfileError> {
+    if entry.aim == Aim::Do && !entry.is_secret && body(records, id)?.is_none() {
+        Outbox::of(records).settle(id, &Outcome::of_damaged(entry.left))?;
+        return Ok(Begun::Damaged);
+    }
     let is_login = entry.is_login(records)?;
     // While the outcome of a login is unknown, a number above it might belong to the next user.
-    let logs_in = super::last_login(records, entry.account.realm, Some(id))?;
+    let logs_in = entry::last_login(records, entry.account.realm, Some(id))?;
     if entry.number.is_none()
         && !is_login
         && logs_in.is_some()
         && !is_planted(Fault::NumbersOverLogin)
     {
-        return Ok(None);
+        return Ok(Begun::NoNumber);
     }
     let number = match entry.number {
         Some(number) => number,
@@ -319,12 +365,9 @@ fn begin(
                 name_session(records, id, entry)?;
                 number
             }
-            None => return Ok(None),
+            None => return Ok(Begun::NoNumber),
         },
     };
-    if !entry.is_secret && body(records, id)?.is_none() {
-        return Err(records.damaged());
-    }
     let (left, attempts) = (entry.left, entry.attempts);
     entry.number = Some(number);
     // From here on it may be sent, even if this process ends.
@@ -332,7 +375,7 @@ fn begin(
     entry.attempts = attempts.saturating_add(1);
     entry.begun = millis(now);
     entry::save(records, id, entry)?;
-    Ok(Some(Picked {
+    Ok(Begun::Picked(Picked {
         id,
         account: entry.account.clone(),
         number: OperationNumber(number),
@@ -383,7 +426,7 @@ fn rename(
 
 /// Rebinds a command that named the profile's ended session, so that it is sent in its user's next
 /// one.
-pub fn unname(
+pub(super) fn unname(
     records: &mut dyn Records,
     id: EntryId,
     session: Option<[u8; 16]>,
@@ -403,8 +446,8 @@ fn is_named_here(records: &dyn Records, id: EntryId, entry: &Entry) -> Result<bo
     Ok(u32::try_from(len).is_ok_and(|len| len > entry.bytes))
 }
 
-/// Returns the command of an entry. The time to live of a message counts from when it was typed, so
-/// the time it has waited here is deducted.
+/// Returns the command of an entry, as [`body`]. The time to live of a message counts from when it
+/// was typed, so the time it has waited here is deducted.
 fn shortened(
     records: &dyn Records,
     id: EntryId,

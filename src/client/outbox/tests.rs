@@ -69,7 +69,7 @@ impl Box {
             waiting: Waiting::new(NOW, SPAN),
             now: NOW,
         };
-        self.write(|records| add(records, &new, token.as_ref()))
+        self.write(|records| Outbox::of(records).add(&new, token.as_ref()))
     }
 
     fn add(&self, request: &Request<'_>) -> EntryId {
@@ -83,7 +83,7 @@ impl Box {
         let on_the_way = on_the_way.iter().map(|id| (*id, Aim::Do)).collect();
         self.write(|records| {
             let account = account("ann");
-            pick(records, &situation(&account, now, &on_the_way))
+            Outbox::of(records).pick(&situation(&account, now, &on_the_way))
         })
         .picked
     }
@@ -96,7 +96,7 @@ impl Box {
     }
 
     fn settle(&self, id: EntryId) {
-        self.write(|records| settle(records, id, &Outcome::Answer(vec![0])));
+        self.write(|records| Outbox::of(records).settle(id, &Outcome::Answer(vec![0])));
     }
 }
 
@@ -130,7 +130,7 @@ fn outbox_join_is_completed_before_messages_to_group() {
     // No process has the password any more. The entry's number is used up, and the group's commands
     // follow.
     let picked = outbox
-        .write(|records| begin_now(records, join, NOW))
+        .write(|records| Outbox::of(records).begin_now(join, NOW))
         .unwrap();
     assert_eq!(picked.number.0, 1);
     let later = NOW + SPAN * 2;
@@ -170,14 +170,15 @@ fn outbox_number_is_not_issued_256_above_incomplete_one() {
 #[test]
 fn outbox_caller_that_stops_waiting_is_told_what_is_certain() {
     let outbox = Box::default();
-    let stop = |id, keep| outbox.write(|records| stop_waiting(records, id, keep));
+    let stop =
+        |id, afterwards| outbox.write(|records| Outbox::of(records).stop_waiting(id, afterwards));
     let unsent = outbox.add(&send("bob", "a"));
-    assert_eq!(stop(unsent, true), Left::Kept);
-    assert_eq!(stop(unsent, false), Left::NotDone);
+    assert_eq!(stop(unsent, Afterwards::Keep), Left::Kept);
+    assert_eq!(stop(unsent, Afterwards::GiveUp), Left::NotDone);
     let sent = outbox.add(&send("bob", "b"));
     outbox.ids(&[]);
-    assert_eq!(stop(sent, true), Left::KeptUnknown);
-    assert_eq!(stop(sent, false), Left::Unknown);
+    assert_eq!(stop(sent, Afterwards::Keep), Left::KeptUnknown);
+    assert_eq!(stop(sent, Afterwards::GiveUp), Left::Unknown);
     // A command that is no longer wanted is not sent again: its number is used up.
     assert_eq!(
         outbox.pick_at(NOW, &[])[0].aim,
@@ -185,13 +186,16 @@ fn outbox_caller_that_stops_waiting_is_told_what_is_certain() {
     );
     let settled = outbox.add(&send("cid", "c"));
     outbox.settle(settled);
-    assert_eq!(stop(settled, true), Left::Settled(Outcome::Answer(vec![0])));
+    assert_eq!(
+        stop(settled, Afterwards::Keep),
+        Left::Settled(Outcome::Answer(vec![0]))
+    );
 }
 
 #[test]
 fn outbox_cancel_of_unsent_entry_is_certain() {
     let outbox = Box::default();
-    let cancelled = |id| outbox.write(|records| cancel(records, id, NOW));
+    let cancelled = |id| outbox.write(|records| Outbox::of(records).cancel(id, NOW));
     let id = outbox.add(&send("bob", "a"));
     assert_eq!(cancelled(id), Cancelled::Certainly);
     assert_eq!(cancelled(id), Cancelled::NoSuchEntry);
@@ -248,7 +252,7 @@ fn outbox_ttl_counts_while_entry_waits() {
             .pick_at(NOW + Duration::from_secs(100), &[])
             .is_empty()
     );
-    let outcome = outbox.write(|records| take_done(records, second));
+    let outcome = outbox.write(|records| Outbox::of(records).take_done(second));
     assert_eq!(outcome, Some(Outcome::NotDone(Reason::Expired)));
 }
 
@@ -270,21 +274,22 @@ fn outbox_is_bounded_in_bytes() {
 fn outbox_entries_of_other_account_are_not_sent() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
-    let other =
-        outbox.write(|records| pick(records, &situation(&account("cid"), NOW, &BTreeMap::new())));
+    let other = outbox.write(|records| {
+        Outbox::of(records).pick(&situation(&account("cid"), NOW, &BTreeMap::new()))
+    });
     assert!(other.picked.is_empty());
     assert_eq!(outbox.ids(&[]), [id]);
     // Without a login, entries that no caller waits for are held.
     outbox.settle(id);
     let held = outbox.add(&send("bob", "b"));
-    outbox.write(|records| stop_waiting(records, held, true));
+    outbox.write(|records| Outbox::of(records).stop_waiting(held, Afterwards::Keep));
     let nobody = outbox.write(|records| {
         let (account, nothing) = (account("ann"), BTreeMap::new());
         let situation = Situation {
             is_logged_in: false,
             ..situation(&account, NOW, &nothing)
         };
-        pick(records, &situation)
+        Outbox::of(records).pick(&situation)
     });
     assert!(nobody.picked.is_empty());
     // Found by the simulator: the carrier looked again every millisecond.
@@ -295,9 +300,9 @@ fn outbox_entries_of_other_account_are_not_sent() {
 fn outbox_wait_set_by_wrong_clock_is_ignored() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
-    outbox.write(|records| change(records, id, |entry| entry.wait_until(NOW + SPAN)));
+    outbox.write(|records| Outbox::of(records).pause(id, NOW + SPAN));
     assert!(outbox.ids(&[]).is_empty());
-    outbox.write(|records| change(records, id, |entry| entry.wait_until(NOW * 2)));
+    outbox.write(|records| Outbox::of(records).pause(id, NOW * 2));
     assert_eq!(outbox.ids(&[]), [id]);
 }
 
@@ -314,7 +319,7 @@ fn outbox_ttl_typed_late_in_second_is_not_shortened() {
         waiting: Waiting::new(now, SPAN),
         now,
     };
-    outbox.write(|records| add_unnamed(records, &new));
+    outbox.write(|records| Outbox::of(records).add_unnamed(&new));
     let picked = outbox.pick_at(now + Duration::from_millis(100), &[]);
     let body = picked[0].body.clone().unwrap();
     assert_eq!(Request::parse(&body).unwrap().options.ttl, Some(1));
@@ -334,7 +339,7 @@ fn outbox_ttl_ended_in_flight_cancels_entry() {
         let now = NOW + Duration::from_secs(after);
         outbox.write(|records| {
             let account = account("ann");
-            pick(records, &situation(&account, now, &on_the_way))
+            Outbox::of(records).pick(&situation(&account, now, &on_the_way))
         })
     };
     assert_eq!(due(1).next, Some(NOW + Duration::from_secs(5)));
@@ -359,9 +364,10 @@ fn outbox_login_outcome_is_reported_to_user_it_logged_in() {
         country: "id".into(),
     };
     let outcome = Outcome::Answer(Answer::Account(bob).to_bytes());
-    outbox.write(|records| settle(records, id, &outcome));
+    outbox.write(|records| Outbox::of(records).settle(id, &outcome));
     let later = NOW + SPAN;
-    let untold = |name| outbox.write(|records| take_untold(records, &account(name), later));
+    let untold =
+        |name| outbox.write(|records| Outbox::of(records).take_untold(&account(name), later));
     assert!(untold("ann").is_empty());
     assert_eq!(untold("bob").len(), 1);
 }
@@ -375,10 +381,10 @@ fn outbox_used_number_is_replaced_once_by_two_processes() {
     let first = outbox.pick_at(NOW, &[]).remove(0).number;
     let realm = RealmNumber(0);
     let highest = OperationNumber(9);
-    outbox.write(|records| renumber(records, id, realm, first, highest));
+    outbox.write(|records| Outbox::of(records).renumber(id, realm, first, highest));
     let second = outbox.pick_at(NOW, &[]).remove(0).number;
     assert_eq!(second.0, 10);
-    outbox.write(|records| renumber(records, id, realm, first, highest));
+    outbox.write(|records| Outbox::of(records).renumber(id, realm, first, highest));
     let again = outbox.pick_at(NOW, &[]).remove(0);
     assert_eq!((again.number, again.left), (second, true));
 }
@@ -394,7 +400,11 @@ fn outbox_entry_with_password_newer_than_clock_is_kept() {
             .pick_at(NOW.checked_sub(Duration::from_millis(20)).unwrap(), &[])
             .is_empty()
     );
-    assert!(outbox.write(|records| find(records, id)).is_some());
+    assert!(
+        outbox
+            .write(|records| OutboxView::of(records).find(id))
+            .is_some()
+    );
 }
 
 /// EXACT-7: a command that was typed before the logged-in user was known belongs to that user if it
@@ -421,13 +431,13 @@ fn outbox_entry_typed_before_login_goes_to_user_of_session() {
         let after = nobodys(&send("eve", "after"), Some("after"));
         assert!(outbox.ids(&[]).is_empty(), "they are nobody's");
         let login = is_new_session.then_some(login);
-        outbox.write(|records| adopt(records, &account("ann"), login));
+        outbox.write(|records| Outbox::of(records).adopt(&account("ann"), login));
         let mut expected = vec![named, after];
         if !is_new_session {
             expected.insert(0, before);
         }
         assert_eq!(outbox.ids(&[]), expected);
-        let told = outbox.write(|records| take_done(records, before));
+        let told = outbox.write(|records| Outbox::of(records).take_done(before));
         let not_done = Some(Outcome::NotDone(Reason::NoSession));
         assert_eq!(told, not_done.filter(|_| is_new_session));
         assert_eq!(
@@ -459,26 +469,101 @@ fn outbox_number_is_not_issued_while_login_outcome_is_unknown() {
     }));
     let login = outbox.add(&login);
     let first = outbox.pick_at(NOW, &[])[0].number;
-    outbox.write(|records| begin_now(records, login, NOW));
+    outbox.write(|records| Outbox::of(records).begin_now(login, NOW));
     // The command was not executed under its number, because a session has been opened since.
-    outbox.write(|records| renumber(records, sent, RealmNumber(0), first, first));
+    outbox.write(|records| Outbox::of(records).renumber(sent, RealmNumber(0), first, first));
     assert!(outbox.ids(&[]).is_empty());
     outbox.settle(login);
     assert_eq!(outbox.ids(&[]), [sent]);
 }
 
-/// An entry whose command is gone is not passed over as one that its caller sends.
+/// An entry whose command cannot be read ends, with what is certain of it, and stops no other.
 #[test]
-fn outbox_entry_without_its_command_is_damage() {
+fn outbox_entry_without_its_command_ends_alone() {
+    for is_gone in [true, false] {
+        let outbox = Box::default();
+        let damage = |id| {
+            outbox.write(|records| {
+                if is_gone {
+                    records.delete(&body_key(id))
+                } else {
+                    save_body(records, id, b"no command")
+                }
+            });
+        };
+        let outcome = |id| outbox.write(|records| OutboxView::of(records).done(id));
+        let sent = outbox.add(&send("bob", "sent"));
+        assert_eq!(outbox.ids(&[]), [sent]);
+        let mut mortal = send("cid", "unsent");
+        mortal.options.ttl = Some(100);
+        let unsent = match outbox.add_with(&mortal, Some("token")) {
+            Added::Entry(id) => id,
+            other => panic!("{other:?}"),
+        };
+        let whole = outbox.add(&send("dia", "whole"));
+        damage(sent);
+        damage(unsent);
+        let due = outbox.write(|records| {
+            Outbox::of(records).pick(&situation(&account("ann"), NOW, &BTreeMap::new()))
+        });
+        let picked: Vec<_> = due.picked.iter().map(|picked| picked.id).collect();
+        assert_eq!(picked, [whole]);
+        assert!(due.has_settled);
+        assert_eq!(due.damaged, [sent], "the outcome of the other says it");
+        assert_eq!(outcome(sent), Some(Outcome::Unknown));
+        assert_eq!(outcome(unsent), Some(Outcome::NotDone(Reason::Damaged)));
+        // It was certainly not executed: a script that repeats it executes it now.
+        let again = outbox.add_with(&mortal, Some("token"));
+        assert!(
+            matches!(again, Added::Entry(id) if id != unsent),
+            "{again:?}"
+        );
+    }
+}
+
+/// To cancel an entry or to end it after its lifetime, its command is not needed.
+#[test]
+fn outbox_entry_without_its_command_can_be_cancelled_and_expires() {
+    for (is_cancelled, reason) in [(true, Reason::Cancelled), (false, Reason::Expired)] {
+        let outbox = Box::default();
+        let id = outbox.add(&send("bob", "sent"));
+        let number = outbox.pick_at(NOW, &[])[0].number;
+        outbox.write(|records| save_body(records, id, b"no command"));
+        let now = if is_cancelled {
+            let cancelled = outbox.write(|records| Outbox::of(records).cancel(id, NOW));
+            assert_eq!(cancelled, Cancelled::Asked);
+            NOW
+        } else {
+            NOW + entry::ENTRY_LIFETIME
+        };
+        let picked = outbox.pick_at(now, &[]).remove(0);
+        assert_eq!((picked.id, picked.number), (id, number));
+        assert_eq!((picked.aim, picked.body), (Aim::Cancel(reason), None));
+    }
+}
+
+/// The process that waits for an entry, and sends it in the carrier's place, ends it as well.
+#[test]
+fn outbox_entry_without_its_command_ends_beside_carrier() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
     outbox.write(|records| records.delete(&body_key(id)));
-    let store: &dyn Store = &outbox.0;
-    let picked = write(store, |records| {
-        pick(records, &situation(&account("ann"), NOW, &BTreeMap::new()))
-    });
-    assert!(
-        matches!(picked, Err(ProfileError::Damaged(_))),
-        "{picked:?}"
-    );
+    let due = outbox.write(|records| Outbox::of(records).pick_one(id, NOW));
+    assert!(due.picked.is_empty() && due.has_settled);
+    assert!(outbox.write(|records| OutboxView::of(records).is_done(id)));
+}
+
+/// A login is learnt of, whatever an entry from before it looks like.
+#[test]
+fn outbox_entry_without_its_command_does_not_stop_login() {
+    let outbox = Box::default();
+    let Added::Entry(id) = outbox.add_as("", &send("bob", "before"), None) else {
+        panic!("not added");
+    };
+    outbox.write(|records| save_body(records, id, b"no command"));
+    let login = Some(EntryId(id.0 + 1));
+    outbox.write(|records| Outbox::of(records).adopt(&account("ann"), login));
+    assert!(outbox.ids(&[]).is_empty());
+    let outcome = outbox.write(|records| Outbox::of(records).take_done(id));
+    assert_eq!(outcome, Some(Outcome::NotDone(Reason::NoSession)));
 }

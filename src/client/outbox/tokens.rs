@@ -79,7 +79,7 @@ impl Token {
     }
 
     /// Returns what is known of the token: nothing, or the outcome of its command.
-    pub(in crate::client) fn find(
+    pub(super) fn find(
         &self,
         records: &mut dyn Records,
         account: &Account,
@@ -185,10 +185,10 @@ fn hash<const N: usize>(bytes: &[u8]) -> [u8; N] {
 }
 
 /// True if a token is free again: its command was not executed. A user who has logged in and
-/// repeats it wants it executed.
+/// repeats it wants it executed, and one whose command could not be read as well.
 fn is_free(outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::NotDone(Reason::NotKept | Reason::NoSession) => true,
+        Outcome::NotDone(Reason::NotKept | Reason::NoSession | Reason::Damaged) => true,
         Outcome::Answer(bytes) => matches!(
             Answer::parse(bytes),
             Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::NoSession

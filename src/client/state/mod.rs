@@ -16,7 +16,7 @@ mod shown;
 mod spending;
 
 pub use realm::{
-    Account, RealmNumber, State, UNNAMED, find_or_add, load, remember, remembered, update,
+    Account, RealmNumber, State, Target, UNNAMED, find_or_add, load, remember, remembered, update,
 };
 #[cfg(feature = "sqlite")]
 pub use shown::set_cursor;

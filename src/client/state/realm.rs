@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     client::{
         ProfileError,
-        store::{self, Pair, Records},
+        store::{self, Records},
     },
     crypto::{ConnectionString, PublicKey},
     wire::{Answer, Command, OperationNumber, SessionId, SessionRef, command},
@@ -172,31 +172,68 @@ pub fn update<T>(
     Ok(result)
 }
 
-/// Returns all known realms.
-pub fn realms(records: &dyn Records) -> Result<Vec<(RealmNumber, State)>, ProfileError> {
-    let found = records.scan(b"r/", b"", REALMS_MAX)?;
-    let one = |(key, value): &Pair| {
-        let state = store::parse(records, key, value)?;
-        let number = key
-            .get(2..)
-            .and_then(|number| number.try_into().ok())
-            .ok_or_else(|| records.damaged())?;
-        Ok((RealmNumber(u32::from_be_bytes(number)), state))
-    };
-    found.iter().map(one).collect()
+/// The realms of a profile.
+#[derive(Debug, Default)]
+struct Realms {
+    known: Vec<(RealmNumber, State)>,
+    /// Descriptions of the records that cannot be read, for people.
+    unreadable: Vec<String>,
+}
+
+/// Returns all realms. One that cannot be read does not hide the others.
+fn realms(records: &dyn Records) -> Result<Realms, ProfileError> {
+    let mut realms = Realms::default();
+    for (key, value) in records.scan(b"r/", b"", REALMS_MAX)? {
+        let number = key.get(2..).and_then(|number| number.try_into().ok());
+        let number = number.map(u32::from_be_bytes);
+        match (number, store::parse(records, &key, &value)) {
+            (Some(number), Ok(state)) => realms.known.push((RealmNumber(number), state)),
+            (Some(number), Err(_)) => {
+                let what = format!("the record of realm {number}");
+                realms.unreadable.push(what);
+            }
+            (None, _) => realms.unreadable.push("the record of a realm".into()),
+        }
+    }
+    Ok(realms)
+}
+
+/// The realm that commands go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its number.
+    pub realm: RealmNumber,
+    /// The connection string to reach it by.
+    pub server: ConnectionString,
+    /// Descriptions of the realms that could not be read while this one was searched, for people.
+    pub unreadable: Vec<String>,
 }
 
 /// Returns the realm that a connection string names, and the string to reach it. The known key
-/// replaces a missing or former key. An unknown realm gets a number.
+/// replaces a missing or former key. An unknown realm gets a number. Realms that cannot be read are
+/// passed over.
+///
+/// # Errors
+/// [`ProfileError::Server`] for a connection string that could not be read again. Nothing is
+/// written then.
 pub fn find_or_add(
     records: &mut dyn Records,
     server: &ConnectionString,
     plain: bool,
-) -> Result<(RealmNumber, ConnectionString), ProfileError> {
-    let known = realms(records)?;
+) -> Result<Target, ProfileError> {
+    // The fields of a connection string are public, so that a program may have set any.
+    let text = server.to_string();
+    if text.parse().as_ref() != Ok(server) {
+        return Err(ProfileError::Server(text));
+    }
+    let Realms { known, unreadable } = realms(records)?;
     for (number, state) in &known {
         if let Some(server) = state.same_realm(server, plain) {
-            return Ok((*number, server));
+            return Ok(Target {
+                realm: *number,
+                server,
+                unreadable,
+            });
         }
     }
     for (number, state) in &known {
@@ -220,7 +257,11 @@ pub fn find_or_add(
         ..State::default()
     };
     save(records, number, &state)?;
-    Ok((number, server.clone()))
+    Ok(Target {
+        realm: number,
+        server: server.clone(),
+        unreadable,
+    })
 }
 
 impl State {
@@ -372,13 +413,59 @@ mod tests {
         let at = |place: &str, key: &str| format!("merpati://{place}{key}").parse().unwrap();
         let key = format!("#{key}");
         let outcome = write(&Memory::default(), |records| {
-            let (first, _) = find_or_add(records, &at("a:1", &key), false)?;
-            assert_eq!(find_or_add(records, &at("b:2", &key), false)?.0, first);
+            let first = find_or_add(records, &at("a:1", &key), false)?.realm;
+            assert_eq!(find_or_add(records, &at("b:2", &key), false)?.realm, first);
             // A known key is not given up for a connection string without one.
-            let (same, server) = find_or_add(records, &at("a:1", ""), false)?;
-            assert!(same == first && server.key.is_some());
-            assert_ne!(find_or_add(records, &at("c:3", ""), false)?.0, first);
-            assert_ne!(find_or_add(records, &at("a:1", ""), true)?.0, first);
+            let same = find_or_add(records, &at("a:1", ""), false)?;
+            assert!(same.realm == first && same.server.key.is_some());
+            assert_ne!(find_or_add(records, &at("c:3", ""), false)?.realm, first);
+            assert_ne!(find_or_add(records, &at("a:1", ""), true)?.realm, first);
+            Ok(())
+        });
+        outcome.unwrap();
+    }
+
+    /// A program may set any host and port.
+    #[test]
+    fn profile_realm_that_could_not_be_read_again_is_refused() {
+        let outcome = write(&Memory::default(), |records| {
+            let known = "merpati://a:1".parse().unwrap();
+            let known = find_or_add(records, &known, true)?.realm;
+            for (host, port) in [("a b", 1), ("bücher.example", 1), ("", 1), ("a", 0)] {
+                let server = ConnectionString {
+                    host: host.into(),
+                    port,
+                    key: None,
+                };
+                let added = find_or_add(records, &server, true);
+                assert!(matches!(added, Err(ProfileError::Server(_))), "{added:?}");
+            }
+            let all = realms(records)?;
+            assert!(all.unreadable.is_empty());
+            let numbers: Vec<_> = all.known.iter().map(|(number, _)| *number).collect();
+            assert_eq!(numbers, [known]);
+            Ok(())
+        });
+        outcome.unwrap();
+    }
+
+    #[test]
+    fn profile_realm_unreadable_does_not_hide_others() {
+        let outcome = write(&Memory::default(), |records| {
+            let at = |text: &str| text.parse().unwrap();
+            let first = find_or_add(records, &at("merpati://a:1"), true)?.realm;
+            let second = find_or_add(records, &at("merpati://b:2"), true)?.realm;
+            store::put_bytes(records, &realm_key(first), b"x")?;
+            let found = find_or_add(records, &at("merpati://b:2"), true)?;
+            assert_eq!((found.realm, found.unreadable.len()), (second, 1));
+            let third = find_or_add(records, &at("merpati://c:3"), true)?;
+            assert!(third.realm != first && third.realm != second);
+            assert!(load(records, second).is_ok());
+            let damaged = load(records, first);
+            assert!(
+                matches!(damaged, Err(ProfileError::Damaged(_))),
+                "{damaged:?}"
+            );
             Ok(())
         });
         outcome.unwrap();

@@ -93,21 +93,34 @@ pub fn set_cursor(
     store::put(records, &cursor_key(account, mailbox), &cursor)
 }
 
-/// Returns how far all mailboxes of an account have been shown.
-pub fn cursors(
-    records: &dyn Records,
-    account: &Account,
-) -> Result<Vec<(Mailbox, Cursor)>, ProfileError> {
+/// How far the mailboxes of an account have been shown.
+#[derive(Clone, Debug, Default)]
+pub struct Cursors {
+    /// The mailboxes, each with its cursor.
+    pub known: Vec<(Mailbox, Cursor)>,
+    /// Descriptions of the records that cannot be read, for people.
+    pub unreadable: Vec<String>,
+}
+
+/// Returns how far all mailboxes of an account have been shown. One whose record cannot be read
+/// counts as never shown, and does not stop the others.
+pub fn cursors(records: &dyn Records, account: &Account) -> Result<Cursors, ProfileError> {
     let prefix = cursors_key(account);
-    let mut found = Vec::new();
+    let mut cursors = Cursors::default();
     for (key, value) in records.scan(&prefix, b"", usize::MAX)? {
-        let name = key.get(prefix.len()..);
-        let name = name.and_then(|name| core::str::from_utf8(name).ok());
-        let mailbox = name.and_then(|name| name.parse().ok());
-        let mailbox = mailbox.ok_or_else(|| records.damaged())?;
-        found.push((mailbox, store::parse(records, &key, &value)?));
+        let Some(name) = key.strip_prefix(prefix.as_slice()) else {
+            continue;
+        };
+        let name = String::from_utf8_lossy(name);
+        match (name.parse(), store::parse(records, &key, &value)) {
+            (Ok(mailbox), Ok(cursor)) => cursors.known.push((mailbox, cursor)),
+            (Ok(_), Err(_)) | (Err(_), _) => {
+                let what = format!("how far the mailbox {name:?} was shown");
+                cursors.unreadable.push(what);
+            }
+        }
     }
-    Ok(found)
+    Ok(cursors)
 }
 
 /// Records that `entry`, or this fragment, was shown, with the life of the link it came on.
@@ -212,6 +225,31 @@ mod tests {
         client::store::{Memory, write},
         wire::Position,
     };
+
+    #[test]
+    fn cursor_of_unknown_mailbox_does_not_hide_others() {
+        let account = Account {
+            realm: RealmNumber(0),
+            username: "ann".into(),
+        };
+        let outcome = write(&Memory::default(), |records| {
+            let cursor = Cursor {
+                position: 7,
+                ..Cursor::default()
+            };
+            set_cursor(records, &account, &Mailbox::Private, cursor)?;
+            let unknown = [cursors_key(&account).as_slice(), b"no mailbox"].concat();
+            store::put(records, &unknown, &cursor)?;
+            let found = cursors(records, &account)?;
+            assert_eq!(found.known, [(Mailbox::Private, cursor)]);
+            assert_eq!(found.unreadable.len(), 1);
+            // READ-9: it is forgotten with the others.
+            forget_cursors(records, account.realm)?;
+            assert!(cursors(records, &account)?.unreadable.is_empty());
+            Ok(())
+        });
+        outcome.unwrap();
+    }
 
     /// READ-9: what was shown is forgotten once per restore, whichever process learns of it first.
     #[test]
