@@ -163,19 +163,6 @@ macro_rules! commands {
                 )* }
             }
 
-            /// True if the bytes are a refusal, or an answer of the type that the table names for
-            /// the command.
-            pub fn is_answered_by(&self, answer: &[u8]) -> bool {
-                let answer = match Answer::parse(answer) {
-                    Ok(Answer::Refused(_)) => return true,
-                    Ok(answer) => answer,
-                    Err(_) => return false,
-                };
-                match self { $(
-                    Self::$Name(_) => <$Answer as FromAnswer>::from_answer(answer).is_ok(),
-                )* }
-            }
-
             /// Returns the options without those that belong to the command.
             const fn other_options(&self, mut options: Options) -> Options {
                 match self { $(
@@ -307,7 +294,8 @@ pub enum Kind<'r, 'a> {
 /// A command with the type of its answer. Every command of the table is one, with the type that the
 /// table names.
 pub trait Answered<'a>: Into<Command<'a>> {
-    /// What a realm answers, unless it refuses.
+    /// What a realm answers, unless it refuses: realms make their answers of it, and clients take
+    /// it out of them.
     type Answer: FromAnswer;
 }
 
@@ -512,39 +500,38 @@ mod tests {
         assert_eq!(bytes, b"\x01\x00qz\x03bob");
     }
 
-    /// WIRE-14: a refusal may follow any command. Other answers belong to the commands for which
-    /// the table names them.
+    /// WIRE-14: answers of a kind belong to the commands for which the table names them.
     #[test]
-    fn command_is_answered_by_type_of_table_or_refusal() {
-        let session = SessionRef::Bound;
-        let commands: [(Command<'_>, Vec<Answer>); 3] = [
-            (
-                Inbox { session }.into(),
-                vec![Answer::Page(Page::default())],
-            ),
-            (Unwatch { session }.into(), vec![Answer::Done]),
-            (
-                Realms { session }.into(),
-                vec![
-                    Answer::Realms(Vec::new()),
-                    Answer::Details(PeerDetails::default()),
-                ],
-            ),
-        ];
-        for (command, own) in &commands {
-            for (_, answers) in &commands {
-                for answer in answers {
-                    let is_own = own.contains(answer);
-                    assert_eq!(
-                        command.is_answered_by(&answer.to_bytes()),
-                        is_own,
-                        "{answer:?}"
-                    );
-                }
-            }
-            assert!(command.is_answered_by(&Answer::Refused(Refusal::busy(1)).to_bytes()));
-            assert!(!command.is_answered_by(b""));
+    fn command_is_answered_by_type_of_table() {
+        fn is_for<'a, C: Answered<'a>>(_: &C, answer: &Answer) -> bool {
+            let content = C::Answer::from_answer(answer.clone());
+            content.is_ok_and(|content| Into::<Answer>::into(content) == *answer)
         }
+        let session = SessionRef::Bound;
+        let answers = [
+            Answer::Page(Page::default()),
+            Answer::Done,
+            Answer::Realms(Vec::new()),
+            Answer::Details(PeerDetails::default()),
+            Answer::Refused(Refusal::busy(1)),
+        ];
+        let kinds = answers.each_ref().map(|answer| {
+            [
+                is_for(&Inbox { session }, answer),
+                is_for(&Unwatch { session }, answer),
+                is_for(&Realms { session }, answer),
+            ]
+        });
+        assert_eq!(
+            kinds,
+            [
+                [true, false, false],
+                [false, true, false],
+                [false, false, true],
+                [false, false, true],
+                [false, false, false],
+            ]
+        );
     }
 
     proptest! {

@@ -16,7 +16,7 @@ use crate::realm::{
 use crate::{
     crypto::PublicKey,
     store::Store,
-    wire::{Answer, ErrorCode, FORM_MOVE, Port, Sent, Text, Username, command},
+    wire::{Answer, ErrorCode, FORM_MOVE, Peered, Port, Text, Username, command},
 };
 
 impl<S: Store> Realm<S> {
@@ -24,7 +24,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::AddRealm<'_>,
-    ) -> Result<Decided, Failure> {
+    ) -> Result<Decided<Peered>, Failure> {
         let &command::AddRealm {
             session,
             realm,
@@ -110,7 +110,7 @@ impl<S: Store> Realm<S> {
         mut known: Peer,
         ((address, port), (src_address, src_port)): ((Text<'_>, Port), (String, u16)),
         who: Username,
-    ) -> Result<Decided, Failure> {
+    ) -> Result<Decided<Peered>, Failure> {
         if known.record.added {
             return Err(ErrorCode::RealmExists.into());
         }
@@ -139,14 +139,16 @@ impl<S: Store> Realm<S> {
         known.record.added = true;
         let source = (src_address, src_port);
         known.put_moved((address.0, port.0), source, &mut work.batch)?;
-        Ok(Decided::Answer(Answer::Done))
+        Ok(Decided::Answer(Peered::Accepted))
     }
 
     /// Returns the answer to an operator that has added a peer: it has accepted, or it is asked
     /// again until it does.
-    fn added(&self, peer: &Peer, said: Option<&Answer>) -> Result<Answer, Failure> {
+    fn added(&self, peer: &Peer, said: Option<&Answer>) -> Result<Peered, Failure> {
         Ok(match said {
-            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
+            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => {
+                Peered::Accepted
+            }
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
                 return Err((*refusal).into());
             }
@@ -154,10 +156,10 @@ impl<S: Store> Realm<S> {
             Some(Answer::Refused(refusal)) => {
                 tracing::warn!(peer = %peer.realm, code = %refusal.code, "peer refused the peering");
                 self.network.refused(peer.realm, refusal.code);
-                Answer::Sent(Sent::Queued)
+                Peered::Queued
             }
             // It does not answer, or does not agree on the peering yet.
-            Some(_) | None => Answer::Sent(Sent::Queued),
+            Some(_) | None => Peered::Queued,
         })
     }
 

@@ -16,8 +16,9 @@ use crate::{
     crypto::PublicKey,
     store::Store,
     wire::{
-        Answer, ErrorCode, FORM_DETAILS, FORM_DROP, FORM_PENDING, Peer as PeerState, PeerDetail,
-        PeerDetails, PeeringState, Port, RealmId, SessionRef, Text, Username, command,
+        ErrorCode, FORM_DETAILS, FORM_DROP, FORM_PENDING, Peer as PeerState, PeerDetail,
+        PeerDetails, PeerList, Peered, PeeringState, Port, RealmId, SessionRef, Text, Username,
+        command,
     },
 };
 
@@ -106,7 +107,7 @@ impl<S: Store> Realm<S> {
         (realm, key): (RealmId, PublicKey),
         source: (String, u16),
         who: Username,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Peered, Failure> {
         let found = self.network.pending(|pending| pending.find(&key));
         let batch = &mut work.batch;
         let is_taken = self.peers.find_peer(batch, realm).await?.is_some();
@@ -129,7 +130,7 @@ impl<S: Store> Realm<S> {
             address: String::new(),
             who,
         });
-        Ok(Answer::Done)
+        Ok(Peered::Accepted)
     }
 
     /// Refuses a realm that waits for a decision.
@@ -138,7 +139,7 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         (realm, key): (RealmId, PublicKey),
         who: Username,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let found = self.network.pending(|pending| pending.find(&key));
         let found = found.filter(|found| found.realm == realm);
         found.ok_or(ErrorCode::NoSuchRealm)?;
@@ -149,7 +150,7 @@ impl<S: Store> Realm<S> {
             address: String::new(),
             who,
         });
-        Ok(Answer::Done)
+        Ok(())
     }
 
     /// Sets a peer's new address.
@@ -159,7 +160,7 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
         (address, port): (Text<'_>, Port),
         (source, who): (Option<(String, u16)>, Username),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Peered, Failure> {
         let peer = self.peers.peer(&mut work.batch, realm).await?;
         let key = work.request.options.key.map(PublicKey);
         if key.is_some_and(|key| peer.key() != key) {
@@ -178,14 +179,14 @@ impl<S: Store> Realm<S> {
             address: shown((address.0, port.0)),
             who,
         });
-        Ok(Answer::Done)
+        Ok(Peered::Accepted)
     }
 
     pub(super) async fn removerealm(
         &self,
         work: &mut Work<'_>,
         command: &command::RemoveRealm,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::RemoveRealm { session, realm, .. } = command;
         let who = self.operator(work, session).await?;
         let queue = match (work.request.options.form, work.request.options.key) {
@@ -208,7 +209,7 @@ impl<S: Store> Realm<S> {
         });
         // The rest of its records are removed step by step.
         work.ends = true;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn realms(
@@ -216,7 +217,7 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
         form: Option<u8>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<PeerList, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let is_operator = current.record.operator;
         match form {
@@ -224,8 +225,8 @@ impl<S: Store> Realm<S> {
             Some(FORM_DETAILS | FORM_PENDING) if !is_operator => {
                 return Err(ErrorCode::NotOperator.into());
             }
-            Some(FORM_DETAILS) => return self.details(caller).await,
-            Some(FORM_PENDING) => return Ok(Answer::Details(self.pending_details())),
+            Some(FORM_DETAILS) => return self.details(caller).await.map(PeerList::Details),
+            Some(FORM_PENDING) => return Ok(PeerList::Details(self.pending_details())),
             Some(_) => return Err(ErrorCode::Unsupported.into()),
         }
         let mut states = Vec::new();
@@ -249,10 +250,10 @@ impl<S: Store> Realm<S> {
                 heard,
             });
         }
-        Ok(Answer::Realms(states))
+        Ok(PeerList::Peers(states))
     }
 
-    async fn details(&self, caller: &Caller) -> Result<Answer, Failure> {
+    async fn details(&self, caller: &Caller) -> Result<PeerDetails, Failure> {
         let mut details = PeerDetails::default();
         for peer in self.peers.list_peers().await? {
             let seen = self.network.seen(&peer, caller.now.wall);
@@ -296,7 +297,7 @@ impl<S: Store> Realm<S> {
                 times: 0,
             });
         }
-        Ok(Answer::Details(details))
+        Ok(details)
     }
 
     fn pending_details(&self) -> PeerDetails {

@@ -11,7 +11,7 @@ use crate::realm::{
 use crate::{
     store::Store,
     wire::{
-        Answer, DeviceSession, ErrorCode, SessionRef,
+        Account, DeviceSession, ErrorCode, SessionRef,
         command::{self, Change},
     },
 };
@@ -53,7 +53,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Logout,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Logout { session, .. } = command;
         let current = self.session_noted(work, session).await?;
         work.affected = Some(current.user);
@@ -64,14 +64,14 @@ impl<S: Store> Realm<S> {
         self.sessions
             .end_sessions(&[current], None, &mut work.batch)
             .await?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn sessions(
         &self,
         caller: &Caller,
         session: SessionRef,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Vec<DeviceSession>, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let mut all = self
             .sessions
@@ -87,14 +87,14 @@ impl<S: Store> Realm<S> {
                 device: session.record.device.is_some(),
             })
         });
-        Ok(Answer::Sessions(listed.collect::<Result<_, Failure>>()?))
+        listed.collect()
     }
 
     pub(in crate::realm) async fn revoke(
         &self,
         work: &mut Work<'_>,
         command: &command::Revoke,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Revoke {
             session, handle, ..
         } = command;
@@ -113,19 +113,19 @@ impl<S: Store> Realm<S> {
         self.sessions
             .end_sessions(&[meant], None, &mut work.batch)
             .await?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn whoami(
         &self,
         caller: &Caller,
         session: SessionRef,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Account, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let account = self.accounts.find(&mut Unnoted, current.user).await?;
         let account = account.ok_or(ErrorCode::NoSession)?;
         let is_operator = current.record.operator;
-        Ok(Answer::Account(account.into_shown(is_operator)))
+        Ok(account.into_shown(is_operator))
     }
 }
 

@@ -85,7 +85,7 @@ impl<S: Store> Mailboxes<S> {
         current: &Current,
         (place, blocked): (&MailboxLog, &Blocked),
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Page, Failure> {
         let owner = current.owner();
         let believed = caller.believed(options.after);
         let after = match believed {
@@ -127,7 +127,7 @@ impl<S: Store> Mailboxes<S> {
             read = self.page(place, start, reader, limit, room).await?;
         }
         self.limiter.charge(caller.now, &current.user, read.hidden);
-        Ok(Answer::Page(read.page))
+        Ok(read.page)
     }
 
     /// Handles the request of a peer that has members in a group to read it.
