@@ -79,7 +79,7 @@ impl<S: Store> Realm<S> {
                 Reply::new(command, page)
             }
             Read::Realms(command) => {
-                let peers = self.realms(caller, command.session, options.form).await?;
+                let peers = self.realms(caller, command, options).await?;
                 Reply::new(command, peers)
             }
             Read::Groups(command) => {

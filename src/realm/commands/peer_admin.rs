@@ -16,9 +16,8 @@ use crate::{
     crypto::PublicKey,
     store::Store,
     wire::{
-        ErrorCode, FORM_DETAILS, FORM_DROP, FORM_PENDING, Peer as PeerState, PeerDetail,
-        PeerDetails, PeerList, Peered, PeeringState, Port, RealmId, SessionRef, Text, Username,
-        command,
+        ErrorCode, Options, Peer as PeerState, PeerDetail, PeerDetails, PeerList, PeerListing,
+        PeerRemoval, Peered, PeeringState, Port, RealmId, Text, Username, command,
     },
 };
 
@@ -157,12 +156,11 @@ impl<S: Store> Realm<S> {
     pub(super) async fn move_peer(
         &self,
         work: &mut Work<'_>,
-        realm: RealmId,
+        (realm, key): (RealmId, Option<PublicKey>),
         (address, port): (Text<'_>, Port),
         (source, who): (Option<(String, u16)>, Username),
     ) -> Result<Peered, Failure> {
         let peer = self.peers.peer(&mut work.batch, realm).await?;
-        let key = work.request.options.key.map(PublicKey);
         if key.is_some_and(|key| peer.key() != key) {
             return Err(ErrorCode::NoSuchRealm.into());
         }
@@ -189,11 +187,12 @@ impl<S: Store> Realm<S> {
     ) -> Result<(), Failure> {
         let &command::RemoveRealm { session, realm, .. } = command;
         let who = self.operator(work, session).await?;
-        let queue = match (work.request.options.form, work.request.options.key) {
-            (None, Some(key)) => return self.refuse_pending(work, (realm, PublicKey(key)), who),
-            (None, None) => UndeliveredQueue::Returned,
-            (Some(FORM_DROP), None) => UndeliveredQueue::Dropped,
-            _ => return Err(ErrorCode::Unsupported.into()),
+        let queue = match command.form(&work.request.options)? {
+            PeerRemoval::Refuse { key } => {
+                return self.refuse_pending(work, (realm, PublicKey(key)), who);
+            }
+            PeerRemoval::Return => UndeliveredQueue::Returned,
+            PeerRemoval::Drop => UndeliveredQueue::Dropped,
         };
         let peer = self.peers.peer(&mut work.batch, realm).await?;
         self.peers.remove(&peer, queue, &mut work.batch).await?;
@@ -215,19 +214,18 @@ impl<S: Store> Realm<S> {
     pub(in crate::realm) async fn realms(
         &self,
         caller: &Caller,
-        session: SessionRef,
-        form: Option<u8>,
+        command: &command::Realms,
+        options: &Options,
     ) -> Result<PeerList, Failure> {
-        let current = self.sessions.session(caller, session).await?;
+        let current = self.sessions.session(caller, command.session).await?;
         let is_operator = current.record.operator;
-        match form {
-            None => {}
-            Some(FORM_DETAILS | FORM_PENDING) if !is_operator => {
+        match command.form(options)? {
+            PeerListing::Peers => {}
+            PeerListing::Details | PeerListing::Pending if !is_operator => {
                 return Err(ErrorCode::NotOperator.into());
             }
-            Some(FORM_DETAILS) => return self.details(caller).await.map(PeerList::Details),
-            Some(FORM_PENDING) => return Ok(PeerList::Details(self.pending_details())),
-            Some(_) => return Err(ErrorCode::Unsupported.into()),
+            PeerListing::Details => return self.details(caller).await.map(PeerList::Details),
+            PeerListing::Pending => return Ok(PeerList::Details(self.pending_details())),
         }
         let mut states = Vec::new();
         for peer in self.peers.list_peers().await? {
