@@ -1,17 +1,13 @@
 //! Sessions: `logout`, `sessions`, `revoke` and `whoami` (SES-1 … SES-6).
 
 use crate::realm::{
-    Caller, Realm,
-    commands::work::Work,
-    current_session::Current,
-    failure::Failure,
-    sessions::{handle_of, put_ended},
-    storage::Unnoted,
+    Caller, Realm, commands::work::Work, current_session::Current, failure::Failure,
+    sessions::put_ended, storage::Unnoted,
 };
 use crate::{
     store::Store,
     wire::{
-        Account, DeviceSession, ErrorCode, SessionRef,
+        Account, DeviceSession, ErrorCode, Handle, SessionRef,
         command::{self, Change},
     },
 };
@@ -78,16 +74,14 @@ impl<S: Store> Realm<S> {
             .sessions_of(&mut Unnoted, current.user)
             .await?;
         all.sort_by_key(|session| (session.record.created, session.hash));
-        let listed = all.into_iter().map(|session| {
-            Ok(DeviceSession {
-                handle: handle_of(&session.hash)?,
-                created: session.record.created,
-                used: session.record.used,
-                current: session.hash == current.hash,
-                device: session.record.device.is_some(),
-            })
+        let listed = all.into_iter().map(|session| DeviceSession {
+            handle: Handle::of_session(&session.hash),
+            created: session.record.created,
+            used: session.record.used,
+            current: session.hash == current.hash,
+            device: session.record.device.is_some(),
         });
-        listed.collect()
+        Ok(listed.collect())
     }
 
     pub(in crate::realm) async fn revoke(
@@ -104,7 +98,7 @@ impl<S: Store> Realm<S> {
             .sessions_of(&mut work.batch, current.user)
             .await?
             .into_iter()
-            .find(|session| handle_of(&session.hash).is_ok_and(|found| found == handle))
+            .find(|session| Handle::of_session(&session.hash) == handle)
             .ok_or(ErrorCode::NoSession)?;
         if meant.hash != current.hash {
             meant.rely_on(&mut work.batch);

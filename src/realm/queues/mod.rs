@@ -281,7 +281,7 @@ impl<S: Store> PeerQueues<S> {
             }
             Err(failure) if failure.is_of_one_record() => {
                 self.storage.log_failure("queue", &failure);
-                Ok((queued, 0, Some(ErrorCode::Internal)))
+                Ok((queued, 0, Some(failure.refusal(false).code)))
             }
             Err(failure) => Err(failure),
         }

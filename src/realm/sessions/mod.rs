@@ -285,9 +285,10 @@ impl<S: Store> Sessions<S> {
         sessions_change(user, batch)?;
         self.cursors.link(user, &owner, batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
-        batch
-            .put(records::session(&hash), record.to_value()?)
-            .put(records::handle(user, handle_of(&hash)?), link.clone());
+        batch.put(records::session(&hash), record.to_value()?).put(
+            records::handle(user, Handle::of_session(&hash)),
+            link.clone(),
+        );
         if let Some(device) = &caller.device {
             batch.put(records::device(device), link);
         }
@@ -394,7 +395,10 @@ impl<S: Store> Sessions<S> {
     async fn end_session(&self, current: &Current, batch: &mut Batch) -> Result<(), Failure> {
         batch
             .delete(records::session(&current.hash))
-            .delete(records::handle(current.user, handle_of(&current.hash)?));
+            .delete(records::handle(
+                current.user,
+                Handle::of_session(&current.hash),
+            ));
         let Some(bytes) = current.record.device else {
             let numbers = records::operations_of(current.hash);
             if !self.storage.is_empty(&numbers).await? {
@@ -430,11 +434,4 @@ fn sessions_change(user: Username, batch: &mut Batch) -> Result<(), Failure> {
     let key = records::sessions_changed(user);
     batch.put(key, ChangedRecord {}.to_value()?);
     Ok(())
-}
-
-/// Returns a session's public name: the first characters of its hash.
-pub(in crate::realm) fn handle_of(hash: &SessionHash) -> Result<Handle, Failure> {
-    let text = data_encoding::BASE32_NOPAD.encode(hash).to_lowercase();
-    let short: String = text.chars().take(6).collect();
-    short.parse().map_err(|_| ErrorCode::Internal.into())
 }
