@@ -96,7 +96,7 @@ impl<S: Store> Realm<S> {
     /// Executes a command. Every input gets an answer.
     ///
     /// # Errors
-    /// [`TooLong`] if the answer is longer than [`Caller::longest`].
+    /// [`TooLong`] if the answer is longer than the answer limit of the caller.
     pub async fn handle(
         self: &Arc<Self>,
         caller: &Caller,
@@ -185,8 +185,8 @@ impl<S: Store> Realm<S> {
             Input::Unknown => Err(Failure::from(ErrorCode::BadRequest)),
         };
         match outcome {
-            Ok(reply) if reply.bytes.len() <= caller.longest => Ok(reply),
-            Ok(_) => Err(TooLong(caller.longest)),
+            Ok(reply) if reply.bytes.len() <= caller.answer_limits.total => Ok(reply),
+            Ok(_) => Err(TooLong(caller.answer_limits.total)),
             Err(failure) => {
                 self.storage.log_failure_of(caller, input.name(), &failure);
                 let is_numbered = input.operation().is_some();

@@ -48,7 +48,7 @@ impl<S: Store> Realm<S> {
     pub(super) async fn calling_peer(&self, caller: &Caller) -> Option<Account> {
         let peer = self
             .peers
-            .peer_of(&mut Unnoted, &caller.device?)
+            .peer_of(&mut Unnoted, &caller.device()?)
             .await
             .ok()??;
         Some(Account::Peer(peer.realm))
@@ -56,7 +56,12 @@ impl<S: Store> Realm<S> {
 
     /// Returns the user of a session. `None` if it is not open, and if the store fails.
     pub(super) async fn user_of(&self, caller: &Caller, session: SessionRef) -> Option<Account> {
-        match self.sessions.find_session(caller, session).await.ok()? {
+        match self
+            .sessions
+            .find_session(caller, session, None)
+            .await
+            .ok()?
+        {
             SessionLookup::Open(current) => Some(Account::User(current.user)),
             SessionLookup::Since(_) | SessionLookup::None => None,
         }

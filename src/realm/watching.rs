@@ -276,11 +276,11 @@ impl<S: Store> Watch<S> {
 
     /// Returns the session, if it still exists.
     async fn current(&mut self) -> Option<Current> {
-        let (device, now) = (self.caller.device.as_ref(), self.caller.now);
+        let (device, now) = (self.caller.device(), self.caller.now);
         let found = self
             .realm
             .sessions
-            .load_session(self.session, device, now)
+            .load_session(self.session, device.as_ref(), now)
             .await;
         let current = found.ok().flatten()?;
         self.used = current.record.last;

@@ -20,9 +20,10 @@ impl<S: Store> Realm<S> {
     ) -> Result<SessionId, Failure> {
         // A session that ends to make room may be watched.
         work.affected = Some(user);
+        let (caller, number) = (work.caller, work.number());
         let opened = self
             .sessions
-            .open_session(work.caller, user, &mut work.batch);
+            .open_session(caller, number, user, &mut work.batch);
         opened.await
     }
 

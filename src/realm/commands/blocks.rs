@@ -84,7 +84,7 @@ impl<S: Store> Realm<S> {
             .blocks_record(&mut Unnoted, current.user)
             .await?;
         let behind = options.behind.map(|behind| behind.to_string());
-        let mut page = NamesPage::new(options, caller.room);
+        let mut page = NamesPage::new(options, caller.answer_limits.inline);
         for user in record.users() {
             let name = user.to_string();
             if behind.as_ref().is_none_or(|behind| name > *behind) {

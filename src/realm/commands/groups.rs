@@ -163,7 +163,7 @@ impl<S: Store> Realm<S> {
             .groups
             .group_of_member(&mut Unnoted, name, current.user)
             .await?;
-        let mut page = NamesPage::new(options, caller.room);
+        let mut page = NamesPage::new(options, caller.answer_limits.inline);
         let mut after = options.behind;
         loop {
             let found = self
@@ -196,7 +196,7 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<List<String>, Failure> {
         let current = self.sessions.session(caller, session).await?;
-        let mut page = NamesPage::new(options, caller.room);
+        let mut page = NamesPage::new(options, caller.answer_limits.inline);
         let behind = options.behind.map(|behind| behind.user.as_str().parse());
         let behind = behind.transpose().map_err(|_| ErrorCode::BadRequest)?;
         let mut after = behind.map(|name| records::joined_group(current.user, name));
@@ -237,13 +237,13 @@ pub(super) struct NamesPage<T> {
 }
 
 impl<T> NamesPage<T> {
-    /// Returns an empty page for an answer of at most `room` bytes.
-    pub fn new(options: &Options, room: usize) -> Self {
+    /// Returns an empty page for an answer of at most `bytes` bytes.
+    pub fn new(options: &Options, bytes: usize) -> Self {
         Self {
             items: Vec::new(),
             more: false,
             limit: page_limit(options.limit, NAMES_MAX),
-            left: room.saturating_sub(ANSWER_HEAD),
+            left: bytes.saturating_sub(ANSWER_HEAD),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Commands: each is a method of the realm that asks the services and returns what its answer holds,
-//! of the type that the table of commands names. A command that changes something runs as
+//! Commands: each is a method of the realm that asks the services. It returns what its answer
+//! holds, of the type that the table of commands names. A command that changes something runs as
 //! `mutations` describes.
 
 mod accounts;
@@ -22,7 +22,7 @@ mod void;
 mod work;
 
 use self::reply::{Outcome, Reply};
-use crate::realm::{Caller, Realm, failure::Failure};
+use crate::realm::{Caller, Realm, Secrecy, failure::Failure};
 use crate::{
     store::Store,
     wire::{
@@ -39,7 +39,7 @@ impl<S: Store> Realm<S> {
         request: &'r Request<'_>,
     ) -> Result<Reply<'r>, Failure> {
         // HS-7: a password in early data has no forward secrecy; a client never sends one there.
-        if caller.early && request.command.carries_password() {
+        if caller.secrecy == Secrecy::Early && request.command.carries_password() {
             return Err(ErrorCode::BadRequest.into());
         }
         if !request.has_only_own_options() {

@@ -35,10 +35,6 @@ impl<S: Store> Realm<S> {
         let number = change.operation().number;
         let owner = self.sessions.owner(caller, request.command.session());
         let fingerprint = fingerprint(request);
-        let caller = &Caller {
-            operation: number,
-            ..*caller
-        };
         let mut work = Work::new(caller, request, change);
         let mut operation = None;
         for _ in 0..ATTEMPTS_MAX {
@@ -213,7 +209,7 @@ impl<S: Store> Realm<S> {
 
     /// Returns the answer to a repeated command.
     fn recall(&self, work: &Work<'_>, answer: FormerAnswer) -> Result<Reply<'static>, Failure> {
-        let id = |user| self.sessions.session_id(work.caller, user);
+        let id = |user| self.sessions.session_id(work.caller, work.number(), user);
         match (answer, work.change) {
             (FormerAnswer::Bytes(bytes), change) => Ok(Reply::recorded(change, bytes)),
             (FormerAnswer::Session, Change::Register(command)) => {
@@ -255,7 +251,11 @@ impl<S: Store> Realm<S> {
         let command = &work.request.command;
         match command.session() {
             Some(session) if refusal.is_final() && !command.carries_password() => {
-                let found = self.sessions.find_session(work.caller, session).await?;
+                let number = Some(work.number());
+                let found = self
+                    .sessions
+                    .find_session(work.caller, session, number)
+                    .await?;
                 Ok(matches!(found, SessionLookup::Open(_)))
             }
             Some(_) | None => Ok(false),

@@ -102,7 +102,7 @@ impl<S: Store> Realm<S> {
         let owner = self
             .sessions
             .owner(work.caller, work.request.command.session());
-        let number = work.caller.operation.0;
+        let number = work.number().0;
         let new = NewOutgoing {
             now: work.caller.now,
             content,
@@ -138,7 +138,7 @@ impl<S: Store> Realm<S> {
             return Ok(Reply::recorded(work.change, verdict));
         }
         // The verdict may have come just before or after.
-        let number = work.caller.operation;
+        let number = work.number();
         match self
             .idempotency
             .look_up_command(owner, number, fingerprint(work.request))

@@ -87,7 +87,7 @@ impl<S: Store> Realm<S> {
         let new = Introduction {
             realm,
             key,
-            own: caller.own.unwrap_or(self.own.key()),
+            own: caller.own().unwrap_or(self.own.key()),
             address: (address.into(), port),
             first: caller.now.wall,
             last: caller.now.wall,

@@ -19,7 +19,11 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         session: SessionRef,
     ) -> Result<Current, Failure> {
-        let current = self.sessions.open_session_of(work.caller, session).await?;
+        let number = Some(work.number());
+        let current = self
+            .sessions
+            .open_session_of(work.caller, session, number)
+            .await?;
         // The command counts once, however often it is decided.
         if !work.is_counted {
             self.limiter.command(work.caller.now, &current.user)?;

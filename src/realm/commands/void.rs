@@ -16,7 +16,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<(), Failure> {
         let &command::Void { session, .. } = command;
         let caller = work.caller;
-        match (&caller.device, session) {
+        match (&caller.device(), session) {
             (Some(device), _) => {
                 let highest = self.idempotency.highest(&Owner::Device(*device)).await?;
                 if highest.0 == 0

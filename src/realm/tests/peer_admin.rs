@@ -14,8 +14,12 @@ use crate::wire::{
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
 
 async fn of_ann(realm: &Realm<Held>, options: Options, command: Command<'static>) -> Answer {
+    let answer_limits = AnswerLimits {
+        total: 1 << 20,
+        ..DATAGRAM
+    };
     let caller = Caller {
-        longest: 1 << 20,
+        answer_limits,
         ..caller(device(1), MOMENT)
     };
     let bytes = Request { options, command }.to_bytes();
