@@ -104,15 +104,10 @@ impl<S: Store> Realm<S> {
     ) -> Result<Handled<S>, TooLong> {
         let input = Input::parse(bytes);
         let Reply { bytes, outcome } = self.reply(caller, &input).await?;
-        let account = match outcome {
-            Outcome::Refused => None,
-            _ if !caller.asks_account => None,
-            Outcome::SessionOpened(id) => self.user_of(caller, SessionRef::Named(id)).await,
-            Outcome::Done
-            | Outcome::SessionEnded
-            | Outcome::Queued
-            | Outcome::Watch(_)
-            | Outcome::Unwatch => self.account(caller, &input).await,
+        let account = if caller.asks_account {
+            self.account_after(caller, &input, outcome).await
+        } else {
+            None
         };
         let mut handled = Handled {
             answer: bytes,
@@ -146,6 +141,25 @@ impl<S: Store> Realm<S> {
     /// peering. `None` if there is none, and if the store fails.
     pub async fn account_of(&self, caller: &Caller, bytes: &[u8]) -> Option<Account> {
         self.account(caller, &Input::parse(bytes)).await
+    }
+
+    /// Returns the user or peer for which a command was executed. `None` if it was refused, if
+    /// there is none, and if the store fails.
+    async fn account_after(
+        &self,
+        caller: &Caller,
+        input: &Input<'_>,
+        outcome: Outcome<'_>,
+    ) -> Option<Account> {
+        match outcome {
+            Outcome::Refused => None,
+            Outcome::SessionOpened(id) => self.user_of(caller, SessionRef::Named(id)).await,
+            Outcome::Done
+            | Outcome::SessionEnded
+            | Outcome::Queued
+            | Outcome::Watch(_)
+            | Outcome::Unwatch => self.account(caller, input).await,
+        }
     }
 
     async fn account(&self, caller: &Caller, input: &Input<'_>) -> Option<Account> {

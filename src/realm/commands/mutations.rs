@@ -5,7 +5,7 @@ use crate::realm::{
     ATTEMPTS_MAX, Caller, Realm,
     commands::{
         asking::Decided,
-        reply::{Outcome, Reply},
+        reply::{Follows, Outcome, Reply},
         work::Work,
     },
     failure::Failure,
@@ -209,17 +209,14 @@ impl<S: Store> Realm<S> {
 
     /// Returns the answer to a repeated command.
     fn recall(&self, work: &Work<'_>, answer: FormerAnswer) -> Result<Reply<'static>, Failure> {
-        let id = |user| self.sessions.session_id(work.caller, work.number(), user);
-        match (answer, work.change) {
-            (FormerAnswer::Bytes(bytes), change) => Ok(Reply::recorded(change, bytes)),
-            (FormerAnswer::Session, Change::Register(command)) => {
-                Ok(Reply::opened(command, id(command.username)))
+        match (answer, Follows::from(work.change)) {
+            (FormerAnswer::Bytes(bytes), _) => Ok(Reply::recorded(work.change, bytes)),
+            (FormerAnswer::Session, Follows::SessionOpens(user)) => {
+                let id = self.sessions.session_id(work.caller, work.number(), user);
+                Ok(Reply::reopened(id))
             }
-            (FormerAnswer::Session, Change::Auth(command)) => {
-                Ok(Reply::opened(command, id(command.username)))
-            }
-            // The record is of the same command, and only those two open a session.
-            (FormerAnswer::Session, _) => {
+            // The record is of the same command, and this one opens no session.
+            (FormerAnswer::Session, Follows::SessionEnds | Follows::Receipt | Follows::Nothing) => {
                 Err(StoreError::Damaged("the answer to a command".into()).into())
             }
         }

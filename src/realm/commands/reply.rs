@@ -2,7 +2,7 @@
 //! answer of its own type, and all of them are written here.
 
 use crate::wire::{
-    Answer, Refusal, Sent, SessionId,
+    Answer, Refusal, Sent, SessionId, Username,
     command::{self, Answered, Change},
 };
 
@@ -60,6 +60,14 @@ impl<'r> Reply<'r> {
         Self::new(command, id).with(Outcome::SessionOpened(id))
     }
 
+    /// Returns the reply to a repeated command that has opened a session.
+    pub fn reopened(id: SessionId) -> Self {
+        Self {
+            bytes: Answer::Session(id).to_bytes(),
+            outcome: Outcome::SessionOpened(id),
+        }
+    }
+
     /// Returns the reply to a command that sends a message to another realm.
     pub fn sent<'a, C: Answered<'a, Answer = Sent>>(command: &C, sent: Sent) -> Self {
         Self::new(command, sent).with(match sent {
@@ -82,17 +90,42 @@ impl<'r> Reply<'r> {
     /// Returns the reply that was recorded for a command, or that a peer's receipt has put in its
     /// place.
     pub fn recorded(change: Change<'_, '_>, bytes: Vec<u8>) -> Self {
-        let outcome = match change {
-            _ if Answer::is_refusal(&bytes) => Outcome::Refused,
-            Change::Logout(_) => Outcome::SessionEnded,
-            Change::SendRealm(_) | Change::SendGroupRealm(_) => match Answer::parse(&bytes) {
-                Ok(Answer::Sent(Sent::Queued)) => Outcome::Queued,
-                Ok(_) | Err(_) => Outcome::Done,
-            },
+        if Answer::is_refusal(&bytes) {
+            let outcome = Outcome::Refused;
+            return Self { bytes, outcome };
+        }
+        let outcome = match Follows::from(change) {
+            Follows::SessionEnds => Outcome::SessionEnded,
+            Follows::Receipt if Answer::parse(&bytes) == Ok(Answer::Sent(Sent::Queued)) => {
+                Outcome::Queued
+            }
             // The id of a session is never recorded, but derived again.
-            Change::Auth(_)
-            | Change::Register(_)
-            | Change::Send(_)
+            Follows::SessionOpens(_) | Follows::Receipt | Follows::Nothing => Outcome::Done,
+        };
+        Self { bytes, outcome }
+    }
+}
+
+/// What follows from a command that was executed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Follows {
+    /// A session of this user opens.
+    SessionOpens(Username),
+    /// A session ends.
+    SessionEnds,
+    /// A peer's receipt, if the message waits for the peer.
+    Receipt,
+    Nothing,
+}
+
+impl From<Change<'_, '_>> for Follows {
+    fn from(change: Change<'_, '_>) -> Self {
+        match change {
+            Change::Auth(command) => Self::SessionOpens(command.username),
+            Change::Register(command) => Self::SessionOpens(command.username),
+            Change::Logout(_) => Self::SessionEnds,
+            Change::SendRealm(_) | Change::SendGroupRealm(_) => Self::Receipt,
+            Change::Send(_)
             | Change::AddGroup(_)
             | Change::JoinGroup(_)
             | Change::SendGroup(_)
@@ -112,8 +145,7 @@ impl<'r> Reply<'r> {
             | Change::LeaveGroupRealm(_)
             | Change::Void(_)
             | Change::Block(_)
-            | Change::Unblock(_) => Outcome::Done,
-        };
-        Self { bytes, outcome }
+            | Change::Unblock(_) => Self::Nothing,
+        }
     }
 }
