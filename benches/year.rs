@@ -19,13 +19,12 @@ use std::{
 use merpati::{
     crypto::{PublicKey, SecretKey},
     realm::{
-        Caller, Limits, Moment, Network, Pass, Peering, Rates, Realm, RealmIdentity, Registration,
-        Retention,
+        AnswerLimits, Caller, Limits, Moment, Network, Origin, Pass, Peering, Rates, Realm,
+        RealmIdentity, Registration, Retention, Secrecy,
     },
     store::Embedded,
     wire::{
-        Answer, Body, Command, Operation, OperationNumber, Options, Password, Request, SessionRef,
-        Text, command,
+        Answer, Body, Command, Operation, Options, Password, Request, SessionRef, Text, command,
     },
 };
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::ChaCha20Rng};
@@ -187,13 +186,16 @@ impl World {
 
     async fn ask(&self, n: usize, request: Request<'_>) -> Answer {
         let caller = Caller {
-            device: Some(self.users[n].device),
+            origin: Origin::Sealed {
+                device: self.users[n].device,
+                own: self.realm.own().key(),
+            },
             subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
-            own: None,
-            early: false,
-            operation: OperationNumber(0),
-            room: 1100,
-            longest: 64 << 10,
+            secrecy: Secrecy::Forward,
+            answer_limits: AnswerLimits {
+                inline: 1100,
+                total: 64 << 10,
+            },
             trusts_cursors: true,
             asks_account: false,
             now: self.now(),

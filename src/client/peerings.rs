@@ -8,8 +8,8 @@ use super::{
 use crate::{
     crypto::PublicKey,
     wire::{
-        Answer, FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options, Peer, PeerDetail,
-        PeerList, Peered, RealmId, Sent, command,
+        Answer, Peer, PeerAddition, PeerDetail, PeerList, PeerListing, PeerRemoval, Peered,
+        RealmId, Sent, command,
     },
 };
 
@@ -40,54 +40,40 @@ impl Client {
             src_address,
             src_port,
         };
-        let options = Options {
-            key: key.map(|key| key.0),
-            ..Options::NONE
-        };
-        self.call(options, command).await
+        let key = key.map(|key| key.0);
+        self.call(PeerAddition::Add { key }.into(), command).await
     }
 
     /// Ends a peering. Messages queued for the peer are returned to their senders.
     pub async fn removerealm(&self, realm: RealmId) -> Result<(), CallError> {
-        self.remove(realm, Options::NONE).await
+        self.remove(realm, PeerRemoval::Return).await
     }
 
     /// Like [`Client::removerealm`], but messages queued for the peer are dropped and their senders
     /// are not told.
     pub async fn droprealm(&self, realm: RealmId) -> Result<(), CallError> {
-        let options = Options {
-            form: Some(FORM_DROP),
-            ..Options::NONE
-        };
-        self.remove(realm, options).await
+        self.remove(realm, PeerRemoval::Drop).await
     }
 
-    async fn remove(&self, realm: RealmId, options: Options) -> Result<(), CallError> {
+    async fn remove(&self, realm: RealmId, removal: PeerRemoval) -> Result<(), CallError> {
         let command = command::RemoveRealm {
             operation: UNNUMBERED,
             session: self.session()?,
             realm,
         };
-        self.call(options, command).await
+        self.call(removal.into(), command).await
     }
 
     /// Accepts a realm that has introduced itself and waits for a decision: the one with this key,
     /// under this name.
     pub async fn acceptrealm(&self, realm: RealmId, key: PublicKey) -> Result<(), CallError> {
-        let options = Options {
-            key: Some(key.0),
-            ..Options::NONE
-        };
-        self.about_address(realm, RealmAddress::OWN, options).await
+        let accept = PeerAddition::Add { key: Some(key.0) };
+        self.about_address(realm, RealmAddress::OWN, accept).await
     }
 
     /// Refuses a realm that has introduced itself, by the name that it calls itself.
     pub async fn refuserealm(&self, realm: RealmId, key: PublicKey) -> Result<(), CallError> {
-        let options = Options {
-            key: Some(key.0),
-            ..Options::NONE
-        };
-        self.remove(realm, options).await
+        self.remove(realm, PeerRemoval::Refuse { key: key.0 }).await
     }
 
     /// Changes the address of a peer.
@@ -96,18 +82,15 @@ impl Client {
         realm: RealmId,
         address: RealmAddress<'_>,
     ) -> Result<(), CallError> {
-        let options = Options {
-            form: Some(FORM_MOVE),
-            ..Options::NONE
-        };
-        self.about_address(realm, address, options).await
+        self.about_address(realm, address, PeerAddition::Move { key: None })
+            .await
     }
 
     async fn about_address(
         &self,
         realm: RealmId,
         address: RealmAddress<'_>,
-        options: Options,
+        addition: PeerAddition,
     ) -> Result<(), CallError> {
         let (address, port) = address.fields();
         let (src_address, src_port) = RealmAddress::OWN.fields();
@@ -120,7 +103,7 @@ impl Client {
             src_address,
             src_port,
         };
-        match self.call(options, command).await? {
+        match self.call(addition.into(), command).await? {
             Peered::Accepted => Ok(()),
             Peered::Queued => Err(unexpected(&Answer::Sent(Sent::Queued), CommandKind::Change)),
         }
@@ -128,7 +111,7 @@ impl Client {
 
     /// Returns the realm's peers.
     pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
-        match self.list(None).await? {
+        match self.list(PeerListing::Peers).await? {
             PeerList::Peers(peers) => Ok(peers),
             PeerList::Details(details) => {
                 Err(unexpected(&Answer::Details(details), CommandKind::Read))
@@ -138,16 +121,16 @@ impl Client {
 
     /// Returns the realm's peers with all details for an operator.
     pub async fn realm_details(&self) -> Result<Vec<PeerDetail>, CallError> {
-        self.details(FORM_DETAILS).await
+        self.details(PeerListing::Details).await
     }
 
     /// Returns the realms that have introduced themselves and wait for a decision.
     pub async fn pending_realms(&self) -> Result<Vec<PeerDetail>, CallError> {
-        self.details(FORM_PENDING).await
+        self.details(PeerListing::Pending).await
     }
 
-    async fn details(&self, form: u8) -> Result<Vec<PeerDetail>, CallError> {
-        match self.list(Some(form)).await? {
+    async fn details(&self, listing: PeerListing) -> Result<Vec<PeerDetail>, CallError> {
+        match self.list(listing).await? {
             PeerList::Details(details) => details.read().map_err(|_| CallError::Misunderstood {
                 what: "details of realms".into(),
                 may_be_done: false,
@@ -156,14 +139,10 @@ impl Client {
         }
     }
 
-    async fn list(&self, form: Option<u8>) -> Result<PeerList, CallError> {
+    async fn list(&self, listing: PeerListing) -> Result<PeerList, CallError> {
         let command = command::Realms {
             session: self.session()?,
         };
-        let options = Options {
-            form,
-            ..Options::NONE
-        };
-        self.call(options, command).await
+        self.call(listing.into(), command).await
     }
 }

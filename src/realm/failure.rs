@@ -3,7 +3,7 @@
 use crate::{
     faults::{Fault, is_planted},
     store::StoreError,
-    wire::{ErrorCode, Refusal},
+    wire::{ErrorCode, Refusal, UnknownForm},
 };
 
 /// How long a client is asked to wait after all attempts met a conflict, in milliseconds.
@@ -73,6 +73,12 @@ impl From<ErrorCode> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+impl From<UnknownForm> for Failure {
+    fn from(UnknownForm: UnknownForm) -> Self {
+        ErrorCode::Unsupported.into()
     }
 }
 

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use super::{
-    Caller, Realm, TooLong, account::Account, failure::Failure, link_owner::Answering,
+    Caller, Realm, TooLong,
+    account::Account,
+    commands::reply::{Outcome, Reply},
+    failure::Failure,
     watching::Watch,
 };
 use crate::{
     store::Store,
-    wire::{
-        Answer, ErrorCode, OperationNumber, PeerRequest, Refusal, Request,
-        command::{Change, Kind, Read},
-    },
+    wire::{Answer, ErrorCode, OperationNumber, PeerRequest, Refusal, Request, SessionRef},
 };
 
 /// How long a client is asked to wait when its watch could not begin, in milliseconds.
@@ -74,6 +74,16 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// True if another realm introduces itself.
+    fn is_introduction(&self) -> bool {
+        match self {
+            Self::Peer(bytes) => {
+                matches!(PeerRequest::parse(bytes), Ok(PeerRequest::Introduce { .. }))
+            }
+            Self::Command(_) | Self::Unknown => false,
+        }
+    }
+
     fn operation(&self) -> Option<OperationNumber> {
         match self {
             Self::Command(request) => request.command.operation().map(|own| own.number),
@@ -86,47 +96,43 @@ impl<S: Store> Realm<S> {
     /// Executes a command. Every input gets an answer.
     ///
     /// # Errors
-    /// [`TooLong`] if the answer is longer than [`Caller::longest`].
+    /// [`TooLong`] if the answer is longer than the answer limit of the caller.
     pub async fn handle(
         self: &Arc<Self>,
         caller: &Caller,
         bytes: &[u8],
     ) -> Result<Handled<S>, TooLong> {
         let input = Input::parse(bytes);
+        let Reply { bytes, outcome } = self.reply(caller, &input).await?;
+        let account = if caller.asks_account {
+            self.account_after(caller, &input, outcome).await
+        } else {
+            None
+        };
         let mut handled = Handled {
-            answer: self.answer_input(caller, &input).await?,
+            answer: bytes,
             effect: Effect::None,
-            account: None,
+            account,
             operation: input.operation(),
         };
-        if Answer::is_refusal(&handled.answer) {
-            if let Input::Peer(_) = input {
-                handled.effect = Effect::PeerAnswered;
+        handled.effect = match outcome {
+            Outcome::SessionEnded | Outcome::Unwatch => Effect::Unwatch,
+            Outcome::Watch(command) => match self.watch(caller, command).await {
+                Some(watch) => Effect::Watch(Box::new(watch)),
+                None => {
+                    // The client must not be told that a watch has begun when it has not.
+                    let busy = Answer::Refused(Refusal::busy(WATCH_BUSY_MS));
+                    handled.answer = busy.to_bytes();
+                    Effect::None
+                }
+            },
+            Outcome::Done if input.is_introduction() => Effect::Introduced,
+            Outcome::Refused | Outcome::Done | Outcome::SessionOpened(_) | Outcome::Queued => {
+                match input {
+                    Input::Peer(_) => Effect::PeerAnswered,
+                    Input::Command(_) | Input::Unknown => Effect::None,
+                }
             }
-            return Ok(handled);
-        }
-        if caller.asks_account {
-            handled.account = self.account(caller, &input, &handled.answer).await;
-        }
-        handled.effect = match &input {
-            Input::Command(request) => match request.command.kind() {
-                Kind::Read(Read::Watch(command)) => match self.watch(caller, command).await {
-                    Some(watch) => Effect::Watch(Box::new(watch)),
-                    None => {
-                        // The client must not be told that a watch has begun when it has not.
-                        let busy = Answer::Refused(Refusal::busy(WATCH_BUSY_MS));
-                        handled.answer = busy.to_bytes();
-                        Effect::None
-                    }
-                },
-                Kind::Read(Read::Unwatch(_)) | Kind::Change(Change::Logout(_)) => Effect::Unwatch,
-                Kind::Read(_) | Kind::Change(_) => Effect::None,
-            },
-            Input::Peer(bytes) => match PeerRequest::parse(bytes) {
-                Ok(PeerRequest::Introduce { .. }) => Effect::Introduced,
-                Ok(_) | Err(_) => Effect::PeerAnswered,
-            },
-            Input::Unknown => Effect::None,
         };
         Ok(handled)
     }
@@ -134,18 +140,31 @@ impl<S: Store> Realm<S> {
     /// Returns the user or peer for which a command would be executed that needs a session or a
     /// peering. `None` if there is none, and if the store fails.
     pub async fn account_of(&self, caller: &Caller, bytes: &[u8]) -> Option<Account> {
-        self.account(caller, &Input::parse(bytes), &[]).await
+        self.account(caller, &Input::parse(bytes)).await
     }
 
-    async fn account(&self, caller: &Caller, input: &Input<'_>, answer: &[u8]) -> Option<Account> {
+    /// Returns the user or peer for which a command was executed. `None` if it was refused, if
+    /// there is none, and if the store fails.
+    async fn account_after(
+        &self,
+        caller: &Caller,
+        input: &Input<'_>,
+        outcome: Outcome<'_>,
+    ) -> Option<Account> {
+        match outcome {
+            Outcome::Refused => None,
+            Outcome::SessionOpened(id) => self.user_of(caller, SessionRef::Named(id)).await,
+            Outcome::Done
+            | Outcome::SessionEnded
+            | Outcome::Queued
+            | Outcome::Watch(_)
+            | Outcome::Unwatch => self.account(caller, input).await,
+        }
+    }
+
+    async fn account(&self, caller: &Caller, input: &Input<'_>) -> Option<Account> {
         match input {
-            Input::Command(request) => {
-                let answering = Answering {
-                    session: request.command.session(),
-                    answer,
-                };
-                self.user_of(caller, answering).await
-            }
+            Input::Command(request) => self.user_of(caller, request.command.session()?).await,
             Input::Peer(_) => self.calling_peer(caller).await,
             Input::Unknown => None,
         }
@@ -154,33 +173,38 @@ impl<S: Store> Realm<S> {
     /// Executes a command and returns the answer's bytes, without what it means for its link.
     #[cfg(test)]
     pub async fn answer(&self, caller: &Caller, bytes: &[u8]) -> Vec<u8> {
-        let answer = self.answer_input(caller, &Input::parse(bytes)).await;
-        answer.unwrap_or_else(TooLong::to_bytes)
+        match self.reply(caller, &Input::parse(bytes)).await {
+            Ok(reply) => reply.bytes,
+            Err(too_long) => too_long.to_bytes(),
+        }
     }
 
     /// Returns the watch of a `watch` command that was answered `done`.
     #[cfg(test)]
     pub async fn watch_of(self: &Arc<Self>, caller: &Caller, bytes: &[u8]) -> Option<Watch<S>> {
         let request = Request::parse(bytes).ok()?;
-        let Kind::Read(Read::Watch(command)) = request.command.kind() else {
+        let crate::wire::Command::Watch(command) = &request.command else {
             return None;
         };
         self.watch(caller, command).await
     }
 
-    async fn answer_input(&self, caller: &Caller, input: &Input<'_>) -> Result<Vec<u8>, TooLong> {
+    async fn reply<'r>(&self, caller: &Caller, input: &'r Input<'_>) -> Result<Reply<'r>, TooLong> {
         let outcome = match input {
             Input::Command(request) => self.execute(caller, request).await,
-            Input::Peer(bytes) => Box::pin(self.peer_request(caller, bytes)).await,
+            Input::Peer(bytes) => {
+                let answer = Box::pin(self.peer_request(caller, bytes)).await;
+                answer.map(Reply::of_peer_request)
+            }
             Input::Unknown => Err(Failure::from(ErrorCode::BadRequest)),
         };
         match outcome {
-            Ok(answer) if answer.len() <= caller.longest => Ok(answer),
-            Ok(_) => Err(TooLong(caller.longest)),
+            Ok(reply) if reply.bytes.len() <= caller.answer_limits.total => Ok(reply),
+            Ok(_) => Err(TooLong(caller.answer_limits.total)),
             Err(failure) => {
                 self.storage.log_failure_of(caller, input.name(), &failure);
                 let is_numbered = input.operation().is_some();
-                Ok(Answer::Refused(failure.refusal(is_numbered)).to_bytes())
+                Ok(Reply::refused(failure.refusal(is_numbered)))
             }
         }
     }

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     crypto::PublicKey,
     store::Store,
-    wire::{Answer, OperationNumber, SessionRef},
+    wire::{OperationNumber, SessionRef},
 };
 
 /// What a realm knows about a device that opens a link.
@@ -17,13 +17,6 @@ pub struct Greeting {
     pub account: Option<Account>,
     /// The highest operation number that it has used.
     pub highest: OperationNumber,
-}
-
-/// A command's session, and its answer, which may have opened one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Answering<'a> {
-    pub session: Option<SessionRef>,
-    pub answer: &'a [u8],
 }
 
 impl<S: Store> Realm<S> {
@@ -55,25 +48,20 @@ impl<S: Store> Realm<S> {
     pub(super) async fn calling_peer(&self, caller: &Caller) -> Option<Account> {
         let peer = self
             .peers
-            .peer_of(&mut Unnoted, &caller.device?)
+            .peer_of(&mut Unnoted, &caller.device()?)
             .await
             .ok()??;
         Some(Account::Peer(peer.realm))
     }
 
-    /// Returns the user for whom a command was executed. `None` if there is no session, and if the
-    /// store fails.
-    pub(super) async fn user_of(
-        &self,
-        caller: &Caller,
-        Answering { session, answer }: Answering<'_>,
-    ) -> Option<Account> {
-        let session = match (session, Answer::parse(answer)) {
-            (Some(session), _) => session,
-            (None, Ok(Answer::Session(id))) => SessionRef::Named(id),
-            (None, _) => return None,
-        };
-        match self.sessions.find_session(caller, session).await.ok()? {
+    /// Returns the user of a session. `None` if it is not open, and if the store fails.
+    pub(super) async fn user_of(&self, caller: &Caller, session: SessionRef) -> Option<Account> {
+        match self
+            .sessions
+            .find_session(caller, session, None)
+            .await
+            .ok()?
+        {
             SessionLookup::Open(current) => Some(Account::User(current.user)),
             SessionLookup::Since(_) | SessionLookup::None => None,
         }

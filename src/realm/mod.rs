@@ -97,7 +97,7 @@ use crate::{
     faults::{Fault, is_planted},
     store::Store,
     subnet::Subnet,
-    wire::{Answer, OperationNumber, Refusal},
+    wire::{Answer, Refusal},
 };
 
 /// How often a command is decided at most, when the values that it read have changed meanwhile.
@@ -105,24 +105,62 @@ const ATTEMPTS_MAX: u32 = 16;
 /// How long a client is asked to wait when the disk is full, in milliseconds.
 const DISK_FULL_MS: u64 = 10_000;
 
+/// What a link has proven about the sender of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A plain link: it has no keys.
+    Plain,
+    /// A sealed link: both sides have proven their keys.
+    Sealed {
+        /// The device's key.
+        device: PublicKey,
+        /// The realm's key that the link uses.
+        own: PublicKey,
+    },
+}
+
+impl Origin {
+    /// Returns the origin of the commands that come over a link with these keys. A plain link has
+    /// none.
+    pub const fn of_link(device: Option<PublicKey>, own: Option<PublicKey>) -> Self {
+        match (device, own) {
+            (Some(device), Some(own)) => Self::Sealed { device, own },
+            // A link with only one key proves nothing.
+            (Some(_), None) | (None, Some(_) | None) => Self::Plain,
+        }
+    }
+}
+
+/// Whether what a command carries stays secret when a key becomes known later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrecy {
+    /// It does.
+    Forward,
+    /// It does not: the command came in the first message of a handshake, which anybody may have
+    /// recorded, or over a resumed link.
+    Early,
+}
+
+/// How long an answer may be, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerLimits {
+    /// The inline answer limit: a longer answer does not fit one datagram.
+    pub inline: usize,
+    /// The answer limit: a longer answer cannot travel at all.
+    pub total: usize,
+}
+
 /// The sender of a command, and the time of the command.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// The device's key. `None` on a plain link.
-    pub device: Option<PublicKey>,
+    /// What its link has proven.
+    pub origin: Origin,
     /// The subnet that the command comes from.
     pub subnet: Subnet,
-    /// The realm's key that the link uses. `None` on a plain link.
-    pub own: Option<PublicKey>,
-    /// True if the command came in the first message of a handshake, which anybody may have
-    /// recorded.
-    pub early: bool,
-    /// The command's operation number, if it has one. The realm sets it.
-    pub operation: OperationNumber,
-    /// The longest answer that fits one datagram, in bytes.
-    pub room: usize,
-    /// The longest answer that can travel at all, in bytes.
-    pub longest: usize,
+    /// Whether the command stays secret.
+    pub secrecy: Secrecy,
+    /// How long the answer may be.
+    pub answer_limits: AnswerLimits,
     /// True if the positions that the device remembers are of this store: it claimed no life that
     /// the store does not know (READ-9).
     pub trusts_cursors: bool,
@@ -130,6 +168,24 @@ pub struct Caller {
     pub asks_account: bool,
     /// The time.
     pub now: Moment,
+}
+
+impl Caller {
+    /// Returns the device's key. `None` on a plain link.
+    pub const fn device(&self) -> Option<PublicKey> {
+        match self.origin {
+            Origin::Sealed { device, .. } => Some(device),
+            Origin::Plain => None,
+        }
+    }
+
+    /// Returns the realm's key that the link uses. `None` on a plain link.
+    const fn own(&self) -> Option<PublicKey> {
+        match self.origin {
+            Origin::Sealed { own, .. } => Some(own),
+            Origin::Plain => None,
+        }
+    }
 }
 
 /// An answer is too long. Holds the length of the longest answer that can travel, in bytes.

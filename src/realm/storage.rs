@@ -189,7 +189,7 @@ impl<S: Store> Storage<S> {
     /// Logs the failure of a caller's command as [`Storage::log_failure`], with its device and the
     /// subnet that it came from.
     pub(super) fn log_failure_of(&self, caller: &Caller, command: &str, failure: &Failure) {
-        let device = || caller.device.map(|device| device.fingerprint());
+        let device = || caller.device().map(|device| device.fingerprint());
         let from = caller.subnet;
         match failure {
             Failure::Refused(refusal) => {

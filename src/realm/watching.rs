@@ -20,8 +20,7 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Log, PageLimit, Position, Store, Subscription},
     wire::{
-        Answer, Cursors, Entry, ErrorCode, Event, Mailbox, Refusal, SessionRef, Unread, Username,
-        command,
+        Cursors, Entry, ErrorCode, Event, Mailbox, Refusal, SessionRef, Unread, Username, command,
     },
 };
 
@@ -117,7 +116,7 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
         cursors: &Cursors,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let current = self.sessions.session(caller, session).await?;
         let mailboxes = self.groups.mailboxes_of(current.user).await?.len();
         let bytes = WATCH_BYTES + mailboxes * FOLLOWED_BYTES;
@@ -125,7 +124,7 @@ impl<S: Store> Realm<S> {
             return Err(Refusal::busy(WATCHES_FULL_MS).into());
         }
         self.cursors.confirm_all(caller, &current, cursors).await?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     /// Counts the entries that the device has not confirmed. First confirms those up to the given
@@ -135,7 +134,7 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
         cursors: &Cursors,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Vec<Unread>, Failure> {
         let current = self.sessions.session(caller, session).await?;
         self.cursors.confirm_all(caller, &current, cursors).await?;
         let owner = current.owner();
@@ -164,7 +163,7 @@ impl<S: Store> Realm<S> {
         }
         let looked_at = UNREAD_LOOKED_AT - left;
         self.limiter.charge(caller.now, &current.user, looked_at);
-        Ok(Answer::Unread(counts))
+        Ok(counts)
     }
 
     /// Returns the watch that a `watch` command, which was answered `done`, has begun.
@@ -277,11 +276,11 @@ impl<S: Store> Watch<S> {
 
     /// Returns the session, if it still exists.
     async fn current(&mut self) -> Option<Current> {
-        let (device, now) = (self.caller.device.as_ref(), self.caller.now);
+        let (device, now) = (self.caller.device(), self.caller.now);
         let found = self
             .realm
             .sessions
-            .load_session(self.session, device, now)
+            .load_session(self.session, device.as_ref(), now)
             .await;
         let current = found.ok().flatten()?;
         self.used = current.record.last;

@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     crypto::SecretKey,
-    realm::{Caller, Limits, Moment, Peering, Rates, Registration},
+    realm::{AnswerLimits, Caller, Limits, Moment, Origin, Peering, Rates, Registration, Secrecy},
     store::{Asked, Batch, Faulty, Key, Prefix, Store, Version},
     subnet::Subnet,
     wire::{
-        Answer, Body, Command, ErrorCode, Operation, OperationNumber, Password, PeerRequest, Port,
-        Request, Sent, SessionRef, Text, command,
+        Answer, Body, Command, ErrorCode, Operation, Password, PeerRequest, Port, Request, Sent,
+        SessionRef, Text, command,
     },
 };
 
@@ -66,13 +66,16 @@ fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<PeerCall>) 
 
 async fn ask(realm: &Realm<Faulty>, device: PublicKey, bytes: &[u8]) -> Answer {
     let caller = Caller {
-        device: Some(device),
+        origin: Origin::Sealed {
+            device,
+            own: realm.own().key(),
+        },
         subnet: Subnet::from(std::net::IpAddr::from([192, 0, 2, 7])),
-        own: None,
-        early: false,
-        operation: OperationNumber(0),
-        room: 1100,
-        longest: 1100,
+        secrecy: Secrecy::Forward,
+        answer_limits: AnswerLimits {
+            inline: 1100,
+            total: 1100,
+        },
         trusts_cursors: true,
         asks_account: false,
         now: MOMENT,

@@ -35,7 +35,9 @@ use crate::{
     },
     host::{Listening, Received, SendBatch},
     link::{Time, earliest},
-    realm::{Account, Caller, Effect, Greeting, LifeNews, Realm, TooLong},
+    realm::{
+        Account, AnswerLimits, Caller, Effect, Greeting, LifeNews, Origin, Realm, Secrecy, TooLong,
+    },
     store::Store,
     subnet::Subnet,
     wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request, RequestId},
@@ -416,19 +418,19 @@ impl<S: Store> Worker<S> {
             self.endpoint.reply(now, link, number, refused);
             return;
         }
-        let caller = Caller {
+        let inline = status.message_max();
+        let is_trusted = status.is_trusted();
+        let total = if is_trusted { LONGEST_ANSWER } else { inline };
+        let mut caller = Caller {
             subnet,
-            device: status.peer(),
-            own: status.own(),
+            origin: Origin::of_link(status.peer(), status.own()),
             // A resumed link has no more forward secrecy than early data.
-            early: early || status.is_resumed(),
-            operation: OperationNumber(0),
-            room: status.message_max(),
-            longest: if status.is_trusted() {
-                LONGEST_ANSWER
+            secrecy: if early || status.is_resumed() {
+                Secrecy::Early
             } else {
-                status.message_max()
+                Secrecy::Forward
             },
+            answer_limits: AnswerLimits { inline, total },
             trusts_cursors: !status.is_life_unknown(),
             asks_account: status.account().is_none(),
             now: self.clock.now(),
@@ -444,19 +446,16 @@ impl<S: Store> Worker<S> {
                 return;
             }
             if outcome.is_err()
-                && caller.longest < LONGEST_ANSWER
+                && caller.answer_limits.total < LONGEST_ANSWER
                 && realm.account_of(&caller, &bytes).await.is_some()
             {
                 // This is the first command of a link whose user is logged in: answers of any
                 // length are allowed.
-                let caller = Caller {
-                    longest: LONGEST_ANSWER,
-                    ..caller
-                };
+                caller.answer_limits.total = LONGEST_ANSWER;
                 outcome = realm.handle(&caller, &bytes).await;
             }
             let handled = outcome.unwrap_or_else(TooLong::into_handled);
-            match (&handled.effect, &caller.device) {
+            match (&handled.effect, &caller.device()) {
                 (Effect::Introduced, Some(peer)) => links.introduced(peer),
                 (Effect::PeerAnswered, Some(peer)) => links.heard(peer),
                 // A plain link has no authenticated peer.

@@ -3,7 +3,8 @@
 //! One table below defines them all: the opcode, the name that people type, and the fields in their
 //! order on the wire. The last field follows a `;` because it has no length. The parser and the
 //! emitter are generated from the table, so they cannot disagree. The optional fields that belong
-//! to a command stand behind it, and behind `->` the type of its answer (`from_answer.rs`).
+//! to a command stand behind it, and behind `as` what they say together, if they decide what the
+//! command does (`form.rs`). Behind `->` stands the type of its answer (`from_answer.rs`).
 //!
 //! What holds for every command follows from the types of its fields: a [`SessionRef`] makes it one
 //! that needs a session, a [`Password`] one that must not be replayed or kept.
@@ -15,9 +16,9 @@ use nom::number::complete::be_u8;
 
 use super::{
     Account, Answer, Body, DeviceSession, Field, FromAnswer, GroupName, Handle, List, Mailbox,
-    Malformed, Member, Operation, OperationNumber, Options, Page, Password, PeerList, Peered, Port,
-    Position, RealmId, Role, Sender, Sent, SessionId, SessionRef, Text, Username, all, answer,
-    parse_varint,
+    Malformed, Member, Operation, OperationNumber, Options, Page, Password, PeerAddition, PeerList,
+    PeerListing, PeerRemoval, Peered, Port, Position, RealmId, Role, Sender, Sent, SessionId,
+    SessionRef, Text, UnknownForm, Username, all, answer, parse_varint,
 };
 
 /// The bit that is set in an opcode if its command has optional fields.
@@ -27,18 +28,18 @@ macro_rules! commands {
     (
         changes { $(
             $(#[$doc:meta])*
-            $code:literal $Name:ident $(<$lifetime:lifetime>)? $name:literal $fields:tt $([$($option:ident),*])? -> $Answer:ty;
+            $code:literal $Name:ident $(<$lifetime:lifetime>)? $name:literal $fields:tt $([$($option:ident),*])? $(as $Form:ident)? -> $Answer:ty;
         )* }
         reads { $(
             $(#[$read_doc:meta])*
-            $read_code:literal $Read:ident $read_name:literal $read_fields:tt $([$($read_option:ident),*])? -> $ReadAnswer:ty;
+            $read_code:literal $Read:ident $read_name:literal $read_fields:tt $([$($read_option:ident),*])? $(as $ReadForm:ident)? -> $ReadAnswer:ty;
         )* }
     ) => {
         commands! { @table
-            $($(#[$doc])* $code $Name $(<$lifetime>)? $name $fields $([$($option),*])? -> $Answer;)*
+            $($(#[$doc])* $code $Name $(<$lifetime>)? $name $fields $([$($option),*])? $(as $Form)? -> $Answer;)*
             $(
                 $(#[$read_doc])*
-                $read_code $Read $read_name $read_fields $([$($read_option),*])? -> $ReadAnswer;
+                $read_code $Read $read_name $read_fields $([$($read_option),*])? $(as $ReadForm)? -> $ReadAnswer;
             )*
         }
 
@@ -76,7 +77,7 @@ macro_rules! commands {
     (@table $(
         $(#[$doc:meta])*
         $code:literal $Name:ident $(<$lifetime:lifetime>)? $name:literal
-            { $($field:ident: $Type:ty),* ; $last:ident: $Last:ty } $([$($option:ident),*])? -> $Answer:ty;
+            { $($field:ident: $Type:ty),* ; $last:ident: $Last:ty } $([$($option:ident),*])? $(as $Form:ident)? -> $Answer:ty;
     )*) => {
         $(
             $(#[$doc])*
@@ -93,6 +94,8 @@ macro_rules! commands {
             impl<'a> Answered<'a> for $Name $(<$lifetime>)? {
                 type Answer = $Answer;
             }
+
+            commands! { @form $Name [$(<$lifetime>)?] [$($Form)?] }
         )*
 
         /// A command with its fields.
@@ -163,19 +166,6 @@ macro_rules! commands {
                 )* }
             }
 
-            /// True if the bytes are a refusal, or an answer of the type that the table names for
-            /// the command.
-            pub fn is_answered_by(&self, answer: &[u8]) -> bool {
-                let answer = match Answer::parse(answer) {
-                    Ok(Answer::Refused(_)) => return true,
-                    Ok(answer) => answer,
-                    Err(_) => return false,
-                };
-                match self { $(
-                    Self::$Name(_) => <$Answer as FromAnswer>::from_answer(answer).is_ok(),
-                )* }
-            }
-
             /// Returns the options without those that belong to the command.
             const fn other_options(&self, mut options: Options) -> Options {
                 match self { $(
@@ -206,6 +196,18 @@ macro_rules! commands {
             }
         }
     };
+    (@form $Name:ident [$(<$lifetime:lifetime>)?] []) => {};
+    (@form $Name:ident [$(<$lifetime:lifetime>)?] [$Form:ident]) => {
+        impl $(<$lifetime>)? $Name $(<$lifetime>)? {
+            /// Returns what the command does, as its optional fields say.
+            ///
+            /// # Errors
+            /// If they ask for a form that this version does not know.
+            pub fn form(&self, options: &Options) -> Result<$Form, UnknownForm> {
+                $Form::try_from(options)
+            }
+        }
+    };
 }
 
 commands! {
@@ -225,7 +227,7 @@ commands! {
         /// Sends a message to a group.
         8 SendGroup<'a> "sendgroup" { operation: Operation, session: SessionRef, group: GroupName; message: Body<'a> } [content, ttl] -> Sent;
         /// Peers with another realm.
-        10 AddRealm<'a> "addrealm" { operation: Operation, session: SessionRef, realm: RealmId, address: Text<'a>, port: Port, src_address: Text<'a>; src_port: Port } [key, form] -> Peered;
+        10 AddRealm<'a> "addrealm" { operation: Operation, session: SessionRef, realm: RealmId, address: Text<'a>, port: Port, src_address: Text<'a>; src_port: Port } [key, form] as PeerAddition -> Peered;
         /// Sends a message to a group of another realm.
         11 SendGroupRealm<'a> "sendgrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; message: Body<'a> } [content, ttl] -> Sent;
         /// Sends a message to a user of another realm.
@@ -235,7 +237,7 @@ commands! {
         /// Leaves a group.
         18 LeaveGroup "leavegroup" { operation: Operation, session: SessionRef; group: GroupName } -> ();
         /// Ends a peering.
-        22 RemoveRealm "removerealm" { operation: Operation, session: SessionRef; realm: RealmId } [key, form] -> ();
+        22 RemoveRealm "removerealm" { operation: Operation, session: SessionRef; realm: RealmId } [key, form] as PeerRemoval -> ();
         /// Ends one of the user's own sessions.
         24 Revoke "revoke" { operation: Operation, session: SessionRef; handle: Handle } -> ();
         /// Changes the user's own password; all other sessions end.
@@ -282,7 +284,7 @@ commands! {
         /// Lists a group's members.
         20 Members "members" { session: SessionRef; group: GroupName } [limit, behind] -> List<Member>;
         /// Lists the peers.
-        21 Realms "realms" { ; session: SessionRef } [form] -> PeerList;
+        21 Realms "realms" { ; session: SessionRef } [form] as PeerListing -> PeerList;
         /// Lists the user's own sessions.
         23 Sessions "sessions" { ; session: SessionRef } -> Vec<DeviceSession>;
         /// Returns the user's own account.
@@ -307,7 +309,8 @@ pub enum Kind<'r, 'a> {
 /// A command with the type of its answer. Every command of the table is one, with the type that the
 /// table names.
 pub trait Answered<'a>: Into<Command<'a>> {
-    /// What a realm answers, unless it refuses.
+    /// What a realm answers, unless it refuses: realms make their answers of it, and clients take
+    /// it out of them.
     type Answer: FromAnswer;
 }
 
@@ -512,39 +515,38 @@ mod tests {
         assert_eq!(bytes, b"\x01\x00qz\x03bob");
     }
 
-    /// WIRE-14: a refusal may follow any command. Other answers belong to the commands for which
-    /// the table names them.
+    /// WIRE-14: answers of a kind belong to the commands for which the table names them.
     #[test]
-    fn command_is_answered_by_type_of_table_or_refusal() {
-        let session = SessionRef::Bound;
-        let commands: [(Command<'_>, Vec<Answer>); 3] = [
-            (
-                Inbox { session }.into(),
-                vec![Answer::Page(Page::default())],
-            ),
-            (Unwatch { session }.into(), vec![Answer::Done]),
-            (
-                Realms { session }.into(),
-                vec![
-                    Answer::Realms(Vec::new()),
-                    Answer::Details(PeerDetails::default()),
-                ],
-            ),
-        ];
-        for (command, own) in &commands {
-            for (_, answers) in &commands {
-                for answer in answers {
-                    let is_own = own.contains(answer);
-                    assert_eq!(
-                        command.is_answered_by(&answer.to_bytes()),
-                        is_own,
-                        "{answer:?}"
-                    );
-                }
-            }
-            assert!(command.is_answered_by(&Answer::Refused(Refusal::busy(1)).to_bytes()));
-            assert!(!command.is_answered_by(b""));
+    fn command_is_answered_by_type_of_table() {
+        fn is_for<'a, C: Answered<'a>>(_: &C, answer: &Answer) -> bool {
+            let content = C::Answer::from_answer(answer.clone());
+            content.is_ok_and(|content| Into::<Answer>::into(content) == *answer)
         }
+        let session = SessionRef::Bound;
+        let answers = [
+            Answer::Page(Page::default()),
+            Answer::Done,
+            Answer::Realms(Vec::new()),
+            Answer::Details(PeerDetails::default()),
+            Answer::Refused(Refusal::busy(1)),
+        ];
+        let kinds = answers.each_ref().map(|answer| {
+            [
+                is_for(&Inbox { session }, answer),
+                is_for(&Unwatch { session }, answer),
+                is_for(&Realms { session }, answer),
+            ]
+        });
+        assert_eq!(
+            kinds,
+            [
+                [true, false, false],
+                [false, true, false],
+                [false, false, true],
+                [false, false, true],
+                [false, false, false],
+            ]
+        );
     }
 
     proptest! {

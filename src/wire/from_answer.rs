@@ -1,15 +1,19 @@
 //! What the answers to commands hold, as types. The table of commands (`command.rs`) names one for
-//! each command, and the client gets it from a call. Nothing here reads or writes bytes.
+//! each command: a realm answers with it, and the client gets it from a call. Nothing here reads or
+//! writes bytes.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
 
 use super::{
     Account, Answer, DeviceSession, Member, Page, Peer, PeerDetails, Sender, Sent, SessionId,
     Unread,
 };
 
-/// What an answer to a command holds.
-pub trait FromAnswer: Sized + Send {
+/// What an answer to a command holds. An [`Answer`] is made of it, and it is taken out again.
+pub trait FromAnswer: Sized + Send + Into<Answer> {
     /// Takes it out of the answer.
     ///
     /// # Errors
@@ -50,36 +54,44 @@ impl FromAnswer for Answer {
     }
 }
 
+/// Implements both directions from one table. Each side of a row is a pattern as well as an
+/// expression, so the two cannot disagree.
 macro_rules! from_answer {
-    ($($Type:ty { $($answer:pat => $content:expr),* $(,)? })*) => { $(
+    ($($Type:ty { $([$($answer:tt)*] [$($content:tt)*])* })*) => { $(
         impl FromAnswer for $Type {
             fn from_answer(answer: Answer) -> Result<Self, Answer> {
                 match answer {
-                    $($answer => Ok($content),)*
+                    $($($answer)* => Ok($($content)*),)*
                     other => Err(other),
                 }
+            }
+        }
+
+        impl From<$Type> for Answer {
+            fn from(content: $Type) -> Self {
+                match content { $($($content)* => $($answer)*,)* }
             }
         }
     )* };
 }
 
 from_answer! {
-    () { Answer::Done => () }
-    Sent { Answer::Sent(sent) => sent }
-    SessionId { Answer::Session(id) => id }
-    Page { Answer::Page(page) => page }
-    Account { Answer::Account(account) => account }
-    Vec<DeviceSession> { Answer::Sessions(sessions) => sessions }
-    Vec<Unread> { Answer::Unread(unread) => unread }
-    List<String> { Answer::Names { more, names } => List { more, items: names } }
-    List<Member> { Answer::Members { more, members } => List { more, items: members } }
+    () { [Answer::Done] [()] }
+    Sent { [Answer::Sent(sent)] [sent] }
+    SessionId { [Answer::Session(id)] [id] }
+    Page { [Answer::Page(page)] [page] }
+    Account { [Answer::Account(account)] [account] }
+    Vec<DeviceSession> { [Answer::Sessions(sessions)] [sessions] }
+    Vec<Unread> { [Answer::Unread(unread)] [unread] }
+    List<String> { [Answer::Names { more, names }] [List { more, items: names }] }
+    List<Member> { [Answer::Members { more, members }] [List { more, items: members }] }
     Peered {
-        Answer::Done => Peered::Accepted,
-        Answer::Sent(Sent::Queued) => Peered::Queued,
+        [Answer::Done] [Peered::Accepted]
+        [Answer::Sent(Sent::Queued)] [Peered::Queued]
     }
     PeerList {
-        Answer::Realms(peers) => PeerList::Peers(peers),
-        Answer::Details(details) => PeerList::Details(details),
+        [Answer::Realms(peers)] [PeerList::Peers(peers)]
+        [Answer::Details(details)] [PeerList::Details(details)]
     }
 }
 
@@ -92,6 +104,13 @@ impl FromAnswer for List<Sender> {
             Ok(items) => Ok(Self { more, items }),
             Err(_) => Err(Answer::Names { more, names }),
         }
+    }
+}
+
+impl From<List<Sender>> for Answer {
+    fn from(List { more, items }: List<Sender>) -> Self {
+        let names = items.iter().map(ToString::to_string).collect();
+        Self::Names { more, names }
     }
 }
 

@@ -17,6 +17,7 @@ mod detail;
 mod entry;
 mod error;
 mod field;
+mod form;
 mod frame;
 mod from_answer;
 mod id;
@@ -43,6 +44,7 @@ pub use field::{
     Body, Field, Operation, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position,
     Role, SessionId, SessionRef, Text,
 };
+pub use form::{PeerAddition, PeerListing, PeerRemoval, UnknownForm};
 pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames};
 pub use from_answer::{FromAnswer, List, PeerList, Peered};
@@ -52,7 +54,7 @@ pub use mailbox::Mailbox;
 pub use name::{GroupName, Handle, InvalidName, RealmId, Username};
 pub use number::PacketNumber;
 pub use opening::{Life, LinkName, Open, Update, Welcome};
-pub use option::{FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options};
+pub use option::Options;
 pub use packet::{
     ACCEPT_HEADER, ANSWER_BYTES_MAX, ConnectionId, Hello, HelloReply, INIT_OVERHEAD, LinkPacket,
     Packet, Protection, RESET_LEN, RESUME_HEADER, RESUMED_HEADER, RETRY_LEN, ResetToken, Resume,

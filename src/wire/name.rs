@@ -89,8 +89,8 @@ impl Name {
         Ok(Self { bytes, len })
     }
 
-    /// No default is ever taken here or in [`Name::as_str`]: `fold_bytes` makes all names, and they
-    /// are at most `NAME_MAX` bytes of ASCII.
+    /// No default is ever taken here or in [`Name::as_str`]: `fold_bytes` and `Handle::of_session`
+    /// make all names, and they are at most `NAME_MAX` bytes of ASCII.
     fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
@@ -202,6 +202,26 @@ impl RealmId {
     }
 }
 
+impl Handle {
+    /// Returns the handle of the session with this hash: the first 30 bits of it, in base 32.
+    pub fn of_session(hash: &[u8; 16]) -> Self {
+        const DIGITS: u8 = 6;
+        let [a, b, c, d, ..] = *hash;
+        let mut left = u32::from_be_bytes([a, b, c, d]);
+        let mut bytes = [0; NAME_MAX];
+        for byte in bytes.iter_mut().take(usize::from(DIGITS)) {
+            let [first, ..] = left.to_be_bytes();
+            *byte = match first >> 3 {
+                digit @ 0..26 => b'a' + digit,
+                digit => b'2' + (digit - 26),
+            };
+            left <<= 5;
+        }
+        let len = DIGITS;
+        Self(Name { bytes, len })
+    }
+}
+
 /// A group's name is also valid as a user's name: the group is the author if nobody else is.
 impl From<GroupName> for Username {
     fn from(group: GroupName) -> Self {
@@ -239,6 +259,22 @@ mod tests {
         assert!(said("a\u{1b}b").contains("ESC (U+001B) is not allowed"));
         assert!(said("a\nb").contains("a line end (U+000A)"));
         assert!(said("a\u{202e}b").contains(": U+202E"));
+    }
+
+    /// SES-5: a handle is the beginning of the hash in the base 32 that people read.
+    #[test]
+    fn handle_of_session_is_beginning_of_hash() {
+        let mut hash = [0; 16];
+        for seed in 0..=u8::MAX {
+            for (at, byte) in (1..).zip(&mut hash) {
+                *byte = seed
+                    .wrapping_mul(31)
+                    .wrapping_add(seed.wrapping_mul(at) ^ at);
+            }
+            let text = data_encoding::BASE32_NOPAD.encode(&hash).to_lowercase();
+            assert_eq!(Handle::of_session(&hash), text[..6].parse().unwrap());
+        }
+        assert_eq!(Handle::of_session(&[0xff; 16]).as_str(), "777777");
     }
 
     /// WIRE-3: a name has only one spelling; a second one could be mistaken for a second account.

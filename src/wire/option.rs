@@ -14,7 +14,7 @@
 //! 0x0f type      1 byte: a message's content type, 0 (text) where absent
 //! 0x11 code      10 bytes: the registration code
 //! 0x13 behind    sender: the name after which a list continues; a group's in place of a user's
-//! 0x15 form     1 byte: another form of the command: of realms 1 (details) or 2 (pending), of addrealm 1 (move), of removerealm 1 (drop)
+//! 0x15 form      1 byte: another form of the command: see `form.rs`
 //! 0x02 urgent    no bytes: before everything else
 //! ```
 
@@ -25,15 +25,6 @@ use super::{
     Field, Malformed, Parsed, RegistrationCode, Sender, array, emit_varint, parse_varint,
     varint_len,
 };
-
-/// The form of `realms` with all details of each peer (PEER-28).
-pub const FORM_DETAILS: u8 = 1;
-/// The form of `realms` with the realms that have introduced themselves and wait for a decision.
-pub const FORM_PENDING: u8 = 2;
-/// The form of `addrealm` that gives an existing peer a new address.
-pub const FORM_MOVE: u8 = 1;
-/// The form of `removerealm` that drops the messages that wait for the peer.
-pub const FORM_DROP: u8 = 1;
 
 /// The optional fields of one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +49,7 @@ pub struct Options {
     pub code: Option<RegistrationCode>,
     /// The name after which a list continues: a user's, or a group's in its place.
     pub behind: Option<Sender>,
-    /// Another form of the command.
+    /// Another form of the command, whose type the table of commands names.
     pub form: Option<u8>,
     /// True if the message goes before all others.
     pub urgent: bool,

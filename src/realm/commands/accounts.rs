@@ -9,24 +9,29 @@ use crate::realm::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, ErrorCode, Username, command},
+    wire::{ErrorCode, SessionId, Username, command},
 };
 
 impl<S: Store> Realm<S> {
-    async fn open_session(&self, work: &mut Work<'_>, user: Username) -> Result<Answer, Failure> {
+    async fn open_session(
+        &self,
+        work: &mut Work<'_>,
+        user: Username,
+    ) -> Result<SessionId, Failure> {
         // A session that ends to make room may be watched.
         work.affected = Some(user);
+        let (caller, number) = (work.caller, work.number());
         let opened = self
             .sessions
-            .open_session(work.caller, user, &mut work.batch);
-        opened.await.map(Answer::Session)
+            .open_session(caller, number, user, &mut work.batch);
+        opened.await
     }
 
     pub(in crate::realm) async fn register(
         &self,
         work: &mut Work<'_>,
         command: &command::Register<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<SessionId, Failure> {
         let &command::Register {
             full_name,
             country,
@@ -53,7 +58,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Auth<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<SessionId, Failure> {
         let &command::Auth {
             username, password, ..
         } = command;
@@ -78,7 +83,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Passwd<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Passwd {
             session, old, new, ..
         } = command;
@@ -113,6 +118,6 @@ impl<S: Store> Realm<S> {
         self.sessions
             .end_sessions(&others, None, &mut work.batch)
             .await?;
-        Ok(Answer::Done)
+        Ok(())
     }
 }

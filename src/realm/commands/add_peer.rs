@@ -16,7 +16,7 @@ use crate::realm::{
 use crate::{
     crypto::PublicKey,
     store::Store,
-    wire::{Answer, ErrorCode, FORM_MOVE, Port, Sent, Text, Username, command},
+    wire::{Answer, ErrorCode, PeerAddition, Peered, Port, Text, Username, command},
 };
 
 impl<S: Store> Realm<S> {
@@ -24,7 +24,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::AddRealm<'_>,
-    ) -> Result<Decided, Failure> {
+    ) -> Result<Decided<Peered>, Failure> {
         let &command::AddRealm {
             session,
             realm,
@@ -37,21 +37,19 @@ impl<S: Store> Realm<S> {
         let who = self.operator(work, session).await?;
         let named = self.named_source(src_address, src_port)?;
         let (src_address, src_port) = self.peers.source(src_address, src_port)?;
-        let (form, key) = (work.request.options.form, work.request.options.key);
-        match (form, key) {
-            (Some(FORM_MOVE), _) => {
-                let place = (address, port);
-                let moved = self.move_peer(work, realm, place, (named, who)).await;
+        let key = match command.form(&work.request.options)? {
+            PeerAddition::Move { key } => {
+                let (of, place) = ((realm, key.map(PublicKey)), (address, port));
+                let moved = self.move_peer(work, of, place, (named, who)).await;
                 return moved.map(Decided::Answer);
             }
-            (Some(_), _) => return Err(ErrorCode::Unsupported.into()),
-            (None, Some(key)) if (address.0, port.0) == ("", 0) => {
+            PeerAddition::Add { key: Some(key) } if (address.0, port.0) == ("", 0) => {
                 let (of, source) = ((realm, PublicKey(key)), (src_address, src_port));
                 let accepted = self.accept_pending(work, of, source, who).await;
                 return accepted.map(Decided::Answer);
             }
-            (None, _) => {}
-        }
+            PeerAddition::Add { key } => key.map(PublicKey),
+        };
         if address.0.is_empty() || address.0.len() > HOST_MAX || port.0 == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -60,10 +58,10 @@ impl<S: Store> Realm<S> {
         }
         if let Some(known) = self.peers.find_peer(&mut work.batch, realm).await? {
             let at = ((address, port), (src_address, src_port));
-            return Self::want(work, known, at, who);
+            return Self::want(work, (known, key), at, who);
         }
-        let key = match work.request.options.key {
-            Some(key) => PublicKey(key),
+        let key = match key {
+            Some(key) => key,
             None => match work.who(address.0, port.0) {
                 Ok(found) => found.ok_or(ErrorCode::RealmUnreachable)?,
                 Err(question) => return Ok(Decided::Ask(question)),
@@ -107,17 +105,17 @@ impl<S: Store> Realm<S> {
     /// Marks a realm that has introduced itself as added by an operator.
     fn want(
         work: &mut Work<'_>,
-        mut known: Peer,
+        (mut known, key): (Peer, Option<PublicKey>),
         ((address, port), (src_address, src_port)): ((Text<'_>, Port), (String, u16)),
         who: Username,
-    ) -> Result<Decided, Failure> {
+    ) -> Result<Decided<Peered>, Failure> {
         if known.record.added {
             return Err(ErrorCode::RealmExists.into());
         }
         // A realm that introduced itself under that name need not be the one that the operator
         // means.
-        let meant = match work.request.options.key {
-            Some(key) => Some(PublicKey(key)),
+        let meant = match key {
+            Some(key) => Some(key),
             None => match work.who(address.0, port.0) {
                 Ok(found) => found,
                 Err(question) => return Ok(Decided::Ask(question)),
@@ -139,14 +137,16 @@ impl<S: Store> Realm<S> {
         known.record.added = true;
         let source = (src_address, src_port);
         known.put_moved((address.0, port.0), source, &mut work.batch)?;
-        Ok(Decided::Answer(Answer::Done))
+        Ok(Decided::Answer(Peered::Accepted))
     }
 
     /// Returns the answer to an operator that has added a peer: it has accepted, or it is asked
     /// again until it does.
-    fn added(&self, peer: &Peer, said: Option<&Answer>) -> Result<Answer, Failure> {
+    fn added(&self, peer: &Peer, said: Option<&Answer>) -> Result<Peered, Failure> {
         Ok(match said {
-            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
+            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => {
+                Peered::Accepted
+            }
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
                 return Err((*refusal).into());
             }
@@ -154,10 +154,10 @@ impl<S: Store> Realm<S> {
             Some(Answer::Refused(refusal)) => {
                 tracing::warn!(peer = %peer.realm, code = %refusal.code, "peer refused the peering");
                 self.network.refused(peer.realm, refusal.code);
-                Answer::Sent(Sent::Queued)
+                Peered::Queued
             }
             // It does not answer, or does not agree on the peering yet.
-            Some(_) | None => Answer::Sent(Sent::Queued),
+            Some(_) | None => Peered::Queued,
         })
     }
 

@@ -20,11 +20,20 @@ use crate::{
 
 /// The result of deciding a command.
 #[derive(Debug)]
-pub(in crate::realm) enum Decided {
-    /// The command's answer, valid after the commit.
-    Answer(Answer),
+pub(in crate::realm) enum Decided<T> {
+    /// What the command is answered, valid after the commit.
+    Answer(T),
     /// Another realm must be asked first.
     Ask(Question),
+}
+
+impl<T> Decided<T> {
+    pub(super) fn map<U>(self, write: impl FnOnce(T) -> U) -> Decided<U> {
+        match self {
+            Self::Answer(answer) => Decided::Answer(write(answer)),
+            Self::Ask(question) => Decided::Ask(question),
+        }
+    }
 }
 
 impl Work<'_> {

@@ -11,7 +11,7 @@ use crate::realm::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, ErrorCode, Options, Refusal, SessionRef, Username, command},
+    wire::{ErrorCode, List, Options, Refusal, Sender, SessionRef, Username, command},
 };
 
 /// The most users that a user blocks at once.
@@ -22,7 +22,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Block,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let current = self.session_of(work).await?;
         let who = self.blocks.as_shown(command.user);
         if who == local(current.user) {
@@ -34,7 +34,7 @@ impl<S: Store> Realm<S> {
             .await?;
         let name = who.to_string();
         let Err(at) = record.users.binary_search(&name) else {
-            return Ok(Answer::Done);
+            return Ok(());
         };
         match who.realm {
             // The user may be of a realm that is no peer, and write in a group that is read here.
@@ -51,14 +51,14 @@ impl<S: Store> Realm<S> {
         }
         record.users.insert(at, name);
         put_blocks(work, current.user, &record)?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn unblock(
         &self,
         work: &mut Work<'_>,
         command: &command::Unblock,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let current = self.session_of(work).await?;
         let who = self.blocks.as_shown(command.user);
         let mut record = self
@@ -69,7 +69,7 @@ impl<S: Store> Realm<S> {
             record.users.remove(at);
             put_blocks(work, current.user, &record)?;
         }
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn blocks(
@@ -77,21 +77,21 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<List<Sender>, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let record = self
             .blocks
             .blocks_record(&mut Unnoted, current.user)
             .await?;
         let behind = options.behind.map(|behind| behind.to_string());
-        let mut page = NamesPage::new(options, caller.room);
-        for name in record.users {
+        let mut page = NamesPage::new(options, caller.answer_limits.inline);
+        for user in record.users() {
+            let name = user.to_string();
             if behind.as_ref().is_none_or(|behind| name > *behind) {
-                page.add(name.len() + 1, name);
+                page.add(name.len() + 1, user);
             }
         }
-        let (more, names) = (page.more, page.items);
-        Ok(Answer::Names { more, names })
+        Ok(page.into_list())
     }
 }
 

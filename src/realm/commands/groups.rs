@@ -13,7 +13,7 @@ use crate::realm::{
 use crate::{
     store::Store,
     wire::{
-        Answer, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, Refusal, Role,
+        ErrorCode, GroupName, List, Member, Options, PASSWORD_MAX, Password, Refusal, Role,
         SessionRef, command,
     },
 };
@@ -32,7 +32,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::AddGroup<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::AddGroup {
             session,
             group: name,
@@ -47,7 +47,7 @@ impl<S: Store> Realm<S> {
             .put_new_group(new, current.user, password, now, batch)
             .await?;
         work.affected = Some(current.user);
-        Ok(Answer::Done)
+        Ok(())
     }
 
     /// Returns the record of a group's password, or `None` if it has no password.
@@ -74,7 +74,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::JoinGroup<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::JoinGroup {
             session,
             group: name,
@@ -113,19 +113,19 @@ impl<S: Store> Realm<S> {
             .await?
             .is_some()
         {
-            return Ok(Answer::Done);
+            return Ok(());
         }
         self.groups.check_room(current.user, batch).await?;
         group.put_new_member(&user, 0, work.caller.now, batch)?;
         work.affected = Some(current.user);
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(super) async fn leavegroup(
         &self,
         work: &mut Work<'_>,
         command: &command::LeaveGroup,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::LeaveGroup {
             session,
             group: name,
@@ -139,7 +139,7 @@ impl<S: Store> Realm<S> {
             .await?;
         if member.role != Role::Owner {
             group.remove(&local(current.user), &member.record, batch)?;
-            return Ok(Answer::Done);
+            return Ok(());
         }
         match self.groups.successor(batch, &group, &current).await? {
             Some(owner) => {
@@ -148,7 +148,7 @@ impl<S: Store> Realm<S> {
             }
             None => self.delete_group(&group, work).await?,
         }
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn members(
@@ -157,13 +157,13 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         name: GroupName,
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<List<Member>, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let (group, _) = self
             .groups
             .group_of_member(&mut Unnoted, name, current.user)
             .await?;
-        let mut page = NamesPage::new(options, caller.room);
+        let mut page = NamesPage::new(options, caller.answer_limits.inline);
         let mut after = options.behind;
         loop {
             let found = self
@@ -186,8 +186,7 @@ impl<S: Store> Realm<S> {
         }
         self.limiter
             .charge(caller.now, &current.user, page.items.len());
-        let (more, members) = (page.more, page.items);
-        Ok(Answer::Members { more, members })
+        Ok(page.into_list())
     }
 
     pub(in crate::realm) async fn groups(
@@ -195,9 +194,9 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<List<String>, Failure> {
         let current = self.sessions.session(caller, session).await?;
-        let mut page = NamesPage::new(options, caller.room);
+        let mut page = NamesPage::new(options, caller.answer_limits.inline);
         let behind = options.behind.map(|behind| behind.user.as_str().parse());
         let behind = behind.transpose().map_err(|_| ErrorCode::BadRequest)?;
         let mut after = behind.map(|name| records::joined_group(current.user, name));
@@ -224,28 +223,27 @@ impl<S: Store> Realm<S> {
             }
         }
         self.limiter.charge(caller.now, &current.user, seen);
-        let (more, names) = (page.more, page.items);
-        Ok(Answer::Names { more, names })
+        Ok(page.into_list())
     }
 }
 
 /// A page of a list: as many items as fit.
 pub(super) struct NamesPage<T> {
-    pub items: Vec<T>,
+    items: Vec<T>,
     /// True if more items follow.
-    pub more: bool,
+    more: bool,
     limit: usize,
     left: usize,
 }
 
 impl<T> NamesPage<T> {
-    /// Returns an empty page for an answer of at most `room` bytes.
-    pub fn new(options: &Options, room: usize) -> Self {
+    /// Returns an empty page for an answer of at most `bytes` bytes.
+    pub fn new(options: &Options, bytes: usize) -> Self {
         Self {
             items: Vec::new(),
             more: false,
             limit: page_limit(options.limit, NAMES_MAX),
-            left: room.saturating_sub(ANSWER_HEAD),
+            left: bytes.saturating_sub(ANSWER_HEAD),
         }
     }
 
@@ -257,5 +255,13 @@ impl<T> NamesPage<T> {
         }
         self.left -= size;
         self.items.push(item);
+    }
+
+    /// Returns the page as what the answer holds.
+    pub fn into_list(self) -> List<T> {
+        List {
+            more: self.more,
+            items: self.items,
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::realm::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Log, Store},
-    wire::{Answer, Body, CONTENT_TEXT, ErrorCode, Options, Refusal, Sent, command, is_of_realm},
+    wire::{Body, CONTENT_TEXT, ErrorCode, Options, Refusal, Sent, command, is_of_realm},
 };
 
 /// The highest content type.
@@ -22,7 +22,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Send<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Sent, Failure> {
         let &command::Send { to, message, .. } = command;
         let options = &work.request.options;
         let current = self.session_of(work).await?;
@@ -36,14 +36,14 @@ impl<S: Store> Realm<S> {
             .logs_for(&mut work.batch, [MailboxLog::private(to)], (&from, to))
             .await?;
         append(work, &current, (content, &message), log)?;
-        Ok(Answer::Sent(Sent::Stored))
+        Ok(Sent::Stored)
     }
 
     pub(super) async fn sendgroup(
         &self,
         work: &mut Work<'_>,
         command: &command::SendGroup<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Sent, Failure> {
         let &command::SendGroup { group, message, .. } = command;
         let current = self.session_of(work).await?;
         let content = self.check_message(&work.request.options, &message)?;
@@ -56,7 +56,7 @@ impl<S: Store> Realm<S> {
             .await?;
         work.hints = group.realms().map(|realm| (realm, group.name)).collect();
         append(work, &current, (content, &message), group.place().log)?;
-        Ok(Answer::Sent(Sent::Stored))
+        Ok(Sent::Stored)
     }
 
     /// Checks a message. Refuses it if it is too long or does not match its content type; returns

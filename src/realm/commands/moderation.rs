@@ -11,7 +11,7 @@ use crate::realm::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, ErrorCode, GroupName, Role, Sender, command},
+    wire::{ErrorCode, GroupName, Role, Sender, command},
 };
 
 /// The sender of a command that changes a group, and the group.
@@ -48,7 +48,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Kick,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Kick {
             group: name,
             user: who,
@@ -65,14 +65,14 @@ impl<S: Store> Realm<S> {
         }
         self.expel(&asking.group, (&who, &member.record), work)
             .await?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn ban(
         &self,
         work: &mut Work<'_>,
         command: &command::Ban,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Ban {
             group: name,
             user: who,
@@ -104,7 +104,7 @@ impl<S: Store> Realm<S> {
         asking
             .group
             .put_ban(&who, work.caller.now, &mut work.batch)?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     /// Adds to the work's batch that a user is no member any more, and that the user's realm is
@@ -133,7 +133,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Unban,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Unban {
             group: name,
             user: who,
@@ -141,14 +141,14 @@ impl<S: Store> Realm<S> {
         } = command;
         let asking = self.asking(work, name, Role::Moderator).await?;
         asking.group.lift_ban(&who, &mut work.batch);
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(super) async fn set_role(
         &self,
         work: &mut Work<'_>,
         command: &command::SetRole,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::SetRole {
             group: name,
             user,
@@ -164,7 +164,7 @@ impl<S: Store> Realm<S> {
         if user == asking.current.user {
             // An owner steps down by naming another owner.
             return if role == Role::Owner {
-                Ok(Answer::Done)
+                Ok(())
             } else {
                 Err(ErrorCode::NotPermitted.into())
             };
@@ -180,14 +180,14 @@ impl<S: Store> Realm<S> {
                 .put_role(&owner, &asking.member.record, Role::Moderator, batch)?;
             asking.group.put_owner(user, batch)?;
         }
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(super) async fn grouppasswd(
         &self,
         work: &mut Work<'_>,
         command: &command::GroupPasswd<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::GroupPasswd {
             group: name,
             password,
@@ -196,17 +196,17 @@ impl<S: Store> Realm<S> {
         let asking = self.asking(work, name, Role::Owner).await?;
         let password = self.group_password(&password, work).await?;
         asking.group.put_password(password, &mut work.batch)?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(super) async fn delgroup(
         &self,
         work: &mut Work<'_>,
         command: &command::DelGroup,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::DelGroup { group: name, .. } = command;
         let asking = self.asking(work, name, Role::Owner).await?;
         self.delete_group(&asking.group, work).await?;
-        Ok(Answer::Done)
+        Ok(())
     }
 }

@@ -3,20 +3,23 @@
 
 use crate::realm::{
     ATTEMPTS_MAX, Caller, Realm,
-    commands::{asking::Decided, work::Work},
+    commands::{
+        asking::Decided,
+        reply::{Follows, Outcome, Reply},
+        work::Work,
+    },
     failure::Failure,
     idempotency::{FormerAnswer, NumberState, fingerprint},
     network::GroupWork,
-    queues::is_queued,
     records::RecordedAnswer,
     sessions::SessionLookup,
-    storage::Outcome,
+    storage,
 };
 use crate::{
     store::{Batch, Position, Store, StoreError},
     wire::{
-        Answer, Refusal, Request,
-        command::{self, Change},
+        Refusal, Request,
+        command::{Answered, Change},
     },
 };
 
@@ -28,14 +31,10 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         request: &Request<'_>,
         change: Change<'_, '_>,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<Reply<'static>, Failure> {
         let number = change.operation().number;
         let owner = self.sessions.owner(caller, request.command.session());
         let fingerprint = fingerprint(request);
-        let caller = &Caller {
-            operation: number,
-            ..*caller
-        };
         let mut work = Work::new(caller, request, change);
         let mut operation = None;
         for _ in 0..ATTEMPTS_MAX {
@@ -50,18 +49,18 @@ impl<S: Store> Realm<S> {
                 {
                     NumberState::New(operation) => Some(operation),
                     NumberState::Done(answer) => {
-                        let answer = self.recall(&work, answer)?;
-                        if is_queued(change, &answer) {
+                        let reply = self.recall(&work, answer)?;
+                        if let Outcome::Queued = reply.outcome {
                             let wait = self.queues.join_receipt(&owner, number.0);
-                            return Box::pin(self.verdict(&work, owner, wait, answer)).await;
+                            return Box::pin(self.verdict(&work, owner, wait, reply)).await;
                         }
-                        return Ok(answer);
+                        return Ok(reply);
                     }
                 },
             };
             work.begin();
-            let answer = match self.decide(&mut work).await {
-                Ok(Decided::Answer(answer)) => answer,
+            let reply = match self.decide(&mut work).await {
+                Ok(Decided::Answer(reply)) => reply,
                 Ok(Decided::Ask(question)) => {
                     Box::pin(self.ask_first(&mut work, question)).await;
                     continue;
@@ -79,20 +78,14 @@ impl<S: Store> Realm<S> {
                     let command = request.command.name();
                     self.storage
                         .log_failure_of(caller, command, &refusal.into());
-                    Answer::Refused(refusal)
+                    Reply::refused(refusal)
                 }
                 Err(failure) => return Err(failure),
             };
-            let bytes = answer.to_bytes();
-            debug_assert!(request.command.is_answered_by(&bytes));
             if let Some(operation) = operation.as_ref().filter(|_| !work.is_unrecorded) {
-                let recorded = match answer {
-                    Answer::Session(_) => RecordedAnswer::Session,
-                    _ => RecordedAnswer::Bytes(bytes.clone()),
-                };
-                operation.record(recorded, &mut work.batch)?;
+                operation.record(recorded(&reply), &mut work.batch)?;
             }
-            let is_queued = is_queued(change, &bytes);
+            let is_queued = matches!(reply.outcome, Outcome::Queued);
             let waits = owner.filter(|_| is_queued);
             let wait = waits.map(|owner| (owner, self.queues.expect_receipt(&owner, number.0)));
             // On a conflict the values that the decision relied on have changed: it is decided
@@ -110,9 +103,9 @@ impl<S: Store> Realm<S> {
                 self.begin_effects(&mut work, &positions);
                 return match wait {
                     Some((owner, wait)) => {
-                        Box::pin(self.verdict(&work, owner, Some(wait), bytes)).await
+                        Box::pin(self.verdict(&work, owner, Some(wait), reply)).await
                     }
-                    None => Ok(bytes),
+                    None => Ok(reply),
                 };
             }
             work.forget_answers();
@@ -144,58 +137,87 @@ impl<S: Store> Realm<S> {
 
     /// Decides a command that changes something. Returns the answer, with the changes in the batch,
     /// or the question that another realm must be asked first.
-    async fn decide(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
-        let answer = match work.change {
-            Change::Send(command) => self.send(work, command).await,
-            Change::SendGroup(command) => self.sendgroup(work, command).await,
+    async fn decide(&self, work: &mut Work<'_>) -> Result<Decided<Reply<'static>>, Failure> {
+        let reply = match work.change {
+            Change::Send(command) => done(command, self.send(work, command).await),
+            Change::SendGroup(command) => done(command, self.sendgroup(work, command).await),
             // The others are rare and have large futures. They are boxed, so that messages do not
             // carry their size.
             Change::JoinGroupRealm(command) => {
-                return Box::pin(self.joingrouprealm(work, command)).await;
+                let decided = Box::pin(self.joingrouprealm(work, command)).await?;
+                return Ok(decided.map(|content| Reply::new(command, content)));
             }
             Change::LeaveGroupRealm(command) => {
-                return Box::pin(self.leavegrouprealm(work, command)).await;
+                let decided = Box::pin(self.leavegrouprealm(work, command)).await?;
+                return Ok(decided.map(|content| Reply::new(command, content)));
             }
-            Change::AddRealm(command) => return Box::pin(self.addrealm(work, command)).await,
-            Change::SendRealm(command) => Box::pin(self.sendrealm(work, command)).await,
-            Change::SendGroupRealm(command) => Box::pin(self.sendgrouprealm(work, command)).await,
-            Change::RemoveRealm(command) => Box::pin(self.removerealm(work, command)).await,
-            Change::Register(command) => Box::pin(self.register(work, command)).await,
-            Change::Auth(command) => Box::pin(self.auth(work, command)).await,
-            Change::Logout(command) => Box::pin(self.logout(work, command)).await,
-            Change::Revoke(command) => Box::pin(self.revoke(work, command)).await,
-            Change::Passwd(command) => Box::pin(self.passwd(work, command)).await,
-            Change::Claim(command) => Box::pin(self.claim(work, command)).await,
-            Change::Void(command) => Box::pin(self.void(work, command)).await,
-            Change::Block(command) => Box::pin(self.block(work, command)).await,
-            Change::Unblock(command) => Box::pin(self.unblock(work, command)).await,
-            Change::AddGroup(command) => Box::pin(self.addgroup(work, command)).await,
-            Change::JoinGroup(command) => Box::pin(self.joingroup(work, command)).await,
-            Change::LeaveGroup(command) => Box::pin(self.leavegroup(work, command)).await,
-            Change::Kick(command) => Box::pin(self.kick(work, command)).await,
-            Change::Ban(command) => Box::pin(self.ban(work, command)).await,
-            Change::Unban(command) => Box::pin(self.unban(work, command)).await,
-            Change::SetRole(command) => Box::pin(self.set_role(work, command)).await,
-            Change::GroupPasswd(command) => Box::pin(self.grouppasswd(work, command)).await,
-            Change::DelGroup(command) => Box::pin(self.delgroup(work, command)).await,
+            Change::AddRealm(command) => {
+                let decided = Box::pin(self.addrealm(work, command)).await?;
+                return Ok(decided.map(|content| Reply::new(command, content)));
+            }
+            Change::SendRealm(command) => {
+                let sent = Box::pin(self.sendrealm(work, command)).await;
+                sent.map(|sent| Reply::sent(command, sent))
+            }
+            Change::SendGroupRealm(command) => {
+                let sent = Box::pin(self.sendgrouprealm(work, command)).await;
+                sent.map(|sent| Reply::sent(command, sent))
+            }
+            Change::Register(command) => {
+                let opened = Box::pin(self.register(work, command)).await;
+                opened.map(|id| Reply::opened(command, id))
+            }
+            Change::Auth(command) => {
+                let opened = Box::pin(self.auth(work, command)).await;
+                opened.map(|id| Reply::opened(command, id))
+            }
+            Change::Logout(command) => {
+                let ended = Box::pin(self.logout(work, command)).await;
+                ended.map(|ended| Reply::new(command, ended).with(Outcome::SessionEnded))
+            }
+            Change::RemoveRealm(command) => {
+                done(command, Box::pin(self.removerealm(work, command)).await)
+            }
+            Change::Revoke(command) => done(command, Box::pin(self.revoke(work, command)).await),
+            Change::Passwd(command) => done(command, Box::pin(self.passwd(work, command)).await),
+            Change::Claim(command) => done(command, Box::pin(self.claim(work, command)).await),
+            Change::Void(command) => done(command, Box::pin(self.void(work, command)).await),
+            Change::Block(command) => done(command, Box::pin(self.block(work, command)).await),
+            Change::Unblock(command) => done(command, Box::pin(self.unblock(work, command)).await),
+            Change::AddGroup(command) => {
+                done(command, Box::pin(self.addgroup(work, command)).await)
+            }
+            Change::JoinGroup(command) => {
+                done(command, Box::pin(self.joingroup(work, command)).await)
+            }
+            Change::LeaveGroup(command) => {
+                done(command, Box::pin(self.leavegroup(work, command)).await)
+            }
+            Change::Kick(command) => done(command, Box::pin(self.kick(work, command)).await),
+            Change::Ban(command) => done(command, Box::pin(self.ban(work, command)).await),
+            Change::Unban(command) => done(command, Box::pin(self.unban(work, command)).await),
+            Change::SetRole(command) => done(command, Box::pin(self.set_role(work, command)).await),
+            Change::GroupPasswd(command) => {
+                done(command, Box::pin(self.grouppasswd(work, command)).await)
+            }
+            Change::DelGroup(command) => {
+                done(command, Box::pin(self.delgroup(work, command)).await)
+            }
         };
-        answer.map(Decided::Answer)
+        reply.map(Decided::Answer)
     }
 
     /// Returns the answer to a repeated command.
-    fn recall(&self, work: &Work<'_>, answer: FormerAnswer) -> Result<Vec<u8>, Failure> {
-        match answer {
-            FormerAnswer::Bytes(bytes) => Ok(bytes),
-            FormerAnswer::Session => {
-                // The record is of the same command, and only these two open a session.
-                let (Change::Register(command::Register { username, .. })
-                | Change::Auth(command::Auth { username, .. })) = work.change
-                else {
-                    let what = "the answer to a command";
-                    return Err(StoreError::Damaged(what.into()).into());
-                };
-                let id = self.sessions.session_id(work.caller, *username);
-                Ok(Answer::Session(id).to_bytes())
+    fn recall(&self, work: &Work<'_>, answer: FormerAnswer) -> Result<Reply<'static>, Failure> {
+        match (answer, Follows::from(work.change)) {
+            (FormerAnswer::Bytes(bytes), _) => Ok(Reply::recorded(work.change, bytes)),
+            (FormerAnswer::Session, Follows::SessionOpens(user)) => {
+                let id = self.sessions.session_id(work.caller, work.number(), user);
+                Ok(Reply::reopened(id))
+            }
+            // The record is of the same command, and this one opens no session.
+            (FormerAnswer::Session, Follows::SessionEnds | Follows::Receipt | Follows::Nothing) => {
+                Err(StoreError::Damaged("the answer to a command".into()).into())
             }
         }
     }
@@ -210,9 +232,9 @@ impl<S: Store> Realm<S> {
             return Ok(false);
         }
         match self.storage.commit(batch).await {
-            Ok(Outcome::Conflict) => Ok(true),
+            Ok(storage::Outcome::Conflict) => Ok(true),
             // The batch writes nothing, so a full disk does not matter to a refusal.
-            Ok(Outcome::Durable) | Err(Failure::Refused(_)) => Ok(false),
+            Ok(storage::Outcome::Durable) | Err(Failure::Refused(_)) => Ok(false),
             Err(failure) => Err(failure),
         }
     }
@@ -226,10 +248,35 @@ impl<S: Store> Realm<S> {
         let command = &work.request.command;
         match command.session() {
             Some(session) if refusal.is_final() && !command.carries_password() => {
-                let found = self.sessions.find_session(work.caller, session).await?;
+                let number = Some(work.number());
+                let found = self
+                    .sessions
+                    .find_session(work.caller, session, number)
+                    .await?;
                 Ok(matches!(found, SessionLookup::Open(_)))
             }
-            _ => Ok(false),
+            Some(_) | None => Ok(false),
         }
+    }
+}
+
+/// Returns the reply to a command from whose answer nothing follows.
+fn done<'a, C: Answered<'a>>(
+    command: &C,
+    decided: Result<C::Answer, Failure>,
+) -> Result<Reply<'static>, Failure> {
+    decided.map(|content| Reply::new(command, content))
+}
+
+/// Returns what is recorded of a reply. The id of a session is not: it is derived again.
+fn recorded(reply: &Reply<'_>) -> RecordedAnswer {
+    match reply.outcome {
+        Outcome::SessionOpened(_) => RecordedAnswer::Session,
+        Outcome::Refused
+        | Outcome::Done
+        | Outcome::SessionEnded
+        | Outcome::Queued
+        | Outcome::Watch(_)
+        | Outcome::Unwatch => RecordedAnswer::Bytes(reply.bytes.clone()),
     }
 }

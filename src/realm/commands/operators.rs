@@ -4,7 +4,7 @@ use crate::realm::{Realm, commands::work::Work, failure::Failure, sessions::Sess
 use crate::{
     crypto::same,
     store::Store,
-    wire::{Answer, ErrorCode, SessionRef, Username, command},
+    wire::{ErrorCode, SessionRef, Username, command},
 };
 
 impl<S: Store> Realm<S> {
@@ -12,7 +12,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Claim<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Claim { session, code, .. } = command;
         let current = self.session_noted(work, session).await?;
         if !same(code.0, self.own.operator_code.as_bytes()) {
@@ -22,7 +22,7 @@ impl<S: Store> Realm<S> {
         let user = current.user;
         Sessions::<S>::make_operator(current, &mut work.batch)?;
         tracing::info!(%user, from = %work.caller.subnet, "operator code was given; the session is an operator's");
-        Ok(Answer::Done)
+        Ok(())
     }
 
     /// Returns the user of a command that is for operators.

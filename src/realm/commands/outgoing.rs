@@ -2,7 +2,7 @@
 
 use crate::realm::{
     Realm,
-    commands::work::Work,
+    commands::{reply::Reply, work::Work},
     current_session::Current,
     failure::Failure,
     idempotency::{FormerAnswer, NumberState, fingerprint},
@@ -12,7 +12,7 @@ use crate::realm::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, Body, ErrorCode, Options, Port, Sent, Text, command},
+    wire::{Body, ErrorCode, Options, Port, Sent, Text, command},
 };
 
 impl<S: Store> Realm<S> {
@@ -20,7 +20,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::SendRealm<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Sent, Failure> {
         let &command::SendRealm {
             session,
             src_address,
@@ -46,7 +46,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::SendGroupRealm<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Sent, Failure> {
         let &command::SendGroupRealm {
             session,
             src_address,
@@ -94,7 +94,7 @@ impl<S: Store> Realm<S> {
         (peer, source): (&Peer, Option<(String, u16)>),
         (kind, to, membership): (QueuedKind, &str, u64),
         message: &Body<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Sent, Failure> {
         let content = self.check_message(&work.request.options, message)?;
         // The reservation of an earlier attempt is released.
         work.queued = None;
@@ -102,7 +102,7 @@ impl<S: Store> Realm<S> {
         let owner = self
             .sessions
             .owner(work.caller, work.request.command.session());
-        let number = work.caller.operation.0;
+        let number = work.number().0;
         let new = NewOutgoing {
             now: work.caller.now,
             content,
@@ -120,7 +120,7 @@ impl<S: Store> Realm<S> {
         };
         let queued = self.queues.enqueue(peer, new, &mut work.batch).await?;
         work.queued = Some((peer.realm, queued, place));
-        Ok(Answer::Sent(Sent::Queued))
+        Ok(Sent::Queued)
     }
 
     /// Returns the answer to a command that has `queued` a message: the peer's verdict, if it comes
@@ -130,21 +130,23 @@ impl<S: Store> Realm<S> {
         work: &Work<'_>,
         owner: Owner,
         wait: Option<Wait>,
-        queued: Vec<u8>,
-    ) -> Result<Vec<u8>, Failure> {
+        queued: Reply<'static>,
+    ) -> Result<Reply<'static>, Failure> {
         if let Some(wait) = wait
             && let Some(verdict) = wait.verdict().await
         {
-            return Ok(verdict);
+            return Ok(Reply::recorded(work.change, verdict));
         }
         // The verdict may have come just before or after.
-        let number = work.caller.operation;
+        let number = work.number();
         match self
             .idempotency
             .look_up_command(owner, number, fingerprint(work.request))
             .await?
         {
-            NumberState::Done(FormerAnswer::Bytes(answer)) => Ok(answer),
+            NumberState::Done(FormerAnswer::Bytes(answer)) => {
+                Ok(Reply::recorded(work.change, answer))
+            }
             NumberState::Done(FormerAnswer::Session) | NumberState::New(_) => Ok(queued),
         }
     }

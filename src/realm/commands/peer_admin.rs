@@ -16,8 +16,8 @@ use crate::{
     crypto::PublicKey,
     store::Store,
     wire::{
-        Answer, ErrorCode, FORM_DETAILS, FORM_DROP, FORM_PENDING, Peer as PeerState, PeerDetail,
-        PeerDetails, PeeringState, Port, RealmId, SessionRef, Text, Username, command,
+        ErrorCode, Options, Peer as PeerState, PeerDetail, PeerDetails, PeerList, PeerListing,
+        PeerRemoval, Peered, PeeringState, Port, RealmId, Text, Username, command,
     },
 };
 
@@ -87,7 +87,7 @@ impl<S: Store> Realm<S> {
         let new = Introduction {
             realm,
             key,
-            own: caller.own.unwrap_or(self.own.key()),
+            own: caller.own().unwrap_or(self.own.key()),
             address: (address.into(), port),
             first: caller.now.wall,
             last: caller.now.wall,
@@ -106,7 +106,7 @@ impl<S: Store> Realm<S> {
         (realm, key): (RealmId, PublicKey),
         source: (String, u16),
         who: Username,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Peered, Failure> {
         let found = self.network.pending(|pending| pending.find(&key));
         let batch = &mut work.batch;
         let is_taken = self.peers.find_peer(batch, realm).await?.is_some();
@@ -129,7 +129,7 @@ impl<S: Store> Realm<S> {
             address: String::new(),
             who,
         });
-        Ok(Answer::Done)
+        Ok(Peered::Accepted)
     }
 
     /// Refuses a realm that waits for a decision.
@@ -138,7 +138,7 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         (realm, key): (RealmId, PublicKey),
         who: Username,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let found = self.network.pending(|pending| pending.find(&key));
         let found = found.filter(|found| found.realm == realm);
         found.ok_or(ErrorCode::NoSuchRealm)?;
@@ -149,19 +149,18 @@ impl<S: Store> Realm<S> {
             address: String::new(),
             who,
         });
-        Ok(Answer::Done)
+        Ok(())
     }
 
     /// Sets a peer's new address.
     pub(super) async fn move_peer(
         &self,
         work: &mut Work<'_>,
-        realm: RealmId,
+        (realm, key): (RealmId, Option<PublicKey>),
         (address, port): (Text<'_>, Port),
         (source, who): (Option<(String, u16)>, Username),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Peered, Failure> {
         let peer = self.peers.peer(&mut work.batch, realm).await?;
-        let key = work.request.options.key.map(PublicKey);
         if key.is_some_and(|key| peer.key() != key) {
             return Err(ErrorCode::NoSuchRealm.into());
         }
@@ -178,21 +177,22 @@ impl<S: Store> Realm<S> {
             address: shown((address.0, port.0)),
             who,
         });
-        Ok(Answer::Done)
+        Ok(Peered::Accepted)
     }
 
     pub(super) async fn removerealm(
         &self,
         work: &mut Work<'_>,
         command: &command::RemoveRealm,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::RemoveRealm { session, realm, .. } = command;
         let who = self.operator(work, session).await?;
-        let queue = match (work.request.options.form, work.request.options.key) {
-            (None, Some(key)) => return self.refuse_pending(work, (realm, PublicKey(key)), who),
-            (None, None) => UndeliveredQueue::Returned,
-            (Some(FORM_DROP), None) => UndeliveredQueue::Dropped,
-            _ => return Err(ErrorCode::Unsupported.into()),
+        let queue = match command.form(&work.request.options)? {
+            PeerRemoval::Refuse { key } => {
+                return self.refuse_pending(work, (realm, PublicKey(key)), who);
+            }
+            PeerRemoval::Return => UndeliveredQueue::Returned,
+            PeerRemoval::Drop => UndeliveredQueue::Dropped,
         };
         let peer = self.peers.peer(&mut work.batch, realm).await?;
         self.peers.remove(&peer, queue, &mut work.batch).await?;
@@ -208,25 +208,24 @@ impl<S: Store> Realm<S> {
         });
         // The rest of its records are removed step by step.
         work.ends = true;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn realms(
         &self,
         caller: &Caller,
-        session: SessionRef,
-        form: Option<u8>,
-    ) -> Result<Answer, Failure> {
-        let current = self.sessions.session(caller, session).await?;
+        command: &command::Realms,
+        options: &Options,
+    ) -> Result<PeerList, Failure> {
+        let current = self.sessions.session(caller, command.session).await?;
         let is_operator = current.record.operator;
-        match form {
-            None => {}
-            Some(FORM_DETAILS | FORM_PENDING) if !is_operator => {
+        match command.form(options)? {
+            PeerListing::Peers => {}
+            PeerListing::Details | PeerListing::Pending if !is_operator => {
                 return Err(ErrorCode::NotOperator.into());
             }
-            Some(FORM_DETAILS) => return self.details(caller).await,
-            Some(FORM_PENDING) => return Ok(Answer::Details(self.pending_details())),
-            Some(_) => return Err(ErrorCode::Unsupported.into()),
+            PeerListing::Details => return self.details(caller).await.map(PeerList::Details),
+            PeerListing::Pending => return Ok(PeerList::Details(self.pending_details())),
         }
         let mut states = Vec::new();
         for peer in self.peers.list_peers().await? {
@@ -249,10 +248,10 @@ impl<S: Store> Realm<S> {
                 heard,
             });
         }
-        Ok(Answer::Realms(states))
+        Ok(PeerList::Peers(states))
     }
 
-    async fn details(&self, caller: &Caller) -> Result<Answer, Failure> {
+    async fn details(&self, caller: &Caller) -> Result<PeerDetails, Failure> {
         let mut details = PeerDetails::default();
         for peer in self.peers.list_peers().await? {
             let seen = self.network.seen(&peer, caller.now.wall);
@@ -296,7 +295,7 @@ impl<S: Store> Realm<S> {
                 times: 0,
             });
         }
-        Ok(Answer::Details(details))
+        Ok(details)
     }
 
     fn pending_details(&self) -> PeerDetails {

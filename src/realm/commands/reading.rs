@@ -6,7 +6,7 @@ use crate::realm::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, GroupName, Options, RealmId, SessionRef},
+    wire::{GroupName, Options, Page, RealmId, SessionRef},
 };
 
 impl<S: Store> Realm<S> {
@@ -15,7 +15,7 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Page, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let place = MailboxLog::private(current.user);
         self.mailboxes
@@ -29,7 +29,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         group: GroupName,
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Page, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let (group, _) = self
             .groups
@@ -47,7 +47,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         realm: RealmId,
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Page, Failure> {
         let current = self.sessions.session(caller, session).await?;
         self.peers.peer(&mut Unnoted, realm).await?;
         let place = MailboxLog::from_realm(current.user, realm);

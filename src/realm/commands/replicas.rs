@@ -12,7 +12,9 @@ use crate::realm::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, ErrorCode, GroupName, Options, PeerRequest, RealmId, SessionRef, command},
+    wire::{
+        Answer, ErrorCode, GroupName, Options, Page, PeerRequest, RealmId, SessionRef, command,
+    },
 };
 
 impl<S: Store> Realm<S> {
@@ -20,7 +22,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::JoinGroupRealm<'_>,
-    ) -> Result<Decided, Failure> {
+    ) -> Result<Decided<()>, Failure> {
         let &command::JoinGroupRealm {
             session,
             src_address,
@@ -68,14 +70,14 @@ impl<S: Store> Realm<S> {
             .await?;
         work.affected = Some(user);
         work.replica = Some((realm, group));
-        Ok(Decided::Answer(Answer::Done))
+        Ok(Decided::Answer(()))
     }
 
     pub(super) async fn leavegrouprealm(
         &self,
         work: &mut Work<'_>,
         command: &command::LeaveGroupRealm,
-    ) -> Result<Decided, Failure> {
+    ) -> Result<Decided<()>, Failure> {
         let &command::LeaveGroupRealm {
             session,
             realm,
@@ -110,7 +112,7 @@ impl<S: Store> Realm<S> {
             }
         }
         leave_replica((realm, group), user, &mut work.batch);
-        Ok(Decided::Answer(Answer::Done))
+        Ok(Decided::Answer(()))
     }
 
     pub(super) async fn inboxgrouprealm(
@@ -118,7 +120,7 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         (session, realm, group): (SessionRef, RealmId, GroupName),
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Page, Failure> {
         let current = self.sessions.session(caller, session).await?;
         self.peers.peer(&mut Unnoted, realm).await?;
         let which = (realm, group);

@@ -1,17 +1,13 @@
 //! Sessions: `logout`, `sessions`, `revoke` and `whoami` (SES-1 … SES-6).
 
 use crate::realm::{
-    Caller, Realm,
-    commands::work::Work,
-    current_session::Current,
-    failure::Failure,
-    sessions::{handle_of, put_ended},
-    storage::Unnoted,
+    Caller, Realm, commands::work::Work, current_session::Current, failure::Failure,
+    sessions::put_ended, storage::Unnoted,
 };
 use crate::{
     store::Store,
     wire::{
-        Answer, DeviceSession, ErrorCode, SessionRef,
+        Account, DeviceSession, ErrorCode, Handle, SessionRef,
         command::{self, Change},
     },
 };
@@ -23,7 +19,11 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         session: SessionRef,
     ) -> Result<Current, Failure> {
-        let current = self.sessions.open_session_of(work.caller, session).await?;
+        let number = Some(work.number());
+        let current = self
+            .sessions
+            .open_session_of(work.caller, session, number)
+            .await?;
         // The command counts once, however often it is decided.
         if !work.is_counted {
             self.limiter.command(work.caller.now, &current.user)?;
@@ -53,7 +53,7 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Logout,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Logout { session, .. } = command;
         let current = self.session_noted(work, session).await?;
         work.affected = Some(current.user);
@@ -64,37 +64,35 @@ impl<S: Store> Realm<S> {
         self.sessions
             .end_sessions(&[current], None, &mut work.batch)
             .await?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn sessions(
         &self,
         caller: &Caller,
         session: SessionRef,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Vec<DeviceSession>, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let mut all = self
             .sessions
             .sessions_of(&mut Unnoted, current.user)
             .await?;
         all.sort_by_key(|session| (session.record.created, session.hash));
-        let listed = all.into_iter().map(|session| {
-            Ok(DeviceSession {
-                handle: handle_of(&session.hash)?,
-                created: session.record.created,
-                used: session.record.used,
-                current: session.hash == current.hash,
-                device: session.record.device.is_some(),
-            })
+        let listed = all.into_iter().map(|session| DeviceSession {
+            handle: Handle::of_session(&session.hash),
+            created: session.record.created,
+            used: session.record.used,
+            current: session.hash == current.hash,
+            device: session.record.device.is_some(),
         });
-        Ok(Answer::Sessions(listed.collect::<Result<_, Failure>>()?))
+        Ok(listed.collect())
     }
 
     pub(in crate::realm) async fn revoke(
         &self,
         work: &mut Work<'_>,
         command: &command::Revoke,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Revoke {
             session, handle, ..
         } = command;
@@ -104,7 +102,7 @@ impl<S: Store> Realm<S> {
             .sessions_of(&mut work.batch, current.user)
             .await?
             .into_iter()
-            .find(|session| handle_of(&session.hash).is_ok_and(|found| found == handle))
+            .find(|session| Handle::of_session(&session.hash) == handle)
             .ok_or(ErrorCode::NoSession)?;
         if meant.hash != current.hash {
             meant.rely_on(&mut work.batch);
@@ -113,19 +111,19 @@ impl<S: Store> Realm<S> {
         self.sessions
             .end_sessions(&[meant], None, &mut work.batch)
             .await?;
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(in crate::realm) async fn whoami(
         &self,
         caller: &Caller,
         session: SessionRef,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Account, Failure> {
         let current = self.sessions.session(caller, session).await?;
         let account = self.accounts.find(&mut Unnoted, current.user).await?;
         let account = account.ok_or(ErrorCode::NoSession)?;
         let is_operator = current.record.operator;
-        Ok(Answer::Account(account.into_shown(is_operator)))
+        Ok(account.into_shown(is_operator))
     }
 }
 

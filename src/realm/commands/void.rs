@@ -3,7 +3,7 @@
 use crate::realm::{Realm, commands::work::Work, failure::Failure, records::Owner};
 use crate::{
     store::Store,
-    wire::{Answer, ErrorCode, SessionRef, command},
+    wire::{ErrorCode, SessionRef, command},
 };
 
 impl<S: Store> Realm<S> {
@@ -13,10 +13,10 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         command: &command::Void,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(), Failure> {
         let &command::Void { session, .. } = command;
         let caller = work.caller;
-        match (&caller.device, session) {
+        match (&caller.device(), session) {
             (Some(device), _) => {
                 let highest = self.idempotency.highest(&Owner::Device(*device)).await?;
                 if highest.0 == 0
@@ -39,6 +39,6 @@ impl<S: Store> Realm<S> {
             }
             (None, SessionRef::Bound) => return Err(ErrorCode::NoSession.into()),
         }
-        Ok(Answer::Done)
+        Ok(())
     }
 }

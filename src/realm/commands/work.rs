@@ -6,7 +6,7 @@ use crate::realm::{
 use crate::{
     crypto::PublicKey,
     store::Batch,
-    wire::{Answer, GroupName, RealmId, Request, Username, command::Change},
+    wire::{Answer, GroupName, OperationNumber, RealmId, Request, Username, command::Change},
 };
 
 /// A command that is being executed.
@@ -41,6 +41,11 @@ pub(in crate::realm) struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Returns the command's operation number.
+    pub const fn number(&self) -> OperationNumber {
+        self.change.operation().number
+    }
+
     /// Discards all changes and effects. The expectations stay, because the refusal depends on them
     /// too.
     pub(super) fn forget(&mut self) {

@@ -3,7 +3,7 @@
 use std::iter;
 
 use crate::realm::{
-    Caller,
+    AnswerLimits, Caller,
     current_session::Current,
     failure::Failure,
     limits::WATCH_READ_BYTES,
@@ -85,7 +85,7 @@ impl<S: Store> Mailboxes<S> {
         current: &Current,
         (place, blocked): (&MailboxLog, &Blocked),
         options: &Options,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Page, Failure> {
         let owner = current.owner();
         let believed = caller.believed(options.after);
         let after = match believed {
@@ -101,14 +101,17 @@ impl<S: Store> Mailboxes<S> {
         let bytes = options.bytes.map(|asked| {
             let asked = usize::try_from(asked).unwrap_or(usize::MAX);
             let least = PAGE_BYTES_MIN + ANSWER_HEAD;
-            asked.max(least).min(caller.longest)
+            asked.max(least).min(caller.answer_limits.total)
         });
         // Without a limit, a reader gets as much as fits a datagram, or one message of any length.
-        let room = match bytes {
-            Some(bytes) => (bytes, bytes),
-            None => (caller.room, caller.longest),
+        let limits = match bytes {
+            Some(bytes) => AnswerLimits {
+                inline: bytes,
+                total: bytes,
+            },
+            None => caller.answer_limits,
         };
-        let limit = page_limit(options.limit, PAGE_ENTRIES_MAX);
+        let entries = page_limit(options.limit, PAGE_ENTRIES_MAX);
         let offset = options.offset.filter(|_| believed == options.after);
         let offset = offset.unwrap_or(0);
         let reader = Reader {
@@ -120,14 +123,14 @@ impl<S: Store> Mailboxes<S> {
             hidden: 0,
         };
         let start = (Position(after), offset);
-        let mut read = self.page(place, start, reader, limit, room).await?;
+        let mut read = self.page(place, start, reader, entries, limits).await?;
         if read.page.entries.is_empty() && self.is_ahead(place, after).await? {
             let confirmed = self.cursors.confirmed(current.user, &owner, place).await?;
             let start = (Position(confirmed), 0);
-            read = self.page(place, start, reader, limit, room).await?;
+            read = self.page(place, start, reader, entries, limits).await?;
         }
         self.limiter.charge(caller.now, &current.user, read.hidden);
-        Ok(Answer::Page(read.page))
+        Ok(read.page)
     }
 
     /// Handles the request of a peer that has members in a group to read it.
@@ -145,14 +148,13 @@ impl<S: Store> Mailboxes<S> {
         if !group.realms().any(|realm| realm == peer.realm) {
             return Err(ErrorCode::NotAMember.into());
         }
-        let room = (caller.room, caller.longest);
         let read = self
             .page(
                 &group.place(),
                 start,
                 Reader::REALM,
                 PEER_PAGE_ENTRIES,
-                room,
+                caller.answer_limits,
             )
             .await?;
         Ok(Answer::Page(read.page))
@@ -168,17 +170,17 @@ impl<S: Store> Mailboxes<S> {
         Ok(cursor > 0 && cursor > self.storage.last(&place.log).await?.0)
     }
 
-    /// Returns at most `limit` entries after a position, in an answer of at most `room` bytes, or
-    /// one entry in at most `longest`. The first one begins at an offset.
+    /// Returns at most `limit` entries after a position, in an answer within the inline limit, or
+    /// one entry within the total limit. The first one begins at an offset.
     pub(in crate::realm) async fn page(
         &self,
         place: &MailboxLog,
         (after, offset): (Position, u64),
         reader: Reader<'_>,
         limit: usize,
-        (room, longest): (usize, usize),
+        limits: AnswerLimits,
     ) -> Result<ReadPage, Failure> {
-        let bytes = room.saturating_sub(ANSWER_HEAD);
+        let bytes = limits.inline.saturating_sub(ANSWER_HEAD);
         // Entries below the floor do not belong to the mailbox, so an offset into one is ignored
         // (READ-6).
         let (after, offset) = if after.0 < place.floor {
@@ -206,7 +208,7 @@ impl<S: Store> Mailboxes<S> {
         let first = entries
             .first()
             .map_or(0, |first| Page::bytes_for(first, offset));
-        let bytes = bytes.max(first.min(longest.saturating_sub(ANSWER_HEAD)));
+        let bytes = bytes.max(first.min(limits.total.saturating_sub(ANSWER_HEAD)));
         let mut page = Page::fill(entries, offset, limit, bytes);
         page.more |= more && page.entries.len() == read_to_end;
         Ok(ReadPage { page, hidden })

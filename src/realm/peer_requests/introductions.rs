@@ -112,7 +112,7 @@ impl<S: Store> Realm<S> {
             peer.record.introduced = true;
             // It uses the key of this realm that it knows. That is a former key again if it was
             // restored from a backup that is older than the last change of this realm's key.
-            if let Some(own) = caller.own
+            if let Some(own) = caller.own()
                 && (own == self.own.key() || !is_planted(Fault::TrustKnownKey))
             {
                 peer.record.knows = own.0;
@@ -205,7 +205,7 @@ impl<S: Store> Realm<S> {
         if let Some(gone) = self.quota.make_place(Newcomer::Uninvited, batch).await? {
             tracing::info!(peer = %gone, "uninvited peer without use here was evicted; another took its place");
         }
-        peer.record.knows = caller.own.unwrap_or(self.own.key()).0;
+        peer.record.knows = caller.own().unwrap_or(self.own.key()).0;
         Ok(peer)
     }
 
@@ -217,7 +217,7 @@ impl<S: Store> Realm<S> {
         old: &PublicKey,
         (new, proof): (&PublicKey, &Possession),
     ) -> Result<Answer, Failure> {
-        let own = caller.own.and_then(|own| self.own.secret_of(&own));
+        let own = caller.own().and_then(|own| self.own.secret_of(&own));
         let is_theirs = own.is_some_and(|own| is_possession(proof, own, (old, new)));
         if !is_theirs && !is_planted(Fault::TakeAnyKey) {
             return Err(ErrorCode::PeerRefused.into());

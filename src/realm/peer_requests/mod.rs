@@ -4,7 +4,7 @@
 pub(super) mod introductions;
 
 use crate::realm::{
-    ATTEMPTS_MAX, Caller, Realm,
+    ATTEMPTS_MAX, Caller, Realm, Secrecy,
     failure::Failure,
     idempotency::{FormerAnswer, NumberState},
     network::GroupWork,
@@ -31,14 +31,17 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         bytes: &[u8],
     ) -> Result<Vec<u8>, Failure> {
-        let Some(key) = caller.device else {
+        let Some(key) = caller.device() else {
             // Realms know each other by their keys, which a plain link does not prove.
             return Err(ErrorCode::PeerRefused.into());
         };
         let Ok(request) = PeerRequest::parse(bytes) else {
             return Err(ErrorCode::Unsupported.into());
         };
-        if caller.early && !request.may_travel_early() && !is_planted(Fault::TakeAllEarly) {
+        if caller.secrecy == Secrecy::Early
+            && !request.may_travel_early()
+            && !is_planted(Fault::TakeAllEarly)
+        {
             return Err(ErrorCode::BadRequest.into());
         }
         if let PeerRequest::Introduce {

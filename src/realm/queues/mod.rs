@@ -30,7 +30,7 @@ use crate::realm::{
 };
 use crate::{
     store::{Batch, Expected, Page, PageLimit, Position, Store, Subscription},
-    wire::{Answer, ErrorCode, GroupName, RealmId, Sent, Username, command::Change},
+    wire::{ErrorCode, GroupName, RealmId, Username},
 };
 
 /// A user's message that is about to wait for a peer.
@@ -129,12 +129,6 @@ impl<S> PeerQueues<S> {
 
 /// The search for the number of waiting messages goes up to twice this number, less one.
 const COUNTED_MAX: u64 = 4096;
-
-/// True if a command has queued a message for a peer.
-pub(in crate::realm) fn is_queued(change: Change<'_, '_>, answer: &[u8]) -> bool {
-    let sends = matches!(change, Change::SendRealm(_) | Change::SendGroupRealm(_));
-    sends && answer == Answer::Sent(Sent::Queued).to_bytes()
-}
 
 impl<S: Store> PeerQueues<S> {
     pub(in crate::realm) async fn settled(
@@ -287,7 +281,7 @@ impl<S: Store> PeerQueues<S> {
             }
             Err(failure) if failure.is_of_one_record() => {
                 self.storage.log_failure("queue", &failure);
-                Ok((queued, 0, Some(ErrorCode::Internal)))
+                Ok((queued, 0, Some(failure.refusal(false).code)))
             }
             Err(failure) => Err(failure),
         }

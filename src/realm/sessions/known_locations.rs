@@ -48,7 +48,7 @@ impl<S: Store> KnownLocations<S> {
     /// Returns the records of a caller's device and network. The network is stored as a keyed hash,
     /// so that the store does not reveal where users are.
     fn known_keys(&self, caller: &Caller, user: Username) -> [Option<(u8, [u8; 16], Key)>; 2] {
-        let device = caller.device.map(|device| Owner::Device(device).short());
+        let device = caller.device().map(|device| Owner::Device(device).short());
         let subnet = caller.subnet.as_bytes();
         let network = self.hashes.mac16(&[b"network", subnet]);
         let one = |kind: u8, what: [u8; 16]| (kind, what, records::known(user, kind, &what));

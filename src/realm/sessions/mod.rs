@@ -93,7 +93,7 @@ impl<S: Store> Sessions<S> {
         caller: &Caller,
         session: Option<SessionRef>,
     ) -> Option<Owner> {
-        match (caller.device, session) {
+        match (caller.device(), session) {
             (Some(device), _) => Some(Owner::Device(device)),
             (None, Some(SessionRef::Named(id))) => Some(Owner::Session(self.session_hash(&id))),
             (None, _) => None,
@@ -107,9 +107,13 @@ impl<S: Store> Sessions<S> {
     /// Returns the id of the session that a command opens. A device's id is derived from its key
     /// and the command's number, so that a repeat gets the same id, though only a hash of it is
     /// kept (SES-2).
-    pub(in crate::realm) fn session_id(&self, caller: &Caller, user: Username) -> SessionId {
-        let OperationNumber(number) = caller.operation;
-        match &caller.device {
+    pub(in crate::realm) fn session_id(
+        &self,
+        caller: &Caller,
+        OperationNumber(number): OperationNumber,
+        user: Username,
+    ) -> SessionId {
+        match &caller.device() {
             Some(device) => {
                 SessionId(
                     self.ids
@@ -120,23 +124,26 @@ impl<S: Store> Sessions<S> {
         }
     }
 
-    /// Returns the session that a command is for. This counts as a use of it.
+    /// Returns the session that a command is for that changes nothing. This counts as a use of it.
     pub(in crate::realm) async fn session(
         &self,
         caller: &Caller,
         session: SessionRef,
     ) -> Result<Current, Failure> {
-        let current = self.open_session_of(caller, session).await?;
+        let current = self.open_session_of(caller, session, None).await?;
         self.limiter.command(caller.now, &current.user)?;
         self.use_session(current, caller.now).await
     }
 
+    /// Returns the session that a command names, as [`Sessions::find_session`]; refuses the command
+    /// if it is not open.
     pub(in crate::realm) async fn open_session_of(
         &self,
         caller: &Caller,
         session: SessionRef,
+        number: Option<OperationNumber>,
     ) -> Result<Current, Failure> {
-        match self.find_session(caller, session).await? {
+        match self.find_session(caller, session, number).await? {
             SessionLookup::Open(current) => Ok(current),
             SessionLookup::Since(owner) => {
                 let highest = self.idempotency.highest(&owner).await?;
@@ -146,27 +153,28 @@ impl<S: Store> Sessions<S> {
         }
     }
 
-    /// Finds the session that a command names.
+    /// Finds the session that a command names. `number` is the operation number of a command that
+    /// changes something.
     pub(in crate::realm) async fn find_session(
         &self,
         caller: &Caller,
         session: SessionRef,
+        number: Option<OperationNumber>,
     ) -> Result<SessionLookup, Failure> {
-        let found = match (session, &caller.device) {
+        let found = match (session, &caller.device()) {
             (SessionRef::Bound, Some(device)) => self.bound_session(device, caller.now).await?,
             (SessionRef::Bound, None) => None,
             (SessionRef::Named(id), _) => {
                 let hash = self.session_hash(&id);
-                self.load_session(hash, caller.device.as_ref(), caller.now)
+                self.load_session(hash, caller.device().as_ref(), caller.now)
                     .await?
             }
         };
-        let OperationNumber(number) = caller.operation;
         Ok(match found {
-            Some(current) if number == 0 || number > current.record.since => {
-                SessionLookup::Open(current)
+            Some(current) if number.is_some_and(|number| number.0 <= current.record.since) => {
+                SessionLookup::Since(current.owner())
             }
-            Some(current) => SessionLookup::Since(current.owner()),
+            Some(current) => SessionLookup::Open(current),
             None => SessionLookup::None,
         })
     }
@@ -256,27 +264,29 @@ impl<S: Store> Sessions<S> {
         Ok(current)
     }
 
-    /// Opens a session for `user`, bound to the caller's device if it has proved one.
+    /// Opens a session for `user`, bound to the caller's device if it has proved one. `number` is
+    /// the command's.
     pub(in crate::realm) async fn open_session(
         &self,
         caller: &Caller,
+        number: OperationNumber,
         user: Username,
         batch: &mut Batch,
     ) -> Result<SessionId, Failure> {
-        let id = self.session_id(caller, user);
+        let id = self.session_id(caller, number, user);
         let hash = self.session_hash(&id);
         let now = caller.now;
         let record = SessionRecord {
             user: user.as_str().into(),
-            device: caller.device.map(|device| device.0),
+            device: caller.device().map(|device| device.0),
             created: now.wall,
             used: now.wall,
             last: now.running,
             operator: false,
             // On a plain link the session has its own numbers.
-            since: caller.device.map_or(0, |_| caller.operation.0),
+            since: caller.device().map_or(0, |_| number.0),
         };
-        let owner = match &caller.device {
+        let owner = match &caller.device() {
             Some(device) => Owner::Device(*device),
             None => Owner::Session(hash),
         };
@@ -285,10 +295,11 @@ impl<S: Store> Sessions<S> {
         sessions_change(user, batch)?;
         self.cursors.link(user, &owner, batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
-        batch
-            .put(records::session(&hash), record.to_value()?)
-            .put(records::handle(user, handle_of(&hash)?), link.clone());
-        if let Some(device) = &caller.device {
+        batch.put(records::session(&hash), record.to_value()?).put(
+            records::handle(user, Handle::of_session(&hash)),
+            link.clone(),
+        );
+        if let Some(device) = &caller.device() {
             batch.put(records::device(device), link);
         }
         Ok(id)
@@ -394,7 +405,10 @@ impl<S: Store> Sessions<S> {
     async fn end_session(&self, current: &Current, batch: &mut Batch) -> Result<(), Failure> {
         batch
             .delete(records::session(&current.hash))
-            .delete(records::handle(current.user, handle_of(&current.hash)?));
+            .delete(records::handle(
+                current.user,
+                Handle::of_session(&current.hash),
+            ));
         let Some(bytes) = current.record.device else {
             let numbers = records::operations_of(current.hash);
             if !self.storage.is_empty(&numbers).await? {
@@ -430,11 +444,4 @@ fn sessions_change(user: Username, batch: &mut Batch) -> Result<(), Failure> {
     let key = records::sessions_changed(user);
     batch.put(key, ChangedRecord {}.to_value()?);
     Ok(())
-}
-
-/// Returns a session's public name: the first characters of its hash.
-pub(in crate::realm) fn handle_of(hash: &SessionHash) -> Result<Handle, Failure> {
-    let text = data_encoding::BASE32_NOPAD.encode(hash).to_lowercase();
-    let short: String = text.chars().take(6).collect();
-    short.parse().map_err(|_| ErrorCode::Internal.into())
 }

@@ -33,7 +33,7 @@ async fn password_change_ends_more_than_thousand_sessions() {
             operator: false,
             since: 0,
         };
-        let handle = super::super::sessions::handle_of(&hash).unwrap();
+        let handle = crate::wire::Handle::of_session(&hash);
         let link = records::SessionLink { session: hash };
         batch
             .put(records::session(&hash), session.to_value().unwrap())

@@ -372,9 +372,10 @@ async fn key_rotation_is_repeated_to_peer_that_calls_by_former_key() {
     add_peer(&realm, 50, "beta").await;
     let (now, former) = (realm.own.key(), PublicKey([8; 32]));
     let calls_by = async |own: PublicKey| {
+        let device = PublicKey([50; 32]);
         let caller = Caller {
-            own: Some(own),
-            ..caller(Some(PublicKey([50; 32])), MOMENT)
+            origin: Origin::Sealed { device, own },
+            ..caller(Some(device), MOMENT)
         };
         let request = introduce("beta", THERE).to_bytes();
         let answer = Answer::parse(&realm.answer(&caller, &request).await).unwrap();

@@ -283,8 +283,12 @@ async fn group_has_own_cursors_and_lists_members_in_pages() {
             behind: behind.parse().ok(),
             ..Options::NONE
         };
+        let answer_limits = AnswerLimits {
+            inline: room,
+            ..DATAGRAM
+        };
         let caller = Caller {
-            room,
+            answer_limits,
             ..realm.caller(device(1))
         };
         let bytes = Request { options, command }.to_bytes();

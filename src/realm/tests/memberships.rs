@@ -68,7 +68,7 @@ async fn unread(store: &Held, realm: &Realm<Held>, n: u8) -> (usize, usize) {
     });
     store.hold.left.store(MANY, Ordering::SeqCst);
     let mut caller = caller(device(n), MOMENT);
-    caller.longest = 1 << 20;
+    caller.answer_limits.total = 1 << 20;
     let command = Request::from(command).to_bytes();
     let bytes = realm.answer(&caller, &command).await;
     let answer = Answer::parse(&bytes).unwrap();

@@ -51,8 +51,8 @@ use crate::{
     store::{Batch, Embedded, StoreError},
     wire::{
         Answer, Body, Command, Cursors, Entry, ErrorCode, Field, GroupName, Mailbox, Operation,
-        Options, Page, Password, PeerRequest, Position, RealmId, RegistrationCode, Request, Sent,
-        SessionId, SessionRef, Text, Username, command,
+        OperationNumber, Options, Page, Password, PeerRequest, Position, RealmId, RegistrationCode,
+        Request, Sent, SessionId, SessionRef, Text, Username, command,
     },
 };
 
@@ -194,15 +194,18 @@ impl Fixture {
     }
 }
 
+/// Answers that fit one datagram of a link.
+const DATAGRAM: AnswerLimits = AnswerLimits {
+    inline: 1100,
+    total: 1100,
+};
+
 fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
     Caller {
-        device,
+        origin: Origin::of_link(device, Some(realm_key())),
         subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
-        own: device.map(|_| realm_key()),
-        early: false,
-        operation: OperationNumber(0),
-        room: 1100,
-        longest: 1100,
+        secrecy: Secrecy::Forward,
+        answer_limits: DATAGRAM,
         trusts_cursors: true,
         asks_account: false,
         now,

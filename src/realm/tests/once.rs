@@ -319,18 +319,7 @@ async fn dedup_concurrent_commands_take_effect_once_each() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     let realm = std::sync::Arc::new(fixture.realm);
-    let caller = Caller {
-        trusts_cursors: true,
-        asks_account: false,
-        own: None,
-        subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
-        device: device(1),
-        early: false,
-        operation: OperationNumber(0),
-        room: 1100,
-        longest: 1100,
-        now: MOMENT,
-    };
+    let caller = caller(device(1), MOMENT);
     let mut tasks = tokio::task::JoinSet::new();
     for repeat in 0..300u64 {
         let realm = std::sync::Arc::clone(&realm);

@@ -8,14 +8,18 @@ use super::{
     *,
 };
 use crate::wire::{
-    FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, PeerDetail, PeeringState, Port, command,
+    PeerAddition, PeerDetail, PeerListing, PeerRemoval, PeeringState, Port, command,
 };
 
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
 
 async fn of_ann(realm: &Realm<Held>, options: Options, command: Command<'static>) -> Answer {
+    let answer_limits = AnswerLimits {
+        total: 1 << 20,
+        ..DATAGRAM
+    };
     let caller = Caller {
-        longest: 1 << 20,
+        answer_limits,
         ..caller(device(1), MOMENT)
     };
     let bytes = Request { options, command }.to_bytes();
@@ -40,14 +44,10 @@ async fn listed(store: &Held) -> Realm<Held> {
     realm
 }
 
-async fn seen(realm: &Realm<Held>, form: u8) -> Vec<PeerDetail> {
-    let options = Options {
-        form: Some(form),
-        ..Options::NONE
-    };
+async fn seen(realm: &Realm<Held>, listing: PeerListing) -> Vec<PeerDetail> {
     match of_ann(
         realm,
-        options,
+        listing.into(),
         Command::Realms(command::Realms { session: BOUND }),
     )
     .await
@@ -108,7 +108,7 @@ async fn pending_realm_is_accepted_by_its_key() {
     knock(&realm, 7, "beta", MOMENT).await;
     knock(&realm, 7, "beta", later(MOMENT, 60)).await;
     knock(&realm, 8, "beta", later(MOMENT, 70)).await;
-    let pending = seen(&realm, FORM_PENDING).await;
+    let pending = seen(&realm, PeerListing::Pending).await;
     let first = &pending[0];
     assert_eq!((first.realm.as_str(), first.key), ("beta", key_of(7).0));
     assert_eq!(
@@ -144,7 +144,7 @@ async fn pending_realm_is_accepted_by_its_key() {
         realm.take_claim(peer).await,
         "it is to show that it is there"
     );
-    assert_eq!(seen(&realm, FORM_PENDING).await.len(), 1);
+    assert_eq!(seen(&realm, PeerListing::Pending).await.len(), 1);
     let (options, command) = accept(7, "the-second");
     let taken = of_ann(&realm, options, command).await;
     assert_eq!(taken, refused(ErrorCode::RealmExists));
@@ -161,7 +161,7 @@ async fn pending_realms_are_bounded_and_refused_ones_not_kept_for_one_day() {
         knock(&realm, n, "beta", now).await;
         knock(&realm, 0, "alef", now).await;
     }
-    let pending = seen(&realm, FORM_PENDING).await;
+    let pending = seen(&realm, PeerListing::Pending).await;
     let keys: Vec<_> = pending.iter().map(|one| one.key).collect();
     let expected: Vec<_> = (9..40).chain([0]).map(|n| key_of(n).0).collect();
     assert_eq!(keys, expected, "the first asks all the time");
@@ -175,7 +175,7 @@ async fn pending_realms_are_bounded_and_refused_ones_not_kept_for_one_day() {
     let right = of_ann(&realm, with(key, None), remove(operation + 1, "beta")).await;
     assert_eq!(right, Answer::Done);
     let waits = async |n| {
-        let pending = seen(&realm, FORM_PENDING).await;
+        let pending = seen(&realm, PeerListing::Pending).await;
         pending.iter().any(|one| one.key == key_of(n).0)
     };
     knock(&realm, 39, "beta", now).await;
@@ -192,7 +192,7 @@ async fn pending_realms_are_for_operators_of_listed_peering_only() {
     let mut realm = listed(&Held::default()).await;
     set_peering(&mut realm, Peering::Closed);
     knock(&realm, 7, "beta", MOMENT).await;
-    assert!(seen(&realm, FORM_PENDING).await.is_empty());
+    assert!(seen(&realm, PeerListing::Pending).await.is_empty());
     set_peering(&mut realm, Peering::Listed);
     knock(&realm, 7, "beta", MOMENT).await;
     give(&realm, 2, &Request::from(register(1, "bob")).to_bytes()).await;
@@ -201,22 +201,25 @@ async fn pending_realms_are_for_operators_of_listed_peering_only() {
     let key = Some(key_of(7));
     for (options, command) in [
         (
-            with(None, Some(FORM_PENDING)),
+            PeerListing::Pending.into(),
             Command::Realms(command::Realms { session: BOUND }),
         ),
         (
-            with(None, Some(FORM_DETAILS)),
+            PeerListing::Details.into(),
             Command::Realms(command::Realms { session: BOUND }),
         ),
         (with(key, None), about(2, "beta", NOWHERE)),
         (with(key, None), remove(3, "beta")),
-        (with(None, Some(FORM_MOVE)), about(4, "beta", THERE)),
-        (with(None, Some(FORM_DROP)), remove(5, "beta")),
+        (
+            PeerAddition::Move { key: None }.into(),
+            about(4, "beta", THERE),
+        ),
+        (PeerRemoval::Drop.into(), remove(5, "beta")),
     ] {
         let answer = of_bob(options, command.clone()).await;
         assert_eq!(answer, refused(ErrorCode::NotOperator), "{command:?}");
     }
-    assert_eq!(seen(&realm, FORM_PENDING).await.len(), 1);
+    assert_eq!(seen(&realm, PeerListing::Pending).await.len(), 1);
     for (form, number) in [(3, 40), (255, 41)] {
         let answer = of_ann(&realm, with(None, Some(form)), remove(number, "beta")).await;
         assert_eq!(answer, refused(ErrorCode::Unsupported));
@@ -230,15 +233,18 @@ async fn pending_realms_are_for_operators_of_listed_peering_only() {
 #[tokio::test(start_paused = true)]
 async fn peer_moved_by_operator_is_called_at_new_address() {
     let realm = listed(&Held::default()).await;
-    let moves = with(None, Some(FORM_MOVE));
+    let moves = PeerAddition::Move { key: None }.into();
     let unknown = of_ann(&realm, moves, about(3, "beta", THERE)).await;
     assert_eq!(unknown, refused(ErrorCode::NoSuchRealm));
     add_peer(&realm, 50, "beta").await;
     give(&realm, 50, &introduce("beta", ("192.0.2.55", 1)).to_bytes()).await;
-    assert_eq!(seen(&realm, FORM_DETAILS).await[0].claimed, "192.0.2.55:1");
+    assert_eq!(
+        seen(&realm, PeerListing::Details).await[0].claimed,
+        "192.0.2.55:1"
+    );
     let nowhere = of_ann(&realm, moves, about(4, "beta", NOWHERE)).await;
     assert_eq!(nowhere, refused(ErrorCode::BadRequest));
-    let other = with(Some(key_of(1)), Some(FORM_MOVE));
+    let other = with(Some(key_of(1)), Some(1));
     let other = of_ann(&realm, other, about(5, "beta", THERE)).await;
     assert_eq!(other, refused(ErrorCode::NoSuchRealm), "of another key");
     let moved = of_ann(&realm, moves, about(6, "beta", THERE)).await;
@@ -271,7 +277,7 @@ fn to_beta(number: u64) -> Command<'static> {
 /// restart.
 #[tokio::test(start_paused = true)]
 async fn peer_removal_returns_queue_or_drops_it_on_request() {
-    for (form, told) in [(None, 2), (Some(FORM_DROP), 0)] {
+    for (removal, told) in [(PeerRemoval::Return, 2), (PeerRemoval::Drop, 0)] {
         let store = Held::default();
         let realm = with_users(&store, &["ann"]).await;
         claim(&realm).await;
@@ -279,16 +285,16 @@ async fn peer_removal_returns_queue_or_drops_it_on_request() {
             let queued = of_ann(&realm, Options::NONE, to_beta(number)).await;
             assert_eq!(queued, Answer::Sent(Sent::Queued));
         }
-        let removed = of_ann(&realm, with(None, form), remove(5, "beta")).await;
+        let removed = of_ann(&realm, removal.into(), remove(5, "beta")).await;
         assert_eq!(removed, Answer::Done);
-        let departing = seen(&realm, FORM_DETAILS).await;
+        let departing = seen(&realm, PeerListing::Details).await;
         let beta = departing.iter().find(|one| one.realm.as_str() == "beta");
         let beta = beta.unwrap();
         assert_eq!((beta.state, beta.queued), (PeeringState::Departing, 2));
         let realm = realm_of(&store);
         assert!(realm.do_chores(NOW).await);
-        assert_eq!(notices(&store, "ann").len(), told, "{form:?}");
-        let gone = seen(&realm, FORM_DETAILS).await;
+        assert_eq!(notices(&store, "ann").len(), told, "{removal:?}");
+        let gone = seen(&realm, PeerListing::Details).await;
         assert!(gone.iter().all(|one| one.realm.as_str() != "beta"));
         assert_eq!(
             realm.queues.queued("beta".parse().unwrap()).await.unwrap(),
@@ -307,7 +313,7 @@ async fn peer_details_show_state_reason_and_next_try() {
     let realm = listed(&Held::default()).await;
     add_peer(&realm, 50, "beta").await;
     let beta = "beta".parse().unwrap();
-    let one = async |realm: &Realm<Held>| seen(realm, FORM_DETAILS).await.remove(0);
+    let one = async |realm: &Realm<Held>| seen(realm, PeerListing::Details).await.remove(0);
     let new = one(&realm).await;
     assert_eq!(
         (new.state, new.why, new.next),
@@ -362,7 +368,7 @@ async fn peer_details_show_queue_that_cannot_be_read() {
     let of_a_newer_release = vec![200, 1, 2, 3];
     batch.append(records::queue("beta".parse().unwrap()), of_a_newer_release);
     realm.store().commit(batch).await.unwrap();
-    let seen = seen(&realm, FORM_DETAILS).await;
+    let seen = seen(&realm, PeerListing::Details).await;
     let found: Vec<_> = seen.iter().map(|one| (one.queued, one.why)).collect();
     assert_eq!(found, [(1, Some(ErrorCode::Internal)), (0, None)]);
 }

@@ -70,9 +70,10 @@ fn carry(
             if way.is_cut.load(Ordering::SeqCst) {
                 continue;
             }
+            let (device, own) = (secret_of(from).public(), to.own.key());
             let caller = Caller {
-                own: Some(to.own.key()),
-                ..caller(Some(secret_of(from).public()), MOMENT)
+                origin: Origin::Sealed { device, own },
+                ..caller(Some(device), MOMENT)
             };
             let told = to.answer(&caller, &bytes).await;
             if !way.loses_one.swap(false, Ordering::SeqCst) {
@@ -106,7 +107,7 @@ pub fn connected(alpha: &Held, beta: &Held) -> [Side; 2] {
 impl Side {
     pub async fn ask(&self, command: impl Into<Request<'_>>) -> Answer {
         let caller = Caller {
-            own: Some(self.realm.own.key()),
+            origin: Origin::of_link(device(DEVICE), Some(self.realm.own.key())),
             ..caller(device(DEVICE), MOMENT)
         };
         let bytes = self.realm.answer(&caller, &command.into().to_bytes()).await;

@@ -356,7 +356,7 @@ async fn early_data_with_undoing_peer_request_is_refused() {
     ] {
         assert!(!request.may_travel_early());
         let caller = Caller {
-            early: true,
+            secrecy: Secrecy::Early,
             ..caller(device(50), fixture.now)
         };
         let answer = fixture.realm.answer(&caller, &request.to_bytes()).await;

@@ -397,7 +397,7 @@ async fn command_malformed_unknown_or_not_allowed_early_is_refused() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let early = Caller {
-        early: true,
+        secrecy: Secrecy::Early,
         ..realm.caller(device(1))
     };
     let ask = async |caller, bytes: Vec<u8>| {
@@ -429,8 +429,10 @@ async fn command_malformed_unknown_or_not_allowed_early_is_refused() {
         refused(ErrorCode::Unsupported)
     );
     let narrow = Caller {
-        room: 5,
-        longest: 5,
+        answer_limits: AnswerLimits {
+            inline: 5,
+            total: 5,
+        },
         ..caller
     };
     let whoami = Command::WhoAmI(command::WhoAmI {
