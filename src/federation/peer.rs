@@ -31,7 +31,7 @@ use crate::{
         Glance, GroupWork, Kept, Moment, NextOutgoing, Outgoing, Peer, ReplicaLook, ReplicaState,
         Written,
     },
-    wire::{ErrorCode, GroupName, PeerRequest, RealmId, Refusal},
+    wire::{ErrorCode, GroupName, PeerRequest, RealmId, Refusal, peer},
 };
 
 /// The current state.
@@ -356,7 +356,7 @@ impl PeerTask {
         {
             return match work {
                 GroupWork::Tell(group) => {
-                    let bytes = PeerRequest::Grown { group }.to_bytes();
+                    let bytes = PeerRequest::Grown(peer::Grown { group }).to_bytes();
                     Decision::begin(Step::Ask { peer, bytes }, PendingStep::ReportGrowth(group))
                 }
                 GroupWork::Read(group) => look_at_replica(peer, group),

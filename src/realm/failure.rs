@@ -3,7 +3,7 @@
 use crate::{
     faults::{Fault, is_planted},
     store::StoreError,
-    wire::{ErrorCode, Refusal},
+    wire::{AnswerError, ErrorCode, Refusal},
 };
 
 /// How long a client is asked to wait after all attempts met a conflict, in milliseconds.
@@ -73,6 +73,16 @@ impl From<ErrorCode> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+/// A peer has answered what it may not answer. Nothing was written here, and the user can do nothing
+/// about it.
+impl From<AnswerError> for Failure {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Malformed(_) | AnswerError::OtherKind => ErrorCode::Internal.into(),
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl<S: Store> Realm<S> {
                 Kind::Read(_) | Kind::Change(_) => Effect::None,
             },
             Input::Peer(bytes) => match PeerRequest::parse(bytes) {
-                Ok(PeerRequest::Introduce { .. }) => Effect::Introduced,
+                Ok(PeerRequest::Introduce(_)) => Effect::Introduced,
                 Ok(_) | Err(_) => Effect::PeerAnswered,
             },
             Input::Unknown => Effect::None,

@@ -60,7 +60,6 @@ pub(crate) use mailboxes::watch_memory::WATCH_BYTES;
 pub use network::{GroupWork, Network, PeerCall, Signals};
 pub use peer::{Dialing, Peer};
 pub(crate) use peer_requests::introductions::HOST_MAX;
-pub use peers::numbers::Numbered;
 pub(crate) use queues::delivery::{Glance, NextOutgoing, Outgoing, Settling};
 pub(crate) use queues::shares::{QUEUE_MAX, SHARE_BYTES};
 pub use retention::{Keeping, Retention, RetentionPolicy};

@@ -171,10 +171,7 @@ impl Routes {
         let listener = self.all.iter().position(|route| route.source == source);
         let listener = listener.unwrap_or(0);
         // An introduction opens a link if it may, so that the other side sees that it can.
-        let is_back = matches!(
-            PeerRequest::parse(&bytes),
-            Ok(PeerRequest::Introduce { .. })
-        );
+        let is_back = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Introduce(_)));
         for _ in 0..LINKS_TRIED {
             let (route, worker, link) = self.route(peer, listener, is_back, dialing).await?;
             let dialed = match link {

@@ -12,7 +12,7 @@ use super::super::{
 };
 use crate::{
     realm::GroupWork,
-    wire::{Answer, ErrorCode, GroupName},
+    wire::{AnsweredByPeer as _, ErrorCode, GroupName, peer::Grown},
 };
 
 /// Work that has failed: the wait after the next failure, and when it is retried. None while the
@@ -142,15 +142,11 @@ pub fn judge_report(answer: Option<&[u8]>) -> ReportAnswer {
     let Some(answer) = answer else {
         return ReportAnswer::Silent;
     };
-    match Answer::parse(answer) {
-        Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::PeerRefused => {
-            ReportAnswer::Unknown
-        }
-        Ok(Answer::Done) => ReportAnswer::Done,
-        Ok(Answer::Refused(refusal)) if refusal.is_final() => ReportAnswer::Done,
-        Ok(Answer::Refused(refusal)) if refusal.is_transient() => {
-            ReportAnswer::Failed(GroupFailed::Busy)
-        }
-        Ok(_) | Err(_) => ReportAnswer::Failed(GroupFailed::Alone),
+    match Grown::read_answer(answer) {
+        Ok(Ok(())) => ReportAnswer::Done,
+        Ok(Err(refusal)) if refusal.code == ErrorCode::PeerRefused => ReportAnswer::Unknown,
+        Ok(Err(refusal)) if refusal.is_final() => ReportAnswer::Done,
+        Ok(Err(refusal)) if refusal.is_transient() => ReportAnswer::Failed(GroupFailed::Busy),
+        Ok(Err(_)) | Err(_) => ReportAnswer::Failed(GroupFailed::Alone),
     }
 }

@@ -19,7 +19,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Position, Store},
     wire::{
-        CONTENT_GONE, Entry, ErrorCode, GroupName, RealmId, Username, is_of_realm, parse_varint,
+        CONTENT_GONE, Entry, ErrorCode, GroupName, JoinedGroup, RealmId, Username, is_of_realm,
+        parse_varint,
     },
 };
 
@@ -31,19 +32,6 @@ const CONTENT_OTHER: u8 = 0x7f;
 fn says_gone(entry: &Entry) -> bool {
     let is_count = matches!(parse_varint(&entry.body), Ok((rest, _)) if rest.is_empty());
     entry.content == CONTENT_GONE && is_count
-}
-
-/// A home realm's answer to the join of a user of this realm.
-#[derive(Clone, Copy)]
-pub(in crate::realm) struct Joined {
-    /// The epoch of the group.
-    pub epoch: u64,
-    /// The number of the membership.
-    pub membership: u64,
-    /// This realm's name there.
-    pub known_as: RealmId,
-    /// The time of the join.
-    pub at: Moment,
 }
 
 /// This realm's replica of a group.
@@ -187,12 +175,12 @@ impl<S: Store> Groups<S> {
         &self,
         (realm, group): (RealmId, GroupName),
         user: Username,
-        joined: Joined,
+        (joined, now): (JoinedGroup, Moment),
         batch: &mut Batch,
     ) -> Result<bool, Failure> {
-        let epoch = joined.epoch;
+        let epoch = joined.group_epoch;
         let member = ReplicaMemberRecord {
-            joined: joined.at.wall,
+            joined: now.wall,
             epoch: Some(epoch),
             membership: joined.membership,
         };

@@ -14,8 +14,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, PageLimit, Position, Store},
     wire::{
-        Answer, Body, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId, Refusal, Sent,
-        Username,
+        Answer, Body, Delivered, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
+        Refusal, Sent, Username, peer,
     },
 };
 
@@ -48,8 +48,8 @@ pub struct NextOutgoing {
 /// What happens to the next message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settling {
-    /// It leaves the queue, and its sender is told this answer.
-    Told(Answer),
+    /// It leaves the queue, and its sender is told that it was delivered, or why not.
+    Told(Result<Delivered, Refusal>),
     /// It leaves the queue: its sender has been told.
     Returned,
     /// It moves to the end of the queue: the peer has promised not to deliver it.
@@ -142,10 +142,10 @@ impl Outgoing {
 
     /// Returns the request that asks a peer not to deliver it any more.
     pub fn withdraw_request(&self, peer: &Peer) -> Vec<u8> {
-        let request = PeerRequest::Withdraw {
+        let request = PeerRequest::Withdraw(peer::Withdraw {
             epoch: self.epoch(peer),
             sequence: OperationNumber(self.position),
-        };
+        });
         request.to_bytes()
     }
 
@@ -157,23 +157,23 @@ impl Outgoing {
         let from = || record.from.parse().ok();
         let message = Body(&record.body);
         let request = match record.kind {
-            QueuedKind::Private => PeerRequest::Deliver {
+            QueuedKind::Private => PeerRequest::Deliver(peer::Deliver {
                 epoch,
                 sequence,
                 content,
                 from: from()?,
                 to: record.to.parse().ok()?,
                 message,
-            },
-            QueuedKind::Group => PeerRequest::Post {
+            }),
+            QueuedKind::Group => PeerRequest::Post(peer::Post {
                 epoch,
                 sequence,
                 content,
                 from: from()?,
                 group: record.to.parse().ok()?,
                 message,
-            },
-            QueuedKind::Expelled => PeerRequest::Expelled {
+            }),
+            QueuedKind::Expelled => PeerRequest::Expelled(peer::Expelled {
                 epoch,
                 sequence,
                 group: record.to.parse().ok()?,
@@ -184,13 +184,13 @@ impl Outgoing {
                     .as_slice()
                     .try_into()
                     .map_or(0, u64::from_be_bytes),
-            },
-            QueuedKind::Ended => PeerRequest::Ended {
+            }),
+            QueuedKind::Ended => PeerRequest::Ended(peer::Ended {
                 epoch,
                 sequence,
                 group: record.to.parse().ok()?,
-                life: u64::from_be_bytes(record.body.as_slice().try_into().ok()?),
-            },
+                group_epoch: u64::from_be_bytes(record.body.as_slice().try_into().ok()?),
+            }),
         };
         Some(request.to_bytes())
     }
@@ -306,7 +306,7 @@ impl<S: Store> PeerQueues<S> {
         now: Moment,
     ) -> Written {
         let settled = match settling {
-            Settling::Told(answer) => self.settle(peer, outgoing, answer, now.wall).await,
+            Settling::Told(receipt) => self.settle(peer, outgoing, *receipt, now.wall).await,
             Settling::Returned => self.drop_returned(peer, outgoing).await,
             Settling::Aside => self.set_aside(peer, outgoing).await,
             Settling::Back => self.move_back(peer, outgoing, now.running).await,
@@ -403,13 +403,13 @@ impl<S: Store> PeerQueues<S> {
         &self,
         peer: &Peer,
         outgoing: &Outgoing,
-        answer: &Answer,
+        receipt: Result<Delivered, Refusal>,
         now: u32,
     ) -> Result<bool, Failure> {
         let Some(batch) = self.leave_queue(peer.realm, outgoing.position).await? else {
             return Ok(false);
         };
-        self.conclude(peer.realm, outgoing, answer, now, batch)
+        self.conclude(peer.realm, outgoing, receipt, now, batch)
             .await
     }
 
@@ -441,17 +441,14 @@ impl<S: Store> PeerQueues<S> {
         &self,
         realm: RealmId,
         outgoing: &Outgoing,
-        answer: &Answer,
+        receipt: Result<Delivered, Refusal>,
         now: u32,
         mut batch: Batch,
     ) -> Result<bool, Failure> {
-        let refusal = match answer {
-            Answer::Refused(refusal) => Some(*refusal),
-            _ => None,
-        };
-        let verdict = match refusal {
-            Some(refusal) => Answer::Refused(refusal),
-            None => Answer::Sent(Sent::Delivered),
+        let refusal = receipt.err();
+        let verdict = match receipt {
+            Ok(Delivered) => Answer::Sent(Sent::Delivered),
+            Err(refusal) => Answer::Refused(refusal),
         }
         .to_bytes();
         let settling = self.receipts.settle(outgoing.record.operation.as_ref());

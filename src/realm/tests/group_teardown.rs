@@ -60,13 +60,13 @@ pub fn waiting(store: &Held, realm: &str) -> Vec<QueuedRecord> {
 }
 
 pub async fn joins(realm: &Realm<Held>, n: u8, name: &str, who: &str) -> u64 {
-    let join = PeerRequest::Join {
+    let join = PeerRequest::Join(peer::Join {
         group: group(name),
         user: user(who),
         password: Password(b""),
-    };
+    });
     match give(realm, n, &join.to_bytes()).await {
-        Answer::Joined { epoch, .. } => epoch,
+        Answer::Joined { group_epoch, .. } => group_epoch,
         other => panic!("{other:?}"),
     }
 }
@@ -90,11 +90,11 @@ async fn group_end_is_told_once_to_each_realm_with_members() {
         let epoch = joins(&realm, BETA, "crew", "zoe").await;
         joins(&realm, BETA, "crew", "yan").await;
         joins(&realm, GAMMA, "crew", "xie").await;
-        let leaves = PeerRequest::Leave {
+        let leaves = PeerRequest::Leave(peer::Leave {
             group: group("crew"),
             user: user("xie"),
             membership: 0,
-        };
+        });
         let end = if is_deleted {
             Command::DelGroup(command::DelGroup {
                 operation: op(3),
@@ -268,13 +268,13 @@ fn put_member(store: &Held, of: &str, who: &str) {
     store.memory().apply(batch).unwrap();
 }
 
-fn ended(sequence: u64, name: &str, life: u64) -> PeerRequest<'static> {
-    PeerRequest::Ended {
+fn ended(sequence: u64, name: &str, group_epoch: u64) -> PeerRequest<'static> {
+    PeerRequest::Ended(peer::Ended {
         epoch: 3,
         sequence: OperationNumber(sequence),
         group: group(name),
-        life,
-    }
+        group_epoch,
+    })
 }
 
 /// Returns the notices of a user.
@@ -472,7 +472,7 @@ async fn replica_end_found_by_read_makes_way_for_later_group() {
     let command = Request::from(join_realm(op(9), "crew")).to_bytes();
     let known_as = "alpha".parse().unwrap();
     let joined = Answer::Joined {
-        epoch: EPOCH + 1,
+        group_epoch: EPOCH + 1,
         membership: 1,
         known_as,
     };

@@ -153,13 +153,13 @@ async fn replica_index_being_built_leaves_out_member_who_leaves() {
             assert!(steps > 3);
             break;
         }
-        let expelled = PeerRequest::Expelled {
+        let expelled = PeerRequest::Expelled(peer::Expelled {
             epoch: 1,
             sequence: OperationNumber(1),
             group: group("g00000"),
             user: user("ann"),
             membership: 0,
-        };
+        });
         assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
         store.hold.release.notify_one();
         assert!(chores.await);
