@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!  ┌─▶ Look ──┬─▶ (RotateKey) ─▶ Introduce ─▶ StoreIntroduction ────────┬─▶ more to do: Look
-//!  │          ├─▶ ReportGrowth, or LookAtReplica ─▶ ReadGroup ─▶        │
+//!  │          ├─▶ SendHint, or LookAtReplica ─▶ ReadGroup ─▶            │
 //!  │          │   StoreEntries, for its groups and ours                 ├─▶ nothing to do: Idle
 //!  │          └─▶ AskAboutMessage ─▶ StoreOutcome, for its queue ───────┤
 //!  └────────────────────────────────────────────────────────────────────┴─▶ not now: Waiting

@@ -40,15 +40,15 @@ pub enum Purpose {
 pub enum Content {
     /// A message of a user.
     Message,
-    /// A report about memberships: it may arrive twice and must arrive once.
-    Membership,
+    /// A membership report: it may arrive twice and must arrive once.
+    MembershipReport,
 }
 
 impl Content {
     /// Returns what this entry says.
     pub const fn of(outgoing: &Outgoing) -> Self {
-        if outgoing.is_word() {
-            Self::Membership
+        if outgoing.is_membership_report() {
+            Self::MembershipReport
         } else {
             Self::Message
         }
@@ -81,7 +81,7 @@ pub fn without_peer(next: &NextOutgoing, now: Moment) -> Option<Settling> {
         return None;
     }
     Some(match Content::of(outgoing) {
-        Content::Membership => Settling::Back,
+        Content::MembershipReport => Settling::Back,
         Content::Message => Settling::Told(Err(ErrorCode::RealmUnreachable.into())),
     })
 }
@@ -238,7 +238,7 @@ fn verdict_of_refusal(purpose: Purpose, content: Content, refusal: Refusal) -> V
             || (code == ErrorCode::Expired && purpose == Purpose::Deliver) =>
         {
             Verdict::Settle(match content {
-                Content::Membership => Settling::Anew,
+                Content::MembershipReport => Settling::Anew,
                 Content::Message => Settling::Told(Err(ErrorCode::RealmUnreachable.into())),
             })
         }

@@ -23,8 +23,8 @@ pub enum PendingStep {
     RotateKey(Arc<Peer>),
     Introduce(Arc<Peer>, Numbering),
     StoreIntroduction,
-    /// Tells the peer that a group here has grown.
-    ReportGrowth(GroupName),
+    /// Hints to the peer that a group here has grown.
+    SendHint(GroupName),
     LookAtReplica(Arc<Peer>, GroupName),
     ReadGroup(Arc<Peer>, Box<(Reader, ReplicaState)>),
     StoreEntries {
@@ -56,7 +56,7 @@ impl PendingStep {
         match self {
             Self::RotateKey(_)
             | Self::Introduce(..)
-            | Self::ReportGrowth(_)
+            | Self::SendHint(_)
             | Self::ReadGroup(..)
             | Self::AskAboutMessage { .. } => true,
             Self::ListReplicas

@@ -124,12 +124,12 @@ fn queue_message_maybe_withdrawn_is_delivered_under_new_number() {
 #[test]
 fn membership_report_withdrawn_in_unknown_life_is_delivered_again() {
     let expired = Answer::Refused(ErrorCode::Expired.into()).to_bytes();
-    for content in [Content::Message, Content::Membership] {
+    for content in [Content::Message, Content::MembershipReport] {
         let verdict = verdict(Purpose::Deliver, content, Some(&expired));
         let Verdict::Settle(settling) = verdict else {
             panic!("{verdict:?}")
         };
-        let is_again = content == Content::Membership;
+        let is_again = content == Content::MembershipReport;
         assert_eq!(settling == Settling::Anew, is_again, "{settling:?}");
     }
 }

@@ -53,7 +53,7 @@ impl<S: Store> Realm<S> {
                         let answer = self.recall(&work, answer)?;
                         if is_queued(change, &answer) {
                             let wait = self.queues.join_receipt(&owner, number.0);
-                            return Box::pin(self.verdict(&work, owner, wait, answer)).await;
+                            return Box::pin(self.receipt(&work, owner, wait, answer)).await;
                         }
                         return Ok(answer);
                     }
@@ -110,7 +110,7 @@ impl<S: Store> Realm<S> {
                 self.begin_effects(&mut work, &positions);
                 return match wait {
                     Some((owner, wait)) => {
-                        Box::pin(self.verdict(&work, owner, Some(wait), bytes)).await
+                        Box::pin(self.receipt(&work, owner, Some(wait), bytes)).await
                     }
                     None => Ok(bytes),
                 };

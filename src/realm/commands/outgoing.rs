@@ -123,9 +123,9 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Sent(Sent::Queued))
     }
 
-    /// Returns the answer to a command that has `queued` a message: the peer's verdict, if it comes
+    /// Returns the answer to a command that has `queued` a message: the message's receipt, if it comes
     /// while the command waits.
-    pub(in crate::realm) async fn verdict(
+    pub(in crate::realm) async fn receipt(
         &self,
         work: &Work<'_>,
         owner: Owner,
@@ -133,11 +133,11 @@ impl<S: Store> Realm<S> {
         queued: Vec<u8>,
     ) -> Result<Vec<u8>, Failure> {
         if let Some(wait) = wait
-            && let Some(verdict) = wait.verdict().await
+            && let Some(receipt) = wait.receipt().await
         {
-            return Ok(verdict);
+            return Ok(receipt);
         }
-        // The verdict may have come just before or after.
+        // The receipt may have come just before or after.
         let number = work.caller.operation;
         match self
             .idempotency

@@ -127,7 +127,8 @@ impl<S: Store> Departures<S> {
         self.end_blocks(realm, now).await?;
         self.end_replicas(realm, (NOTICE, now), false).await?;
         self.empty_mailboxes(realm).await?;
-        self.forget_all(&records::words_of(realm)).await?;
+        self.forget_all(&records::membership_reports_of(realm))
+            .await?;
         self.forget_all(&records::posts_of(realm)).await?;
         let mut batch = Batch::new();
         batch.delete(records::departure(realm));

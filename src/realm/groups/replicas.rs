@@ -156,8 +156,8 @@ impl<S: Store> Groups<S> {
         user: Username,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let words = records::words(realm, group);
-        self.storage.noted::<ChangedRecord>(batch, &words).await?;
+        let reports = records::membership_reports(realm, group);
+        self.storage.noted::<ChangedRecord>(batch, &reports).await?;
         let key = records::replica_member(realm, group, user);
         let found = self
             .storage
@@ -248,14 +248,17 @@ impl<S: Store> Groups<S> {
         (user, membership): (Username, u64),
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+        batch.put(
+            records::membership_reports(realm, group),
+            ChangedRecord {}.to_value()?,
+        );
         let key = records::replica_member(realm, group, user);
         let member = self
             .storage
             .noted::<ReplicaMemberRecord>(batch, &key)
             .await?;
         let is_meant = |own| {
-            (membership != 0 || own == 0 || is_planted(Fault::OldWordsEnd))
+            (membership != 0 || own == 0 || is_planted(Fault::OldReportsEnd))
                 && is_of(membership, own)
         };
         if member.is_some_and(|(member, _)| is_meant(member.membership)) {
@@ -287,7 +290,10 @@ impl<S: Store> Groups<S> {
             && !is_planted(Fault::KeepStaleMembership)
         {
             // A user that is joining right now must ask again.
-            batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+            batch.put(
+                records::membership_reports(realm, group),
+                ChangedRecord {}.to_value()?,
+            );
             leave_replica((realm, group), user, batch);
         }
         Ok(())

@@ -40,7 +40,7 @@ async fn membership_of_expelled_user_can_begin_again_at_once() {
     assert_ne!(first, second);
     let said: Vec<_> = waiting(&store, "beta")
         .into_iter()
-        .map(|word| word.body)
+        .map(|report| report.body)
         .collect();
     assert_eq!(said, [first.to_be_bytes()]);
     // The request to end the first membership arrives late.

@@ -382,13 +382,13 @@ async fn replica_is_not_ended_by_end_of_another_group() {
         (BETA, 1, "crew", EPOCH + 1),
         (BETA, 2, "crowd", EPOCH),
     ] {
-        let word = ended(sequence, name, life).to_bytes();
-        assert_eq!(give(&realm, n, &word).await, STORED);
+        let report = ended(sequence, name, life).to_bytes();
+        assert_eq!(give(&realm, n, &report).await, STORED);
     }
     // A realm that is no peer is refused.
-    let word = ended(1, "crew", EPOCH).to_bytes();
+    let report = ended(1, "crew", EPOCH).to_bytes();
     assert_eq!(
-        give(&realm, 60, &word).await,
+        give(&realm, 60, &report).await,
         refused(ErrorCode::PeerRefused)
     );
     assert!(realm.do_chores(NOW).await);
@@ -406,11 +406,11 @@ async fn replica_is_not_ended_by_end_of_another_group() {
     assert!(found.is_some(), "this realm's own of that name goes on");
     // However many groups a peer names, the number of records is bounded.
     for number in 0..600 {
-        let word = ended(10 + number, &format!("g{number}"), 1).to_bytes();
-        assert_eq!(give(&realm, BETA, &word).await, STORED);
+        let report = ended(10 + number, &format!("g{number}"), 1).to_bytes();
+        assert_eq!(give(&realm, BETA, &report).await, STORED);
     }
-    let words = store.memory().list(&Prefix(b"q/"[..].into()), None, 1000);
-    assert!((200..=257).contains(&words.len()), "{}", words.len());
+    let reports = store.memory().list(&Prefix(b"q/"[..].into()), None, 1000);
+    assert!((200..=257).contains(&reports.len()), "{}", reports.len());
 }
 
 /// PEER-19: thousands of members are told, 256 at a time, each once, also across restarts.
