@@ -20,6 +20,7 @@ pub(crate) mod limits;
 mod link_owner;
 mod lives;
 mod mailboxes;
+mod message_content;
 mod network;
 mod notice;
 mod peer;

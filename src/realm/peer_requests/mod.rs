@@ -7,6 +7,7 @@ use crate::realm::{
     ATTEMPTS_MAX, Caller, Realm,
     failure::Failure,
     idempotency::{FormerAnswer, NumberState},
+    message_content::MessageContent,
     network::GroupWork,
     peer::Peer,
     records::{EntryRecord, MailboxLog, Owner, Record as _, RecordedAnswer},
@@ -19,8 +20,7 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Store, StoreError},
     wire::{
-        Answer, Body, CONTENT_TEXT, ErrorCode, PeerRequest, RealmId, Refusal, Sender, Sent,
-        Username, is_of_realm,
+        Answer, Body, ErrorCode, PeerRequest, RealmId, Refusal, Sender, Sent, Username,
         peer::{AboutGroup, Delivery, Grown, Introduction, Join, Kind, Leave, Read, Rotate},
     },
 };
@@ -225,8 +225,9 @@ impl<S: Store> Realm<S> {
         } = arrived;
         match delivery {
             Delivery::Deliver(deliver) => {
-                let (from, content) = (deliver.from, deliver.content);
-                let entry = self.entry_of(peer, (from, content, deliver.message), *now)?;
+                let from = deliver.from;
+                let content = self.content_of(deliver.content, deliver.message)?;
+                let entry = entry_of(peer, from, content, *now).to_value()?;
                 let user = deliver.to;
                 self.accounts.check_exists(&mut Unnoted, user).await?;
                 let mailboxes = [
@@ -244,9 +245,9 @@ impl<S: Store> Realm<S> {
                 Ok((STORED, Vec::new()))
             }
             Delivery::Post(post) => {
-                let (from, content) = (post.from, post.content);
-                let entry = self.entry_of(peer, (from, content, post.message), *now)?;
-                let posted = self.groups.host_post(peer, from, post.group, batch);
+                let content = self.content_of(post.content, post.message)?;
+                let entry = entry_of(peer, post.from, content, *now).to_value()?;
+                let posted = self.groups.host_post(peer, post.from, post.group, batch);
                 let (place, realms) = posted.await?;
                 batch.append(place.log, entry);
                 Ok((STORED, realms))
@@ -270,30 +271,24 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Checks a peer's message, and returns the entry that it becomes.
-    fn entry_of(
+    fn content_of<'a>(
         &self,
-        peer: &Peer,
-        (from, content, message): (Username, u8, Body<'_>),
-        now: Moment,
-    ) -> Result<Vec<u8>, Failure> {
-        if message.0.len() > self.limits.max_message {
-            return Err(Refusal::too_large(self.limits.max_message as u64).into());
-        }
-        let is_text = content == CONTENT_TEXT;
-        let is_known = content <= 0x7f && !is_of_realm(content);
-        if !is_known || (is_text && core::str::from_utf8(message.0).is_err()) {
-            return Err(ErrorCode::BadRequest.into());
-        }
-        let entry = EntryRecord {
-            time: now.wall,
-            content,
-            user: from.as_str().into(),
-            realm: Some(peer.realm.as_str().into()),
-            body: message.0.to_vec(),
-            alleged: None,
-        };
-        Ok(entry.to_value()?)
+        content_type: u8,
+        message: Body<'a>,
+    ) -> Result<MessageContent<'a>, Refusal> {
+        MessageContent::new(Some(content_type), message, self.limits.max_message)
+    }
+}
+
+/// Returns the entry that a peer's message becomes.
+fn entry_of(peer: &Peer, from: Username, content: MessageContent<'_>, now: Moment) -> EntryRecord {
+    EntryRecord {
+        time: now.wall,
+        content: content.content_type(),
+        user: from.as_str().into(),
+        realm: Some(peer.realm.as_str().into()),
+        body: content.body().to_vec(),
+        alleged: None,
     }
 }
 

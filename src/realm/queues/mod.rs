@@ -14,6 +14,7 @@ use crate::realm::{
     groups::{Groups, vouchers::Posts},
     idempotency::Idempotency,
     limits::READ_BYTES,
+    message_content::MessageContent,
     peer::Peer,
     peers::Peers,
     queues::{
@@ -36,12 +37,11 @@ use crate::{
 /// A user's message that is about to wait for a peer.
 pub(in crate::realm) struct NewOutgoing<'a> {
     pub now: Moment,
-    pub content: u8,
+    pub content: MessageContent<'a>,
     pub kind: QueuedKind,
     pub from: Username,
     /// The user or group that it is for.
     pub to: &'a str,
-    pub body: &'a [u8],
     /// This realm's address for it, if not the peering's.
     pub source: Option<(String, u16)>,
     /// How long it is worth delivering, in seconds.
@@ -213,11 +213,11 @@ impl<S: Store> PeerQueues<S> {
     ) -> Result<QueuedRecord, Failure> {
         let queued = QueuedRecord {
             queued: new.now.running,
-            content: new.content,
+            content: new.content.content_type(),
             kind: new.kind,
             from: new.from.as_str().into(),
             to: new.to.into(),
-            body: new.body.to_vec(),
+            body: new.content.body().to_vec(),
             source: new.source,
             set_aside: false,
             lifetime: new.lifetime,
