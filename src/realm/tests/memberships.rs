@@ -250,3 +250,38 @@ async fn replica_reads_continue_for_all_groups_after_start() {
     realm.groups.read_all_replicas(beta).await.unwrap();
     assert_eq!(realm.group_work(beta).await.len(), 1500);
 }
+
+/// GRP-5: a damaged link fails only the page of the list of groups that it is on. Fixed fault: it
+/// failed all pages before it, too.
+#[tokio::test]
+async fn groups_page_before_damaged_link_is_listed() {
+    let store = Held::default();
+    let realm = with_users(&store).await;
+    for (number, name) in (2..).zip(["g0", "g1", "g2", "g3"]) {
+        let command = Command::AddGroup(command::AddGroup {
+            operation: op(number),
+            session: BOUND,
+            group: group(name),
+            password: Password(b""),
+        });
+        let answer = give(&realm, 1, &Request::from(command).to_bytes()).await;
+        assert_eq!(answer, Answer::Done);
+    }
+    let mut batch = Batch::new();
+    batch.put(
+        records::joined_group(user("ann"), group("g3")),
+        Vec::<u8>::new(),
+    );
+    store.memory().apply(batch).unwrap();
+    let page = async |limit| {
+        let options = Options {
+            limit: Some(limit),
+            ..Options::NONE
+        };
+        let command = Command::Groups(command::Groups { session: BOUND });
+        give(&realm, 1, &Request { options, command }.to_bytes()).await
+    };
+    let names = ["g0", "g1"].map(String::from).to_vec();
+    assert_eq!(page(2).await, Answer::Names { more: true, names });
+    assert_eq!(page(4).await, refused(ErrorCode::Internal));
+}
