@@ -76,8 +76,8 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// A peer has answered what it may not answer. Nothing was written here, and the user can do nothing
-/// about it.
+/// A peer has answered what it may not answer. Nothing was written here, and the user can do
+/// nothing about it.
 impl From<AnswerError> for Failure {
     fn from(error: AnswerError) -> Self {
         match error {

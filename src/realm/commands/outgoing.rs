@@ -124,8 +124,8 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Sent(Sent::Queued))
     }
 
-    /// Returns the answer to a command that has `queued` a message: the message's receipt, if it comes
-    /// while the command waits.
+    /// Returns the answer to a command that has `queued` a message: the message's receipt, if it
+    /// comes while the command waits.
     pub(in crate::realm) async fn receipt(
         &self,
         work: &Work<'_>,

@@ -31,8 +31,8 @@ const QUEUE_RESERVED: usize = 256;
 /// The sender of a message, as a keyed hash of the account. Two accounts with the same hash share
 /// one share.
 type Whose = u32;
-/// An entry that takes no user's room: a membership report, which is the realm's own, or one that has
-/// left the queue.
+/// An entry that takes no user's room: a membership report, which is the realm's own, or one that
+/// has left the queue.
 const NOBODY: Whose = 0;
 /// An unreadable entry.
 const UNREADABLE: Whose = 1;
