@@ -190,7 +190,7 @@ pub enum Fault {
     /// A group's home realm can attribute any message to users of this realm.
     BelieveCopies,
     /// A membership report without a number ends a membership that has a number.
-    OldWordsEnd,
+    OldReportsEnd,
     /// The engine's files are not examined before they are opened.
     SkipExamine,
     /// The durable mark is not compared with the store.

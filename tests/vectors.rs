@@ -12,11 +12,12 @@ use merpati::{
     wire::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, EventId, Fragment, Frame, Frames, HandshakeId,
-        Hello, HelloReply, Init, Life, LinkName, Mailbox, Member, MessageId, Open, Operation,
-        OperationNumber, Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, Password, Peer,
-        PeerDetail, PeerDetails, PeerRequest, PeeringState, Port, Position, Protection, Refusal,
-        RegistrationCode, Request, RequestId, Resume, Role, Sender, Sent, SessionId, SessionRef,
-        Text, Unread, Update, Welcome, append_crc, command, link_header,
+        Hello, HelloReply, Init, Life, LinkName, Mailbox, Member, MessageId, Offset, Open,
+        Operation, OperationNumber, Options, PROTOCOL_VERSION, Packet, PacketNumber, Page,
+        Password, Peer, PeerDetail, PeerDetails, PeerRequest, PeeringNumbers, PeeringState, Port,
+        Position, Protection, Refusal, RegistrationCode, Request, RequestId, Resume, Role, Sender,
+        Sent, SessionId, SessionRef, Text, Unread, Update, Welcome, append_crc, command,
+        link_header, peer,
     },
 };
 use serde_json::{Value, json};
@@ -780,125 +781,125 @@ fn vectors_of_realm_requests_match_encoding() {
         (
             "introduce",
             json!({ "realm": "alpha", "address": "alpha.example", "port": 6377 }),
-            PeerRequest::Introduce {
+            PeerRequest::Introduce(peer::Introduce {
                 realm: user("alpha"),
                 address: Text("alpha.example"),
                 port: Port(6377),
                 numbers: None,
-            },
+            }),
         ),
         (
             "introduce with numbers, from nowhere",
             json!({ "realm": "alpha", "address": "", "port": 0, "number": 7, "theirs": 8 }),
-            PeerRequest::Introduce {
+            PeerRequest::Introduce(peer::Introduce {
                 realm: user("alpha"),
                 address: Text(""),
                 port: Port(0),
-                numbers: Some((7, 8)),
-            },
+                numbers: Some(PeeringNumbers { own: 7, other: 8 }),
+            }),
         ),
         (
             "deliver",
             json!({ "epoch": 7, "sequence": 70, "content": 0, "from": "ann", "to": "bob", "message": "hello" }),
-            PeerRequest::Deliver {
+            PeerRequest::Deliver(peer::Deliver {
                 epoch,
                 sequence,
                 content,
                 from,
                 to: user("bob"),
                 message,
-            },
+            }),
         ),
         (
             "join",
             json!({ "group": "cats", "user": "ann", "password": "correct horse" }),
-            PeerRequest::Join {
+            PeerRequest::Join(peer::Join {
                 group,
                 user: from,
                 password: Password(b"correct horse"),
-            },
+            }),
         ),
         (
             "leave",
             json!({ "group": "cats", "user": "ann", "membership": 9 }),
-            PeerRequest::Leave {
+            PeerRequest::Leave(peer::Leave {
                 group,
                 user: from,
                 membership: 9,
-            },
+            }),
         ),
         (
             "post",
             json!({ "epoch": 7, "sequence": 70, "content": 0, "from": "ann", "group": "cats", "message": "hello" }),
-            PeerRequest::Post {
+            PeerRequest::Post(peer::Post {
                 epoch,
                 sequence,
                 content,
                 from,
                 group,
                 message,
-            },
+            }),
         ),
         (
             "grown",
             json!({ "group": "cats" }),
-            PeerRequest::Grown { group },
+            PeerRequest::Grown(peer::Grown { group }),
         ),
         (
             "read",
             json!({ "group": "cats", "epoch": 7, "after": 70, "offset": 100 }),
-            PeerRequest::Read {
+            PeerRequest::Read(peer::Read {
                 group,
-                epoch,
+                group_epoch: epoch,
                 after: Position(70),
-                offset: 100,
+                offset: Offset(100),
                 life: None,
-            },
+            }),
         ),
         (
             "read, in a life",
             json!({ "group": "cats", "epoch": 7, "after": 70, "offset": 0, "life": "01020304" }),
-            PeerRequest::Read {
+            PeerRequest::Read(peer::Read {
                 group,
-                epoch,
+                group_epoch: epoch,
                 after: Position(70),
-                offset: 0,
+                offset: Offset(0),
                 life: Some(Life([1, 2, 3, 4])),
-            },
+            }),
         ),
         (
             "rotate",
             json!({ "key": hex(&[7; 32]), "proof": hex(&[8; 16]) }),
-            PeerRequest::Rotate {
+            PeerRequest::Rotate(peer::Rotate {
                 key: [7; 32],
                 proof: [8; 16],
-            },
+            }),
         ),
         (
             "withdraw",
             json!({ "epoch": 7, "sequence": 70 }),
-            PeerRequest::Withdraw { epoch, sequence },
+            PeerRequest::Withdraw(peer::Withdraw { epoch, sequence }),
         ),
         (
             "expelled",
             json!({ "epoch": 7, "sequence": 70, "group": "cats", "user": "ann", "membership": 9 }),
-            PeerRequest::Expelled {
+            PeerRequest::Expelled(peer::Expelled {
                 epoch,
                 sequence,
                 group,
                 user: from,
                 membership: 9,
-            },
+            }),
         ),
         (
             "ended",
             json!({ "epoch": 7, "sequence": 70, "group": "cats", "group_epoch": 99 }),
-            PeerRequest::Ended {
+            PeerRequest::Ended(peer::Ended {
                 epoch,
                 sequence,
                 group,
-                life: 99,
-            },
+                group_epoch: 99,
+            }),
         ),
     ];
     let good: Vec<_> = cases

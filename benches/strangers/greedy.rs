@@ -13,7 +13,7 @@ use merpati::{
     crypto::SecretKey,
     wire::{
         Answer, Command, Cursors, GroupName, Mailbox, Operation, OperationNumber, PacketNumber,
-        Password, PeerRequest, Position, Protection, SessionRef, Text, command, link_header,
+        Password, PeerRequest, Position, Protection, SessionRef, Text, command, link_header, peer,
     },
 };
 use rand::Rng as _;
@@ -470,10 +470,10 @@ async fn withdraw(control: &Control) {
     hammer_all(control, &mut devices, ASKED_A_SECOND, |_| {
         let mut rng = system_rng().unwrap();
         move |_: &mut Device| {
-            let withdraw = PeerRequest::Withdraw {
+            let withdraw = PeerRequest::Withdraw(peer::Withdraw {
                 epoch: rng.next_u64(),
                 sequence: OperationNumber(1),
-            };
+            });
             withdraw.to_bytes()
         }
     })

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!  ┌─▶ Look ──┬─▶ (RotateKey) ─▶ Introduce ─▶ StoreIntroduction ────────┬─▶ more to do: Look
-//!  │          ├─▶ ReportGrowth, or LookAtReplica ─▶ ReadGroup ─▶        │
+//!  │          ├─▶ SendHint, or LookAtReplica ─▶ ReadGroup ─▶            │
 //!  │          │   StoreEntries, for its groups and ours                 ├─▶ nothing to do: Idle
 //!  │          └─▶ AskAboutMessage ─▶ StoreOutcome, for its queue ───────┤
 //!  └────────────────────────────────────────────────────────────────────┴─▶ not now: Waiting
@@ -53,10 +53,10 @@ pub use self::{
 };
 use crate::{
     realm::{
-        Failure, Glance, GroupWork, Kept, Moment, Numbered, Outgoing, Peer, RealmIdentity,
-        ReplicaLook, ReplicaState, Settling, Written,
+        Failure, Glance, GroupWork, Kept, Moment, Outgoing, Peer, RealmIdentity, ReplicaLook,
+        ReplicaState, Settling, Written,
     },
-    wire::{ErrorCode, GroupName, RealmId},
+    wire::{ErrorCode, GroupName, Numbered, RealmId},
 };
 
 /// How long the machine waits before it retries a read or write that the store failed.

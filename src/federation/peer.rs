@@ -7,7 +7,7 @@ mod introduction;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use contact::Contact;
-use groups::{GroupFailed, Groups, ReportAnswer, judge_report};
+use groups::{GroupFailed, Groups, HintAnswer, judge_hint};
 use introduction::{
     AfterIntroduction, Introduction, IntroductionAnswer, KeyAnswer, judge_introduction,
     judge_key_answer,
@@ -31,7 +31,7 @@ use crate::{
         Glance, GroupWork, Kept, Moment, NextOutgoing, Outgoing, Peer, ReplicaLook, ReplicaState,
         Written,
     },
-    wire::{ErrorCode, GroupName, PeerRequest, RealmId, Refusal},
+    wire::{ErrorCode, GroupName, PeerRequest, RealmId, Refusal, peer},
 };
 
 /// The current state.
@@ -287,8 +287,8 @@ impl PeerTask {
                     AfterIntroduction::Wait => Decision::Wait(Until::Over),
                 }
             }
-            (PendingStep::ReportGrowth(group), StepResult::Answered(answer)) => {
-                self.reported(now, group, judge_report(answer.as_deref()))
+            (PendingStep::SendHint(group), StepResult::Answered(answer)) => {
+                self.hint_answered(now, group, judge_hint(answer.as_deref()))
             }
             (PendingStep::LookAtReplica(peer, group), StepResult::Replica(look)) => match *look {
                 ReplicaLook::At(state) => {
@@ -356,8 +356,8 @@ impl PeerTask {
         {
             return match work {
                 GroupWork::Tell(group) => {
-                    let bytes = PeerRequest::Grown { group }.to_bytes();
-                    Decision::begin(Step::Ask { peer, bytes }, PendingStep::ReportGrowth(group))
+                    let bytes = PeerRequest::Grown(peer::Grown { group }).to_bytes();
+                    Decision::begin(Step::Ask { peer, bytes }, PendingStep::SendHint(group))
                 }
                 GroupWork::Read(group) => look_at_replica(peer, group),
             };
@@ -427,27 +427,27 @@ impl PeerTask {
         }
     }
 
-    /// Reports a peer's refusal, unless it is transient.
+    /// Shows a peer as refusing, unless its refusal is transient.
     fn not_now(&mut self, refusal: Option<Refusal>) {
         if let Some(refusal) = refusal.filter(|refusal| !refusal.is_transient()) {
             self.statuses.push_back(PeerStatus::Refusing(refusal.code));
         }
     }
 
-    /// Handles the peer's answer to the report that a group has grown.
-    fn reported(&mut self, now: Moment, group: GroupName, answer: ReportAnswer) -> Decision {
+    /// Handles the peer's answer to the hint that a group has grown.
+    fn hint_answered(&mut self, now: Moment, group: GroupName, answer: HintAnswer) -> Decision {
         let work = GroupWork::Tell(group);
-        if answer != ReportAnswer::Silent {
+        if answer != HintAnswer::Silent {
             self.statuses.push_back(PeerStatus::Answering);
         }
-        if matches!(answer, ReportAnswer::Silent | ReportAnswer::Unknown) {
+        if matches!(answer, HintAnswer::Silent | HintAnswer::Unknown) {
             self.groups.put_off(work);
         }
         match answer {
-            ReportAnswer::Silent => self.is_silent(),
-            ReportAnswer::Unknown => self.is_unknown(),
-            ReportAnswer::Done => self.group_done(work),
-            ReportAnswer::Failed(failed) => self.later(now, work, failed),
+            HintAnswer::Silent => self.is_silent(),
+            HintAnswer::Unknown => self.is_unknown(),
+            HintAnswer::Done => self.group_done(work),
+            HintAnswer::Failed(failed) => self.later(now, work, failed),
         }
     }
 

@@ -4,7 +4,10 @@
 use crate::{
     faults::{Fault, is_planted},
     realm::{Moment, NextOutgoing, Outgoing, Peer, Settling, refusal_of_peer},
-    wire::{Answer, ErrorCode, Sent},
+    wire::{
+        AnswerError, AnsweredByPeer as _, Delivered, ErrorCode, Refusal, Withdrawal,
+        peer::{Deliver, Withdraw},
+    },
 };
 
 /// How often a peer may fail to take a message before the message makes way for others.
@@ -37,15 +40,15 @@ pub enum Purpose {
 pub enum Content {
     /// A message of a user.
     Message,
-    /// A report about memberships: it may arrive twice and must arrive once.
-    Membership,
+    /// A membership report: it may arrive twice and must arrive once.
+    MembershipReport,
 }
 
 impl Content {
     /// Returns what this entry says.
     pub const fn of(outgoing: &Outgoing) -> Self {
-        if outgoing.is_word() {
-            Self::Membership
+        if outgoing.is_membership_report() {
+            Self::MembershipReport
         } else {
             Self::Message
         }
@@ -78,8 +81,8 @@ pub fn without_peer(next: &NextOutgoing, now: Moment) -> Option<Settling> {
         return None;
     }
     Some(match Content::of(outgoing) {
-        Content::Membership => Settling::Back,
-        Content::Message => Settling::Told(Answer::Refused(ErrorCode::RealmUnreachable.into())),
+        Content::MembershipReport => Settling::Back,
+        Content::Message => Settling::Told(Err(ErrorCode::RealmUnreachable.into())),
     })
 }
 
@@ -188,57 +191,64 @@ pub fn turn(peer: &Peer, next: &NextOutgoing, refused: &Refusals, now: Moment) -
 pub fn verdict(purpose: Purpose, content: Content, answer: Option<&[u8]>) -> Verdict {
     let Some(answer) = answer else {
         return if is_planted(Fault::TakeSilenceForDelivery) {
-            Verdict::Settle(Settling::Told(Answer::Sent(Sent::Delivered)))
+            Verdict::Settle(Settling::Told(Ok(Delivered)))
         } else {
             Verdict::Silent
         };
     };
-    match (Answer::parse(answer), purpose) {
-        // A malformed answer counts as no answer.
-        (Err(_), _) => Verdict::Silent,
-        (Ok(Answer::Refused(refusal)), _) if refusal.is_transient() => Verdict::Busy,
-        (Ok(Answer::Refused(refusal)), _)
-            if refusal.is_unknown() || refusal.code == ErrorCode::Internal =>
-        {
-            Verdict::Refused
+    let delivered = Settling::Told(Ok(Delivered));
+    let settled = match purpose {
+        // Whatever the queue delivers has the same kind of answer.
+        Purpose::Deliver => {
+            Deliver::read_answer(answer).map(|said| said.map(|Delivered| delivered))
         }
+        Purpose::Withdraw => Withdraw::read_answer(answer).map(|said| {
+            said.map(|withdrawal| match withdrawal {
+                Withdrawal::Withdrawn => Settling::Told(Err(ErrorCode::Expired.into())),
+                Withdrawal::Delivered => delivered,
+            })
+        }),
+        Purpose::MakeWay => Withdraw::read_answer(answer).map(|said| {
+            said.map(|withdrawal| match withdrawal {
+                Withdrawal::Withdrawn => Settling::Aside,
+                Withdrawal::Delivered => delivered,
+            })
+        }),
+    };
+    match settled {
+        Ok(Ok(settling)) => Verdict::Settle(settling),
+        Ok(Err(refusal)) => verdict_of_refusal(purpose, content, refusal),
+        // A malformed answer counts as no answer.
+        Err(AnswerError::Malformed(_)) => Verdict::Silent,
+        // The answer says neither delivered nor refused, so the outcome is unknown.
+        Err(AnswerError::OtherKind) => Verdict::Refused,
+    }
+}
+
+/// Evaluates a peer's refusal of a request about the entry of a queue.
+fn verdict_of_refusal(purpose: Purpose, content: Content, refusal: Refusal) -> Verdict {
+    match refusal.code {
+        _ if refusal.is_transient() => Verdict::Busy,
+        code if refusal.is_unknown() || code == ErrorCode::Internal => Verdict::Refused,
         // Expired: the message was withdrawn in a life that this realm's store does not know, so
         // its outcome is unknown, too. AlreadyDone: the number is so old that the peer has
         // forgotten its answer. A restored backup of this realm's store can use such a number. A
         // membership report may arrive twice and must arrive once, so it is sent again.
-        (Ok(Answer::Refused(refusal)), purpose)
-            if refusal.code == ErrorCode::AlreadyDone
-                || (refusal.code == ErrorCode::Expired && purpose == Purpose::Deliver) =>
+        code if code == ErrorCode::AlreadyDone
+            || (code == ErrorCode::Expired && purpose == Purpose::Deliver) =>
         {
-            let perhaps = Answer::Refused(ErrorCode::RealmUnreachable.into());
             Verdict::Settle(match content {
-                Content::Membership => Settling::Anew,
-                Content::Message => Settling::Told(perhaps),
+                Content::MembershipReport => Settling::Anew,
+                Content::Message => Settling::Told(Err(ErrorCode::RealmUnreachable.into())),
             })
         }
-        (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::PeerRefused => {
-            Verdict::Unknown
-        }
-        (Ok(Answer::Done), Purpose::MakeWay) => Verdict::Settle(Settling::Aside),
-        (Ok(Answer::Done), Purpose::Withdraw) => {
-            let expired = Answer::Refused(ErrorCode::Expired.into());
-            Verdict::Settle(Settling::Told(expired))
-        }
-        // This answer says nothing about a delivery.
-        (Ok(Answer::Done), Purpose::Deliver) => Verdict::Refused,
+        ErrorCode::PeerRefused => Verdict::Unknown,
         // The peer knows this number for another message: this realm's store is older than the
         // peer's, or the peer lies.
-        (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::NumberReused => {
-            Verdict::Settle(Settling::Anew)
-        }
-        (Ok(answer @ Answer::Sent(Sent::Stored | Sent::Delivered)), _) => {
-            Verdict::Settle(Settling::Told(answer))
-        }
-        (Ok(Answer::Refused(refusal)), _) => match refusal_of_peer(refusal) {
-            Some(refusal) => Verdict::Settle(Settling::Told(Answer::Refused(refusal))),
+        ErrorCode::NumberReused => Verdict::Settle(Settling::Anew),
+        _ => match refusal_of_peer(refusal) {
+            Some(refusal) => Verdict::Settle(Settling::Told(Err(refusal))),
             None => Verdict::Refused,
         },
-        // The answer says neither delivered nor refused, so the outcome is unknown.
-        (Ok(_), _) => Verdict::Refused,
     }
 }

@@ -2,7 +2,8 @@
 //! (PEER-10).
 
 use crate::wire::{
-    Answer, CONTENT_GONE, Entry, ErrorCode, GroupName, Life, PeerRequest, Position, emit_varint,
+    AnsweredByPeer as _, CONTENT_GONE, Entry, ErrorCode, GroupName, Life, Offset, PeerRequest,
+    Position, emit_varint, peer::Read,
 };
 
 /// The longest entry of another realm's group that is copied, in bytes. Larger than any
@@ -15,7 +16,7 @@ const ENTRIES_MAX: usize = 100;
 #[derive(Debug)]
 pub struct Reader {
     group: GroupName,
-    epoch: u64,
+    group_epoch: u64,
     life: Option<Life>,
     /// The replica has all entries up to this position.
     position: u64,
@@ -47,10 +48,15 @@ impl Reader {
     /// Creates a reader of the entries after `position`, in that life of the home realm's store
     /// (PEER-29). Without the life, positions of a new life that this side has not recorded yet
     /// would be mistaken for those of the replica.
-    pub const fn new(group: GroupName, epoch: u64, position: u64, life: Option<Life>) -> Self {
+    pub const fn new(
+        group: GroupName,
+        group_epoch: u64,
+        position: u64,
+        life: Option<Life>,
+    ) -> Self {
         Self {
             group,
-            epoch,
+            group_epoch,
             life,
             position,
             entries: Vec::new(),
@@ -71,14 +77,14 @@ impl Reader {
 
     /// Returns the next request.
     pub fn request(&self) -> Vec<u8> {
-        let read = PeerRequest::Read {
+        let read = Read {
             group: self.group,
-            epoch: self.epoch,
+            group_epoch: self.group_epoch,
             after: Position(self.after),
-            offset: self.offset,
+            offset: Offset(self.offset),
             life: self.life,
         };
-        read.to_bytes()
+        PeerRequest::from(read).to_bytes()
     }
 
     /// Handles the answer to the request.
@@ -86,20 +92,14 @@ impl Reader {
         let Some(answer) = answer else {
             return Reading::Silent;
         };
-        let page = match Answer::parse(answer) {
-            Ok(Answer::Page(page)) => page,
-            Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::NoSuchGroup => {
-                return Reading::Gone;
-            }
-            Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::PeerRefused => {
-                return Reading::Unknown;
-            }
+        let page = match Read::read_answer(answer) {
+            Ok(Ok(page)) => page,
+            Ok(Err(refusal)) if refusal.code == ErrorCode::NoSuchGroup => return Reading::Gone,
+            Ok(Err(refusal)) if refusal.code == ErrorCode::PeerRefused => return Reading::Unknown,
             // This realm has no members in the group any more: the replica stays as it is.
-            Ok(Answer::Refused(refusal)) if refusal.is_final() => {
-                return Reading::Entries(Vec::new(), false);
-            }
-            Ok(Answer::Refused(refusal)) if refusal.is_transient() => return Reading::Busy,
-            _ => return Reading::Unread,
+            Ok(Err(refusal)) if refusal.is_final() => return Reading::Entries(Vec::new(), false),
+            Ok(Err(refusal)) if refusal.is_transient() => return Reading::Busy,
+            Ok(Err(_)) | Err(_) => return Reading::Unread,
         };
         for piece in page.entries {
             if !self.add(piece) {

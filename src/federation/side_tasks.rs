@@ -4,8 +4,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{AGAIN, AGAIN_MAX, RealmIdentity, Step, StepId, StepResult};
 use crate::{
-    realm::{Moment, Numbered, Peer, Written},
-    wire::{Answer, RealmId},
+    realm::{Moment, Peer, Written},
+    wire::{AnsweredByPeer as _, Numbered, RealmId, peer::Introduce},
 };
 
 /// Tries the claimed address of a peer (PEER-23). Opens a link back to a peer that has opened one,
@@ -231,7 +231,6 @@ struct Accepted(Option<Numbered>);
 
 /// Parses the answer to an introduction. None if the peer has not accepted the peering.
 fn accepted(answer: &[u8]) -> Option<Accepted> {
-    let answer = Answer::parse(answer).ok()?;
-    let said = Numbered::of(&answer);
-    (said.is_some() || answer == Answer::Done).then_some(Accepted(said))
+    let numbered = Introduce::read_answer(answer).ok()?.ok()?;
+    Some(Accepted(numbered))
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     crypto::show_possession,
     realm::{NextOutgoing, Outgoing, Peer, ReplicaState, Settling},
-    wire::{GroupName, PeerRequest},
+    wire::{GroupName, PeerRequest, peer},
 };
 
 /// The step of a peer's task that is under way, with what its result needs.
@@ -23,8 +23,8 @@ pub enum PendingStep {
     RotateKey(Arc<Peer>),
     Introduce(Arc<Peer>, Numbering),
     StoreIntroduction,
-    /// Tells the peer that a group here has grown.
-    ReportGrowth(GroupName),
+    /// Hints to the peer that a group here has grown.
+    SendHint(GroupName),
     LookAtReplica(Arc<Peer>, GroupName),
     ReadGroup(Arc<Peer>, Box<(Reader, ReplicaState)>),
     StoreEntries {
@@ -56,7 +56,7 @@ impl PendingStep {
         match self {
             Self::RotateKey(_)
             | Self::Introduce(..)
-            | Self::ReportGrowth(_)
+            | Self::SendHint(_)
             | Self::ReadGroup(..)
             | Self::AskAboutMessage { .. } => true,
             Self::ListReplicas
@@ -97,7 +97,7 @@ pub fn introduce(own: &RealmIdentity, peer: &Peer) -> Decision {
         let Some(proof) = show_possession(&own.secret, &old, &peer.key()) else {
             return Decision::Wait(Until::Heard);
         };
-        let bytes = PeerRequest::Rotate { key: new.0, proof }.to_bytes();
+        let bytes = PeerRequest::Rotate(peer::Rotate { key: new.0, proof }).to_bytes();
         let pending = PendingStep::RotateKey(peer.clone());
         return Decision::begin(Step::Ask { peer, bytes }, pending);
     }

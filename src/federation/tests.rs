@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     crypto::{PublicKey, SecretKey},
     realm::{NextOutgoing, Settling},
-    wire::{Answer, Entry, Fragment, Page, PeerRequest, Position, Refusal, Sent},
+    wire::{Answer, Entry, Fragment, Page, PeerRequest, Position, Refusal, Sent, peer},
 };
 
 const STORED: Answer = Answer::Sent(Sent::Stored);
@@ -147,7 +147,7 @@ impl Scene {
         let mut scene = Self::new();
         let (_, id, bytes) = scene.wait_for_question();
         let asked = PeerRequest::parse(&bytes).unwrap();
-        assert!(matches!(asked, PeerRequest::Introduce { .. }), "{asked:?}");
+        assert!(matches!(asked, PeerRequest::Introduce(_)), "{asked:?}");
         scene.answer(id, Some(&Answer::Done));
         scene
     }
@@ -160,7 +160,7 @@ impl Scene {
 
 fn sequence(bytes: &[u8]) -> u64 {
     match PeerRequest::parse(bytes) {
-        Ok(PeerRequest::Deliver { sequence, .. }) => sequence.0,
+        Ok(PeerRequest::Deliver(peer::Deliver { sequence, .. })) => sequence.0,
         other => panic!("{other:?}"),
     }
 }
@@ -260,7 +260,9 @@ fn queue_message_refused_four_times_makes_way() {
     let mut asked = 0;
     loop {
         let (_, id, bytes) = scene.wait_for_question();
-        if let Ok(PeerRequest::Withdraw { sequence, .. }) = PeerRequest::parse(&bytes) {
+        if let Ok(PeerRequest::Withdraw(peer::Withdraw { sequence, .. })) =
+            PeerRequest::parse(&bytes)
+        {
             assert_eq!(sequence.0, 1);
             scene.answer(id, Some(&Answer::Done));
             break;
@@ -285,7 +287,7 @@ fn queue_messages_that_make_way_for_each_other_wait_longer_each_time() {
     let mut asked = 0;
     while scene.seconds < 3600 {
         let (_, id, bytes) = scene.wait_for_question();
-        let withdraws = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Withdraw { .. }));
+        let withdraws = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Withdraw(_)));
         scene.answer(id, Some(if withdraws { &Answer::Done } else { &internal }));
         asked += 1;
     }
@@ -302,10 +304,7 @@ fn dial_back_during_introduction_follows_and_does_not_delay_queue() {
     assert!(scene.next_question().is_none());
     scene.answer(id, Some(&Answer::Done));
     let (back, bytes) = scene.next_question().expect("it is called back");
-    let introduces = matches!(
-        PeerRequest::parse(&bytes),
-        Ok(PeerRequest::Introduce { .. })
-    );
+    let introduces = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Introduce(_)));
     assert!(introduces);
     scene.queue(1);
     let (waited, id, bytes) = scene.wait_for_question();
@@ -326,7 +325,7 @@ fn introduction_whose_link_is_lost_is_repeated() {
     scene.answer(id, Some(&Answer::Done));
     let (id, bytes) = scene.next_question().expect("once more");
     let again = PeerRequest::parse(&bytes).unwrap();
-    assert!(matches!(again, PeerRequest::Introduce { .. }), "{again:?}");
+    assert!(matches!(again, PeerRequest::Introduce(_)), "{again:?}");
     scene.answer(id, Some(&Answer::Done));
     assert!(scene.next_question().is_none());
 }
@@ -348,10 +347,7 @@ fn peer_replaced_under_same_name_starts_with_introduction() {
         Some(old),
         "it is asked no more"
     );
-    let introduces = matches!(
-        PeerRequest::parse(&bytes),
-        Ok(PeerRequest::Introduce { .. })
-    );
+    let introduces = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Introduce(_)));
     assert!(introduces, "the sample has not accepted");
     scene.answer(old, Some(&STORED));
     assert!(scene.next_question().is_none(), "nothing is settled");
@@ -375,7 +371,7 @@ fn group_unreadable_or_endless_does_not_delay_queue() {
         while !brought {
             let (_, id, bytes) = scene.wait_for_question();
             let answer = match PeerRequest::parse(&bytes).unwrap() {
-                PeerRequest::Read { .. } if endless => {
+                PeerRequest::Read(_) if endless => {
                     position += 1;
                     let Answer::Page(mut page) = part(15 << 20) else {
                         panic!("a page")
@@ -384,8 +380,8 @@ fn group_unreadable_or_endless_does_not_delay_queue() {
                     page.entries[0].fragment = None;
                     Answer::Page(page)
                 }
-                PeerRequest::Read { .. } => internal.clone(),
-                PeerRequest::Deliver { .. } => {
+                PeerRequest::Read(_) => internal.clone(),
+                PeerRequest::Deliver(_) => {
                     brought = true;
                     STORED
                 }
@@ -398,7 +394,7 @@ fn group_unreadable_or_endless_does_not_delay_queue() {
         // The group is read on after that.
         let (_, _, bytes) = scene.wait_for_question();
         let asked = PeerRequest::parse(&bytes).unwrap();
-        assert!(matches!(asked, PeerRequest::Read { .. }), "{asked:?}");
+        assert!(matches!(asked, PeerRequest::Read(_)), "{asked:?}");
     }
 }
 
@@ -416,7 +412,7 @@ fn group_work_that_fails_is_repeated_until_settled() {
     ] {
         let (_, id, bytes) = scene.wait_for_question();
         let told = PeerRequest::parse(&bytes).unwrap();
-        assert!(matches!(told, PeerRequest::Grown { .. }), "{told:?}");
+        assert!(matches!(told, PeerRequest::Grown(_)), "{told:?}");
         scene.answer(id, answer.as_ref());
         assert!(scene.next_question().is_none());
         assert_eq!(scene.machine.poll_timeout().is_none(), is_over);
@@ -482,10 +478,8 @@ fn replica_long_entries_of_many_peers_stay_within_buffer_bound() {
             panic!("{step:?}")
         };
         let answer = match PeerRequest::parse(&bytes) {
-            Ok(PeerRequest::Read { .. }) if kept.contains(&peer.realm) => {
-                Answer::Page(Page::default())
-            }
-            Ok(PeerRequest::Read { offset, .. }) => part(offset),
+            Ok(PeerRequest::Read(_)) if kept.contains(&peer.realm) => Answer::Page(Page::default()),
+            Ok(PeerRequest::Read(peer::Read { offset, .. })) => part(offset.0),
             _ => Answer::Done,
         };
         scene.answer(id, Some(&answer));
@@ -551,7 +545,7 @@ fn queue_empties_after_events_in_any_order() {
                     (id, bytes)
                 }
             };
-            let brings = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Deliver { .. }));
+            let brings = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Deliver(_)));
             // *done* is not a valid answer to a delivery.
             scene.answer(id, Some(if brings { &STORED } else { &Answer::Done }));
             questions += 1;

@@ -3,7 +3,7 @@
 use crate::{
     faults::{Fault, is_planted},
     store::StoreError,
-    wire::{ErrorCode, Refusal, UnknownForm},
+    wire::{AnswerError, ErrorCode, Refusal, UnknownForm},
 };
 
 /// How long a client is asked to wait after all attempts met a conflict, in milliseconds.
@@ -79,6 +79,16 @@ impl From<Refusal> for Failure {
 impl From<UnknownForm> for Failure {
     fn from(UnknownForm: UnknownForm) -> Self {
         ErrorCode::Unsupported.into()
+    }
+}
+
+/// A peer has answered what it may not answer. Nothing was written here, and the user can do
+/// nothing about it.
+impl From<AnswerError> for Failure {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Malformed(_) | AnswerError::OtherKind => ErrorCode::Internal.into(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::peer::Peer;
 use crate::{
     crypto::{PublicKey, SecretKey},
     faults::{Fault, is_planted},
-    wire::{PeerRequest, Port, RealmId, RegistrationCode, Text},
+    wire::{PeerRequest, PeeringNumbers, Port, RealmId, RegistrationCode, Text, peer},
 };
 
 /// Which realms may become peers without being added here.
@@ -80,12 +80,15 @@ impl RealmIdentity {
     /// release is older than these (PEER-27).
     pub(crate) fn introduction(&self, peer: &Peer, is_numbered: bool) -> Vec<u8> {
         let (address, port) = self.told_to(peer);
-        let request = PeerRequest::Introduce {
+        let request = PeerRequest::Introduce(peer::Introduce {
             realm: self.id,
             address: Text(&address),
             port: Port(port),
-            numbers: is_numbered.then_some((peer.record.number, peer.record.theirs)),
-        };
+            numbers: is_numbered.then_some(PeeringNumbers {
+                own: peer.record.number,
+                other: peer.record.theirs,
+            }),
+        });
         request.to_bytes()
     }
 

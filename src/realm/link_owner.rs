@@ -20,26 +20,42 @@ pub struct Greeting {
 }
 
 impl<S: Store> Realm<S> {
-    /// Returns what is known about a device that opens a link: nothing if the store fails.
+    /// Returns what is known about a device that opens a link. What the store does not give is
+    /// absent.
     pub async fn greet(&self, device: &PublicKey, now: Moment) -> Greeting {
-        let greeting = async {
-            let account = match self.sessions.bound_session(device, now).await? {
-                Some(session) => Some(Account::User(session.user)),
-                None => self
-                    .peers
-                    .peer_of(&mut Unnoted, device)
-                    .await?
-                    .map(|peer| Account::Peer(peer.realm)),
-            };
-            let highest = self.idempotency.highest(&Owner::Device(*device)).await?;
-            Ok::<_, Failure>(Greeting { account, highest })
-        };
-        greeting.await.unwrap_or_else(|failure| {
-            self.storage.log_failure("greet", &failure);
-            Greeting {
-                account: None,
-                highest: OperationNumber(0),
+        let account = self.account_of_device(device, now).await;
+        // The device must learn this also if its session is damaged: its next number follows from
+        // it.
+        let highest = self.idempotency.highest(&Owner::Device(*device)).await;
+        let absent = |failure: &Failure| self.storage.log_failure("greet", failure);
+        match highest {
+            Ok(highest) => Greeting {
+                account: account.inspect_err(absent).ok().flatten(),
+                highest,
+            },
+            Err(failure) => {
+                absent(&failure);
+                Greeting {
+                    account: None,
+                    highest: OperationNumber(0),
+                }
             }
+        }
+    }
+
+    /// Returns the user that is logged in with a device, or the peer that it is.
+    async fn account_of_device(
+        &self,
+        device: &PublicKey,
+        now: Moment,
+    ) -> Result<Option<Account>, Failure> {
+        Ok(match self.sessions.bound_session(device, now).await? {
+            Some(session) => Some(Account::User(session.user)),
+            None => self
+                .peers
+                .peer_of(&mut Unnoted, device)
+                .await?
+                .map(|peer| Account::Peer(peer.realm)),
         })
     }
 

@@ -174,10 +174,7 @@ impl Routes {
         let _request = self.links.begin_request(&key);
         let listener = self.listener_of(peer);
         // An introduction opens a link if it may, so that the other side sees that it can.
-        let is_back = matches!(
-            PeerRequest::parse(&bytes),
-            Ok(PeerRequest::Introduce { .. })
-        );
+        let is_back = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Introduce(_)));
         for _ in 0..LINKS_TRIED {
             let (route, worker, link) = self.route(peer, listener, is_back, dialing).await?;
             let dialed = match link {

@@ -24,7 +24,7 @@ use crate::{
     subnet::Subnet,
     wire::{
         Answer, Body, Command, ErrorCode, Operation, Password, PeerRequest, Port, Request, Sent,
-        SessionRef, Text, command,
+        SessionRef, Text, command, peer,
     },
 };
 
@@ -318,12 +318,12 @@ impl Requests {
                 panic!("nobody asks who is there")
             };
             match PeerRequest::parse(&bytes).unwrap() {
-                PeerRequest::Introduce { .. } => {
+                PeerRequest::Introduce(_) => {
                     answer
                         .send(RequestResult::Answered(Answer::Done.to_bytes()))
                         .unwrap();
                 }
-                PeerRequest::Deliver { message, .. } => {
+                PeerRequest::Deliver(peer::Deliver { message, .. }) => {
                     let text = String::from_utf8(message.0.to_vec()).unwrap();
                     let told = RequestResult::Answered(Answer::Sent(Sent::Stored).to_bytes());
                     answer.send(told).unwrap();
@@ -488,12 +488,12 @@ async fn delivery_to_peer_removed_and_added_again_continues() {
         batch.trim(queue, crate::store::Position(u64::MAX));
         store.commit(batch).await.unwrap();
         list_beta(&sender).await;
-        let introduce = PeerRequest::Introduce {
+        let introduce = PeerRequest::Introduce(peer::Introduce {
             realm: "beta".parse().unwrap(),
             address: Text("192.0.2.8"),
             port: Port(7000),
             numbers: None,
-        };
+        });
         let told = ask(&sender, BETA, &introduce.to_bytes()).await;
         assert_eq!(told, Answer::Done);
         let ((), told) = tokio::join!(sendrealm(&sender, 3, "second"), beta.next_message());

@@ -14,8 +14,9 @@ use crate::{
     endpoint::{Config, EarlyData, Endpoint, Event, LinkId},
     link::Time,
     wire::{
-        Answer, Body, Entry, ErrorCode, GroupName, Life, OperationNumber, Page, Password,
-        PeerRequest, Port, Position, Protection, RealmId, Refusal, Sender, Sent, Text, Username,
+        Answer, Body, Entry, ErrorCode, GroupName, Life, Offset, OperationNumber, Page, Password,
+        PeerRequest, PeeringNumbers, Port, Position, Protection, RealmId, Refusal, Sender, Sent,
+        Text, Username, peer,
     },
 };
 
@@ -322,25 +323,25 @@ impl Liar {
         };
         let message = Body(text.as_bytes());
         let request = match rng.random_range(0..18) {
-            16.. => PeerRequest::Grown { group: unknown },
-            0..4 => PeerRequest::Deliver {
+            16.. => PeerRequest::Grown(peer::Grown { group: unknown }),
+            0..4 => PeerRequest::Deliver(peer::Deliver {
                 epoch,
                 sequence,
                 content,
                 from,
                 to,
                 message,
-            },
-            4..6 => PeerRequest::Post {
+            }),
+            4..6 => PeerRequest::Post(peer::Post {
                 epoch,
                 sequence,
                 content,
                 from,
                 group,
                 message,
-            },
+            }),
             6 | 7 => return self.introduction(),
-            8 => PeerRequest::Join {
+            8 => PeerRequest::Join(peer::Join {
                 group,
                 user: from,
                 password: Password(if rng.random_bool(0.5) {
@@ -348,43 +349,43 @@ impl Liar {
                 } else {
                     b"guessed"
                 }),
-            },
-            9 => PeerRequest::Leave {
+            }),
+            9 => PeerRequest::Leave(peer::Leave {
                 group,
                 user: from,
                 membership,
-            },
-            10 => PeerRequest::Grown { group },
-            11 => PeerRequest::Read {
+            }),
+            10 => PeerRequest::Grown(peer::Grown { group }),
+            11 => PeerRequest::Read(peer::Read {
                 group,
-                epoch: membership,
+                group_epoch: membership,
                 after: Position(rng.random_range(0..20)),
-                offset: rng.random_range(0..100),
+                offset: Offset(rng.random_range(0..100)),
                 life: rng.random::<bool>().then(|| Life(rng.random())),
-            },
+            }),
             12 => {
                 let mut proof = [0; 16];
                 rng.fill_bytes(&mut proof);
                 let other = self.known.targets.choose(rng);
-                PeerRequest::Rotate {
+                PeerRequest::Rotate(peer::Rotate {
                     key: other.map_or([7; 32], |other| other.key.0),
                     proof,
-                }
+                })
             }
-            13 => PeerRequest::Withdraw { epoch, sequence },
-            14 if rng.random_bool(0.5) => PeerRequest::Ended {
+            13 => PeerRequest::Withdraw(peer::Withdraw { epoch, sequence }),
+            14 if rng.random_bool(0.5) => PeerRequest::Ended(peer::Ended {
                 epoch,
                 sequence,
                 group,
-                life: membership,
-            },
-            14 => PeerRequest::Expelled {
+                group_epoch: membership,
+            }),
+            14 => PeerRequest::Expelled(peer::Expelled {
                 epoch,
                 sequence,
                 group,
                 user: to,
                 membership,
-            },
+            }),
             _ => {
                 let mut noise = vec![0; rng.random_range(1..60)];
                 rng.fill_bytes(&mut noise);
@@ -416,16 +417,19 @@ impl Liar {
             // Another peering would end all memberships.
             _ if self.is_growing => None,
             0 => None,
-            1 => Some((7, 0)),
-            _ => Some((rng.next_u64(), rng.next_u64())),
+            1 => Some(PeeringNumbers { own: 7, other: 0 }),
+            _ => Some(PeeringNumbers {
+                own: rng.next_u64(),
+                other: rng.next_u64(),
+            }),
         };
         self.introductions += 1;
-        PeerRequest::Introduce {
+        PeerRequest::Introduce(peer::Introduce {
             realm,
             address: Text(&address),
             port: Port(port),
             numbers,
-        }
+        })
         .to_bytes()
     }
 
@@ -436,7 +440,7 @@ impl Liar {
         let reused = Answer::Refused(Refusal::number(ErrorCode::NumberReused, highest));
         let is_message = matches!(
             PeerRequest::parse(request),
-            Ok(PeerRequest::Deliver { .. } | PeerRequest::Post { .. })
+            Ok(PeerRequest::Deliver(_) | PeerRequest::Post(_))
         );
         let grown = self.is_growing.then(|| self.grown(request)).flatten();
         if let Some(answer) = grown {
@@ -457,7 +461,7 @@ impl Liar {
                 7 => refused(ErrorCode::NoSuchGroup),
                 8 => refused(ErrorCode::PeerRefused),
                 9 => Answer::Joined {
-                    epoch: self.rng.random_range(0..3),
+                    group_epoch: self.rng.random_range(0..3),
                     membership: self.rng.next_u64(),
                     known_as: *self.known.realms.choose(&mut self.rng)?,
                 },
@@ -479,15 +483,15 @@ impl Liar {
     fn grown(&mut self, request: &[u8]) -> Option<Answer> {
         let known_as = *self.known.realms.choose(&mut self.rng)?;
         match PeerRequest::parse(request).ok()? {
-            PeerRequest::Introduce { .. } => Some(Answer::Done),
-            PeerRequest::Join { .. } => Some(Answer::Joined {
+            PeerRequest::Introduce(_) => Some(Answer::Done),
+            PeerRequest::Join(_) => Some(Answer::Joined {
                 // Sometimes another group with the name begins.
-                epoch: 1 + u64::from(self.rng.random_bool(0.1)),
+                group_epoch: 1 + u64::from(self.rng.random_bool(0.1)),
                 membership: self.rng.random_range(1..4),
                 known_as,
             }),
-            PeerRequest::Read { after, .. } => Some(Answer::Page(self.growth(after))),
-            PeerRequest::Post { from, message, .. } => {
+            PeerRequest::Read(peer::Read { after, .. }) => Some(Answer::Page(self.growth(after))),
+            PeerRequest::Post(peer::Post { from, message, .. }) => {
                 record(&mut self.posted, (from, message.0.to_vec()), &mut self.rng);
                 Some(Answer::Sent(Sent::Stored))
             }

@@ -284,7 +284,7 @@ const FOUND_BY_TESTS: [(Fault, &str); 68] = [
         "realm::tests::fair::queue_filled_by_one_account_has_room_for_others",
     ),
     (
-        Fault::OldWordsEnd,
+        Fault::OldReportsEnd,
         "realm::tests::expelled::membership_is_not_ended_by_message_about_former_one",
     ),
     (

@@ -7,7 +7,7 @@
 //! 0x03 queued                              0x09 realms    realm, address, state 1, queued varint, age varint, heard 4, …
 //! 0x04 session   session id 16             0x0a unread    mailbox, count varint, …
 //! 0x05 page      page                      0x0b members  more 1, sender, role 1, …
-//! 0x0c joined    epoch 8, membership 8, realm
+//! 0x0c joined    group's epoch 8, membership 8, realm
 //! 0x0d details   see `detail.rs`           0x40 + error code, [detail varint]
 //! ```
 //!
@@ -80,10 +80,11 @@ pub enum Answer {
     Realms(Vec<Peer>),
     /// The unread entries of each mailbox.
     Unread(Vec<Unread>),
-    /// The answer to a realm whose user has joined a group.
+    /// The answer to a realm whose user has joined a group. The answer to an introduction has the
+    /// same form: see [`super::Numbered`].
     Joined {
-        /// The group's epoch.
-        epoch: u64,
+        /// The epoch of the group.
+        group_epoch: u64,
         /// The number of the user's membership: later requests about it contain this number.
         membership: u64,
         /// The name under which the asking realm is known.
@@ -225,10 +226,10 @@ impl Answer {
             }
             REALMS => all(parse_peer)(input).map(|(rest, peers)| (rest, Self::Realms(peers)))?,
             JOINED => {
-                let (rest, (epoch, membership, known_as)) =
+                let (rest, (group_epoch, membership, known_as)) =
                     (be_u64, be_u64, RealmId::parse).parse(input)?;
                 let joined = Self::Joined {
-                    epoch,
+                    group_epoch,
                     membership,
                     known_as,
                 };
@@ -310,12 +311,12 @@ impl Answer {
                 }
             }
             Self::Joined {
-                epoch,
+                group_epoch,
                 membership,
                 known_as,
             } => {
                 out.put_u8(JOINED);
-                out.put_u64(*epoch);
+                out.put_u64(*group_epoch);
                 out.put_u64(*membership);
                 known_as.emit(out);
             }
@@ -497,7 +498,7 @@ mod tests {
                 count: 70,
             }]),
             Answer::Joined {
-                epoch: 7,
+                group_epoch: 7,
                 membership: 8,
                 known_as: "alpha".parse().unwrap(),
             },

@@ -311,7 +311,7 @@ pub enum Kind<'r, 'a> {
 pub trait Answered<'a>: Into<Command<'a>> {
     /// What a realm answers, unless it refuses: realms make their answers of it, and clients take
     /// it out of them.
-    type Answer: FromAnswer;
+    type Answer: FromAnswer + Into<Answer>;
 }
 
 /// Any command may get any answer.

@@ -7,7 +7,7 @@ use bytes::BufMut;
 use nom::{
     Parser,
     multi::length_data,
-    number::complete::{be_u8, be_u16},
+    number::complete::{be_u8, be_u16, be_u64},
 };
 
 use super::{Malformed, Parsed, array, emit_varint, parse_varint};
@@ -80,6 +80,10 @@ pub struct OperationNumber(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
+/// An offset in a body, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(pub u64);
+
 macro_rules! varint_fields {
     ($($Type:ident)*) => { $(
         impl<'a> Field<'a> for $Type {
@@ -100,7 +104,40 @@ macro_rules! varint_fields {
     )* };
 }
 
-varint_fields! { OperationNumber Position }
+varint_fields! { Offset OperationNumber Position }
+
+/// One byte.
+impl<'a> Field<'a> for u8 {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        be_u8(input)
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(*self);
+    }
+}
+
+/// Eight bytes, for numbers that are drawn at random: a varint would take more.
+impl<'a> Field<'a> for u64 {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        be_u64(input)
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_u64(*self);
+    }
+}
+
+/// Keys and proofs, which have a fixed length.
+impl<'a, const N: usize> Field<'a> for [u8; N] {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        array(input)
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_slice(self);
+    }
+}
 
 /// The operation of a command that changes something: its number, and a salt (EXACT-10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -1,6 +1,6 @@
-//! What the answers to commands hold, as types. The table of commands (`command.rs`) names one for
-//! each command: a realm answers with it, and the client gets it from a call. Nothing here reads or
-//! writes bytes.
+//! What the answers to commands and to requests of realms hold, as types. The tables (`command.rs`,
+//! `peer.rs`) name one for each: a realm answers with it, and the client gets it from a call.
+//! Nothing here reads or writes bytes.
 
 use alloc::{
     string::{String, ToString},
@@ -8,12 +8,12 @@ use alloc::{
 };
 
 use super::{
-    Account, Answer, DeviceSession, Member, Page, Peer, PeerDetails, Sender, Sent, SessionId,
-    Unread,
+    Account, Answer, DeviceSession, Member, Page, Peer, PeerDetails, RealmId, Sender, Sent,
+    SessionId, Unread,
 };
 
-/// What an answer to a command holds. An [`Answer`] is made of it, and it is taken out again.
-pub trait FromAnswer: Sized + Send + Into<Answer> {
+/// What an answer holds. What a command is answered with also makes an [`Answer`].
+pub trait FromAnswer: Sized + Send {
     /// Takes it out of the answer.
     ///
     /// # Errors
@@ -48,24 +48,77 @@ pub enum PeerList {
     Details(PeerDetails),
 }
 
+/// A realm's answer to an introduction: its number of the peering, and whether the other must
+/// confirm that it knows the number (PEER-27). On the wire it is a [`Answer::Joined`], with the
+/// number in the place of the group's epoch and whether it is apart in that of the membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// Its number.
+    pub number: u64,
+    /// True if it has not heard yet that this number is known.
+    pub is_apart: bool,
+}
+
+impl Numbered {
+    /// Returns the answer to the realm known here as `known_as`.
+    pub fn to_answer(self, known_as: RealmId) -> Answer {
+        Answer::Joined {
+            group_epoch: self.number,
+            membership: self.is_apart.into(),
+            known_as,
+        }
+    }
+}
+
+/// A realm's answer to the join of another's user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinedGroup {
+    /// The epoch of the group.
+    pub group_epoch: u64,
+    /// The number of the user's membership: later requests about it contain this number.
+    pub membership: u64,
+    /// The name under which the asking realm is known.
+    pub known_as: RealmId,
+}
+
+/// A realm has what another realm's queue has delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered;
+
+/// What became of a message that was withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// It was not delivered, and never will be.
+    Withdrawn,
+    /// It was delivered before.
+    Delivered,
+}
+
 impl FromAnswer for Answer {
     fn from_answer(answer: Answer) -> Result<Self, Answer> {
         Ok(answer)
     }
 }
 
-/// Implements both directions from one table. Each side of a row is a pattern as well as an
-/// expression, so the two cannot disagree.
-macro_rules! from_answer {
-    ($($Type:ty { $([$($answer:tt)*] [$($content:tt)*])* })*) => { $(
+/// Implements the way out of an answer.
+macro_rules! read_answer {
+    ($($Type:ty { $($answer:pat => $content:expr),* $(,)? })*) => { $(
         impl FromAnswer for $Type {
             fn from_answer(answer: Answer) -> Result<Self, Answer> {
                 match answer {
-                    $($($answer)* => Ok($($content)*),)*
+                    $($answer => Ok($content),)*
                     other => Err(other),
                 }
             }
         }
+    )* };
+}
+
+/// Implements both directions from one table. Each side of a row is a pattern as well as an
+/// expression, so the two cannot disagree.
+macro_rules! from_answer {
+    ($($Type:ty { $([$($answer:tt)*] [$($content:tt)*])* })*) => { $(
+        read_answer! { $Type { $($($answer)* => $($content)*),* } }
 
         impl From<$Type> for Answer {
             fn from(content: $Type) -> Self {
@@ -92,6 +145,30 @@ from_answer! {
     PeerList {
         [Answer::Realms(peers)] [PeerList::Peers(peers)]
         [Answer::Details(details)] [PeerList::Details(details)]
+    }
+}
+
+// What other realms answer, which is only read here.
+read_answer! {
+    Option<Numbered> {
+        // The release of the other realm is older than peering numbers.
+        Answer::Done => None,
+        Answer::Joined { group_epoch, membership, .. } => Some(Numbered {
+            number: group_epoch,
+            is_apart: membership != 0,
+        }),
+    }
+    JoinedGroup {
+        Answer::Joined { group_epoch, membership, known_as } => JoinedGroup {
+            group_epoch,
+            membership,
+            known_as,
+        },
+    }
+    Delivered { Answer::Sent(Sent::Stored | Sent::Delivered) => Delivered }
+    Withdrawal {
+        Answer::Done => Withdrawal::Withdrawn,
+        Answer::Sent(Sent::Stored | Sent::Delivered) => Withdrawal::Delivered,
     }
 }
 

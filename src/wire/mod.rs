@@ -28,7 +28,7 @@ mod number;
 mod opening;
 mod option;
 mod packet;
-mod peer;
+pub mod peer;
 mod varint;
 
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
@@ -41,13 +41,15 @@ pub use entry::{
 };
 pub use error::{ErrorCode, Refusal};
 pub use field::{
-    Body, Field, Operation, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position,
-    Role, SessionId, SessionRef, Text,
+    Body, Field, Offset, Operation, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port,
+    Position, Role, SessionId, SessionRef, Text,
 };
 pub use form::{PeerAddition, PeerListing, PeerRemoval, UnknownForm};
 pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames};
-pub use from_answer::{FromAnswer, List, PeerList, Peered};
+pub use from_answer::{
+    Delivered, FromAnswer, JoinedGroup, List, Numbered, PeerList, Peered, Withdrawal,
+};
 pub use id::{EventId, MessageId, RequestId};
 pub use init::{Cookie, HandshakeId, Init, PROTOCOL_VERSION};
 pub use mailbox::Mailbox;
@@ -60,7 +62,7 @@ pub use packet::{
     Packet, Protection, RESET_LEN, RESUME_HEADER, RESUMED_HEADER, RETRY_LEN, ResetToken, Resume,
     ResumeNonce, TicketCheck, append_crc, crc_holds, link_header,
 };
-pub use peer::PeerRequest;
+pub use peer::{AnswerError, AnsweredByPeer, PeerRequest, PeeringNumbers};
 pub use varint::{VARINT_MAX, emit_varint, parse_varint, varint_len};
 
 /// A decoding error: the item at which the bytes ended or were invalid.

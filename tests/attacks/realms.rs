@@ -8,7 +8,7 @@ use std::{
 use merpati::{
     client::system_rng,
     crypto::SecretKey,
-    wire::{Frame, Packet, PeerRequest, Port, RequestId, Text},
+    wire::{Frame, Packet, PeerRequest, PeeringNumbers, Port, RequestId, Text, peer},
 };
 
 use crate::{stranger::Intruder, support::Home};
@@ -38,12 +38,15 @@ fn introduction_with_third_party_address_sends_it_few_datagrams() {
             // Each round writes the same address in a different form.
             let address = ["127.0.0.1", "0x7f000001", "localhost"][round];
             let name = format!("stranger{n}");
-            let introduce = PeerRequest::Introduce {
+            let introduce = PeerRequest::Introduce(peer::Introduce {
                 realm: name.parse().unwrap(),
                 address: Text(address),
                 port: Port(port),
-                numbers: Some((1 << 32, 0)),
-            };
+                numbers: Some(PeeringNumbers {
+                    own: 1 << 32,
+                    other: 0,
+                }),
+            });
             let command = introduce.to_bytes();
             stranger.send(&[Frame::Request {
                 number: RequestId(round as u64),

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use merpati::{
     crypto::SecretKey,
     wire::{
-        Answer, Body, Entry, ErrorCode, Life, OperationNumber, Page, Password, PeerRequest, Port,
-        Position, Protection, Sender, Sent, Text,
+        Answer, Body, Entry, ErrorCode, Life, Offset, OperationNumber, Page, Password, PeerRequest,
+        PeeringNumbers, Port, Position, Protection, Sender, Sent, Text, peer,
     },
 };
 
@@ -46,108 +46,115 @@ fn requests() -> Vec<(&'static str, PeerRequest<'static>, Answer)> {
     vec![
         (
             "introduce",
-            PeerRequest::Introduce {
+            PeerRequest::Introduce(peer::Introduce {
                 realm: name("beta"),
                 address: Text("beta.example"),
                 port: Port(6377),
-                numbers: Some((epoch, epoch)),
-            },
+                numbers: Some(PeeringNumbers {
+                    own: epoch,
+                    other: epoch,
+                }),
+            }),
             Answer::Joined {
-                epoch,
+                group_epoch: epoch,
                 membership: 0,
                 known_as: name("beta"),
             },
         ),
         (
             "rotate",
-            PeerRequest::Rotate {
+            PeerRequest::Rotate(peer::Rotate {
                 key: [7; 32],
                 proof: [8; 16],
-            },
+            }),
             Answer::Done,
         ),
         (
             "deliver",
-            PeerRequest::Deliver {
+            PeerRequest::Deliver(peer::Deliver {
                 epoch,
                 sequence,
                 content: 0,
                 from: anna,
                 to: bobby,
                 message,
-            },
+            }),
             Answer::Sent(Sent::Stored),
         ),
         (
             "post",
-            PeerRequest::Post {
+            PeerRequest::Post(peer::Post {
                 epoch,
                 sequence,
                 content: 0,
                 from: anna,
                 group: cats,
                 message,
-            },
+            }),
             Answer::Sent(Sent::Stored),
         ),
         (
             "withdraw",
-            PeerRequest::Withdraw { epoch, sequence },
+            PeerRequest::Withdraw(peer::Withdraw { epoch, sequence }),
             Answer::Done,
         ),
         (
             "join",
-            PeerRequest::Join {
+            PeerRequest::Join(peer::Join {
                 group: cats,
                 user: anna,
                 password: Password(b"correct horse"),
-            },
+            }),
             Answer::Joined {
-                epoch,
+                group_epoch: epoch,
                 membership,
                 known_as: name("beta"),
             },
         ),
         (
             "leave",
-            PeerRequest::Leave {
+            PeerRequest::Leave(peer::Leave {
                 group: cats,
                 user: anna,
                 membership,
-            },
+            }),
             Answer::Done,
         ),
-        ("grown", PeerRequest::Grown { group: cats }, Answer::Done),
+        (
+            "grown",
+            PeerRequest::Grown(peer::Grown { group: cats }),
+            Answer::Done,
+        ),
         (
             "read",
-            PeerRequest::Read {
+            PeerRequest::Read(peer::Read {
                 group: cats,
-                epoch,
+                group_epoch: epoch,
                 after: Position(999),
-                offset: 0,
+                offset: Offset(0),
                 life: Some(Life([0x5a; 4])),
-            },
+            }),
             page,
         ),
         (
             "expelled",
-            PeerRequest::Expelled {
+            PeerRequest::Expelled(peer::Expelled {
                 epoch,
                 sequence,
                 group: cats,
                 user: anna,
                 membership,
-            },
+            }),
             Answer::Refused(ErrorCode::NotAMember.into()),
         ),
         (
             "ended",
-            PeerRequest::Ended {
+            PeerRequest::Ended(peer::Ended {
                 epoch,
                 sequence,
                 group: cats,
-                life: epoch,
-            },
+                group_epoch: epoch,
+            }),
             Answer::Sent(Sent::Stored),
         ),
     ]

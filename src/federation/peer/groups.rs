@@ -12,7 +12,7 @@ use super::super::{
 };
 use crate::{
     realm::GroupWork,
-    wire::{Answer, ErrorCode, GroupName},
+    wire::{AnsweredByPeer as _, ErrorCode, GroupName, peer::Grown},
 };
 
 /// Work that has failed: the wait after the next failure, and when it is retried. None while the
@@ -124,33 +124,29 @@ pub enum GroupFailed {
     Alone,
 }
 
-/// What a peer's answer to the report that a group has grown means.
+/// What a peer's answer to the hint that a group has grown means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReportAnswer {
+pub enum HintAnswer {
     /// The peer does not answer.
     Silent,
     /// The peer does not know this realm.
     Unknown,
     /// The peer knows now, or needs not to know.
     Done,
-    /// The report has to be repeated.
+    /// The hint has to be repeated.
     Failed(GroupFailed),
 }
 
-/// Evaluates a peer's answer to the report that a group has grown.
-pub fn judge_report(answer: Option<&[u8]>) -> ReportAnswer {
+/// Evaluates a peer's answer to the hint that a group has grown.
+pub fn judge_hint(answer: Option<&[u8]>) -> HintAnswer {
     let Some(answer) = answer else {
-        return ReportAnswer::Silent;
+        return HintAnswer::Silent;
     };
-    match Answer::parse(answer) {
-        Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::PeerRefused => {
-            ReportAnswer::Unknown
-        }
-        Ok(Answer::Done) => ReportAnswer::Done,
-        Ok(Answer::Refused(refusal)) if refusal.is_final() => ReportAnswer::Done,
-        Ok(Answer::Refused(refusal)) if refusal.is_transient() => {
-            ReportAnswer::Failed(GroupFailed::Busy)
-        }
-        Ok(_) | Err(_) => ReportAnswer::Failed(GroupFailed::Alone),
+    match Grown::read_answer(answer) {
+        Ok(Ok(())) => HintAnswer::Done,
+        Ok(Err(refusal)) if refusal.code == ErrorCode::PeerRefused => HintAnswer::Unknown,
+        Ok(Err(refusal)) if refusal.is_final() => HintAnswer::Done,
+        Ok(Err(refusal)) if refusal.is_transient() => HintAnswer::Failed(GroupFailed::Busy),
+        Ok(Err(_)) | Err(_) => HintAnswer::Failed(GroupFailed::Alone),
     }
 }

@@ -3,8 +3,11 @@
 
 use super::super::steps::Numbering;
 use crate::{
-    realm::{Numbered, Written},
-    wire::{Answer, ErrorCode, Refusal},
+    realm::Written,
+    wire::{
+        AnswerError, AnsweredByPeer as _, ErrorCode, Numbered, Refusal,
+        peer::{Introduce, Rotate},
+    },
 };
 
 /// How often this realm retries at once when a peer does not know its peering numbers.
@@ -113,11 +116,11 @@ pub fn judge_key_answer(answer: Option<&[u8]>) -> KeyAnswer {
     let Some(answer) = answer else {
         return KeyAnswer::Silent;
     };
-    match Answer::parse(answer) {
-        Ok(Answer::Done) => KeyAnswer::Followed,
-        Ok(Answer::Refused(refusal)) if refusal.is_final() => KeyAnswer::NotFollowed(refusal.code),
-        Ok(Answer::Refused(refusal)) => KeyAnswer::NotNow(Some(refusal)),
-        Ok(_) | Err(_) => KeyAnswer::NotNow(None),
+    match Rotate::read_answer(answer) {
+        Ok(Ok(())) => KeyAnswer::Followed,
+        Ok(Err(refusal)) if refusal.is_final() => KeyAnswer::NotFollowed(refusal.code),
+        Ok(Err(refusal)) => KeyAnswer::NotNow(Some(refusal)),
+        Err(_) => KeyAnswer::NotNow(None),
     }
 }
 
@@ -140,14 +143,15 @@ pub enum IntroductionAnswer {
 
 /// Evaluates a peer's answer to an introduction.
 pub fn judge_introduction(numbering: Numbering, answer: Option<&[u8]>) -> IntroductionAnswer {
-    let Some(answer) = answer.and_then(|answer| Answer::parse(answer).ok()) else {
+    let Some(answer) = answer else {
         return IntroductionAnswer::Silent;
     };
-    let numbered = Numbered::of(&answer);
-    let refusal = match answer {
-        Answer::Refused(refusal) => refusal,
-        Answer::Done | Answer::Joined { .. } => return IntroductionAnswer::Accepted(numbered),
-        _ => return IntroductionAnswer::Unexpected,
+    let refusal = match Introduce::read_answer(answer) {
+        Ok(Ok(numbered)) => return IntroductionAnswer::Accepted(numbered),
+        Ok(Err(refusal)) => refusal,
+        // A malformed answer counts as no answer.
+        Err(AnswerError::Malformed(_)) => return IntroductionAnswer::Silent,
+        Err(AnswerError::OtherKind) => return IntroductionAnswer::Unexpected,
     };
     if refusal.code == ErrorCode::Unsupported && numbering == Numbering::Numbered {
         IntroductionAnswer::Unnumbered

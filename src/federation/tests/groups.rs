@@ -12,7 +12,7 @@ fn group(n: u8) -> GroupName {
 fn is_about_a_group(bytes: &[u8]) -> bool {
     matches!(
         PeerRequest::parse(bytes),
-        Ok(PeerRequest::Read { .. } | PeerRequest::Grown { .. })
+        Ok(PeerRequest::Read(_) | PeerRequest::Grown(_))
     )
 }
 
@@ -72,7 +72,7 @@ fn group_work_waits_while_peer_is_busy() {
     }
     while told.len() < 20 {
         let (_, id, bytes) = scene.wait_for_question();
-        let Ok(PeerRequest::Grown { group }) = PeerRequest::parse(&bytes) else {
+        let Ok(PeerRequest::Grown(peer::Grown { group })) = PeerRequest::parse(&bytes) else {
             panic!("{bytes:?}")
         };
         told.insert(group);
@@ -96,7 +96,7 @@ fn introduction_is_repeated_after_refusal_about_group() {
         scene.answer(id, Some(&unknown));
         let (_, id, bytes) = scene.wait_for_question();
         let asked = PeerRequest::parse(&bytes).unwrap();
-        assert!(matches!(asked, PeerRequest::Introduce { .. }), "{asked:?}");
+        assert!(matches!(asked, PeerRequest::Introduce(_)), "{asked:?}");
         scene.answer(id, Some(&Answer::Done));
         let (_, _, bytes) = scene.wait_for_question();
         assert!(is_about_a_group(&bytes), "it is still to be done");

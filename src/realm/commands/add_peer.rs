@@ -11,12 +11,14 @@ use crate::realm::{
     peer::{NUMBERS_TOLD, Peer},
     peer_quota::Newcomer,
     peer_requests::introductions::HOST_MAX,
-    peers::numbers::Numbered,
 };
 use crate::{
     crypto::PublicKey,
     store::Store,
-    wire::{Answer, ErrorCode, PeerAddition, Peered, Port, Text, Username, command},
+    wire::{
+        Answer, AnsweredByPeer as _, ErrorCode, PeerAddition, Peered, Port, Text, Username,
+        command, peer,
+    },
 };
 
 impl<S: Store> Realm<S> {
@@ -177,7 +179,8 @@ impl<S: Store> Realm<S> {
                 // Its release is older than peering numbers.
                 said = work.answer_of(peer, self.own.introduction(peer, false))?;
             }
-            let Some(numbered) = said.as_ref().and_then(Numbered::of) else {
+            let answer = said.clone().map(peer::Introduce::answered);
+            let Some(Ok(Ok(Some(numbered)))) = answer else {
                 break;
             };
             peer.record.theirs = numbered.number;

@@ -1,8 +1,8 @@
 //! The end of a group, and the work that it leaves.
 
 use crate::realm::{
-    Realm, commands::work::Work, failure::Failure, groups::Group, queues::Word, records,
-    storage::Walk,
+    Realm, commands::work::Work, failure::Failure, groups::Group, queues::MembershipReport,
+    records, storage::Walk,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -22,10 +22,10 @@ impl<S: Store> Realm<S> {
                 // This may exceed the bound of the queue (PEER-5), which is for users' messages.
                 // Otherwise a peer that is away could keep a group from ending. Each such message
                 // replaces a membership that the peer asked for.
-                let word = Word::Ended(group.record.epoch);
+                let report = MembershipReport::Ended(group.record.epoch);
                 let (now, batch) = (work.caller.now, &mut work.batch);
                 self.queues
-                    .queue_word(&peer, group.name, word, now, batch)?;
+                    .queue_membership_report(&peer, group.name, report, now, batch)?;
             }
         }
         self.groups.put_end(group, &mut work.batch).await?;

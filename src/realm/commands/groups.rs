@@ -209,11 +209,11 @@ impl<S: Store> Realm<S> {
             let Some(links) = links else {
                 break;
             };
-            for (name, epoch) in links {
+            for (name, link) in links {
                 seen += 1;
                 // A group that has ended may have left a stale link.
                 if let Some(group) = self.groups.find_group(&mut Unnoted, name).await?
-                    && group.record.epoch == epoch
+                    && group.record.epoch == link.group_epoch()?
                 {
                     page.add(name.as_str().len() + 1, name.as_str().to_string());
                     if page.more {

@@ -6,16 +6,13 @@ use crate::realm::{
     current_session::Current,
     failure::Failure,
     groups::local,
+    message_content::MessageContent,
     records::{EntryRecord, MailboxLog, Record as _},
 };
 use crate::{
-    faults::{Fault, is_planted},
     store::{Log, Store},
-    wire::{Body, CONTENT_TEXT, ErrorCode, Options, Refusal, Sent, command, is_of_realm},
+    wire::{Body, ErrorCode, Options, Sent, command},
 };
-
-/// The highest content type.
-const CONTENT_MAX: u8 = 0x7f;
 
 impl<S: Store> Realm<S> {
     pub(in crate::realm) async fn send(
@@ -61,25 +58,9 @@ impl<S: Store> Realm<S> {
 
     /// Checks a message. Refuses it if it is too long or does not match its content type; returns
     /// the content type.
-    pub(super) fn check_message(
-        &self,
-        options: &Options,
-        message: &Body<'_>,
-    ) -> Result<u8, Failure> {
-        if message.0.len() > self.limits.max_message {
-            return Err(Refusal::too_large(self.limits.max_message as u64).into());
-        }
-        match options.content.unwrap_or(CONTENT_TEXT) {
-            CONTENT_TEXT if core::str::from_utf8(message.0).is_err() => {
-                Err(ErrorCode::BadRequest.into())
-            }
-            content @ 0..=CONTENT_MAX
-                if !is_of_realm(content) || is_planted(Fault::LetUsersForge) =>
-            {
-                Ok(content)
-            }
-            _ => Err(ErrorCode::BadRequest.into()),
-        }
+    fn check_message(&self, options: &Options, message: &Body<'_>) -> Result<u8, Failure> {
+        let content = MessageContent::new(options.content, *message, self.limits.max_message)?;
+        Ok(content.content_type())
     }
 }
 

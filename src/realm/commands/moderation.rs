@@ -6,7 +6,7 @@ use crate::realm::{
     current_session::Current,
     failure::Failure,
     groups::{Group, Membership, local},
-    queues::Word,
+    queues::MembershipReport,
     records::MemberRecord,
 };
 use crate::{
@@ -121,10 +121,10 @@ impl<S: Store> Realm<S> {
         if let Some(realm) = who.realm
             && let Some(peer) = self.peers.find_peer(&mut work.batch, realm).await?
         {
-            let word = Word::Expelled(who.user, member.membership);
+            let report = MembershipReport::Expelled(who.user, member.membership);
             let (now, batch) = (work.caller.now, &mut work.batch);
             self.queues
-                .queue_word(&peer, group.name, word, now, batch)?;
+                .queue_membership_report(&peer, group.name, report, now, batch)?;
         }
         Ok(())
     }

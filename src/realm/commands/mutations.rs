@@ -52,7 +52,7 @@ impl<S: Store> Realm<S> {
                         let reply = self.recall(&work, answer)?;
                         if let Outcome::Queued = reply.outcome {
                             let wait = self.queues.join_receipt(&owner, number.0);
-                            return Box::pin(self.verdict(&work, owner, wait, reply)).await;
+                            return Box::pin(self.receipt(&work, owner, wait, reply)).await;
                         }
                         return Ok(reply);
                     }
@@ -103,7 +103,7 @@ impl<S: Store> Realm<S> {
                 self.begin_effects(&mut work, &positions);
                 return match wait {
                     Some((owner, wait)) => {
-                        Box::pin(self.verdict(&work, owner, Some(wait), reply)).await
+                        Box::pin(self.receipt(&work, owner, Some(wait), reply)).await
                     }
                     None => Ok(reply),
                 };

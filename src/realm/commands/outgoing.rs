@@ -6,6 +6,7 @@ use crate::realm::{
     current_session::Current,
     failure::Failure,
     idempotency::{FormerAnswer, NumberState, fingerprint},
+    message_content::MessageContent,
     peer::Peer,
     queues::{NewOutgoing, delivery::QUEUED_LIFETIME_SECONDS, receipts::Wait},
     records::{Owner, QueuedKind, QueuedOperation},
@@ -95,7 +96,8 @@ impl<S: Store> Realm<S> {
         (kind, to, membership): (QueuedKind, &str, u64),
         message: &Body<'_>,
     ) -> Result<Sent, Failure> {
-        let content = self.check_message(&work.request.options, message)?;
+        let options = &work.request.options;
+        let content = MessageContent::new(options.content, *message, self.limits.max_message)?;
         // The reservation of an earlier attempt is released.
         work.queued = None;
         let place = self.queues.queue_share(peer.realm, current.user).await?;
@@ -109,9 +111,8 @@ impl<S: Store> Realm<S> {
             kind,
             from: current.user,
             to,
-            body: message.0,
             source,
-            lifetime: lifetime(&work.request.options)?,
+            lifetime: lifetime(options)?,
             operation: owner.map(|owner| QueuedOperation {
                 owner: owner.bytes().to_vec(),
                 number,
@@ -123,9 +124,9 @@ impl<S: Store> Realm<S> {
         Ok(Sent::Queued)
     }
 
-    /// Returns the answer to a command that has `queued` a message: the peer's verdict, if it comes
-    /// while the command waits.
-    pub(in crate::realm) async fn verdict(
+    /// Returns the answer to a command that has `queued` a message: the message's receipt, if it
+    /// comes while the command waits.
+    pub(in crate::realm) async fn receipt(
         &self,
         work: &Work<'_>,
         owner: Owner,
@@ -133,11 +134,11 @@ impl<S: Store> Realm<S> {
         queued: Reply<'static>,
     ) -> Result<Reply<'static>, Failure> {
         if let Some(wait) = wait
-            && let Some(verdict) = wait.verdict().await
+            && let Some(receipt) = wait.receipt().await
         {
-            return Ok(Reply::recorded(work.change, verdict));
+            return Ok(Reply::recorded(work.change, receipt));
         }
-        // The verdict may have come just before or after.
+        // The receipt may have come just before or after.
         let number = work.number();
         match self
             .idempotency

@@ -7,13 +7,14 @@ use crate::realm::{
         work::Work,
     },
     failure::Failure,
-    groups::{memberships::leave_replica, replicas::Joined},
+    groups::memberships::leave_replica,
     storage::Unnoted,
 };
 use crate::{
     store::Store,
     wire::{
-        Answer, ErrorCode, GroupName, Options, Page, PeerRequest, RealmId, SessionRef, command,
+        AnsweredByPeer as _, ErrorCode, GroupName, Options, Page, PeerRequest, RealmId, SessionRef,
+        command, peer,
     },
 };
 
@@ -41,32 +42,19 @@ impl<S: Store> Realm<S> {
         self.groups
             .begin_join_elsewhere(which, user, &mut work.batch)
             .await?;
-        let request = PeerRequest::Join {
+        let request = PeerRequest::Join(peer::Join {
             group,
             user,
             password,
-        };
+        });
         let answer = match work.answer_of(&peer, request.to_bytes()) {
             Ok(answer) => needed(answer)?,
             Err(question) => return Ok(Decided::Ask(question)),
         };
-        let joined = match answer {
-            Answer::Joined {
-                epoch,
-                membership,
-                known_as,
-            } => Joined {
-                epoch,
-                membership,
-                known_as,
-                at: work.caller.now,
-            },
-            Answer::Refused(refusal) => return Err(refusal.into()),
-            _ => return Err(ErrorCode::Internal.into()),
-        };
+        let joined = peer::Join::answered(answer)??;
         work.ends |= self
             .groups
-            .put_joined_elsewhere(which, user, joined, &mut work.batch)
+            .put_joined_elsewhere(which, user, (joined, work.caller.now), &mut work.batch)
             .await?;
         work.affected = Some(user);
         work.replica = Some((realm, group));
@@ -95,20 +83,18 @@ impl<S: Store> Realm<S> {
         // another group of that name.
         if !replica.has_ended() {
             let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
-            let leave = PeerRequest::Leave {
+            let leave = PeerRequest::Leave(peer::Leave {
                 group,
                 user,
                 membership: member.membership,
-            };
+            });
             let answer = match work.answer_of(&peer, leave.to_bytes()) {
                 Ok(answer) => needed(answer)?,
                 Err(question) => return Ok(Decided::Ask(question)),
             };
-            match answer {
-                Answer::Done => {}
-                Answer::Refused(refusal) if gone.contains(&refusal.code) => {}
-                Answer::Refused(refusal) => return Err(refusal.into()),
-                _ => return Err(ErrorCode::Internal.into()),
+            match peer::Leave::answered(answer)? {
+                Err(refusal) if !gone.contains(&refusal.code) => return Err(refusal.into()),
+                Ok(()) | Err(_) => {}
             }
         }
         leave_replica((realm, group), user, &mut work.batch);

@@ -29,7 +29,7 @@ use crate::realm::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Position, Prefix, Store, Versioned},
-    wire::{Answer, ErrorCode, GroupName, RealmId, Sender, Username},
+    wire::{ErrorCode, GroupName, RealmId, Sender, Username},
 };
 
 /// The number of records that are read at once, and changed by one commit.
@@ -127,7 +127,8 @@ impl<S: Store> Departures<S> {
         self.end_blocks(realm, now).await?;
         self.end_replicas(realm, (NOTICE, now), false).await?;
         self.empty_mailboxes(realm).await?;
-        self.forget_all(&records::words_of(realm)).await?;
+        self.forget_all(&records::membership_reports_of(realm))
+            .await?;
         self.forget_all(&records::posts_of(realm)).await?;
         let mut batch = Batch::new();
         batch.delete(records::departure(realm));
@@ -257,9 +258,8 @@ impl<S: Store> Departures<S> {
                 } else {
                     ErrorCode::NoSuchRealm
                 };
-                let answer = Answer::Refused(code.into());
                 self.queues
-                    .conclude(realm, &outgoing, &answer, now, batch)
+                    .conclude(realm, &outgoing, Err(code.into()), now, batch)
                     .await?
             };
             is_first &= !is_settled;

@@ -56,7 +56,7 @@ impl<S: Store> Groups<S> {
             self.check_group_password(guess, &group, password, &mut hashed)
                 .await?;
             let joined = |membership| Answer::Joined {
-                epoch: group.record.epoch,
+                group_epoch: group.record.epoch,
                 membership,
                 known_as: peer.realm,
             };

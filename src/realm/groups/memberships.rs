@@ -11,7 +11,7 @@ use crate::realm::{
     storage::Unnoted,
 };
 use crate::{
-    store::{Batch, Expected, Key, Prefix, Store},
+    store::{Batch, Expected, Key, Prefix, Store, Versioned},
     wire::{ErrorCode, GroupName, Mailbox, RealmId, Refusal, Username},
 };
 
@@ -20,6 +20,18 @@ const LISTED_AT_ONCE: usize = 256;
 /// How near to the bound the joins of one user begin to wait for each other. More joins than this
 /// can hardly run at once.
 const JOINING_MAX: usize = 256;
+
+/// What links a user to a group of this realm, as it is stored. It is read only when it is used: a
+/// damaged one then fails nothing but the page that it is on.
+pub(in crate::realm) struct StoredLink(Versioned);
+
+impl StoredLink {
+    /// Returns the epoch of the group. A group that has ended may have left a stale link, which
+    /// names another epoch than the present group of that name has.
+    pub(in crate::realm) fn group_epoch(&self) -> Result<u64, Failure> {
+        Ok(GroupLink::from_value(&self.0.value)?.epoch)
+    }
+}
 
 impl<S: Store> Groups<S> {
     /// Adds to `batch` that a user is in one more group. Refuses if that exceeds the bound (GRP-8).
@@ -152,28 +164,25 @@ impl<S: Store> Groups<S> {
         Ok(Some(found.into_iter().map(|(key, _)| key).collect()))
     }
 
-    /// Returns the next groups of this realm that a user is in, with their epochs, after `after`,
-    /// and moves `after` on. Returns `None` if there are no more. A group that has ended may have
-    /// left a stale link, which names another epoch.
+    /// Returns the next groups of this realm that a user is in, with what links the user to each,
+    /// after `after`, and moves `after` on. Returns `None` if there are no more.
     pub(in crate::realm) async fn next_links(
         &self,
         user: Username,
         after: &mut Option<Key>,
         limit: usize,
-    ) -> Result<Option<Vec<(GroupName, u64)>>, Failure> {
+    ) -> Result<Option<Vec<(GroupName, StoredLink)>>, Failure> {
         let prefix = records::joined(user);
         let found = self.storage.list(&prefix, after.as_ref(), limit).await?;
         let Some((last, _)) = found.last() else {
             return Ok(None);
         };
         *after = Some(last.clone());
-        let mut links = Vec::with_capacity(found.len());
-        for (key, link) in found {
-            if let Some(name) = records::name_in::<GroupName>(&key, &prefix) {
-                links.push((name, GroupLink::from_value(&link.value)?.epoch));
-            }
-        }
-        Ok(Some(links))
+        let links = found.into_iter().filter_map(|(key, link)| {
+            let name = records::name_in::<GroupName>(&key, &prefix)?;
+            Some((name, StoredLink(link)))
+        });
+        Ok(Some(links.collect()))
     }
 
     /// Returns the log of a group of this realm, if `user` is in it.

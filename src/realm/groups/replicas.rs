@@ -19,7 +19,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Position, Store},
     wire::{
-        CONTENT_GONE, Entry, ErrorCode, GroupName, RealmId, Username, is_of_realm, parse_varint,
+        CONTENT_GONE, Entry, ErrorCode, GroupName, JoinedGroup, RealmId, Username, is_of_realm,
+        parse_varint,
     },
 };
 
@@ -31,19 +32,6 @@ const CONTENT_OTHER: u8 = 0x7f;
 fn says_gone(entry: &Entry) -> bool {
     let is_count = matches!(parse_varint(&entry.body), Ok((rest, _)) if rest.is_empty());
     entry.content == CONTENT_GONE && is_count
-}
-
-/// A home realm's answer to the join of a user of this realm.
-#[derive(Clone, Copy)]
-pub(in crate::realm) struct Joined {
-    /// The epoch of the group.
-    pub epoch: u64,
-    /// The number of the membership.
-    pub membership: u64,
-    /// This realm's name there.
-    pub known_as: RealmId,
-    /// The time of the join.
-    pub at: Moment,
 }
 
 /// This realm's replica of a group.
@@ -168,8 +156,8 @@ impl<S: Store> Groups<S> {
         user: Username,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let words = records::words(realm, group);
-        self.storage.noted::<ChangedRecord>(batch, &words).await?;
+        let reports = records::membership_reports(realm, group);
+        self.storage.noted::<ChangedRecord>(batch, &reports).await?;
         let key = records::replica_member(realm, group, user);
         let found = self
             .storage
@@ -187,12 +175,12 @@ impl<S: Store> Groups<S> {
         &self,
         (realm, group): (RealmId, GroupName),
         user: Username,
-        joined: Joined,
+        (joined, now): (JoinedGroup, Moment),
         batch: &mut Batch,
     ) -> Result<bool, Failure> {
-        let epoch = joined.epoch;
+        let epoch = joined.group_epoch;
         let member = ReplicaMemberRecord {
-            joined: joined.at.wall,
+            joined: now.wall,
             epoch: Some(epoch),
             membership: joined.membership,
         };
@@ -260,14 +248,17 @@ impl<S: Store> Groups<S> {
         (user, membership): (Username, u64),
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+        batch.put(
+            records::membership_reports(realm, group),
+            ChangedRecord {}.to_value()?,
+        );
         let key = records::replica_member(realm, group, user);
         let member = self
             .storage
             .noted::<ReplicaMemberRecord>(batch, &key)
             .await?;
         let is_meant = |own| {
-            (membership != 0 || own == 0 || is_planted(Fault::OldWordsEnd))
+            (membership != 0 || own == 0 || is_planted(Fault::OldReportsEnd))
                 && is_of(membership, own)
         };
         if member.is_some_and(|(member, _)| is_meant(member.membership)) {
@@ -299,7 +290,10 @@ impl<S: Store> Groups<S> {
             && !is_planted(Fault::KeepStaleMembership)
         {
             // A user that is joining right now must ask again.
-            batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+            batch.put(
+                records::membership_reports(realm, group),
+                ChangedRecord {}.to_value()?,
+            );
             leave_replica((realm, group), user, batch);
         }
         Ok(())

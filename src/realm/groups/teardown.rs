@@ -61,14 +61,17 @@ impl<S: Store> Groups<S> {
     pub(in crate::realm) async fn end_replica(
         &self,
         (realm, group): (RealmId, GroupName),
-        epoch: u64,
+        group_epoch: u64,
         batch: &mut Batch,
     ) -> Result<bool, Failure> {
-        batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+        batch.put(
+            records::membership_reports(realm, group),
+            ChangedRecord {}.to_value()?,
+        );
         let key = records::replica(realm, group);
         let found = self.storage.noted::<ReplicaRecord>(batch, &key).await?;
         let Some((replica, _)) =
-            found.filter(|(replica, _)| replica.epoch == epoch && !replica.ended)
+            found.filter(|(replica, _)| replica.epoch == group_epoch && !replica.ended)
         else {
             return Ok(false);
         };
@@ -78,7 +81,12 @@ impl<S: Store> Groups<S> {
             ..replica
         };
         batch.put(key, record.to_value()?);
-        put_ending(Ending::Tell, (Some(realm), group), (epoch, log), batch)?;
+        put_ending(
+            Ending::Tell,
+            (Some(realm), group),
+            (group_epoch, log),
+            batch,
+        )?;
         Ok(true)
     }
 
@@ -87,10 +95,13 @@ impl<S: Store> Groups<S> {
     pub(in crate::realm) async fn replica_is_gone(
         &self,
         (realm, group): (RealmId, GroupName),
-        epoch: u64,
+        group_epoch: u64,
     ) -> Result<Outcome, Failure> {
         let mut batch = Batch::new();
-        if !self.end_replica((realm, group), epoch, &mut batch).await? {
+        if !self
+            .end_replica((realm, group), group_epoch, &mut batch)
+            .await?
+        {
             return Ok(Outcome::Durable);
         }
         let outcome = self.storage.commit(batch).await?;

@@ -201,12 +201,12 @@ impl<S: Store> Idempotency<S> {
         }
     }
 
-    /// Adds to `batch` that the command which queued a message is answered with the peer's verdict
+    /// Adds to `batch` that the command which queued a message is answered with its receipt
     /// from now on. Without effect if the command's record is gone.
-    pub(in crate::realm) async fn put_verdict(
+    pub(in crate::realm) async fn put_receipt(
         &self,
         operation: &QueuedOperation,
-        verdict: &[u8],
+        receipt: &[u8],
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let Some(owner) = Owner::from_bytes(&operation.owner) else {
@@ -217,7 +217,7 @@ impl<S: Store> Idempotency<S> {
             // A damaged record answers no command any more, but it must not keep the message in
             // the queue.
             Err(failure) if failure.is_damage() => {
-                self.storage.log_failure("verdict", &failure);
+                self.storage.log_failure("receipt", &failure);
                 None
             }
             found => found?,
@@ -225,7 +225,7 @@ impl<S: Store> Idempotency<S> {
         let found = found.filter(|(record, _)| record.number == operation.number);
         if let Some((record, version)) = found {
             let record = OperationRecord {
-                answer: RecordedAnswer::Bytes(verdict.to_vec()),
+                answer: RecordedAnswer::Bytes(receipt.to_vec()),
                 ..record
             };
             batch

@@ -138,11 +138,11 @@ impl<S: Store> Mailboxes<S> {
         &self,
         caller: &Caller,
         peer: &Peer,
-        (name, epoch): (GroupName, u64),
+        (name, group_epoch): (GroupName, u64),
         start: (Position, u64),
     ) -> Result<Answer, Failure> {
         let group = self.groups.group(&mut Unnoted, name).await?;
-        if group.record.epoch != epoch {
+        if group.record.epoch != group_epoch {
             return Err(ErrorCode::NoSuchGroup.into());
         }
         if !group.realms().any(|realm| realm == peer.realm) {

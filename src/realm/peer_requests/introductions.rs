@@ -6,7 +6,7 @@ use crate::realm::{
     identity::Peering,
     peer::Peer,
     peer_quota::Newcomer,
-    peers::{Peers, numbers::Numbered},
+    peers::Peers,
     storage::{Outcome, Unnoted, Written},
     time::Moment,
 };
@@ -14,7 +14,7 @@ use crate::{
     crypto::{Possession, PublicKey, is_possession},
     faults::{Fault, is_planted},
     store::{Batch, Store},
-    wire::{Answer, ErrorCode, Port, RealmId, Refusal, Text},
+    wire::{Answer, ErrorCode, Numbered, Port, RealmId, Refusal, Text, peer::Introduce},
 };
 
 /// The most former keys of a peer. A peer that changes its key more often must be added anew.
@@ -78,14 +78,18 @@ impl<S: Store> Realm<S> {
     }
 
     /// Handles a realm's introduction.
-    pub(in crate::realm) async fn introduced(
+    pub(super) async fn introduced(
         &self,
         caller: &Caller,
         key: &PublicKey,
-        realm: RealmId,
-        (address, port): (&str, u16),
-        numbers: Option<(u64, u64)>,
+        introduction: Introduce<'_>,
     ) -> Result<Answer, Failure> {
+        let Introduce {
+            realm,
+            address: Text(address),
+            port: Port(port),
+            numbers,
+        } = introduction;
         let is_odd = address.is_empty() != (port == 0) || address.len() > HOST_MAX;
         if is_odd || self.own.is(key) {
             return Err(ErrorCode::BadRequest.into());
@@ -127,7 +131,7 @@ impl<S: Store> Realm<S> {
                     number: peer.record.number,
                     is_apart: peer.record.apart,
                 };
-                answer = numbered.answer(peer.realm);
+                answer = numbered.to_answer(peer.realm);
             } else {
                 // It was downgraded to a release without numbers: no agreement about them is
                 // possible or waited for.

@@ -7,6 +7,7 @@ use crate::realm::{
     ATTEMPTS_MAX, Caller, Realm, Secrecy,
     failure::Failure,
     idempotency::{FormerAnswer, NumberState},
+    message_content::MessageContent,
     network::GroupWork,
     peer::Peer,
     records::{EntryRecord, MailboxLog, Owner, Record as _, RecordedAnswer},
@@ -19,8 +20,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Store, StoreError},
     wire::{
-        Answer, Body, CONTENT_TEXT, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
-        Refusal, Sender, Sent, Username, is_of_realm,
+        Answer, Body, ErrorCode, PeerRequest, RealmId, Refusal, Sender, Sent, Username,
+        peer::{AboutGroup, Delivery, Grown, Introduction, Join, Kind, Leave, Read, Rotate},
     },
 };
 
@@ -44,82 +45,47 @@ impl<S: Store> Realm<S> {
         {
             return Err(ErrorCode::BadRequest.into());
         }
-        if let PeerRequest::Introduce {
-            realm,
-            address,
-            port,
-            numbers,
-        } = request
-        {
-            let place = (address.0, port.0);
-            let answer = self.introduced(caller, &key, realm, place, numbers).await?;
-            return Ok(answer.to_bytes());
+        match request.kind() {
+            Kind::Introduction(introduction) => {
+                let answer = match introduction {
+                    Introduction::Introduce(introduce) => {
+                        self.introduced(caller, &key, introduce).await?
+                    }
+                    Introduction::Rotate(Rotate { key: new, proof }) => {
+                        self.rotated(caller, &key, (&PublicKey(new), &proof))
+                            .await?
+                    }
+                };
+                Ok(answer.to_bytes())
+            }
+            Kind::Delivery(delivery) => {
+                let peer = self.asking_peer(caller, &key).await?;
+                let owner = Owner::peer(&peer.first_key(), delivery.epoch());
+                let now = caller.now;
+                self.admit_epoch(now, &peer, &owner).await?;
+                self.limiter.may_store_from(now, peer.realm)?;
+                let arrived = Arrived {
+                    peer,
+                    delivery,
+                    now,
+                };
+                self.deliver(owner, bytes, &arrived).await
+            }
+            Kind::AboutGroup(request) => {
+                let peer = self.asking_peer(caller, &key).await?;
+                let answer = self.about_group(caller, &peer, request).await?;
+                Ok(answer.to_bytes())
+            }
         }
-        if let PeerRequest::Rotate { key: new, proof } = request {
-            let answer = self
-                .rotated(caller, &key, (&PublicKey(new), &proof))
-                .await?;
-            return Ok(answer.to_bytes());
-        }
-        let peer = self.peers.peer_of(&mut Unnoted, &key).await?;
-        let peer = peer.filter(|peer| peer.key() == key);
+    }
+
+    /// Returns the peer whose present key this is, which is heard by that.
+    async fn asking_peer(&self, caller: &Caller, key: &PublicKey) -> Result<Peer, Failure> {
+        let peer = self.peers.peer_of(&mut Unnoted, key).await?;
+        let peer = peer.filter(|peer| peer.key() == *key);
         let peer = peer.ok_or(ErrorCode::PeerRefused)?;
         self.network.heard(peer.realm, caller.now.wall);
-        let (epoch, sequence, what) = match request {
-            PeerRequest::Deliver {
-                epoch,
-                sequence,
-                content,
-                from,
-                to,
-                message,
-            } => {
-                let message = (content, from, message);
-                (epoch, sequence, What::Message(To::User(to), message))
-            }
-            PeerRequest::Post {
-                epoch,
-                sequence,
-                content,
-                from,
-                group,
-                message,
-            } => {
-                let message = (content, from, message);
-                (epoch, sequence, What::Message(To::Group(group), message))
-            }
-            PeerRequest::Expelled {
-                epoch,
-                sequence,
-                group,
-                user,
-                membership,
-            } => {
-                let what = What::Expelled((group, user), membership);
-                (epoch, sequence, what)
-            }
-            PeerRequest::Ended {
-                epoch,
-                sequence,
-                group,
-                life,
-            } => (epoch, sequence, What::Ended(group, life)),
-            PeerRequest::Withdraw { epoch, sequence } => (epoch, sequence, What::Withdrawal),
-            about_group => {
-                let answer = self.about_group(caller, &peer, about_group).await?;
-                return Ok(answer.to_bytes());
-            }
-        };
-        let owner = Owner::peer(&peer.first_key(), epoch);
-        let delivery = Delivery {
-            peer,
-            what,
-            now: caller.now,
-        };
-        self.admit_epoch(caller.now, &delivery.peer, &owner).await?;
-        self.limiter
-            .may_store_from(caller.now, delivery.peer.realm)?;
-        self.deliver(owner, sequence, bytes, &delivery).await
+        Ok(peer)
     }
 
     /// Handles a peer's request about groups: groups here with its users, and groups there with
@@ -128,28 +94,28 @@ impl<S: Store> Realm<S> {
         &self,
         caller: &Caller,
         peer: &Peer,
-        request: PeerRequest<'_>,
+        request: AboutGroup<'_>,
     ) -> Result<Answer, Failure> {
         match request {
-            PeerRequest::Join {
+            AboutGroup::Join(Join {
                 group,
                 user,
                 password,
-            } => {
+            }) => {
                 self.groups
                     .host_join(caller, peer, (group, user), &password)
                     .await
             }
-            PeerRequest::Leave {
+            AboutGroup::Leave(Leave {
                 group,
                 user,
                 membership,
-            } => {
+            }) => {
                 self.groups
                     .host_leave(peer, (group, user), membership)
                     .await
             }
-            PeerRequest::Grown { group } => {
+            AboutGroup::Grown(Grown { group }) => {
                 // Nothing is remembered about a group that no user here is in.
                 if self
                     .groups
@@ -161,26 +127,18 @@ impl<S: Store> Realm<S> {
                 }
                 Ok(Answer::Done)
             }
-            PeerRequest::Read {
+            AboutGroup::Read(Read {
                 group,
-                epoch,
+                group_epoch,
                 after,
                 offset,
                 life,
-            } => {
+            }) => {
                 self.lives.check_life(life)?;
                 self.mailboxes
-                    .host_read(caller, peer, (group, epoch), (after, offset))
+                    .host_read(caller, peer, (group, group_epoch), (after, offset.0))
                     .await
             }
-            // These are about something else.
-            PeerRequest::Introduce { .. }
-            | PeerRequest::Rotate { .. }
-            | PeerRequest::Deliver { .. }
-            | PeerRequest::Post { .. }
-            | PeerRequest::Expelled { .. }
-            | PeerRequest::Ended { .. }
-            | PeerRequest::Withdraw { .. } => Err(ErrorCode::Unsupported.into()),
         }
     }
 
@@ -198,21 +156,26 @@ impl<S: Store> Realm<S> {
     async fn deliver(
         &self,
         owner: Owner,
-        sequence: OperationNumber,
         request: &[u8],
-        delivery: &Delivery<'_>,
+        arrived: &Arrived<'_>,
     ) -> Result<Vec<u8>, Failure> {
-        // Whatever has that number is withdrawn.
-        let fingerprint = match delivery.what {
-            What::Withdrawal => None,
-            What::Message(..) | What::Expelled(..) | What::Ended(..) => {
-                Some(short_hash(&[request]))
-            }
+        let Arrived {
+            peer,
+            delivery,
+            now,
+        } = arrived;
+        let fingerprint = match delivery {
+            // Whatever has that number is withdrawn.
+            Delivery::Withdraw(_) => None,
+            Delivery::Deliver(_)
+            | Delivery::Post(_)
+            | Delivery::Expelled(_)
+            | Delivery::Ended(_) => Some(short_hash(&[request])),
         };
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self
                 .idempotency
-                .look_up(owner, sequence, fingerprint)
+                .look_up(owner, delivery.sequence(), fingerprint)
                 .await?
             {
                 NumberState::Done(answer) => return answer_to_peer(answer),
@@ -220,8 +183,8 @@ impl<S: Store> Realm<S> {
             };
             let mut batch = Batch::new();
             // A peer's removal says nothing about the message.
-            self.peers.rely_on_peer(&mut batch, &delivery.peer).await?;
-            let (answer, realms) = match self.decide_delivery(delivery, &mut batch).await {
+            self.peers.rely_on_peer(&mut batch, peer).await?;
+            let (answer, realms) = match self.decide_delivery(arrived, &mut batch).await {
                 Ok(decided) => decided,
                 Err(Failure::Refused(refusal)) => {
                     // The refusal depends on the same values.
@@ -238,12 +201,11 @@ impl<S: Store> Realm<S> {
                 .commit_operation(&mut operation, batch)
                 .await?;
             if placed.is_some() {
-                let (now, realm) = (delivery.now, delivery.peer.realm);
-                self.limiter.stored_from(now, realm, stored);
-                match delivery.what {
-                    What::Message(To::Group(group), _) => self.groups.tell_all(&realms, group),
-                    What::Ended(..) => self.chores.notify_one(),
-                    What::Message(To::User(_), _) | What::Expelled(..) | What::Withdrawal => {}
+                self.limiter.stored_from(*now, peer.realm, stored);
+                match delivery {
+                    Delivery::Post(post) => self.groups.tell_all(&realms, post.group),
+                    Delivery::Ended(_) => self.chores.notify_one(),
+                    Delivery::Deliver(_) | Delivery::Expelled(_) | Delivery::Withdraw(_) => {}
                 }
                 return Ok(bytes);
             }
@@ -251,71 +213,85 @@ impl<S: Store> Realm<S> {
         Err(Failure::contended())
     }
 
-    /// Decides about a message: the answer, with what is written in the batch, and which realms
+    /// Decides about a delivery: the answer, with what is written in the batch, and which realms
     /// must be told.
     async fn decide_delivery(
         &self,
-        delivery: &Delivery<'_>,
+        arrived: &Arrived<'_>,
         batch: &mut Batch,
     ) -> Result<(Answer, Vec<RealmId>), Failure> {
         const STORED: Answer = Answer::Sent(Sent::Stored);
-        let Delivery { peer, what, now } = delivery;
-        let (to, (content, from, message)) = match what {
-            What::Message(to, message) => (to, message),
-            What::Withdrawal => return Ok((Answer::Done, Vec::new())),
-            What::Expelled((group, user), membership) => {
-                let which = (peer.realm, *group);
-                self.groups
-                    .end_expelled(which, (*user, *membership), batch)
-                    .await?;
-                return Ok((STORED, Vec::new()));
-            }
-            What::Ended(group, life) => {
-                let which = (peer.realm, *group);
-                self.groups.end_replica(which, *life, batch).await?;
-                return Ok((STORED, Vec::new()));
-            }
-        };
-        if message.0.len() > self.limits.max_message {
-            return Err(Refusal::too_large(self.limits.max_message as u64).into());
-        }
-        let is_text = *content == CONTENT_TEXT;
-        let is_known = *content <= 0x7f && !is_of_realm(*content);
-        if !is_known || (is_text && core::str::from_utf8(message.0).is_err()) {
-            return Err(ErrorCode::BadRequest.into());
-        }
-        let entry = EntryRecord {
-            time: now.wall,
-            content: *content,
-            user: from.as_str().into(),
-            realm: Some(peer.realm.as_str().into()),
-            body: message.0.to_vec(),
-            alleged: None,
-        }
-        .to_value()?;
-        match to {
-            To::User(user) => {
-                self.accounts.check_exists(&mut Unnoted, *user).await?;
+        let Arrived {
+            peer,
+            delivery,
+            now,
+        } = arrived;
+        match delivery {
+            Delivery::Deliver(deliver) => {
+                let from = deliver.from;
+                let content = self.content_of(deliver.content, deliver.message)?;
+                let entry = entry_of(peer, from, content, *now).to_value()?;
+                let user = deliver.to;
+                self.accounts.check_exists(&mut Unnoted, user).await?;
                 let mailboxes = [
-                    MailboxLog::private(*user),
-                    MailboxLog::from_realm(*user, peer.realm),
+                    MailboxLog::private(user),
+                    MailboxLog::from_realm(user, peer.realm),
                 ];
                 let from = Sender {
-                    user: *from,
+                    user: from,
                     realm: Some(peer.realm),
                 };
-                let logs = self.blocks.logs_for(batch, mailboxes, (&from, *user));
+                let logs = self.blocks.logs_for(batch, mailboxes, (&from, user));
                 for log in logs.await? {
                     batch.append(log, entry.clone());
                 }
                 Ok((STORED, Vec::new()))
             }
-            To::Group(group) => {
-                let (place, realms) = self.groups.host_post(peer, *from, *group, batch).await?;
+            Delivery::Post(post) => {
+                let content = self.content_of(post.content, post.message)?;
+                let entry = entry_of(peer, post.from, content, *now).to_value()?;
+                let posted = self.groups.host_post(peer, post.from, post.group, batch);
+                let (place, realms) = posted.await?;
                 batch.append(place.log, entry);
                 Ok((STORED, realms))
             }
+            Delivery::Expelled(expelled) => {
+                let which = (peer.realm, expelled.group);
+                let who = (expelled.user, expelled.membership);
+                self.groups.end_expelled(which, who, batch).await?;
+                Ok((STORED, Vec::new()))
+            }
+            Delivery::Ended(ended) => {
+                let which = (peer.realm, ended.group);
+                self.groups
+                    .end_replica(which, ended.group_epoch, batch)
+                    .await?;
+                Ok((STORED, Vec::new()))
+            }
+            // A message that was not delivered never will be. If it was delivered, the answer is
+            // the one that it had.
+            Delivery::Withdraw(_) => Ok((Answer::Done, Vec::new())),
         }
+    }
+
+    fn content_of<'a>(
+        &self,
+        content_type: u8,
+        message: Body<'a>,
+    ) -> Result<MessageContent<'a>, Refusal> {
+        MessageContent::new(Some(content_type), message, self.limits.max_message)
+    }
+}
+
+/// Returns the entry that a peer's message becomes.
+fn entry_of(peer: &Peer, from: Username, content: MessageContent<'_>, now: Moment) -> EntryRecord {
+    EntryRecord {
+        time: now.wall,
+        content: content.content_type(),
+        user: from.as_str().into(),
+        realm: Some(peer.realm.as_str().into()),
+        body: content.body().to_vec(),
+        alleged: None,
     }
 }
 
@@ -331,30 +307,9 @@ fn answer_to_peer(answer: FormerAnswer) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// The recipient of a message.
-#[derive(Clone, Copy)]
-enum To {
-    User(Username),
-    Group(GroupName),
-}
-
-/// What a peer delivers, once and in order.
-#[derive(Clone, Copy)]
-enum What<'a> {
-    /// A message: its content type, its author and its body.
-    Message(To, (u8, Username, Body<'a>)),
-    /// A user here is no member of a group there any more. Holds the number of that membership.
-    Expelled((GroupName, Username), u64),
-    /// A group there, with this epoch, has ended.
-    Ended(GroupName, u64),
-    /// Nothing: a message that was not delivered never will be. If it was delivered, the answer is
-    /// the one that it had.
-    Withdrawal,
-}
-
 /// A delivery, with its sender and its time.
-struct Delivery<'a> {
+struct Arrived<'a> {
     peer: Peer,
-    what: What<'a>,
+    delivery: Delivery<'a>,
     now: Moment,
 }

@@ -23,46 +23,12 @@ use crate::realm::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Store},
-    wire::{Answer, ErrorCode, RealmId, Refusal},
+    wire::{ErrorCode, Numbered, PeeringNumbers, RealmId, Refusal},
 };
 
 /// How long a user that wants to join is asked to wait while the former peering ends, in
 /// milliseconds.
 const ENDING_MS: u64 = 1000;
-
-/// A realm's answer to an introduction: its number of the peering, and whether the other must
-/// confirm that it knows the number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbered {
-    /// Its number.
-    pub number: u64,
-    /// True if it has not heard yet that this number is known.
-    pub is_apart: bool,
-}
-
-impl Numbered {
-    /// Returns the answer to the realm known here as `known_as`.
-    pub(in crate::realm) fn answer(self, known_as: RealmId) -> Answer {
-        Answer::Joined {
-            epoch: self.number,
-            membership: self.is_apart.into(),
-            known_as,
-        }
-    }
-
-    /// Returns the contents of such an answer, or `None` if the other has no numbers.
-    pub const fn of(answer: &Answer) -> Option<Self> {
-        match answer {
-            Answer::Joined {
-                epoch, membership, ..
-            } => Some(Self {
-                number: *epoch,
-                is_apart: *membership != 0,
-            }),
-            _ => None,
-        }
-    }
-}
 
 impl<S: Store> Peers<S> {
     /// Returns the peer's record after it has said its number, and the number of this realm that it
@@ -71,9 +37,10 @@ impl<S: Store> Peers<S> {
         &self,
         now: Moment,
         peer: &Peer,
-        (number, known): (u64, u64),
+        said: PeeringNumbers,
         batch: &mut Batch,
     ) -> Result<PeerRecord, Failure> {
+        let (number, known) = (said.own, said.other);
         let mut record = peer.record.clone();
         if number == 0 {
             return Err(ErrorCode::BadRequest.into());

@@ -1,5 +1,5 @@
-//! Delivers the messages that wait for a peer, in order (PEER-5, PEER-6, PEER-14), and tells the
-//! sender of each message the peer's verdict.
+//! Delivers the messages that wait for a peer, in order (PEER-5, PEER-6, PEER-14), and gives the
+//! sender of each message its receipt.
 
 use crate::realm::{
     failure::Failure,
@@ -14,8 +14,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, PageLimit, Position, Store},
     wire::{
-        Answer, Body, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId, Refusal, Sent,
-        Username,
+        Answer, Body, Delivered, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
+        Refusal, Sent, Username, peer,
     },
 };
 
@@ -45,16 +45,19 @@ pub struct NextOutgoing {
     pub has_more: bool,
 }
 
+/// What became of a message, as its sender is told: it was delivered, or it was refused.
+pub type Receipt = Result<Delivered, Refusal>;
+
 /// What happens to the next message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settling {
-    /// It leaves the queue, and its sender is told this answer.
-    Told(Answer),
+    /// It leaves the queue, and its sender gets this receipt.
+    Told(Receipt),
     /// It leaves the queue: its sender has been told.
     Returned,
     /// It moves to the end of the queue: the peer has promised not to deliver it.
     Aside,
-    /// It moves to the end of the queue: it is about memberships and is never given up.
+    /// It moves to the end of the queue: it is a membership report and is never given up.
     Back,
     /// It moves to the end of the queue, under another number.
     Anew,
@@ -119,10 +122,10 @@ impl Outgoing {
         self.age(now) >= QUEUED_LIFETIME_SECONDS
     }
 
-    /// True if it is this realm's own message about memberships. No user would be told of its loss,
-    /// so it is never given up.
-    pub const fn is_word(&self) -> bool {
-        self.record.kind.is_word()
+    /// True if it is a membership report, which is this realm's own. No user would be told of its
+    /// loss, so it is never given up.
+    pub const fn is_membership_report(&self) -> bool {
+        self.record.kind.is_membership_report()
     }
 
     /// True if it waits behind others because its peer refused to take it.
@@ -142,10 +145,10 @@ impl Outgoing {
 
     /// Returns the request that asks a peer not to deliver it any more.
     pub fn withdraw_request(&self, peer: &Peer) -> Vec<u8> {
-        let request = PeerRequest::Withdraw {
+        let request = PeerRequest::Withdraw(peer::Withdraw {
             epoch: self.epoch(peer),
             sequence: OperationNumber(self.position),
-        };
+        });
         request.to_bytes()
     }
 
@@ -157,23 +160,23 @@ impl Outgoing {
         let from = || record.from.parse().ok();
         let message = Body(&record.body);
         let request = match record.kind {
-            QueuedKind::Private => PeerRequest::Deliver {
+            QueuedKind::Private => PeerRequest::Deliver(peer::Deliver {
                 epoch,
                 sequence,
                 content,
                 from: from()?,
                 to: record.to.parse().ok()?,
                 message,
-            },
-            QueuedKind::Group => PeerRequest::Post {
+            }),
+            QueuedKind::Group => PeerRequest::Post(peer::Post {
                 epoch,
                 sequence,
                 content,
                 from: from()?,
                 group: record.to.parse().ok()?,
                 message,
-            },
-            QueuedKind::Expelled => PeerRequest::Expelled {
+            }),
+            QueuedKind::Expelled => PeerRequest::Expelled(peer::Expelled {
                 epoch,
                 sequence,
                 group: record.to.parse().ok()?,
@@ -184,13 +187,13 @@ impl Outgoing {
                     .as_slice()
                     .try_into()
                     .map_or(0, u64::from_be_bytes),
-            },
-            QueuedKind::Ended => PeerRequest::Ended {
+            }),
+            QueuedKind::Ended => PeerRequest::Ended(peer::Ended {
                 epoch,
                 sequence,
                 group: record.to.parse().ok()?,
-                life: u64::from_be_bytes(record.body.as_slice().try_into().ok()?),
-            },
+                group_epoch: u64::from_be_bytes(record.body.as_slice().try_into().ok()?),
+            }),
         };
         Some(request.to_bytes())
     }
@@ -306,7 +309,7 @@ impl<S: Store> PeerQueues<S> {
         now: Moment,
     ) -> Written {
         let settled = match settling {
-            Settling::Told(answer) => self.settle(peer, outgoing, answer, now.wall).await,
+            Settling::Told(receipt) => self.settle(peer, outgoing, *receipt, now.wall).await,
             Settling::Returned => self.drop_returned(peer, outgoing).await,
             Settling::Aside => self.set_aside(peer, outgoing).await,
             Settling::Back => self.move_back(peer, outgoing, now.running).await,
@@ -345,7 +348,7 @@ impl<S: Store> PeerQueues<S> {
         self.queue_again(peer, outgoing, &record).await
     }
 
-    /// Moves a message about memberships to the end of the queue, where it goes on waiting. It has
+    /// Moves a membership report to the end of the queue, where it goes on waiting. It has
     /// waited for the whole lifetime of a message; the messages before it are given up in their
     /// turn.
     async fn move_back(
@@ -398,18 +401,18 @@ impl<S: Store> PeerQueues<S> {
         Ok(placed.is_some())
     }
 
-    /// Records a peer's verdict on a message: it leaves the queue, and its sender is told.
+    /// Records the receipt of a message: it leaves the queue, and its sender is told.
     async fn settle(
         &self,
         peer: &Peer,
         outgoing: &Outgoing,
-        answer: &Answer,
+        receipt: Receipt,
         now: u32,
     ) -> Result<bool, Failure> {
         let Some(batch) = self.leave_queue(peer.realm, outgoing.position).await? else {
             return Ok(false);
         };
-        self.conclude(peer.realm, outgoing, answer, now, batch)
+        self.conclude(peer.realm, outgoing, receipt, now, batch)
             .await
     }
 
@@ -435,34 +438,31 @@ impl<S: Store> PeerQueues<S> {
 
     /// Commits the end of a message together with `batch`. Returns false on a conflict.
     ///
-    /// From now on the command that queued it is answered with the verdict. A sender that does not
+    /// From now on the command that queued it is answered with the receipt. A sender that does not
     /// wait any more gets a notice of a failure.
     pub(in crate::realm) async fn conclude(
         &self,
         realm: RealmId,
         outgoing: &Outgoing,
-        answer: &Answer,
+        receipt: Receipt,
         now: u32,
         mut batch: Batch,
     ) -> Result<bool, Failure> {
-        let refusal = match answer {
-            Answer::Refused(refusal) => Some(*refusal),
-            _ => None,
-        };
-        let verdict = match refusal {
-            Some(refusal) => Answer::Refused(refusal),
-            None => Answer::Sent(Sent::Delivered),
+        let refusal = receipt.err();
+        let answer = match receipt {
+            Ok(Delivered) => Answer::Sent(Sent::Delivered),
+            Err(refusal) => Answer::Refused(refusal),
         }
         .to_bytes();
         let settling = self.receipts.settle(outgoing.record.operation.as_ref());
-        let notice = refusal.filter(|_| settling.is_none() && !outgoing.is_word());
+        let notice = refusal.filter(|_| settling.is_none() && !outgoing.is_membership_report());
         // If a notice tells the sender, repeats are still answered `queued`: the sender is told
         // once (PEER-6).
         if (notice.is_none() || is_planted(Fault::TellTwice))
             && let Some(operation) = &outgoing.record.operation
         {
             self.idempotency
-                .put_verdict(operation, &verdict, &mut batch)
+                .put_receipt(operation, &answer, &mut batch)
                 .await?;
         }
         if refusal.is_some_and(|refusal| refusal.code == ErrorCode::NotAMember)
@@ -477,7 +477,7 @@ impl<S: Store> PeerQueues<S> {
         }
         let outcome = self.storage.commit(batch).await?;
         if let (Outcome::Durable, Some(settling)) = (&outcome, settling) {
-            settling.tell(&verdict);
+            settling.tell(&answer);
         }
         Ok(matches!(outcome, Outcome::Durable))
     }

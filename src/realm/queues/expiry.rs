@@ -23,7 +23,7 @@ use crate::realm::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Position, Store},
-    wire::{Answer, ErrorCode, RealmId},
+    wire::{ErrorCode, RealmId},
 };
 
 /// After how many seconds the return of a message is retried.
@@ -150,11 +150,8 @@ impl<S: Store> PeerQueues<S> {
                     records::returned(realm, position),
                     ReturnedRecord {}.to_value()?,
                 );
-            let expired = Answer::Refused(ErrorCode::Expired.into());
-            if self
-                .conclude(realm, &outgoing, &expired, now, batch)
-                .await?
-            {
+            let expired = Err(ErrorCode::Expired.into());
+            if self.conclude(realm, &outgoing, expired, now, batch).await? {
                 return Ok(());
             }
         }

@@ -14,6 +14,7 @@ use crate::realm::{
     groups::{Groups, vouchers::Posts},
     idempotency::Idempotency,
     limits::READ_BYTES,
+    message_content::MessageContent,
     peer::Peer,
     peers::Peers,
     queues::{
@@ -36,12 +37,11 @@ use crate::{
 /// A user's message that is about to wait for a peer.
 pub(in crate::realm) struct NewOutgoing<'a> {
     pub now: Moment,
-    pub content: u8,
+    pub content: MessageContent<'a>,
     pub kind: QueuedKind,
     pub from: Username,
     /// The user or group that it is for.
     pub to: &'a str,
-    pub body: &'a [u8],
     /// This realm's address for it, if not the peering's.
     pub source: Option<(String, u16)>,
     /// How long it is worth delivering, in seconds.
@@ -52,9 +52,10 @@ pub(in crate::realm) struct NewOutgoing<'a> {
     pub membership: u64,
 }
 
-/// What this realm itself has to tell a peer about memberships.
+/// A membership report: what this realm itself has to tell a peer about the memberships of its
+/// users here.
 #[derive(Clone, Copy)]
-pub(in crate::realm) enum Word {
+pub(in crate::realm) enum MembershipReport {
     /// A user of the peer is no member of a group here any more. Holds the number of that
     /// membership.
     Expelled(Username, u64),
@@ -71,7 +72,7 @@ pub struct PeerQueues<S> {
     peers: Arc<Peers<S>>,
     posts: Arc<Posts<S>>,
     groups: Arc<Groups<S>>,
-    /// Commands that wait for a peer's verdict on their message.
+    /// Commands that wait for the receipt of their message.
     receipts: Receipts,
     /// When messages to other realms expire.
     expiries: Expiries,
@@ -106,12 +107,12 @@ impl<S> PeerQueues<S> {
         }
     }
 
-    /// Begins to wait for the verdict on a message that is about to be queued.
+    /// Begins to wait for the receipt of a message that is about to be queued.
     pub(in crate::realm) fn expect_receipt(&self, owner: &Owner, number: u64) -> Wait {
         self.receipts.expect(owner, number)
     }
 
-    /// Joins the commands that already wait for a verdict, if there are any.
+    /// Joins the commands that already wait for a receipt, if there are any.
     pub(in crate::realm) fn join_receipt(&self, owner: &Owner, number: u64) -> Option<Wait> {
         self.receipts.join(owner, number)
     }
@@ -206,11 +207,11 @@ impl<S: Store> PeerQueues<S> {
     ) -> Result<QueuedRecord, Failure> {
         let queued = QueuedRecord {
             queued: new.now.running,
-            content: new.content,
+            content: new.content.content_type(),
             kind: new.kind,
             from: new.from.as_str().into(),
             to: new.to.into(),
-            body: new.body.to_vec(),
+            body: new.content.body().to_vec(),
             source: new.source,
             set_aside: false,
             lifetime: new.lifetime,
@@ -227,20 +228,20 @@ impl<S: Store> PeerQueues<S> {
         Ok(queued)
     }
 
-    /// Adds to `batch` a message to a peer about its users' memberships in a group.
-    pub(in crate::realm) fn queue_word(
+    /// Adds to `batch` a membership report to a peer, about a group.
+    pub(in crate::realm) fn queue_membership_report(
         &self,
         peer: &Peer,
         group: GroupName,
-        word: Word,
+        report: MembershipReport,
         now: Moment,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let (kind, from, number) = match word {
-            Word::Expelled(user, membership) => {
+        let (kind, from, number) = match report {
+            MembershipReport::Expelled(user, membership) => {
                 (QueuedKind::Expelled, user.as_str().into(), membership)
             }
-            Word::Ended(epoch) => (QueuedKind::Ended, String::new(), epoch),
+            MembershipReport::Ended(group_epoch) => (QueuedKind::Ended, String::new(), group_epoch),
         };
         let queued = QueuedRecord {
             queued: now.running,

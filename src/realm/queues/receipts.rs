@@ -1,4 +1,4 @@
-//! Receipts: peers' verdicts on messages, for the commands that wait for them (PEER-5, PEER-6). The
+//! Receipts: what became of messages to peers, for the commands that wait (PEER-5, PEER-6). The
 //! sender of a refused message hears of it exactly once: from all its commands that wait, or, if
 //! any of them was answered *queued*, by a notice.
 
@@ -12,14 +12,14 @@ use tokio::sync::oneshot;
 
 use crate::realm::records::{Owner, QueuedOperation};
 
-/// How long a command waits for the peer's verdict.
+/// How long a command waits for its receipt.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The commands that wait for the same verdict: one, and its repeats.
+/// The commands that wait for the same receipt: one, and its repeats.
 #[derive(Debug, Default)]
 struct Waiting {
     tell: Vec<oneshot::Sender<Vec<u8>>>,
-    /// True if the verdict is being written.
+    /// True if the receipt is being written.
     is_settling: bool,
 }
 
@@ -32,7 +32,7 @@ impl Waiting {
 /// An operation: its owner and its number.
 type OperationId = (Vec<u8>, u64);
 
-/// All commands that wait for verdicts. While any command of an operation waits, none of them was
+/// All commands that wait for receipts. While any command of an operation waits, none of them was
 /// answered *queued*.
 #[derive(Clone, Debug, Default)]
 pub struct Receipts(Arc<Mutex<BTreeMap<OperationId, Waiting>>>);
@@ -42,7 +42,7 @@ impl Receipts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to wait for the verdict on a message that is about to be queued.
+    /// Begins to wait for the receipt of a message that is about to be queued.
     pub fn expect(&self, owner: &Owner, number: u64) -> Wait {
         let id = (owner.bytes().to_vec(), number);
         let (tell, told) = oneshot::channel();
@@ -66,8 +66,8 @@ impl Receipts {
         })
     }
 
-    /// Announces that a verdict is about to be written. Returns `None` if no command waits for it.
-    pub fn settle(&self, operation: Option<&QueuedOperation>) -> Option<PendingVerdict> {
+    /// Announces that a receipt is about to be written. Returns `None` if no command waits for it.
+    pub fn settle(&self, operation: Option<&QueuedOperation>) -> Option<PendingReceipt> {
         let operation = operation?;
         let id = (operation.owner.clone(), operation.number);
         let mut all = self.lock();
@@ -78,7 +78,7 @@ impl Receipts {
             return None;
         }
         waiting.is_settling = true;
-        Some(PendingVerdict {
+        Some(PendingReceipt {
             receipts: self.clone(),
             id,
         })
@@ -94,9 +94,9 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Returns the verdict, or `None` if it does not arrive soon or could not be written: then the
+    /// Returns the receipt, or `None` if it does not arrive soon or could not be written: then the
     /// recorded answer counts.
-    pub async fn verdict(mut self) -> Option<Vec<u8>> {
+    pub async fn receipt(mut self) -> Option<Vec<u8>> {
         if let Ok(told) = tokio::time::timeout(PATIENCE, &mut self.told).await {
             return told.ok();
         }
@@ -126,26 +126,26 @@ impl Drop for Wait {
     }
 }
 
-/// A verdict that is being written while commands wait for it. Dropping this means that it could
+/// A receipt that is being written while commands wait for it. Dropping this means that it could
 /// not be written.
 #[derive(Debug)]
-pub struct PendingVerdict {
+pub struct PendingReceipt {
     receipts: Receipts,
     id: OperationId,
 }
 
-impl PendingVerdict {
-    /// Tells the commands that wait: the verdict is written.
-    pub fn tell(self, verdict: &[u8]) {
+impl PendingReceipt {
+    /// Tells the commands that wait: the receipt is written.
+    pub fn tell(self, receipt: &[u8]) {
         let waiting = self.receipts.lock().remove(&self.id);
         for tell in waiting.into_iter().flat_map(|waiting| waiting.tell) {
             // A client that is gone asks again and gets the recorded answer.
-            let _ = tell.send(verdict.to_vec());
+            let _ = tell.send(receipt.to_vec());
         }
     }
 }
 
-impl Drop for PendingVerdict {
+impl Drop for PendingReceipt {
     fn drop(&mut self) {
         self.receipts.lock().remove(&self.id);
     }
@@ -168,50 +168,50 @@ mod tests {
     /// PEER-6
     #[tokio::test(start_paused = true)]
     async fn receipt_once_written_reaches_all_waiters() {
-        let verdicts = Receipts::default();
-        assert!(verdicts.join(&OWNER, 1).is_none(), "nobody waits");
-        let first = verdicts.expect(&OWNER, 1);
-        let second = verdicts.join(&OWNER, 1).unwrap();
-        let settling = verdicts.settle(Some(&operation(1))).unwrap();
-        let third = verdicts.join(&OWNER, 1).unwrap();
+        let receipts = Receipts::default();
+        assert!(receipts.join(&OWNER, 1).is_none(), "nobody waits");
+        let first = receipts.expect(&OWNER, 1);
+        let second = receipts.join(&OWNER, 1).unwrap();
+        let settling = receipts.settle(Some(&operation(1))).unwrap();
+        let third = receipts.join(&OWNER, 1).unwrap();
         let writes = async {
             // Longer than any of them would otherwise wait.
             tokio::time::sleep(PATIENCE * 3).await;
             settling.tell(b"no");
         };
         let (first, second, third, ()) =
-            tokio::join!(first.verdict(), second.verdict(), third.verdict(), writes);
+            tokio::join!(first.receipt(), second.receipt(), third.receipt(), writes);
         assert_eq!(
             [first, second, third],
             [(); 3].map(|()| Some(b"no".to_vec()))
         );
-        assert!(verdicts.lock().is_empty());
+        assert!(receipts.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn receipt_waiters_time_out_together_with_first() {
-        let verdicts = Receipts::default();
-        let first = verdicts.expect(&OWNER, 1);
+        let receipts = Receipts::default();
+        let first = receipts.expect(&OWNER, 1);
         tokio::time::sleep(PATIENCE / 2).await;
-        let second = verdicts.join(&OWNER, 1).unwrap();
+        let second = receipts.join(&OWNER, 1).unwrap();
         let began = tokio::time::Instant::now();
         assert_eq!(
-            tokio::join!(first.verdict(), second.verdict()),
+            tokio::join!(first.receipt(), second.receipt()),
             (None, None)
         );
         assert_eq!(began.elapsed(), PATIENCE);
-        assert!(verdicts.settle(Some(&operation(1))).is_none());
+        assert!(receipts.settle(Some(&operation(1))).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn receipt_that_could_not_be_written_is_not_told() {
-        let verdicts = Receipts::default();
-        let wait = verdicts.expect(&OWNER, 1);
-        drop(verdicts.settle(Some(&operation(1))).unwrap());
-        assert_eq!(wait.verdict().await, None);
-        let gone = verdicts.expect(&OWNER, 2);
+        let receipts = Receipts::default();
+        let wait = receipts.expect(&OWNER, 1);
+        drop(receipts.settle(Some(&operation(1))).unwrap());
+        assert_eq!(wait.receipt().await, None);
+        let gone = receipts.expect(&OWNER, 2);
         drop(gone);
-        assert!(verdicts.settle(Some(&operation(2))).is_none());
-        assert!(verdicts.lock().is_empty());
+        assert!(receipts.settle(Some(&operation(2))).is_none());
+        assert!(receipts.lock().is_empty());
     }
 }

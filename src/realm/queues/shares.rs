@@ -31,8 +31,8 @@ const QUEUE_RESERVED: usize = 256;
 /// The sender of a message, as a keyed hash of the account. Two accounts with the same hash share
 /// one share.
 type Whose = u32;
-/// An entry that takes no user's room: the realm's own message about memberships, or one that has
-/// left the queue.
+/// An entry that takes no user's room: a membership report, which is the realm's own, or one that
+/// has left the queue.
 const NOBODY: Whose = 0;
 /// An unreadable entry.
 const UNREADABLE: Whose = 1;
@@ -126,7 +126,7 @@ impl QueueShares {
     /// Returns the sender of an entry of a queue.
     fn whose_entry(&self, value: &[u8]) -> Whose {
         match QueuedRecord::from_value(value) {
-            Ok(record) if record.kind.is_word() => NOBODY,
+            Ok(record) if record.kind.is_membership_report() => NOBODY,
             Ok(record) => self.whose(&record.from),
             Err(_) => UNREADABLE,
         }

@@ -188,15 +188,15 @@ pub fn ending(kind: Ending, realm: Option<RealmId>, group: GroupName, epoch: u64
     ])
 }
 
-/// Changes whenever a peer says that a user here is no member of a group there any more, or that
-/// the group has ended. A peer may name any group, so groups share 256 of these keys.
-pub fn words(realm: RealmId, group: GroupName) -> Key {
+/// Changes with each membership report of a peer: a user here is no member of a group there any
+/// more, or the group has ended. A peer may name any group, so groups share 256 of these keys.
+pub fn membership_reports(realm: RealmId, group: GroupName) -> Key {
     let hash: [u8; 32] = Blake2s256::digest(group.as_bytes()).into();
     key(&[b"q/", realm.as_bytes(), b"/", &hash[..1]])
 }
 
 /// All of these keys of one peer.
-pub fn words_of(realm: RealmId) -> Prefix {
+pub fn membership_reports_of(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"q/", realm.as_bytes(), b"/"]))
 }
 

@@ -209,7 +209,7 @@ records! {
     PeerName { realm: String }
     /// A message was returned to its sender before its turn in the queue.
     ReturnedRecord {}
-    /// The command that queued a message, which the other realm's verdict answers.
+    /// The command that queued a message: the message's receipt becomes its answer.
     QueuedOperation { owner: Vec<u8>, number: u64 }
     /// Posts of users here to a group of another realm that were not read back, all with the same
     /// text. The last one was sent at this running time of the realm.

@@ -91,8 +91,8 @@ pub enum QueuedKind {
 }
 
 impl QueuedKind {
-    /// True for this realm's own messages about memberships.
-    pub const fn is_word(self) -> bool {
+    /// True for membership reports: this realm's own messages to a peer.
+    pub const fn is_membership_report(self) -> bool {
         matches!(self, Self::Expelled | Self::Ended)
     }
 }

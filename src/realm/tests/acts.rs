@@ -199,10 +199,12 @@ fn of_owners(n: Device, who: &'static str) -> Vec<Act> {
 pub fn of_peers() -> Vec<Act> {
     let mut acts = Vec::new();
     for who in ["zoe", "yan"] {
-        let join = move |_| PeerRequest::Join {
-            group: group("g"),
-            user: user(who),
-            password: Password(b""),
+        let join = move |_| {
+            PeerRequest::Join(peer::Join {
+                group: group("g"),
+                user: user(who),
+                password: Password(b""),
+            })
         };
         acts.push(peer_act(
             if who == "zoe" {
@@ -213,18 +215,22 @@ pub fn of_peers() -> Vec<Act> {
             join,
         ));
     }
-    acts.push(peer_act("zoe@beta leaves", |_| PeerRequest::Leave {
-        group: group("g"),
-        user: user("zoe"),
-        membership: 0,
+    acts.push(peer_act("zoe@beta leaves", |_| {
+        PeerRequest::Leave(peer::Leave {
+            group: group("g"),
+            user: user("zoe"),
+            membership: 0,
+        })
     }));
-    acts.push(peer_act("zoe@beta posts", |number| PeerRequest::Post {
-        epoch: 7,
-        sequence: OperationNumber(number),
-        content: 0,
-        from: user("zoe"),
-        group: group("g"),
-        message: Body(b"from beta"),
+    acts.push(peer_act("zoe@beta posts", |number| {
+        PeerRequest::Post(peer::Post {
+            epoch: 7,
+            sequence: OperationNumber(number),
+            content: 0,
+            from: user("zoe"),
+            group: group("g"),
+            message: Body(b"from beta"),
+        })
     }));
     acts
 }
@@ -398,27 +404,33 @@ pub fn of_realms() -> Vec<Act> {
                 user: sender("yan@beta"),
             })
         }),
-        peer_act("zoe@beta writes to cat", |number| PeerRequest::Deliver {
-            epoch: 7,
-            sequence: OperationNumber(number),
-            content: 0,
-            from: user("zoe"),
-            to: user("cat"),
-            message: Body(b"from beta"),
+        peer_act("zoe@beta writes to cat", |number| {
+            PeerRequest::Deliver(peer::Deliver {
+                epoch: 7,
+                sequence: OperationNumber(number),
+                content: 0,
+                from: user("zoe"),
+                to: user("cat"),
+                message: Body(b"from beta"),
+            })
         }),
-        peer_act("yan@beta joins", |_| PeerRequest::Join {
-            group: group("g"),
-            user: user("yan"),
-            password: Password(b""),
+        peer_act("yan@beta joins", |_| {
+            PeerRequest::Join(peer::Join {
+                group: group("g"),
+                user: user("yan"),
+                password: Password(b""),
+            })
         }),
         peer_act("beta has a new key", |_| {
             rotate(PublicKey([50; 32]), &SecretKey::from_bytes([51; 32]))
         }),
-        peer_act("beta moves", |_| PeerRequest::Introduce {
-            realm: "alpha".parse().unwrap(),
-            address: Text("192.0.2.77"),
-            port: crate::wire::Port(7000),
-            numbers: None,
+        peer_act("beta moves", |_| {
+            PeerRequest::Introduce(peer::Introduce {
+                realm: "alpha".parse().unwrap(),
+                address: Text("192.0.2.77"),
+                port: crate::wire::Port(7000),
+                numbers: None,
+            })
         }),
     ]
 }
@@ -469,12 +481,14 @@ pub fn of_copies(name: &'static str) -> Vec<Act> {
             } else {
                 "dan is expelled"
             },
-            move |sequence| PeerRequest::Expelled {
-                epoch: 7,
-                sequence: OperationNumber(sequence),
-                group: group(name),
-                user: user(who),
-                membership: 0,
+            move |sequence| {
+                PeerRequest::Expelled(peer::Expelled {
+                    epoch: 7,
+                    sequence: OperationNumber(sequence),
+                    group: group(name),
+                    user: user(who),
+                    membership: 0,
+                })
             },
         );
         acts.push(Act {
@@ -483,12 +497,12 @@ pub fn of_copies(name: &'static str) -> Vec<Act> {
         });
     }
     acts.push(peer_act("the group ends", move |sequence| {
-        PeerRequest::Ended {
+        PeerRequest::Ended(peer::Ended {
             epoch: 7,
             sequence: OperationNumber(sequence),
             group: group(name),
-            life: 7,
-        }
+            group_epoch: 7,
+        })
     }));
     acts
 }

@@ -78,12 +78,12 @@ async fn config_peers_beyond_limit_are_all_listed() {
         );
     }
     assert_eq!(realm.peers.peers().await.0.len(), 300);
-    let introduce = PeerRequest::Introduce {
+    let introduce = PeerRequest::Introduce(peer::Introduce {
         realm: "late".parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
         numbers: None,
-    };
+    });
     let answer = give(&realm, 99, &introduce.to_bytes()).await;
     assert_eq!(answer, refused(ErrorCode::PeerRefused));
 }
@@ -104,11 +104,11 @@ async fn group_with_members_of_64_realms_refuses_another_realm() {
     give(&realm, 1, &Request::from(add).to_bytes()).await;
     for n in 100..165 {
         add_peer(&realm, n, &format!("realm{n}")).await;
-        let join = PeerRequest::Join {
+        let join = PeerRequest::Join(peer::Join {
             group: group("crew"),
             user: user("zoe"),
             password: Password(b""),
-        };
+        });
         let answer = give(&realm, n, &join.to_bytes()).await;
         if n < 164 {
             assert!(matches!(answer, Answer::Joined { .. }), "{answer:?}");

@@ -13,12 +13,12 @@ use crate::{store::PageLimit, subnet::Subnet, wire::Port};
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
 
 pub fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest<'a> {
-    PeerRequest::Introduce {
+    PeerRequest::Introduce(peer::Introduce {
         realm: name.parse().unwrap(),
         address: Text(address),
         port: Port(port),
         numbers: None,
-    }
+    })
 }
 
 fn open_realm(store: &Held) -> (Realm<Held>, mpsc::Receiver<PeerCall>) {
@@ -220,11 +220,11 @@ async fn uninvited_peers_give_way_to_added_peers_and_to_each_other() {
         assert_eq!(stranger(&realm, n, now).await, Answer::Done, "{n}");
         if n < 40 {
             // A peer with a user in a group is of use.
-            let join = PeerRequest::Join {
+            let join = PeerRequest::Join(peer::Join {
                 group: group(if n < 20 { "crew" } else { "club" }),
                 user: "zoe".parse().unwrap(),
                 password: Password(b""),
-            };
+            });
             let answer = realm
                 .answer(&caller(Some(key_of(n)), now), &join.to_bytes())
                 .await;
@@ -304,11 +304,11 @@ async fn uninvited_peers_leave_room_in_group() {
         password: Password(b""),
     });
     give(&realm, 1, &Request::from(add).to_bytes()).await;
-    let join = PeerRequest::Join {
+    let join = PeerRequest::Join(peer::Join {
         group: group("crew"),
         user: "zoe".parse().unwrap(),
         password: Password(b""),
-    };
+    });
     let mut now = MOMENT;
     for n in 0..34 {
         now = later(now, 3600);

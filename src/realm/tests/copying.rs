@@ -92,7 +92,7 @@ async fn replica_entry_in_many_fragments_is_copied_whole() {
     });
     let known_as = "alpha".parse().unwrap();
     let joined = vec![Answer::Joined {
-        epoch: 1,
+        group_epoch: 1,
         membership: 1,
         known_as,
     }];
@@ -177,7 +177,7 @@ async fn membership_unknown_to_home_realm_ends_with_next_post() {
         };
         let joined = |membership| {
             vec![Answer::Joined {
-                epoch: 1,
+                group_epoch: 1,
                 membership,
                 known_as: "alpha".parse().unwrap(),
             }]
@@ -199,7 +199,7 @@ async fn membership_unknown_to_home_realm_ends_with_next_post() {
         // The user who has joined again asks once more about the message of the former membership.
         let glance = realm.queues.look(beta, false).await.unwrap().unwrap();
         let next = glance.next.unwrap().unwrap();
-        let told = Settling::Told(Answer::Refused(ErrorCode::NotAMember.into()));
+        let told = Settling::Told(Err(ErrorCode::NotAMember.into()));
         if is_damaged {
             let mut batch = Batch::new();
             let member = records::replica_member(beta, crew, "ann".parse().unwrap());
@@ -282,23 +282,23 @@ async fn group_message_written_during_join_is_told_to_joining_realm() {
             group: crew,
             message: Body(text.as_bytes()),
         });
-        let join = PeerRequest::Join {
+        let join = PeerRequest::Join(peer::Join {
             group: crew,
             user: "bob".parse().unwrap(),
             password: Password(b""),
-        };
+        });
         let join_and_read = async {
             let epoch = match asked(&fixture, n, &join).await {
-                Answer::Joined { epoch, .. } => epoch,
+                Answer::Joined { group_epoch, .. } => group_epoch,
                 other => panic!("{other:?}"),
             };
-            let read = PeerRequest::Read {
+            let read = PeerRequest::Read(peer::Read {
                 group: crew,
-                epoch,
+                group_epoch: epoch,
                 after: Position(u64::from(n) - 50),
-                offset: 0,
+                offset: Offset(0),
                 life: None,
-            };
+            });
             match asked(&fixture, n, &read).await {
                 Answer::Page(page) => !page.entries.is_empty(),
                 other => panic!("{other:?}"),

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     crypto::show_possession,
     federation::{Content, Reader, Reading, Refusals, Turn, Verdict, turn, verdict},
+    wire::AnsweredByPeer as _,
 };
 
 /// The outcome of delivering a message to its peer.
@@ -126,7 +127,7 @@ impl<S: Store> Realm<S> {
         let own = self.own.key();
         if peer.knows() != own {
             let proof = show_possession(&self.own.secret, &peer.knows(), &peer.key()).unwrap();
-            let request = PeerRequest::Rotate { key: own.0, proof };
+            let request = PeerRequest::Rotate(peer::Rotate { key: own.0, proof });
             if self.network.ask(peer, request.to_bytes()).await.is_none() {
                 return Carried::Silent;
             }
@@ -150,26 +151,21 @@ impl<S: Store> Realm<S> {
         for is_numbered in [true, false] {
             let request = self.own.introduction(peer, is_numbered);
             let answer = self.network.ask(peer, request).await;
-            let Some(answer) = answer.map(|answer| Answer::parse(&answer).unwrap()) else {
+            let Some(answer) = answer else {
                 self.network.silent(peer.realm);
                 return Carried::Silent;
             };
-            let said = Numbered::of(&answer);
-            return match answer {
-                Answer::Done | Answer::Joined { .. } => {
-                    match self.note_introduced(peer, said, now).await {
-                        Written::Durable => Carried::Settled,
-                        Written::Conflict => Carried::Busy,
-                        Written::Failed => Carried::Failed,
-                    }
-                }
-                Answer::Refused(refusal) if refusal.is_transient() => Carried::Busy,
-                Answer::Refused(refusal)
-                    if is_numbered && refusal.code == ErrorCode::Unsupported =>
-                {
+            return match peer::Introduce::read_answer(&answer) {
+                Ok(Ok(said)) => match self.note_introduced(peer, said, now).await {
+                    Written::Durable => Carried::Settled,
+                    Written::Conflict => Carried::Busy,
+                    Written::Failed => Carried::Failed,
+                },
+                Ok(Err(refusal)) if refusal.is_transient() => Carried::Busy,
+                Ok(Err(refusal)) if is_numbered && refusal.code == ErrorCode::Unsupported => {
                     continue;
                 }
-                _ => Carried::Refused,
+                Ok(Err(_)) | Err(_) => Carried::Refused,
             };
         }
         Carried::Refused
@@ -240,7 +236,7 @@ impl<S: Store> Realm<S> {
 
     /// Tells a peer that a group here has grown.
     pub async fn tell_grown(&self, peer: &Peer, group: GroupName) -> Carried {
-        let request = PeerRequest::Grown { group };
+        let request = PeerRequest::Grown(peer::Grown { group });
         let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
             return Carried::Silent;
         };

@@ -10,11 +10,11 @@ use super::{
 use crate::wire::command;
 
 fn join() -> PeerRequest<'static> {
-    PeerRequest::Join {
+    PeerRequest::Join(peer::Join {
         group: group("crew"),
         user: user("zoe"),
         password: Password(b""),
-    }
+    })
 }
 
 /// PEER-15, PEER-8: a removed user may join again at once, and gets a second membership.
@@ -40,7 +40,7 @@ async fn membership_of_expelled_user_can_begin_again_at_once() {
     assert_ne!(first, second);
     let said: Vec<_> = waiting(&store, "beta")
         .into_iter()
-        .map(|word| word.body)
+        .map(|report| report.body)
         .collect();
     assert_eq!(said, [first.to_be_bytes()]);
     // The request to end the first membership arrives late.
@@ -49,11 +49,11 @@ async fn membership_of_expelled_user_can_begin_again_at_once() {
         (second, Answer::Done),
         (second, refused(ErrorCode::NotAMember)),
     ] {
-        let leave = PeerRequest::Leave {
+        let leave = PeerRequest::Leave(peer::Leave {
             group: group("crew"),
             user: user("zoe"),
             membership,
-        };
+        });
         assert_eq!(give(&realm, BETA, &leave.to_bytes()).await, answer);
     }
 }
@@ -69,7 +69,7 @@ async fn membership_is_not_ended_by_message_about_former_one() {
     for (number, membership) in [(2, 11), (3, 12)] {
         let command = Request::from(join_realm(op(number), "crew")).to_bytes();
         let joined = Answer::Joined {
-            epoch: 7,
+            group_epoch: 7,
             membership,
             known_as: "alpha".parse().unwrap(),
         };
@@ -88,13 +88,13 @@ async fn membership_is_not_ended_by_message_about_former_one() {
         // about an earlier membership.
         [(1, 11, true), (2, 13, true), (3, 0, true), (4, 12, false)]
     {
-        let expelled = PeerRequest::Expelled {
+        let expelled = PeerRequest::Expelled(peer::Expelled {
             epoch: 1,
             sequence: OperationNumber(sequence),
             group: group("crew"),
             user: user("ann"),
             membership,
-        };
+        });
         assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
         assert_eq!(is_member(), stays, "{membership}");
     }
@@ -116,13 +116,13 @@ async fn membership_without_number_is_ended_by_any_expelled() {
         let mut batch = Batch::new();
         batch.put(key.clone(), member.to_value().unwrap());
         store.memory().apply(batch).unwrap();
-        let expelled = PeerRequest::Expelled {
+        let expelled = PeerRequest::Expelled(peer::Expelled {
             epoch: 1,
             sequence: OperationNumber(1),
             group: group("crew"),
             user: user("ann"),
             membership,
-        };
+        });
         assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
         assert!(store.memory().get(&key).is_none(), "{membership}");
     }

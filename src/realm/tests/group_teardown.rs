@@ -60,13 +60,13 @@ pub fn waiting(store: &Held, realm: &str) -> Vec<QueuedRecord> {
 }
 
 pub async fn joins(realm: &Realm<Held>, n: u8, name: &str, who: &str) -> u64 {
-    let join = PeerRequest::Join {
+    let join = PeerRequest::Join(peer::Join {
         group: group(name),
         user: user(who),
         password: Password(b""),
-    };
+    });
     match give(realm, n, &join.to_bytes()).await {
-        Answer::Joined { epoch, .. } => epoch,
+        Answer::Joined { group_epoch, .. } => group_epoch,
         other => panic!("{other:?}"),
     }
 }
@@ -90,11 +90,11 @@ async fn group_end_is_told_once_to_each_realm_with_members() {
         let epoch = joins(&realm, BETA, "crew", "zoe").await;
         joins(&realm, BETA, "crew", "yan").await;
         joins(&realm, GAMMA, "crew", "xie").await;
-        let leaves = PeerRequest::Leave {
+        let leaves = PeerRequest::Leave(peer::Leave {
             group: group("crew"),
             user: user("xie"),
             membership: 0,
-        };
+        });
         let end = if is_deleted {
             Command::DelGroup(command::DelGroup {
                 operation: op(3),
@@ -268,13 +268,13 @@ fn put_member(store: &Held, of: &str, who: &str) {
     store.memory().apply(batch).unwrap();
 }
 
-fn ended(sequence: u64, name: &str, life: u64) -> PeerRequest<'static> {
-    PeerRequest::Ended {
+fn ended(sequence: u64, name: &str, group_epoch: u64) -> PeerRequest<'static> {
+    PeerRequest::Ended(peer::Ended {
         epoch: 3,
         sequence: OperationNumber(sequence),
         group: group(name),
-        life,
-    }
+        group_epoch,
+    })
 }
 
 /// Returns the notices of a user.
@@ -382,13 +382,13 @@ async fn replica_is_not_ended_by_end_of_another_group() {
         (BETA, 1, "crew", EPOCH + 1),
         (BETA, 2, "crowd", EPOCH),
     ] {
-        let word = ended(sequence, name, life).to_bytes();
-        assert_eq!(give(&realm, n, &word).await, STORED);
+        let report = ended(sequence, name, life).to_bytes();
+        assert_eq!(give(&realm, n, &report).await, STORED);
     }
     // A realm that is no peer is refused.
-    let word = ended(1, "crew", EPOCH).to_bytes();
+    let report = ended(1, "crew", EPOCH).to_bytes();
     assert_eq!(
-        give(&realm, 60, &word).await,
+        give(&realm, 60, &report).await,
         refused(ErrorCode::PeerRefused)
     );
     assert!(realm.do_chores(NOW).await);
@@ -406,11 +406,11 @@ async fn replica_is_not_ended_by_end_of_another_group() {
     assert!(found.is_some(), "this realm's own of that name goes on");
     // However many groups a peer names, the number of records is bounded.
     for number in 0..600 {
-        let word = ended(10 + number, &format!("g{number}"), 1).to_bytes();
-        assert_eq!(give(&realm, BETA, &word).await, STORED);
+        let report = ended(10 + number, &format!("g{number}"), 1).to_bytes();
+        assert_eq!(give(&realm, BETA, &report).await, STORED);
     }
-    let words = store.memory().list(&Prefix(b"q/"[..].into()), None, 1000);
-    assert!((200..=257).contains(&words.len()), "{}", words.len());
+    let reports = store.memory().list(&Prefix(b"q/"[..].into()), None, 1000);
+    assert!((200..=257).contains(&reports.len()), "{}", reports.len());
 }
 
 /// PEER-19: thousands of members are told, 256 at a time, each once, also across restarts.
@@ -472,7 +472,7 @@ async fn replica_end_found_by_read_makes_way_for_later_group() {
     let command = Request::from(join_realm(op(9), "crew")).to_bytes();
     let known_as = "alpha".parse().unwrap();
     let joined = Answer::Joined {
-        epoch: EPOCH + 1,
+        group_epoch: EPOCH + 1,
         membership: 1,
         known_as,
     };

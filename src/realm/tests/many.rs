@@ -64,11 +64,11 @@ async fn crowded() -> (Held, Realm<Held>) {
         .await;
     }
     for number in 0..MANY {
-        let join = PeerRequest::Join {
+        let join = PeerRequest::Join(peer::Join {
             group,
             user: foreign(number),
             password,
-        };
+        });
         let answer = give(&realm, BETA, &join.to_bytes()).await;
         assert!(matches!(answer, Answer::Joined { .. }), "{answer:?}");
     }
@@ -152,11 +152,11 @@ async fn group_messages_are_told_to_realm_until_its_last_user_leaves() {
         }
         for number in 0..MANY {
             assert!(is_told(&store), "after {number}");
-            let leave = PeerRequest::Leave {
+            let leave = PeerRequest::Leave(peer::Leave {
                 group: crowd(),
                 user: foreign(number),
                 membership: 0,
-            };
+            });
             assert_eq!(give(&realm, BETA, &leave.to_bytes()).await, Answer::Done);
         }
         assert!(!is_told(&store));

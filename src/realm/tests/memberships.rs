@@ -153,13 +153,13 @@ async fn replica_index_being_built_leaves_out_member_who_leaves() {
             assert!(steps > 3);
             break;
         }
-        let expelled = PeerRequest::Expelled {
+        let expelled = PeerRequest::Expelled(peer::Expelled {
             epoch: 1,
             sequence: OperationNumber(1),
             group: group("g00000"),
             user: user("ann"),
             membership: 0,
-        };
+        });
         assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
         store.hold.release.notify_one();
         assert!(chores.await);
@@ -249,4 +249,39 @@ async fn replica_reads_continue_for_all_groups_after_start() {
     let beta = "beta".parse().unwrap();
     realm.groups.read_all_replicas(beta).await.unwrap();
     assert_eq!(realm.group_work(beta).await.len(), 1500);
+}
+
+/// GRP-5: a damaged link fails only the page of the list of groups that it is on. Fixed fault: it
+/// failed all pages before it, too.
+#[tokio::test]
+async fn groups_page_before_damaged_link_is_listed() {
+    let store = Held::default();
+    let realm = with_users(&store).await;
+    for (number, name) in (2..).zip(["g0", "g1", "g2", "g3"]) {
+        let command = Command::AddGroup(command::AddGroup {
+            operation: op(number),
+            session: BOUND,
+            group: group(name),
+            password: Password(b""),
+        });
+        let answer = give(&realm, 1, &Request::from(command).to_bytes()).await;
+        assert_eq!(answer, Answer::Done);
+    }
+    let mut batch = Batch::new();
+    batch.put(
+        records::joined_group(user("ann"), group("g3")),
+        Vec::<u8>::new(),
+    );
+    store.memory().apply(batch).unwrap();
+    let page = async |limit| {
+        let options = Options {
+            limit: Some(limit),
+            ..Options::NONE
+        };
+        let command = Command::Groups(command::Groups { session: BOUND });
+        give(&realm, 1, &Request { options, command }.to_bytes()).await
+    };
+    let names = ["g0", "g1"].map(String::from).to_vec();
+    assert_eq!(page(2).await, Answer::Names { more: true, names });
+    assert_eq!(page(4).await, refused(ErrorCode::Internal));
 }

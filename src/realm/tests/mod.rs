@@ -50,9 +50,10 @@ use super::{
 use crate::{
     store::{Batch, Embedded, StoreError},
     wire::{
-        Answer, Body, Command, Cursors, Entry, ErrorCode, Field, GroupName, Mailbox, Operation,
-        OperationNumber, Options, Page, Password, PeerRequest, Position, RealmId, RegistrationCode,
-        Request, Sent, SessionId, SessionRef, Text, Username, command,
+        Answer, Body, Command, Cursors, Entry, ErrorCode, Field, GroupName, Mailbox, Offset,
+        Operation, OperationNumber, Options, Page, Password, PeerRequest, PeeringNumbers, Position,
+        RealmId, RegistrationCode, Request, Sent, SessionId, SessionRef, Text, Username, command,
+        peer,
     },
 };
 

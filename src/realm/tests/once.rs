@@ -65,6 +65,35 @@ async fn dedup_window_moves_and_refuses_older_numbers() {
     assert_eq!(greeting.highest, OperationNumber(510));
 }
 
+/// EXACT-8: a device whose session is damaged still learns its highest number. Fixed fault: it was
+/// told 0, as if it had used none.
+#[tokio::test]
+async fn greeting_with_damaged_session_still_tells_highest_number() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    assert_eq!(realm.ask(device(1), send(70, "ann", "x")).await, STORED);
+    let prefix = records::sessions();
+    let sessions = realm.realm.store().list(&prefix, None, 2).await.unwrap();
+    let [(key, found)] = &sessions[..] else {
+        panic!("{} sessions", sessions.len())
+    };
+    let record = records::SessionRecord {
+        user: "no user".into(),
+        ..records::SessionRecord::from_value(&found.value).unwrap()
+    };
+    let mut batch = Batch::new();
+    batch.put(key.clone(), record.to_value().unwrap());
+    realm.realm.store().commit(batch).await.unwrap();
+    let greeting = realm.realm.greet(&PublicKey([1; 32]), MOMENT).await;
+    assert_eq!(
+        greeting,
+        Greeting {
+            account: None,
+            highest: OperationNumber(70)
+        }
+    );
+}
+
 /// EXACT-5: a restored profile that reuses a number is told so.
 #[tokio::test]
 async fn dedup_number_with_another_command_is_refused() {

@@ -62,22 +62,24 @@ async fn answer_for_beta(mut peer_calls: mpsc::Receiver<PeerCall>, beta: Arc<Mut
         };
         let mut beta = beta.lock().unwrap();
         let joined = |epoch| Answer::Joined {
-            epoch,
+            group_epoch: epoch,
             membership: 0,
             known_as: "alpha".parse().unwrap(),
         };
         let reply = match PeerRequest::parse(&bytes).unwrap() {
-            PeerRequest::Join { group, user, .. }
+            PeerRequest::Join(peer::Join { group, user, .. })
                 if !beta.have_ended || group.as_str() == AGAIN =>
             {
                 beta.members.insert((group, user));
                 joined(if beta.have_ended { NEW } else { OLD })
             }
-            PeerRequest::Leave { group, user, .. } if beta.members.remove(&(group, user)) => {
+            PeerRequest::Leave(peer::Leave { group, user, .. })
+                if beta.members.remove(&(group, user)) =>
+            {
                 Answer::Done
             }
-            PeerRequest::Leave { .. } if !beta.have_ended => refused(ErrorCode::NotAMember),
-            PeerRequest::Join { .. } | PeerRequest::Leave { .. } => refused(ErrorCode::NoSuchGroup),
+            PeerRequest::Leave(_) if !beta.have_ended => refused(ErrorCode::NotAMember),
+            PeerRequest::Join(_) | PeerRequest::Leave(_) => refused(ErrorCode::NoSuchGroup),
             other => panic!("{other:?}"),
         };
         let _ = answer.send(reply.to_bytes());
@@ -109,12 +111,12 @@ impl Tried {
     async fn give(&self, n: u8, command: &[u8]) -> Answer {
         // The request reports a change that has already happened at the other realm.
         match PeerRequest::parse(command) {
-            Ok(PeerRequest::Ended { .. }) => {
+            Ok(PeerRequest::Ended(_)) => {
                 let mut beta = self.beta.lock().unwrap();
                 beta.have_ended = true;
                 beta.members.clear();
             }
-            Ok(PeerRequest::Expelled { group, user, .. }) => {
+            Ok(PeerRequest::Expelled(peer::Expelled { group, user, .. })) => {
                 self.beta.lock().unwrap().members.remove(&(group, user));
             }
             _ => {}
@@ -166,7 +168,7 @@ impl Tried {
 fn comparable(answer: Answer) -> Answer {
     match answer {
         Answer::Joined { known_as, .. } => Answer::Joined {
-            epoch: 0,
+            group_epoch: 0,
             membership: 0,
             known_as,
         },
@@ -251,11 +253,11 @@ async fn before() -> Memory {
         let answer = give(&realm, n, &Request::from(command).to_bytes()).await;
         assert_eq!(answer, Answer::Done);
     }
-    let join = PeerRequest::Join {
+    let join = PeerRequest::Join(peer::Join {
         group: g,
         user: user("zoe"),
         password,
-    };
+    });
     let answer = give(&realm, BETA, &join.to_bytes()).await;
     assert!(matches!(answer, Answer::Joined { .. }), "{answer:?}");
     let memory = store.memory();
@@ -315,16 +317,16 @@ async fn seen(realm: &Realm<Held>, devices: u8) -> Vec<Answer> {
         }
     }
     for request in [
-        PeerRequest::Join {
+        PeerRequest::Join(peer::Join {
             group: group("g"),
             user: user("yan"),
             password: Password(b""),
-        },
-        PeerRequest::Leave {
+        }),
+        PeerRequest::Leave(peer::Leave {
             group: group("g"),
             user: user("zoe"),
             membership: 0,
-        },
+        }),
     ] {
         for key in [BETA, 51, 60] {
             seen.push(comparable(give(realm, key, &request.to_bytes()).await));

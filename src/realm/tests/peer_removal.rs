@@ -48,7 +48,7 @@ async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
     done(&realm, 1, ban).await;
     let command = Request::from(join_realm(op(4), "devs")).to_bytes();
     let joined = Answer::Joined {
-        epoch: 7,
+        group_epoch: 7,
         membership: 1,
         known_as: "alpha".parse().unwrap(),
     };
@@ -81,14 +81,14 @@ async fn busy_with_beta(store: &Held, members: usize) -> Realm<Held> {
 async fn finds_nothing(store: &Held, realm: &Realm<Held>) {
     const NEXT: u8 = 77;
     add_peer(realm, NEXT, "beta").await;
-    let post = PeerRequest::Post {
+    let post = PeerRequest::Post(peer::Post {
         epoch: 1,
         sequence: OperationNumber(1),
         content: 0,
         from: user("u7"),
         group: group("crew"),
         message: Body(b"as one of them"),
-    };
+    });
     assert_eq!(
         give(realm, NEXT, &post.to_bytes()).await,
         refused(ErrorCode::NotAMember)
@@ -96,13 +96,13 @@ async fn finds_nothing(store: &Held, realm: &Realm<Held>) {
     let found = store.memory().get(&records::group(group("crew"))).unwrap();
     let record = records::GroupRecord::from_value(&found.value).unwrap();
     assert_eq!(record.realms, ["gamma"]);
-    let read = PeerRequest::Read {
+    let read = PeerRequest::Read(peer::Read {
         group: group("crew"),
-        epoch: record.epoch,
+        group_epoch: record.epoch,
         after: Position(0),
-        offset: 0,
+        offset: Offset(0),
         life: None,
-    };
+    });
     assert_eq!(
         give(realm, NEXT, &read.to_bytes()).await,
         refused(ErrorCode::NotAMember)
@@ -241,11 +241,11 @@ async fn peer_removal_is_not_changed_by_late_answer() {
 /// a *join* that waited for its password check made a member of the next realm of the name.
 #[tokio::test]
 async fn peer_removal_refuses_requests_in_progress() {
-    let join = PeerRequest::Join {
+    let join = PeerRequest::Join(peer::Join {
         group: group("crew"),
         user: user("new"),
         password: Password(b""),
-    };
+    });
     let letter = deliver(7, 2, "ann", "late");
     let scene = Held::default();
     drop(busy_with_beta(&scene, 9).await);
@@ -389,7 +389,7 @@ async fn peer_removal_makes_group_of_next_realm_another_group() {
     store.memory().apply(batch).unwrap();
     let command = Request::from(join_realm(op(9), "devs")).to_bytes();
     let joined = Answer::Joined {
-        epoch: 7,
+        group_epoch: 7,
         membership: 2,
         known_as: "alpha".parse().unwrap(),
     };

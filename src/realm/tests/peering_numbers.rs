@@ -384,12 +384,12 @@ async fn peering_begun_by_both_at_once_agrees() {
     carry("beta", from_other, &one, &Arc::default());
     // The request of alpha's first attempt to add beta. Beta calls alpha before the result is
     // stored.
-    let introduce = PeerRequest::Introduce {
+    let introduce = PeerRequest::Introduce(peer::Introduce {
         realm: "alpha".parse().unwrap(),
         address: Text("192.0.2.8"),
         port: Port(7000),
-        numbers: Some((77, 0)),
-    };
+        numbers: Some(PeeringNumbers { own: 77, other: 0 }),
+    });
     let caller = caller(Some(secret_of("alpha").public()), MOMENT);
     let answer = other.answer(&caller, &introduce.to_bytes()).await;
     let answer = Answer::parse(&answer).unwrap();
@@ -439,19 +439,24 @@ async fn peering_begun_again_lifts_no_ban_and_is_rate_limited() {
         Answer::parse(&answer).unwrap()
     };
     let say = async |number, theirs| {
-        ask(PeerRequest::Introduce {
+        ask(PeerRequest::Introduce(peer::Introduce {
             realm: "beta".parse().unwrap(),
             address: Text(""),
             port: Port(0),
-            numbers: Some((number, theirs)),
-        })
+            numbers: Some(PeeringNumbers {
+                own: number,
+                other: theirs,
+            }),
+        }))
         .await
     };
     let mut rate_limited = false;
     for number in (1..30).map(|peering: u64| peering << 32) {
         match say(number, 0).await {
             Answer::Joined {
-                epoch, membership, ..
+                group_epoch: epoch,
+                membership,
+                ..
             } => {
                 assert_eq!(membership, 1, "it is to say that it knows");
                 let told = say(number, epoch).await;
@@ -467,11 +472,11 @@ async fn peering_begun_again_lifts_no_ban_and_is_rate_limited() {
         assert!(alpha.realm.do_chores(NOW).await);
     }
     assert!(rate_limited);
-    let join = PeerRequest::Join {
+    let join = PeerRequest::Join(peer::Join {
         group: group("crew"),
         user: "bob".parse().unwrap(),
         password: Password(b""),
-    };
+    });
     assert_eq!(ask(join).await, refused(ErrorCode::Banned));
     assert_eq!(say(0, 0).await, refused(ErrorCode::BadRequest));
 }
@@ -494,13 +499,13 @@ async fn peering_begun_again_keeps_queue_and_needs_numbers() {
     });
     assert_eq!(alpha.ask(send).await, Answer::Sent(Sent::Queued));
     let caller = caller(Some(secret_of("beta").public()), MOMENT);
-    for numbers in [None, Some((77, 0))] {
-        let introduce = PeerRequest::Introduce {
+    for numbers in [None, Some(PeeringNumbers { own: 77, other: 0 })] {
+        let introduce = PeerRequest::Introduce(peer::Introduce {
             realm: beta,
             address: Text("192.0.2.9"),
             port: Port(6377),
             numbers,
-        };
+        });
         let answer = alpha.realm.answer(&caller, &introduce.to_bytes()).await;
         let answer = Answer::parse(&answer).unwrap();
         assert_eq!(answer == Answer::Done, numbers.is_none(), "{answer:?}");
@@ -529,7 +534,7 @@ async fn peering_with_earlier_release_has_no_numbers() {
                 panic!("nothing is asked")
             };
             let request = PeerRequest::parse(&bytes).unwrap();
-            let PeerRequest::Introduce { numbers, .. } = request else {
+            let PeerRequest::Introduce(peer::Introduce { numbers, .. }) = request else {
                 panic!("{request:?}")
             };
             assert_eq!(numbers.is_none(), says == Answer::Done);

@@ -77,23 +77,23 @@ pub async fn asked(
 }
 
 pub fn deliver<'a>(epoch: u64, sequence: u64, to: &str, text: &'a str) -> PeerRequest<'a> {
-    PeerRequest::Deliver {
+    PeerRequest::Deliver(peer::Deliver {
         epoch,
         sequence: OperationNumber(sequence),
         content: 0,
         from: "bob".parse().unwrap(),
         to: to.parse().unwrap(),
         message: Body(text.as_bytes()),
-    }
+    })
 }
 
 fn introduce(name: &str) -> PeerRequest<'static> {
-    PeerRequest::Introduce {
+    PeerRequest::Introduce(peer::Introduce {
         realm: name.parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
         numbers: None,
-    }
+    })
 }
 
 /// PEER-4: a message is delivered once, across repeats and restarts. The same number in another
@@ -218,9 +218,9 @@ async fn introduction_to_open_realm_binds_name_to_first_key() {
 async fn group_hint_without_members_is_forgotten() {
     let fixture = Fixture::new();
     peer(&fixture, 50, "beta").await;
-    let grown = PeerRequest::Grown {
+    let grown = PeerRequest::Grown(peer::Grown {
         group: "cats".parse().unwrap(),
-    };
+    });
     assert_eq!(asked(&fixture, device(50), &grown).await, Answer::Done);
     let beta = "beta".parse().unwrap();
     assert_eq!(fixture.realm.group_work(beta).await, []);
@@ -228,10 +228,10 @@ async fn group_hint_without_members_is_forgotten() {
 
 /// Returns the request in which a peer with the key `old` names its new key.
 pub fn rotate(old: PublicKey, new: &SecretKey) -> PeerRequest<'static> {
-    PeerRequest::Rotate {
+    PeerRequest::Rotate(peer::Rotate {
         key: new.public().0,
         proof: show_possession(new, &old, &realm_key()).unwrap(),
-    }
+    })
 }
 
 /// PEER-13: an old key vouches for a new one, once. What was delivered under the old key stays
@@ -298,7 +298,7 @@ async fn key_rotation_without_secret_of_new_key_is_refused() {
         SecretKey::from_bytes([77; 32]),
     );
     let old = PublicKey([50; 32]);
-    let PeerRequest::Rotate { proof, .. } = rotate(old, &mal) else {
+    let PeerRequest::Rotate(peer::Rotate { proof, .. }) = rotate(old, &mal) else {
         unreachable!()
     };
     for key in [
@@ -307,7 +307,7 @@ async fn key_rotation_without_secret_of_new_key_is_refused() {
         PublicKey([8; 32]),
         PublicKey([0; 32]),
     ] {
-        let forged = PeerRequest::Rotate { key: key.0, proof };
+        let forged = PeerRequest::Rotate(peer::Rotate { key: key.0, proof });
         assert_eq!(
             asked(&fixture, device(50), &forged).await,
             refused(ErrorCode::PeerRefused)
@@ -315,13 +315,14 @@ async fn key_rotation_without_secret_of_new_key_is_refused() {
     }
     assert_eq!(fixture.realm.peers.peers().await.0[0].key(), old);
     // A proof that another realm gave of its key under another old key is not valid here.
-    let PeerRequest::Rotate { proof, .. } = rotate(PublicKey([60; 32]), &victim) else {
+    let PeerRequest::Rotate(peer::Rotate { proof, .. }) = rotate(PublicKey([60; 32]), &victim)
+    else {
         unreachable!()
     };
-    let replayed = PeerRequest::Rotate {
+    let replayed = PeerRequest::Rotate(peer::Rotate {
         key: victim.public().0,
         proof,
-    };
+    });
     assert_eq!(
         asked(&fixture, device(50), &replayed).await,
         refused(ErrorCode::PeerRefused)
@@ -338,16 +339,16 @@ async fn early_data_with_undoing_peer_request_is_refused() {
     peer(&fixture, 50, "beta").await;
     let own = SecretKey::from_bytes([51; 32]);
     let (crew, zoe) = ("crew".parse().unwrap(), "zoe".parse().unwrap());
-    let join = PeerRequest::Join {
+    let join = PeerRequest::Join(peer::Join {
         group: crew,
         user: zoe,
         password: Password(b""),
-    };
-    let leave = PeerRequest::Leave {
+    });
+    let leave = PeerRequest::Leave(peer::Leave {
         group: crew,
         user: zoe,
         membership: 0,
-    };
+    });
     for request in [
         introduce("beta"),
         rotate(PublicKey([50; 32]), &own),
@@ -476,9 +477,11 @@ async fn peer_that_begins_many_epochs_is_rate_limited() {
     let mut fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
-    let withdraw = |epoch| PeerRequest::Withdraw {
-        epoch,
-        sequence: OperationNumber(1),
+    let withdraw = |epoch| {
+        PeerRequest::Withdraw(peer::Withdraw {
+            epoch,
+            sequence: OperationNumber(1),
+        })
     };
     assert_eq!(
         asked(&fixture, device(50), &deliver(7, 1, "ann", "one")).await,

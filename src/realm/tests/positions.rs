@@ -202,7 +202,7 @@ async fn replica_of_group_made_again_is_shown_from_beginning() {
     let joins = async |n, number, epoch| {
         let known_as = "alpha".parse().unwrap();
         let joined = Answer::Joined {
-            epoch,
+            group_epoch: epoch,
             membership: 1,
             known_as,
         };

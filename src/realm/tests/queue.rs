@@ -153,7 +153,7 @@ async fn queue_message_refused_four_times_makes_way_once_withdrawn() {
     let busy = Answer::Refused(Refusal::busy(100));
     let fails = Answer::Refused(ErrorCode::Internal.into());
     let is_withdrawn =
-        |bytes: &[u8]| matches!(PeerRequest::parse(bytes), Ok(PeerRequest::Withdraw { .. }));
+        |bytes: &[u8]| matches!(PeerRequest::parse(bytes), Ok(PeerRequest::Withdraw(_)));
     for answer in [&fails, &Answer::Done] {
         for refused in 0..9 {
             let (carried, bytes) = carry(realm, &mut peer_calls, refused, answer).await;
@@ -191,7 +191,8 @@ async fn queue_message_refused_four_times_makes_way_once_withdrawn() {
     for text in ["good", "poison"] {
         let (carried, bytes) = carry(realm, &mut peer_calls, 0, &STORED).await;
         assert_eq!(carried, Carried::Settled);
-        let Ok(PeerRequest::Deliver { message, .. }) = PeerRequest::parse(&bytes) else {
+        let Ok(PeerRequest::Deliver(peer::Deliver { message, .. })) = PeerRequest::parse(&bytes)
+        else {
             panic!("{bytes:?}")
         };
         assert_eq!(message.0, text.as_bytes());
@@ -218,9 +219,11 @@ async fn delivery_of_withdrawn_message_is_refused() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
-    let withdraw = |sequence| PeerRequest::Withdraw {
-        epoch: 7,
-        sequence: OperationNumber(sequence),
+    let withdraw = |sequence| {
+        PeerRequest::Withdraw(peer::Withdraw {
+            epoch: 7,
+            sequence: OperationNumber(sequence),
+        })
     };
     assert_eq!(
         asked(&fixture, device(50), &deliver(7, 1, "ann", "one")).await,
@@ -340,7 +343,9 @@ async fn queue_message_past_deadline_is_returned_before_its_turn() {
         let (carried, bytes) = carry(realm, &mut peer_calls, 0, &STORED).await;
         assert_eq!(carried, Carried::Settled);
         match PeerRequest::parse(&bytes) {
-            Ok(PeerRequest::Deliver { message, .. }) => asked.push(message.0.to_vec()),
+            Ok(PeerRequest::Deliver(peer::Deliver { message, .. })) => {
+                asked.push(message.0.to_vec())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -370,7 +375,7 @@ async fn queue_message_maybe_delivered_is_withdrawn_before_return() {
         assert_eq!(carried, Carried::Settled);
         assert!(matches!(
             PeerRequest::parse(&bytes),
-            Ok(PeerRequest::Withdraw { .. })
+            Ok(PeerRequest::Withdraw(_))
         ));
         let notices = fixture.texts(device(1)).await;
         let expected: &[&str] = if was_delivered {
@@ -435,12 +440,12 @@ async fn queue_deadlines_are_found_again_after_restart() {
 /// Returns the epoch, the sequence number and the text of a delivery.
 fn numbered(bytes: &[u8]) -> (u64, u64, Vec<u8>) {
     match PeerRequest::parse(bytes) {
-        Ok(PeerRequest::Deliver {
+        Ok(PeerRequest::Deliver(peer::Deliver {
             epoch,
             sequence,
             message,
             ..
-        }) => (epoch, sequence.0, message.0.to_vec()),
+        })) => (epoch, sequence.0, message.0.to_vec()),
         other => panic!("{other:?}"),
     }
 }
@@ -527,10 +532,10 @@ async fn queue_passes_over_damaged_message_and_forgets_delivered_one() {
     let asked = PeerRequest::parse(&asked).unwrap();
     assert!(matches!(
         asked,
-        PeerRequest::Deliver {
+        PeerRequest::Deliver(peer::Deliver {
             message: Body(b"hello"),
             ..
-        }
+        })
     ));
     assert_eq!(fixture.realm.queues.next_expiry(), None);
 }

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::wire::command;
 use crate::{
-    realm::{peers::numbers::Numbered, storage::Unnoted},
+    realm::storage::Unnoted,
     store::Memory,
-    wire::Port,
+    wire::{Numbered, Port},
 };
 
 /// PEER-29: a realm restored from a copy of the current peering remembers other members than the
@@ -196,14 +196,14 @@ async fn replica_read_again_has_each_post_of_local_users() {
         beta.post(number, text).await;
     }
     // Alpha says this, although nobody here has posted it.
-    let forged = PeerRequest::Post {
+    let forged = PeerRequest::Post(peer::Post {
         epoch: 77,
         sequence: OperationNumber(1),
         content: 0,
         from: "bob".parse().unwrap(),
         group: group("crew"),
         message: Body(b"mine"),
-    };
+    });
     let caller = caller(Some(secret_of("beta").public()), MOMENT);
     let answer = alpha.realm.answer(&caller, &forged.to_bytes()).await;
     assert_eq!(Answer::parse(&answer).unwrap(), STORED);

@@ -478,14 +478,14 @@ async fn notice_content_from_user_or_peer_is_refused() {
     for (sequence, content, is_taken) in
         [(1, 0, true), (2, 1, false), (3, 15, false), (4, 16, true)]
     {
-        let deliver = PeerRequest::Deliver {
+        let deliver = PeerRequest::Deliver(peer::Deliver {
             epoch: 7,
             sequence: OperationNumber(sequence),
             content,
             from: "bob".parse().unwrap(),
             to: "ann".parse().unwrap(),
             message: Body(b"not delivered"),
-        };
+        });
         let expected = if is_taken {
             STORED
         } else {

@@ -399,12 +399,12 @@ async fn introduction_is_refused_while_replicas_cannot_be_listed() {
         .peers
         .list_peer("beta".parse().unwrap(), key, address, None);
     assert!(listed.await.unwrap());
-    let introduce = PeerRequest::Introduce {
+    let introduce = PeerRequest::Introduce(peer::Introduce {
         realm: "beta".parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
         numbers: None,
-    };
+    });
     let ask = async || {
         let answer = realm
             .answer(&caller(Some(key), MOMENT), &introduce.to_bytes())

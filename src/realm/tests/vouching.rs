@@ -19,7 +19,7 @@ async fn with_crew(store: &Held) -> (Realm<Held>, PeerCalls) {
     let realm = with_users(store, &["ann"]).await;
     let mut peer_calls = realm.network.reconnect();
     let joined = Answer::Joined {
-        epoch: 7,
+        group_epoch: 7,
         membership: 1,
         known_as: "ours".parse().unwrap(),
     };

@@ -1,6 +1,7 @@
 //! Tests of delivery to peers where something cannot be read, or is refused.
 
 use super::*;
+use crate::wire::peer;
 
 const GAMMA: PublicKey = PublicKey([51; 32]);
 
@@ -24,10 +25,7 @@ impl Requests {
             panic!("nobody asks who is there")
         };
         let request = PeerRequest::parse(&bytes).unwrap();
-        assert!(
-            matches!(request, PeerRequest::Introduce { .. }),
-            "{request:?}"
-        );
+        assert!(matches!(request, PeerRequest::Introduce(_)), "{request:?}");
         answer
             .send(RequestResult::Answered(Answer::Done.to_bytes()))
             .unwrap();
@@ -131,12 +129,12 @@ async fn deliveries(
 ) -> u32 {
     let heard = Arc::clone(realm);
     in_touch(realm, peer_calls, async |mut beta| {
-        let introduce = PeerRequest::Introduce {
+        let introduce = PeerRequest::Introduce(peer::Introduce {
             realm: "beta".parse().unwrap(),
             address: Text("192.0.2.9"),
             port: Port(6377),
             numbers: None,
-        };
+        });
         let mut count = 0;
         let mut seconds = 0;
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -148,7 +146,7 @@ async fn deliveries(
                         panic!("nobody asks who is there")
                     };
                     let says = match PeerRequest::parse(&bytes).unwrap() {
-                        PeerRequest::Introduce { .. } => Some(Answer::Done),
+                        PeerRequest::Introduce(_) => Some(Answer::Done),
                         _ => {
                             count += 1;
                             says.clone()

@@ -10,7 +10,7 @@ use crate::{
         outbound::{DialPurpose, LinkChoice},
         peer_link_table::WorkerLinks,
     },
-    wire::{OperationNumber, Protection},
+    wire::{OperationNumber, Protection, peer},
 };
 
 const SILENCE: Silence = Silence::fixed(Duration::from_secs(30));
@@ -72,9 +72,9 @@ impl Listeners {
         let (answer, told) = oneshot::channel();
         let peer_call = PeerCall::Ask {
             peer: Box::new(self.realm.peers.peers().await.0.remove(0)),
-            bytes: PeerRequest::Grown {
+            bytes: PeerRequest::Grown(peer::Grown {
                 group: "cats".parse().unwrap(),
-            }
+            })
             .to_bytes(),
             is_awaited: true,
             dialing,
