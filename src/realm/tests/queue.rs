@@ -344,7 +344,7 @@ async fn queue_message_past_deadline_is_returned_before_its_turn() {
         assert_eq!(carried, Carried::Settled);
         match PeerRequest::parse(&bytes) {
             Ok(PeerRequest::Deliver(peer::Deliver { message, .. })) => {
-                asked.push(message.0.to_vec())
+                asked.push(message.0.to_vec());
             }
             other => panic!("{other:?}"),
         }
