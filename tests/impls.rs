@@ -24,7 +24,7 @@ const SPREAD: &[(&str, &str, usize)] = &[
     ("realm", "Realm", 25),
     ("realm", "Work", 2),
     ("server", "Server", 2),
-    ("store", "Embedded", 2),
+    ("store", "Embedded", 3),
 ];
 
 /// Returns all source files but those of tests and of the simulator.
@@ -37,7 +37,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
             if !["tests", "simulation"].contains(&name) {
                 found.extend(files(&path));
             }
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if path.extension().is_some_and(|it| it == "rs") && name != "tests.rs" {
             found.push(path);
         }
     }
