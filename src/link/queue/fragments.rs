@@ -127,7 +127,7 @@ mod tests {
     /// LINK-13: all of the message arrives, whatever is lost and however small the fragments
     /// become.
     #[test]
-    fn fragments_lost_are_cut_again_and_message_arrives_whole() {
+    fn fragments_lost_are_made_again_and_message_arrives_whole() {
         let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
         let (mut fragments, mut got) = (Fragments::new(bytes.clone()), vec![0; 1000]);
         let mut sent = 0;
