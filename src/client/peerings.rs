@@ -27,21 +27,10 @@ impl Client {
         source: Option<RealmAddress<'_>>,
         key: Option<PublicKey>,
     ) -> Result<Peered, CallError> {
-        let ((address, port), (src_address, src_port)) = (
-            address.fields(),
-            source.unwrap_or(RealmAddress::OWN).fields(),
-        );
-        let command = command::AddRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            realm,
-            address,
-            port,
-            src_address,
-            src_port,
-        };
         let key = key.map(|key| key.0);
-        self.call(PeerAddition::Add { key }.into(), command).await
+        let addition = PeerAddition::Add { key };
+        let source = source.unwrap_or(RealmAddress::OWN);
+        self.add_peer(realm, address, source, addition).await
     }
 
     /// Ends a peering. Messages queued for the peer are returned to their senders.
@@ -86,14 +75,15 @@ impl Client {
             .await
     }
 
-    async fn about_address(
+    async fn add_peer(
         &self,
         realm: RealmId,
         address: RealmAddress<'_>,
+        source: RealmAddress<'_>,
         addition: PeerAddition,
-    ) -> Result<(), CallError> {
+    ) -> Result<Peered, CallError> {
         let (address, port) = address.fields();
-        let (src_address, src_port) = RealmAddress::OWN.fields();
+        let (src_address, src_port) = source.fields();
         let command = command::AddRealm {
             operation: UNNUMBERED,
             session: self.session()?,
@@ -103,7 +93,17 @@ impl Client {
             src_address,
             src_port,
         };
-        match self.call(addition.into(), command).await? {
+        self.call(addition.into(), command).await
+    }
+
+    async fn about_address(
+        &self,
+        realm: RealmId,
+        address: RealmAddress<'_>,
+        addition: PeerAddition,
+    ) -> Result<(), CallError> {
+        let source = RealmAddress::OWN;
+        match self.add_peer(realm, address, source, addition).await? {
             Peered::Accepted => Ok(()),
             Peered::Queued => Err(unexpected(&Answer::Sent(Sent::Queued), CommandKind::Change)),
         }
